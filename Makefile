@@ -1,0 +1,42 @@
+# Every target sets up what it needs in .venv; a second call reuses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test test-slow check bench wheel clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+
+setup: $(STAMP)  ## install resx with all it needs for CPU work and tests into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,test]'
+	touch $@
+
+demo: $(STAMP)  ## train, fold, export, serve, query and measure on real digits
+	$(BIN)/resx demo
+
+test: $(STAMP)  ## run the tests, but for the slow ones
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)  ## run the slow tests
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)  ## lint, types, direction of the imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
+	$(BIN)/python benchmarks/serving_efficiency.py
+
+wheel: $(STAMP)  ## build sdist and wheel into dist/
+	$(BIN)/python -m build --no-isolation
+
+clean:  ## remove the environment and what tools leave behind
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

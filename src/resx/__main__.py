@@ -1,0 +1,5 @@
+"""`python -m resx` is `resx`."""
+
+from resx.cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Measure a served model: load, samples, what the server itself says, and the result."""

@@ -1,0 +1,80 @@
+"""`resx`: the commands, and the one place where errors become an exit code.
+
+Nothing heavy is imported here: `resx --help` answers in a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from resx._version import __version__
+from resx.cli import bench, demo, doctor, export, models, output, query, serve, train
+from resx.errors import ResxError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="resx",
+    help="From a name of the ResNet family to a measured, served model.\n\n"
+    "Example: resx export resnet50 && resx serve --detach && resx query resnet50 photo.jpg",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (models, train, export, serve, query, bench, doctor, demo):
+    group.register(app)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"resx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Accept what stands before the command."""
+
+
+def main() -> None:
+    """Run the command that was typed and end the process with its exit code."""
+    sys.exit(_run())
+
+
+def _run() -> int:
+    try:
+        code = app(standalone_mode=False)
+        with contextlib.suppress(AttributeError):
+            sys.stdout.flush()
+    except ResxError as error:
+        output.fail(" ".join(str(error).split("\n")))
+        return error.exit_code
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; what is left goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        output.fail(f"{where}{error.strerror or error}")
+        return 1
+    except Exception as error:
+        # Typer's usage errors are its private copies of click's; what tells them is this method.
+        if not hasattr(error, "format_message"):
+            raise
+        output.fail(f"{' '.join(error.format_message().split())} (see --help)")
+        return 2
+    if code == INTERRUPTED:
+        output.fail("interrupted")
+    return code if isinstance(code, int) else 0

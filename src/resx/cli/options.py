@@ -1,0 +1,36 @@
+"""The flags that commands share: one spelling, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias, TypeVar
+
+import typer
+
+from resx.errors import UsageError
+
+Word = TypeVar("Word", bound=str)
+
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Quiet: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything random here.")]
+RepositoryPath: TypeAlias = Annotated[
+    Path, typer.Option("--repository", help="The model repository.", envvar="RESX_REPOSITORY")
+]
+Url: TypeAlias = Annotated[
+    str, typer.Option(help="host:port of the server. Default: the one that `resx serve` runs over the repository.")
+]
+ProtocolName: TypeAlias = Annotated[str, typer.Option("--protocol", help="grpc or http. Default: grpc.")]
+Device: TypeAlias = Annotated[str, typer.Option(help="cpu or cuda.")]
+
+
+def chosen(option: str, value: str, known: tuple[Word, ...]) -> Word:
+    """Return `value` as one of the known words.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    for word in known:
+        if word == value:
+            return word
+    raise UsageError(f"{option} {value}: give one of {', '.join(known)}")

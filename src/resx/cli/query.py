@@ -1,0 +1,95 @@
+"""`resx deploy` and `resx query`: bring a model into service, and ask it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resx.cli.options import Json, ProtocolName, Quiet, RepositoryPath, Url
+from resx.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("deploy")(deploy)
+    app.command("query")(query)
+
+
+def deploy(
+    name: Annotated[str, typer.Argument(help="A model of the repository.")],
+    repository: RepositoryPath = Path("model_repository"),
+    url: Url = "",
+    protocol: ProtocolName = "",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Load a model's newest version on a running server; it stays only if it answers as its card says.
+
+    Example: resx deploy densenet169
+    """
+    from resx.cli.connection import address_of
+    from resx.serving.client import TritonClient
+    from resx.serving.deploy import deploy as deploy_model
+    from resx.serving.repository import Repository
+
+    published = Repository(repository)
+    published.version_folder(name)
+    out = Output(as_json=json, quiet=quiet)
+    address = address_of(url, protocol, published)
+    with TritonClient(address) as client, out.steps() as step:
+        step(f"load {name} on {address} and check its answer")
+        done = deploy_model(client, published, name)
+    payload = {
+        "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
+        "canary_difference": done.canary_difference,
+    }  # fmt: skip
+    before = f", version {done.previous} before" if done.previous and done.previous != done.version else ""
+    line = f"{name} version {done.version} answers on {address}: canary within {done.canary_difference:.1e}{before}"
+    out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+
+
+def query(
+    name: Annotated[str, typer.Argument(help="A model that is loaded.")],
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
+    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
+    version: Annotated[int, typer.Option(min=0, help="0: the newest that is loaded.")] = 0,
+    repository: RepositoryPath = Path("model_repository"),
+    url: Url = "",
+    protocol: ProtocolName = "",
+    json: Json = False,
+) -> None:
+    """Ask the server what is on each image: the most likely labels with their probabilities.
+
+    Example: resx query resnet50 photo.jpg
+    """
+    from resx.cli.connection import address_of
+    from resx.serving.client import TritonClient
+    from resx.serving.images import classify_files, load_images
+    from resx.serving.repository import Repository
+
+    address = address_of(url, protocol, Repository(repository))
+    decoded = load_images(images)
+    with TritonClient(address) as client:
+        answers = classify_files(client, name, decoded, top=top, version=version or None)
+    entries: list[dict[str, Any]] = [
+        {
+            "image": str(path),
+            "top": [{"label": guess.label, "index": guess.index, "probability": guess.probability} for guess in guesses],
+        }
+        for path, guesses in zip(images, answers, strict=True)
+    ]
+
+    def show(console: Console) -> None:
+        rows = [
+            [str(path) if place == 0 else "", guess.label, f"{guess.probability:.2%}"]
+            for path, guesses in zip(images, answers, strict=True)
+            for place, guess in enumerate(guesses)
+        ]
+        console.print(table("", ["image", "label", "probability"], rows, left=2))
+
+    Output(as_json=json, quiet=True).result({"model": name, "url": str(address), "images": entries}, show)

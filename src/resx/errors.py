@@ -1,0 +1,52 @@
+"""Every error resx raises on purpose, and the exit code it gives the shell.
+
+    ResxError                1   failed while running
+    +-- ExportError          1   a model that cannot be written or folded
+    +-- ServerError          1   a server that answered with an error
+    +-- UsageError           2   a name, file or option that cannot be used
+    +-- ParityError          3   a model that does not compute what its source computes
+    +-- MissingCapability    4   a GPU, package or server that this machine lacks
+
+A message is one line: the value, the rule, the remedy.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class ResxError(Exception):
+    """Base of all errors with a message for the user."""
+
+    exit_code = 1
+
+
+class ExportError(ResxError):
+    """A model that cannot be folded or written in the form that was asked for."""
+
+
+class ServerError(ResxError):
+    """A server that was reached and refused, or failed, what was asked of it."""
+
+
+class UsageError(ResxError):
+    """A name, file or option that cannot be used."""
+
+    exit_code = 2
+
+
+class ParityError(ResxError):
+    """A model that does not compute what its source computes."""
+
+    exit_code = 3
+
+
+class MissingCapability(ResxError):  # noqa: N818 - the field says "missing capability", not "...Error"
+    """A GPU, package or server that this machine lacks; the message says what would help."""
+
+    exit_code = 4
+
+
+def nearest(value: str, known: Iterable[str]) -> str:
+    """Return `; did you mean a, b?` for the known names closest to `value`, or an empty string."""
+    close = difflib.get_close_matches(value, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(close)}?" if close else ""

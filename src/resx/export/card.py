@@ -1,0 +1,150 @@
+"""The card: what a published version is, where it came from, and the proof that it computes the same.
+
+`card.json` lies beside the model file. It is written before publication and never changed. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pydantic
+from pydantic import Field
+
+from resx.errors import UsageError
+from resx.zoo.spec import FrozenModel, ModelSpec
+
+FILE_NAME = "card.json"
+Precision: TypeAlias = Literal["fp32", "fp16"]
+InputType: TypeAlias = Literal["uint8", "float32"]
+INPUT_TYPES: tuple[InputType, ...] = ("uint8", "float32")
+
+
+class Tolerance(FrozenModel):
+    """What a step may change. All bounds are relative to the logits' scale, the largest |reference|."""
+
+    max_abs: float | None = None
+    """Bound on the largest difference, times max(1, scale)."""
+    max_rel: float | None = None
+    """Bound on the largest difference, times scale."""
+    mean_rel: float | None = None
+    """Bound on the mean difference, times scale."""
+    top1_agreement: float | None = None
+    """Least share of images with the same most likely class."""
+
+
+class Parity(FrozenModel):
+    """How far one step's output is from its input's, over all images that were tried."""
+
+    step: str
+    num_images: int
+    batch_sizes: tuple[int, ...]
+    scale: float
+    max_abs: float
+    mean_abs: float
+    top1_agreement: float
+    tolerance: Tolerance
+    passed: bool
+
+
+class Source(FrozenModel):
+    """Where the weights came from."""
+
+    kind: Literal["variant", "run"]
+    spec: ModelSpec
+    weights: str
+    """`random (seed 0)`, `imagenet (file name)`, or a file's path as given."""
+    weights_sha256: str
+    """Of the state dict: names, shapes and bytes, in the order of the names."""
+
+
+class Canary(FrozenModel):
+    """A request with a known answer: how to make its input, and the logits that the model file gave."""
+
+    num_images: int
+    logits: tuple[tuple[float, ...], ...]
+    tolerance: float
+    """Largest accepted difference, times the logits' scale; runtimes differ in the order of sums."""
+
+
+class Card(FrozenModel):
+    """Everything that is known of a published version."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    created: str
+    """UTC, ISO 8601."""
+    command: str
+    source: Source
+    precision: Precision
+    input: InputType
+    max_batch_size: int
+    opset: int
+    num_weights: int
+    fp16_share: float = Field(ge=0, le=1)
+    """Share of the file's weight values that are stored as fp16."""
+    verified: bool
+    steps: tuple[Parity, ...]
+    canary: Canary
+    files: dict[str, str]
+    """SHA-256 of each file of the version but this one."""
+    tools: dict[str, str]
+
+
+def canary_images(spec: ModelSpec, input_type: InputType, num_images: int) -> npt.NDArray[Any]:
+    """Return the canary's input [N, 3, H, W], the same bytes on every machine and in every version.
+
+    It comes from SHAKE-256 rather than from a generator whose stream a library may change.
+    """
+    shape = (num_images, 3, spec.image_size, spec.image_size)
+    pixels = np.frombuffer(hashlib.shake_256(b"resx canary").digest(int(np.prod(shape))), dtype=np.uint8).reshape(shape)
+    return pixels if input_type == "uint8" else normalised_pixels(pixels, spec.mean, spec.std)
+
+
+def normalised_pixels(
+    images_NCHW: npt.NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]
+) -> npt.NDArray[np.float32]:
+    """Return (image / 255 - mean) / std as FP32, what a model exported with `--input float32` takes."""
+    x_NCHW = images_NCHW.astype(np.float32) / np.float32(255)
+    channels = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (mean, std))
+    return (x_NCHW - next(channels)) / next(channels)
+
+
+def canary_difference(canary: Canary, answer: npt.NDArray[np.floating[Any]]) -> float:
+    """Return the largest difference from the recorded logits, relative to their scale; inf if not comparable."""
+    expected = np.asarray(canary.logits, dtype=np.float64)
+    if answer.shape != expected.shape or not np.isfinite(answer).all():
+        return float("inf")
+    return float(np.abs(answer - expected).max() / np.abs(expected).max())
+
+
+def read_card(version_folder: Path) -> Card:
+    """Read a version's card.
+
+    Raises:
+        UsageError: there is none, or it cannot be understood.
+    """
+    path = version_folder / FILE_NAME
+    try:
+        return Card.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; `resx export` writes it with every version") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{path}: {where}: {first['msg']}; export the model again") from error
+
+
+def write_card(card: Card) -> str:
+    """Return the card as the text of `card.json`; the canary's numbers stay on one line each."""
+    fields = card.model_dump(mode="json")
+    rows = [json.dumps(row) for row in fields["canary"]["logits"]]
+    fields["canary"]["logits"] = [f"row {index}" for index in range(len(rows))]
+    text = json.dumps(fields, indent=2) + "\n"
+    for index, row in enumerate(rows):
+        text = text.replace(f'"row {index}"', row, 1)
+    return text

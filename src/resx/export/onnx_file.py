@@ -1,0 +1,182 @@
+"""Write a network as an ONNX file: the graph that is served, and nothing else in it.
+
+The graph takes `image` UINT8 [batch, 3, H, W] (or the normalised FP32 tensor), holds cast and
+normalisation itself, and gives `logits` FP32 [batch, classes]. Opset 20, one file, no external data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx.experimental.optimization import fuse
+
+from resx.errors import ExportError, UsageError
+from resx.export.card import InputType, Precision
+from resx.zoo.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 20
+INPUT, OUTPUT = "image", "logits"
+
+
+class ServedModel(nn.Module):
+    """The network as it is served: input conversion in front, logits in fp32 behind.
+
+    fp16 is made here by casting the network itself, because a converter that rewrites the finished graph
+    (onnxconverter-common) writes an invalid Cast behind a UINT8 input. Normalisation stays in fp32.
+    """
+
+    scale: Tensor
+    offset: Tensor
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, *, precision: Precision, input_type: InputType) -> None:
+        super().__init__()
+        self.network = network.half() if precision == "fp16" else network
+        self.dtype = torch.float16 if precision == "fp16" else torch.float32
+        self.normalises = input_type == "uint8"
+        std = torch.tensor(spec.std).view(1, 3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std))
+        self.register_buffer("offset", -torch.tensor(spec.mean).view(1, 3, 1, 1) / std)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits FP32 [N, classes] for images UINT8 or normalised FP32 [N, 3, H, W]."""
+        if self.normalises:
+            image = image.float() * self.scale + self.offset
+        return self.network(image.to(self.dtype)).float()
+
+
+def fused(network: nn.Module) -> nn.Module:
+    """Return a copy in evaluation mode with each batch norm merged into the convolution before it, in fp32.
+
+    Fusing before the cast to fp16 rounds each weight once; a batch norm that follows no convolution
+    (DenseNet's pre-activation ones) stays.
+    """
+    return fuse(network.eval())
+
+
+def write_onnx(
+    network: nn.Module, spec: ModelSpec, path: Path, *, precision: Precision, input_type: InputType
+) -> ModelProto:
+    """Export a folded network in evaluation mode to `path`; return what was written. `network` is unchanged.
+
+    Raises:
+        ExportError: the exporter failed, or fixed the batch size.
+    """
+    served = ServedModel(fused(network), spec, precision=precision, input_type=input_type).eval()
+    dtype = torch.uint8 if input_type == "uint8" else torch.float32
+    # Batch 2: an example of batch 1 would make the exporter treat 1 as a constant.
+    example = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=dtype)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                served, (example,), dynamo=True, opset_version=OPSET, external_data=False, optimize=True,
+                input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: Dim("batch")},), verbose=False,
+            )  # fmt: skip
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        raise ExportError(f"{spec.name}: torch.onnx could not export it: {str(error).partition(chr(10))[0]}") from error
+    assert program is not None
+    model = program.model_proto
+    _strip(model)
+    _describe(model, spec, precision, input_type)
+    onnx.checker.check_model(model, full_check=True)
+    if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise ExportError(f"{spec.name}: the exporter fixed the batch size; the model's code depends on it")
+    with path.open("wb") as file:
+        file.write(model.SerializeToString(deterministic=True))
+    return model
+
+
+def weight_counts(model: ModelProto) -> tuple[int, int]:
+    """Return (stored weight values, those stored as fp16); constants of a few values, such as shapes, do not count."""
+    sizes = [(onnx.numpy_helper.to_array(tensor).size, tensor.data_type) for tensor in model.graph.initializer]
+    weights = [(size, kind) for size, kind in sizes if kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)]
+    half = sum(size for size, kind in weights if kind == onnx.TensorProto.FLOAT16)
+    return sum(size for size, _ in weights), half
+
+
+def _strip(model: ModelProto) -> None:
+    """Remove what the exporter notes about the machine it ran on: stack traces with local paths, and more."""
+    model.doc_string = ""
+    model.graph.doc_string = ""
+    del model.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info, *model.graph.initializer):
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+def _describe(model: ModelProto, spec: ModelSpec, precision: Precision, input_type: InputType) -> None:
+    labels = "\n".join(spec.labels).encode()
+    properties = {
+        "resx.name": spec.name,
+        "resx.precision": precision,
+        "resx.input": input_type,
+        "resx.mean": ",".join(map(str, spec.mean)),
+        "resx.std": ",".join(map(str, spec.std)),
+        "resx.labels_sha256": hashlib.sha256(labels).hexdigest() if labels else "",
+    }
+    model.graph.name = spec.name
+    onnx.helper.set_model_props(model, properties)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress prints, notices and deprecations of its own code off the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def describe_file(path: Path) -> dict[str, object]:
+    """Return what a .onnx file takes and gives, its operators and what resx wrote into it.
+
+    Raises:
+        UsageError: the file is missing or is no ONNX model.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except Exception as error:  # noqa: BLE001 - protobuf's decoding errors share no base but Exception
+        raise UsageError(f"{path}: truncated or not an ONNX model ({type(error).__name__}); copy it again") from error
+    num_weights, num_half = weight_counts(model)
+    return {
+        "inputs": [_tensor_text(value) for value in model.graph.input],
+        "outputs": [_tensor_text(value) for value in model.graph.output],
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "operators": dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        "weights": num_weights,
+        "fp16_share": num_half / max(1, num_weights),
+        "metadata": {entry.key: entry.value for entry in model.metadata_props},
+    }
+
+
+def _tensor_text(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    dims = ", ".join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)
+    return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type)} [{dims}]"

@@ -1,0 +1,112 @@
+"""Compare what two forms of a model compute, against a tolerance that was set before.
+
+The reference is always eager PyTorch in fp32, the source model in evaluation mode; what is compared is
+the file on disk in a fresh session. Differences are relative to the logits' scale, so that big logits do
+not fail a good model and small ones do not pass a bad one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch import nn
+
+from resx.errors import ParityError
+from resx.export.card import Parity, Precision, Tolerance
+from resx.training import loop
+from resx.zoo.spec import ModelSpec
+
+Images: TypeAlias = npt.NDArray[np.uint8]
+Logits: TypeAlias = npt.NDArray[Any]
+
+FOLD = Tolerance(max_abs=1e-4, max_rel=1e-3)
+TOLERANCES: dict[Precision, Tolerance] = {
+    "fp32": Tolerance(max_abs=1e-4, max_rel=1e-3),
+    "fp16": Tolerance(mean_rel=1e-2, top1_agreement=0.99),
+}
+
+
+def images_for(spec: ModelSpec, *, real: Images, max_batch_size: int, seed: int) -> list[Images]:
+    """Return batches UINT8 [N, 3, H, W]: sizes 1, 2 and `max_batch_size` of noise, and the same of `real`.
+
+    All of `real` is used: what remains after the three sizes goes into further batches of the largest.
+    """
+    random = np.random.default_rng(seed)
+    sizes = sorted({1, 2, max_batch_size})
+    shape = (3, spec.image_size, spec.image_size)
+    noise = [random.integers(0, 256, size=(size, *shape), dtype=np.uint8) for size in sizes]
+    ends = [*np.cumsum(sizes), *range(sum(sizes) + max_batch_size, len(real), max_batch_size)]
+    return noise + [batch for batch in np.split(real, ends) if len(batch)]
+
+
+def torch_logits(model: nn.Module, spec: ModelSpec, images_NCHW: Images) -> Logits:
+    """Return eager PyTorch's logits [N, classes] in fp32; the model is left in evaluation mode."""
+    return loop.logits(model, spec, images_NCHW).numpy()
+
+
+def compare(
+    step: str, reference: Sequence[Logits], candidate: Sequence[Logits], tolerance: Tolerance
+) -> Parity:
+    """Measure the candidate's logits against the reference's, batch by batch, and give the verdict.
+
+    A candidate that is not finite, or of another shape, never passes.
+    """
+    batch_sizes = tuple(sorted({len(batch) for batch in reference}))
+    if [batch.shape for batch in candidate] != [batch.shape for batch in reference]:
+        shapes = f"{[b.shape for b in candidate]} for {[b.shape for b in reference]}"
+        raise ParityError(f"{step}: answers of shape {shapes}; nothing was published")
+    expected = np.concatenate([batch.astype(np.float64) for batch in reference])
+    actual = np.concatenate([batch.astype(np.float64) for batch in candidate])
+    difference = np.abs(actual - expected)
+    scale = float(np.abs(expected).max())
+    agreement = float((actual.argmax(1) == expected.argmax(1)).mean())
+    finite = bool(np.isfinite(actual).all() and np.isfinite(expected).all())
+    bounds = [
+        (float(difference.max()), tolerance.max_abs, max(1.0, scale)),
+        (float(difference.max()), tolerance.max_rel, scale),
+        (float(difference.mean()), tolerance.mean_rel, scale),
+    ]
+    within = all(bound is None or measured <= bound * unit for measured, bound, unit in bounds)
+    agrees = tolerance.top1_agreement is None or agreement >= tolerance.top1_agreement
+    return Parity(
+        step=step, num_images=len(expected), batch_sizes=batch_sizes, scale=scale,
+        max_abs=float(difference.max()) if finite else float("inf"),
+        mean_abs=float(difference.mean()) if finite else float("inf"),
+        top1_agreement=agreement, tolerance=tolerance, passed=finite and within and agrees,
+    )  # fmt: skip
+
+
+def require(parity: Parity, *, name: str) -> Parity:
+    """Return the comparison if it passed.
+
+    Raises:
+        ParityError: it did not; the message holds the numbers and the bounds.
+    """
+    if parity.passed:
+        return parity
+    bounds = parity.tolerance.model_dump(exclude_none=True)
+    raise ParityError(
+        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at logits up to "
+        f"{parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}; allowed {bounds}; nothing was published "
+        "(--atol, --rtol or --no-verify change the bar, and the card says so)"
+    )
+
+
+def photograph_crops(num_images: int, size: int, *, seed: int) -> Images:
+    """Return random squares cut out of scikit-learn's two sample photographs, UINT8 [N, 3, size, size]."""
+    from sklearn.datasets import load_sample_images
+
+    random = np.random.default_rng(seed)
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    crops = []
+    for index in range(num_images):
+        photograph = photographs[index % len(photographs)]
+        side = int(random.integers(min(photograph.size) // 3, min(photograph.size)))
+        left, top = (int(random.integers(0, extent - side + 1)) for extent in photograph.size)
+        crop = photograph.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+        crops.append(np.asarray(crop).transpose(2, 0, 1))
+    return np.stack(crops)

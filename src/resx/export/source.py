@@ -1,0 +1,98 @@
+"""What can be exported: a variant by name, or a trained run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+
+from resx.errors import UsageError
+from resx.export import parity
+from resx.export.card import Source
+from resx.training import checkpoint
+from resx.training.config import TrainingConfig
+from resx.training.data import load_data
+from resx.zoo import pretrained
+from resx.zoo.building import build_from_spec
+from resx.zoo.catalog import kind_of, variant
+
+# Enough real images that one disagreement in a hundred shows, few enough for a laptop at 224 pixels.
+NUM_REAL_IMAGES = {"photographs": 16, "data": 128}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedSource:
+    """A network with its weights, in evaluation mode, and real images to check it on."""
+
+    name: str
+    """The default name of what is exported from it."""
+    model: nn.Module
+    description: Source
+    real_images: npt.NDArray[np.uint8]
+    """[N, 3, H, W]: of the run's held-out data, or crops of photographs."""
+
+
+def load_source(text: str, *, weights: str, seed: int) -> LoadedSource:
+    """Load what the user named.
+
+    Args:
+        text: a variant's name, or the path of a run folder.
+        weights: for a variant: `none` (random, from `seed`), `imagenet`, or the path of a file. A run has
+            its own, and takes only `none`.
+        seed: of random weights and of the photographs' crops.
+
+    Raises:
+        UsageError: it is neither, or its weights cannot be used.
+        MissingCapability: published weights could not be downloaded.
+    """
+    if kind_of(text) == "run":
+        return _load_run(Path(text), weights=weights)
+    return _load_variant(text, weights=weights, seed=seed)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 over names, shapes and bytes of a state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load_run(folder: Path, *, weights: str) -> LoadedSource:
+    if weights != "none":
+        raise UsageError(f"--weights {weights}: {folder} has weights of its own; leave the option out")
+    model, spec = checkpoint.load_run(folder)
+    data = load_data(TrainingConfig.model_validate_json((folder / checkpoint.CONFIG).read_bytes()).data)
+    return LoadedSource(
+        name=folder.resolve().name,
+        model=model,
+        description=Source(
+            kind="run", spec=spec, weights=str(folder / checkpoint.WEIGHTS), weights_sha256=weights_sha256(model)
+        ),
+        real_images=data.held_out.images[: NUM_REAL_IMAGES["data"]],
+    )
+
+
+def _load_variant(name: str, *, weights: str, seed: int) -> LoadedSource:
+    spec = variant(name).spec
+    if weights == "imagenet":
+        published = pretrained.published_weights(name)
+        spec = pretrained.with_published(spec, published)
+        path = pretrained.fetch(published.url, published.file_name)
+    else:
+        path = Path(weights)
+    model = build_from_spec(spec, seed=seed)
+    if weights != "none":
+        pretrained.load_weights(model, pretrained.read_weights(path), source=str(path))
+    origin = {"none": f"random (seed {seed})", "imagenet": f"imagenet ({path.name})"}.get(weights, weights)
+    return LoadedSource(
+        name=name,
+        model=model.eval(),
+        description=Source(kind="variant", spec=spec, weights=origin, weights_sha256=weights_sha256(model)),
+        real_images=parity.photograph_crops(NUM_REAL_IMAGES["photographs"], spec.image_size, seed=seed),
+    )

@@ -1,0 +1,173 @@
+"""Files that are whole or absent: stage beside the target, fsync, rename.
+
+A reader, and a process killed at any moment, sees either the state before or the state after, never
+something between. Staged things are named `.staging-PID-...`; `remove_abandoned` deletes those whose
+process is gone.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+from resx.errors import ResxError, UsageError
+
+STAGING_PREFIX = ".staging-"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it can be a folder of a model repository and a part of a URL.
+
+    Raises:
+        UsageError: it is empty, has a path separator, or has characters other than `A-Za-z0-9._-`.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"name {name!r}: give 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
+    return name
+
+
+def cache_folder() -> Path:
+    """Return the folder for downloads: RESX_CACHE, or the user's cache folder. It may not exist yet."""
+    return Path(os.environ.get("RESX_CACHE") or platformdirs.user_cache_path("resx"))
+
+
+def state_folder() -> Path:
+    """Return the folder for running servers' state and logs: RESX_STATE, or the user's state folder."""
+    return Path(os.environ.get("RESX_STATE") or platformdirs.user_state_path("resx"))
+
+
+def sha256_of(path: Path) -> str:
+    """Return the hexadecimal SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_free_space(folder: Path, num_bytes: int) -> None:
+    """Check that `num_bytes` fit on the file system that holds (or will hold) `folder`.
+
+    Raises:
+        ResxError: they do not fit.
+    """
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    free_bytes = shutil.disk_usage(existing).free
+    if free_bytes < num_bytes:
+        raise ResxError(
+            f"{folder}: {num_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free; "
+            "make room or choose another disk"
+        )
+
+
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
+    """Replace the file at `path` by one that holds `data`, in one step that survives a crash."""
+    payload = data.encode() if isinstance(data, str) else data
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, staged = tempfile.mkstemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(staged).chmod(mode)
+        Path(staged).replace(path)
+    except BaseException:
+        Path(staged).unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """Give a new folder inside `parent`; whatever is still there at the end is deleted.
+
+    The caller moves what it finished out with `publish_folder`.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    staged = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=parent))
+    try:
+        yield staged
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def publish_folder(staged: Path, target: Path) -> None:
+    """Make everything below `staged` durable and rename it to `target`, which must not exist yet.
+
+    Raises:
+        UsageError: `target` exists; a published folder never changes.
+    """
+    for folder, _, names in os.walk(staged):
+        for name in names:
+            _sync_file(Path(folder) / name)
+        _sync_folder(Path(folder))
+    staged.chmod(0o755)  # mkdtemp makes it private; a server may run as somebody else
+    if target.exists():
+        raise UsageError(f"{target}: exists already, and a published folder never changes")
+    staged.rename(target)
+    _sync_folder(target.parent)
+
+
+def remove_abandoned(parent: Path) -> list[Path]:
+    """Delete what dead processes left staged in `parent`, and return it."""
+    left = [path for path in parent.glob(f"{STAGING_PREFIX}*") if not _owner_lives(path)]
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return left
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of an existing folder; the kernel lets go of it when the process dies, so it is never stale.
+
+    Raises:
+        BlockingIOError: another process holds it and `wait` is false.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def process_lives(pid: int) -> bool:
+    """Say whether a process with this id exists, whoever owns it, and is not a zombie."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
+def _owner_lives(staged: Path) -> bool:
+    pid = staged.name.removeprefix(STAGING_PREFIX).partition("-")[0]
+    return pid.isdigit() and process_lives(int(pid))
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""Look at the machine: what resx can use here, and what would help where something is missing.
+
+Each check asks the thing itself and takes part in no other; none imports torch.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What one check found."""
+
+    what: str
+    found: bool
+    detail: str
+    needed_for: str
+    remedy: str = ""
+    """What to do, where something is missing."""
+
+
+def check_machine(repository: Path) -> list[Finding]:
+    """Return all findings, in the order of the line from training to serving."""
+    return [
+        _python(),
+        _package("torch", "build, train, export", "pip install 'resx[cpu]' or 'resx[gpu]'"),
+        _package("torchvision", "published weights", "pip install 'resx[cpu]' or 'resx[gpu]'"),
+        _package("scikit-learn", "the digits", "pip install 'resx[cpu]' or 'resx[gpu]'"),
+        _onnxruntime(),
+        _package("tensorrt", "TensorRT engines", "pip install 'resx[gpu]' on a machine with an NVIDIA GPU"),
+        _package("tritonclient", "deploy, query, bench", "pip install resx"),
+        _gpu(),
+        _triton(),
+        _docker(),
+        *_ports(),
+        _disk(repository),
+    ]
+
+
+def _python() -> Finding:
+    return Finding(what="Python", found=True, detail=f"{platform.python_version()} at {sys.executable}", needed_for="all")
+
+
+def _package(name: str, needed_for: str, remedy: str) -> Finding:
+    try:
+        return Finding(what=name, found=True, detail=metadata.version(name), needed_for=needed_for)
+    except metadata.PackageNotFoundError:
+        return Finding(what=name, found=False, detail="not installed", needed_for=needed_for, remedy=remedy)
+
+
+def _onnxruntime() -> Finding:
+    what, needed_for = "onnxruntime", "verify, embedded server"
+    installed = [
+        name for name in ("onnxruntime", "onnxruntime-gpu") if _package(name, needed_for, "").found
+    ]
+    if not installed:
+        remedy = "pip install 'resx[cpu]' or 'resx[gpu]'"
+        return Finding(what=what, found=False, detail="not installed", needed_for=needed_for, remedy=remedy)
+    if len(installed) == 2:
+        remedy = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
+        detail = "both wheels are installed and overwrite each other"
+        return Finding(what=what, found=False, detail=detail, needed_for=needed_for, remedy=remedy)
+    import onnxruntime
+
+    providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
+    detail = f"{installed[0]} {metadata.version(installed[0])}: {providers}"
+    return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
+
+
+def _gpu() -> Finding:
+    needed_for = "TensorRT, fp16 speed"
+    remedy = "a machine with an NVIDIA GPU and its driver"
+    if shutil.which("nvidia-smi") is None:
+        return Finding(what="GPU", found=False, detail="no nvidia-smi", needed_for=needed_for, remedy=remedy)
+    done = _output(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
+    if done is None:
+        return Finding(what="GPU", found=False, detail="nvidia-smi fails", needed_for=needed_for, remedy=remedy)
+    return Finding(what="GPU", found=True, detail=done, needed_for=needed_for)
+
+
+def _triton() -> Finding:
+    what, needed_for = "embedded Triton", "resx serve"
+    if reason := missing_for_install():
+        problem, _, remedy = reason.partition("; ")
+        return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
+    detail = f"{TRITON_VERSION}, in the cache" if find_installed() else f"{TRITON_VERSION}, fetched on first use (55 MB)"
+    return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
+
+
+def _docker() -> Finding:
+    needed_for = "NVIDIA's Triton container"
+    if shutil.which("docker") is None:
+        remedy = "install Docker Engine and the NVIDIA container toolkit"
+        return Finding(what="Docker", found=False, detail="no docker command", needed_for=needed_for, remedy=remedy)
+    version = _output(["docker", "version", "--format", "{{.Server.Version}}"])
+    if version is None:
+        detail, remedy = "the engine does not answer", "start the Docker engine (systemctl start docker)"
+        return Finding(what="Docker", found=False, detail=detail, needed_for=needed_for, remedy=remedy)
+    return Finding(what="Docker", found=True, detail=f"engine {version}", needed_for=needed_for)
+
+
+def _ports() -> list[Finding]:
+    standard = Ports()
+    return [_port(name, getattr(standard, name)) for name in ("http", "grpc", "metrics")]
+
+
+def _port(name: str, port: int) -> Finding:
+    what, needed_for = f"port {port}", f"resx serve ({name})"
+    with socket.socket() as bound:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            bound.bind(("127.0.0.1", port))
+        except OSError as error:
+            remedy = f"resx serve --{name}-port 0 takes a free one"
+            return Finding(what=what, found=False, detail=str(error.strerror), needed_for=needed_for, remedy=remedy)
+    return Finding(what=what, found=True, detail="free", needed_for=needed_for)
+
+
+def _disk(repository: Path) -> Finding:
+    existing = next(path for path in (repository.absolute(), *repository.absolute().parents) if path.exists())
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    enough = free_gb >= 2
+    remedy = "" if enough else "make room, or name another disk with --repository and RESX_CACHE"
+    return Finding(what="disk", found=enough, detail=f"{free_gb:.1f} GB free", needed_for="export, serve", remedy=remedy)
+
+
+def _output(command: list[str]) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    text = done.stdout.strip()
+    return text.replace("\n", "; ") if done.returncode == 0 and text else None

@@ -1,0 +1,273 @@
+"""One client for any Triton, over http or grpc: what resx asks of tritonclient, with resx's errors.
+
+tritonclient has the same calls in two modules; which one answers is decided here and nowhere else. It is
+imported on first use. One object serves one thread.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Self, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.errors import MissingCapability, ResxError, ServerError, UsageError
+
+Protocol: TypeAlias = Literal["grpc", "http"]
+PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
+DEFAULT_PORTS: dict[Protocol, int] = {"grpc": 8001, "http": 8000}
+CONTROL_KEY_VARIABLE = "RESX_CONTROL_KEY"
+CONTROL_HEADER = "resx-control-key"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """Where a server listens and how it is spoken to."""
+
+    host_port: str
+    protocol: Protocol
+    control_key: str = ""
+    """Opens the restricted APIs (load, unload, shared memory) of a server started by resx."""
+
+    def __str__(self) -> str:
+        return f"{self.protocol}://{self.host_port}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """The logits for one request, and which version gave them."""
+
+    logits: npt.NDArray[np.float32]
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prediction:
+    """One class of one image."""
+
+    label: str
+    index: int
+    logit: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interface:
+    """What a served model takes and gives, from its configuration."""
+
+    input_name: str
+    input_type: str
+    """Triton's name: UINT8 or FP32."""
+    output_name: str
+    num_classes: int
+    image_size: tuple[int, int]
+    """Height and width in pixels."""
+    max_batch_size: int
+    parameters: Mapping[str, str]
+
+
+def parse_address(url: str, protocol: Protocol | None, *, control_key: str | None = None) -> Address:
+    """Read `host:port`, `http://host:port` or `grpc://host:port`; without a scheme `protocol` or grpc holds.
+
+    The control key is taken from RESX_CONTROL_KEY if it is not given.
+
+    Raises:
+        UsageError: the address has no host, a port that is no port, or a scheme that contradicts `protocol`.
+    """
+    scheme, separator, rest = url.rpartition("://")
+    if separator and scheme not in DEFAULT_PORTS:
+        raise UsageError(f"--url {url}: give host:port, http://host:port or grpc://host:port")
+    if separator and protocol and scheme != protocol:
+        raise UsageError(f"--url {url}: the scheme contradicts --protocol {protocol}; leave one of them out")
+    chosen: Protocol = protocol or ("http" if scheme == "http" else "grpc")
+    host, colon, port = rest.rstrip("/").rpartition(":")
+    if not colon:
+        host, port = rest.rstrip("/"), str(DEFAULT_PORTS[chosen])
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise UsageError(f"--url {url}: give host:port with a port from 1 to 65535")
+    key = os.environ.get(CONTROL_KEY_VARIABLE, "") if control_key is None else control_key
+    return Address(host_port=f"{host}:{port}", protocol=chosen, control_key=key)
+
+
+class TritonClient:
+    """A connection to one server."""
+
+    def __init__(self, address: Address, *, timeout_s: float = 60.0) -> None:
+        """Prepare a connection; nothing is sent before the first call."""
+        self.address = address
+        self._timeout_s = timeout_s
+        self._module = importlib.import_module(f"tritonclient.{address.protocol}")
+        if address.protocol == "http":
+            self._client = self._module.InferenceServerClient(
+                address.host_port, connection_timeout=timeout_s, network_timeout=timeout_s
+            )
+            self._headers = {CONTROL_HEADER: address.control_key} if address.control_key else {}
+        else:
+            self._client = self._module.InferenceServerClient(address.host_port)
+            # Triton reads a restricted protocol's key from metadata under this prefix.
+            name = f"triton-grpc-protocol-{CONTROL_HEADER}"
+            self._headers = {name: address.control_key} if address.control_key else {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection. An open one would hold up the server's shutdown."""
+        self._client.close()
+
+    def server_version(self) -> str:
+        """Return the server's version.
+
+        Raises:
+            MissingCapability: nothing answers there, or what answers is no inference server.
+        """
+        found = self._json(self._client.get_server_metadata, self._as_json())
+        if not isinstance(found, Mapping) or "extensions" not in found:
+            raise MissingCapability(f"{self.address}: what answers there is not Triton; check --url")
+        return str(found["version"])
+
+    def is_live(self) -> bool:
+        """Say whether a server answers there."""
+        try:
+            return bool(self._call(self._client.is_server_live))
+        except ResxError:
+            return False
+
+    def model_versions(self) -> dict[str, list[int]]:
+        """Return the versions that are ready, by model."""
+        index = self._json(self._client.get_model_repository_index, self._as_json() | {"headers": self._headers})
+        entries = index.get("models", []) if isinstance(index, Mapping) else index
+        ready: dict[str, list[int]] = {}
+        for entry in entries:
+            if entry.get("state") == "READY":
+                ready.setdefault(entry["name"], []).append(int(entry["version"]))
+        return {name: sorted(versions) for name, versions in sorted(ready.items())}
+
+    def interface(self, model: str, version: int | None = None) -> Interface:
+        """Return what a model takes and gives.
+
+        Raises:
+            UsageError: the model is not loaded, or does not take one batch of RGB images.
+        """
+        found = self._json(self._client.get_model_config, self._of(model, version) | self._as_json())
+        config = found.get("config", found)
+        image, logits = config["input"][0], config["output"][0]
+        dims = [int(dim) for dim in image["dims"]]
+        if len(config["input"]) != 1 or len(dims) != 3 or dims[0] != 3:
+            raise UsageError(f"{model}: takes {dims}, not one RGB image [3, H, W]; send it tensors with tritonclient")
+        return Interface(
+            input_name=image["name"],
+            input_type=image["data_type"].removeprefix("TYPE_"),
+            output_name=logits["name"],
+            num_classes=int(logits["dims"][-1]),
+            image_size=(dims[1], dims[2]),
+            max_batch_size=int(config.get("max_batch_size", 0)),
+            parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
+        )
+
+    def infer(self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None) -> Answer:
+        """Return the logits [N, classes] for one request of images [N, 3, H, W]."""
+        outputs = [self._output(interface.output_name)]
+        result = self._infer(model, interface, images, version, outputs)
+        return Answer(logits=result.as_numpy(interface.output_name), version=int(self._response(result)["model_version"]))
+
+    def classify(
+        self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None
+    ) -> list[list[Prediction]]:
+        """Return per image all classes, most likely first, under the labels that the server knows.
+
+        Uses Triton's classification extension, whose strings are `logit:index:label`.
+        """
+        outputs = [self._output(interface.output_name, class_count=interface.num_classes)]
+        result = self._infer(model, interface, images, version, outputs)
+        return [[_prediction(text) for text in row] for row in result.as_numpy(interface.output_name)]
+
+    def load(self, model: str, config_json: str | None = None) -> None:
+        """Load a model, or bring it to its newest version; `config_json` replaces its config.pbtxt."""
+        self._call(self._client.load_model, {"model_name": model, "config": config_json, "headers": self._headers})
+
+    def unload(self, model: str) -> None:
+        """Unload all versions of a model."""
+        self._call(self._client.unload_model, {"model_name": model, "headers": self._headers})
+
+    def statistics(self, model: str, version: int | None = None) -> list[dict[str, Any]]:
+        """Return Triton's own counters per loaded version, as its statistics extension words them."""
+        found = self._json(self._client.get_inference_statistics, self._of(model, version) | self._as_json())
+        return list(found["model_stats"])
+
+    def _infer(
+        self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None, outputs: Sequence[Any]
+    ) -> Any:
+        request = self._module.InferInput(interface.input_name, list(images.shape), interface.input_type)
+        request.set_data_from_numpy(images)
+        options = self._of(model, version) | {"inputs": [request], "outputs": list(outputs)}
+        return self._call(self._client.infer, options)
+
+    def _output(self, name: str, **options: int) -> Any:
+        return self._module.InferRequestedOutput(name, **options)
+
+    def _response(self, result: Any) -> Mapping[str, Any]:
+        return result.get_response(**self._as_json())
+
+    def _as_json(self) -> dict[str, Any]:
+        return {"as_json": True} if self.address.protocol == "grpc" else {}
+
+    @staticmethod
+    def _of(model: str, version: int | None) -> dict[str, Any]:
+        return {"model_name": model, "model_version": "" if version is None else str(version)}
+
+    def _json(self, call: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+        try:
+            return self._call(call, options)
+        except ValueError as error:  # a web server that answers 200 with a page
+            raise MissingCapability(f"{self.address}: what answers there is not Triton; check --url") from error
+
+    def _call(self, call: Callable[..., T], options: Mapping[str, Any] | None = None) -> T:
+        from tritonclient.utils import InferenceServerException
+
+        options = dict(options or {})
+        if self.address.protocol == "grpc":
+            options["client_timeout"] = self._timeout_s
+        try:
+            return call(**options)
+        except InferenceServerException as error:
+            raise self._translated(error) from error
+        except (OSError, socket.timeout, EOFError) as error:
+            raise self._unreachable(str(error) or type(error).__name__) from error
+
+    def _translated(self, error: Any) -> ResxError:
+        message, status = str(error.message()).partition("\n")[0], str(error.status())
+        if "UNAVAILABLE" in status and ("connect" in message or "tcp" in message or "Socket" in message):
+            return self._unreachable("connection refused")
+        if "DEADLINE_EXCEEDED" in status:
+            return ServerError(f"{self.address}: no answer within {self._timeout_s:g} s")
+        if "restricted" in message or "expecting header" in message:
+            return MissingCapability(
+                f"{self.address}: control needs a key; set {CONTROL_KEY_VARIABLE} to the one the server was started with"
+            )
+        if "unknown model" in message or "is not found" in message or "is not ready" in message:
+            return UsageError(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
+        if status in {"404", "405", "501"} or "UNIMPLEMENTED" in status or "http2" in message.lower():
+            return MissingCapability(f"{self.address}: what answers there is not Triton ({message}); check --url")
+        return ServerError(f"{self.address}: {message}")
+
+    def _unreachable(self, reason: str) -> MissingCapability:
+        return MissingCapability(
+            f"{self.address}: no server answers ({reason}); start one with `resx serve --detach`, or give --url"
+        )
+
+
+def _prediction(text: bytes) -> Prediction:
+    logit, index, *label = text.decode().split(":", 2)
+    return Prediction(label=label[0] if label else f"class-{index}", index=int(index), logit=float(logit))

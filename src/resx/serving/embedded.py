@@ -1,0 +1,285 @@
+"""The embedded Triton: NVIDIA's own tritonserver from a wheel, without Docker, on loopback.
+
+The wheel nvidia-pytriton carries `tritonserver` 2.51 (24.10) and its python backend. Only those binaries are
+used: they are unpacked into the cache folder, pinned by SHA-256, and the package itself is never installed
+(it would ask for numpy < 2). The backend `onnxruntime` is `backends/onnxruntime/model.py` of this package.
+
+2.51 lacks every later security fix, so it binds to 127.0.0.1 and nothing else, and its control APIs want a
+key. Who needs reach runs NVIDIA's container (docker-compose.yml) over the same repository.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from resx.errors import MissingCapability, ServerError, UsageError
+from resx.files import cache_folder, publish_folder, require_free_space, sha256_of, staging_folder, write_atomic
+
+PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
+WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
+WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
+PYTHONS = ((3, 11), (3, 12), (3, 13))
+LOOPBACK = "127.0.0.1"
+RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
+_UNPACKED_BYTES = 300_000_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Installation:
+    """The unpacked server."""
+
+    server: Path
+    backends: Path
+    libraries: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ports:
+    """The ports on loopback; 0 takes any free one."""
+
+    http: int = 8000
+    grpc: int = 8001
+    metrics: int = 8002
+
+    def resolved(self) -> Ports:
+        """Return these ports, with a free one for every 0.
+
+        Raises:
+            UsageError: a port is taken, or the same port is given twice.
+        """
+        given = [port for port in (self.http, self.grpc, self.metrics) if port]
+        if len(set(given)) < len(given):
+            raise UsageError(f"ports {', '.join(map(str, given))}: give three different ones")
+        sockets = []
+        try:
+            for what, port in (("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)):
+                bound = socket.socket()
+                sockets.append(bound)
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    bound.bind((LOOPBACK, port))
+                except OSError as error:
+                    raise UsageError(
+                        f"--{what}-port {port}: {error.strerror}; give another, or 0 for any free one"
+                    ) from error
+            http, grpc, metrics = (bound.getsockname()[1] for bound in sockets)
+            return Ports(http=http, grpc=grpc, metrics=metrics)
+        finally:
+            for bound in sockets:
+                bound.close()
+
+
+def missing_for_install() -> str | None:
+    """Return why the embedded server cannot run on this machine, with the remedy, or None."""
+    container = "use NVIDIA's container instead (docker compose --profile cpu up)"
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return f"the embedded Triton is built for Linux on x86_64, this is {sys.platform} on {platform.machine()}; {container}"
+    name, version = platform.libc_ver()
+    if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
+        return f"the embedded Triton needs glibc 2.35, this is {name or 'another C library'} {version}; {container}"
+    if sys.version_info[:2] not in PYTHONS:
+        return f"the embedded Triton has stubs for Python 3.11 to 3.13, this is {platform.python_version()}; {container}"
+    if _libpython_folder() is None:
+        return (
+            f"{_libpython()} is not installed and the embedded Triton's Python stub needs it; "
+            f"install libpython{sys.version_info[0]}.{sys.version_info[1]} or a Python built with --enable-shared"
+        )
+    return None
+
+
+def find_installed() -> Installation | None:
+    """Return the unpacked server if it is in the cache folder."""
+    root = _install_root()
+    installation = Installation(server=root / "bin/tritonserver", backends=root / "backends", libraries=root / "libs")
+    return installation if installation.server.is_file() else None
+
+
+def install(on_step: Callable[[str], None] = lambda _step: None) -> Installation:
+    """Return the server, fetched and unpacked first if it is not in the cache folder yet.
+
+    Raises:
+        MissingCapability: it cannot run on this machine, or the wheel cannot be had; says what would help.
+    """
+    if reason := missing_for_install():
+        raise MissingCapability(reason)
+    if found := find_installed():
+        _write_backend(found.backends)
+        return found
+    root = _install_root()
+    require_free_space(root, _UNPACKED_BYTES)
+    wheel = _fetch_wheel(on_step)
+    on_step(f"unpack Triton {TRITON_VERSION}")
+    with staging_folder(root.parent) as staged:
+        _unpack(wheel, staged)
+        if not root.exists():  # another process may have been faster
+            publish_folder(staged, root)
+    found = find_installed()
+    assert found is not None
+    _write_backend(found.backends)
+    return found
+
+
+class TritonProcess:
+    """A running tritonserver, a session of its own with its stubs, that dies with this process."""
+
+    def __init__(
+        self, installation: Installation, repository: Path, ports: Ports, *, control_key: str, log: Path, exit_timeout_s: int
+    ) -> None:
+        """Start the server in explicit control mode: it runs, but no model is loaded yet."""
+        self.ports = ports
+        self._exit_timeout_s = exit_timeout_s
+        self._shm_prefix = f"resx-{os.getpid()}-{ports.http}-"
+        arguments = [
+            str(installation.server),
+            f"--model-repository={repository}",
+            f"--backend-directory={installation.backends}",
+            "--model-control-mode=explicit",
+            "--disable-auto-complete-config",
+            *(f"--{service}-address={LOOPBACK}" for service in ("http", "grpc", "metrics")),
+            f"--http-port={ports.http}",
+            f"--grpc-port={ports.grpc}",
+            f"--metrics-port={ports.metrics}",
+            f"--http-restricted-api={RESTRICTED_APIS}:resx-control-key={control_key}",
+            f"--grpc-restricted-protocol={RESTRICTED_APIS}:resx-control-key={control_key}",
+            f"--exit-timeout-secs={exit_timeout_s}",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+        ]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(installation),
+                start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl is async-signal-safe
+            )  # fmt: skip
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """The server's process id, and that of its process group."""
+        return self._process.pid
+
+    def require_running(self) -> None:
+        """Check that the process lives.
+
+        Raises:
+            ServerError: it ended; the message holds the last error of its log.
+        """
+        if (code := self._process.poll()) is not None:
+            raise ServerError(f"tritonserver ended with code {code}: {last_error(self._log)}; see {self._log}")
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the process to end; say whether it did."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Let running requests finish, end the server and its stubs, and remove their shared memory."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self.wait(self._exit_timeout_s + 5)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):  # noqa: S108 - where POSIX shared memory lives
+            region.unlink(missing_ok=True)
+
+
+def last_error(log: Path) -> str:
+    """Return the last line of a Triton log that states an error, or its last line."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith(("E", "error:"))]
+    return (errors or lines or ["its log is empty"])[-1]
+
+
+def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
+    """Return the wheel from the cache folder's `downloads/`, fetched by pip from the user's own index if need be."""
+    target = cache_folder() / "downloads" / WHEEL
+    by_hand = f"download {WHEEL} from PyPI elsewhere and put it at {target}"
+    if not target.is_file():
+        on_step(f"fetch Triton {TRITON_VERSION} ({PACKAGE} {PACKAGE_VERSION}, 55 MB, once)")
+        with tempfile.TemporaryDirectory() as folder:
+            command = [
+                sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                "--only-binary=:all:", "--dest", folder, f"{PACKAGE}=={PACKAGE_VERSION}",
+            ]  # fmt: skip
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            fetched = Path(folder) / WHEEL
+            if done.returncode or not fetched.is_file():
+                reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+                raise MissingCapability(f"{PACKAGE} {PACKAGE_VERSION} could not be fetched ({reason}); {by_hand}")
+            write_atomic(target, fetched.read_bytes())
+    if sha256_of(target) != WHEEL_SHA256:
+        raise MissingCapability(f"{target}: not the wheel this version of resx was made for; delete it, or {by_hand}")
+    return target
+
+
+def _unpack(wheel: Path, root: Path) -> None:
+    """Lay the server out: bin/, libs/, backends/python with the stub of this Python's version."""
+    server, libs = "pytriton/tritonserver/", "nvidia_pytriton.libs/"
+    stub = f"{server}python_backend_stubs/{sys.version_info[0]}.{sys.version_info[1]}/"
+    places = [(f"{server}bin/", "bin"), (f"{server}backends/", "backends"), (libs, "libs"), (stub, "backends/python")]
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.namelist():
+            for prefix, folder in places:
+                if member.startswith(prefix) and not member.endswith("/"):
+                    target = root / folder / member.removeprefix(prefix)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with archive.open(member) as source, target.open("wb") as file:
+                        shutil.copyfileobj(source, file)
+    for program in (root / "bin/tritonserver", root / "backends/python/triton_python_backend_stub"):
+        program.chmod(0o755)
+
+
+def _write_backend(backends: Path) -> None:
+    """Put this version's own backend there: a real file, as Triton refuses links that leave the folder."""
+    source = resources.files("resx.serving") / "backends" / "onnxruntime" / "model.py"
+    target = backends / "onnxruntime" / "model.py"
+    if not target.is_file() or target.read_bytes() != source.read_bytes():
+        write_atomic(target, source.read_bytes())
+
+
+def _install_root() -> Path:
+    return cache_folder() / "triton" / f"{TRITON_VERSION}-py{sys.version_info[0]}{sys.version_info[1]}"
+
+
+def _environment(installation: Installation) -> dict[str, str]:
+    libpython = _libpython_folder()
+    libraries = [str(installation.libraries), *([str(libpython)] if libpython else [])]
+    path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
+    return os.environ | {
+        # The stub starts Python by finding this environment's interpreter on PATH.
+        "PATH": path,
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _libpython() -> str:
+    return f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
+
+
+def _libpython_folder() -> Path | None:
+    folders = [sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LIBPL"), f"{sys.base_prefix}/lib"]
+    return next((Path(folder) for folder in folders if folder and (Path(folder) / _libpython()).exists()), None)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel send SIGTERM to the child when its parent dies, however it dies (prctl(2))."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,0 +1,102 @@
+"""From image files to a served model's answer: decode, resize, crop, send, read the labels.
+
+The geometry is torchvision's for classification: bring the shorter side to `resize` pixels (bilinear,
+antialiased), cut the centre. The server's own configuration says the sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from resx.errors import UsageError
+from resx.export.card import normalised_pixels
+from resx.serving.client import Interface, Prediction, TritonClient
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guess:
+    """One class for one image."""
+
+    label: str
+    index: int
+    probability: float
+
+
+def load_images(paths: Sequence[Path]) -> list[Image.Image]:
+    """Decode image files to RGB.
+
+    Raises:
+        UsageError: a file is missing, or is no image that Pillow knows.
+    """
+    return [_load(path) for path in paths]
+
+
+def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> npt.NDArray[np.uint8]:
+    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first."""
+    scale = resize / min(image.size)
+    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def model_input(images: Sequence[Image.Image], interface: Interface) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    """Return images [N, 3, H, W] as the served model takes them, UINT8 or normalised FP32."""
+    height, width = interface.image_size
+    resize = int(interface.parameters.get("resx.resize", min(height, width)))
+    batch = np.stack([pixels(image, height=height, width=width, resize=resize) for image in images])
+    if interface.input_type == "UINT8":
+        return batch
+    mean, std = (_numbers(interface, key) for key in ("resx.mean", "resx.std"))
+    return normalised_pixels(batch, mean, std)
+
+
+def classify_files(
+    client: TritonClient, model: str, images: Sequence[Image.Image], *, top: int, version: int | None = None
+) -> list[list[Guess]]:
+    """Return per image its `top` most likely classes, with softmax probabilities over all classes.
+
+    Raises:
+        UsageError: the model is not loaded or takes no images.
+        MissingCapability: no server answers.
+    """
+    interface = client.interface(model, version)
+    size = max(1, interface.max_batch_size)
+    answers: list[list[Guess]] = []
+    for start in range(0, len(images), size):
+        batch = model_input(images[start : start + size], interface)
+        answers += [_probabilities(row)[:top] for row in client.classify(model, interface, batch, version)]
+    return answers
+
+
+def _load(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise UsageError(f"{path}: not an image that can be decoded; give a PNG, JPEG or WebP file") from error
+
+
+def _probabilities(predictions: Sequence[Prediction]) -> list[Guess]:
+    logits = np.array([prediction.logit for prediction in predictions])
+    weights = np.exp(logits - logits.max())
+    probabilities = weights / weights.sum()
+    return [
+        Guess(label=prediction.label, index=prediction.index, probability=float(probability))
+        for prediction, probability in zip(predictions, probabilities, strict=True)
+    ]
+
+
+def _numbers(interface: Interface, key: str) -> tuple[float, ...]:
+    text = interface.parameters.get(key)
+    if text is None:
+        raise UsageError(f"the model takes {interface.input_type}, and its config.pbtxt has no {key}; export it again")
+    return tuple(float(number) for number in text.split(","))

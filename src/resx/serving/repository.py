@@ -1,0 +1,155 @@
+"""The model repository: a folder that Triton reads, in which a version is whole or absent.
+
+    model_repository/
+        NAME/
+            config.pbtxt  labels.txt      of all versions
+            N/                            a version: model.onnx and card.json, never changed once there
+
+Versions are staged beside the repository, not in it, as Triton takes every folder in it for a model.
+Publishing holds a lock on the repository's folder, so two exports at once give two versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from resx.errors import UsageError, nearest
+from resx.export import card as cards
+from resx.export.card import Card
+from resx.files import checked_name, exclusive, publish_folder, remove_abandoned, staging_folder, write_atomic
+from resx.serving import triton_config
+from resx.serving.triton_config import LABELS_FILE, ServingOptions
+
+CONFIG_FILE = "config.pbtxt"
+DEFAULT = Path("model_repository")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A version that is in the repository."""
+
+    name: str
+    version: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A model repository on disk; it need not exist until something is published."""
+
+    root: Path
+
+    def names(self) -> list[str]:
+        """Return the models that have a configuration, sorted."""
+        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
+
+    def versions(self, name: str) -> list[int]:
+        """Return a model's versions, oldest first; empty if it has none."""
+        folders = (self.root / checked_name(name)).glob("[0-9]*")
+        return sorted(int(path.name) for path in folders if path.is_dir() and path.name.isdigit())
+
+    def card(self, name: str, version: int | None = None) -> Card:
+        """Return a version's card; None takes the newest.
+
+        Raises:
+            UsageError: there is no such model or version.
+        """
+        return cards.read_card(self.version_folder(name, version))
+
+    def version_folder(self, name: str, version: int | None = None) -> Path:
+        """Return the folder of a version; None takes the newest.
+
+        Raises:
+            UsageError: there is no such model or version.
+        """
+        versions = self.versions(name)
+        if not versions:
+            raise UsageError(
+                f"{name}: no such model in {self.root}{nearest(name, self.names())}; `resx export` adds one"
+            )
+        if version is not None and version not in versions:
+            raise UsageError(f"{name}: no version {version}; there is {', '.join(map(str, versions))}")
+        return self.root / name / str(version or versions[-1])
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """Give a folder on the repository's file system to write a version into; deleted at the end."""
+        parent = self._staging_parent()
+        remove_abandoned(parent)
+        with staging_folder(parent) as folder:
+            yield folder
+
+    def publish(self, staged: Path, card: Card, options: ServingOptions) -> Published:
+        """Make the staged version the newest one of the model that its card names.
+
+        Raises:
+            UsageError: the model's other versions take another input or give another output.
+        """
+        name = checked_name(card.name)
+        config = triton_config.config_text(card, options)
+        labels = triton_config.labels_text(card)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.root):
+            versions = self.versions(name)
+            if not versions:
+                return self._publish_first(staged, name, config, labels)
+            self._require_same_interface(name, config)
+            version = versions[-1] + 1
+            # Old versions work under the new configuration too: a crash between these lines does no harm.
+            _write_if_changed(self.root / name / LABELS_FILE, labels)
+            _write_if_changed(self.root / name / CONFIG_FILE, config)
+            publish_folder(staged, self.root / name / str(version))
+            return Published(name=name, version=version, folder=self.root / name / str(version))
+
+    def require_publishable(self, name: str) -> None:
+        """Check before long work that `name` can be published here.
+
+        Raises:
+            UsageError: the name cannot be a model's, or a folder without resx's cards has it already.
+        """
+        folder = self.root / checked_name(name)
+        foreign = folder.exists() and not list(folder.glob(f"*/{cards.FILE_NAME}"))
+        if foreign:
+            raise UsageError(f"{folder}: exists and was not made by `resx export`; give another --name, or move it away")
+
+    def _staging_parent(self) -> Path:
+        """Return the folder beside the repository, or the repository if that is a mount point or cannot be written."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        root = self.root.resolve()
+        same_disk = root.stat().st_dev == root.parent.stat().st_dev
+        if not (same_disk and os.access(root.parent, os.W_OK)):
+            return root
+        return root.parent / f".{root.name}.staging"
+
+    def _publish_first(self, staged: Path, name: str, config: str, labels: str) -> Published:
+        with staging_folder(self._staging_parent()) as model:
+            (model / CONFIG_FILE).write_text(config)
+            (model / LABELS_FILE).write_text(labels)
+            staged.rename(model / "1")
+            (model / "1").chmod(0o755)
+            publish_folder(model, self.root / name)
+        return Published(name=name, version=1, folder=self.root / name / "1")
+
+    def _require_same_interface(self, name: str, config: str) -> None:
+        old = triton_config.parse((self.root / name / CONFIG_FILE).read_text())
+        new = triton_config.parse(config)
+        for what in ("input", "output"):
+            before, after = (_interface(getattr(parsed, what)) for parsed in (old, new))
+            if before != after:
+                raise UsageError(
+                    f"{name}: its versions have {what} {before}, this one has {after}; publish it under another --name"
+                )
+
+
+def _interface(tensors: object) -> str:
+    described = [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in tensors]  # type: ignore[attr-defined]
+    return ", ".join(f"{name} {dims} of type {data_type}" for name, data_type, dims in described)
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text() != text:
+        write_atomic(path, text)

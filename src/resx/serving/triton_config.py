@@ -1,0 +1,99 @@
+"""Write config.pbtxt: what Triton, embedded or NVIDIA's container, needs to know of a model.
+
+The text is ours and golden, because people read and edit it; `parse` reads it back through Triton's own
+protobuf. Source: github.com/triton-inference-server/common, protobuf/model_config.proto.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from resx.errors import UsageError
+from resx.export.card import Card
+
+LABELS_FILE = "labels.txt"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServingOptions:
+    """How a model is to be served; the defaults hold on any machine."""
+
+    instances: int = 1
+    threads: int = 0
+    """Of one instance, for one request. 0 leaves it to the server: all its cores, divided by the instances."""
+    max_queue_size: int = 128
+    """Requests that may wait; the next one is refused at once instead of waiting without bound."""
+
+    def __post_init__(self) -> None:
+        for name in ("instances", "threads", "max_queue_size"):
+            value, least = getattr(self, name), 0 if name == "threads" else 1
+            if value < least:
+                raise UsageError(f"{name}={value}: give {least} or more")
+
+
+def config_text(card: Card, options: ServingOptions) -> str:
+    """Return the text of config.pbtxt for a model with this card."""
+    spec = card.source.spec
+    data_type = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[card.input]
+    parameters = {"resx.resize": str(spec.resize)}
+    if card.input == "float32":
+        parameters |= {"resx.mean": _numbers(spec.mean), "resx.std": _numbers(spec.std)}
+    if options.threads:
+        parameters["intra_op_thread_count"] = str(options.threads)
+    written = "\n".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
+    )
+    return f"""\
+name: "{card.name}"
+backend: "onnxruntime"
+max_batch_size: {card.max_batch_size}
+input [
+  {{
+    name: "image"
+    data_type: {data_type}
+    dims: [ 3, {spec.image_size}, {spec.image_size} ]
+  }}
+]
+output [
+  {{
+    name: "logits"
+    data_type: TYPE_FP32
+    dims: [ {spec.classes} ]
+    label_filename: "{LABELS_FILE}"
+  }}
+]
+# KIND_AUTO: on the GPU where the server has one and a backend for it, on the CPU elsewhere.
+instance_group [ {{ count: {options.instances} kind: KIND_AUTO }} ]
+dynamic_batching {{
+  default_queue_policy {{ max_queue_size: {options.max_queue_size} }}
+}}
+version_policy {{ latest {{ num_versions: 1 }} }}
+{written}
+"""
+
+
+def labels_text(card: Card) -> str:
+    """Return the text of labels.txt: one line per class, `class-7` where no name is known."""
+    spec = card.source.spec
+    labels = spec.labels or tuple(f"class-{index}" for index in range(spec.classes))
+    return "".join(f"{label}\n" for label in labels)
+
+
+def parse(text: str) -> Any:
+    """Read config.pbtxt into Triton's ModelConfig message.
+
+    Raises:
+        UsageError: the text is not a model configuration.
+    """
+    from google.protobuf import text_format
+    from tritonclient.grpc import model_config_pb2
+
+    try:
+        return text_format.Parse(text, model_config_pb2.ModelConfig())
+    except text_format.ParseError as error:
+        raise UsageError(f"config.pbtxt: {error}; export the model again, or mend the file") from error
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)

@@ -1,0 +1,1 @@
+"""Training: configuration, data, loop, and the run folder that comes of it."""

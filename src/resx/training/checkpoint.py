@@ -1,0 +1,139 @@
+"""The run folder: weights, spec, metrics and what is needed to go on. safetensors only, no pickle.
+
+    runs/NAME/
+        model.safetensors    weights after the last finished epoch, torchvision's names
+        spec.json            the network
+        training.json        the configuration
+        metrics.jsonl        one object per finished epoch
+        resume.safetensors   optimiser state, weights and the epoch they belong to
+
+Every file is replaced whole. `resume.safetensors` is written first and holds the weights too, so a run
+killed between two writes resumes from one consistent epoch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pydantic
+import torch
+from torch import Tensor, nn
+
+from resx.errors import UsageError
+from resx.files import require_free_space, write_atomic
+from resx.training.config import TrainingConfig
+from resx.zoo.building import build_from_spec
+from resx.zoo.pretrained import load_weights, read_weights
+from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
+
+Metrics: TypeAlias = dict[str, Any]
+
+WEIGHTS, CONFIG, METRICS, RESUME = "model.safetensors", "training.json", "metrics.jsonl", "resume.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """Where a run stands: finished epochs and their metrics."""
+
+    epochs_done: int
+    metrics: tuple[Metrics, ...]
+
+
+def is_run(folder: Path) -> bool:
+    """Say whether a folder holds a run, finished or not: it has a spec."""
+    return (folder / SPEC_FILE).is_file()
+
+
+def load_run(folder: Path) -> tuple[nn.Module, ModelSpec]:
+    """Build a run's network with its trained weights, in evaluation mode.
+
+    Raises:
+        UsageError: the folder has no run, or its files are damaged or do not belong together.
+    """
+    spec = read_spec(folder / SPEC_FILE)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise UsageError(f"{weights}: no such file; the run has not finished its first epoch yet, train it on")
+    model = build_from_spec(spec, seed=0)
+    load_weights(model, read_weights(weights), source=str(weights))
+    return model.eval(), spec
+
+
+def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig) -> None:
+    """Make the run folder.
+
+    Raises:
+        ResxError: the disk has no room for it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    num_bytes = 4 * sum(parameter.numel() for parameter in _on_meta(spec).parameters())
+    require_free_space(folder, 4 * num_bytes)  # weights; weights and momentum to resume; one of them staged
+    for left in (METRICS, RESUME, WEIGHTS):
+        (folder / left).unlink(missing_ok=True)
+    write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+
+
+def save_epoch(folder: Path, model: nn.Module, optimizer: torch.optim.SGD, progress: Progress) -> None:
+    """Store the state after a finished epoch."""
+    from safetensors.torch import save
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    momenta = {
+        f"momentum.{name}": optimizer.state[parameter]["momentum_buffer"].detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        # A block that was dropped in every step so far has no momentum yet.
+        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+    }
+    metrics = "".join(json.dumps(entry) + "\n" for entry in progress.metrics)
+    state = weights | momenta
+    write_atomic(folder / RESUME, save(state, metadata={"epochs_done": str(progress.epochs_done), "metrics": metrics}))
+    write_atomic(folder / WEIGHTS, save(weights))
+    write_atomic(folder / METRICS, metrics)
+
+
+def resume_run(folder: Path, model: nn.Module, optimizer: torch.optim.SGD, config: TrainingConfig) -> Progress:
+    """Bring model and optimiser to where the run stopped, and return how far that was.
+
+    Raises:
+        UsageError: the run was begun with another configuration, or its files are damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    _require_same_config(folder, config)
+    path = folder / RESUME
+    if not path.exists():
+        return Progress(epochs_done=0, metrics=())
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata()
+            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path}: cannot be read ({error}); train again with --force") from error
+    momenta = {name.removeprefix("momentum."): state.pop(name) for name in list(state) if name.startswith("momentum.")}
+    load_weights(model, state, source=str(path))
+    for name, parameter in model.named_parameters():
+        if name in momenta:
+            optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device)
+    metrics = tuple(json.loads(line) for line in metadata["metrics"].splitlines())
+    return Progress(epochs_done=int(metadata["epochs_done"]), metrics=metrics)
+
+
+def _require_same_config(folder: Path, config: TrainingConfig) -> None:
+    path = folder / CONFIG
+    try:
+        begun = TrainingConfig.model_validate_json(path.read_bytes())
+    except (OSError, pydantic.ValidationError) as error:
+        raise UsageError(f"{path}: cannot be read; train again with --force") from error
+    old, new = begun.model_dump(), config.model_dump()
+    differences = [f"{key} was {old[key]}, is {new[key]}" for key in old if old[key] != new[key]]
+    if differences:
+        raise UsageError(f"{folder}: begun with other settings: {'; '.join(differences)}; use them again, or --force")
+
+
+def _on_meta(spec: ModelSpec) -> nn.Module:
+    with torch.device("meta"):
+        return build_from_spec(spec, seed=None)

@@ -1,0 +1,48 @@
+"""From a spec to a module, and from a module to its counts."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from resx.zoo.densenet import DenseNet
+from resx.zoo.resnet import ResNet
+from resx.zoo.spec import ModelSpec, ResNetArchitecture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """The size of a network."""
+
+    num_parameters: int
+    macs: int
+    """Multiply-adds of convolutions and linear layers for one image."""
+
+
+def build_from_spec(spec: ModelSpec, *, seed: int | None) -> nn.Module:
+    """Build the network with random weights, in training mode.
+
+    `seed` None continues torch's global generator; a number gives the same weights every time and leaves
+    the global generator as it was.
+    """
+    with torch.random.fork_rng(devices=[]) if seed is not None else contextlib.nullcontext():
+        if seed is not None:
+            torch.manual_seed(seed)
+        if isinstance(spec.architecture, ResNetArchitecture):
+            return ResNet(spec.architecture, classes=spec.classes, survival=spec.survival)
+        return DenseNet(spec.architecture, classes=spec.classes, survival=spec.survival)
+
+
+def count(spec: ModelSpec) -> Counts:
+    """Count parameters and multiply-adds without allocating or computing anything (torch's meta device)."""
+    with torch.device("meta"):
+        model = build_from_spec(spec, seed=None).eval()
+        image = torch.empty(1, 3, spec.image_size, spec.image_size)
+    with FlopCounterMode(display=False) as counter:
+        model(image)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Counts(num_parameters=num_parameters, macs=counter.get_total_flops() // 2)
