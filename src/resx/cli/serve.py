@@ -56,15 +56,10 @@ def serve(
         published.version_folder(name)
     ports = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
     if detach:
-        ports.resolved()
         wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
         with out.steps() as step:
-            step("start the server")
-            state = serve_detached(
-                published,
-                [f"--repository={repository}", f"--http-port={http_port}", f"--grpc-port={grpc_port}",
-                 f"--metrics-port={metrics_port}", *wanted],
-            )  # fmt: skip
+            step("start the server, load the models and check their answers")
+            state = serve_detached(published, ports, wanted)
         _say_ready(out, published, state, [], [])
         return
     with out.steps() as step:

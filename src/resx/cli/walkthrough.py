@@ -15,6 +15,7 @@ from resx.bench import report
 from resx.bench.load import LoadPlan
 from resx.bench.report import Measurement
 from resx.serving.client import PROTOCOLS, TritonClient
+from resx.serving.embedded import Ports
 from resx.serving.repository import Published, Repository
 from resx.serving.supervisor import ServerState, serve_detached, stop
 from resx.serving.triton_config import ServingOptions
@@ -78,9 +79,7 @@ def walk(
     exported = [_export(source, repository, precision, seed=seed, step=step) for precision in precisions]
 
     step("start Triton, load both models and check their answers")
-    state = serve_detached(
-        repository, [f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]
-    )
+    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
     try:
         served = tuple(
             _use(state, card, version, data, expected, duration_s=duration_s, seed=seed, step=step)

@@ -6,9 +6,9 @@ imported on first use. One object serves one thread.
 
 from __future__ import annotations
 
+import http.client
 import importlib
 import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -134,7 +134,7 @@ class TritonClient:
         """
         found = self._json(self._client.get_server_metadata, self._as_json())
         if not isinstance(found, Mapping) or "extensions" not in found:
-            raise MissingCapability(f"{self.address}: what answers there is not Triton; check --url")
+            raise self._not_triton("no server metadata")
         return str(found["version"])
 
     def is_live(self) -> bool:
@@ -231,7 +231,7 @@ class TritonClient:
         try:
             return self._call(call, options)
         except ValueError as error:  # a web server that answers 200 with a page
-            raise MissingCapability(f"{self.address}: what answers there is not Triton; check --url") from error
+            raise self._not_triton("no JSON") from error
 
     def _call(self, call: Callable[..., T], options: Mapping[str, Any] | None = None) -> T:
         from tritonclient.utils import InferenceServerException
@@ -243,24 +243,34 @@ class TritonClient:
             return call(**options)
         except InferenceServerException as error:
             raise self._translated(error) from error
-        except (OSError, socket.timeout, EOFError) as error:
+        except http.client.HTTPException as error:
+            raise self._not_triton(str(error)) from error
+        except (OSError, EOFError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from error
 
     def _translated(self, error: Any) -> ResxError:
         message, status = str(error.message()).partition("\n")[0], str(error.status())
-        if "UNAVAILABLE" in status and ("connect" in message or "tcp" in message or "Socket" in message):
-            return self._unreachable("connection refused")
-        if "DEADLINE_EXCEEDED" in status:
-            return ServerError(f"{self.address}: no answer within {self._timeout_s:g} s")
         if "restricted" in message or "expecting header" in message:
             return MissingCapability(
                 f"{self.address}: control needs a key; set {CONTROL_KEY_VARIABLE} to the one the server was started with"
             )
+        if "UNAVAILABLE" in status:
+            if "http1" in message.lower() or "http2" in message.lower() or "settings" in message.lower():
+                return self._not_triton("no gRPC there")
+            if "Socket closed" in message and "failed to connect" in message:
+                return self._not_triton("it closes gRPC connections")
+            refused = "Connection refused" in message
+            return self._unreachable("connection refused" if refused else message)
+        if "DEADLINE_EXCEEDED" in status:
+            return ServerError(f"{self.address}: no answer within {self._timeout_s:g} s")
         if "unknown model" in message or "is not found" in message or "is not ready" in message:
             return UsageError(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
-        if status in {"404", "405", "501"} or "UNIMPLEMENTED" in status or "http2" in message.lower():
-            return MissingCapability(f"{self.address}: what answers there is not Triton ({message}); check --url")
+        if status in {"404", "405", "501"} or "UNIMPLEMENTED" in status or "decoding the response" in message:
+            return self._not_triton(f"status {status}")
         return ServerError(f"{self.address}: {message}")
+
+    def _not_triton(self, reason: str) -> MissingCapability:
+        return MissingCapability(f"{self.address}: what answers there is not Triton ({reason}); check --url and --protocol")
 
     def _unreachable(self, reason: str) -> MissingCapability:
         return MissingCapability(

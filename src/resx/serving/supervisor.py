@@ -12,7 +12,6 @@ import hashlib
 import os
 import secrets
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +21,7 @@ from types import FrameType
 import pydantic
 
 from resx.errors import MissingCapability, ParityError, ResxError, ServerError, UsageError
-from resx.files import exclusive, state_folder, write_atomic
+from resx.files import exclusive, process_lives, state_folder, write_atomic
 from resx.serving.client import Address, Protocol, TritonClient
 from resx.serving.deploy import Deployed, deploy
 from resx.serving.embedded import LOOPBACK, Ports, TritonProcess, install
@@ -110,8 +109,10 @@ def serve(
             (folder / _STATE).unlink(missing_ok=True)
 
 
-def serve_detached(repository: Repository, arguments: Sequence[str], *, timeout_s: float = 600.0) -> ServerState:
-    """Start `resx serve` with these arguments in a process of its own and wait until it is ready.
+def serve_detached(
+    repository: Repository, ports: Ports, arguments: Sequence[str] = (), *, timeout_s: float = 600.0
+) -> ServerState:
+    """Start `resx serve` with these further arguments in a process of its own and wait until it is ready.
 
     Raises:
         UsageError: the repository is served already.
@@ -119,28 +120,44 @@ def serve_detached(repository: Repository, arguments: Sequence[str], *, timeout_
     """
     if state := running_server(repository):
         raise _served_already(repository, state)
+    ports.resolved()
     folder = _folder(repository)
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     log = folder / _OWN_LOG
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "resx", "serve", *arguments],
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+    pid = _spawn(
+        [f"--repository={repository.root}", f"--http-port={ports.http}", f"--grpc-port={ports.grpc}",
+         f"--metrics-port={ports.metrics}", *arguments],
+        log,
+    )  # fmt: skip
     deadline = time.monotonic() + timeout_s
     try:
         while time.monotonic() < deadline:
-            if process.poll() is not None:
-                raise _error_of(process.returncode, log)
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                raise _error_of(os.waitstatus_to_exitcode(status), log)
             if state := running_server(repository):
                 return state
             time.sleep(0.1)
+        raise ServerError(f"not ready after {timeout_s:g} s; see {log}")
     except BaseException:
-        process.terminate()
-        process.wait()
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
         raise
-    process.terminate()
-    raise ServerError(f"not ready after {timeout_s:g} s; see {log}")
+
+
+def _spawn(arguments: Sequence[str], log: Path) -> int:
+    """Start `resx serve` in a session of its own; return its process id.
+
+    posix_spawn rather than subprocess, which takes a child that outlives its parent for a mistake.
+    """
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    command = [sys.executable, "-m", "resx", "serve", *arguments]
+    return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
 
 
 def stop(repository: Repository) -> ServerState:
@@ -156,7 +173,7 @@ def stop(repository: Repository) -> ServerState:
     os.kill(state.pid, signal.SIGTERM)
     deadline = time.monotonic() + EXIT_TIMEOUT_S + 10
     while time.monotonic() < deadline:
-        if not _is_locked(_folder(repository)):
+        if not process_lives(state.pid):
             return state
         time.sleep(0.05)
     raise ServerError(f"process {state.pid} did not end within {EXIT_TIMEOUT_S + 10} s; see {state.log}")

@@ -1,0 +1,125 @@
+"""What the tests share: small real models, a real repository, a real Triton, the command itself.
+
+Every test has a state folder of its own kind (RESX_STATE), so no test meets a server that the user runs;
+the cache folder is the user's, so that the Triton wheel is fetched once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resx.export.card import Card
+from resx.serving.client import Protocol, TritonClient
+from resx.serving.embedded import Ports
+from resx.serving.repository import Published, Repository
+from resx.serving.supervisor import ServerState, serve_detached, stop
+from resx.serving.triton_config import ServingOptions
+from resx.zoo.catalog import variant
+from resx.zoo.spec import ModelSpec, ResNetArchitecture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """A command that ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("state")
+    before = os.environ.get("RESX_STATE")
+    os.environ["RESX_STATE"] = str(folder)
+    yield folder
+    os.environ.pop("RESX_STATE")
+    if before is not None:
+        os.environ["RESX_STATE"] = before
+
+
+@pytest.fixture
+def resx(tmp_path: Path) -> Callable[..., Finished]:
+    """Run the command as a user would, in an empty folder."""
+
+    def run(*arguments: str | Path, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Finished:
+        command = [sys.executable, "-m", "resx", *map(str, arguments)]
+        done = subprocess.run(
+            command, cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, timeout=280, check=False
+        )
+        return Finished(code=done.returncode, out=done.stdout, err=done.stderr)
+
+    return run
+
+
+def tiny_spec(*, survival: float = 1.0, image_size: int = 16, classes: int = 10) -> ModelSpec:
+    """A residual network of three blocks on small images: exported in about two seconds."""
+    base = variant("resnet20").spec.with_changes(classes=classes, survival=survival)
+    architecture = ResNetArchitecture(block="basic", stage_depths=(1, 1, 1), width=8, stem="cifar", shortcut="padding")
+    return base.model_copy(
+        update={"name": "tiny", "architecture": architecture, "image_size": image_size, "resize": image_size}
+    )
+
+
+def publish_tiny(
+    repository: Repository, name: str, *, seed: int = 0, precision: str = "fp32", input_type: str = "uint8",
+    classes: int = 10, max_batch_size: int = 4,
+) -> tuple[Card, Published]:  # fmt: skip
+    """Export and publish a tiny network with random weights."""
+    from resx.export import parity
+    from resx.export.card import Source
+    from resx.export.pipeline import ExportOptions, export_version
+    from resx.export.source import LoadedSource, weights_sha256
+    from resx.zoo.building import build_from_spec
+
+    spec = tiny_spec(classes=classes)
+    model = build_from_spec(spec, seed=seed).eval()
+    source = LoadedSource(
+        name=name,
+        model=model,
+        description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
+        real_images=parity.photograph_crops(8, spec.image_size, seed=0),
+    )
+    options = ExportOptions(precision=precision, input_type=input_type, max_batch_size=max_batch_size)  # type: ignore[arg-type]
+    with repository.stage() as folder:
+        card = export_version(source, options, folder, name=name, command="a test")
+        return card, repository.publish(folder, card, ServingOptions())
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningTriton:
+    """The embedded server and the repository that it serves."""
+
+    repository: Repository
+    state: ServerState
+
+    def client(self, protocol: Protocol = "grpc") -> TritonClient:
+        return TritonClient(self.state.address(protocol), timeout_s=30)
+
+    def url(self, protocol: Protocol = "grpc") -> str:
+        return str(self.state.address(protocol))
+
+
+@pytest.fixture(scope="session")
+def triton(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) -> Iterator[RunningTriton]:
+    """A real Triton that serves `tiny` (uint8), `tiny_fp16` and `tiny_float` (float32 input)."""
+    repository = Repository(tmp_path_factory.mktemp("served") / "model_repository")
+    publish_tiny(repository, "tiny")
+    publish_tiny(repository, "tiny_fp16", precision="fp16")
+    publish_tiny(repository, "tiny_float", input_type="float32")
+    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+    yield RunningTriton(repository=repository, state=state)
+    stop(repository)

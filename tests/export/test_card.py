@@ -1,0 +1,51 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resx.errors import UsageError
+from resx.export import card as cards
+from resx.export.card import Canary
+from tests.conftest import tiny_spec
+from tests.serving.test_triton_config import card
+
+
+GOLDEN_CANARY = "5bead4bb0c912d29bd6394b5bd178a3ca3d4991d6ef5b6c4a192e6bb91aa1da6"
+
+
+def test_the_canary_is_the_same_on_every_machine() -> None:
+    images = cards.canary_images(tiny_spec(), "uint8", 2)
+    assert images.shape == (2, 3, 16, 16)
+    assert hashlib.sha256(images.tobytes()).hexdigest() == GOLDEN_CANARY
+
+
+def test_the_float_canary_is_the_normalised_one() -> None:
+    spec = tiny_spec()
+    pixels = cards.canary_images(spec, "uint8", 1)
+    assert np.array_equal(cards.canary_images(spec, "float32", 1), cards.normalised_pixels(pixels, spec.mean, spec.std))
+
+
+def test_a_card_is_read_back_as_it_was_written(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text(cards.write_card(card()))
+    assert cards.read_card(tmp_path) == card()
+
+
+@pytest.mark.parametrize(("text", "message"), [("{", "card.json"), ('{"schema_version": 2}', "schema_version"), ("", "card.json")])
+def test_a_damaged_card_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "card.json").write_text(text)
+    with pytest.raises(UsageError, match=f"{message}.*export the model again"):
+        cards.read_card(tmp_path)
+
+
+def test_a_missing_card_says_where_it_should_be(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="`resx export` writes it"):
+        cards.read_card(tmp_path)
+
+
+def test_the_canarys_difference_is_relative_and_infinite_where_nothing_compares() -> None:
+    canary = Canary(num_images=1, logits=((10.0, -20.0),), tolerance=1e-3)
+    assert cards.canary_difference(canary, np.array([[10.0, -20.0]])) == 0.0
+    assert cards.canary_difference(canary, np.array([[10.0, -19.0]])) == pytest.approx(0.05)
+    assert cards.canary_difference(canary, np.array([[10.0]])) == np.inf
+    assert cards.canary_difference(canary, np.array([[10.0, np.nan]])) == np.inf

@@ -1,0 +1,107 @@
+"""Exports that must not be published are not; those that are carry their proof."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resx.errors import ExportError, ParityError, ResxError, UsageError
+from resx.export import pipeline
+from resx.export.card import Source, read_card
+from resx.export.pipeline import ExportOptions, export_version
+from resx.export.source import LoadedSource, load_source, weights_sha256
+from resx.serving.repository import Repository
+from resx.zoo.building import build_from_spec
+from tests.conftest import publish_tiny, tiny_spec
+
+
+def source(survival: float = 1.0) -> LoadedSource:
+    spec = tiny_spec(survival=survival)
+    model = build_from_spec(spec, seed=0).eval()
+    description = Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model))
+    real = np.random.default_rng(1).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
+    return LoadedSource(name="tiny", model=model, description=description, real_images=real)
+
+
+def test_the_card_holds_every_step_and_the_files_hash(tmp_path: Path) -> None:
+    card = export_version(source(0.5), ExportOptions(max_batch_size=4), tmp_path, name="m", command="resx export m")
+    assert [step.step for step in card.steps] == ["fold", "onnx"]
+    assert all(step.passed for step in card.steps)
+    assert card.steps[1].batch_sizes == (1, 2, 3, 4)
+    assert card.files == {"model.onnx": pipeline.sha256_of(tmp_path / "model.onnx")}
+    assert card.source.weights_sha256 == weights_sha256(source(0.5).model)
+    assert {"torch", "onnx", "onnxruntime", "resx"} <= set(card.tools)
+    assert read_card(tmp_path) == card
+
+
+def test_a_file_that_computes_something_else_is_caught_and_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that swaps two channels of the input, as a wrong colour order would."""
+    repository = Repository(tmp_path / "repository")
+    write = pipeline.onnx_file.write_onnx
+
+    def wrong(network, spec, path, *, precision, input_type):  # type: ignore[no-untyped-def]
+        swapped = spec.model_copy(update={"mean": spec.mean[::-1], "std": spec.std[::-1]})
+        return write(network, swapped, path, precision=precision, input_type=input_type)
+
+    monkeypatch.setattr(pipeline.onnx_file, "write_onnx", wrong)
+    with pytest.raises(ParityError, match="nothing was published"):
+        publish_tiny(repository, "m")
+    assert repository.names() == []
+    assert not list(tmp_path.rglob("model.onnx"))
+
+
+def test_without_verification_the_card_says_so(tmp_path: Path) -> None:
+    card = export_version(source(), ExportOptions(verify=False), tmp_path, name="m", command="x")
+    assert not card.verified
+    assert card.steps == ()
+
+
+def test_a_bar_of_the_users_own_is_in_the_card_and_holds(tmp_path: Path) -> None:
+    card = export_version(source(), ExportOptions(atol=0.5), tmp_path, name="m", command="x")
+    assert card.steps[-1].tolerance.max_abs == 0.5
+    with pytest.raises(ParityError):
+        export_version(source(), ExportOptions(atol=1e-12), tmp_path, name="m", command="x")
+
+
+def test_a_full_disk_is_seen_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    usage = type(shutil.disk_usage(tmp_path))(100, 100, 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage)
+    with pytest.raises(ResxError, match="0 MB free"):
+        export_version(source(), ExportOptions(), tmp_path, name="m", command="x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("fields", [{"max_batch_size": 0}, {"max_batch_size": 5000}, {"atol": 0.0}, {"rtol": float("nan")}])
+def test_options_out_of_range_are_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="give"):
+        ExportOptions(**fields)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
+    from resx.export.runtimes import OnnxRuntimeModel
+
+    (tmp_path / "x.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ExportError, match="x.onnx: onnxruntime refuses it"):
+        OnnxRuntimeModel(tmp_path / "x.onnx")
+
+
+def test_an_unknown_source_offers_names_and_a_path_is_called_a_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean resnet50"):
+        load_source("resnt50", weights="none", seed=0)
+    with pytest.raises(UsageError, match="not a run"):
+        load_source("../x", weights="none", seed=0)
+    with pytest.raises(UsageError, match=r"has no spec.json"):
+        load_source(str(tmp_path), weights="none", seed=0)
+
+
+def test_weights_of_another_architecture_name_the_keys(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    model = build_from_spec(tiny_spec(), seed=0)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"another architecture: \d+ missing \(layer.*of another shape"):
+        load_source("resnet20", weights=str(tmp_path / "w.safetensors"), seed=0)

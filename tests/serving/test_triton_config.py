@@ -1,0 +1,78 @@
+from pathlib import Path
+
+import pytest
+
+from resx.errors import UsageError
+from resx.export.card import Canary, Card, InputType, Source
+from resx.serving import triton_config
+from resx.serving.triton_config import ServingOptions
+from tests.conftest import tiny_spec
+
+GOLDEN = """\
+name: "tiny"
+backend: "onnxruntime"
+max_batch_size: 4
+input [
+  {
+    name: "image"
+    data_type: TYPE_UINT8
+    dims: [ 3, 16, 16 ]
+  }
+]
+output [
+  {
+    name: "logits"
+    data_type: TYPE_FP32
+    dims: [ 10 ]
+    label_filename: "labels.txt"
+  }
+]
+# KIND_AUTO: on the GPU where the server has one and a backend for it, on the CPU elsewhere.
+instance_group [ { count: 1 kind: KIND_AUTO } ]
+dynamic_batching {}
+version_policy { latest { num_versions: 1 } }
+parameters { key: "resx.resize" value { string_value: "16" } }
+"""
+
+
+def card(input_type: InputType = "uint8") -> Card:
+    return Card(
+        name="tiny", created="2026-01-01T00:00:00+00:00", command="a test",
+        source=Source(kind="variant", spec=tiny_spec(), weights="random", weights_sha256="0" * 64),
+        precision="fp32", input=input_type, max_batch_size=4, opset=20, num_weights=1, fp16_share=0.0, verified=True,
+        steps=(), canary=Canary(num_images=1, logits=((0.0,) * 10,), tolerance=1e-3), files={}, tools={},
+    )  # fmt: skip
+
+
+def test_the_configuration_is_golden() -> None:
+    assert triton_config.config_text(card(), ServingOptions()) == GOLDEN
+
+
+def test_tritons_own_protobuf_reads_it_back() -> None:
+    options = ServingOptions(instances=2, threads=3, max_queue_size=64)
+    config = triton_config.parse(triton_config.config_text(card("float32"), options))
+
+    assert config.backend == "onnxruntime"
+    assert config.max_batch_size == 4
+    assert list(config.input[0].dims) == [3, 16, 16]
+    assert config.instance_group[0].count == 2
+    assert config.parameters["intra_op_thread_count"].string_value == "3"
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 64
+    assert config.version_policy.latest.num_versions == 1
+    assert config.parameters["resx.mean"].string_value == "0.4914,0.4822,0.4465"
+
+
+def test_labels_are_numbered_where_no_name_is_known() -> None:
+    assert triton_config.labels_text(card()).splitlines()[:2] == ["class-0", "class-1"]
+    assert len(triton_config.labels_text(card()).splitlines()) == 10
+
+
+@pytest.mark.parametrize(("field", "value"), [("instances", 0), ("threads", -1), ("max_queue_size", -1)])
+def test_a_value_out_of_range_is_refused(field: str, value: int) -> None:
+    with pytest.raises(UsageError, match=f"{field}={value}: give"):
+        ServingOptions(**{field: value})
+
+
+def test_a_broken_configuration_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="config.pbtxt: .*mend the file"):
+        triton_config.parse('name: "x" nonsense')

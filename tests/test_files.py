@@ -1,0 +1,83 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resx import files
+from resx.errors import ResxError, UsageError
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "with space", "ü", "a" * 129, "-flag"])
+def test_a_name_that_could_be_a_path_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="letters, digits"):
+        files.checked_name(name)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "a", "digits_fp16", "v1.5-x", "9"])
+def test_an_ordinary_name_is_kept(name: str) -> None:
+    assert files.checked_name(name) == name
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "a.json"
+    files.write_atomic(target, "old")
+
+    def no_space(_descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError, match="No space"):
+        files.write_atomic(target, "new")
+
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_published_folder_is_never_replaced(tmp_path: Path) -> None:
+    with files.staging_folder(tmp_path) as staged:
+        (staged / "model").write_text("1")
+        files.publish_folder(staged, tmp_path / "1")
+    with files.staging_folder(tmp_path) as staged, pytest.raises(UsageError, match="exists already"):
+        files.publish_folder(staged, tmp_path / "1")
+
+    assert (tmp_path / "1" / "model").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_what_a_killed_process_left_staged_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, pathlib; from resx.files import staging_folder\n"
+        f"with staging_folder(pathlib.Path({str(tmp_path)!r})) as s:\n"
+        "    (s / 'half').write_text('x'); os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    with files.staging_folder(tmp_path) as mine:
+        assert len(list(tmp_path.iterdir())) == 2
+
+        removed = files.remove_abandoned(tmp_path)
+
+        assert len(removed) == 1
+        assert list(tmp_path.iterdir()) == [mine]
+
+
+def test_a_lock_excludes_others_and_ends_with_its_holder(tmp_path: Path) -> None:
+    with files.exclusive(tmp_path), pytest.raises(BlockingIOError), files.exclusive(tmp_path, wait=False):
+        pass
+    with files.exclusive(tmp_path, wait=False):
+        pass
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ResxError, match="MB free; make room"):
+        files.require_free_space(tmp_path / "not" / "there", 10**18)
+
+
+def test_a_zombie_does_not_count_as_living() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    try:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not files.process_lives(child.pid)
+    finally:
+        child.wait()
