@@ -47,7 +47,9 @@ def _scale(name: str, layer: nn.Module, factor: float, uses: dict[int, int]) -> 
         )
     shared = [p for p in (weight, bias) if p is not None and uses.get(id(p), 0) > 1]
     if shared or uses.get(id(layer), 0) > 1:
-        raise ExportError(f"{name}: its last layer's weights are used elsewhere too, so they cannot be scaled; untie them")
+        raise ExportError(
+            f"{name}: its last layer's weights are used elsewhere too, so they cannot be scaled; untie them"
+        )
     with torch.no_grad():
         weight.mul_(factor)
         if bias is not None:

@@ -27,7 +27,7 @@ from resx.files import require_free_space, write_atomic
 from resx.training.config import TrainingConfig
 from resx.zoo.building import build_from_spec
 from resx.zoo.pretrained import load_weights, read_weights
-from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
+from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
 
 Metrics: TypeAlias = dict[str, Any]
 
@@ -95,43 +95,71 @@ def save_epoch(folder: Path, model: nn.Module, optimizer: torch.optim.SGD, progr
     write_atomic(folder / METRICS, metrics)
 
 
-def resume_run(folder: Path, model: nn.Module, optimizer: torch.optim.SGD, config: TrainingConfig) -> Progress:
+def resume_run(
+    folder: Path, model: nn.Module, optimizer: torch.optim.SGD, spec: ModelSpec, config: TrainingConfig
+) -> Progress:
     """Bring model and optimiser to where the run stopped, and return how far that was.
 
     Raises:
-        UsageError: the run was begun with another configuration, or its files are damaged.
+        UsageError: the run was begun with another network or configuration (the message says in what they
+            differ), or its files are damaged.
     """
     from safetensors import SafetensorError, safe_open
 
-    _require_same_config(folder, config)
+    _require_same(folder, "another network", read_spec(folder / SPEC_FILE), spec)
+    _require_same(folder, "other settings", read_config(folder), config)
     path = folder / RESUME
     if not path.exists():
         return Progress(epochs_done=0, metrics=())
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, str] = file.metadata()
             state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+            progress = _progress_of(file.metadata() or {})
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); train again with --force") from error
     momenta = {name.removeprefix("momentum."): state.pop(name) for name in list(state) if name.startswith("momentum.")}
     load_weights(model, state, source=str(path))
     for name, parameter in model.named_parameters():
         if name in momenta:
             optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device)
+    return progress
+
+
+def _progress_of(metadata: dict[str, str]) -> Progress:
+    """Read what `save_epoch` wrote; KeyError or ValueError if it did not write this."""
     metrics = tuple(json.loads(line) for line in metadata["metrics"].splitlines())
     return Progress(epochs_done=int(metadata["epochs_done"]), metrics=metrics)
 
 
-def _require_same_config(folder: Path, config: TrainingConfig) -> None:
+def read_config(folder: Path) -> TrainingConfig:
+    """Read the configuration that a run was begun with.
+
+    Raises:
+        UsageError: the file is missing or damaged.
+    """
     path = folder / CONFIG
     try:
-        begun = TrainingConfig.model_validate_json(path.read_bytes())
+        return TrainingConfig.model_validate_json(path.read_bytes())
     except (OSError, pydantic.ValidationError) as error:
         raise UsageError(f"{path}: cannot be read; train again with --force") from error
-    old, new = begun.model_dump(), config.model_dump()
-    differences = [f"{key} was {old[key]}, is {new[key]}" for key in old if old[key] != new[key]]
+
+
+def _require_same(folder: Path, what: str, begun: FrozenModel, now: FrozenModel) -> None:
+    differences = _differences(begun.model_dump(), now.model_dump())
     if differences:
-        raise UsageError(f"{folder}: begun with other settings: {'; '.join(differences)}; use them again, or --force")
+        raise UsageError(f"{folder}: begun with {what}: {'; '.join(differences)}; use that again, or --force")
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Say `key was a, is b` for every entry that differs, nested ones by their dotted names."""
+    found: list[str] = []
+    for key in old | new:
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += _differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            found.append(f"{prefix}{key} was {before}, is {after}")
+    return found
 
 
 def _on_meta(spec: ModelSpec) -> nn.Module:

@@ -18,18 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resx.errors import ResxError, UsageError
+from resx.errors import ResxError
 from resx.training import checkpoint
 from resx.training.checkpoint import Metrics, Progress
 from resx.training.config import TrainingConfig
 from resx.training.data import DataSet, Split, shifted
 from resx.zoo.building import build_from_spec
-from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
+from resx.zoo.spec import ModelSpec
 
 OnStep: TypeAlias = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every step."""
 OnEpoch: TypeAlias = Callable[[Metrics], None]
 """Called with the metrics of every finished epoch, those of a resumed run included."""
+
+_DIVERGED = "the last finished epoch is kept; lower --learning-rate"
 
 
 def train(
@@ -51,9 +53,7 @@ def train(
     )  # fmt: skip
     progress = Progress(epochs_done=0, metrics=())
     if resume:
-        if read_spec(folder / SPEC_FILE) != spec:
-            raise UsageError(f"{folder}: holds a run of another network; name that one, or --force to train anew")
-        progress = checkpoint.resume_run(folder, model, optimizer, config)
+        progress = checkpoint.resume_run(folder, model, optimizer, spec, config)
     else:
         checkpoint.begin_run(folder, spec, config)
     for entry in progress.metrics:
@@ -71,6 +71,7 @@ def train(
             "learning_rate": optimizer.param_groups[0]["lr"],
             "images_per_s": round(len(data.train) / seconds, 1),
         }
+        _require_finite(model, step=(epoch + 1) * steps_per_epoch)
         progress = Progress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
         checkpoint.save_epoch(folder, model, optimizer, progress)
         on_epoch(entry)
@@ -125,15 +126,18 @@ def _train_epoch(
         optimizer.zero_grad(set_to_none=True)
         loss = F.cross_entropy(model(x_NCHW), targets)
         if not math.isfinite(value := loss.item()):
-            raise ResxError(
-                f"loss is {value} in step {epoch * steps + step + 1}: the last finished epoch is kept; "
-                "lower --learning-rate"
-            )
+            raise ResxError(f"loss is {value} in step {epoch * steps + step + 1}: {_DIVERGED}")
         loss.backward()
         optimizer.step()
         total += value
         on_step(epoch * steps + step + 1, config.epochs * steps)
     return total / steps
+
+
+def _require_finite(model: nn.Module, *, step: int) -> None:
+    """Refuse to keep weights that the last update has ruined, though the loss before it was finite."""
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
+        raise ResxError(f"weights are not finite after step {step}: {_DIVERGED}")
 
 
 def _steps(num_images: int, batch_size: int) -> int:

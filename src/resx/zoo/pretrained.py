@@ -9,6 +9,7 @@ from __future__ import annotations
 import pickle
 import re
 import urllib.error
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from resx.zoo.spec import ImageFormat, ModelSpec
 
 # The published DenseNet files still say `denselayer1.norm.1.weight` for `denselayer1.norm1.weight`.
 _OLD_DENSENET_KEY = re.compile(
-    r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var))"
+    r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var|num_batches_tracked))"
 )
 
 
@@ -154,7 +155,9 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "unusual pickle protocol": of files that are then refused anyway
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{path}: truncated, or not a plain file of weights ({reason}); copy or convert it") from error

@@ -1,0 +1,120 @@
+"""`resx train` as a process: exit codes, what goes to which stream, interruption."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resx.cli.main import main
+
+TRAIN = [sys.executable, "-m", "resx", "train"]
+
+
+def resx_train(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*TRAIN, *arguments], capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("runs") / "one"
+    return folder, resx_train("resnet20", "--epochs", "1", "--batch-size", "64", "-o", str(folder), "--json")
+
+
+def test_json_gives_one_object_on_stdout_and_progress_on_stderr(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder, done = finished
+
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    result = json.loads(done.stdout)
+    assert result["run"] == str(folder)
+    assert result["epoch"] == 1
+    assert result["num_held_out"] == 355
+    assert 0 <= result["accuracy"] <= 1
+    assert "epoch 1/1" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["resnet20"], "holds a run; --resume goes on with it, --force deletes it"),
+        (["resnet20", "--resume", "--force"], "--resume and --force: give one of them"),
+        (["resnet20", "--resume", "--epochs", "2"], "begun with other settings: epochs was 1, is 2"),
+        (["resnet32", "--resume", "--epochs", "1", "--batch-size", "64"], "another network"),
+        (["resnet21"], "no model named 'resnet21'; did you mean"),
+        (["resnet20", "--data", "digit"], "did you mean digits"),
+        (["resnet20", "--survival", "0"], "survival=0.0: give a probability in (0, 1]"),
+        (["resnet20", "--epochs", "0"], "--epochs"),
+    ],
+)
+def test_a_wrong_request_is_one_line_and_exit_code_2(
+    finished: tuple[Path, subprocess.CompletedProcess[str]],
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, _ = finished
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(sys, "argv", ["resx", "train", *arguments, "-o", str(folder)])
+
+    with pytest.raises(SystemExit) as exit_:
+        main()
+
+    assert exit_.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert message in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_force_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "spec.json").write_text("{}")
+    (tmp_path / "old.txt").write_text("of the old run")
+
+    done = resx_train("resnet20", "--epochs", "1", "--batch-size", "128", "-o", str(tmp_path), "--force", "-q")
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert not (tmp_path / "old.txt").exists()
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+def test_a_folder_of_something_else_is_left_alone_even_by_force(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    done = resx_train("resnet20", "-o", str(tmp_path), "--force")
+
+    assert done.returncode == 2
+    assert "folder of something else" in done.stderr
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    done = resx_train("resnet20", "-o", str(tmp_path / "none"), "--resume")
+
+    assert done.returncode == 2
+    assert "no run to resume" in done.stderr
+
+
+def test_an_interrupt_ends_with_130_and_the_run_resumes(tmp_path: Path) -> None:
+    arguments = ["resnet20", "--epochs", "3", "--batch-size", "64", "-o", str(tmp_path / "run")]
+    with subprocess.Popen([*TRAIN, *arguments], stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "epoch 1/3" in line)
+        process.send_signal(signal.SIGINT)
+        said += process.stderr.read()
+    assert process.returncode == 130, said
+    assert "go on with --resume" in said
+    assert "Traceback" not in said
+
+    done = resx_train(*arguments, "--resume", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["epoch"] == 3
+    assert not list((tmp_path / "run").glob(".staging-*"))
