@@ -20,6 +20,7 @@ import pytest
 from resx.export.card import Card
 from resx.serving.client import Protocol, TritonClient
 from resx.serving.embedded import Ports
+from resx.serving.publishing import export_into
 from resx.serving.repository import Published, Repository
 from resx.serving.supervisor import ServerState, serve_detached, stop
 from resx.serving.triton_config import ServingOptions
@@ -81,7 +82,7 @@ def publish_tiny(
     """Export and publish a tiny network with random weights."""
     from resx.export import parity
     from resx.export.card import Source
-    from resx.export.pipeline import ExportOptions, export_version
+    from resx.export.pipeline import ExportOptions
     from resx.export.source import LoadedSource, weights_sha256
     from resx.zoo.building import build_from_spec
 
@@ -94,9 +95,7 @@ def publish_tiny(
         real_images=parity.photograph_crops(8, spec.image_size, seed=0),
     )
     options = ExportOptions(precision=precision, input_type=input_type, max_batch_size=max_batch_size)  # type: ignore[arg-type]
-    with repository.stage() as folder:
-        card = export_version(source, options, folder, name=name, command="a test")
-        return card, repository.publish(folder, card, ServingOptions())
+    return export_into(repository, source, options, ServingOptions(), name=name, command="a test")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -209,7 +209,7 @@ def server(repository: Path, ports: embedded.Ports, key: str, tmp_path: Path) ->
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [str(installation.server), *given, *own],
-            stdout=log, stderr=log, env=embedded._environment(installation),
+            stdout=log, stderr=log, env=embedded.process_environment(installation),
         )  # fmt: skip
         try:
             yield process

@@ -183,3 +183,40 @@ def test_a_python_without_a_stub_is_told_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_same_port_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="three different"):
         Ports(http=9, grpc=9).resolved()
+
+
+@pytest.mark.parametrize(("moment", "line_before"), [("training", "load PyTorch"), ("measuring", "over http")])
+def test_ctrl_c_at_any_moment_of_the_demo_leaves_no_server_and_no_file(
+    tmp_path: Path, moment: str, line_before: str
+) -> None:
+    """Steps are printed as they end, so a moment is the line before it."""
+    before = shared_memory()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "RESX_STATE": str(tmp_path / "state")}
+    (tmp_path / "tmp").mkdir()
+    command = [sys.executable, "-m", "resx", "demo", "--epochs", "1", "--duration", "30"]
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+        assert process.stderr is not None
+        next(line for line in process.stderr if line_before in line)
+        time.sleep(0.7)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in err
+    assert out == ""
+    assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
+    assert shared_memory() == before
+    assert list((tmp_path / "tmp").glob("resx-*")) == []
+
+
+def test_ctrl_c_ends_a_benchmark_and_the_server_goes_on(repository: Repository) -> None:
+    publish_tiny(repository, "tiny")
+    state = supervisor.serve_detached(repository, FREE)
+    command = [sys.executable, "-m", "resx", "bench", "tiny", f"--repository={repository.root}", "--duration", "60"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        time.sleep(4)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert supervisor.running_server(repository) == state

@@ -47,6 +47,7 @@ def export(
 
     Example: resx export densenet169 --fp16
     """
+    from resx.serving.publishing import export_into
     from resx.serving.repository import Repository
     from resx.serving.triton_config import ServingOptions
     from resx.zoo.catalog import kind_of
@@ -59,7 +60,7 @@ def export(
     with out.steps() as step:
         step("load PyTorch")
         from resx.export.card import INPUT_TYPES
-        from resx.export.pipeline import ExportOptions, export_version
+        from resx.export.pipeline import ExportOptions
         from resx.export.source import load_source
 
         options = ExportOptions(
@@ -69,12 +70,8 @@ def export(
         step(f"build {source}")
         loaded = load_source(source, weights=weights, seed=seed)
         target = name or loaded.name
-        published.require_publishable(target)
-        with published.stage() as folder:
-            command = shlex.join(["resx", *sys.argv[1:]])
-            card = export_version(loaded, options, folder, name=target, command=command, on_step=step)
-            step("publish")
-            version = published.publish(folder, card, serving)
+        command = shlex.join(["resx", *sys.argv[1:]])
+        card, version = export_into(published, loaded, options, serving, name=target, command=command, on_step=step)
     size_bytes = (version.folder / "model.onnx").stat().st_size
     payload: dict[str, Any] = {
         "name": target, "version": version.version, "folder": str(version.folder), "precision": card.precision,

@@ -16,6 +16,7 @@ from resx.bench.load import LoadPlan
 from resx.bench.report import Measurement
 from resx.serving.client import PROTOCOLS, TritonClient
 from resx.serving.embedded import Ports
+from resx.serving.publishing import export_into
 from resx.serving.repository import Published, Repository
 from resx.serving.supervisor import ServerState, serve_detached, stop
 from resx.serving.triton_config import ServingOptions
@@ -119,15 +120,12 @@ def _train(
 def _export(
     source: LoadedSource, repository: Repository, precision: Precision, *, seed: int, step: Callable[[str], None]
 ) -> tuple[Card, Published]:
-    from resx.export.pipeline import ExportOptions, export_version
+    from resx.export.pipeline import ExportOptions
 
-    options = ExportOptions(precision=precision, max_batch_size=MAX_BATCH, seed=seed)
-    with repository.stage() as staged:
-        card = export_version(
-            source, options, staged, name=f"digits_{precision}", command="resx demo",
-            on_step=lambda text: step(f"{precision}: {text}"),
-        )  # fmt: skip
-        return card, repository.publish(staged, card, ServingOptions())
+    return export_into(
+        repository, source, ExportOptions(precision=precision, max_batch_size=MAX_BATCH, seed=seed), ServingOptions(),
+        name=f"digits_{precision}", command="resx demo", on_step=lambda text: step(f"{precision}: {text}"),
+    )  # fmt: skip
 
 
 def _use(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import os
 import platform
 import shutil
@@ -94,6 +95,8 @@ def missing_for_install() -> str | None:
         return f"the embedded Triton needs glibc 2.35, this is {name or 'another C library'} {version}; {container}"
     if sys.version_info[:2] not in PYTHONS:
         return f"the embedded Triton has stubs for Python 3.11 to 3.13, this is {platform.python_version()}; {container}"
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed and the embedded Triton runs models with it; pip install 'resx[cpu]'"
     if _libpython_folder() is None:
         return (
             f"{_libpython()} is not installed and the embedded Triton's Python stub needs it; "
@@ -161,7 +164,7 @@ class TritonProcess:
         ]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=_environment(installation),
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=process_environment(installation),
                 start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl is async-signal-safe
             )  # fmt: skip
         self._log = log
@@ -258,7 +261,8 @@ def _install_root() -> Path:
     return cache_folder() / "triton" / f"{TRITON_VERSION}-py{sys.version_info[0]}{sys.version_info[1]}"
 
 
-def _environment(installation: Installation) -> dict[str, str]:
+def process_environment(installation: Installation) -> dict[str, str]:
+    """Return the environment that tritonserver and its Python stubs need."""
     libpython = _libpython_folder()
     libraries = [str(installation.libraries), *([str(libpython)] if libpython else [])]
     path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
