@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 import resx
 from resx.errors import ExportError
+from resx.zoo.architectures import Architecture, DenseNetArchitecture, ResNetArchitecture
 from resx.zoo.building import build_from_spec
-from resx.zoo.spec import Architecture, DenseNetArchitecture, ModelSpec, ResNetArchitecture
+from resx.zoo.spec import ModelSpec
 from resx.zoo.stochastic_depth import StochasticBranch
 
 IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -51,6 +52,7 @@ RESNETS = st.builds(
     block=st.sampled_from(["basic", "bottleneck"]),
     stage_depths=st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple),
     width=st.sampled_from([4, 8]),
+    inner_width=st.sampled_from([4, 8]),
     stem=st.sampled_from(["imagenet", "cifar"]),
     shortcut=st.sampled_from(["projection", "padding"]),
 )

@@ -26,12 +26,11 @@ def list_variants(json: Json = False) -> None:
     Example: resx models
     """
     from resx.zoo.catalog import VARIANTS
-    from resx.zoo.spec import SPEC_FILE
 
     entries = [
         {
             "name": name,
-            "family": variant.spec.architecture.family,
+            "family": variant.family,
             "parameters": variant.num_parameters,
             "gmacs": variant.gmacs,
             "image_size": variant.spec.image_size,
@@ -44,7 +43,7 @@ def list_variants(json: Json = False) -> None:
     ]
     rows = [
         [
-            name, variant.spec.architecture.family, f"{variant.num_parameters / 1e6:.2f} M", f"{variant.gmacs:.2f}",
+            name, variant.family, f"{variant.num_parameters / 1e6:.2f} M", f"{variant.gmacs:.2f}",
             f"{variant.spec.image_size} px", variant.published, variant.paper,
         ]
         for name, variant in VARIANTS.items()
@@ -102,6 +101,7 @@ def _variant_facts(name: str) -> dict[str, Any]:
     found = variant(name)
     return {
         "kind": "variant",
+        "family": found.family,
         "parameters": found.num_parameters,
         "gmacs": found.gmacs,
         "published": found.published,

@@ -1,10 +1,12 @@
 """Fold survival probabilities into weights: stochastic depth leaves no trace in an exported graph.
 
 In evaluation a branch's output is multiplied by p (Huang et al. 2016, equation 5). Where the branch ends
-in a layer that is affine in its parameters, p * (W x + b) = (p W) x + (p b), so scaling that layer's weight
+in a layer that is affine in its parameters, p (W x + b) = (p W) x + (p b), so scaling that layer's weight
 and bias gives the same function without the multiplication. For a batch norm, whose statistics are
-constants in evaluation, the parameters are its gamma and beta. A dense layer ends in a convolution whose
-output is concatenated: the same holds, as only the new channels are scaled.
+constants in evaluation, the parameters are its gamma and beta; a ReLU behind the layer lets a positive p
+through. A dense layer ends in a convolution whose output is concatenated: the same holds, as only the new
+channels are scaled. A highway layer's branch is multiplied by a gate, which no such scaling reaches;
+`resx.zoo.highway` derives what folds it.
 """
 
 import copy
@@ -13,6 +15,7 @@ import torch
 from torch import nn
 
 from resx.errors import ExportError
+from resx.zoo.highway import Highway, HighwayLayer
 from resx.zoo.stochastic_depth import StochasticBranch
 
 _AFFINE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -26,16 +29,37 @@ def fold_survival(model: nn.Module) -> nn.Module:
 
     Raises:
         ExportError: a branch does not end in a convolution, linear layer or batch norm with weights of
-            its own.
+            its own, or is a highway layer outside its network.
     """
     folded = copy.deepcopy(model).eval()
-    branches = [(name, module) for name, module in folded.named_modules() if isinstance(module, StochasticBranch)]
     uses = _uses(folded)
+    for network in [module for module in folded.modules() if isinstance(module, Highway)]:
+        for layers, taker in network.folding_groups():
+            _fold_highway(layers, taker, uses)
+    branches = [(name, module) for name, module in folded.named_modules() if isinstance(module, StochasticBranch)]
     for name, branch in branches:
         if branch.survival < 1.0:
             _scale(name, branch.branch_end(), branch.survival, uses)
             branch.survival = 1.0
     return folded
+
+
+def _fold_highway(layers: list[HighwayLayer], taker: nn.Conv2d | nn.Linear, uses: dict[int, int]) -> None:
+    """Fold a stage of highway layers; `taker` is the layer that takes their output, but for pooling."""
+    scale = 1.0  # the s of the derivation: the stage's true values are s times those the folded layers hold
+    with torch.no_grad():
+        for layer in layers:
+            _require_own("highway layer", layer.transform, uses)
+            _require_own("highway layer", layer.gate, uses)
+            layer.gate.weight.mul_(scale)
+            assert layer.transform.bias is not None
+            layer.transform.bias.div_(scale)
+            layer.carry /= layer.survival
+            scale *= layer.survival
+            layer.survival = 1.0
+        if scale < 1.0:
+            _require_own("highway network", taker, uses)
+            taker.weight.mul_(scale)
 
 
 def _scale(name: str, layer: nn.Module, factor: float, uses: dict[int, int]) -> None:
@@ -54,6 +78,14 @@ def _scale(name: str, layer: nn.Module, factor: float, uses: dict[int, int]) -> 
         weight.mul_(factor)
         if bias is not None:
             bias.mul_(factor)
+
+
+def _require_own(name: str, layer: nn.Module, uses: dict[int, int]) -> None:
+    """Check that nothing else uses the layer or its weights."""
+    if any(uses.get(id(thing), 0) > 1 for thing in (layer, *layer.parameters(recurse=False))):
+        raise ExportError(
+            f"{name}: its last layer's weights are used elsewhere too, so they cannot be scaled; untie them"
+        )
 
 
 def _uses(model: nn.Module) -> dict[int, int]:

@@ -9,9 +9,20 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from resx.zoo.architectures import (
+    Architecture,
+    DenseNetArchitecture,
+    HighwayArchitecture,
+    PreResNetArchitecture,
+    ResNetArchitecture,
+)
 from resx.zoo.densenet import DenseNet
+from resx.zoo.highway import Highway
+from resx.zoo.preresnet import PreResNet
 from resx.zoo.resnet import ResNet
-from resx.zoo.spec import ModelSpec, ResNetArchitecture
+from resx.zoo.spec import ModelSpec, survival_probabilities
+from resx.zoo.stochastic_depth import StochasticBranch, set_survival
+from resx.zoo.vgg import VGG
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,9 +43,22 @@ def build_from_spec(spec: ModelSpec, *, seed: int | None) -> nn.Module:
     with torch.random.fork_rng(devices=[]) if seed is not None else contextlib.nullcontext():
         if seed is not None:
             torch.manual_seed(seed)
-        if isinstance(spec.architecture, ResNetArchitecture):
-            return ResNet(spec.architecture, classes=spec.classes, survival=spec.survival)
-        return DenseNet(spec.architecture, classes=spec.classes, survival=spec.survival)
+        network = _network(spec.architecture, spec.classes)
+    branches = [block for block in network.blocks() if isinstance(block, StochasticBranch)]
+    set_survival(branches, survival_probabilities(len(branches), spec.survival, spec.survival_schedule))
+    return network
+
+
+def _network(architecture: Architecture, classes: int) -> ResNet | PreResNet | DenseNet | Highway | VGG:
+    if isinstance(architecture, ResNetArchitecture):
+        return ResNet(architecture, classes=classes)
+    if isinstance(architecture, PreResNetArchitecture):
+        return PreResNet(architecture, classes=classes)
+    if isinstance(architecture, DenseNetArchitecture):
+        return DenseNet(architecture, classes=classes)
+    if isinstance(architecture, HighwayArchitecture):
+        return Highway(architecture, classes=classes)
+    return VGG(architecture, classes=classes)
 
 
 def count(spec: ModelSpec) -> Counts:

@@ -2,7 +2,7 @@
 
 Parameters and multiply-adds are golden: a test builds each variant and counts them again. `top1_percent`
 is the ImageNet accuracy of the weights that `--weights imagenet` loads (torchvision's metadata, compared
-by a test); `error_percent` is the paper's own figure on CIFAR-10.
+by a test); `error_percent` is the paper's own figure, on what `error_on` says.
 """
 
 from dataclasses import dataclass
@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Literal
 
 from resx.errors import UsageError, nearest
-from resx.zoo.spec import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    SPEC_FILE,
-    Architecture,
-    DenseNetArchitecture,
-    ModelSpec,
-    ResNetArchitecture,
-)
+from resx.zoo import depths
+from resx.zoo.architectures import Architecture, DenseNetArchitecture
+from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, SPEC_FILE, ModelSpec
 
 HE_2015 = "He et al. 2015, arXiv:1512.03385"
-HUANG_2017 = "Huang et al. 2017, arXiv:1608.06993"
+PAPERS = {
+    "resnet": HE_2015,
+    "plain": HE_2015,
+    "preresnet": "He et al. 2016, arXiv:1603.05027",
+    "resnext": "Xie et al. 2016, arXiv:1611.05431",
+    "wide resnet": "Zagoruyko and Komodakis 2016, arXiv:1605.07146",
+    "densenet": "Huang et al. 2017, arXiv:1608.06993",
+    "highway": "Srivastava et al. 2015, arXiv:1505.00387",
+    "vgg": "Simonyan and Zisserman 2014, arXiv:1409.1556",
+}
 
 # Of the CIFAR-10 training images, for pixels in [0, 1].
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -33,19 +36,23 @@ class Variant:
     """A named network with its published figures."""
 
     spec: ModelSpec
+    family: str
+    """As a person calls it; several families share an architecture."""
     paper: str
     num_parameters: int
     gmacs: float
     """Multiply-adds of convolutions and linear layers for one image, in units of 10^9."""
     top1_percent: float | None = None
     error_percent: float | None = None
+    error_on: str = "CIFAR-10"
+    """The test set of `error_percent`, and how it was measured where papers differ."""
 
     @property
     def published(self) -> str:
         """The published figure as a person reads it, or an empty string."""
         if self.top1_percent is not None:
             return f"{self.top1_percent:.2f} % top-1, ImageNet"
-        return f"{self.error_percent:.2f} % error, CIFAR-10" if self.error_percent is not None else ""
+        return f"{self.error_percent:.2f} % error, {self.error_on}" if self.error_percent is not None else ""
 
 
 def variant(name: str) -> Variant:
@@ -95,64 +102,123 @@ def _cifar(name: str, architecture: Architecture) -> ModelSpec:
     )
 
 
-def _resnet(
+def _published(
+    family: str,
     name: str,
-    architecture: ResNetArchitecture,
+    architecture: Architecture,
     parameters: int,
     gmacs: float,
     top1: float,
     *,
     resize: int = 256,
 ) -> Variant:
+    """Make an ImageNet variant that torchvision has weights for."""
     return Variant(
-        spec=_imagenet(name, architecture, resize=resize), paper=HE_2015,
-        num_parameters=parameters, gmacs=gmacs, top1_percent=top1,
-    )  # fmt: skip
-
-
-def _cifar_resnet(depth: int, parameters: int, gmacs: float, error: float) -> Variant:
-    blocks = (depth - 2) // 6  # 6n + 2 layers: three stages of n blocks, section 4.2
-    architecture = ResNetArchitecture(
-        block="basic", stage_depths=(blocks, blocks, blocks), width=16, stem="cifar", shortcut="padding"
+        spec=_imagenet(name, architecture, resize=resize),
+        family=family,
+        paper=PAPERS[family],
+        num_parameters=parameters,
+        gmacs=gmacs,
+        top1_percent=top1,
     )
-    return Variant(
-        spec=_cifar(f"resnet{depth}", architecture), paper=HE_2015,
-        num_parameters=parameters, gmacs=gmacs, error_percent=error,
-    )  # fmt: skip
 
 
-def _densenet(
-    name: str, depths: tuple[int, ...], growth: int, stem: int, parameters: int, gmacs: float, top1: float
+def _on_imagenet(
+    family: str,
+    name: str,
+    architecture: Architecture,
+    parameters: int,
+    gmacs: float,
+    error: float | None = None,
+    error_on: str = "ImageNet",
 ) -> Variant:
-    architecture = DenseNetArchitecture(block_depths=depths, growth_rate=growth, stem_width=stem)
+    """Make an ImageNet variant without published weights."""
     return Variant(
-        spec=_imagenet(name, architecture), paper=HUANG_2017,
-        num_parameters=parameters, gmacs=gmacs, top1_percent=top1,
-    )  # fmt: skip
+        spec=_imagenet(name, architecture),
+        family=family,
+        paper=PAPERS[family],
+        num_parameters=parameters,
+        gmacs=gmacs,
+        error_percent=error,
+        error_on=error_on,
+    )
 
 
-def _basic(*depths: int) -> ResNetArchitecture:
-    return ResNetArchitecture(block="basic", stage_depths=depths)
+def _on_cifar(
+    family: str,
+    name: str,
+    architecture: Architecture,
+    parameters: int,
+    gmacs: float,
+    error: float | None = None,
+) -> Variant:
+    return Variant(
+        spec=_cifar(name, architecture),
+        family=family,
+        paper=PAPERS[family],
+        num_parameters=parameters,
+        gmacs=gmacs,
+        error_percent=error,
+    )
 
 
-def _bottleneck(*depths: int) -> ResNetArchitecture:
-    return ResNetArchitecture(block="bottleneck", stage_depths=depths)
+def _dense(blocks: tuple[int, ...], growth: int, stem: int) -> DenseNetArchitecture:
+    return DenseNetArchitecture(block_depths=blocks, growth_rate=growth, stem_width=stem)
 
 
+# fmt: off
 _ALL = [
-    _resnet("resnet18", _basic(2, 2, 2, 2), 11_689_512, 1.814, 69.758),
-    _resnet("resnet34", _basic(3, 4, 6, 3), 21_797_672, 3.664, 73.314),
-    _resnet("resnet50", _bottleneck(3, 4, 6, 3), 25_557_032, 4.089, 80.858, resize=232),
-    _resnet("resnet101", _bottleneck(3, 4, 23, 3), 44_549_160, 7.801, 81.886, resize=232),
-    _resnet("resnet152", _bottleneck(3, 8, 36, 3), 60_192_808, 11.514, 82.284, resize=232),
-    _cifar_resnet(20, 269_722, 0.041, 8.75),
-    _cifar_resnet(32, 464_154, 0.069, 7.51),
-    _cifar_resnet(44, 658_586, 0.097, 7.17),
-    _cifar_resnet(56, 853_018, 0.125, 6.97),
-    _cifar_resnet(110, 1_727_962, 0.253, 6.43),
-    _densenet("densenet121", (6, 12, 24, 16), 32, 64, 7_978_856, 2.834, 74.434),
-    _densenet("densenet169", (6, 12, 32, 32), 32, 64, 14_149_480, 3.36, 75.6),
-    _densenet("densenet201", (6, 12, 48, 32), 32, 64, 20_013_928, 4.291, 76.896),
-    _densenet("densenet161", (6, 12, 36, 24), 48, 96, 28_681_000, 7.728, 77.138),
+    _published("resnet", "resnet18", depths.resnet(18), 11_689_512, 1.814, 69.758),
+    _published("resnet", "resnet34", depths.resnet(34), 21_797_672, 3.664, 73.314),
+    _published("resnet", "resnet50", depths.resnet(50), 25_557_032, 4.089, 80.858, resize=232),
+    _published("resnet", "resnet101", depths.resnet(101), 44_549_160, 7.801, 81.886, resize=232),
+    _published("resnet", "resnet152", depths.resnet(152), 60_192_808, 11.514, 82.284, resize=232),
+    _on_cifar("resnet", "resnet20", depths.resnet_cifar(20), 269_722, 0.041, 8.75),
+    _on_cifar("resnet", "resnet32", depths.resnet_cifar(32), 464_154, 0.069, 7.51),
+    _on_cifar("resnet", "resnet44", depths.resnet_cifar(44), 658_586, 0.097, 7.17),
+    _on_cifar("resnet", "resnet56", depths.resnet_cifar(56), 853_018, 0.125, 6.97),
+    _on_cifar("resnet", "resnet110", depths.resnet_cifar(110), 1_727_962, 0.253, 6.43),
+    _on_cifar("resnet", "resnet1202", depths.resnet_cifar(1202), 19_421_274, 2.829, 7.93),
+    _on_imagenet("plain", "plain18", depths.plain(18), 11_515_688, 1.795, 27.94, "ImageNet, 10-crop"),
+    _on_imagenet("plain", "plain34", depths.plain(34), 21_623_848, 3.644, 28.54, "ImageNet, 10-crop"),
+    _on_cifar("plain", "plain20", depths.plain_cifar(20), 269_722, 0.041),
+    _on_cifar("plain", "plain56", depths.plain_cifar(56), 853_018, 0.125),
+    _on_imagenet("preresnet", "preresnet18", depths.preresnet(18), 11_687_720, 1.814),
+    _on_imagenet("preresnet", "preresnet34", depths.preresnet(34), 21_795_880, 3.664),
+    _on_imagenet("preresnet", "preresnet50", depths.preresnet(50), 25_549_352, 4.089),
+    _on_imagenet("preresnet", "preresnet101", depths.preresnet(101), 44_541_480, 7.801),
+    _on_imagenet("preresnet", "preresnet152", depths.preresnet(152), 60_185_128, 11.514, 21.1, "ImageNet, 320 px"),
+    _on_imagenet("preresnet", "preresnet200", depths.preresnet(200), 64_666_152, 15.007, 20.7, "ImageNet, 320 px"),
+    _on_cifar("preresnet", "preresnet110", depths.preresnet_cifar(110, block="basic"), 1_730_522, 0.253, 6.37),
+    _on_cifar("preresnet", "preresnet164", depths.preresnet_cifar(164, block="bottleneck"), 1_703_258, 0.248, 5.46),
+    _on_cifar("preresnet", "preresnet1001", depths.preresnet_cifar(1001, block="bottleneck"), 10_327_706, 1.491, 4.92),
+    _published("resnext", "resnext50_32x4d", depths.resnext(50, cardinality=32, group_width=4),
+               25_028_904, 4.23, 81.198, resize=232),
+    _published("resnext", "resnext101_32x8d", depths.resnext(101, cardinality=32, group_width=8),
+               88_791_336, 16.414, 82.834, resize=232),
+    _published("resnext", "resnext101_64x4d", depths.resnext(101, cardinality=64, group_width=4),
+               83_455_272, 15.46, 83.246, resize=232),
+    _on_cifar("resnext", "resnext29_8x64d", depths.resnext_cifar(29, cardinality=8, group_width=64),
+              34_426_698, 5.387, 3.65),
+    _on_cifar("resnext", "resnext29_16x64d", depths.resnext_cifar(29, cardinality=16, group_width=64),
+              68_155_210, 10.689, 3.58),
+    _published("wide resnet", "wide_resnet50_2", depths.wide_resnet(50, factor=2),
+               68_883_240, 11.398, 81.602, resize=232),
+    _published("wide resnet", "wide_resnet101_2", depths.wide_resnet(101, factor=2),
+               126_886_696, 22.753, 82.51, resize=232),
+    _published("densenet", "densenet121", _dense((6, 12, 24, 16), 32, 64), 7_978_856, 2.834, 74.434),
+    _published("densenet", "densenet169", _dense((6, 12, 32, 32), 32, 64), 14_149_480, 3.36, 75.6),
+    _published("densenet", "densenet201", _dense((6, 12, 48, 32), 32, 64), 20_013_928, 4.291, 76.896),
+    _published("densenet", "densenet161", _dense((6, 12, 36, 24), 48, 96), 28_681_000, 7.728, 77.138),
+    _on_cifar("densenet", "densenet40_12", depths.densenet_cifar(40, growth_rate=12), 1_019_722, 0.265, 5.24),
+    _on_cifar("densenet", "densenet_bc_100_12", depths.densenet_bc_cifar(100, growth_rate=12), 769_162, 0.288, 4.51),
+    _on_cifar("densenet", "densenet_bc_190_40", depths.densenet_bc_cifar(190, growth_rate=40), 25_624_430, 9.302, 3.46),
+    _on_cifar("highway", "highway19", depths.highway(19), 2_262_714, 0.349, 7.54),
+    _on_cifar("highway", "highway32", depths.highway(32), 1_245_866, 0.243, 8.80),
+    _published("vgg", "vgg16", depths.vgg(16, batch_norm=False), 138_357_544, 15.47, 71.592),
+    _published("vgg", "vgg19", depths.vgg(19, batch_norm=False), 143_667_240, 19.632, 72.376),
+    _published("vgg", "vgg16_bn", depths.vgg(16, batch_norm=True), 138_365_992, 15.47, 73.36),
+    _published("vgg", "vgg19_bn", depths.vgg(19, batch_norm=True), 143_678_248, 19.632, 74.218),
 ]
+# fmt: on
 VARIANTS: dict[str, Variant] = {entry.spec.name: entry for entry in _ALL}

@@ -1,10 +1,12 @@
 """Residual blocks as figures 2 and 5 of He et al. 2015 draw them; torchvision's names for the weights.
 
-A block is activation(shortcut(x) + branch(x)). The three parts are methods, so that stochastic depth,
-folding and lesions can treat a block of any kind alike while its state-dict keys stay torchvision's.
+A block is ReLU(shortcut(x) + branch(x)). The parts are methods, so that stochastic depth, folding and
+lesions can treat a block of any kind alike while its state-dict keys stay torchvision's.
 
 Shapes: x is [N, C, H, W]; a block with stride s gives [N, C', H/s, W/s].
 """
+
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,29 +15,25 @@ from resx.zoo.stochastic_depth import StochasticBranch
 
 
 class ResidualBlock(StochasticBranch):
-    """activation(shortcut(x) + branch(x)); subclasses say what the branch is."""
+    """ReLU(shortcut(x) + branch(x)); subclasses say what the branch is."""
 
     def __init__(self, shortcut: nn.Module | None) -> None:
         super().__init__()
         self.downsample = shortcut
         self.relu = nn.ReLU(inplace=True)
 
-    def branch(self, x_NCHW: Tensor) -> Tensor:
-        """Return f_l(x), what the block learns."""
-        raise NotImplementedError
-
     def shortcut(self, x_NCHW: Tensor) -> Tensor:
         """Return x itself, or x brought to the shape of the branch's output."""
         return x_NCHW if self.downsample is None else self.downsample(x_NCHW)
 
-    def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Return H_l for H_{l-1} = x."""
+    def joined(self, x_NCHW: Tensor) -> Tensor:
+        """Return ReLU(f_l(x) + shortcut)."""
         shortcut = self.shortcut(x_NCHW)
-        if not self.training:
-            return self.relu(self.expected(self.branch(x_NCHW)) + shortcut)
-        if self.survives():
-            return self.relu(self.branch(x_NCHW) + shortcut)
-        return F.relu(shortcut)  # not in place: this may be x itself
+        return self.relu(self.expected(self.branch(x_NCHW)) + shortcut)
+
+    def skipped(self, x_NCHW: Tensor) -> Tensor:
+        """Return ReLU(shortcut)."""
+        return F.relu(self.shortcut(x_NCHW))  # not in place: this may be x itself
 
 
 class BasicBlock(ResidualBlock):
@@ -59,6 +57,18 @@ class BasicBlock(ResidualBlock):
         return self.bn2
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BottleneckShape:
+    """Channels of a bottleneck."""
+
+    in_channels: int
+    inner: int
+    """Of the 3x3 convolution, all groups together."""
+    out_channels: int
+    groups: int
+    stride: int
+
+
 class Bottleneck(ResidualBlock):
     """1x1, 3x3, 1x1 convolutions (figure 5, right); grouped 3x3 makes it ResNeXt's form (c).
 
@@ -68,23 +78,17 @@ class Bottleneck(ResidualBlock):
 
     expansion = 4
 
-    def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        *,
-        inner: int,
-        groups: int,
-        stride: int,
-        shortcut: nn.Module | None,
-    ) -> None:
+    def __init__(self, shape: BottleneckShape, shortcut: nn.Module | None) -> None:
         super().__init__(shortcut)
-        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, width * self.expansion, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(width * self.expansion)
+        self.shape = shape
+        self.conv1 = nn.Conv2d(shape.in_channels, shape.inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(shape.inner)
+        self.conv2 = nn.Conv2d(
+            shape.inner, shape.inner, 3, stride=shape.stride, padding=1, groups=shape.groups, bias=False
+        )
+        self.bn2 = nn.BatchNorm2d(shape.inner)
+        self.conv3 = nn.Conv2d(shape.inner, shape.out_channels, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(shape.out_channels)
 
     def branch(self, x_NCHW: Tensor) -> Tensor:
         """Return f_l(x)."""
@@ -95,6 +99,22 @@ class Bottleneck(ResidualBlock):
     def branch_end(self) -> nn.Module:
         """Return the batch norm after the last convolution."""
         return self.bn3
+
+
+class PlainBlock(nn.Module):
+    """Two 3x3 convolutions and nothing around them: the basic block of a network without shortcuts."""
+
+    def __init__(self, in_channels: int, width: int, *, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return ReLU(f_l(x))."""
+        return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x_NCHW))))))
 
 
 class PaddingShortcut(nn.Module):

@@ -2,7 +2,8 @@
 
 State-dict keys are torchvision's (`conv1`, `bn1`, `layerS.B...`, `fc`), so published weights load
 unchanged. The CIFAR networks have three stages of 16, 32 and 64 channels, zero-padded shortcuts
-(option A) and the same key scheme.
+(option A) and the same key scheme. Without its shortcuts a ResNet is the plain network of that paper; with
+groups in its bottlenecks it is ResNeXt (`resx.zoo.resnext`).
 """
 
 from collections.abc import Iterator
@@ -10,9 +11,17 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from resx.zoo.residual import BasicBlock, Bottleneck, PaddingShortcut, ResidualBlock, projection_shortcut
-from resx.zoo.spec import ResNetArchitecture
-from resx.zoo.stochastic_depth import set_survival
+from resx.zoo.architectures import ResNetArchitecture
+from resx.zoo.residual import (
+    BasicBlock,
+    Bottleneck,
+    BottleneckShape,
+    PaddingShortcut,
+    PlainBlock,
+    ResidualBlock,
+    projection_shortcut,
+)
+from resx.zoo.resnext import FORMS
 
 
 class ResNet(nn.Module):
@@ -21,7 +30,7 @@ class ResNet(nn.Module):
     Input [N, 3, H, W] normalised floats; output [N, classes] logits.
     """
 
-    def __init__(self, architecture: ResNetArchitecture, *, classes: int, survival: float) -> None:
+    def __init__(self, architecture: ResNetArchitecture, *, classes: int) -> None:
         super().__init__()
         width = architecture.width
         if architecture.stem == "imagenet":
@@ -41,11 +50,10 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(channels, classes)
 
         _initialise(self)
-        set_survival(list(self.blocks()), survival)
 
-    def blocks(self) -> Iterator[ResidualBlock]:
-        """Yield the residual blocks, first to last."""
-        return (module for module in self.modules() if isinstance(module, ResidualBlock))
+    def blocks(self) -> Iterator[ResidualBlock | PlainBlock]:
+        """Yield the blocks, first to last."""
+        return (module for module in self.modules() if isinstance(module, ResidualBlock | PlainBlock))
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return logits [N, classes]."""
@@ -57,25 +65,27 @@ class ResNet(nn.Module):
 
 def _stage(architecture: ResNetArchitecture, in_channels: int, number: int, depth: int) -> tuple[nn.Sequential, int]:
     """Build one stage; the first block changes the shape. Returns it and its number of output channels."""
-    width = architecture.width * 2**number
     expansion = BasicBlock.expansion if architecture.block == "basic" else Bottleneck.expansion
-    blocks: list[ResidualBlock] = []
+    out_channels = architecture.width * 2**number * expansion
+    blocks = []
     for index in range(depth):
         stride = 2 if index == 0 and number > 0 else 1
-        shortcut = _shortcut(architecture, in_channels, width * expansion, stride)
-        blocks.append(_block(architecture, in_channels, width, stride, shortcut))
-        in_channels = width * expansion
+        shape = BottleneckShape(
+            in_channels=in_channels, inner=architecture.inner_width * 2**number, out_channels=out_channels,
+            groups=architecture.cardinality, stride=stride,
+        )  # fmt: skip
+        blocks.append(_block(architecture, shape))
+        in_channels = out_channels
     return nn.Sequential(*blocks), in_channels
 
 
-def _block(
-    architecture: ResNetArchitecture, in_channels: int, width: int, stride: int, shortcut: nn.Module | None
-) -> ResidualBlock:
+def _block(architecture: ResNetArchitecture, shape: BottleneckShape) -> ResidualBlock | PlainBlock:
+    if architecture.shortcut == "none":
+        return PlainBlock(shape.in_channels, shape.out_channels, stride=shape.stride)
+    shortcut = _shortcut(architecture, shape.in_channels, shape.out_channels, shape.stride)
     if architecture.block == "basic":
-        return BasicBlock(in_channels, width, stride=stride, shortcut=shortcut)
-    groups = architecture.cardinality
-    inner = width * architecture.group_width // 64 * groups
-    return Bottleneck(in_channels, width, inner=inner, groups=groups, stride=stride, shortcut=shortcut)
+        return BasicBlock(shape.in_channels, shape.out_channels, stride=shape.stride, shortcut=shortcut)
+    return FORMS[architecture.form](shape, shortcut)
 
 
 def _shortcut(architecture: ResNetArchitecture, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:

@@ -1,77 +1,32 @@
 """What a network is, as a frozen value that travels as JSON beside the weights. Needs no torch.
 
-An architecture is one value per family, told apart by `family`; everything else (classes, image,
+The architecture is its family's own value (`resx.zoo.architectures`); everything else (classes, image,
 survival) is common to all. `build_from_spec` turns a spec into a module; equal specs give equal modules.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from resx.errors import UsageError
+from resx.zoo.architectures import Architecture, FrozenModel
 
+__all__ = [
+    "IMAGENET_MEAN", "IMAGENET_STD", "SPEC_FILE", "Channels", "FrozenModel", "ImageFormat", "ModelSpec",
+    "SurvivalSchedule", "read_spec", "survival_probabilities",
+]  # fmt: skip
+
+SurvivalSchedule: TypeAlias = Literal["linear", "uniform"]
 Channels: TypeAlias = tuple[float, float, float]
 
 SPEC_FILE = "spec.json"
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
-
-
-class FrozenModel(BaseModel):
-    """A value read from JSON: immutable, and any field it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ResNetArchitecture(FrozenModel):
-    """Residual networks with the activation after the addition (He et al. 2015; Xie et al. 2016)."""
-
-    family: Literal["resnet"] = "resnet"
-    block: Literal["basic", "bottleneck"]
-    stage_depths: tuple[int, ...] = Field(min_length=1)
-    """Blocks per stage; every stage after the first halves the image and doubles the channels."""
-    width: int = Field(default=64, ge=1)
-    """Channels of the first stage's convolutions."""
-    cardinality: int = Field(default=1, ge=1)
-    """Groups of the bottleneck's 3x3 convolution (ResNeXt); 1 is the plain ResNet."""
-    group_width: int = Field(default=64, ge=1)
-    """Channels per group in the first stage, in a bottleneck block."""
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    """`imagenet`: 7x7 stride 2 and max pooling; `cifar`: one 3x3 convolution."""
-    shortcut: Literal["projection", "padding"] = "projection"
-    """Where the shape changes: a 1x1 convolution (option B), or strides and zero channels (option A)."""
-
-    @property
-    def num_blocks(self) -> int:
-        """L of the survival schedule."""
-        return sum(self.stage_depths)
-
-
-class DenseNetArchitecture(FrozenModel):
-    """Densely connected networks with bottleneck and compression (Huang et al. 2017, section 3)."""
-
-    family: Literal["densenet"] = "densenet"
-    block_depths: tuple[int, ...] = Field(min_length=1)
-    """Layers per dense block."""
-    growth_rate: int = Field(ge=1)
-    """k: channels that each layer adds."""
-    stem_width: int = Field(ge=1)
-    """Channels before the first dense block."""
-    bottleneck: int = Field(default=4, ge=1)
-    """A layer's 1x1 convolution gives `bottleneck * growth_rate` channels."""
-
-    @property
-    def num_blocks(self) -> int:
-        """L of the survival schedule: here a layer is what can be dropped."""
-        return sum(self.block_depths)
-
-
-Architecture: TypeAlias = Annotated[ResNetArchitecture | DenseNetArchitecture, Field(discriminator="family")]
 
 
 class ModelSpec(FrozenModel):
@@ -83,15 +38,17 @@ class ModelSpec(FrozenModel):
     classes: int = Field(ge=2)
     labels: tuple[str, ...] = ()
     """One name per class, or none where they are not known."""
-    image_size: int = Field(ge=8)
+    image_size: int = Field(ge=1)
     """Height and width of the input in pixels."""
-    resize: int = Field(ge=8)
+    resize: int = Field(ge=1)
     """The shorter side is brought to this many pixels before the centre crop of `image_size`."""
     mean: Channels
     """Of each channel, for pixels in [0, 1]."""
     std: Channels
     survival: float = Field(default=1.0, gt=0.0, le=1.0)
     """p_L, the last block's survival probability; 1 is constant depth."""
+    survival_schedule: SurvivalSchedule = "linear"
+    """How the other blocks' probabilities follow from p_L: along a straight line from 1, or all equal to it."""
 
     @pydantic.model_validator(mode="after")
     def _labels_fit_classes(self) -> ModelSpec:
@@ -99,11 +56,27 @@ class ModelSpec(FrozenModel):
             raise ValueError(f"{len(self.labels)} labels for {self.classes} classes: give one per class, or none")
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _survives(self) -> ModelSpec:
+        if self.survival < 1 and self.architecture.undroppable:
+            raise UsageError(f"{self.name}: survival={self.survival}: {self.architecture.undroppable}; give 1")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _image_is_large_enough(self) -> ModelSpec:
+        smallest = self.architecture.smallest_image
+        if self.image_size < smallest:
+            raise UsageError(
+                f"{self.name}: image_size={self.image_size}: shrinks to nothing; give {smallest} pixels or more"
+            )
+        return self
+
     def with_changes(
         self,
         *,
         classes: int | None = None,
         survival: float | None = None,
+        survival_schedule: SurvivalSchedule | None = None,
         labels: tuple[str, ...] | None = None,
         image: ImageFormat | None = None,
     ) -> ModelSpec:
@@ -121,11 +94,16 @@ class ModelSpec(FrozenModel):
             fields |= {"classes": classes, "labels": ()}
         if survival is not None:
             fields["survival"] = survival
+        if survival_schedule is not None:
+            fields["survival_schedule"] = survival_schedule
         if labels is not None:
             fields["labels"] = labels
         if image is not None:
             fields |= image.model_dump()
-        return ModelSpec.model_validate(fields)
+        try:
+            return ModelSpec.model_validate(fields)
+        except pydantic.ValidationError as error:
+            raise UsageError(f"{self.name}: {_first(error)}") from error
 
 
 class ImageFormat(FrozenModel):
@@ -137,12 +115,15 @@ class ImageFormat(FrozenModel):
     std: Channels
 
 
-def survival_probabilities(num_blocks: int, last: float) -> list[float]:
-    """Return p_l = 1 - l/L (1 - p_L) for l = 1..L: the linear decay of Huang et al. 2016, equation 4.
+def survival_probabilities(num_blocks: int, last: float, schedule: SurvivalSchedule = "linear") -> list[float]:
+    """Return p_l for l = 1..L (Huang et al. 2016, section 3).
 
-    The expected number of surviving blocks is their sum, about 3/4 L for p_L = 0.5.
+    `linear`: p_l = 1 - l/L (1 - p_L), equation 4; their sum, the expected number of surviving blocks, is
+    (3L - 1) / 4 for p_L = 0.5. `uniform`: p_l = p_L.
     """
     assert 0 < last <= 1, last
+    if schedule == "uniform":
+        return [last] * num_blocks
     return [1.0 - block / num_blocks * (1.0 - last) for block in range(1, num_blocks + 1)]
 
 
@@ -157,6 +138,12 @@ def read_spec(path: Path) -> ModelSpec:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; a run folder has this file") from error
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise UsageError(f"{path}: {where}: {first['msg']}; train or copy the run again") from error
+        raise UsageError(f"{path}: {_first(error)}; train or copy the run again") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _first(error: pydantic.ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "file"
+    return f"{where}: {first['msg']}"

@@ -13,29 +13,55 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from resx.zoo.spec import survival_probabilities
-
 
 class StochasticBranch(nn.Module):
-    """A module that adds the output of a branch, which survives a training step with some probability."""
+    """A module that joins the output of a branch to its input, where the branch survives with some probability.
+
+    A subclass says what branch and shortcut are, how they are joined, and what is left without the branch.
+    """
 
     survival: float = 1.0
     """p_l in (0, 1]; 1 always keeps the branch and adds no operation."""
 
-    def branch_end(self) -> nn.Module:
-        """Return the layer whose output is the branch's output; folding scales its weights."""
+    def branch(self, x_NCHW: Tensor) -> Tensor:
+        """Return f_l(x), what the block learns."""
         raise NotImplementedError
+
+    def shortcut(self, x_NCHW: Tensor) -> Tensor:
+        """Return what the branch's output is added to."""
+        raise NotImplementedError
+
+    def joined(self, x_NCHW: Tensor) -> Tensor:
+        """Return the block's output with its branch."""
+        raise NotImplementedError
+
+    def skipped(self, x_NCHW: Tensor) -> Tensor:
+        """Return the block's output without its branch, which does not run."""
+        raise NotImplementedError
+
+    def branch_end(self) -> nn.Module:
+        """Return the layer that folding scales.
+
+        Its output is the branch's output, or that but for a ReLU: p ReLU(z) = ReLU(p z) for p > 0.
+        """
+        raise NotImplementedError
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return H_l for H_{l-1} = x."""
+        if self.training and not self.survives():
+            return self.skipped(x_NCHW)
+        return self.joined(x_NCHW)
 
     def survives(self) -> bool:
         """Draw whether the branch survives this training step, for the whole batch."""
         return self.survival >= 1.0 or bool(torch.rand(()) < self.survival)
 
     def expected(self, branch: Tensor) -> Tensor:
-        """Scale a branch's output to its expectation over training, as evaluation needs it."""
-        return branch if self.survival >= 1.0 else self.survival * branch
+        """Return a branch's output as it is in training, and scaled to its expectation in evaluation."""
+        return branch if self.training or self.survival >= 1.0 else self.survival * branch
 
 
-def set_survival(branches: Sequence[StochasticBranch], last: float) -> None:
-    """Give the branches, first to last, the linearly decaying survival probabilities that end in `last`."""
-    for branch, survival in zip(branches, survival_probabilities(len(branches), last), strict=True):
+def set_survival(branches: Sequence[StochasticBranch], probabilities: Sequence[float]) -> None:
+    """Give the branches, first to last, their survival probabilities."""
+    for branch, survival in zip(branches, probabilities, strict=True):
         branch.survival = survival

@@ -1,0 +1,225 @@
+"""What a network is made of: one frozen value per family, told apart by `family`. Needs no torch.
+
+A value that no network can be built from is refused when it is made. `resx.zoo.depths` makes these values
+from the numbers that the papers name them by.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+from resx.errors import UsageError
+
+Depths: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Widths: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Stem: TypeAlias = Literal["imagenet", "cifar"]
+BottleneckForm: TypeAlias = Literal["aggregated", "concatenated", "grouped"]
+BlockVariant: TypeAlias = Literal[
+    "original", "bn_after_addition", "relu_before_addition", "relu_only_preactivation", "full_preactivation"
+]
+
+
+class FrozenModel(BaseModel):
+    """A value read from JSON: immutable, and any field it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ResNetArchitecture(FrozenModel):
+    """Residual networks with the activation after the addition (He et al. 2015), and their relatives.
+
+    Those are ResNeXt (Xie et al. 2016), wide bottlenecks (Zagoruyko and Komodakis 2016), and the plain networks that
+    He et al. compare with.
+    """
+
+    family: Literal["resnet"] = "resnet"
+    block: Literal["basic", "bottleneck"]
+    stage_depths: Depths
+    """Blocks per stage; every stage after the first halves the image and doubles the channels."""
+    width: int = Field(default=64, ge=1)
+    """Channels of the stem; a basic block of the first stage gives `width`, a bottleneck `4 * width`."""
+    inner_width: int = Field(default=64, ge=1)
+    """Channels of the first stage's 3x3 convolution in a bottleneck, all groups together."""
+    cardinality: int = Field(default=1, ge=1)
+    """Groups of the bottleneck's 3x3 convolution (ResNeXt); 1 is the ResNet."""
+    form: BottleneckForm = "grouped"
+    """Which of the three equivalent forms of ResNeXt's figure 3 the bottleneck is written in: a, b or c."""
+    stem: Stem = "imagenet"
+    """`imagenet`: 7x7 stride 2 and max pooling; `cifar`: one 3x3 convolution."""
+    shortcut: Literal["projection", "padding", "none"] = "projection"
+    """Where the shape changes: a 1x1 convolution (option B), or strides and zero channels (option A);
+    `none` leaves out every shortcut: the plain network."""
+
+    @property
+    def num_blocks(self) -> int:
+        """L of the survival schedule."""
+        return sum(self.stage_depths)
+
+    @property
+    def undroppable(self) -> str:
+        """Why no block can be dropped, or an empty string."""
+        return "a plain network has no shortcut around a dropped block" if self.shortcut == "none" else ""
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels; padded convolutions never shrink an image to nothing."""
+        return 1
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> ResNetArchitecture:
+        if self.inner_width % self.cardinality:
+            raise UsageError(
+                f"cardinality={self.cardinality}: does not divide the {self.inner_width} channels of the bottleneck's "
+                "3x3 convolution; give a divisor"
+            )
+        if self.block == "basic" and (self.cardinality, self.form) != (1, "grouped"):
+            raise UsageError(f"cardinality={self.cardinality}: a basic block has no paths; give block bottleneck")
+        if self.shortcut == "none" and self.block != "basic":
+            raise UsageError("shortcut=none: the plain networks have basic blocks; give block basic")
+        return self
+
+
+class PreResNetArchitecture(FrozenModel):
+    """Residual networks with identity shortcuts from first to last block (He et al. 2016)."""
+
+    family: Literal["preresnet"] = "preresnet"
+    block: Literal["basic", "bottleneck"]
+    stage_depths: Depths
+    """Blocks per stage; every stage after the first halves the image and doubles the channels."""
+    width: int = Field(default=64, ge=1)
+    """Channels of the stem and of the first stage's 3x3 convolutions; a bottleneck gives `4 * width`."""
+    variant: BlockVariant = "full_preactivation"
+    """Figure 4, (a) to (e): where batch norm and ReLU stand."""
+    stem: Stem = "imagenet"
+
+    @property
+    def num_blocks(self) -> int:
+        """L of the survival schedule."""
+        return sum(self.stage_depths)
+
+    @property
+    def undroppable(self) -> str:
+        """Every block can be dropped."""
+        return ""
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels; padded convolutions never shrink an image to nothing."""
+        return 1
+
+
+class DenseNetArchitecture(FrozenModel):
+    """Densely connected networks (Huang et al. 2017, section 3)."""
+
+    family: Literal["densenet"] = "densenet"
+    block_depths: Depths
+    """Layers per dense block."""
+    growth_rate: int = Field(ge=1)
+    """k: channels that each layer adds."""
+    stem_width: int = Field(ge=1)
+    """Channels before the first dense block."""
+    bottleneck: int = Field(default=4, ge=0)
+    """A layer's 1x1 convolution gives `bottleneck * growth_rate` channels (DenseNet-B); 0: it has none."""
+    compression: float = Field(default=0.5, gt=0, le=1)
+    """theta: the share of channels that a transition passes on (DenseNet-C); 1 passes all."""
+    stem: Stem = "imagenet"
+    recompute: bool = False
+    """Train with memory that grows linearly with depth: a layer's input is concatenated again in the
+    backward pass instead of kept. Changes no result, costs about one more forward pass."""
+
+    @property
+    def num_blocks(self) -> int:
+        """L of the survival schedule: here a layer is what can be dropped."""
+        return sum(self.block_depths)
+
+    @property
+    def undroppable(self) -> str:
+        """Every layer can be dropped."""
+        return ""
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels: every transition halves the image, rounding down; the ImageNet stem quarters it, rounding up."""
+        before_transitions = 2 ** (len(self.block_depths) - 1)
+        return before_transitions if self.stem == "cifar" else 4 * before_transitions - 3
+
+
+class HighwayArchitecture(FrozenModel):
+    """Convolutional highway networks (Srivastava et al. 2015)."""
+
+    family: Literal["highway"] = "highway"
+    stage_depths: Depths
+    """Convolutional layers per stage: a plain one that sets the width, and highway layers behind it."""
+    stage_widths: Widths
+    """Channels per stage; max pooling halves the image between stages."""
+    gate_bias: float = Field(default=-2.0, lt=0)
+    """Of the transform gates at first: negative, so that layers begin by carrying their input."""
+
+    @property
+    def num_blocks(self) -> int:
+        """L of the survival schedule: the highway layers."""
+        return sum(self.stage_depths) - len(self.stage_depths)
+
+    @property
+    def undroppable(self) -> str:
+        """Every highway layer can be dropped."""
+        return ""
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels: halved between stages, rounding down."""
+        return 2 ** (len(self.stage_depths) - 1)
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> HighwayArchitecture:
+        if len(self.stage_widths) != len(self.stage_depths):
+            raise UsageError(
+                f"stage_widths={self.stage_widths}: give one per stage, {len(self.stage_depths)} as in stage_depths"
+            )
+        if self.num_blocks == 0:
+            raise UsageError(f"stage_depths={self.stage_depths}: no highway layer; give a stage 2 layers or more")
+        return self
+
+
+class VGGArchitecture(FrozenModel):
+    """Networks without shortcuts, for contrast (Simonyan and Zisserman 2014)."""
+
+    family: Literal["vgg"] = "vgg"
+    stage_depths: Depths
+    """3x3 convolutions per stage; max pooling halves the image after each stage."""
+    stage_widths: Widths
+    batch_norm: bool = False
+    hidden_width: int = Field(default=4096, ge=1)
+    """Of the two fully connected layers before the last."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Convolutional layers; none can be dropped."""
+        return sum(self.stage_depths)
+
+    @property
+    def undroppable(self) -> str:
+        """Why no block can be dropped."""
+        return "VGG has no shortcut around a dropped layer"
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels: halved after every stage, rounding down."""
+        return 2 ** len(self.stage_depths)
+
+    @pydantic.model_validator(mode="after")
+    def _fits(self) -> VGGArchitecture:
+        if len(self.stage_widths) != len(self.stage_depths):
+            raise UsageError(
+                f"stage_widths={self.stage_widths}: give one per stage, {len(self.stage_depths)} as in stage_depths"
+            )
+        return self
+
+
+Architecture: TypeAlias = Annotated[
+    ResNetArchitecture | PreResNetArchitecture | DenseNetArchitecture | HighwayArchitecture | VGGArchitecture,
+    Field(discriminator="family"),
+]

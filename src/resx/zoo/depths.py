@@ -1,0 +1,152 @@
+"""Architectures by the numbers that papers name them by: depth, cardinality, growth rate. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+from resx.errors import UsageError
+from resx.zoo.architectures import (
+    BlockVariant,
+    DenseNetArchitecture,
+    HighwayArchitecture,
+    PreResNetArchitecture,
+    ResNetArchitecture,
+    VGGArchitecture,
+)
+
+BlockKind: TypeAlias = Literal["basic", "bottleneck"]
+
+# He et al. 2015, table 1; 200 is of He et al. 2016.
+_IMAGENET: dict[int, tuple[BlockKind, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
+}
+# Simonyan and Zisserman 2014, table 1, columns A, B, D and E.
+_VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+# Layers of a stage as in the table of highway networks in He et al. 2015 (table 6); the paper itself prints
+# no widths for them. These give its numbers of parameters, 2.3 M and 1.25 M.
+_HIGHWAY = {19: ((6, 6, 6), (32, 80, 128)), 32: ((10, 10, 11), (24, 48, 64))}
+
+
+def resnet(depth: int) -> ResNetArchitecture:
+    """Return the ImageNet ResNet of that depth (18, 34, 50, 101, 152 or 200 layers).
+
+    Raises:
+        UsageError: the family has no such depth. So do all functions here.
+    """
+    block, stages = _imagenet("ResNet", depth)
+    return ResNetArchitecture(block=block, stage_depths=stages)
+
+
+def resnet_cifar(depth: int) -> ResNetArchitecture:
+    """Return the CIFAR ResNet of 6n + 2 layers (section 4.2)."""
+    stages = _three_stages("a CIFAR ResNet", depth, layers_per_n=6, others=2)
+    return ResNetArchitecture(block="basic", stage_depths=stages, width=16, stem="cifar", shortcut="padding")
+
+
+def plain(depth: int) -> ResNetArchitecture:
+    """Return the ImageNet network of 18 or 34 layers without its shortcuts."""
+    if depth not in (18, 34):
+        raise UsageError(f"depth={depth}: the plain networks have 18 or 34 layers; give one of them")
+    return ResNetArchitecture(block="basic", stage_depths=_IMAGENET[depth][1], shortcut="none")
+
+
+def plain_cifar(depth: int) -> ResNetArchitecture:
+    """Return the CIFAR network of 6n + 2 layers without its shortcuts."""
+    stages = _three_stages("a plain CIFAR network", depth, layers_per_n=6, others=2)
+    return ResNetArchitecture(block="basic", stage_depths=stages, width=16, stem="cifar", shortcut="none")
+
+
+def wide_resnet(depth: int, *, factor: int) -> ResNetArchitecture:
+    """Return an ImageNet ResNet whose bottlenecks' 3x3 convolutions have `factor` times the channels."""
+    block, stages = _imagenet("wide ResNet", depth)
+    return ResNetArchitecture(block=block, stage_depths=stages, inner_width=64 * factor)
+
+
+def resnext(depth: int, *, cardinality: int, group_width: int) -> ResNetArchitecture:
+    """Return an ImageNet ResNeXt of `cardinality` paths that are `group_width` channels wide in the first stage."""
+    block, stages = _imagenet("ResNeXt", depth)
+    return ResNetArchitecture(
+        block=block, stage_depths=stages, cardinality=cardinality, inner_width=cardinality * group_width
+    )
+
+
+def resnext_cifar(depth: int, *, cardinality: int, group_width: int) -> ResNetArchitecture:
+    """Return the CIFAR ResNeXt of 9n + 2 layers (Xie et al. 2016, section 5.3)."""
+    stages = _three_stages("a CIFAR ResNeXt", depth, layers_per_n=9, others=2)
+    return ResNetArchitecture(
+        block="bottleneck", stage_depths=stages, stem="cifar",
+        cardinality=cardinality, inner_width=cardinality * group_width,
+    )  # fmt: skip
+
+
+def preresnet(depth: int, *, variant: BlockVariant = "full_preactivation") -> PreResNetArchitecture:
+    """Return the ImageNet pre-activation ResNet of that depth."""
+    block, stages = _imagenet("pre-activation ResNet", depth)
+    return PreResNetArchitecture(block=block, stage_depths=stages, variant=variant)
+
+
+def preresnet_cifar(
+    depth: int, *, block: BlockKind, variant: BlockVariant = "full_preactivation"
+) -> PreResNetArchitecture:
+    """Return the CIFAR pre-activation ResNet of 6n + 2 layers in basic blocks, or 9n + 2 in bottlenecks."""
+    stages = _three_stages(
+        f"a CIFAR ResNet of {block} blocks", depth, layers_per_n=6 if block == "basic" else 9, others=2
+    )
+    return PreResNetArchitecture(block=block, stage_depths=stages, width=16, variant=variant, stem="cifar")
+
+
+def densenet_cifar(depth: int, *, growth_rate: int) -> DenseNetArchitecture:
+    """Return the CIFAR DenseNet of 3n + 4 layers, without bottleneck and compression (section 4.2)."""
+    stages = _three_stages("a CIFAR DenseNet", depth, layers_per_n=3, others=4)
+    return DenseNetArchitecture(
+        block_depths=stages, growth_rate=growth_rate, stem_width=16, bottleneck=0, compression=1.0, stem="cifar"
+    )
+
+
+def densenet_bc_cifar(depth: int, *, growth_rate: int) -> DenseNetArchitecture:
+    """Return the CIFAR DenseNet of 6n + 4 layers with bottleneck and compression 0.5."""
+    stages = _three_stages("a CIFAR DenseNet-BC", depth, layers_per_n=6, others=4)
+    return DenseNetArchitecture(block_depths=stages, growth_rate=growth_rate, stem_width=2 * growth_rate, stem="cifar")
+
+
+def highway(depth: int) -> HighwayArchitecture:
+    """Return the CIFAR highway network of 19 or 32 layers."""
+    if depth not in _HIGHWAY:
+        raise UsageError(f"depth={depth}: the highway networks have 19 or 32 layers; give one of them")
+    depths, widths = _HIGHWAY[depth]
+    return HighwayArchitecture(stage_depths=depths, stage_widths=widths)
+
+
+def vgg(depth: int, *, batch_norm: bool) -> VGGArchitecture:
+    """Return the VGG of 11, 13, 16 or 19 layers."""
+    if depth not in _VGG:
+        raise UsageError(f"depth={depth}: VGG has {_listed(_VGG)} layers; give one of them")
+    return VGGArchitecture(stage_depths=_VGG[depth], stage_widths=(64, 128, 256, 512, 512), batch_norm=batch_norm)
+
+
+def _imagenet(family: str, depth: int) -> tuple[BlockKind, tuple[int, ...]]:
+    if depth not in _IMAGENET:
+        raise UsageError(f"depth={depth}: {family} has {_listed(_IMAGENET)} layers; give one of them")
+    return _IMAGENET[depth]
+
+
+def _three_stages(family: str, depth: int, *, layers_per_n: int, others: int) -> tuple[int, int, int]:
+    """Return n layers or blocks for each of three stages, where depth = layers_per_n * n + others."""
+    n, rest = divmod(depth - others, layers_per_n)
+    if n < 1 or rest:
+        below = max(n, 1) * layers_per_n + others
+        raise UsageError(
+            f"depth={depth}: {family} has {layers_per_n}n + {others} layers; give {below} or {below + layers_per_n}"
+        )
+    return n, n, n
+
+
+def _listed(known: Iterable[int]) -> str:
+    *most, last = known
+    return f"{', '.join(map(str, most))} or {last}"

@@ -1,0 +1,33 @@
+"""Every name of `resx models`: build, fold, export, verify."""
+
+from pathlib import Path
+
+import pytest
+
+from resx.export import parity
+from resx.export.card import Source
+from resx.export.pipeline import ExportOptions, export_version
+from resx.export.source import LoadedSource, weights_sha256
+from resx.zoo.building import build_from_spec
+from resx.zoo.catalog import VARIANTS
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", list(VARIANTS))
+def test_a_name_becomes_a_verified_file(name: str, tmp_path: Path) -> None:
+    spec = VARIANTS[name].spec
+    if not spec.architecture.undroppable:
+        spec = spec.with_changes(survival=0.5)
+    model = build_from_spec(spec, seed=0).eval()
+    source = LoadedSource(
+        name=name,
+        model=model,
+        description=Source(kind="variant", spec=spec, weights="random (seed 0)", weights_sha256=weights_sha256(model)),
+        real_images=parity.photograph_crops(2, spec.image_size, seed=0),
+    )
+
+    card = export_version(source, ExportOptions(max_batch_size=2), tmp_path, name=name, command="test")
+
+    assert card.verified
+    assert [step.step for step in card.steps] == (["fold", "onnx"] if spec.survival < 1 else ["onnx"])
