@@ -11,6 +11,7 @@ import pytest
 
 from resx.cli.main import main
 
+SMALL = ["resnet20", "--image-size", "8", "--batch-size", "64"]
 TRAIN = [sys.executable, "-m", "resx", "train"]
 
 
@@ -21,7 +22,7 @@ def resx_train(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("runs") / "one"
-    return folder, resx_train("resnet20", "--epochs", "1", "--batch-size", "64", "-o", str(folder), "--json")
+    return folder, resx_train(*SMALL, "--epochs", "1", "-o", str(folder), "--json")
 
 
 def test_json_gives_one_object_on_stdout_and_progress_on_stderr(
@@ -44,12 +45,16 @@ def test_json_gives_one_object_on_stdout_and_progress_on_stderr(
     [
         (["resnet20"], "holds a run; --resume goes on with it, --force deletes it"),
         (["resnet20", "--resume", "--force"], "--resume and --force: give one of them"),
-        (["resnet20", "--resume", "--epochs", "2"], "begun with other settings: epochs was 1, is 2"),
-        (["resnet32", "--resume", "--epochs", "1", "--batch-size", "64"], "another network"),
+        ([*SMALL, "--resume", "--epochs", "2"], "begun with other settings: epochs was 1, is 2"),
+        (["resnet32", *SMALL[1:], "--resume", "--epochs", "1"], "another network: name was resnet20, is resnet32"),
         (["resnet21"], "no model named 'resnet21'; did you mean"),
         (["resnet20", "--data", "digit"], "did you mean digits"),
         (["resnet20", "--survival", "0"], "survival=0.0: give a probability in (0, 1]"),
         (["resnet20", "--epochs", "0"], "--epochs"),
+        (["resnet20", "--recipe", "he2015"], "did you mean he2015-cifar"),
+        (["resnet20", "--precision", "fp8"], "--precision fp8: give one of fp32, bf16, fp16"),
+        (["resnet20", "--image-size", "7"], "--image-size"),
+        (["resnet20", "--data", "folder:/nowhere"], "/nowhere: no such folder"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
@@ -78,7 +83,7 @@ def test_force_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
     (tmp_path / "old.txt").write_text("of the old run")
 
-    done = resx_train("resnet20", "--epochs", "1", "--batch-size", "128", "-o", str(tmp_path), "--force", "-q")
+    done = resx_train(*SMALL, "--epochs", "1", "-o", str(tmp_path), "--force", "-q")
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -104,7 +109,7 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_with_130_and_the_run_resumes(tmp_path: Path) -> None:
-    arguments = ["resnet20", "--epochs", "3", "--batch-size", "64", "-o", str(tmp_path / "run")]
+    arguments = [*SMALL, "--epochs", "3", "-o", str(tmp_path / "run")]
     with subprocess.Popen([*TRAIN, *arguments], stderr=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stderr is not None
         said = next(line for line in process.stderr if "epoch 1/3" in line)
