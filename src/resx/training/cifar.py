@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 from their python archives (Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html).
 
 The archives hold pickles. A pickle is a program, so they are read by an unpickler that knows nothing but
-numbers, strings, lists, dictionaries and numpy arrays, and refuses the file at the first other thing.
+numbers, strings, lists, dictionaries and UINT8 arrays, and refuses the file at the first other thing.
 
 A batch holds `data`, UINT8 [N, 3072] (red, green, blue planes of 32x32), and `labels` or `fine_labels`.
 """
@@ -113,8 +113,9 @@ def _split(
     payload: bytes, where: str, archive: _Archive, num_classes: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     batch = _unpickled(payload, where)
-    images, labels = batch.get("data"), _sequence(batch.get(archive.labels), where)
-    if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.shape != (len(labels), 3072):
+    labels = _sequence(batch.get(archive.labels), where)
+    images = getattr(batch.get("data"), "value", None)
+    if images is None or images.shape != (len(labels), 3072):
         raise UsageError(f"{where}: `data` is not UINT8 [{len(labels)}, 3072]; download the archive again")
     if not all(isinstance(label, int) and 0 <= label < num_classes for label in labels):
         raise UsageError(f"{where}: a label is not in 0..{num_classes - 1}; download the archive again")
@@ -145,21 +146,35 @@ def _text(value: object) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-class _ArrayMark:
-    """Stands for `numpy.ndarray`, which a pickle may name but not call."""
+class _Dtype:
+    """Stands in for `numpy.dtype`: only UINT8 is known, whose byte order, the state, means nothing."""
+
+    def __init__(self, code: object, *_flags: object) -> None:
+        if code not in (b"u1", "u1"):
+            raise pickle.UnpicklingError(f"holds an array of {code!r}")
+
+    def __setstate__(self, _state: object) -> None:
+        pass
 
 
-def _new_array(kind: object, shape: object, _typecode: object) -> npt.NDArray[Any]:
-    """Stand in for numpy's `_reconstruct`: an empty array, filled by the state that follows in the pickle."""
-    if kind is not _ArrayMark or shape != (0,):
+class _Array:
+    """Stands in for `numpy.ndarray`, so that no state from the file reaches numpy's own unpickling."""
+
+    value: npt.NDArray[np.uint8]
+
+    def __setstate__(self, state: object) -> None:
+        match state:
+            case (_, tuple(shape), _Dtype(), False, bytes(payload)):
+                self.value = np.frombuffer(payload, dtype=np.uint8).reshape(shape).copy()
+            case _:
+                raise pickle.UnpicklingError("holds an unusual array")
+
+
+def _new_array(kind: object, _shape: object, _typecode: object) -> _Array:
+    """Stand in for numpy's `_reconstruct`: an array, filled by the state that follows in the pickle."""
+    if kind is not _Array:
         raise pickle.UnpicklingError("holds an unusual array")
-    return np.empty(0, dtype=np.uint8)
-
-
-def _plain_dtype(code: object, _align: object = False, _copy: object = True) -> np.dtype[Any]:
-    if code not in (b"u1", "u1", b"i8", "i8"):
-        raise pickle.UnpicklingError(f"holds an array of {code!r}")
-    return np.dtype(_text(code), False, True)  # a copy: the pickle goes on to set its byte order
+    return _Array()
 
 
 def _latin1(text: object, encoding: object) -> bytes:
@@ -176,15 +191,15 @@ def _empty_bytes() -> bytes:
 _ALLOWED: dict[tuple[str, str], type | Callable[..., Any]] = {
     ("numpy.core.multiarray", "_reconstruct"): _new_array,
     ("numpy._core.multiarray", "_reconstruct"): _new_array,
-    ("numpy", "ndarray"): _ArrayMark,
-    ("numpy", "dtype"): _plain_dtype,
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _latin1,
     ("__builtin__", "bytes"): _empty_bytes,
 }
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows numbers, strings, bytes, lists, dictionaries and numpy arrays of small integers; nothing else."""
+    """Knows numbers, strings, bytes, lists, dictionaries and arrays of UINT8; nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:

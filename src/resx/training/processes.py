@@ -132,7 +132,7 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         """Normalise [N, C, H, W]; in evaluation as any batch norm."""
         if not self.training:
             return super().forward(input)
-        x_NCHW = input.float()
+        x_NCHW = input.to(torch.promote_types(input.dtype, torch.float32))
         mean = _global_mean(x_NCHW.mean((0, 2, 3)))
         centred = x_NCHW - mean.view(-1, 1, 1)
         variance = _global_mean(centred.square().mean((0, 2, 3)))
