@@ -80,9 +80,12 @@ def train(
     from resx.training.config import DeviceKind, TrainingPrecision
     from resx.training.data import load_data
     from resx.training.recipes import configured, default_recipe, recipe_named
+    from resx.training.tensorboard import require_tensorboard
 
     precisions: tuple[TrainingPrecision, ...] = ("fp32", "bf16", "fp16")
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
+    if tensorboard:
+        require_tensorboard()  # before --force deletes anything
     recipe = default_recipe(data) if recipe is None else recipe
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
     config = configured(data, recipe, {key: value for key, value in given.items() if value is not None} | {
