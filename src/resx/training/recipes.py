@@ -88,7 +88,8 @@ RECIPES: dict[str, PublishedRecipe] = {
     "huang2017-dense": PublishedRecipe(
         recipe=_cifar(epochs=300, batch_size=64), source="Huang et al. 2017, arXiv:1608.06993, section 4.2"
     ),
-    # Nesterov momentum is the published code's; the paper does not say.
+    # Nesterov momentum and the batch of 128 are the published code's (github.com/facebookresearch/ResNeXt),
+    # which says that the arXiv paper's own CIFAR figures are of 256 and pre-activated blocks.
     "xie2017-resnext": PublishedRecipe(
         recipe=_cifar(epochs=300, weight_decay=5e-4), source="Xie et al. 2017, arXiv:1611.05431, section 5.3"
     ),
