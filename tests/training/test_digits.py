@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from resx.errors import UsageError
-from resx.training.data import digits, load_data, shifted
+from resx.training.data import digits, load_data
 
 
 def test_the_digits_are_1442_images_to_train_on_and_355_held_out() -> None:
@@ -56,27 +56,23 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_name() -> None:
         load_data("digit")
 
 
-def test_shifting_moves_each_image_by_its_own_offset_and_fills_with_zeros() -> None:
-    image = np.zeros((1, 3, 9, 9), dtype=np.uint8)
-    image[0, :, 4, 4] = 255
+def test_the_digits_come_at_the_size_that_is_asked_for() -> None:
+    data = load_data("digits", image_size=16)
 
-    moved = shifted(image.repeat(200, axis=0), 2, np.random.default_rng(0))
-
-    assert moved.shape == (200, 3, 9, 9)
-    assert moved.sum() == 200 * 3 * 255  # nothing fell off the edge, nothing was added
-    places = {tuple(np.argwhere(one[0])[0]) for one in moved}
-    assert places == {(y, x) for y in range(2, 7) for x in range(2, 7)}
+    assert data.train.images[:2].shape == (2, 3, 16, 16)
+    assert (data.image.image_size, data.image.resize) == (16, 16)
 
 
-def test_shifting_by_nothing_gives_the_images_back() -> None:
-    images = digits(size=8).train.images[:4]
-
-    assert np.array_equal(shifted(images, 0, np.random.default_rng(0)), images)
-
-
-def test_the_same_generator_shifts_the_same_way() -> None:
-    images = digits(size=8).train.images[:16]
-
-    first = shifted(images, 2, np.random.default_rng(3))
-    assert np.array_equal(first, shifted(images, 2, np.random.default_rng(3)))
-    assert not np.array_equal(first, shifted(images, 2, np.random.default_rng(4)))
+@pytest.mark.parametrize(
+    ("name", "image_size", "message"),
+    [
+        ("digits", 4, "image_size=4: give 8 pixels or more"),
+        ("digits:here", None, "built in"),
+        ("cifar10", None, r"give cifar10:DIR"),
+        ("folder:", None, r"give folder:DIR"),
+        ("cifar10:/nowhere", 16, "have 32 pixels"),
+    ],
+)
+def test_a_data_set_that_cannot_be_is_refused(name: str, image_size: int | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_data(name, image_size=image_size)

@@ -10,7 +10,8 @@ from resx.training import checkpoint
 from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
 from resx.training.data import DataSet
-from resx.training.loop import accuracy, logits, train
+from resx.training.evaluation import accuracy, logits
+from resx.training.loop import train
 from resx.zoo.spec import ModelSpec, read_spec
 
 
@@ -89,7 +90,7 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     train(small_spec, small_data, config, tmp_path / "broken", resume=True)
 
     assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
-    for name in (checkpoint.WEIGHTS,):
+    for name in (checkpoint.WEIGHTS, checkpoint.BEST):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

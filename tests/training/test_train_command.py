@@ -1,16 +1,21 @@
 """`resx train` as a process: exit codes, what goes to which stream, interruption."""
 
+import importlib.util
 import json
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from PIL import Image
 
 from resx.cli.main import main
 
+SMALL = ["resnet20", "--image-size", "8", "--batch-size", "64"]
 TRAIN = [sys.executable, "-m", "resx", "train"]
 
 
@@ -21,7 +26,7 @@ def resx_train(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     folder = tmp_path_factory.mktemp("runs") / "one"
-    return folder, resx_train("resnet20", "--epochs", "1", "--batch-size", "64", "-o", str(folder), "--json")
+    return folder, resx_train(*SMALL, "--epochs", "1", "-o", str(folder), "--json")
 
 
 def test_json_gives_one_object_on_stdout_and_progress_on_stderr(
@@ -39,46 +44,106 @@ def test_json_gives_one_object_on_stdout_and_progress_on_stderr(
     assert "epoch 1/1" in done.stderr
 
 
+Refused = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Refused:
+    """Run `resx train` here; give its exit code and the one line it says, with nothing on stdout."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["resx", "train", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1, err
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, err
+
+    return run
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["resnet20"], "holds a run; --resume goes on with it, --force deletes it"),
         (["resnet20", "--resume", "--force"], "--resume and --force: give one of them"),
-        (["resnet20", "--resume", "--epochs", "2"], "begun with other settings: epochs was 1, is 2"),
-        (["resnet32", "--resume", "--epochs", "1", "--batch-size", "64"], "another network"),
+        ([*SMALL, "--resume", "--epochs", "2"], "begun with other settings: epochs was 1, is 2"),
+        (["resnet32", *SMALL[1:], "--resume", "--epochs", "1"], "another network: name was resnet20, is resnet32"),
         (["resnet21"], "no model named 'resnet21'; did you mean"),
         (["resnet20", "--data", "digit"], "did you mean digits"),
         (["resnet20", "--survival", "0"], "survival=0.0: give a probability in (0, 1]"),
         (["resnet20", "--epochs", "0"], "--epochs"),
+        (["resnet20", "--recipe", "he2015"], "did you mean he2015-cifar"),
+        (["resnet20", "--precision", "fp8"], "--precision fp8: give one of fp32, bf16, fp16"),
+        (["resnet20", "--image-size", "7"], "--image-size"),
+        (["resnet20", "--data", "folder:/nowhere"], "/nowhere: no such folder"),
     ],
 )
 def test_a_wrong_request_is_one_line_and_exit_code_2(
-    finished: tuple[Path, subprocess.CompletedProcess[str]],
-    arguments: list[str],
-    message: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    finished: tuple[Path, subprocess.CompletedProcess[str]], refused: Refused, arguments: list[str], message: str
 ) -> None:
     folder, _ = finished
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr(sys, "argv", ["resx", "train", *arguments, "-o", str(folder)])
 
-    with pytest.raises(SystemExit) as exit_:
-        main()
+    code, said = refused(*arguments, "-o", str(folder))
 
-    assert exit_.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    assert message in err
+    assert code == 2
+    assert message in said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "remedy"),
+    [
+        pytest.param(
+            ["--device", "cuda"], "use --device cpu",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+        pytest.param(
+            ["--tensorboard"], "pip install tensorboard",
+            marks=pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="it is installed"),
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_missing_here_is_exit_code_4_with_the_remedy_and_the_old_run_stays(
+    tmp_path: Path, refused: Refused, arguments: list[str], remedy: str
+) -> None:
+    (tmp_path / "spec.json").write_text("{}")
+
+    code, said = refused("resnet20", "-o", str(tmp_path), "--force", *arguments)
+
+    assert code == 4
+    assert remedy in said
+    assert (tmp_path / "spec.json").exists()
+
+
+def test_a_folder_with_a_bad_image_is_refused_and_trained_on_without_it(tmp_path: Path, refused: Refused) -> None:
+    for shade, name in enumerate(("cat", "dog")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(6):
+            Image.new("L", (12, 12), 200 * shade).save(tmp_path / "images" / name / f"{index}.png")
+    (tmp_path / "images" / "dog" / "2.png").write_bytes(b"no image")
+    arguments = [*SMALL[:3], "--data", f"folder:{tmp_path / 'images'}", "--epochs", "1", "--batch-size", "4"]
+
+    code, said = refused(*arguments, "-o", str(tmp_path / "run"))
+    assert code == 2
+    assert "1 of 12 images cannot be read (dog/2.png)" in said
+    assert not (tmp_path / "run").exists()
+
+    done = resx_train(*arguments, "-o", str(tmp_path / "run"), "--skip-bad", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "1 images skipped" in done.stderr
+    result = json.loads(done.stdout)
+    assert (result["num_skipped"], result["num_held_out"], result["recipe"]) == (1, 2, "he2015-cifar")
 
 
 def test_force_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
     (tmp_path / "old.txt").write_text("of the old run")
 
-    done = resx_train("resnet20", "--epochs", "1", "--batch-size", "128", "-o", str(tmp_path), "--force", "-q")
+    done = resx_train(*SMALL, "--epochs", "1", "-o", str(tmp_path), "--force", "-q")
 
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
@@ -104,7 +169,7 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_with_130_and_the_run_resumes(tmp_path: Path) -> None:
-    arguments = ["resnet20", "--epochs", "3", "--batch-size", "64", "-o", str(tmp_path / "run")]
+    arguments = [*SMALL, "--epochs", "3", "-o", str(tmp_path / "run")]
     with subprocess.Popen([*TRAIN, *arguments], stderr=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stderr is not None
         said = next(line for line in process.stderr if "epoch 1/3" in line)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Json, Quiet, Seed
+from resx.cli.options import Device, Json, Quiet, Seed, chosen
 from resx.cli.output import Output
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
+    from resx.training.config import TrainingConfig
+    from resx.training.data import DataSet
     from resx.training.loop import OnEpoch, OnStep
+    from resx.training.processes import Processes
+    from resx.zoo.spec import ModelSpec
 
 
 def register(app: typer.Typer) -> None:
@@ -26,56 +31,127 @@ def register(app: typer.Typer) -> None:
 def train(
     name: Annotated[str, typer.Argument(help="A variant: see `resx models`.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The run's folder.")],
-    data: Annotated[str, typer.Option(help="The data set: digits.")] = "digits",
+    data: Annotated[str, typer.Option(help="digits, cifar10:DIR, cifar100:DIR or folder:DIR.")] = "digits",
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="digits, he2015-cifar, he2016-preact, huang2016-depth, huang2017-dense or xie2017-resnext. "
+            "Default: digits for the digits, he2015-cifar for the rest."
+        ),
+    ] = None,
     survival: Annotated[
-        float, typer.Option(help="p_L: probability that the last block survives a step; 1 is constant depth.")
-    ] = 1.0,
-    epochs: Annotated[int, typer.Option(min=1)] = 15,
-    batch_size: Annotated[int, typer.Option(min=2)] = 16,
-    learning_rate: Annotated[float, typer.Option(min=1e-9)] = 0.05,
+        float | None,
+        typer.Option(help="p_L: probability that the last block survives a step; 1 is constant depth. "
+                          "Default: the recipe's."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=2, help="Images per step, over all processes. Default: the recipe's.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-9, help="At its peak. Default: the recipe's.")
+    ] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="Default: the recipe's.")] = None,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99)] = 0.0,
+    clip_norm: Annotated[float, typer.Option(min=0, help="Largest norm of the gradients; 0: any.")] = 0.0,
+    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the forward pass.")] = "fp32",
+    device: Device = "cpu",
+    image_size: Annotated[int | None, typer.Option(min=8, help="Pixels each way. Default: the data's own.")] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files into the run too.")] = False,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Delete the run in this folder and begin anew.")] = False,
     json: Json = False,
     quiet: Quiet = False,
-) -> None:
+) -> None:  # fmt: skip
     """Train a variant; the run's folder holds its weights, spec and metrics after every epoch.
+
+    Several processes share the work under torchrun; see docs/training.md.
 
     Example: resx train resnet20 --data digits --survival 0.5 -o runs/digits
     """
-    from resx.training import checkpoint
-    from resx.training.config import TrainingConfig
-    from resx.training.data import load_data
-    from resx.training.loop import train as train_model
     from resx.zoo.catalog import variant
 
     if resume and force:
         raise UsageError("--resume and --force: give one of them")
     found = variant(name)
-    images = load_data(data)
-    spec = found.spec.with_changes(
-        classes=len(images.labels), survival=survival, labels=images.labels, image=images.image
-    )
-    config = TrainingConfig(data=data, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, seed=seed)
-    _prepare(output, is_run=checkpoint.is_run(output), resume=resume, force=force)
-    out = Output(as_json=json, quiet=quiet)
+    from resx.training import checkpoint, processes
+    from resx.training.config import DeviceKind, TrainingPrecision
+    from resx.training.data import load_data
+    from resx.training.recipes import configured, default_recipe, recipe_named
+    from resx.training.tensorboard import require_tensorboard
+
+    precisions: tuple[TrainingPrecision, ...] = ("fp32", "bf16", "fp16")
+    devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
+    if tensorboard:
+        require_tensorboard()  # before --force deletes anything
+    recipe = default_recipe(data) if recipe is None else recipe
+    given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
+    config = configured(data, recipe, {key: value for key, value in given.items() if value is not None} | {
+        "label_smoothing": label_smoothing, "clip_norm": clip_norm, "precision": chosen("--precision", precision, precisions),
+        "device": chosen("--device", device, devices), "skip_bad": skip_bad, "seed": seed,
+    })  # fmt: skip
+    with processes.joined(config.device) as place:
+        images = load_data(data, image_size=image_size, bad_images="skip" if skip_bad else "refuse")
+        spec = found.spec.with_changes(
+            classes=len(images.labels), labels=images.labels, image=images.image,
+            survival=recipe_named(recipe).survival if survival is None else survival,
+        )  # fmt: skip
+        is_run = checkpoint.is_run(output)
+        processes.first_alone(place, lambda: _prepare(output, is_run=is_run, resume=resume, force=force))
+        _train(
+            spec, images, config, output, place,
+            Output(as_json=json, quiet=quiet), resume=resume, tensorboard=tensorboard,
+        )  # fmt: skip
+
+
+def _train(
+    spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, place: Processes,
+    out: Output, *, resume: bool, tensorboard: bool,
+) -> None:  # fmt: skip
+    """Train and report; all but the first process do so silently."""
+    from resx.training import loop
+    from resx.training.tensorboard import event_files
+
+    if not place.is_first:
+        loop.train(spec, data, config, folder, resume=resume, processes=place)
+        return
+    if data.skipped:
+        out.note(f"{len(data.skipped)} images skipped: {', '.join(data.skipped)}")
     metrics: list[dict[str, Any]] = []
     try:
-        with _progress(out, epochs) as (on_step, on_epoch):
+        with (
+            event_files(folder) if tensorboard else contextlib.nullcontext(lambda _entry: None) as record,
+            _progress(out, config.epochs) as (on_step, on_epoch),
+        ):
 
             def remember(entry: dict[str, Any]) -> None:
                 metrics.append(entry)
+                record(entry)
                 on_epoch(entry)
 
-            train_model(spec, images, config, output, resume=resume, on_step=on_step, on_epoch=remember)
+            loop.train(
+                spec, data, config, folder, resume=resume, processes=place, on_step=on_step, on_epoch=remember
+            )  # fmt: skip
     except KeyboardInterrupt:
-        out.note(f"stopped after {len(metrics)} of {epochs} epochs; go on with --resume")
+        out.note(f"stopped after {len(metrics)} of {config.epochs} epochs; go on with --resume")
         raise
-    last = metrics[-1]
-    payload = {"run": str(output), "model": name, "num_held_out": len(images.held_out), **last}
+    _report(out, spec, data, config, folder, metrics)
+
+
+def _report(
+    out: Output, spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, metrics: list[dict[str, Any]]
+) -> None:
+    last, best = metrics[-1], max(metrics, key=lambda entry: float(entry["accuracy"]))
+    payload = {
+        "run": str(folder), "model": spec.name, "recipe": config.recipe, "num_held_out": len(data.held_out),
+        "num_skipped": len(data.skipped), "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], **last,
+    }  # fmt: skip
     line = (
-        f"{output}: {name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(images.held_out)} held-out images right\n"
-        f"next: resx export {output}"
+        f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out images right"
+        f" (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
+        f"next: resx export {folder}"
     )
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
 
@@ -104,8 +180,12 @@ def _progress(out: Output, epochs: int) -> Iterator[tuple[OnStep, OnEpoch]]:
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=out.quiet or not console.is_terminal) as bar:
         task = bar.add_task("steps", total=None)
+        began, begun_at = time.monotonic(), -1
 
         def on_step(done: int, total: int) -> None:
+            nonlocal begun_at
+            if begun_at < 0:
+                begun_at = done - 1  # a resumed run's time left counts from where it goes on
             bar.update(task, completed=done, total=total)
 
         def on_epoch(entry: dict[str, Any]) -> None:
@@ -113,7 +193,17 @@ def _progress(out: Output, epochs: int) -> Iterator[tuple[OnStep, OnEpoch]]:
                 f"  epoch {entry['epoch']}/{epochs}  loss {entry['loss']:.3f}  accuracy {entry['accuracy']:.2%}  "
                 f"{entry['images_per_s']:.0f} images/s"
             )
+            if begun_at >= 0:
+                per_step_s = (time.monotonic() - began) / (entry["step"] - begun_at)
+                steps_left = entry["step"] / entry["epoch"] * (epochs - entry["epoch"])
+                text += f"  {_duration(per_step_s * steps_left)} left"
             if not out.quiet:
                 bar.console.print(text, highlight=False)
 
         yield on_step, on_epoch
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -2,13 +2,15 @@
 
     runs/NAME/
         model.safetensors    weights after the last finished epoch, torchvision's names
+        best.safetensors     weights after the epoch with the best accuracy (the first of equals)
         spec.json            the network
         training.json        the configuration
         metrics.jsonl        one object per finished epoch
         resume.safetensors   optimiser state, weights and the epoch they belong to
 
 Every file is replaced whole. `resume.safetensors` is written first and holds the weights too, so a run
-killed between two writes resumes from one consistent epoch.
+killed between two writes resumes from one consistent epoch, and resuming writes the others again.
+`--tensorboard` adds a folder `tensorboard/`, made anew from the metrics whenever the run goes on.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ from torch import Tensor, nn
 from resx.errors import UsageError
 from resx.files import require_free_space, write_atomic
 from resx.training.config import TrainingConfig
+from resx.training.data import BadImages, DataSet, load_data
 from resx.zoo.building import build_from_spec
 from resx.zoo.pretrained import load_weights, read_weights
 from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
 
 Metrics: TypeAlias = dict[str, Any]
 
-WEIGHTS, CONFIG, METRICS, RESUME = "model.safetensors", "training.json", "metrics.jsonl", "resume.safetensors"
+WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
+CONFIG, METRICS = "training.json", "metrics.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,6 +44,22 @@ class Progress:
 
     epochs_done: int
     metrics: tuple[Metrics, ...]
+
+    @property
+    def is_best(self) -> bool:
+        """Whether the last epoch is more accurate than every one before it."""
+        *before, last = (entry["accuracy"] for entry in self.metrics)
+        return all(last > accuracy for accuracy in before)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingState:
+    """What training changes, and a resumed run continues with."""
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    scaler: torch.amp.GradScaler
+    """Of fp16 training; disabled otherwise."""
 
 
 def is_run(folder: Path) -> bool:
@@ -70,35 +90,47 @@ def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_bytes = 4 * sum(parameter.numel() for parameter in _on_meta(spec).parameters())
-    require_free_space(folder, 4 * num_bytes)  # weights; weights and momentum to resume; one of them staged
-    for left in (METRICS, RESUME, WEIGHTS):
+    require_free_space(folder, 7 * num_bytes)  # last, best; weights and momentum to resume; the largest staged
+    for left in (METRICS, RESUME, WEIGHTS, BEST):
         (folder / left).unlink(missing_ok=True)
     write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
     write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
-def save_epoch(folder: Path, model: nn.Module, optimizer: torch.optim.SGD, progress: Progress) -> None:
+def save_epoch(folder: Path, state: TrainingState, progress: Progress) -> None:
     """Store the state after a finished epoch."""
     from safetensors.torch import save
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     momenta = {
-        f"momentum.{name}": optimizer.state[parameter]["momentum_buffer"].detach().cpu().contiguous()
-        for name, parameter in model.named_parameters()
+        f"momentum.{name}": state.optimizer.state[parameter]["momentum_buffer"].detach().cpu().contiguous()
+        for name, parameter in state.model.named_parameters()
         # A block that was dropped in every step so far has no momentum yet.
-        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+        if state.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
     }
-    metrics = "".join(json.dumps(entry) + "\n" for entry in progress.metrics)
-    state = weights | momenta
-    write_atomic(folder / RESUME, save(state, metadata={"epochs_done": str(progress.epochs_done), "metrics": metrics}))
-    write_atomic(folder / WEIGHTS, save(weights))
-    write_atomic(folder / METRICS, metrics)
+    metadata = {
+        "epochs_done": str(progress.epochs_done),
+        "metrics": _lines(progress),
+        "scaler": json.dumps(state.scaler.state_dict()),
+    }
+    write_atomic(folder / RESUME, save(_weights(state.model) | momenta, metadata=metadata))
+    publish(folder, state.model, progress)
 
 
-def resume_run(
-    folder: Path, model: nn.Module, optimizer: torch.optim.SGD, spec: ModelSpec, config: TrainingConfig
-) -> Progress:
-    """Bring model and optimiser to where the run stopped, and return how far that was.
+def publish(folder: Path, model: nn.Module, progress: Progress) -> None:
+    """Write the files that others read: the last weights, the best if they are these, and the metrics."""
+    from safetensors.torch import save
+
+    if not progress.metrics:
+        return
+    weights = save(_weights(model))
+    write_atomic(folder / WEIGHTS, weights)
+    if progress.is_best:
+        write_atomic(folder / BEST, weights)
+    write_atomic(folder / METRICS, _lines(progress))
+
+
+def resume_run(folder: Path, state: TrainingState, spec: ModelSpec, config: TrainingConfig) -> Progress:
+    """Bring model, optimiser and scaler to where the run stopped, and return how far that was.
 
     Raises:
         UsageError: the run was begun with another network or configuration (the message says in what they
@@ -113,15 +145,21 @@ def resume_run(
         return Progress(epochs_done=0, metrics=())
     try:
         with safe_open(path, framework="pt") as file:
-            state: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            progress = _progress_of(file.metadata() or {})
+            stored: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata: dict[str, str] = file.metadata() or {}
+        progress = _progress_of(metadata)
+        scaler = json.loads(metadata["scaler"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); train again with --force") from error
-    momenta = {name.removeprefix("momentum."): state.pop(name) for name in list(state) if name.startswith("momentum.")}
-    load_weights(model, state, source=str(path))
-    for name, parameter in model.named_parameters():
+    momenta = {
+        name.removeprefix("momentum."): stored.pop(name) for name in list(stored) if name.startswith("momentum.")
+    }
+    load_weights(state.model, stored, source=str(path))
+    for name, parameter in state.model.named_parameters():
         if name in momenta:
-            optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device)
+            state.optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device)
+    if scaler:
+        state.scaler.load_state_dict(scaler)
     return progress
 
 
@@ -129,6 +167,17 @@ def _progress_of(metadata: dict[str, str]) -> Progress:
     """Read what `save_epoch` wrote; KeyError or ValueError if it did not write this."""
     metrics = tuple(json.loads(line) for line in metadata["metrics"].splitlines())
     return Progress(epochs_done=int(metadata["epochs_done"]), metrics=metrics)
+
+
+def load_run_data(folder: Path) -> DataSet:
+    """Load the data set that a run was trained on, at the size it was trained at.
+
+    Raises:
+        UsageError: the folder has no run, or the data are no longer where they were.
+    """
+    config, spec = read_config(folder), read_spec(folder / SPEC_FILE)
+    bad_images: BadImages = "skip" if config.skip_bad else "unchecked"  # they were checked when training began
+    return load_data(config.data, image_size=spec.image_size, bad_images=bad_images)
 
 
 def read_config(folder: Path) -> TrainingConfig:
@@ -160,6 +209,14 @@ def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> 
         elif before != after:
             found.append(f"{prefix}{key} was {before}, is {after}")
     return found
+
+
+def _weights(model: nn.Module) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _lines(progress: Progress) -> str:
+    return "".join(json.dumps(entry) + "\n" for entry in progress.metrics)
 
 
 def _on_meta(spec: ModelSpec) -> nn.Module:

@@ -1,23 +1,72 @@
-"""What a training run was asked to do, as a frozen value that is stored with it."""
+"""What a training run was asked to do, as a frozen value that is stored with it. Needs no torch."""
+
+import math
+from typing import Literal, TypeAlias
 
 from pydantic import Field
 
 from resx.zoo.spec import FrozenModel
 
+Schedule: TypeAlias = Literal["cosine", "steps"]
+Warmup: TypeAlias = Literal["none", "linear", "tenth"]
+TrainingPrecision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+DeviceKind: TypeAlias = Literal["cpu", "cuda"]
 
-class TrainingConfig(FrozenModel):
-    """Stochastic gradient descent with Nesterov momentum under a cosine learning rate.
+
+class Recipe(FrozenModel):
+    """Stochastic gradient descent with momentum: everything that a paper says about its training.
+
+    The defaults are those of the digits.
+    """
+
+    epochs: int = Field(default=15, ge=1)
+    batch_size: int = Field(default=16, ge=2)
+    """Images per step, over all processes together."""
+    learning_rate: float = Field(default=0.05, gt=0)
+    """At the peak."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0)
+    """On every parameter, as in the papers."""
+    schedule: Schedule = "cosine"
+    """`cosine`: along half a cosine to zero; `steps`: a tenth after each milestone."""
+    milestones: tuple[float, ...] = ()
+    """For `steps`: shares of the epochs in (0, 1), so that a shorter run keeps the schedule's form."""
+    warmup: Warmup = "linear"
+    """Over the first epoch: rising from zero, or at a tenth of the peak throughout."""
+    shift_px: int = Field(default=2, ge=0)
+    """Augmentation: each training image moves by up to this many pixels, edges padded with zeros, which is
+    the papers' pad and random crop."""
+    flip: bool = False
+    """Augmentation: half of the training images are mirrored left to right."""
+
+
+class TrainingConfig(Recipe):
+    """A recipe with the data and the machine it is used on.
 
     A run is resumed only with the configuration it was begun with.
     """
 
     data: str
-    epochs: int = Field(default=15, ge=1)
-    batch_size: int = Field(default=16, ge=2)
-    learning_rate: float = Field(default=0.05, gt=0)
-    """At the peak: it rises over the first epoch and falls along a half cosine to zero."""
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    shift_px: int = Field(default=2, ge=0)
-    """Augmentation: each training image moves by up to this many pixels, edges padded with zeros."""
+    recipe: str = "digits"
+    """The name of the recipe that the other values began as."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float = Field(default=0.0, ge=0)
+    """Largest L2 norm of all gradients together; 0 leaves them alone."""
+    precision: TrainingPrecision = "fp32"
+    """Of the forward pass (torch.autocast); weights and their updates are FP32 always."""
+    device: DeviceKind = "cpu"
+    skip_bad: bool = False
+    """Train without the images of a folder that cannot be read."""
     seed: int = Field(default=0, ge=0)
+
+
+def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of a step, counted from 0 over the whole run."""
+    peak, total = recipe.learning_rate, recipe.epochs * steps_per_epoch
+    if step < steps_per_epoch and recipe.warmup != "none":
+        return peak * ((step + 1) / steps_per_epoch if recipe.warmup == "linear" else 0.1)
+    if recipe.schedule == "steps":
+        return peak * 0.1 ** sum(step >= milestone * total for milestone in recipe.milestones)
+    begin = 0 if recipe.warmup == "none" else steps_per_epoch
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, total - begin)))

@@ -1,26 +1,49 @@
-"""Data sets: whole in memory as UINT8 [N, 3, H, W], split once and for all.
+"""Data sets by name, split once and for all; their images are UINT8 [N, 3, H, W].
 
-`digits` is built in: scikit-learn ships 1,797 real handwritten digits of 8x8 pixels (UCI "Optical
-Recognition of Handwritten Digits", test part), here enlarged to 32x32.
+    digits          built in: scikit-learn ships 1,797 real handwritten digits of 8x8 pixels (UCI "Optical
+                    Recognition of Handwritten Digits", test part), here enlarged to 32x32
+    cifar10:DIR     the python archive, unpacked or not (resx.training.cifar)
+    cifar100:DIR    the same, with the 100 fine classes
+    folder:DIR      a folder of images per class (resx.training.folder)
+
+Digits and CIFAR are whole in memory (6 and 184 MB); a folder's images are decoded when they are asked for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import MissingCapability, UsageError, nearest
-from resx.zoo.spec import ImageFormat
+from resx.zoo.spec import Channels, ImageFormat
+
+BadImages: TypeAlias = Literal["refuse", "skip", "unchecked"]
+"""What becomes of files that cannot be decoded; `unchecked` finds out when one is asked for."""
+
+KINDS = ("digits", "cifar10", "cifar100", "folder")
+
+
+class Images(Protocol):
+    """Images that are had by indexing with a slice or an array of indices: UINT8 [N, 3, H, W].
+
+    A numpy array is one; so is what reads files only when it is indexed.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, chosen: slice | npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Split:
-    """Images UINT8 [N, 3, H, W] and their classes INT64 [N]."""
+    """Images and their classes INT64 [N]."""
 
-    images: npt.NDArray[np.uint8]
+    images: Images
     targets: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
@@ -36,17 +59,40 @@ class DataSet:
     image: ImageFormat
     train: Split
     held_out: Split
+    skipped: tuple[str, ...] = ()
+    """Files that cannot be decoded and were left out."""
 
 
-def load_data(name: str) -> DataSet:
+def load_data(name: str, *, image_size: int | None = None, bad_images: BadImages = "refuse") -> DataSet:
     """Load a data set by name.
 
+    Args:
+        name: `digits`, `cifar10:DIR`, `cifar100:DIR` or `folder:DIR`.
+        image_size: pixels each way; None takes the data set's own (32 for digits and CIFAR, 224 for a folder).
+        bad_images: for a folder.
+
     Raises:
-        UsageError: there is no data set of that name.
+        UsageError: there is no data set of that name, its files cannot be used, or not at that size.
     """
-    if name == "digits":
-        return digits()
-    raise UsageError(f"data {name!r}{nearest(name, ['digits'])}: the built-in data set is `digits`")
+    from resx.training.cifar import load_cifar
+    from resx.training.folder import load_folder
+
+    kind, colon, place = name.partition(":")
+    if kind not in KINDS:
+        raise UsageError(f"data {name!r}{nearest(kind, KINDS)}: give digits, cifar10:DIR, cifar100:DIR or folder:DIR")
+    if image_size is not None and image_size < 8:
+        raise UsageError(f"image_size={image_size}: give 8 pixels or more")
+    if kind == "digits":
+        if colon:
+            raise UsageError(f"data {name!r}: the digits are built in; give `digits` alone")
+        return digits(32 if image_size is None else image_size)
+    if not place:
+        raise UsageError(f"data {name!r}: where is it? give {kind}:DIR")
+    if kind == "folder":
+        return load_folder(Path(place), image_size=224 if image_size is None else image_size, bad_images=bad_images)
+    if image_size not in (None, 32):
+        raise UsageError(f"image_size={image_size}: CIFAR's images have 32 pixels; leave it out")
+    return load_cifar(Path(place), fine=kind == "cifar100")
 
 
 def digits(size: int = 32) -> DataSet:
@@ -60,33 +106,39 @@ def digits(size: int = 32) -> DataSet:
     except ImportError:
         raise MissingCapability("data `digits`: scikit-learn is not installed; pip install 'resx[cpu]'") from None
 
-    pixels, targets = load_digits(return_X_y=True)
+    pixels, classes = load_digits(return_X_y=True)
+    targets = classes.astype(np.int64)
     grey = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
     images = np.stack([_enlarged(image, size) for image in grey])[:, None].repeat(3, axis=1)
-    targets = targets.astype(np.int64)
-    rank_in_class = np.zeros(len(targets), dtype=np.int64)
-    for digit in range(10):
-        rank_in_class[targets == digit] = np.arange((targets == digit).sum())
-    held_out = rank_in_class % 5 == 4
-    train = Split(images=images[~held_out], targets=targets[~held_out])
-    mean, std = float(train.images.mean() / 255), float(train.images.std() / 255)
+    held_out = every_fifth_of_each_class(targets)
+    mean, std = channel_statistics(images[~held_out])
     return DataSet(
         name="digits",
         labels=tuple(f"digit-{digit}" for digit in range(10)),
-        image=ImageFormat(image_size=size, resize=size, mean=(mean,) * 3, std=(std,) * 3),
-        train=train,
+        image=ImageFormat(image_size=size, resize=size, mean=mean, std=std),
+        train=Split(images=images[~held_out], targets=targets[~held_out]),
         held_out=Split(images=images[held_out], targets=targets[held_out]),
     )
 
 
-def shifted(images_NCHW: npt.NDArray[np.uint8], max_px: int, random: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Return the images, each moved by its own random offset of up to `max_px` pixels each way."""
-    if max_px == 0:
-        return images_NCHW
-    height, width = images_NCHW.shape[2:]
-    padded = np.pad(images_NCHW, ((0, 0), (0, 0), (max_px, max_px), (max_px, max_px)))
-    offsets = random.integers(0, 2 * max_px + 1, size=(len(images_NCHW), 2))
-    return np.stack([image[:, y : y + height, x : x + width] for image, (y, x) in zip(padded, offsets, strict=True)])
+def every_fifth_of_each_class(targets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """Return a mask [N] of the images to hold out: the 5th, 10th, ... of each class in the given order."""
+    rank_in_class = np.zeros(len(targets), dtype=np.int64)
+    for number in np.unique(targets):
+        rank_in_class[targets == number] = np.arange((targets == number).sum())
+    return rank_in_class % 5 == 4
+
+
+def channel_statistics(images_NCHW: npt.NDArray[np.uint8]) -> tuple[Channels, Channels]:
+    """Return mean and standard deviation of each channel, for pixels in [0, 1]; no deviation is below 1/255."""
+    values = np.arange(256) / 255
+    counts = [np.bincount(images_NCHW[:, channel].reshape(-1), minlength=256) for channel in range(3)]
+    means = [float((values * count).sum() / count.sum()) for count in counts]
+    variances = [
+        float(((values - mean) ** 2 * count).sum() / count.sum()) for count, mean in zip(counts, means, strict=True)
+    ]
+    red, green, blue = (max(variance**0.5, 1 / 255) for variance in variances)
+    return (means[0], means[1], means[2]), (red, green, blue)
 
 
 def _enlarged(grey: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,55 @@
+"""A run's metrics as TensorBoard event files, for those who look at them there; metrics.jsonl has them anyway."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from resx.errors import MissingCapability
+
+if TYPE_CHECKING:
+    from resx.training.checkpoint import Metrics
+
+FOLDER = "tensorboard"
+
+
+class ScalarWriter(Protocol):
+    """The one thing wanted of torch.utils.tensorboard.SummaryWriter."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
+        """Record one number."""
+
+
+def require_tensorboard() -> None:
+    """Check that event files can be written.
+
+    Raises:
+        MissingCapability: the package `tensorboard` is not installed.
+    """
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise MissingCapability(
+            "--tensorboard: the package tensorboard is not installed; pip install tensorboard, or read metrics.jsonl"
+        ) from error
+
+
+def write_scalars(writer: ScalarWriter, entry: Metrics) -> None:
+    """Write an epoch's metrics, each under its own name, at its step."""
+    for name, value in entry.items():
+        if name not in ("epoch", "step"):
+            writer.add_scalar(name, value, entry["step"])
+
+
+@contextlib.contextmanager
+def event_files(run: Path) -> Iterator[Callable[[Metrics], None]]:
+    """Give a function that adds an epoch's metrics to the run's event files, which begin anew."""
+    require_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    shutil.rmtree(run / FOLDER, ignore_errors=True)
+    with SummaryWriter(run / FOLDER) as writer:
+        yield lambda entry: write_scalars(writer, entry)

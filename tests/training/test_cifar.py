@@ -1,0 +1,213 @@
+"""Archives as the real ones are laid out, with a handful of images."""
+
+import contextlib
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resx.errors import UsageError
+from resx.training.checkpoint import load_run_data
+from resx.training.data import load_data
+from resx.training.loop import train
+from resx.training.recipes import configured
+from resx.zoo.spec import ModelSpec
+
+# What Python 2 wrote: {'data': uint8 [2, 3072] of ones, 'labels': [3, 5]}, built by hand since no Python 2 is at
+# hand. Opcodes as in the real files: short byte strings, numpy.core.multiarray, a dtype set by its state.
+PYTHON_2_BATCH = (
+    b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    b"(K\x01K\x02M\x00\x0c\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R"
+    b"(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T\x00\x18\x00\x00" + b"\x01" * 6144 + b"tb"
+    b"U\x06labels](K\x03K\x05eu."
+)
+
+
+def images(num: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (num, 3072), dtype=np.uint8)
+
+
+def write_cifar10(folder: Path, protocol: int = 2) -> Path:
+    folder.mkdir(parents=True)
+    for number in range(1, 6):
+        batch = {b"data": images(4, number), b"labels": [0, 1, 2, number]}
+        (folder / f"data_batch_{number}").write_bytes(pickle.dumps(batch, protocol))
+    (folder / "test_batch").write_bytes(pickle.dumps({b"data": images(3, 9), b"labels": [9, 8, 7]}, protocol))
+    meta = {b"label_names": [f"name{number}".encode() for number in range(10)], b"num_vis": 3072}
+    (folder / "batches.meta").write_bytes(pickle.dumps(meta, protocol))
+    return folder
+
+
+@pytest.fixture
+def cifar10(tmp_path: Path) -> Path:
+    return write_cifar10(tmp_path / "cifar-10-batches-py")
+
+
+@pytest.fixture
+def packed(cifar10: Path, tmp_path: Path) -> Path:
+    with tarfile.open(tmp_path / "cifar-10-python.tar.gz", "w:gz") as tar:
+        tar.add(cifar10, "cifar-10-batches-py")
+    return tmp_path / "cifar-10-python.tar.gz"
+
+
+def test_the_unpacked_archive_is_read_in_the_order_of_its_batches(cifar10: Path) -> None:
+    data = load_data(f"cifar10:{cifar10}")
+
+    assert data.train.images[:].shape == (20, 3, 32, 32)
+    assert np.array_equal(data.train.images[4:8].reshape(4, -1), images(4, 2))
+    assert data.train.targets.tolist()[3::4] == [1, 2, 3, 4, 5]
+    assert data.held_out.targets.tolist() == [9, 8, 7]
+    assert data.labels == tuple(f"name{number}" for number in range(10))
+    pixels = data.train.images[:].astype(np.float64) / 255
+    assert data.image.mean == pytest.approx(pixels.mean((0, 2, 3)))
+    assert data.image.std == pytest.approx(pixels.std((0, 2, 3)))
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+def test_the_pickle_protocols_that_archives_use_read_alike(tmp_path: Path, protocol: int) -> None:
+    data = load_data(f"cifar10:{write_cifar10(tmp_path / 'c', protocol)}")
+
+    assert np.array_equal(data.held_out.images[:].reshape(3, -1), images(3, 9))
+
+
+def test_a_batch_written_by_python_2_is_read(cifar10: Path) -> None:
+    (cifar10 / "test_batch").write_bytes(PYTHON_2_BATCH)
+
+    data = load_data(f"cifar10:{cifar10}")
+
+    assert data.held_out.targets.tolist() == [3, 5]
+    assert (data.held_out.images[:] == 1).all()
+
+
+def test_archive_folder_and_parent_are_the_same_data(cifar10: Path, packed: Path, tmp_path: Path) -> None:
+    unpacked = load_data(f"cifar10:{cifar10}")
+
+    for place in (packed, tmp_path):
+        other = load_data(f"cifar10:{place}")
+        assert np.array_equal(other.train.images[:], unpacked.train.images[:])
+        assert np.array_equal(other.train.targets, unpacked.train.targets)
+
+
+def test_a_folder_that_holds_only_the_packed_archive_is_enough(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "only").mkdir()
+    packed.rename(tmp_path / "only" / packed.name)
+
+    assert len(load_data(f"cifar10:{tmp_path / 'only'}").train) == 20
+
+
+def test_cifar100_has_its_fine_classes(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name, num in (("train", 6), ("test", 2)):
+        batch = {b"data": images(num, num), b"fine_labels": [99] * num, b"coarse_labels": [1] * num}
+        (folder / name).write_bytes(pickle.dumps(batch, 2))
+    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": [b"f%d" % n for n in range(100)]}, 2))
+
+    data = load_data(f"cifar100:{tmp_path}")
+
+    assert len(data.labels) == 100
+    assert data.train.targets.tolist() == [99] * 6
+
+
+def test_a_network_trains_on_it(cifar10: Path, small_spec: ModelSpec, tmp_path: Path) -> None:
+    data = load_data(f"cifar10:{cifar10}")
+    spec = small_spec.with_changes(labels=data.labels, image=data.image)
+
+    train(
+        spec, data, configured(f"cifar10:{cifar10}", "he2015-cifar", {"epochs": 1, "batch_size": 8}), tmp_path / "run"
+    )
+
+    reloaded = load_run_data(tmp_path / "run")
+    assert np.array_equal(reloaded.held_out.images[:], data.held_out.images[:])
+
+
+class _Runs:
+    """What an attacker would pickle."""
+
+    def __init__(self, function: Callable[..., object], *arguments: Any) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[Any, ...]]:
+        return self.call
+
+
+@pytest.mark.parametrize("where", ["test_batch", "batches.meta"])
+@pytest.mark.parametrize("protocol", [2, 5])
+def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
+    cifar10: Path, tmp_path: Path, where: str, protocol: int
+) -> None:
+    (cifar10 / where).write_bytes(
+        pickle.dumps({b"data": _Runs(os.mkdir, str(tmp_path / "ran")), b"labels": [1]}, protocol)
+    )
+
+    with pytest.raises(UsageError, match=rf"{where}: wants (posix|os)\.mkdir"):
+        load_data(f"cifar10:{cifar10}")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {b"data": np.zeros((1, 3072), dtype=object), b"labels": [1]},
+        {b"data": np.zeros((1, 3072), dtype=np.float64), b"labels": [1]},
+        {b"data": np.zeros((2, 3072), dtype=np.uint8), b"labels": [1]},
+        {b"data": np.zeros((1, 3072), dtype=np.uint8), b"labels": [10]},
+        {b"data": np.zeros((1, 3072), dtype=np.uint8), b"fine_labels": [1]},
+        {b"data": b"not an array", b"labels": [1]},
+        {b"data": np.zeros((1, 3072), dtype=np.uint8), b"labels": [Path("x")]},
+        [1, 2],
+    ],
+    ids=["objects", "floats", "rows", "label", "other archive", "bytes", "path", "list"],
+)
+def test_a_batch_of_something_else_is_refused(cifar10: Path, value: object) -> None:
+    (cifar10 / "test_batch").write_bytes(pickle.dumps(value, 2))
+
+    with pytest.raises(UsageError, match="test_batch"):
+        load_data(f"cifar10:{cifar10}")
+
+
+@pytest.mark.parametrize("share", [0, 0.01, 0.3, 0.999])
+def test_a_truncated_batch_is_named(cifar10: Path, share: float) -> None:
+    payload = (cifar10 / "data_batch_3").read_bytes()
+    (cifar10 / "data_batch_3").write_bytes(payload[: int(len(payload) * share)])
+
+    with pytest.raises(UsageError, match=r"data_batch_3: .*download") as caught:
+        load_data(f"cifar10:{cifar10}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_byte_gives_data_or_a_refusal_and_nothing_else(cifar10: Path) -> None:
+    small = pickle.dumps({b"data": images(1, 1), b"labels": [1]}, 2)
+    random = np.random.default_rng(0)
+    for _ in range(400):
+        damaged = bytearray(small)
+        for _ in range(int(random.integers(1, 4))):
+            # The pixels are most of the bytes, and no damage to them matters.
+            place = int(random.choice([random.integers(0, 160), random.integers(len(small) - 60, len(small))]))
+            damaged[place] = int(random.integers(256))
+        (cifar10 / "test_batch").write_bytes(damaged)
+        with contextlib.suppress(UsageError):
+            load_data(f"cifar10:{cifar10}")
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_a_truncated_archive_is_named(packed: Path, share: float) -> None:
+    packed.write_bytes(packed.read_bytes()[: int(packed.stat().st_size * share)])
+
+    with pytest.raises(UsageError, match=r"cifar-10-python\.tar\.gz: "):
+        load_data(f"cifar10:{packed}")
+
+
+def test_what_is_missing_is_named(cifar10: Path, tmp_path: Path) -> None:
+    (cifar10 / "data_batch_2").unlink()
+    with pytest.raises(UsageError, match="data_batch_2 missing"):
+        load_data(f"cifar10:{cifar10}")
+    with pytest.raises(UsageError, match=r"no cifar10 here; give .*cifar-10-batches-py"):
+        load_data(f"cifar10:{tmp_path / 'nowhere'}")
+    with pytest.raises(UsageError, match="no cifar100 here"):
+        load_data(f"cifar100:{tmp_path}")

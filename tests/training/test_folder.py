@@ -1,0 +1,149 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resx.errors import UsageError
+from resx.training.config import TrainingConfig
+from resx.training.data import DataSet, load_data
+from resx.training.folder import FolderImages
+from resx.training.loop import train
+from resx.zoo.spec import ModelSpec
+
+
+def fill(root: Path, classes: tuple[str, ...] = ("cat", "dog"), num: int = 10) -> Path:
+    for shade, name in enumerate(classes, start=1):
+        (root / name).mkdir(parents=True)
+        for index in range(num):
+            suffix = ("png", "jpg", "JPEG")[index % 3]
+            Image.new("RGB", (24 + index, 20), (60 * shade, index, 0)).save(root / name / f"{index:02}.{suffix}")
+    return root
+
+
+def load(root: Path, **options: object) -> DataSet:
+    return load_data(f"folder:{root}", image_size=16, **options)  # type: ignore[arg-type]
+
+
+def names(data: DataSet) -> tuple[list[str], list[str]]:
+    assert isinstance(data.train.images, FolderImages)
+    assert isinstance(data.held_out.images, FolderImages)
+    return [path.stem for path in data.train.images.paths], [path.stem for path in data.held_out.images.paths]
+
+
+def test_one_folder_is_split_by_every_fifth_image_of_each_class(tmp_path: Path) -> None:
+    data = load(fill(tmp_path))
+
+    train_names, held_out_names = names(data)
+    assert held_out_names == ["04", "09", "04", "09"]
+    assert len(train_names) == 16
+    assert data.labels == ("cat", "dog")
+    assert data.held_out.targets.tolist() == [0, 0, 1, 1]
+
+
+def test_train_and_val_folders_are_taken_as_they_are(tmp_path: Path) -> None:
+    fill(tmp_path / "train", num=3)
+    fill(tmp_path / "val", num=2)
+
+    data = load(tmp_path)
+
+    assert names(data) == (["00", "01", "02"] * 2, ["00", "01"] * 2)
+
+
+def test_images_come_as_uint8_of_the_size_asked_for_and_of_the_class_they_are_in(tmp_path: Path) -> None:
+    data = load(fill(tmp_path))
+
+    images = data.train.images[np.array([0, 15, 3])]
+    assert images.shape == (3, 3, 16, 16)
+    assert images.dtype == np.uint8
+    assert [int(image[0].mean()) // 60 for image in images] == [1, 2, 1]
+    assert data.train.images[:5].shape == (5, 3, 16, 16)
+
+
+def test_the_centre_is_cropped_after_the_shorter_side_is_resized(tmp_path: Path) -> None:
+    fill(tmp_path)
+    wide = np.zeros((16, 48, 3), dtype=np.uint8)
+    wide[:, 16:32] = 255  # the middle third
+    Image.fromarray(wide).save(tmp_path / "cat" / "00.png")
+
+    image = load(tmp_path).train.images[:1][0]
+
+    assert image[:, :, 3:-3].min() > 200
+
+
+def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path) -> None:
+    data = load(fill(tmp_path))
+    (tmp_path / "cat" / "00.png").write_bytes(b"gone bad since")
+
+    data.train.images[1:4]
+    with pytest.raises(UsageError, match=r"00\.png: cannot be read"):
+        data.train.images[:1]
+
+
+def test_grey_transparent_and_palette_images_become_rgb(tmp_path: Path) -> None:
+    fill(tmp_path)
+    for mode, name in (("L", "00.png"), ("RGBA", "03.png"), ("P", "06.png"), ("LA", "09.png")):
+        Image.new(mode, (20, 20)).save(tmp_path / "cat" / name)
+
+    assert load(tmp_path).train.images[:].shape == (16, 3, 16, 16)
+
+
+def test_bad_images_are_counted_and_named(tmp_path: Path) -> None:
+    fill(tmp_path)
+    whole = (tmp_path / "dog" / "01.jpg").read_bytes()
+    (tmp_path / "dog" / "01.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cat" / "03.png").write_bytes(b"no image at all")
+
+    with pytest.raises(UsageError, match=r"2 of 20 images cannot be read \(cat/03\.png, dog/01\.jpg\).*--skip-bad"):
+        load(tmp_path)
+
+    data = load(tmp_path, bad_images="skip")
+    assert len(data.train) + len(data.held_out) == 18
+    assert [Path(name).name for name in data.skipped] == ["03.png", "01.jpg"]
+    data.train.images[:], data.held_out.images[:]
+
+
+def test_folders_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        load(tmp_path / "none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no images in it"):
+        load(tmp_path / "empty")
+    (tmp_path / "empty" / "cat").mkdir()
+    with pytest.raises(UsageError, match="no images in it"):
+        load(tmp_path / "empty")
+    with pytest.raises(UsageError, match=r"one class only \(cat\)"):
+        load(fill(tmp_path / "one", ("cat",)))
+    with pytest.raises(UsageError, match="too few images"):
+        load(fill(tmp_path / "few", num=4))
+
+
+def test_different_classes_in_train_and_val_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "train", ("cat", "dog"))
+    fill(tmp_path / "val", ("cat", "wolf"))
+
+    with pytest.raises(UsageError, match=r"dog, wolf: not in both"):
+        load(tmp_path)
+
+
+def test_hidden_folders_and_other_files_are_no_classes_and_no_images(tmp_path: Path) -> None:
+    fill(tmp_path)
+    (tmp_path / ".cache").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / ".cache" / "x.png")
+    (tmp_path / "cat" / "notes.txt").write_text("about cats")
+
+    data = load(tmp_path)
+
+    assert data.labels == ("cat", "dog")
+    assert len(data.train) == 16
+
+
+def test_a_network_learns_a_folder(tmp_path: Path, small_spec: ModelSpec) -> None:
+    data = load(fill(tmp_path / "images"))
+    spec = small_spec.with_changes(classes=2, labels=data.labels, image=data.image, survival=1.0)
+    losses = []
+
+    config = TrainingConfig(data=f"folder:{tmp_path / 'images'}", epochs=4, batch_size=4, flip=True)
+    train(spec, data, config, tmp_path / "run", on_epoch=lambda entry: losses.append(entry["loss"]))
+
+    assert losses[-1] < losses[0]

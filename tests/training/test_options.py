@@ -1,0 +1,161 @@
+"""Precision, smoothing, clipping, device, the best checkpoint, TensorBoard."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from resx.errors import MissingCapability
+from resx.training import checkpoint
+from resx.training.checkpoint import Progress
+from resx.training.config import TrainingConfig
+from resx.training.data import DataSet
+from resx.training.evaluation import accuracy
+from resx.training.loop import train
+from resx.training.processes import joined
+from resx.training.tensorboard import require_tensorboard, write_scalars
+from resx.zoo.building import build_from_spec
+from resx.zoo.spec import ModelSpec
+
+HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
+
+
+def losses_of(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / checkpoint.METRICS).read_text().splitlines()]
+
+
+def trained(spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, **changes: object) -> list[float]:
+    train(spec, data, config.model_copy(update=changes), folder)
+    return losses_of(folder)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_differs_by_rounding_and_keeps_fp32_weights(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path, precision: str
+) -> None:
+    full = trained(small_spec, small_data, config, tmp_path / "full", epochs=1)
+    mixed = trained(small_spec, small_data, config, tmp_path / "mixed", epochs=1, precision=precision)
+
+    assert mixed != full
+    assert mixed == pytest.approx(full, rel=0.05)
+    weights = load_file(tmp_path / "mixed" / checkpoint.WEIGHTS)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.float32, torch.int64}
+
+
+def test_an_fp16_run_resumes_exactly_with_its_loss_scale(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    def stop(entry: dict[str, object]) -> None:
+        raise KeyboardInterrupt
+
+    half = config.model_copy(update={"precision": "fp16"})
+    train(small_spec, small_data, half, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        train(small_spec, small_data, half, tmp_path / "broken", on_epoch=stop)
+    train(small_spec, small_data, half, tmp_path / "broken", resume=True)
+
+    assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
+    for name in (checkpoint.WEIGHTS, checkpoint.BEST):
+        assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_smoothed_labels_raise_the_least_loss_that_can_be_reached(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    plain = trained(small_spec, small_data, config, tmp_path / "plain")
+    smooth = trained(small_spec, small_data, config, tmp_path / "smooth", label_smoothing=0.1)
+
+    assert smooth != plain
+    # With classes drawn alike and logits near zero both begin near log(10).
+    assert smooth[0] == pytest.approx(plain[0], rel=0.1)
+
+
+def test_clipping_bounds_how_far_a_step_goes(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    plain_sgd = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "warmup": "none"}
+    clipped = config.model_copy(update=plain_sgd | {"clip_norm": 0.01})
+    model = train(small_spec, small_data, clipped, tmp_path)
+
+    begin = dict(build_from_spec(small_spec, seed=config.seed).named_parameters())
+    moved = torch.sqrt(sum((p - begin[name]).square().sum() for name, p in model.named_parameters()))
+    assert 0 < moved <= 6 * clipped.learning_rate * 0.01 * 1.001  # six steps
+
+
+def test_a_huge_clip_norm_changes_nothing(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    plain = trained(small_spec, small_data, config, tmp_path / "plain")
+
+    assert trained(small_spec, small_data, config, tmp_path / "clipped", clip_norm=1e9) == plain
+
+
+def test_the_best_weights_are_those_of_the_first_most_accurate_epoch(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    accuracies: list[float] = []
+    kept: list[bytes] = []
+
+    def look(entry: dict[str, float]) -> None:
+        accuracies.append(entry["accuracy"])
+        kept.append((tmp_path / checkpoint.WEIGHTS).read_bytes())
+
+    train(small_spec, small_data, config.model_copy(update={"epochs": 8}), tmp_path, on_epoch=look)
+
+    best = accuracies.index(max(accuracies))
+    assert (tmp_path / checkpoint.BEST).read_bytes() == kept[best]
+    model = build_from_spec(small_spec, seed=0)
+    model.load_state_dict(load_file(tmp_path / checkpoint.BEST))
+    assert accuracy(model, small_spec, small_data.held_out) == max(accuracies)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "is_best"), [((0.5,), True), ((0.5, 0.6), True), ((0.6, 0.5), False), ((0.5, 0.5), False)]
+)
+def test_an_epoch_is_best_if_it_beats_all_before_it(accuracies: tuple[float, ...], is_best: bool) -> None:
+    progress = Progress(epochs_done=len(accuracies), metrics=tuple({"accuracy": value} for value in accuracies))
+
+    assert progress.is_best == is_best
+
+
+def test_resuming_writes_what_a_kill_between_two_writes_left_behind(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    once = config.model_copy(update={"epochs": 1})
+    train(small_spec, small_data, once, tmp_path)
+    whole = {name: (tmp_path / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.BEST, checkpoint.METRICS)}
+    for name in whole:
+        (tmp_path / name).unlink()
+
+    train(small_spec, small_data, once, tmp_path, resume=True)
+
+    assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_a_missing_capability() -> None:
+    with pytest.raises(MissingCapability, match="finds no GPU here; use --device cpu"), joined("cuda"):
+        pass
+
+
+@pytest.mark.skipif(HAS_TENSORBOARD, reason="tensorboard is installed")
+def test_tensorboard_that_is_not_there_is_a_missing_capability() -> None:
+    with pytest.raises(MissingCapability, match="pip install tensorboard"):
+        require_tensorboard()
+
+
+def test_tensorboard_gets_every_metric_at_its_step() -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.scalars: list[tuple[str, float, int]] = []
+
+        def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None:
+            self.scalars.append((tag, scalar_value, global_step))
+
+    recorder = Recorder()
+    write_scalars(recorder, {"epoch": 2, "step": 60, "loss": 0.5, "accuracy": 0.75})
+
+    assert recorder.scalars == [("loss", 0.5, 60), ("accuracy", 0.75, 60)]

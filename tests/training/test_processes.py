@@ -1,0 +1,83 @@
+"""Two processes on a CPU do what one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from resx.errors import UsageError
+from resx.training.processes import Processes
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+SCRIPT = str(Path(__file__).with_name("gradients_of_a_step.py"))
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    # One thread each, as torchrun sets it: another number of threads rounds otherwise, and training amplifies it.
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+
+
+def test_the_parts_of_a_batch_are_equal_and_in_order() -> None:
+    parts = [Processes(rank=rank, count=4).part(12) for rank in range(4)]
+
+    assert [list(range(12))[part] for part in parts] == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
+
+
+def test_a_batch_that_cannot_be_divided_equally_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"batch_size=10: .*give a multiple of 4"):
+        Processes(rank=0, count=4).part(10)
+
+
+# In FP64 rounding is so small that any other statistics, gradient or dropped block would show.
+@pytest.mark.parametrize("name", ["resnet20"])
+def test_loss_gradients_and_statistics_of_a_step_are_those_of_one_process(name: str, tmp_path: Path) -> None:
+    alone = run(sys.executable, SCRIPT, name, str(tmp_path / "one"))
+    assert alone.returncode == 0, alone.stderr
+    spread = run(*TORCHRUN, SCRIPT, name, str(tmp_path / "two"))
+    assert spread.returncode == 0, spread.stderr
+
+    one, two = load_file(tmp_path / "one"), load_file(tmp_path / "two")
+    assert two.keys() == one.keys()
+    num_parameters = sum(1 for name in one if name.endswith((".weight", ".bias")) and not name.startswith("gradient."))
+    assert sum(name.startswith("gradient.") for name in one) < num_parameters  # blocks were dropped
+    for key, expected in one.items():
+        torch.testing.assert_close(
+            two[key], expected, rtol=1e-9, atol=1e-12, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_is_the_run_of_one_within_rounding(tmp_path: Path) -> None:
+    arguments = ["-m", "resx", "train", "resnet20", "--survival", "0.5", "--image-size", "8", "--epochs", "2"]
+    arguments += ["--batch-size", "64", "--learning-rate", "0.01", "-o"]
+    one = run(sys.executable, *arguments, str(tmp_path / "one"), "--json")
+    assert one.returncode == 0, one.stderr
+    two = run(*TORCHRUN, *arguments, str(tmp_path / "two"), "--json")
+    assert two.returncode == 0, two.stderr
+
+    assert len(two.stdout.splitlines()) == 1, two.stdout  # only the first process speaks
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    ]
+    # Rounding grows from step to step: 22 steps in the first epoch, as many again in the second.
+    assert losses[1][0] == pytest.approx(losses[0][0], rel=1e-6)
+    assert losses[1][1] == pytest.approx(losses[0][1], rel=1e-3)
+    assert {path.name for path in (tmp_path / "two").iterdir()} == {path.name for path in (tmp_path / "one").iterdir()}
+
+
+@pytest.mark.slow
+def test_what_the_first_process_refuses_ends_all_of_them(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+
+    refused = run(*TORCHRUN, "-m", "resx", "train", "resnet20", "-o", str(tmp_path))
+
+    assert refused.returncode != 0
+    assert "folder of something else" in refused.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt"}
