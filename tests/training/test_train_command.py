@@ -16,11 +16,12 @@ from PIL import Image
 from resx.cli.main import main
 
 SMALL = ["resnet20", "--image-size", "8", "--batch-size", "64"]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}  # small tensors: two threads would only wait for each other
 TRAIN = [sys.executable, "-m", "resx", "train"]
 
 
 def resx_train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TRAIN, *arguments], capture_output=True, text=True, timeout=120)
+    return subprocess.run([*TRAIN, *arguments], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")
@@ -170,7 +171,7 @@ def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
 
 def test_an_interrupt_ends_with_130_and_the_run_resumes(tmp_path: Path) -> None:
     arguments = [*SMALL, "--epochs", "3", "-o", str(tmp_path / "run")]
-    with subprocess.Popen([*TRAIN, *arguments], stderr=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen([*TRAIN, *arguments], stderr=subprocess.PIPE, text=True, env=ENVIRONMENT) as process:
         assert process.stderr is not None
         said = next(line for line in process.stderr if "epoch 1/3" in line)
         process.send_signal(signal.SIGINT)
