@@ -24,8 +24,9 @@ from resx.serving.publishing import export_into
 from resx.serving.repository import Published, Repository
 from resx.serving.supervisor import ServerState, serve_detached, stop
 from resx.serving.triton_config import ServingOptions
+from resx.zoo.architectures import ResNetArchitecture
 from resx.zoo.catalog import variant
-from resx.zoo.spec import ModelSpec, ResNetArchitecture
+from resx.zoo.spec import ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +84,7 @@ def publish_tiny(
     from resx.export import parity
     from resx.export.card import Source
     from resx.export.pipeline import ExportOptions
-    from resx.export.source import LoadedSource, weights_sha256
+    from resx.export.source import LoadedSource, RealImages, weights_sha256
     from resx.zoo.building import build_from_spec
 
     spec = tiny_spec(classes=classes)
@@ -92,7 +93,7 @@ def publish_tiny(
         name=name,
         model=model,
         description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
-        real_images=parity.photograph_crops(8, spec.image_size, seed=0),
+        real=RealImages(images=parity.photograph_crops(8, spec.image_size, seed=0), origin="photographs"),
     )
     options = ExportOptions(precision=precision, input_type=input_type, max_batch_size=max_batch_size)  # type: ignore[arg-type]
     return export_into(repository, source, options, ServingOptions(), name=name, command="a test")

@@ -7,7 +7,7 @@ import pytest
 from resx.export import parity
 from resx.export.card import Source
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.source import LoadedSource, weights_sha256
+from resx.export.source import LoadedSource, RealImages, weights_sha256
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
 
@@ -24,7 +24,7 @@ def test_a_name_becomes_a_verified_file(name: str, tmp_path: Path) -> None:
         name=name,
         model=model,
         description=Source(kind="variant", spec=spec, weights="random (seed 0)", weights_sha256=weights_sha256(model)),
-        real_images=parity.photograph_crops(2, spec.image_size, seed=0),
+        real=RealImages(images=parity.photograph_crops(2, spec.image_size, seed=0), origin="photographs"),
     )
 
     card = export_version(source, ExportOptions(max_batch_size=2), tmp_path, name=name, command="test")

@@ -10,7 +10,7 @@ from resx.errors import UsageError
 from resx.export import onnx_file
 from resx.export.card import InputType, Precision
 from resx.export.runtimes import OnnxRuntimeModel
-from resx.training import loop
+from resx.training import evaluation
 from resx.zoo.building import build_from_spec
 from tests.conftest import tiny_spec
 
@@ -51,7 +51,7 @@ def test_the_file_computes_what_pytorch_computes(tmp_path: Path) -> None:
     model = build_from_spec(spec, seed=0).eval()
     onnx_file.write_onnx(resx.fold(model), spec, tmp_path / "m.onnx", precision="fp32", input_type="uint8")
     images = np.random.default_rng(0).integers(0, 256, (5, 3, 16, 16), dtype=np.uint8)
-    expected = loop.logits(model, spec, images).numpy()
+    expected = evaluation.logits(model, spec, images).numpy()
     assert np.abs(OnnxRuntimeModel(tmp_path / "m.onnx")(images) - expected).max() < 1e-5
 
 

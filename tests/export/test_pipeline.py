@@ -9,7 +9,7 @@ from resx.errors import ExportError, ParityError, ResxError, UsageError
 from resx.export import pipeline
 from resx.export.card import Source, read_card
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.source import LoadedSource, load_source, weights_sha256
+from resx.export.source import LoadedSource, RealImages, load_source, weights_sha256
 from resx.serving.repository import Repository
 from resx.zoo.building import build_from_spec
 from tests.conftest import publish_tiny, tiny_spec
@@ -20,7 +20,7 @@ def source(survival: float = 1.0) -> LoadedSource:
     model = build_from_spec(spec, seed=0).eval()
     description = Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model))
     real = np.random.default_rng(1).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
-    return LoadedSource(name="tiny", model=model, description=description, real_images=real)
+    return LoadedSource(name="tiny", model=model, description=description, real=RealImages(images=real, origin="a test"))
 
 
 def test_the_card_holds_every_step_and_the_files_hash(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
 
 
 def test_normalised_pixels_are_what_pytorch_gets() -> None:
-    from resx.training.loop import normalised
+    from resx.training.evaluation import normalised
     from tests.conftest import tiny_spec
 
     import torch

@@ -5,7 +5,8 @@ import pytest
 
 from resx.training.config import TrainingConfig
 from resx.training.data import DataSet, Split, digits
-from resx.zoo.spec import ModelSpec, ResNetArchitecture
+from resx.zoo.architectures import ResNetArchitecture
+from resx.zoo.spec import ModelSpec
 
 
 @pytest.fixture(scope="session")

@@ -44,6 +44,9 @@ def train(
         typer.Option(help="p_L: probability that the last block survives a step; 1 is constant depth. "
                           "Default: the recipe's."),
     ] = None,
+    survival_schedule: Annotated[
+        str, typer.Option(help="linear: from 1 at the first block to p_L; uniform: p_L for every block.")
+    ] = "linear",
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Images per step, over all processes. Default: the recipe's.")
@@ -81,6 +84,7 @@ def train(
     from resx.training.data import load_data
     from resx.training.recipes import configured, default_recipe, recipe_named
     from resx.training.tensorboard import require_tensorboard
+    from resx.zoo.spec import SURVIVAL_SCHEDULES
 
     precisions: tuple[TrainingPrecision, ...] = ("fp32", "bf16", "fp16")
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
@@ -97,6 +101,7 @@ def train(
         spec = found.spec.with_changes(
             classes=len(images.labels), labels=images.labels, image=images.image,
             survival=recipe_named(recipe).survival if survival is None else survival,
+            survival_schedule=chosen("--survival-schedule", survival_schedule, SURVIVAL_SCHEDULES),
         )  # fmt: skip
         is_run = checkpoint.is_run(output)
         processes.first_alone(place, lambda: _prepare(output, is_run=is_run, resume=resume, force=force))

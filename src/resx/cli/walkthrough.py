@@ -68,13 +68,13 @@ def walk(
     """Go through the whole line in `folder`; the server that it starts is stopped whatever happens."""
     step("load PyTorch and the digits")
     from resx.export.source import load_source
-    from resx.training import loop
+    from resx.training import evaluation
     from resx.training.data import digits
 
     data = digits()
     _train(folder / "runs/digits", data, epochs=epochs, seed=seed, step=step, note=note)
     source = load_source(str(folder / "runs/digits"), weights="none", seed=seed)
-    expected = loop.logits(source.model, source.description.spec, data.held_out.images).numpy()
+    expected = evaluation.logits(source.model, source.description.spec, data.held_out.images).numpy()
     repository = Repository(folder / "model_repository")
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     exported = [_export(source, repository, precision, seed=seed, step=step) for precision in precisions]

@@ -88,6 +88,8 @@ class Card(FrozenModel):
     fp16_share: float = Field(ge=0, le=1)
     """Share of the file's weight values that are stored as fp16."""
     verified: bool
+    verified_on: str
+    """The images that the steps were compared on; empty if they were not."""
     steps: tuple[Parity, ...]
     canary: Canary
     files: dict[str, str]

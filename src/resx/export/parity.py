@@ -17,7 +17,7 @@ from torch import nn
 
 from resx.errors import ParityError
 from resx.export.card import Parity, Precision, Tolerance
-from resx.training import loop
+from resx.training import evaluation
 from resx.zoo.spec import ModelSpec
 
 Images: TypeAlias = npt.NDArray[np.uint8]
@@ -45,7 +45,7 @@ def images_for(spec: ModelSpec, *, real: Images, max_batch_size: int, seed: int)
 
 def torch_logits(model: nn.Module, spec: ModelSpec, images_NCHW: Images) -> Logits:
     """Return eager PyTorch's logits [N, classes] in fp32; the model is left in evaluation mode."""
-    return loop.logits(model, spec, images_NCHW).numpy()
+    return evaluation.logits(model, spec, images_NCHW).numpy()
 
 
 def compare(

@@ -76,7 +76,7 @@ def export_version(
     on_step("fold")
     folded = fold_survival(source.model)
     batches = parity.images_for(
-        spec, real=source.real_images, max_batch_size=options.max_batch_size, seed=options.seed
+        spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed
     )
     steps: list[Parity] = []
     reference: list[parity.Logits] = []
@@ -110,6 +110,7 @@ def export_version(
         num_weights=num_weights,
         fp16_share=num_half / num_weights,
         verified=options.verify,
+        verified_on=f"noise and {source.real.origin}" if options.verify else "",
         steps=tuple(steps),
         canary=_canary(session, source, options),
         files={MODEL_FILE: sha256_of(path)},

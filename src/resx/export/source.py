@@ -14,14 +14,22 @@ from resx.errors import UsageError
 from resx.export import parity
 from resx.export.card import Source
 from resx.training import checkpoint
-from resx.training.config import TrainingConfig
-from resx.training.data import load_data
 from resx.zoo import pretrained
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import kind_of, variant
 
 # Enough real images that one disagreement in a hundred shows, few enough for a laptop at 224 pixels.
 NUM_REAL_IMAGES = {"photographs": 16, "data": 128}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RealImages:
+    """Images that were photographed, not made: noise alone would not show a wrong colour order."""
+
+    images: npt.NDArray[np.uint8]
+    """[N, 3, H, W] at the network's size."""
+    origin: str
+    """For the card."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,8 +40,7 @@ class LoadedSource:
     """The default name of what is exported from it."""
     model: nn.Module
     description: Source
-    real_images: npt.NDArray[np.uint8]
-    """[N, 3, H, W]: of the run's held-out data, or crops of photographs."""
+    real: RealImages
 
 
 def load_source(text: str, *, weights: str, seed: int) -> LoadedSource:
@@ -50,7 +57,7 @@ def load_source(text: str, *, weights: str, seed: int) -> LoadedSource:
         MissingCapability: published weights could not be downloaded.
     """
     if kind_of(text) == "run":
-        return _load_run(Path(text), weights=weights)
+        return _load_run(Path(text), weights=weights, seed=seed)
     return _load_variant(text, weights=weights, seed=seed)
 
 
@@ -63,19 +70,34 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _load_run(folder: Path, *, weights: str) -> LoadedSource:
+def _load_run(folder: Path, *, weights: str, seed: int) -> LoadedSource:
     if weights != "none":
         raise UsageError(f"--weights {weights}: {folder} has weights of its own; leave the option out")
     model, spec = checkpoint.load_run(folder)
-    data = load_data(TrainingConfig.model_validate_json((folder / checkpoint.CONFIG).read_bytes()).data)
     return LoadedSource(
         name=folder.resolve().name,
         model=model,
         description=Source(
             kind="run", spec=spec, weights=str(folder / checkpoint.WEIGHTS), weights_sha256=weights_sha256(model)
         ),
-        real_images=data.held_out.images[: NUM_REAL_IMAGES["data"]],
+        real=_held_out(folder) or _photographs(spec.image_size, seed=seed),
     )
+
+
+def _held_out(folder: Path) -> RealImages | None:
+    """Return images of the run's held-out data, spread over all of it; None if the data are not here."""
+    try:
+        data = checkpoint.load_run_data(folder)
+    except UsageError:  # a run may be exported elsewhere than where it was trained
+        return None
+    num_images = min(NUM_REAL_IMAGES["data"], len(data.held_out))
+    chosen = np.linspace(0, len(data.held_out) - 1, num_images).astype(np.int64)
+    return RealImages(images=data.held_out.images[chosen], origin=f"held-out images of {data.name}")
+
+
+def _photographs(size: int, *, seed: int) -> RealImages:
+    crops = parity.photograph_crops(NUM_REAL_IMAGES["photographs"], size, seed=seed)
+    return RealImages(images=crops, origin="crops of scikit-learn's sample photographs")
 
 
 def _load_variant(name: str, *, weights: str, seed: int) -> LoadedSource:
@@ -94,5 +116,5 @@ def _load_variant(name: str, *, weights: str, seed: int) -> LoadedSource:
         name=name,
         model=model.eval(),
         description=Source(kind="variant", spec=spec, weights=origin, weights_sha256=weights_sha256(model)),
-        real_images=parity.photograph_crops(NUM_REAL_IMAGES["photographs"], spec.image_size, seed=seed),
+        real=_photographs(spec.image_size, seed=seed),
     )

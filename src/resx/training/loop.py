@@ -25,10 +25,7 @@ from resx.training.augment import augmented, draw
 from resx.training.checkpoint import Metrics, Progress, TrainingState
 from resx.training.config import TrainingConfig, learning_rate_at
 from resx.training.data import DataSet, Split
-from resx.training.evaluation import accuracy as accuracy
-from resx.training.evaluation import device_of as device_of
-from resx.training.evaluation import logits as logits
-from resx.training.evaluation import normalised as normalised
+from resx.training.evaluation import accuracy, normalised
 from resx.training.processes import (
     Processes,
     average_gradients,

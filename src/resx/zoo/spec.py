@@ -16,11 +16,12 @@ from resx.errors import UsageError
 from resx.zoo.architectures import Architecture, FrozenModel
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "SPEC_FILE", "Channels", "FrozenModel", "ImageFormat", "ModelSpec",
-    "SurvivalSchedule", "read_spec", "survival_probabilities",
+    "IMAGENET_MEAN", "IMAGENET_STD", "SPEC_FILE", "SURVIVAL_SCHEDULES", "Channels", "FrozenModel", "ImageFormat",
+    "ModelSpec", "SurvivalSchedule", "read_spec", "survival_probabilities",
 ]  # fmt: skip
 
 SurvivalSchedule: TypeAlias = Literal["linear", "uniform"]
+SURVIVAL_SCHEDULES: tuple[SurvivalSchedule, ...] = ("linear", "uniform")
 Channels: TypeAlias = tuple[float, float, float]
 
 SPEC_FILE = "spec.json"
