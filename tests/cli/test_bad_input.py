@@ -79,12 +79,12 @@ def test_no_server_is_exit_code_4_with_the_remedy(resx: Resx, tmp_path: Path, pr
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_another_server_on_the_port_is_told_from_triton(resx: Resx, protocol: str) -> None:
     class Page(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"<html>hello</html>")
 
-        do_POST = do_GET
+        do_POST = do_GET  # noqa: N815
 
         def log_message(self, *_arguments: object) -> None:
             pass
@@ -142,7 +142,9 @@ def test_ctrl_c_in_an_export_leaves_the_repository_as_it_was(tmp_path: Path) -> 
 
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     script = f"{sys.executable} -m resx models --json | head -c 1"
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert done.stderr == ""
 
 

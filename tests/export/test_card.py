@@ -10,7 +10,6 @@ from resx.export.card import Canary
 from tests.conftest import tiny_spec
 from tests.serving.test_triton_config import card
 
-
 GOLDEN_CANARY = "5bead4bb0c912d29bd6394b5bd178a3ca3d4991d6ef5b6c4a192e6bb91aa1da6"
 
 
@@ -31,7 +30,9 @@ def test_a_card_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     assert cards.read_card(tmp_path) == card()
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "card.json"), ('{"schema_version": 2}', "schema_version"), ("", "card.json")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "card.json"), ('{"schema_version": 2}', "schema_version"), ("", "card.json")]
+)
 def test_a_damaged_card_is_one_line(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "card.json").write_text(text)
     with pytest.raises(UsageError, match=f"{message}.*export the model again"):

@@ -15,7 +15,9 @@ from resx.zoo.building import build_from_spec
 from tests.conftest import tiny_spec
 
 
-def write(path: Path, *, survival: float = 1.0, precision: Precision = "fp32", input_type: InputType = "uint8") -> onnx.ModelProto:
+def write(
+    path: Path, *, survival: float = 1.0, precision: Precision = "fp32", input_type: InputType = "uint8"
+) -> onnx.ModelProto:
     spec = tiny_spec(survival=survival)
     model = build_from_spec(spec, seed=0).eval()
     return onnx_file.write_onnx(resx.fold(model), spec, path, precision=precision, input_type=input_type)
@@ -88,7 +90,10 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path: Path) -> None:
     model = build_from_spec(spec, seed=0).eval()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     onnx_file.write_onnx(model, spec, tmp_path / "m.onnx", precision="fp16", input_type="uint8")
-    assert all((tensor == before[name]).all() and tensor.dtype == before[name].dtype for name, tensor in model.state_dict().items())
+    assert all(
+        (tensor == before[name]).all() and tensor.dtype == before[name].dtype
+        for name, tensor in model.state_dict().items()
+    )
 
 
 def test_a_file_is_described_and_a_broken_one_refused(tmp_path: Path) -> None:

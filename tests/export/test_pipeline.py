@@ -20,7 +20,9 @@ def source(survival: float = 1.0) -> LoadedSource:
     model = build_from_spec(spec, seed=0).eval()
     description = Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model))
     real = np.random.default_rng(1).integers(0, 256, (6, 3, 16, 16), dtype=np.uint8)
-    return LoadedSource(name="tiny", model=model, description=description, real=RealImages(images=real, origin="a test"))
+    return LoadedSource(
+        name="tiny", model=model, description=description, real=RealImages(images=real, origin="a test")
+    )
 
 
 def test_the_card_holds_every_step_and_the_files_hash(tmp_path: Path) -> None:
@@ -75,7 +77,9 @@ def test_a_full_disk_is_seen_before_the_work(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("fields", [{"max_batch_size": 0}, {"max_batch_size": 5000}, {"atol": 0.0}, {"rtol": float("nan")}])
+@pytest.mark.parametrize(
+    "fields", [{"max_batch_size": 0}, {"max_batch_size": 5000}, {"atol": 0.0}, {"rtol": float("nan")}]
+)
 def test_options_out_of_range_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="give"):
         ExportOptions(**fields)  # type: ignore[arg-type]

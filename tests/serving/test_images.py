@@ -73,10 +73,10 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
 
 
 def test_normalised_pixels_are_what_pytorch_gets() -> None:
+    import torch
+
     from resx.training.evaluation import normalised
     from tests.conftest import tiny_spec
-
-    import torch
 
     spec = tiny_spec()
     batch = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)

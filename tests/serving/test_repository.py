@@ -55,7 +55,7 @@ def test_an_error_while_staging_leaves_nothing(tmp_path: Path) -> None:
     publish(repository, card())
     before = tree(tmp_path)
 
-    with pytest.raises(ParityError), repository.stage() as staged:
+    with pytest.raises(ParityError), repository.stage() as staged:  # noqa: PT012
         (staged / "model.onnx").write_text("wrong")
         raise ParityError("it computes something else")
 

@@ -20,6 +20,7 @@ from tests.conftest import Finished, publish_tiny
 
 pytestmark = pytest.mark.triton
 FREE = Ports(http=0, grpc=0, metrics=0)
+ANY_PORTS = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"]
 
 
 @pytest.fixture
@@ -63,10 +64,14 @@ def test_stop_leaves_no_process_and_no_shared_memory(repository: Repository) -> 
         supervisor.stop(repository)
 
 
-def test_a_second_server_of_the_same_repository_is_refused(repository: Repository, resx: Callable[..., Finished]) -> None:
+def test_a_second_server_of_the_same_repository_is_refused(
+    repository: Repository, resx: Callable[..., Finished]
+) -> None:
     state = supervisor.serve_detached(repository, FREE)
     for arguments in (["--detach"], []):
-        done = resx("serve", f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments)
+        done = resx(
+            "serve", f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0", *arguments
+        )
         assert done.code == 2
         assert f"is served already at 127.0.0.1:{state.http_port} by process {state.pid}" in done.err
         assert done.err.count("error:") == 1
@@ -109,7 +114,7 @@ def test_a_killed_server_ends_its_supervisor_with_a_reason(repository: Repositor
 def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, number: signal.Signals) -> None:
     publish_tiny(repository, "tiny")
     before = shared_memory()
-    command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]  # fmt: skip
+    command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", *ANY_PORTS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: supervisor.running_server(repository) is not None, 60)
         state = supervisor.running_server(repository)
@@ -126,7 +131,7 @@ def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, numb
 def test_a_signal_while_it_starts_leaves_nothing(repository: Repository) -> None:
     publish_tiny(repository, "tiny")
     before = shared_memory()
-    command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", "--http-port=0", "--grpc-port=0", "--metrics-port=0"]  # fmt: skip
+    command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", *ANY_PORTS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         me = psutil.Process(process.pid)
         wait_until(lambda: bool(me.children()), 60)
@@ -165,7 +170,9 @@ def test_a_wheel_of_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.M
     assert embedded.find_installed() is None
 
 
-def test_without_an_index_the_message_says_where_to_put_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_index_the_message_says_where_to_put_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RESX_CACHE", str(tmp_path))
     for name in ("PIP_NO_INDEX", "PIP_ISOLATED"):
         monkeypatch.setenv(name, "1")
@@ -194,7 +201,9 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_no_server_and_no_file(
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "RESX_STATE": str(tmp_path / "state")}
     (tmp_path / "tmp").mkdir()
     command = [sys.executable, "-m", "resx", "demo", "--epochs", "1", "--duration", "30"]
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # fmt: skip
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         next(line for line in process.stderr if line_before in line)
         time.sleep(0.7)

@@ -104,10 +104,10 @@ def test_the_key_is_readable_by_its_owner_only(triton: RunningTriton) -> None:
 
 def test_the_server_listens_on_loopback_only(triton: RunningTriton) -> None:
     ports = {triton.state.http_port, triton.state.grpc_port, triton.state.metrics_port}
-    listening = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
-    hosts = {
-        row[1].split(":")[0] for row in listening if row[3] == "0A" and int(row[1].split(":")[1], 16) in ports
-    }
+    listening = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    hosts = {row[1].split(":")[0] for row in listening if row[3] == "0A" and int(row[1].split(":")[1], 16) in ports}
     assert hosts
     assert hosts <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1, also as an IPv6 socket's address
 
@@ -195,7 +195,9 @@ def test_a_batch_over_the_models_largest_is_refused_before_sending(triton: Runni
         report.run(triton.state.address("grpc"), "tiny", [LoadPlan(concurrency=1, batch_size=5)])
 
 
-def test_query_names_what_is_on_a_photograph(triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path) -> None:
+def test_query_names_what_is_on_a_photograph(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
     Image.fromarray(IMAGES[0].transpose(1, 2, 0)).resize((200, 100)).save(tmp_path / "photo.jpg")
     Image.new("L", (20, 30), 128).save(tmp_path / "grey.png")
     answers = []
@@ -212,7 +214,9 @@ def test_query_names_what_is_on_a_photograph(triton: RunningTriton, resx: Callab
         assert 0 < sum(probabilities) <= 1
 
 
-def test_query_gives_a_float_model_the_same_picture(triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path) -> None:
+def test_query_gives_a_float_model_the_same_picture(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
     Image.fromarray(IMAGES[0].transpose(1, 2, 0)).save(tmp_path / "photo.png")
     answers = [
         resx("query", name, "photo.png", "--url", triton.url(), "--json").json["images"][0]["top"]

@@ -37,11 +37,23 @@ parameters { key: "resx.resize" value { string_value: "16" } }
 
 def card(input_type: InputType = "uint8") -> Card:
     return Card(
-        name="tiny", created="2026-01-01T00:00:00+00:00", command="a test",
+        name="tiny",
+        created="2026-01-01T00:00:00+00:00",
+        command="a test",
         source=Source(kind="variant", spec=tiny_spec(), weights="random", weights_sha256="0" * 64),
-        precision="fp32", input=input_type, max_batch_size=4, opset=20, num_weights=1, fp16_share=0.0, verified=True, verified_on="noise",
-        steps=(), canary=Canary(num_images=1, logits=((0.0,) * 10,), tolerance=1e-3), files={}, tools={},
-    )  # fmt: skip
+        precision="fp32",
+        input=input_type,
+        max_batch_size=4,
+        opset=20,
+        num_weights=1,
+        fp16_share=0.0,
+        verified=True,
+        verified_on="noise",
+        steps=(),
+        canary=Canary(num_images=1, logits=((0.0,) * 10,), tolerance=1e-3),
+        files={},
+        tools={},
+    )
 
 
 def test_the_configuration_is_golden() -> None:

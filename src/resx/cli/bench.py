@@ -71,7 +71,9 @@ def show_result(out: Output, result: BenchResult) -> None:
     rows = [row(measured) for measured in result.measurements]
     environment = result.environment
     shared = ", shared with the server" if environment.server_is_local else ""
-    title = f"{result.model} on {result.url}, Triton {environment.triton}; client: {environment.usable_cores} cores{shared}"
+    title = (
+        f"{result.model} on {result.url}, Triton {environment.triton}; client: {environment.usable_cores} cores{shared}"
+    )
     out.result(result.model_dump(mode="json"), lambda console: console.print(title, table("", COLUMNS, rows, left=0)))
 
 

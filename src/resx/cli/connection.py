@@ -17,7 +17,11 @@ def address_of(url: str, protocol: str, repository: Repository) -> Address:
     wanted = chosen("--protocol", protocol, PROTOCOLS) if protocol else None
     state = running_server(repository)
     if not url:
-        return state.address(wanted or "grpc") if state else parse_address(f"127.0.0.1:{DEFAULT_PORTS[wanted or 'grpc']}", wanted)
+        return (
+            state.address(wanted or "grpc")
+            if state
+            else parse_address(f"127.0.0.1:{DEFAULT_PORTS[wanted or 'grpc']}", wanted)
+        )
     given = parse_address(url, wanted)
     if state and not given.control_key and given.host_port == state.address(given.protocol).host_port:
         return state.address(given.protocol)

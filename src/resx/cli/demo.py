@@ -43,7 +43,9 @@ def demo(
     if output is not None and output.exists() and any(output.iterdir()):
         raise UsageError(f"{output}: is not empty; give a new folder")
     with tempfile.TemporaryDirectory(prefix="resx-demo-") as temporary, out.steps() as step:
-        summary = walk(output or Path(temporary), epochs=epochs, duration_s=duration, seed=seed, step=step, note=out.note)
+        summary = walk(
+            output or Path(temporary), epochs=epochs, duration_s=duration, seed=seed, step=step, note=out.note
+        )
     out.result(summary.model_dump(mode="json"), lambda console: _show(console, summary))
     wrong = [f"{model.name} over {protocol}" for model in summary.served for protocol, same in model.same.items()
              if same < summary.num_images]  # fmt: skip
@@ -53,8 +55,8 @@ def demo(
 
 def _show(console: Console, summary: Summary) -> None:
     console.print(
-        f"resnet20, survival 0.5 at the last block: {summary.accuracy:.2%} of {summary.num_images} held-out digits right; "
-        f"folding changed the logits by {summary.fold_max_abs:.1e} at most (scale {summary.scale:.3g})",
+        f"resnet20, survival 0.5 at the last block: {summary.accuracy:.2%} of {summary.num_images} held-out digits "
+        f"right; folding changed the logits by {summary.fold_max_abs:.1e} at most (scale {summary.scale:.3g})",
         soft_wrap=True,
     )
     rows = [

@@ -55,7 +55,9 @@ def list_variants(json: Json = False) -> None:
 
 
 def info(
-    thing: Annotated[str, typer.Argument(help="A variant, a run's folder, a model of the repository, or a .onnx file.")],
+    thing: Annotated[
+        str, typer.Argument(help="A variant, a run's folder, a model of the repository, or a .onnx file.")
+    ],
     repository: RepositoryPath = Path("model_repository"),
     json: Json = False,
 ) -> None:
@@ -90,9 +92,8 @@ def _facts(thing: str, repository: Path) -> dict[str, Any]:
     if thing in VARIANTS:
         return _variant_facts(thing)
     checked_name(thing)
-    raise UsageError(
-        f"{thing!r}: no variant, run, model of {repository} or .onnx file{nearest(thing, [*VARIANTS, *published.names()])}"
-    )
+    near = nearest(thing, [*VARIANTS, *published.names()])
+    raise UsageError(f"{thing!r}: no variant, run, model of {repository} or .onnx file{near}")
 
 
 def _variant_facts(name: str) -> dict[str, Any]:

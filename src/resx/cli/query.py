@@ -79,7 +79,9 @@ def query(
     entries: list[dict[str, Any]] = [
         {
             "image": str(path),
-            "top": [{"label": guess.label, "index": guess.index, "probability": guess.probability} for guess in guesses],
+            "top": [
+                {"label": guess.label, "index": guess.index, "probability": guess.probability} for guess in guesses
+            ],
         }
         for path, guesses in zip(images, answers, strict=True)
     ]

@@ -84,7 +84,10 @@ def stop(repository: RepositoryPath = Path("model_repository"), json: Json = Fal
 
 
 def status(
-    repository: RepositoryPath = Path("model_repository"), url: Url = "", protocol: ProtocolName = "", json: Json = False
+    repository: RepositoryPath = Path("model_repository"),
+    url: Url = "",
+    protocol: ProtocolName = "",
+    json: Json = False,
 ) -> None:
     """Show whether a server runs, and each model's versions and requests.
 
@@ -111,7 +114,9 @@ def status(
     title = f"{address}  Triton {version}" + (f"  process {state.pid}, log {state.log}" if state else "")
     Output(as_json=json, quiet=True).result(
         payload,
-        lambda console: console.print(title, table("", ["model", "ready versions", "requests", "failed"], rows, left=2)),
+        lambda console: console.print(
+            title, table("", ["model", "ready versions", "requests", "failed"], rows, left=2)
+        ),
     )
 
 

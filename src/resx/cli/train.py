@@ -93,7 +93,8 @@ def train(
     recipe = default_recipe(data) if recipe is None else recipe
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
     config = configured(data, recipe, {key: value for key, value in given.items() if value is not None} | {
-        "label_smoothing": label_smoothing, "clip_norm": clip_norm, "precision": chosen("--precision", precision, precisions),
+        "label_smoothing": label_smoothing, "clip_norm": clip_norm,
+        "precision": chosen("--precision", precision, precisions),
         "device": chosen("--device", device, devices), "skip_bad": skip_bad, "seed": seed,
     })  # fmt: skip
     with processes.joined(config.device) as place:
@@ -154,8 +155,8 @@ def _report(
         "num_skipped": len(data.skipped), "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], **last,
     }  # fmt: skip
     line = (
-        f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out images right"
-        f" (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
+        f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out images "
+        f"right (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
         f"next: resx export {folder}"
     )
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

@@ -162,7 +162,7 @@ def describe_file(path: Path) -> dict[str, object]:
         model = onnx.load(path, load_external_data=False)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
-    except Exception as error:  # noqa: BLE001 - protobuf's decoding errors share no base but Exception
+    except Exception as error:
         raise UsageError(f"{path}: truncated or not an ONNX model ({type(error).__name__}); copy it again") from error
     num_weights, num_half = weight_counts(model)
     return {

@@ -48,9 +48,7 @@ def torch_logits(model: nn.Module, spec: ModelSpec, images_NCHW: Images) -> Logi
     return evaluation.logits(model, spec, images_NCHW).numpy()
 
 
-def compare(
-    step: str, reference: Sequence[Logits], candidate: Sequence[Logits], tolerance: Tolerance
-) -> Parity:
+def compare(step: str, reference: Sequence[Logits], candidate: Sequence[Logits], tolerance: Tolerance) -> Parity:
     """Measure the candidate's logits against the reference's, batch by batch, and give the verdict.
 
     A candidate that is not finite, or of another shape, never passes.
@@ -91,8 +89,8 @@ def require(parity: Parity, *, name: str) -> Parity:
         return parity
     bounds = parity.tolerance.model_dump(exclude_none=True)
     raise ParityError(
-        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at logits up to "
-        f"{parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}; allowed {bounds}; nothing was published "
+        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at logits "
+        f"up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}; allowed {bounds}; nothing was published "
         "(--atol, --rtol or --no-verify change the bar, and the card says so)"
     )
 

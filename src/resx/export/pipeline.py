@@ -75,9 +75,7 @@ def export_version(
     require_free_space(folder, 2 * sum(p.numel() * p.element_size() for p in source.model.parameters()))
     on_step("fold")
     folded = fold_survival(source.model)
-    batches = parity.images_for(
-        spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed
-    )
+    batches = parity.images_for(spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed)
     steps: list[Parity] = []
     reference: list[parity.Logits] = []
     if options.verify:

@@ -48,7 +48,9 @@ def check_machine(repository: Path) -> list[Finding]:
 
 
 def _python() -> Finding:
-    return Finding(what="Python", found=True, detail=f"{platform.python_version()} at {sys.executable}", needed_for="all")
+    return Finding(
+        what="Python", found=True, detail=f"{platform.python_version()} at {sys.executable}", needed_for="all"
+    )
 
 
 def _package(name: str, needed_for: str, remedy: str) -> Finding:
@@ -60,9 +62,7 @@ def _package(name: str, needed_for: str, remedy: str) -> Finding:
 
 def _onnxruntime() -> Finding:
     what, needed_for = "onnxruntime", "verify, embedded server"
-    installed = [
-        name for name in ("onnxruntime", "onnxruntime-gpu") if _package(name, needed_for, "").found
-    ]
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _package(name, needed_for, "").found]
     if not installed:
         remedy = "pip install 'resx[cpu]' or 'resx[gpu]'"
         return Finding(what=what, found=False, detail="not installed", needed_for=needed_for, remedy=remedy)
@@ -93,7 +93,9 @@ def _triton() -> Finding:
     if reason := missing_for_install():
         problem, _, remedy = reason.partition("; ")
         return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
-    detail = f"{TRITON_VERSION}, in the cache" if find_installed() else f"{TRITON_VERSION}, fetched on first use (55 MB)"
+    detail = (
+        f"{TRITON_VERSION}, in the cache" if find_installed() else f"{TRITON_VERSION}, fetched on first use (55 MB)"
+    )
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
 
 
@@ -131,7 +133,9 @@ def _disk(repository: Path) -> Finding:
     free_gb = shutil.disk_usage(existing).free / 1e9
     enough = free_gb >= 2
     remedy = "" if enough else "make room, or name another disk with --repository and RESX_CACHE"
-    return Finding(what="disk", found=enough, detail=f"{free_gb:.1f} GB free", needed_for="export, serve", remedy=remedy)
+    return Finding(
+        what="disk", found=enough, detail=f"{free_gb:.1f} GB free", needed_for="export, serve", remedy=remedy
+    )
 
 
 def _output(command: list[str]) -> str | None:

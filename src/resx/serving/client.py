@@ -180,7 +180,9 @@ class TritonClient:
         """Return the logits [N, classes] for one request of images [N, 3, H, W]."""
         outputs = [self._output(interface.output_name)]
         result = self._infer(model, interface, images, version, outputs)
-        return Answer(logits=result.as_numpy(interface.output_name), version=int(self._response(result)["model_version"]))
+        return Answer(
+            logits=result.as_numpy(interface.output_name), version=int(self._response(result)["model_version"])
+        )
 
     def classify(
         self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None
@@ -252,7 +254,7 @@ class TritonClient:
         message, status = str(error.message()).partition("\n")[0], str(error.status())
         if "restricted" in message or "expecting header" in message:
             return MissingCapability(
-                f"{self.address}: control needs a key; set {CONTROL_KEY_VARIABLE} to the one the server was started with"
+                f"{self.address}: control needs a key; set {CONTROL_KEY_VARIABLE} to the one it was started with"
             )
         if "UNAVAILABLE" in status:
             if "http1" in message.lower() or "http2" in message.lower() or "settings" in message.lower():
@@ -270,7 +272,9 @@ class TritonClient:
         return ServerError(f"{self.address}: {message}")
 
     def _not_triton(self, reason: str) -> MissingCapability:
-        return MissingCapability(f"{self.address}: what answers there is not Triton ({reason}); check --url and --protocol")
+        return MissingCapability(
+            f"{self.address}: what answers there is not Triton ({reason}); check --url and --protocol"
+        )
 
     def _unreachable(self, reason: str) -> MissingCapability:
         return MissingCapability(

@@ -89,12 +89,15 @@ def missing_for_install() -> str | None:
     """Return why the embedded server cannot run on this machine, with the remedy, or None."""
     container = "use NVIDIA's container instead (docker compose --profile cpu up)"
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return f"the embedded Triton is built for Linux on x86_64, this is {sys.platform} on {platform.machine()}; {container}"
+        here = f"{sys.platform} on {platform.machine()}"
+        return f"the embedded Triton is built for Linux on x86_64, this is {here}; {container}"
     name, version = platform.libc_ver()
     if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
         return f"the embedded Triton needs glibc 2.35, this is {name or 'another C library'} {version}; {container}"
     if sys.version_info[:2] not in PYTHONS:
-        return f"the embedded Triton has stubs for Python 3.11 to 3.13, this is {platform.python_version()}; {container}"
+        return (
+            f"the embedded Triton has stubs for Python 3.11 to 3.13, this is {platform.python_version()}; {container}"
+        )
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed and the embedded Triton runs models with it; pip install 'resx[cpu]'"
     if _libpython_folder() is None:
@@ -141,7 +144,14 @@ class TritonProcess:
     """A running tritonserver, a session of its own with its stubs, that dies with this process."""
 
     def __init__(
-        self, installation: Installation, repository: Path, ports: Ports, *, control_key: str, log: Path, exit_timeout_s: int
+        self,
+        installation: Installation,
+        repository: Path,
+        ports: Ports,
+        *,
+        control_key: str,
+        log: Path,
+        exit_timeout_s: int,
     ) -> None:
         """Start the server in explicit control mode: it runs, but no model is loaded yet."""
         self.ports = ports
@@ -164,8 +174,9 @@ class TritonProcess:
         ]
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=process_environment(installation),
-                start_new_session=True, preexec_fn=_die_with_parent,  # noqa: PLW1509 - prctl is async-signal-safe
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=process_environment(installation),
+                start_new_session=True, preexec_fn=_die_with_parent,
             )  # fmt: skip
         self._log = log
 

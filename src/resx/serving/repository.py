@@ -114,7 +114,9 @@ class Repository:
         folder = self.root / checked_name(name)
         foreign = folder.exists() and not list(folder.glob(f"*/{cards.FILE_NAME}"))
         if foreign:
-            raise UsageError(f"{folder}: exists and was not made by `resx export`; give another --name, or move it away")
+            raise UsageError(
+                f"{folder}: exists and was not made by `resx export`; give another --name, or move it away"
+            )
 
     def _staging_parent(self) -> Path:
         """Return the folder beside the repository, or the repository if that is a mount point or cannot be written."""

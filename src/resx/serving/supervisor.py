@@ -94,7 +94,8 @@ def serve(
         try:
             state = ServerState(
                 pid=os.getpid(), server_pid=process.pid, repository=str(repository.root.resolve()),
-                http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics, started=time.time(), log=str(log),
+                http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
+                started=time.time(), log=str(log),
             )  # fmt: skip
             deployed, errors = _load(process, state, repository, models, on_step)
             write_atomic(folder / _STATE, state.model_dump_json(indent=2) + "\n", mode=0o600)
@@ -180,7 +181,11 @@ def stop(repository: Repository) -> ServerState:
 
 
 def _load(
-    process: TritonProcess, state: ServerState, repository: Repository, models: Sequence[str], on_step: Callable[[str], None]
+    process: TritonProcess,
+    state: ServerState,
+    repository: Repository,
+    models: Sequence[str],
+    on_step: Callable[[str], None],
 ) -> tuple[list[Deployed], list[ResxError]]:
     """Wait until the server answers, then deploy the models one by one."""
     # The key is read back from its file: what works here works for every later client.

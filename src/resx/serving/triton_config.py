@@ -50,7 +50,9 @@ def config_text(card: Card, options: ServingOptions) -> str:
     written = "\n".join(
         f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
     )
-    queue_policy = f" default_queue_policy {{ max_queue_size: {options.max_queue_size} }} " if options.max_queue_size else ""
+    queue_policy = (
+        f" default_queue_policy {{ max_queue_size: {options.max_queue_size} }} " if options.max_queue_size else ""
+    )
     return f"""\
 name: "{card.name}"
 backend: "onnxruntime"

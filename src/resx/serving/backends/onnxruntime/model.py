@@ -13,6 +13,7 @@ parameters `intra_op_thread_count`, `inter_op_thread_count`.
 
 import json
 import os
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -31,20 +32,16 @@ class TritonPythonModel:
         """Open the model file; Triton shows what this raises as the reason why the model did not load."""
         config = json.loads(args["model_config"])
         file = config.get("default_model_filename") or MODEL_FILE
-        path = os.path.join(args["model_repository"], args["model_version"], file)
-        self.session = onnxruntime.InferenceSession(
-            path, _session_options(config), providers=["CPUExecutionProvider"]
-        )
+        path = str(Path(args["model_repository"]) / args["model_version"] / file)
+        self.session = onnxruntime.InferenceSession(path, _session_options(config), providers=["CPUExecutionProvider"])
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self._require_names(path)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests, in their order, from one run over all their images."""
-        batches = []
         try:
-            for request in requests:
-                batches.append([_to_numpy(request, name) for name in self.inputs])
+            batches = [[_to_numpy(request, name) for name in self.inputs] for request in requests]
             answers = self._run(batches)
         except Exception as error:  # a request must get an answer, whatever happened
             if len(requests) == 1:
@@ -53,7 +50,7 @@ class TritonPythonModel:
             return [self.execute([request])[0] for request in requests]
         return [
             pb_utils.InferenceResponse(
-                [pb_utils.Tensor.from_dlpack(name, part) for name, part in zip(self.outputs, parts)]
+                [pb_utils.Tensor.from_dlpack(name, part) for name, part in zip(self.outputs, parts, strict=True)]
             )
             for parts in answers
         ]
@@ -65,13 +62,14 @@ class TritonPythonModel:
     def _run(self, batches: list[list[Array]]) -> list[Any]:
         """Run the session once; return per request its part of every output."""
         if len(batches) == 1:
-            return [self.session.run(self.outputs, dict(zip(self.inputs, batches[0])))]
-        joined = {name: np.concatenate(parts) for name, parts in zip(self.inputs, zip(*batches))}
+            return [self.session.run(self.outputs, dict(zip(self.inputs, batches[0], strict=True)))]
+        columns = zip(*batches, strict=True)
+        joined = {name: np.concatenate(parts) for name, parts in zip(self.inputs, columns, strict=True)}
         results = self.session.run(self.outputs, joined)
         ends = np.cumsum([len(batch[0]) for batch in batches])
         if any(len(result) != ends[-1] for result in results):
             raise ValueError(f"outputs of {[len(r) for r in results]} rows for {ends[-1]} rows of input")
-        return list(zip(*(np.split(result, ends[:-1]) for result in results)))
+        return list(zip(*(np.split(result, ends[:-1]) for result in results), strict=True))
 
     def _require_names(self, path: str) -> None:
         for what, configured, tensors in (
