@@ -155,8 +155,8 @@ def _report(
         "num_skipped": len(data.skipped), "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], **last,
     }  # fmt: skip
     line = (
-        f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out images "
-        f"right (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
+        f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "
+        f"images right (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
         f"next: resx export {folder}"
     )
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

@@ -90,8 +90,8 @@ def require(parity: Parity, *, name: str) -> Parity:
     bounds = parity.tolerance.model_dump(exclude_none=True)
     raise ParityError(
         f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at logits "
-        f"up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}; allowed {bounds}; nothing was published "
-        "(--atol, --rtol or --no-verify change the bar, and the card says so)"
+        f"up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}; allowed {bounds}; nothing was "
+        "published (--atol, --rtol or --no-verify change the bar, and the card says so)"
     )
 
 
