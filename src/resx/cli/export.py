@@ -25,13 +25,18 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="A variant (see `resx models`) or a run's folder.")],
+    source: Annotated[
+        str, typer.Argument(help="A variant (see `resx models`), a run's folder, torchvision:NAME or module:function.")
+    ],
     fp16: Annotated[bool, typer.Option("--fp16", help="Store and compute in half precision.")] = False,
     input_type: Annotated[
         str, typer.Option("--input", help="uint8: images, normalised in the graph; float32: the normalised tensor.")
     ] = "uint8",
     weights: Annotated[str, typer.Option(help="For a variant: none (random), imagenet, or a file.")] = "none",
     name: Annotated[str, typer.Option(help="Name in the repository. Default: the variant's or the run's.")] = "",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network.")
+    ] = None,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch that will be served.")] = 8,
     instances: Annotated[int, typer.Option(min=1, help="Instances of the model on the server.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads of an instance; 0: the server's cores, shared.")] = 0,
@@ -55,8 +60,9 @@ def export(
     out = Output(as_json=json, quiet=quiet)
     serving = ServingOptions(instances=instances, threads=threads)
     published = Repository(repository)
-    if kind_of(source) == "variant" or name:
-        published.require_publishable(name or source)
+    kind = kind_of(source)
+    if kind != "run" or name:
+        published.require_publishable(name or source.rpartition(":")[2])
     with out.steps() as step:
         step("load PyTorch")
         from resx.export.card import INPUT_TYPES
@@ -68,7 +74,7 @@ def export(
             max_batch_size=max_batch, seed=seed, verify=not no_verify, atol=atol, rtol=rtol,
         )  # fmt: skip
         step(f"build {source}")
-        loaded = load_source(source, weights=weights, seed=seed)
+        loaded = load_source(source, weights=weights, seed=seed, image_size=image_size)
         target = name or loaded.name
         command = shlex.join(["resx", *sys.argv[1:]])
         card, version = export_into(published, loaded, options, serving, name=target, command=command, on_step=step)
