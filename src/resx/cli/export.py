@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Json, Quiet, RepositoryPath, Seed, chosen
+from resx.cli.options import Json, Quiet, RepositoryPath, Seed, Settings, chosen
 from resx.cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def export(
         str, typer.Option("--input", help="uint8: images, normalised in the graph; float32: the normalised tensor.")
     ] = "uint8",
     weights: Annotated[str, typer.Option(help="For a variant: none (random), imagenet, or a file.")] = "none",
+    settings: Settings = None,
     name: Annotated[str, typer.Option(help="Name in the repository. Default: the variant's or the run's.")] = "",
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network.")
@@ -74,7 +75,7 @@ def export(
             max_batch_size=max_batch, seed=seed, verify=not no_verify, atol=atol, rtol=rtol,
         )  # fmt: skip
         step(f"build {source}")
-        loaded = load_source(source, weights=weights, seed=seed, image_size=image_size)
+        loaded = load_source(source, weights=weights, seed=seed, image_size=image_size, settings=settings or [])
         target = name or loaded.name
         command = shlex.join(["resx", *sys.argv[1:]])
         card, version = export_into(published, loaded, options, serving, name=target, command=command, on_step=step)

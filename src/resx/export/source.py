@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,7 +47,9 @@ class LoadedSource:
     real: RealImages
 
 
-def load_source(text: str, *, weights: str, seed: int, image_size: int | None = None) -> LoadedSource:
+def load_source(
+    text: str, *, weights: str, seed: int, image_size: int | None = None, settings: Sequence[str] = ()
+) -> LoadedSource:
     """Load what the user named.
 
     Args:
@@ -54,6 +57,7 @@ def load_source(text: str, *, weights: str, seed: int, image_size: int | None = 
         weights: for a variant: `none` (random, from `seed`), `imagenet`, or the path of a file. A run has
             its own, and takes only `none`.
         seed: of random weights and of the photographs' crops.
+        settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`.
         image_size: pixels each way, for a foreign network; None takes torchvision's, or 224.
 
     Raises:
@@ -61,6 +65,8 @@ def load_source(text: str, *, weights: str, seed: int, image_size: int | None = 
         MissingCapability: published weights could not be downloaded.
     """
     kind = kind_of(text)
+    if settings and kind != "variant":
+        raise UsageError(f"--set {settings[0]}: {text} is built already; leave the option out")
     if kind == "foreign":
         model, spec, origin = load_foreign(text, weights=weights, seed=seed, image_size=image_size)
         return _described(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=seed)
@@ -68,7 +74,7 @@ def load_source(text: str, *, weights: str, seed: int, image_size: int | None = 
         raise UsageError(f"--image-size {image_size}: {text} has a size of its own; leave the option out")
     if kind == "run":
         return _load_run(Path(text), weights=weights, seed=seed)
-    return _load_variant(text, weights=weights, seed=seed)
+    return _load_variant(text, weights=weights, seed=seed, settings=settings)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -110,8 +116,8 @@ def _photographs(size: int, *, seed: int) -> RealImages:
     return RealImages(images=crops, origin="crops of scikit-learn's sample photographs")
 
 
-def _load_variant(name: str, *, weights: str, seed: int) -> LoadedSource:
-    spec = variant(name).spec
+def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]) -> LoadedSource:
+    spec = variant(name).spec.with_settings(settings)
     if weights == "imagenet":
         published = pretrained.published_weights(name)
         spec = pretrained.with_published(spec, published)
