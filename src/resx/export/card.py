@@ -51,6 +51,16 @@ class Parity(FrozenModel):
     passed: bool
 
 
+class SourceArguments(FrozenModel):
+    """What `load_source` was given: enough to load the same network again where its files are."""
+
+    source: str
+    weights: str
+    seed: int
+    image_size: int | None
+    settings: tuple[str, ...]
+
+
 class Source(FrozenModel):
     """Where the weights came from."""
 
@@ -60,6 +70,8 @@ class Source(FrozenModel):
     """`random (seed 0)`, `imagenet (file name)`, or a file's path as given."""
     weights_sha256: str
     """Of the state dict: names, shapes and bytes, in the order of the names."""
+    arguments: SourceArguments | None = None
+    """None where nobody could name it again."""
 
 
 class Canary(FrozenModel):
