@@ -22,11 +22,11 @@ from typing import Any, Literal, TypeAlias
 import onnx
 
 from resx.errors import ExportError, MissingCapability, UsageError
-from resx.export import engine_layers
+from resx.export import engine_layers, timing_cache
 from resx.export.card import Engine
 from resx.export.gpu import Gpu, gpu_here
 from resx.export.grouped import grouped_half_convolutions, with_grouped_in_fp32
-from resx.files import exclusive, sha256_of, write_atomic
+from resx.files import sha256_of
 
 PackageName: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 Announce: TypeAlias = Callable[[str], None]
@@ -171,12 +171,12 @@ def _build(
     gpu = _set_targets(trt, config, options)
     _set_switches(trt, config, options)
     _add_profile(builder, network, config, options, name)
-    cache_file = _timing_cache_file(trt, options, gpu)
-    reused = _attach_timing_cache(config, cache_file)
+    measurements = timing_cache.file_for(options.timing_cache, trt.__version__, gpu)
+    reused = timing_cache.attach(config, measurements)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise _BuildFailed(name, _last_error(logger))
-    _keep_timing_cache(config, cache_file)
+    timing_cache.keep(config, measurements)
     data_of_plan = bytes(plan)
     return BuiltEngine(
         plan=data_of_plan,
@@ -189,7 +189,7 @@ def _build(
             batch_min=options.batch_min, batch_opt=options.batch_opt, batch_max=options.batch_max,
             size_bytes=len(data_of_plan),
             workspace_mib=options.workspace_mib,
-            timing_cache="none" if cache_file is None else "reused" if reused else "new",
+            timing_cache="none" if measurements is None else "reused" if reused else "new",
             tf32=options.tf32,
             builder_level=options.builder_level,
             network_precisions=counts,
@@ -270,41 +270,6 @@ def _add_profile(builder: Any, network: Any, config: Any, options: EngineOptions
     config.add_optimization_profile(profile)
 
 
-def _timing_cache_file(trt: Any, options: EngineOptions, gpu: Gpu | None) -> Path | None:
-    if options.timing_cache is None:
-        return None
-    if gpu is None:
-        raise UsageError(
-            f"--timing-cache {options.timing_cache}: TensorRT-RTX has none, as it chooses kernels when the engine "
-            "is loaded; leave it out"
-        )
-    return options.timing_cache / f"tensorrt-{trt.__version__}-sm{gpu.compute_capability.replace('.', '')}.cache"
-
-
-def _attach_timing_cache(config: Any, file: Path | None) -> bool:
-    """Give the builder what earlier builds measured; say whether there was something."""
-    if file is None:
-        return False
-    known = file.read_bytes() if file.is_file() else b""
-    # TensorRT refuses measurements of another version or GPU; then the build begins without.
-    reused = bool(known) and config.set_timing_cache(config.create_timing_cache(known), False)
-    if not reused:
-        config.set_timing_cache(config.create_timing_cache(b""), False)
-    return reused
-
-
-def _keep_timing_cache(config: Any, file: Path | None) -> None:
-    """Write the measurements back, joined with those of a build that ended meanwhile."""
-    if file is None:
-        return
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with exclusive(file.parent):
-        cache = config.get_timing_cache()
-        if file.is_file():
-            cache.combine(config.create_timing_cache(file.read_bytes()), True)
-        write_atomic(file, bytes(cache.serialize()))
-
-
 def _collecting_logger(trt: Any) -> Any:
     """Return a logger that keeps the errors in `.errors` and prints nothing."""
 
@@ -330,12 +295,15 @@ def _last_error(logger: Any) -> str:
 def _parser_error(parser: Any) -> str:
     """Return the parser's first error as one line that names the node, its operator and the remedy."""
     error = parser.get_error(0)
-    if error.node() < 0 or not error.node_operator():
-        return f"not an ONNX model that TensorRT can read ({_one_line(error.desc())}); export it again"
-    return (
-        f"node {error.node_name() or error.node()} ({error.node_operator()}): {_one_line(error.desc())}; "
-        "TensorRT cannot take this file, --format onnx can be served all the same"
-    )
+    # Lines in brackets are what failed in consequence, such as the search for a driver.
+    lines = [line for line in error.desc().splitlines() if line and not line.startswith("[")]
+    reason = _one_line(" ".join(lines[1:] if len(lines) > 1 and lines[0].startswith("Invalid Node") else lines))
+    operator = error.node_operator()
+    if error.node() < 0 or not operator:
+        return f"not an ONNX model that TensorRT can read ({reason}); export it again"
+    quantised = operator in ("QuantizeLinear", "DequantizeLinear")
+    remedy = "quantise it for TensorRT (--target gpu)" if quantised else "--format onnx can serve it all the same"
+    return f"node {error.node_name() or error.node()} ({operator}): TensorRT refuses it: {reason}; {remedy}"
 
 
 def _one_line(text: str) -> str:
