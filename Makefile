@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check bench wheel clean
+.PHONY: help setup demo test test-slow check bench digits-table wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,12 @@ check: $(STAMP)  ## lint, types, direction of the imports
 
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/serving_efficiency.py
+	$(BIN)/python benchmarks/stochastic_depth_epoch.py
+	$(BIN)/python benchmarks/resnext_forms.py
+	$(BIN)/python benchmarks/depth.py
+
+digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds each, about an hour; writes docs/digits.md
+	$(BIN)/python benchmarks/digits_table.py --epochs 8 -o docs/digits.md
 
 wheel: $(STAMP)  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation

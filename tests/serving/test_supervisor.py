@@ -16,6 +16,7 @@ from resx.errors import MissingCapability, UsageError
 from resx.serving import embedded, supervisor
 from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
+from resx.serving.supervisor import ServerState
 from tests.conftest import Finished, publish_tiny
 
 pytestmark = pytest.mark.triton
@@ -32,8 +33,9 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
         supervisor.stop(repository)
 
 
-def shared_memory() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir()}
+def shared_memory(supervisor_pid: int) -> list[str]:
+    """The regions of one server: other servers may run on this machine."""
+    return [path.name for path in Path("/dev/shm").glob(f"resx-{supervisor_pid}-*")]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
@@ -49,16 +51,15 @@ def alive(pid: int) -> bool:
 
 def test_stop_leaves_no_process_and_no_shared_memory(repository: Repository) -> None:
     publish_tiny(repository, "tiny")
-    before = shared_memory()
     state = supervisor.serve_detached(repository, FREE)
     family = [state.pid, state.server_pid, *(child.pid for child in psutil.Process(state.server_pid).children(True))]
     assert len(family) >= 3, "supervisor, server and at least one stub"
-    assert shared_memory() > before
+    assert shared_memory(state.pid)
 
     supervisor.stop(repository)
 
     assert not any(alive(pid) for pid in family)
-    assert shared_memory() == before
+    assert not shared_memory(state.pid)
     assert supervisor.running_server(repository) is None
     with pytest.raises(UsageError, match="no server of this repository runs"):
         supervisor.stop(repository)
@@ -103,17 +104,15 @@ def test_a_killed_supervisor_takes_its_server_with_it_and_can_be_started_again(r
 
 def test_a_killed_server_ends_its_supervisor_with_a_reason(repository: Repository) -> None:
     state = supervisor.serve_detached(repository, FREE)
-    before = shared_memory()
     os.kill(state.server_pid, signal.SIGKILL)
     wait_until(lambda: supervisor.running_server(repository) is None)
     assert "tritonserver ended with code -9" in (Path(state.log).parent / "serve.log").read_text()
-    assert shared_memory() <= before
+    assert not shared_memory(state.pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, number: signal.Signals) -> None:
     publish_tiny(repository, "tiny")
-    before = shared_memory()
     command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", *ANY_PORTS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         wait_until(lambda: supervisor.running_server(repository) is not None, 60)
@@ -125,12 +124,11 @@ def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, numb
     assert "ready: http://127.0.0.1:" in out
     assert "Traceback" not in err
     assert not alive(state.server_pid)
-    assert shared_memory() == before
+    assert not shared_memory(process.pid)
 
 
 def test_a_signal_while_it_starts_leaves_nothing(repository: Repository) -> None:
     publish_tiny(repository, "tiny")
-    before = shared_memory()
     command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", *ANY_PORTS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         me = psutil.Process(process.pid)
@@ -140,7 +138,7 @@ def test_a_signal_while_it_starts_leaves_nothing(repository: Repository) -> None
         _, err = process.communicate(timeout=40)
     assert process.returncode == 0, err
     assert not alive(server)
-    assert shared_memory() == before
+    assert not shared_memory(process.pid)
 
 
 def test_a_model_that_fails_its_canary_is_named_and_the_others_are_served(
@@ -197,7 +195,6 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_no_server_and_no_file(
     tmp_path: Path, moment: str, line_before: str
 ) -> None:
     """Steps are printed as they end, so a moment is the line before it."""
-    before = shared_memory()
     environment = os.environ | {"TMPDIR": str(tmp_path / "tmp"), "RESX_STATE": str(tmp_path / "state")}
     (tmp_path / "tmp").mkdir()
     command = [sys.executable, "-m", "resx", "demo", "--epochs", "1", "--duration", "30"]
@@ -207,6 +204,8 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_no_server_and_no_file(
         assert process.stderr is not None
         next(line for line in process.stderr if line_before in line)
         time.sleep(0.7)
+        states = [ServerState.model_validate_json(path.read_bytes()) for path in tmp_path.rglob("server.json")]
+        assert len(states) == (1 if moment == "measuring" else 0)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -214,7 +213,7 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_no_server_and_no_file(
     assert "Traceback" not in err
     assert out == ""
     assert not [p for p in psutil.process_iter(["cmdline"]) if str(tmp_path) in " ".join(p.info["cmdline"] or [])]
-    assert shared_memory() == before
+    assert not any(shared_memory(state.pid) for state in states)
     assert list((tmp_path / "tmp").glob("resx-*")) == []
 
 

@@ -1,7 +1,7 @@
 """Precision, smoothing, clipping, device, the best checkpoint, TensorBoard."""
 
-import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,9 @@ from resx.training.data import DataSet
 from resx.training.evaluation import accuracy
 from resx.training.loop import train
 from resx.training.processes import joined
-from resx.training.tensorboard import require_tensorboard, write_scalars
+from resx.training.tensorboard import event_files, require_tensorboard, write_scalars
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
-
-HAS_TENSORBOARD = importlib.util.find_spec("tensorboard") is not None
 
 
 def losses_of(folder: Path) -> list[float]:
@@ -141,8 +139,9 @@ def test_a_gpu_that_is_not_there_is_a_missing_capability() -> None:
         pass
 
 
-@pytest.mark.skipif(HAS_TENSORBOARD, reason="tensorboard is installed")
-def test_tensorboard_that_is_not_there_is_a_missing_capability() -> None:
+def test_tensorboard_that_is_not_there_is_a_missing_capability(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(MissingCapability, match="pip install tensorboard"):
         require_tensorboard()
 
@@ -159,3 +158,14 @@ def test_tensorboard_gets_every_metric_at_its_step() -> None:
     write_scalars(recorder, {"epoch": 2, "step": 60, "loss": 0.5, "accuracy": 0.75})
 
     assert recorder.scalars == [("loss", 0.5, 60), ("accuracy", 0.75, 60)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # tensorboard's own
+def test_tensorboard_reads_what_was_written(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    with event_files(tmp_path) as write:
+        write({"epoch": 1, "step": 30, "loss": 1.5})
+        write({"epoch": 2, "step": 60, "loss": 0.5})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, event.value) for event in events.Scalars("loss")] == [(30, 1.5), (60, 0.5)]

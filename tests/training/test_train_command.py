@@ -1,6 +1,5 @@
 """`resx train` as a process: exit codes, what goes to which stream, interruption."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -101,10 +100,6 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
         pytest.param(
             ["--device", "cuda"], "use --device cpu",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
-        ),
-        pytest.param(
-            ["--tensorboard"], "pip install tensorboard",
-            marks=pytest.mark.skipif(importlib.util.find_spec("tensorboard") is not None, reason="it is installed"),
         ),
     ],
 )  # fmt: skip

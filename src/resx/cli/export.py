@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli import engine
-from resx.cli.options import Json, Quiet, RepositoryPath, Seed, chosen
+from resx.cli.options import Json, Quiet, RepositoryPath, Seed, Settings, chosen
 from resx.cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -23,13 +23,19 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    source: Annotated[str, typer.Argument(help="A variant (see `resx models`) or a run's folder.")],
+    source: Annotated[
+        str, typer.Argument(help="A variant (see `resx models`), a run's folder, torchvision:NAME or module:function.")
+    ],
     fp16: Annotated[bool, typer.Option("--fp16", help="Store and compute in half precision.")] = False,
     input_type: Annotated[
         str, typer.Option("--input", help="uint8: images, normalised in the graph; float32: the normalised tensor.")
     ] = "uint8",
     weights: Annotated[str, typer.Option(help="For a variant: none (random), imagenet, or a file.")] = "none",
+    settings: Settings = None,
     name: Annotated[str, typer.Option(help="Name in the repository. Default: the variant's or the run's.")] = "",
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network.")
+    ] = None,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch that will be served.")] = 8,
     instances: Annotated[int, typer.Option(min=1, help="Instances of the model on the server.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads of an instance; 0: the server's cores, shared.")] = 0,
@@ -74,8 +80,9 @@ def export(
     flags.require_fitting()
     serving = ServingOptions(instances=instances, threads=threads)
     published = Repository(repository)
-    if kind_of(source) == "variant" or name:
-        flags.require_free_target(published, name or source)
+    kind = kind_of(source)
+    if kind != "run" or name:
+        flags.require_free_target(published, name or source.rpartition(":")[2])
     with out.steps() as step:
         step("load PyTorch")
         from resx.export.card import INPUT_TYPES
@@ -88,7 +95,7 @@ def export(
         )  # fmt: skip
         package = flags.load_package()
         step(f"build {source}")
-        loaded = load_source(source, weights=weights, seed=seed)
+        loaded = load_source(source, weights=weights, seed=seed, image_size=image_size, settings=settings or [])
         target = name or loaded.name
         command = shlex.join(["resx", *sys.argv[1:]])
         made = engine.make(

@@ -21,6 +21,12 @@ Url: TypeAlias = Annotated[
     str, typer.Option(help="host:port of the server. Default: the one that `resx serve` runs over the repository.")
 ]
 ProtocolName: TypeAlias = Annotated[str, typer.Option("--protocol", help="grpc or http. Default: grpc.")]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="FIELD=VALUE", help="A field of the variant's architecture (see `resx info NAME`), repeatable."
+    ),
+]
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Device, Json, Quiet, Seed, chosen
+from resx.cli.options import Device, Json, Quiet, Seed, Settings, chosen
 from resx.cli.output import Output
 from resx.errors import UsageError
 
@@ -47,6 +47,7 @@ def train(
     survival_schedule: Annotated[
         str, typer.Option(help="linear: from 1 at the first block to p_L; uniform: p_L for every block.")
     ] = "linear",
+    settings: Settings = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Default: the recipe's.")] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=2, help="Images per step, over all processes. Default: the recipe's.")
@@ -99,7 +100,7 @@ def train(
     })  # fmt: skip
     with processes.joined(config.device) as place:
         images = load_data(data, image_size=image_size, bad_images="skip" if skip_bad else "refuse")
-        spec = found.spec.with_changes(
+        spec = found.spec.with_settings(settings or []).with_changes(
             classes=len(images.labels), labels=images.labels, image=images.image,
             survival=recipe_named(recipe).survival if survival is None else survival,
             survival_schedule=chosen("--survival-schedule", survival_schedule, SURVIVAL_SCHEDULES),

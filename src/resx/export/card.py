@@ -54,7 +54,7 @@ class Parity(FrozenModel):
 class Source(FrozenModel):
     """Where the weights came from."""
 
-    kind: Literal["variant", "run"]
+    kind: Literal["variant", "run", "foreign"]
     spec: ModelSpec
     weights: str
     """`random (seed 0)`, `imagenet (file name)`, or a file's path as given."""

@@ -1,10 +1,12 @@
-"""What can be exported: a variant by name, or a trained run's folder."""
+"""What can be exported: a variant by name, a trained run's folder, or a network of somebody else's making."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +15,12 @@ from torch import nn
 from resx.errors import UsageError
 from resx.export import parity
 from resx.export.card import Source
+from resx.export.foreign import load_foreign
 from resx.training import checkpoint
 from resx.zoo import pretrained
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import kind_of, variant
+from resx.zoo.spec import ModelSpec
 
 # Enough real images that one disagreement in a hundred shows, few enough for a laptop at 224 pixels.
 NUM_REAL_IMAGES = {"photographs": 16, "data": 128}
@@ -43,22 +47,34 @@ class LoadedSource:
     real: RealImages
 
 
-def load_source(text: str, *, weights: str, seed: int) -> LoadedSource:
+def load_source(
+    text: str, *, weights: str, seed: int, image_size: int | None = None, settings: Sequence[str] = ()
+) -> LoadedSource:
     """Load what the user named.
 
     Args:
-        text: a variant's name, or the path of a run folder.
+        text: a variant's name, the path of a run folder, `torchvision:NAME` or `module:function`.
         weights: for a variant: `none` (random, from `seed`), `imagenet`, or the path of a file. A run has
             its own, and takes only `none`.
         seed: of random weights and of the photographs' crops.
+        settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`.
+        image_size: pixels each way, for a foreign network; None takes torchvision's, or 224.
 
     Raises:
-        UsageError: it is neither, or its weights cannot be used.
+        UsageError: it is none of them, or its weights cannot be used.
         MissingCapability: published weights could not be downloaded.
     """
-    if kind_of(text) == "run":
+    kind = kind_of(text)
+    if settings and kind != "variant":
+        raise UsageError(f"--set {settings[0]}: {text} is built already; leave the option out")
+    if kind == "foreign":
+        model, spec, origin = load_foreign(text, weights=weights, seed=seed, image_size=image_size)
+        return _described(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=seed)
+    if image_size is not None:
+        raise UsageError(f"--image-size {image_size}: {text} has a size of its own; leave the option out")
+    if kind == "run":
         return _load_run(Path(text), weights=weights, seed=seed)
-    return _load_variant(text, weights=weights, seed=seed)
+    return _load_variant(text, weights=weights, seed=seed, settings=settings)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -100,8 +116,8 @@ def _photographs(size: int, *, seed: int) -> RealImages:
     return RealImages(images=crops, origin="crops of scikit-learn's sample photographs")
 
 
-def _load_variant(name: str, *, weights: str, seed: int) -> LoadedSource:
-    spec = variant(name).spec
+def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]) -> LoadedSource:
+    spec = variant(name).spec.with_settings(settings)
     if weights == "imagenet":
         published = pretrained.published_weights(name)
         spec = pretrained.with_published(spec, published)
@@ -112,9 +128,15 @@ def _load_variant(name: str, *, weights: str, seed: int) -> LoadedSource:
     if weights != "none":
         pretrained.load_weights(model, pretrained.read_weights(path), source=str(path))
     origin = {"none": f"random (seed {seed})", "imagenet": f"imagenet ({path.name})"}.get(weights, weights)
+    return _described(model.eval(), spec, name=name, kind="variant", weights=origin, seed=seed)
+
+
+def _described(
+    model: nn.Module, spec: ModelSpec, *, name: str, kind: Literal["variant", "foreign"], weights: str, seed: int
+) -> LoadedSource:
     return LoadedSource(
         name=name,
-        model=model.eval(),
-        description=Source(kind="variant", spec=spec, weights=origin, weights_sha256=weights_sha256(model)),
+        model=model,
+        description=Source(kind=kind, spec=spec, weights=weights, weights_sha256=weights_sha256(model)),
         real=_photographs(spec.image_size, seed=seed),
     )

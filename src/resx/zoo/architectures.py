@@ -219,7 +219,38 @@ class VGGArchitecture(FrozenModel):
         return self
 
 
+class ForeignArchitecture(FrozenModel):
+    """A network of somebody else's making; resx exports and serves it but cannot build it from this value.
+
+    That keeps a spec read from JSON from calling a function that the JSON names.
+    """
+
+    family: Literal["foreign"] = "foreign"
+    source: str
+    """As the user named it: `torchvision:NAME` or `module:function`."""
+
+    @property
+    def num_blocks(self) -> int:
+        """None that resx knows of."""
+        return 0
+
+    @property
+    def undroppable(self) -> str:
+        """Why no block can be dropped."""
+        return "its blocks are not known"
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels; the network itself says if they are too few."""
+        return 1
+
+
 Architecture: TypeAlias = Annotated[
-    ResNetArchitecture | PreResNetArchitecture | DenseNetArchitecture | HighwayArchitecture | VGGArchitecture,
+    ResNetArchitecture
+    | PreResNetArchitecture
+    | DenseNetArchitecture
+    | HighwayArchitecture
+    | VGGArchitecture
+    | ForeignArchitecture,
     Field(discriminator="family"),
 ]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from resx.errors import UsageError
 from resx.zoo.architectures import (
     Architecture,
     DenseNetArchitecture,
+    ForeignArchitecture,
     HighwayArchitecture,
     PreResNetArchitecture,
     ResNetArchitecture,
@@ -39,14 +42,26 @@ def build_from_spec(spec: ModelSpec, *, seed: int | None) -> nn.Module:
 
     `seed` None continues torch's global generator; a number gives the same weights every time and leaves
     the global generator as it was.
+
+    Raises:
+        UsageError: the spec is of a foreign network.
     """
-    with torch.random.fork_rng(devices=[]) if seed is not None else contextlib.nullcontext():
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         network = _network(spec.architecture, spec.classes)
     branches = [block for block in network.blocks() if isinstance(block, StochasticBranch)]
     set_survival(branches, survival_probabilities(len(branches), spec.survival, spec.survival_schedule))
     return network
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seed torch inside the block and leave its global generator as it was; None does neither."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def _network(architecture: Architecture, classes: int) -> ResNet | PreResNet | DenseNet | Highway | VGG:
@@ -58,6 +73,8 @@ def _network(architecture: Architecture, classes: int) -> ResNet | PreResNet | D
         return DenseNet(architecture, classes=classes)
     if isinstance(architecture, HighwayArchitecture):
         return Highway(architecture, classes=classes)
+    if isinstance(architecture, ForeignArchitecture):
+        raise UsageError(f"{architecture.source}: cannot be built from its description; name it to `resx export`")
     return VGG(architecture, classes=classes)
 
 

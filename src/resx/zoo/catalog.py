@@ -67,15 +67,22 @@ def variant(name: str) -> Variant:
         raise UsageError(f"no model named {name!r}{nearest(name, VARIANTS)} (`resx models` lists all)") from None
 
 
-def kind_of(text: str) -> Literal["run", "variant"]:
-    """Say whether the user named a run's folder or a variant, before anything heavy is imported.
+def kind_of(text: str) -> Literal["run", "variant", "foreign"]:
+    """Say what the user named, before anything heavy is imported.
+
+    A run's folder, a variant, or a foreign network: `torchvision:NAME` or `module:function`.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: it is none of them.
     """
     folder = Path(text)
     if (folder / SPEC_FILE).is_file():
         return "run"
+    module, colon, attribute = text.partition(":")
+    if colon:
+        if not all(part.isidentifier() for part in module.split(".")) or not attribute.isidentifier():
+            raise UsageError(f"{text}: give torchvision:NAME, or module:function with a function that takes nothing")
+        return "foreign"
     if text not in VARIANTS and (folder.is_dir() or "/" in text):
         what = f"has no {SPEC_FILE}" if folder.is_dir() else "is not there"
         raise UsageError(f"{text}: not a run ({what}); give a run's folder or a name that `resx models` lists")

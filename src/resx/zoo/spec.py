@@ -6,13 +6,15 @@ survival) is common to all. `build_from_spec` turns a spec into a module; equal 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import pydantic
 from pydantic import Field
 
-from resx.errors import UsageError
+from resx.errors import UsageError, nearest
 from resx.zoo.architectures import Architecture, FrozenModel
 
 __all__ = [
@@ -105,6 +107,32 @@ class ModelSpec(FrozenModel):
             return ModelSpec.model_validate(fields)
         except pydantic.ValidationError as error:
             raise UsageError(f"{self.name}: {_first(error)}") from error
+
+    def with_settings(self, settings: Sequence[str]) -> ModelSpec:
+        """Return this spec with fields of its architecture replaced, given as `field=value`.
+
+        A value is JSON (`cardinality=16`, `stage_depths=[2,2,2]`) or a word (`variant=original`).
+
+        Raises:
+            UsageError: there is no such field, or the architecture does not allow the value.
+        """
+        changes: dict[str, object] = {}
+        known = [name for name in type(self.architecture).model_fields if name != "family"]
+        for setting in settings:
+            field, separator, value = setting.partition("=")
+            if not separator or field not in known:
+                near = nearest(field, known)
+                raise UsageError(f"--set {setting}: {self.name} has {', '.join(known)}{near}; give field=value")
+            try:
+                changes[field] = json.loads(value)
+            except json.JSONDecodeError:
+                changes[field] = value
+        fields = self.model_dump()
+        fields["architecture"] |= changes
+        try:
+            return ModelSpec.model_validate(fields)
+        except pydantic.ValidationError as error:
+            raise UsageError(f"--set {' '.join(settings)}: {_first(error)}") from error
 
 
 class ImageFormat(FrozenModel):
