@@ -77,6 +77,11 @@ def test_an_option_that_does_not_fit_the_format_is_refused_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_name_that_could_not_be_a_file_never_gets_into_a_script(resx: Callable[..., Finished]) -> None:
+    done = resx("export", "resnet20", "--format", "tensorrt", "--emit-script", "x.sh", "--name", "a;b")
+    assert (done.code, done.err.startswith("error: name 'a;b':")) == (2, True)
+
+
 def test_an_onnx_export_says_that_it_is_one(resx: Callable[..., Finished], tmp_path: Path) -> None:
     done = resx("export", "resnet20", "--json", *FAST)
     assert (done.json["format"], done.json["engine"], done.json["version"]) == ("onnx", None, 1)

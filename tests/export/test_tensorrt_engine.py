@@ -5,6 +5,7 @@ shown with stand-ins for its module, which the builder takes as a parameter.
 """
 
 import json
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +60,8 @@ FAMILIES: dict[str, Architecture] = {
 
 @pytest.fixture(scope="module")
 def trt() -> Any:
+    if platform.machine() != "x86_64":
+        pytest.skip("TensorRT-RTX is packaged for x86-64 only")
     return load_package("tensorrt_rtx")
 
 
@@ -149,38 +152,69 @@ def test_triton_gets_no_engine_of_rtx_to_serve(tmp_path: Path, trt: Any) -> None
     assert repository.names() == []
 
 
-class RefusesGroupedHalf:
-    """TensorRT for RTX, but for the fault of TensorRT 11.2.1: no engine where a grouped convolution is in fp16."""
+class StandIn:
+    """TensorRT for RTX, but for the last step: `build` gets the network and its configuration, and may refuse."""
 
-    def __init__(self, trt: Any) -> None:
-        self._trt = trt
+    def __init__(self, trt: Any, build: Callable[[Any, Any, Any, Any], bool]) -> None:
+        self._trt, self._build = trt, build
         self.__name__ = trt.__name__
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._trt, name)
 
     def Builder(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
-        trt, builder = self._trt, self._trt.Builder(logger)
+        builder = self._trt.Builder(logger)
 
         def build(network: Any, config: Any) -> Any:
-            layers = [network.get_layer(index) for index in range(network.num_layers)]
-            convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
-            for layer in convolutions:
-                layer.__class__ = trt.IConvolutionLayer
-            if any(c.num_groups > 1 and c.get_output(0).dtype == trt.DataType.HALF for c in convolutions):
-                logger.log(trt.ILogger.ERROR, "Could not find any implementation for node {ForeignNode[conv]}")
-                return None
-            return builder.build_serialized_network(network, config)
+            accepted = self._build(self._trt, logger, network, config)
+            return builder.build_serialized_network(network, config) if accepted else None
 
         names = ("create_network", "create_builder_config", "create_optimization_profile")
         return SimpleNamespace(build_serialized_network=build, **{name: getattr(builder, name) for name in names})
+
+
+def refuses_grouped_half(trt: Any, logger: Any, network: Any, config: Any) -> bool:
+    """Behave as TensorRT 11.2.1 does: no engine where a grouped convolution is in fp16."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    for layer in convolutions:
+        layer.__class__ = trt.IConvolutionLayer
+    if any(layer.num_groups > 1 and layer.get_output(0).dtype == trt.DataType.HALF for layer in convolutions):
+        logger.log(trt.ILogger.ERROR, "Could not find any implementation for node {ForeignNode[conv]}")
+        return False
+    return True
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_every_option_reaches_the_builder(tf32: bool, written: Callable[..., Path], trt: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(trt: Any, logger: Any, network: Any, config: Any) -> bool:
+        seen["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
+        seen["level"] = config.builder_optimization_level
+        seen["workspace"] = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
+        seen["targets"] = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
+        seen["verbosity"] = config.profiling_verbosity
+        seen["profiles"] = config.num_optimization_profiles
+        seen["typed"] = network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return True
+
+    options = EngineOptions(
+        compute_capabilities=("8.6", "12.0"), workspace_mib=256, tf32=tf32, builder_level=1, batch_opt=2, batch_max=4
+    )
+    build_engine(StandIn(trt, look), written(FAMILIES["resnet"]), options, precision="fp32")
+    assert seen == {
+        "tf32": tf32, "level": 1, "workspace": 256 * 2**20, "profiles": 1, "typed": True,
+        "targets": [trt.ComputeCapability.SM86, trt.ComputeCapability.SM120],
+        "verbosity": trt.ProfilingVerbosity.DETAILED,
+    }  # fmt: skip
 
 
 def test_grouped_convolutions_that_fail_in_fp16_are_built_in_fp32_and_it_is_said(tmp_path: Path, trt: Any) -> None:
     said: list[str] = []
     options = ExportOptions(precision="fp16", max_batch_size=4)
     card = export_engine(
-        source_of(GROUPED), options, AMPERE, RefusesGroupedHalf(trt), tmp_path,
+        source_of(GROUPED), options, AMPERE, StandIn(trt, refuses_grouped_half), tmp_path,
         name="m", command="a test", on_step=said.append,
     )  # fmt: skip
     assert card.engine is not None

@@ -121,6 +121,7 @@ class EngineFlags:
         """
         from resx.serving.publishing import require_one_format
 
+        checked_name(name)
         if self.file_format == "tensorrt-rtx":
             target = self.engine_folder(name)
             if target.exists():
@@ -130,7 +131,7 @@ class EngineFlags:
 
     def engine_folder(self, name: str) -> Path:
         """Return where an engine of TensorRT for RTX goes."""
-        return self.output or ENGINES / checked_name(name)
+        return self.output or ENGINES / name
 
     def load_package(self) -> Any:
         """Return the package that builds, or None where none is needed.
@@ -187,9 +188,15 @@ def make(
     flags: EngineFlags, package: Any, repository: Repository, source: LoadedSource, options: ExportOptions,
     serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None],
 ) -> Made:  # fmt: skip
-    """Export in the format that was asked for, and put the result where it belongs."""
+    """Export in the format that was asked for, and put the result where it belongs.
+
+    Raises:
+        UsageError: the name cannot be a file's, or something is there already.
+        ParityError, ExportError, ResxError: as the format's own function.
+    """
     from resx.serving import publishing
 
+    checked_name(name)
     deploy = f"resx serve --detach; or, if a server runs: resx deploy {name}"
     if flags.file_format == "onnx":
         card, version = publishing.export_into(

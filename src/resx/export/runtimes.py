@@ -12,6 +12,7 @@ import numpy.typing as npt
 from resx.errors import ExportError, MissingCapability
 from resx.export import engine_layers
 from resx.export.gpu import gpu_here
+from resx.export.tensorrt_engine import collecting_logger, last_error
 
 try:
     import onnxruntime
@@ -66,11 +67,14 @@ class TensorRTModel:
         if gpu_here() is None:
             raise MissingCapability(f"{path}: no GPU here that PyTorch can use; run it on a machine with an NVIDIA GPU")
         self._trt = trt
-        self._logger = trt.Logger(trt.Logger.ERROR)
+        self._logger = collecting_logger(trt)
         self._runtime = trt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
-            raise ExportError(f"{path}: {trt.__name__} {trt.__version__} refuses it; build it again on this machine")
+            raise ExportError(
+                f"{path}: {trt.__name__} {trt.__version__} refuses it ({last_error(self._logger)}); "
+                "build it again on this machine"
+            )
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = [(name, self._engine.get_tensor_mode(name)) for name in names]
@@ -97,7 +101,7 @@ class TensorRTModel:
             self._context.set_tensor_address(self._input, image.data_ptr())
             self._context.set_tensor_address(self._output, logits.data_ptr())
             if not self._context.execute_async_v3(stream.cuda_stream):
-                raise ExportError(f"{self._trt.__name__} could not run a batch of {len(images_NCHW)}")
+                raise ExportError(f"a batch of {len(images_NCHW)} could not be run: {last_error(self._logger)}")
             answer = logits.cpu()
         stream.synchronize()
         return np.asarray(answer.numpy(), dtype=np.float32)

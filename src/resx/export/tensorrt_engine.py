@@ -156,7 +156,7 @@ def _build(
     trt: Any, path: Path, rewritten: onnx.ModelProto | None, options: EngineOptions, *,
     name: str, precision: str, in_fp32: tuple[str, ...] = (),
 ) -> BuiltEngine:  # fmt: skip
-    logger = _collecting_logger(trt)
+    logger = collecting_logger(trt)
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
@@ -175,7 +175,7 @@ def _build(
     reused = timing_cache.attach(config, measurements)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise _BuildFailed(name, _last_error(logger))
+        raise _BuildFailed(name, last_error(logger))
     timing_cache.keep(config, measurements)
     data_of_plan = bytes(plan)
     return BuiltEngine(
@@ -270,8 +270,8 @@ def _add_profile(builder: Any, network: Any, config: Any, options: EngineOptions
     config.add_optimization_profile(profile)
 
 
-def _collecting_logger(trt: Any) -> Any:
-    """Return a logger that keeps the errors in `.errors` and prints nothing."""
+def collecting_logger(trt: Any) -> Any:
+    """Return a logger of TensorRT's that keeps its errors for `last_error` and prints nothing."""
 
     class Collecting(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -285,8 +285,9 @@ def _collecting_logger(trt: Any) -> Any:
     return Collecting()
 
 
-def _last_error(logger: Any) -> str:
-    text = _one_line(logger.errors[-1]) if logger.errors else "the builder gives no reason"
+def last_error(logger: Any) -> str:
+    """Return the last error that a collecting logger was told, as one line, with a remedy where one is known."""
+    text = _one_line(logger.errors[-1]) if logger.errors else "no reason given"
     if "OutOfMemory" in text or "workspace" in text:
         return f"{text}; give more with --workspace-mib, or leave it out"
     return text
