@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from onnxruntime import quantization
 
 from resx.errors import ExportError, MissingCapability, ParityError, UsageError
 from resx.export import engine_layers, tensorrt_engine, timing_cache
@@ -265,6 +266,37 @@ def test_options_out_of_range_are_refused(fields: dict[str, Any], message: str) 
 def test_a_gpu_that_the_package_does_not_build_for_lists_those_it_does(trt: Any) -> None:
     with pytest.raises(UsageError, match=r"compute capability 9.9: TensorRT-RTX .* builds for 7.5, .*8.6"):
         tensorrt_engine.require_buildable(trt, EngineOptions(compute_capabilities=("8.6", "9.9")))
+
+
+class OneBatch(quantization.CalibrationDataReader):
+    """Noise to calibrate on: enough to see what an int8 file becomes."""
+
+    def __init__(self) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+        self._left = [{"image": images}]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self._left.pop() if self._left else None
+
+
+def test_an_int8_file_for_tensorrt_is_built_as_int8_and_one_for_the_cpu_is_refused_with_the_remedy(
+    written: Callable[..., Path], tmp_path: Path, trt: Any
+) -> None:
+    for_cpu, for_gpu = tmp_path / "cpu.onnx", tmp_path / "gpu.onnx"
+    source = written(FAMILIES["resnet"])
+    quantization.quantize_static(source, for_cpu, OneBatch(), per_channel=True)
+    symmetric = {
+        "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True,
+        "QDQDisableWeightAdjustForInt32Bias": True,
+    }  # fmt: skip
+    quantization.quantize_static(
+        source, for_gpu, OneBatch(), per_channel=True, activation_type=quantization.QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Gemm"], extra_options=symmetric,
+    )  # fmt: skip
+
+    assert build_engine(trt, for_gpu, AMPERE, precision="int8").facts.network_precisions == {"INT8": 8}
+    with pytest.raises(ExportError, match=r"node .* \(DequantizeLinear\): .*Int32.*--target gpu"):
+        build_engine(trt, for_cpu, AMPERE, precision="int8")
 
 
 def test_a_timing_cache_is_refused_where_there_is_none_to_keep(
