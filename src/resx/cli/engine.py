@@ -202,7 +202,7 @@ def make(
         card, version = publishing.export_into(
             repository, source, options, serving, name=name, command=command, on_step=on_step
         )
-        return Made(card=card, file=version.folder / "model.onnx", version=version.version, next_step=deploy)
+        return Made(card=card, file=version.folder / card.model_file, version=version.version, next_step=deploy)
 
     from resx.export import engine_export
 
@@ -219,14 +219,14 @@ def make(
             source, options, engine, package, target, name=name, command=command, on_step=on_step
         )
         return Made(
-            card=card, file=target / "model.engine", version=None,
+            card=card, file=target / card.model_file, version=None,
             next_step="load it with TensorRT-RTX on the target GPU; Triton does not serve it",
         )  # fmt: skip
     card, version = publishing.export_plan_into(
         repository, source, options, engine, package, serving, name=name, command=command, on_step=on_step
     )
     return Made(
-        card=card, file=version.folder / "model.plan", version=version.version,
+        card=card, file=version.folder / card.model_file, version=version.version,
         next_step=f"docker compose --profile gpu up --wait; or, if it runs: resx deploy {name} --url HOST:PORT",
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from resx.errors import UsageError
 from resx.zoo.spec import FrozenModel, ModelSpec
 
 FILE_NAME = "card.json"
+ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
 Precision: TypeAlias = Literal["fp32", "fp16"]
 InputType: TypeAlias = Literal["uint8", "float32"]
 INPUT_TYPES: tuple[InputType, ...] = ("uint8", "float32")
@@ -51,6 +52,16 @@ class Parity(FrozenModel):
     passed: bool
 
 
+class SourceArguments(FrozenModel):
+    """What `load_source` was given: enough to load the same network again where its files are."""
+
+    source: str
+    weights: str
+    seed: int
+    image_size: int | None
+    settings: tuple[str, ...]
+
+
 class Source(FrozenModel):
     """Where the weights came from."""
 
@@ -60,6 +71,8 @@ class Source(FrozenModel):
     """`random (seed 0)`, `imagenet (file name)`, or a file's path as given."""
     weights_sha256: str
     """Of the state dict: names, shapes and bytes, in the order of the names."""
+    arguments: SourceArguments | None = None
+    """None where nobody could name it again."""
 
 
 class Canary(FrozenModel):
@@ -128,6 +141,11 @@ class Card(FrozenModel):
     files: dict[str, str]
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]
+
+    @property
+    def model_file(self) -> str:
+        """The name of the file that computes: ONNX, a TensorRT plan, or an engine of TensorRT for RTX."""
+        return "model.onnx" if self.engine is None else ENGINE_FILES[self.engine.builder]
 
 
 def canary_images(spec: ModelSpec, input_type: InputType, num_images: int) -> npt.NDArray[Any]:

@@ -24,7 +24,6 @@ from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine
 from resx.export.trtexec import ScriptedModel, script_text
 from resx.files import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
 
-PLAN_FILE = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
 Announce: TypeAlias = Callable[[str], None]
 Runtime: TypeAlias = OnnxRuntimeModel | TensorRTModel
 
@@ -49,7 +48,7 @@ def export_engine(
         card = _verified(card, OnnxRuntimeModel(onnx_path), step, source, options, engine, options.tolerance)
         num_weights, num_half = onnx_file.weight_counts(built.rewritten)
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
-    path = folder / PLAN_FILE[built.facts.builder]
+    path = folder / cards.ENGINE_FILES[built.facts.builder]
     path.write_bytes(built.plan)
     onnx_path.unlink()
     card = card.model_copy(update={"engine": built.facts, "files": {path.name: sha256_of(path)}})

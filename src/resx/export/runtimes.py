@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resx.errors import ExportError, MissingCapability
+from resx.errors import ExportError, MissingCapability, UsageError
 from resx.export import engine_layers
+from resx.export.card import Card
 from resx.export.gpu import gpu_here
-from resx.export.tensorrt_engine import collecting_logger, last_error
+from resx.export.tensorrt_engine import collecting_logger, last_error, load_package
 
 try:
     import onnxruntime
@@ -27,6 +28,27 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """Open a file in a session on the CPU; `threads` None takes every core that this process may use.
+
+    Raises:
+        UsageError: there is no such file.
+        ExportError: onnxruntime refuses the file.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file; give a .onnx file")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings about fp16 on the CPU concern nobody here
+    options.intra_op_num_threads = threads or usable_cores()
+    options.inter_op_num_threads = 1
+    # Spinning threads take cores from whoever shares the machine, a server or client above all.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
+
+
 class OnnxRuntimeModel:
     """A model file in an onnxruntime session of its own."""
 
@@ -36,16 +58,7 @@ class OnnxRuntimeModel:
         Raises:
             ExportError: onnxruntime refuses the file.
         """
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # warnings about fp16 on the CPU concern nobody here
-        options.intra_op_num_threads = threads or usable_cores()
-        options.inter_op_num_threads = 1
-        # Spinning threads take cores from whoever shares the machine, a server or client above all.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:
-            raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
+        self._session = open_session(path, threads=threads)
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -111,3 +124,13 @@ class TensorRTModel:
         inspector = self._engine.create_engine_inspector()
         text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
         return engine_layers.inspected_layers(text)
+
+
+def open_model(path: Path, card: Card) -> OnnxRuntimeModel | TensorRTModel:
+    """Open the file of a version, or of an engine's folder, with what runs it.
+
+    Raises:
+        MissingCapability: it is a plan or an engine, and its package or a GPU is missing here.
+        ExportError: the runtime refuses the file.
+    """
+    return OnnxRuntimeModel(path) if card.engine is None else TensorRTModel(path, load_package(card.engine.builder))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from torch import nn
 
 from resx.errors import UsageError
 from resx.export import parity
-from resx.export.card import Source
+from resx.export.card import Source, SourceArguments
 from resx.export.foreign import load_foreign
 from resx.training import checkpoint
 from resx.zoo import pretrained
@@ -64,6 +64,23 @@ def load_source(
         UsageError: it is none of them, or its weights cannot be used.
         MissingCapability: published weights could not be downloaded.
     """
+    loaded = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings)
+    arguments = SourceArguments(
+        source=text, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings)
+    )
+    return replace(loaded, description=loaded.description.model_copy(update={"arguments": arguments}))
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Return the SHA-256 over names, shapes and bytes of a state dict, in the order of the names."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _load(text: str, *, weights: str, seed: int, image_size: int | None, settings: Sequence[str]) -> LoadedSource:
     kind = kind_of(text)
     if settings and kind != "variant":
         raise UsageError(f"--set {settings[0]}: {text} is built already; leave the option out")
@@ -75,15 +92,6 @@ def load_source(
     if kind == "run":
         return _load_run(Path(text), weights=weights, seed=seed)
     return _load_variant(text, weights=weights, seed=seed, settings=settings)
-
-
-def weights_sha256(model: nn.Module) -> str:
-    """Return the SHA-256 over names, shapes and bytes of a state dict, in the order of the names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _load_run(folder: Path, *, weights: str, seed: int) -> LoadedSource:
