@@ -14,7 +14,7 @@ setup: $(STAMP)  ## install resx with all it needs for CPU work and tests into .
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,rtx,test]'
 	touch $@
 
 demo: $(STAMP)  ## train, fold, export, serve, query and measure on real digits

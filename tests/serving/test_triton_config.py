@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from resx.errors import UsageError
-from resx.export.card import Canary, Card, InputType, Source
+from resx.export.card import Canary, Card, Engine, InputType, Source
 from resx.serving import triton_config
 from resx.serving.triton_config import ServingOptions
 from tests.conftest import tiny_spec
@@ -54,6 +55,41 @@ def card(input_type: InputType = "uint8") -> Card:
         files={},
         tools={},
     )
+
+
+PLAN = """\
+# A plan runs only under the TensorRT and on the kind of GPU it was built with:
+# 11.4.0, compute capability 8.6.
+# Its profile: batches of 1 to 4, tuned for 2.
+instance_group [ { count: 1 kind: KIND_GPU } ]
+dynamic_batching { preferred_batch_size: [ 2, 4 ] }
+"""
+
+
+def plan(builder: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt", *, batch_min: int = 1) -> Card:
+    engine = Engine(
+        builder=builder, version="11.4.0", compute_capabilities=("8.6",), gpu="A10", batch_min=batch_min, batch_opt=2,
+        batch_max=4, size_bytes=1, workspace_mib=0, timing_cache="new", tf32=False, builder_level=3,
+        network_precisions={}, engine_precisions={}, grouped_in_fp32=(), onnx_sha256="", executed=True,
+    )  # fmt: skip
+    return card().model_copy(update={"engine": engine})
+
+
+def test_a_plans_configuration_names_its_backend_its_gpu_and_its_profile() -> None:
+    text = triton_config.config_text(plan(), ServingOptions())
+    onnx_lines = GOLDEN[GOLDEN.index("# KIND_AUTO") : GOLDEN.index("version_policy")]
+    assert text == GOLDEN.replace("onnxruntime", "tensorrt").replace(onnx_lines, PLAN)
+
+    config = triton_config.parse(triton_config.config_text(plan(), ServingOptions(max_queue_size=9)))
+    assert list(config.dynamic_batching.preferred_batch_size) == [2, 4]
+    assert config.dynamic_batching.default_queue_policy.max_queue_size == 9
+
+
+def test_what_triton_cannot_serve_gets_no_configuration() -> None:
+    with pytest.raises(UsageError, match="no backend for TensorRT-RTX"):
+        triton_config.config_text(plan("tensorrt_rtx"), ServingOptions())
+    with pytest.raises(UsageError, match="batch_min=2: Triton sends single images too"):
+        triton_config.config_text(plan(batch_min=2), ServingOptions())
 
 
 def test_the_configuration_is_golden() -> None:

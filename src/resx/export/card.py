@@ -19,6 +19,7 @@ from resx.errors import UsageError
 from resx.zoo.spec import FrozenModel, ModelSpec
 
 FILE_NAME = "card.json"
+ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
 Precision: TypeAlias = Literal["fp32", "fp16"]
 InputType: TypeAlias = Literal["uint8", "float32"]
 INPUT_TYPES: tuple[InputType, ...] = ("uint8", "float32")
@@ -83,6 +84,37 @@ class Canary(FrozenModel):
     """Largest accepted difference, times the logits' scale; runtimes differ in the order of sums."""
 
 
+class Engine(FrozenModel):
+    """How a TensorRT plan or a TensorRT-RTX engine was built, and what was seen of it."""
+
+    builder: Literal["tensorrt", "tensorrt_rtx"]
+    version: str
+    """Of the builder. A TensorRT plan runs only under this version; Triton's container must have the same."""
+    compute_capabilities: tuple[str, ...]
+    """Of the GPUs that it is for, such as `8.6`; empty: TensorRT-RTX's own choice, every GPU it is portable to."""
+    gpu: str
+    """The GPU that a TensorRT plan was built on; empty where none was needed."""
+    batch_min: int
+    batch_opt: int
+    batch_max: int
+    size_bytes: int
+    workspace_mib: int
+    """0: no bound of ours."""
+    timing_cache: Literal["new", "reused", "none"]
+    tf32: bool
+    builder_level: int
+    network_precisions: dict[str, int]
+    """Convolutions and matrix products of the parsed network, counted by what they compute in."""
+    engine_precisions: dict[str, int]
+    """The same of the built engine, by TensorRT's inspector; empty where no GPU could open it."""
+    grouped_in_fp32: tuple[str, ...]
+    """Grouped convolutions that were put back to fp32, as the builder refused them in fp16."""
+    onnx_sha256: str
+    """Of the verified file that it was built from."""
+    executed: bool
+    """Whether it ran here, on a GPU; where not, the parity steps are the ONNX file's."""
+
+
 class Card(FrozenModel):
     """Everything that is known of a published version."""
 
@@ -104,9 +136,16 @@ class Card(FrozenModel):
     """The images that the steps were compared on; empty if they were not."""
     steps: tuple[Parity, ...]
     canary: Canary
+    engine: Engine | None = None
+    """None: the version is an ONNX file."""
     files: dict[str, str]
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]
+
+    @property
+    def model_file(self) -> str:
+        """The name of the file that computes: ONNX, a TensorRT plan, or an engine of TensorRT for RTX."""
+        return "model.onnx" if self.engine is None else ENGINE_FILES[self.engine.builder]
 
 
 def canary_images(spec: ModelSpec, input_type: InputType, num_images: int) -> npt.NDArray[Any]:

@@ -8,7 +8,7 @@ from resx.errors import ExportError
 from resx.export import card as cards
 from resx.export import parity
 from resx.export.card import Card, Parity
-from resx.export.runtimes import OnnxRuntimeModel
+from resx.export.runtimes import open_model
 from resx.export.source import LoadedSource, load_source
 
 
@@ -40,7 +40,7 @@ def repeated_parity(card: Card, path: Path) -> Parity:
     source = reloaded(card)
     spec = source.description.spec
     batches = parity.images_for(spec, real=source.real.images, max_batch_size=card.max_batch_size, seed=0)
-    model = OnnxRuntimeModel(path)
+    model = open_model(path, card)
     reference = [parity.torch_logits(source.model, spec, batch) for batch in batches]
     answers = [
         model(batch if card.input == "uint8" else cards.normalised_pixels(batch, spec.mean, spec.std))

@@ -10,6 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import ExportError, MissingCapability, UsageError
+from resx.export import engine_layers
+from resx.export.card import Card
+from resx.export.gpu import gpu_here
+from resx.export.tensorrt_engine import collecting_logger, last_error, load_package
 
 try:
     import onnxruntime
@@ -61,3 +65,72 @@ class OnnxRuntimeModel:
         """Return the logits [N, classes]."""
         (logits,) = self._session.run(None, {self._input: images_NCHW})
         return np.asarray(logits, dtype=np.float32)
+
+
+class TensorRTModel:
+    """A plan of TensorRT, or an engine of TensorRT for RTX, on the current GPU; one input, one output."""
+
+    def __init__(self, path: Path, trt: Any) -> None:
+        """Open the file with `trt`, the package that built it.
+
+        Raises:
+            MissingCapability: there is no GPU here.
+            ExportError: the package refuses the file: another version or another kind of GPU built it.
+        """
+        if gpu_here() is None:
+            raise MissingCapability(f"{path}: no GPU here that PyTorch can use; run it on a machine with an NVIDIA GPU")
+        self._trt = trt
+        self._logger = collecting_logger(trt)
+        self._runtime = trt.Runtime(self._logger)
+        self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
+        if self._engine is None:
+            raise ExportError(
+                f"{path}: {trt.__name__} {trt.__version__} refuses it ({last_error(self._logger)}); "
+                "build it again on this machine"
+            )
+        self._context = self._engine.create_execution_context()
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        modes = [(name, self._engine.get_tensor_mode(name)) for name in names]
+        (self._input,) = (name for name, mode in modes if mode == trt.TensorIOMode.INPUT)
+        (self._output,) = (name for name, mode in modes if mode == trt.TensorIOMode.OUTPUT)
+
+    def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return the logits [N, classes].
+
+        Raises:
+            ExportError: the batch is outside the engine's profile, or the run failed.
+        """
+        import torch
+
+        # A stream of its own, as TensorRT would wait for all work on the default one.
+        stream = torch.cuda.Stream()
+        with torch.cuda.stream(stream):
+            image = torch.from_numpy(np.ascontiguousarray(images_NCHW)).cuda()
+            if not self._context.set_input_shape(self._input, tuple(image.shape)):
+                raise ExportError(f"a batch of {len(images_NCHW)} is outside the engine's profile; build it for more")
+            logits = torch.empty(
+                tuple(self._context.get_tensor_shape(self._output)), dtype=torch.float32, device="cuda"
+            )
+            self._context.set_tensor_address(self._input, image.data_ptr())
+            self._context.set_tensor_address(self._output, logits.data_ptr())
+            if not self._context.execute_async_v3(stream.cuda_stream):
+                raise ExportError(f"a batch of {len(images_NCHW)} could not be run: {last_error(self._logger)}")
+            answer = logits.cpu()
+        stream.synchronize()
+        return np.asarray(answer.numpy(), dtype=np.float32)
+
+    def layers(self) -> list[tuple[str, str]]:
+        """Return (name, precision) of the engine's layers that compute, as its inspector tells them."""
+        inspector = self._engine.create_engine_inspector()
+        text = inspector.get_engine_information(self._trt.LayerInformationFormat.JSON)
+        return engine_layers.inspected_layers(text)
+
+
+def open_model(path: Path, card: Card) -> OnnxRuntimeModel | TensorRTModel:
+    """Open the file of a version, or of an engine's folder, with what runs it.
+
+    Raises:
+        MissingCapability: it is a plan or an engine, and its package or a GPU is missing here.
+        ExportError: the runtime refuses the file.
+    """
+    return OnnxRuntimeModel(path) if card.engine is None else TensorRTModel(path, load_package(card.engine.builder))

@@ -38,6 +38,7 @@ def check_machine(repository: Path) -> list[Finding]:
         _package("scikit-learn", "the digits", "pip install 'resx[cpu]' or 'resx[gpu]'"),
         _onnxruntime(),
         _package("tensorrt", "TensorRT engines", "pip install 'resx[gpu]' on a machine with an NVIDIA GPU"),
+        _package("tensorrt-rtx-cu12", "TensorRT-RTX engines", "pip install 'resx[rtx]'"),
         _package("tritonclient", "deploy, query, bench", "pip install resx"),
         _gpu(),
         _triton(),

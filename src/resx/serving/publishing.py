@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from resx.errors import UsageError
 from resx.serving.repository import Published, Repository
 from resx.serving.triton_config import ServingOptions
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from resx.export.card import Card
     from resx.export.pipeline import ExportOptions
     from resx.export.source import LoadedSource
+    from resx.export.tensorrt_engine import EngineOptions
 
 
 def export_into(
@@ -26,8 +28,41 @@ def export_into(
     """
     from resx.export.pipeline import export_version
 
-    repository.require_publishable(name)
+    require_one_format(repository, name, plan=False)
     with repository.stage() as folder:
         card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
         on_step("publish")
         return card, repository.publish(folder, card, serving)
+
+
+def export_plan_into(
+    repository: Repository, source: LoadedSource, options: ExportOptions, engine: EngineOptions, trt: Any,
+    serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None] = lambda _step: None,
+) -> tuple[Card, Published]:  # fmt: skip
+    """Export, build a TensorRT plan, verify and publish it as the next version of `name`, as `export_into` does.
+
+    Raises:
+        UsageError: the name cannot be used, its versions have another interface or are not plans.
+        ParityError, ExportError, ResxError: as `export_engine`.
+    """
+    from resx.export.engine_export import export_engine
+
+    require_one_format(repository, name, plan=True)
+    with repository.stage() as folder:
+        card = export_engine(source, options, engine, trt, folder, name=name, command=command, on_step=on_step)
+        on_step("publish")
+        return card, repository.publish(folder, card, serving)
+
+
+def require_one_format(repository: Repository, name: str, *, plan: bool) -> None:
+    """Check that all versions of a model are ONNX files, or all are plans: config.pbtxt names one backend for all.
+
+    Raises:
+        UsageError: the name cannot be published, or its versions are of the other kind.
+    """
+    repository.require_publishable(name)
+    if not repository.versions(name):
+        return
+    if (repository.card(name).engine is not None) != plan:
+        there, here = ("ONNX files", "a TensorRT plan") if plan else ("TensorRT plans", "an ONNX file")
+        raise UsageError(f"{name}: its versions are {there}, this is {here}; publish it under another --name")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resx.errors import UsageError
-from resx.export.card import Card
+from resx.export.card import Card, Engine
 
 LABELS_FILE = "labels.txt"
 
@@ -39,7 +39,12 @@ class ServingOptions:
 
 
 def config_text(card: Card, options: ServingOptions) -> str:
-    """Return the text of config.pbtxt for a model with this card."""
+    """Return the text of config.pbtxt for a model with this card: an ONNX file, or a TensorRT plan.
+
+    Raises:
+        UsageError: it is an engine of TensorRT for RTX, or a plan that takes no single image: Triton cannot serve them.
+    """
+    _require_servable(card)
     spec = card.source.spec
     data_type = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[card.input]
     parameters = {"resx.resize": str(spec.resize)}
@@ -50,12 +55,9 @@ def config_text(card: Card, options: ServingOptions) -> str:
     written = "\n".join(
         f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
     )
-    queue_policy = (
-        f" default_queue_policy {{ max_queue_size: {options.max_queue_size} }} " if options.max_queue_size else ""
-    )
     return f"""\
 name: "{card.name}"
-backend: "onnxruntime"
+backend: "{"onnxruntime" if card.engine is None else "tensorrt"}"
 max_batch_size: {card.max_batch_size}
 input [
   {{
@@ -72,12 +74,42 @@ output [
     label_filename: "{LABELS_FILE}"
   }}
 ]
-# KIND_AUTO: on the GPU where the server has one and a backend for it, on the CPU elsewhere.
-instance_group [ {{ count: {options.instances} kind: KIND_AUTO }} ]
-dynamic_batching {{{queue_policy}}}
+{_placement(card.engine)}
+instance_group [ {{ count: {options.instances} kind: {"KIND_AUTO" if card.engine is None else "KIND_GPU"} }} ]
+dynamic_batching {{{_batching(card.engine, options)}}}
 version_policy {{ latest {{ num_versions: 1 }} }}
 {written}
 """
+
+
+def _require_servable(card: Card) -> None:
+    if card.engine is not None and card.engine.builder != "tensorrt":
+        raise UsageError(f"{card.name}: Triton has no backend for TensorRT-RTX; publish --format onnx or tensorrt")
+    if card.engine is not None and card.engine.batch_min > 1:
+        raise UsageError(
+            f"{card.name}: batch_min={card.engine.batch_min}: Triton sends single images too; give --batch-min 1"
+        )
+
+
+def _placement(engine: Engine | None) -> str:
+    if engine is None:
+        return "# KIND_AUTO: on the GPU where the server has one and a backend for it, on the CPU elsewhere."
+    capabilities = ", ".join(engine.compute_capabilities)
+    return f"""\
+# A plan runs only under the TensorRT and on the kind of GPU it was built with:
+# {engine.version}, compute capability {capabilities}.
+# Its profile: batches of {engine.batch_min} to {engine.batch_max}, tuned for {engine.batch_opt}."""
+
+
+def _batching(engine: Engine | None, options: ServingOptions) -> str:
+    """Return what stands between the braces. Preferred sizes are for plans alone: kernels are tuned for those."""
+    settings = []
+    if engine is not None:
+        sizes = ", ".join(str(size) for size in sorted({engine.batch_opt, engine.batch_max}))
+        settings.append(f"preferred_batch_size: [ {sizes} ]")
+    if options.max_queue_size:
+        settings.append(f"default_queue_policy {{ max_queue_size: {options.max_queue_size} }}")
+    return f" {' '.join(settings)} " if settings else ""
 
 
 def labels_text(card: Card) -> str:

@@ -67,10 +67,10 @@ def _hash(path: Path, expected: str) -> Check:
 
 
 def _file_canary(folder: Path, card: Card) -> Check:
-    from resx.export.runtimes import OnnxRuntimeModel
+    from resx.export.runtimes import open_model
 
     images = cards.canary_images(card.source.spec, card.input, card.canary.num_images)
-    difference = cards.canary_difference(card.canary, OnnxRuntimeModel(folder / "model.onnx")(images))
+    difference = cards.canary_difference(card.canary, open_model(folder / card.model_file, card)(images))
     return Check(
         what="the file answers the canary as its card says",
         passed=difference <= card.canary.tolerance,
@@ -87,7 +87,7 @@ def _source(folder: Path, card: Card) -> Check:
     from resx.export.repetition import repeated_parity
 
     try:
-        again = repeated_parity(card, folder / "model.onnx")
+        again = repeated_parity(card, folder / card.model_file)
     except ResxError as error:
         return Check(what=what, passed=True, skipped=True, detail=str(error))
     return Check(
@@ -100,10 +100,10 @@ def _source(folder: Path, card: Card) -> Check:
 
 def _served(folder: Path, card: Card, address: Address) -> list[Check]:
     """Compare a server's answers with the file's, on the canary and on batches of noise."""
-    from resx.export.runtimes import OnnxRuntimeModel
+    from resx.export.runtimes import open_model
 
     name, version = folder.parent.name, int(folder.name)
-    spec, model = card.source.spec, OnnxRuntimeModel(folder / "model.onnx")
+    spec, model = card.source.spec, open_model(folder / card.model_file, card)
     random = np.random.default_rng(0)
     worst = 0.0
     try:

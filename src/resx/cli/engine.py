@@ -1,0 +1,256 @@
+"""The part of `resx export` that differs by format: ONNX, a TensorRT plan, an engine of TensorRT for RTX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+import typer
+
+from resx.errors import UsageError
+from resx.files import cache_folder, checked_name
+
+if TYPE_CHECKING:
+    from resx.export.card import Card
+    from resx.export.pipeline import ExportOptions
+    from resx.export.source import LoadedSource
+    from resx.export.tensorrt_engine import EngineOptions
+    from resx.serving.repository import Repository
+    from resx.serving.triton_config import ServingOptions
+
+Format: TypeAlias = Literal["onnx", "tensorrt", "tensorrt-rtx"]
+FORMATS: tuple[Format, ...] = ("onnx", "tensorrt", "tensorrt-rtx")
+STANDARD_LEVEL = 3
+ENGINES = Path("engines")
+
+_PANEL = "TensorRT"
+ComputeCapability: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="tensorrt-rtx: GPUs to build for, as 8.6,8.9. Default: all that an engine is portable to.",
+        rich_help_panel=_PANEL,
+    ),
+]
+BatchMin: TypeAlias = Annotated[int, typer.Option(min=0, help="Smallest batch. Default: 1.", rich_help_panel=_PANEL)]
+BatchOpt: TypeAlias = Annotated[
+    int, typer.Option(min=0, help="Batch that kernels are chosen for. Default: the largest.", rich_help_panel=_PANEL)
+]
+BatchMax: TypeAlias = Annotated[
+    int, typer.Option(min=0, help="Largest batch. Default: --max-batch.", rich_help_panel=_PANEL)
+]
+WorkspaceMib: TypeAlias = Annotated[
+    int, typer.Option(min=0, help="Scratch memory in MiB; 0: no bound.", rich_help_panel=_PANEL)
+]
+TimingCache: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR", help="tensorrt: where measurements are kept; none keeps none. Default: the cache folder.",
+        rich_help_panel=_PANEL,
+    ),
+]  # fmt: skip
+Tf32: TypeAlias = Annotated[
+    bool, typer.Option("--tf32/--no-tf32", help="Let fp32 convolutions round their inputs.", rich_help_panel=_PANEL)
+]
+BuilderLevel: TypeAlias = Annotated[
+    int, typer.Option(min=0, max=5, help="0 builds fastest, 5 searches longest.", rich_help_panel=_PANEL)
+]
+EmitScript: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="tensorrt: write the script that builds in NVIDIA's container, instead.", rich_help_panel=_PANEL),
+]
+OutputFolder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", help="tensorrt-rtx: the engine's folder. Default: engines/NAME.", rich_help_panel=_PANEL
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineFlags:
+    """What was typed; 0, an empty string and None stand for what was left out."""
+
+    file_format: Format
+    compute_capability: str = ""
+    batch_min: int = 0
+    batch_opt: int = 0
+    batch_max: int = 0
+    max_batch: int
+    workspace_mib: int = 0
+    timing_cache: str = ""
+    tf32: bool = False
+    builder_level: int = STANDARD_LEVEL
+    emit_script: Path | None = None
+    output: Path | None = None
+
+    @property
+    def largest_batch(self) -> int:
+        """The largest batch that is exported for."""
+        return self.batch_max or self.max_batch
+
+    def require_fitting(self) -> None:
+        """Check that each option that was given means something for the format.
+
+        Raises:
+            UsageError: one does not, or its value is out of range.
+        """
+        without = {
+            "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch"},
+            "tensorrt": {"compute_capability", "output"},
+            "tensorrt-rtx": {"timing_cache", "emit_script"},
+        }[self.file_format]
+        given = [f for f in fields(self) if f.name in without and getattr(self, f.name) != f.default]
+        if given:
+            option = "--" + given[0].name.replace("_", "-")
+            others = " or ".join(
+                name for name in FORMATS if name != "onnx" and name != self.file_format
+            )  # fmt: skip
+            raise UsageError(
+                f"{option}: has no meaning for --format {self.file_format}; leave it out, or give --format {others}"
+            )
+        if self.file_format == "tensorrt" and self.batch_min > 1:
+            raise UsageError(f"--batch-min {self.batch_min}: Triton sends single images too; a served plan needs 1")
+
+    def require_free_target(self, repository: Repository, name: str) -> None:
+        """Check before long work that what will be made has a place to go.
+
+        Raises:
+            UsageError: the name cannot be used, or something is there already.
+        """
+        from resx.serving.publishing import require_one_format
+
+        checked_name(name)
+        if self.file_format == "tensorrt-rtx":
+            target = self.engine_folder(name)
+            if target.exists():
+                raise UsageError(f"{target}: exists already; give another folder with -o, or move it away")
+        elif self.emit_script is None:
+            require_one_format(repository, name, plan=self.file_format == "tensorrt")
+
+    def engine_folder(self, name: str) -> Path:
+        """Return where an engine of TensorRT for RTX goes."""
+        return self.output or ENGINES / name
+
+    def load_package(self) -> Any:
+        """Return the package that builds, or None where none is needed.
+
+        Raises:
+            MissingCapability: it, or its GPU, is missing.
+            UsageError: it does not build for the GPUs that were named.
+        """
+        if self.file_format == "onnx":
+            return None
+        from resx.export.tensorrt_engine import load_package, require_buildable
+
+        options = self.options()
+        if self.emit_script is not None:
+            return None
+        package = load_package("tensorrt" if self.file_format == "tensorrt" else "tensorrt_rtx")
+        require_buildable(package, options)
+        return package
+
+    def options(self) -> EngineOptions:
+        """Return how to build.
+
+        Raises:
+            UsageError: a value is out of range.
+        """
+        from resx.export.tensorrt_engine import EngineOptions
+
+        keeps_measurements = self.file_format == "tensorrt" and self.timing_cache != "none"
+        return EngineOptions(
+            batch_min=self.batch_min or 1,
+            batch_opt=self.batch_opt or self.largest_batch,
+            batch_max=self.largest_batch,
+            compute_capabilities=tuple(part.strip() for part in self.compute_capability.split(",") if part.strip()),
+            workspace_mib=self.workspace_mib,
+            timing_cache=Path(self.timing_cache or cache_folder() / "tensorrt") if keeps_measurements else None,
+            tf32=self.tf32,
+            builder_level=self.builder_level,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What an export left behind."""
+
+    card: Card
+    file: Path
+    """The model: ONNX, plan or engine."""
+    version: int | None
+    """None where nothing was published."""
+    next_step: str
+
+
+def make(
+    flags: EngineFlags, package: Any, repository: Repository, source: LoadedSource, options: ExportOptions,
+    serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None],
+) -> Made:  # fmt: skip
+    """Export in the format that was asked for, and put the result where it belongs.
+
+    Raises:
+        UsageError: the name cannot be a file's, or something is there already.
+        ParityError, ExportError, ResxError: as the format's own function.
+    """
+    from resx.serving import publishing
+
+    checked_name(name)
+    deploy = f"resx serve --detach; or, if a server runs: resx deploy {name}"
+    if flags.file_format == "onnx":
+        card, version = publishing.export_into(
+            repository, source, options, serving, name=name, command=command, on_step=on_step
+        )
+        return Made(card=card, file=version.folder / card.model_file, version=version.version, next_step=deploy)
+
+    from resx.export import engine_export
+
+    engine = flags.options()
+    if flags.emit_script is not None:
+        card = engine_export.export_script(
+            source, options, engine, flags.emit_script, name=name, command=command, on_step=on_step
+        )
+        file = flags.emit_script.parent / f"{name}.onnx"
+        return Made(card=card, file=file, version=None, next_step=f"on the GPU's machine: bash {flags.emit_script}")
+    if flags.file_format == "tensorrt-rtx":
+        target = flags.engine_folder(name)
+        card = engine_export.export_engine_folder(
+            source, options, engine, package, target, name=name, command=command, on_step=on_step
+        )
+        return Made(
+            card=card, file=target / card.model_file, version=None,
+            next_step="load it with TensorRT-RTX on the target GPU; Triton does not serve it",
+        )  # fmt: skip
+    card, version = publishing.export_plan_into(
+        repository, source, options, engine, package, serving, name=name, command=command, on_step=on_step
+    )
+    return Made(
+        card=card, file=version.folder / card.model_file, version=version.version,
+        next_step=f"docker compose --profile gpu up --wait; or, if it runs: resx deploy {name} --url HOST:PORT",
+    )  # fmt: skip
+
+
+def remarks(card: Card) -> list[str]:
+    """Return what a person should know of the engine, a line each."""
+    engine = card.engine
+    if engine is None:
+        return []
+    targets = ", ".join(engine.compute_capabilities) or "every GPU that TensorRT-RTX is portable to"
+    precisions = engine.engine_precisions or engine.network_precisions
+    counts = ", ".join(f"{number} {precision}" for precision, number in precisions.items())
+    lines = [
+        f"{engine.builder} {engine.version} for compute capability {targets}; batches {engine.batch_min} to "
+        f"{engine.batch_max}, tuned for {engine.batch_opt}; timing cache: {engine.timing_cache}",
+        f"{'engine' if engine.engine_precisions else 'parsed network'}: {counts} convolutions and matrix products",
+    ]
+    if engine.grouped_in_fp32:
+        lines.append(
+            f"{len(engine.grouped_in_fp32)} grouped convolutions are in fp32, as the builder refused them in fp16 "
+            "(NVIDIA/TensorRT issue 4838)"
+        )
+    if not engine.executed:
+        lines.append(
+            "the engine was not run: no GPU here that it is for; what was verified is the ONNX file it was built from"
+        )
+    return lines

@@ -1,0 +1,162 @@
+"""From a network to a verified engine: the ONNX pipeline first, then the build, then the engine's own checks.
+
+What was verified without a GPU is the ONNX file and the precision of the parsed network; with one, the engine
+is opened, its layers are inspected, and it runs against PyTorch like any other file. The card says which.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from resx.errors import UsageError
+from resx.export import card as cards
+from resx.export import engine_layers, onnx_file, parity
+from resx.export.card import Card, Engine, Parity, Tolerance
+from resx.export.gpu import gpu_here
+from resx.export.pipeline import MODEL_FILE, ExportOptions, export_version
+from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
+from resx.export.source import LoadedSource
+from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine
+from resx.export.trtexec import ScriptedModel, script_text
+from resx.files import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
+
+Announce: TypeAlias = Callable[[str], None]
+Runtime: TypeAlias = OnnxRuntimeModel | TensorRTModel
+
+
+def export_engine(
+    source: LoadedSource, options: ExportOptions, engine: EngineOptions, trt: Any, folder: Path, *,
+    name: str, command: str, on_step: Announce = lambda _step: None,
+) -> Card:  # fmt: skip
+    """Write `model.plan` (TensorRT-RTX: `model.engine`) and `card.json` into `folder` and return the card.
+
+    Raises:
+        ParityError: a step changed what the network computes by more than the tolerance, or its precision.
+        ExportError: the network cannot be written, or no engine can be built from it.
+    """
+    card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
+    onnx_path = folder / MODEL_FILE
+    on_step(f"build with {trt.__name__} {trt.__version__}")
+    built = build_engine(trt, onnx_path, engine, precision=options.precision, name=name, on_step=on_step)
+    if built.rewritten is not None:
+        onnx_path.write_bytes(built.rewritten.SerializeToString(deterministic=True))
+        step = "onnx, grouped convolutions in fp32"
+        card = _verified(card, OnnxRuntimeModel(onnx_path), step, source, options, engine, options.tolerance)
+        num_weights, num_half = onnx_file.weight_counts(built.rewritten)
+        card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
+    path = folder / cards.ENGINE_FILES[built.facts.builder]
+    path.write_bytes(built.plan)
+    onnx_path.unlink()
+    card = card.model_copy(update={"engine": built.facts, "files": {path.name: sha256_of(path)}})
+    if _runs_here(built.facts):
+        on_step("run the engine")
+        card = _executed(card, TensorRTModel(path, trt), built, source, options, engine)
+    (folder / cards.FILE_NAME).write_text(cards.write_card(card))
+    return card
+
+
+def export_engine_folder(
+    source: LoadedSource, options: ExportOptions, engine: EngineOptions, trt: Any, target: Path, *,
+    name: str, command: str, on_step: Announce = lambda _step: None,
+) -> Card:  # fmt: skip
+    """Make the folder `target`, which must not exist, of an engine and its card; after any error it is not there.
+
+    Raises:
+        UsageError: `target` exists.
+        ParityError, ExportError: as `export_engine`.
+    """
+    require_new(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(target.parent)
+    with staging_folder(target.parent) as staged:
+        card = export_engine(source, options, engine, trt, staged, name=name, command=command, on_step=on_step)
+        on_step("publish")
+        publish_folder(staged, target)
+    return card
+
+
+def require_new(target: Path) -> None:
+    """Check before long work that nothing is at `target` yet.
+
+    Raises:
+        UsageError: something is; an engine once written never changes.
+    """
+    if target.exists():
+        raise UsageError(f"{target}: exists already; give another folder with -o, or move it away")
+
+
+def export_script(
+    source: LoadedSource, options: ExportOptions, engine: EngineOptions, script: Path, *,
+    name: str, command: str, on_step: Announce = lambda _step: None,
+) -> Card:  # fmt: skip
+    """Write a verified ONNX file, its card and the script that builds a plan from it, side by side.
+
+    `NAME.onnx` and `NAME.card.json` lie in the script's folder, because the container sees only that.
+
+    Raises:
+        ParityError, ExportError: as `export_version`.
+    """
+    script.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(script.parent)
+    with staging_folder(script.parent) as staged:
+        card = export_version(source, options, staged, name=name, command=command, on_step=on_step)
+        onnx_name = f"{name}.onnx"
+        (staged / MODEL_FILE).replace(script.parent / onnx_name)
+        write_atomic(script.parent / f"{name}.card.json", cards.write_card(card))
+    size = source.description.spec.image_size
+    model = ScriptedModel(
+        name=name, onnx_file=onnx_name, onnx_sha256=card.files[MODEL_FILE],
+        input_name=onnx_file.INPUT, image_shape=(3, size, size),
+    )  # fmt: skip
+    write_atomic(script, script_text(model, engine), mode=0o755)
+    return card
+
+
+def _runs_here(facts: Engine) -> bool:
+    gpu = gpu_here()
+    return gpu is not None and (not facts.compute_capabilities or gpu.compute_capability in facts.compute_capabilities)
+
+
+def _executed(
+    card: Card, session: TensorRTModel, built: BuiltEngine, source: LoadedSource,
+    options: ExportOptions, engine: EngineOptions,
+) -> Card:  # fmt: skip
+    """Inspect and run the engine; return the card with what it showed, and its own answers as the canary's."""
+    precisions = engine_layers.require_precision(
+        session.layers(), options.precision, name=card.name, num_exempt=len(built.facts.grouped_in_fp32)
+    )
+    facts = built.facts.model_copy(update={"engine_precisions": precisions, "executed": True})
+    card = card.model_copy(update={"engine": facts})
+    # TF32 keeps as many bits of mantissa as fp16, so it is held to the same bar unless the user sets another.
+    rounds = engine.tf32 and options.precision == "fp32" and options.atol is None and options.rtol is None
+    tolerance = parity.TOLERANCES["fp16"] if rounds else options.tolerance
+    card = _verified(card, session, built.facts.builder, source, options, engine, tolerance)
+    if card.canary.num_images < engine.batch_min:
+        return card
+    images = cards.canary_images(source.description.spec, options.input_type, card.canary.num_images)
+    answer = np.asarray(session(images), dtype=np.float64)
+    rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in answer)
+    return card.model_copy(update={"canary": card.canary.model_copy(update={"logits": rows})})
+
+
+def _verified(
+    card: Card, session: Runtime, step: str, source: LoadedSource,
+    options: ExportOptions, engine: EngineOptions, tolerance: Tolerance,
+) -> Card:  # fmt: skip
+    """Compare a file with PyTorch on the batches of its profile; return the card with that step."""
+    if not options.verify:
+        return card
+    spec = source.description.spec
+    every = parity.images_for(spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed)
+    batches = [batch for batch in every if engine.batch_min <= len(batch) <= engine.batch_max]
+    reference = [parity.torch_logits(source.model, spec, batch) for batch in batches]
+    inputs = [
+        batch if options.input_type == "uint8" else cards.normalised_pixels(batch, spec.mean, spec.std)
+        for batch in batches
+    ]
+    found: Parity = parity.compare(step, reference, [session(batch) for batch in inputs], tolerance)
+    return card.model_copy(update={"steps": (*card.steps, parity.require(found, name=card.name))})

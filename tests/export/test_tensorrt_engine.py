@@ -1,0 +1,458 @@
+"""Engines: every family builds without a GPU, in the precision that was asked for, or is refused with the reason.
+
+The builder here is the real TensorRT for RTX. What TensorRT alone does (a timing cache, a known fault) is
+shown with stand-ins for its module, which the builder takes as a parameter.
+"""
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnxruntime import quantization
+
+from resx.errors import ExportError, MissingCapability, ParityError, UsageError
+from resx.export import engine_layers, tensorrt_engine, timing_cache
+from resx.export.card import Precision, Source, read_card
+from resx.export.engine_export import export_engine, export_engine_folder
+from resx.export.gpu import Gpu, gpu_here
+from resx.export.grouped import grouped_half_convolutions, with_grouped_in_fp32
+from resx.export.onnx_file import write_onnx
+from resx.export.pipeline import ExportOptions
+from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
+from resx.export.source import LoadedSource, RealImages, weights_sha256
+from resx.export.tensorrt_engine import EngineOptions, build_engine, load_package
+from resx.serving import publishing
+from resx.serving.repository import Repository
+from resx.serving.triton_config import ServingOptions
+from resx.zoo import depths
+from resx.zoo.architectures import (
+    Architecture,
+    DenseNetArchitecture,
+    HighwayArchitecture,
+    PreResNetArchitecture,
+    ResNetArchitecture,
+    VGGArchitecture,
+)
+from resx.zoo.building import build_from_spec
+from resx.zoo.spec import ModelSpec
+from tests.conftest import Finished, tiny_spec
+
+AMPERE = EngineOptions(compute_capabilities=("8.6",), batch_opt=2, batch_max=4)
+GROUPED = ResNetArchitecture(
+    block="bottleneck", stage_depths=(1, 1), width=16, inner_width=16, cardinality=4, stem="cifar"
+)
+FAMILIES: dict[str, Architecture] = {
+    "resnet": ResNetArchitecture(block="basic", stage_depths=(1, 1, 1), width=16, stem="cifar", shortcut="padding"),
+    "plain": ResNetArchitecture(block="basic", stage_depths=(1, 1, 1), width=16, stem="cifar", shortcut="none"),
+    "preresnet": PreResNetArchitecture(block="basic", stage_depths=(2, 2), width=16, stem="cifar"),
+    "resnext": GROUPED,
+    "densenet": DenseNetArchitecture(block_depths=(3, 3), growth_rate=8, stem_width=16, stem="cifar"),
+    "highway": HighwayArchitecture(stage_depths=(3, 3), stage_widths=(16, 24)),
+    "vgg": VGGArchitecture(stage_depths=(1, 2), stage_widths=(16, 24), hidden_width=64, batch_norm=True),
+}
+
+
+@pytest.fixture(scope="module")
+def trt() -> Any:
+    if platform.machine() != "x86_64":
+        pytest.skip("TensorRT-RTX is packaged for x86-64 only")
+    return load_package("tensorrt_rtx")
+
+
+def spec_of(architecture: Architecture) -> ModelSpec:
+    return tiny_spec(image_size=32).model_copy(update={"architecture": architecture})
+
+
+def source_of(architecture: Architecture) -> LoadedSource:
+    spec = spec_of(architecture)
+    model = build_from_spec(spec, seed=0).eval()
+    real = np.random.default_rng(1).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
+    return LoadedSource(
+        name="tiny",
+        model=model,
+        description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
+        real=RealImages(images=real, origin="a test"),
+    )
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Gives a function that writes a network's ONNX file, once, and unverified: other tests see to that."""
+    folder = tmp_path_factory.mktemp("onnx")
+
+    def write(architecture: Architecture, precision: Precision = "fp32") -> Path:
+        spec = spec_of(architecture)
+        path = folder / f"{hash(architecture)}-{precision}.onnx"
+        if not path.exists():
+            write_onnx(build_from_spec(spec, seed=0).eval(), spec, path, precision=precision, input_type="uint8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_builds_in_both_precisions_without_a_gpu(
+    family: str, written: Callable[..., Path], trt: Any
+) -> None:
+    for precision, expected in (("fp32", "FLOAT"), ("fp16", "HALF")):
+        file = written(FAMILIES[family], precision)
+        built = build_engine(trt, file, AMPERE, precision=precision)
+
+        assert set(built.facts.network_precisions) == {expected}
+        assert built.facts.size_bytes == len(built.plan) > 0
+        assert built.facts.grouped_in_fp32 == ()
+        assert (built.facts.builder, built.facts.compute_capabilities) == ("tensorrt_rtx", ("8.6",))
+
+
+def test_an_fp16_engine_is_half_the_size_where_weights_are_most_of_it(written: Callable[..., Path], trt: Any) -> None:
+    sizes = {
+        precision: build_engine(
+            trt, written(depths.resnet(18), precision), AMPERE, precision=precision
+        ).facts.size_bytes
+        for precision in ("fp32", "fp16")
+    }  # fmt: skip
+    assert sizes["fp32"] > 40e6
+    assert 0.47 < sizes["fp16"] / sizes["fp32"] < 0.55
+
+
+def test_an_fp32_file_is_no_fp16_engine(written: Callable[..., Path], trt: Any) -> None:
+    file = written(FAMILIES["resnet"])
+    with pytest.raises(ParityError, match=r"8 of 8 convolutions .* than fp16 \(.*: FLOAT\)"):
+        build_engine(trt, file, AMPERE, precision="fp16")
+
+
+def test_the_engines_card_lies_beside_it_and_the_onnx_file_does_not(tmp_path: Path, trt: Any) -> None:
+    options = ExportOptions(precision="fp16", max_batch_size=4)
+    card = export_engine_folder(
+        source_of(GROUPED), options, AMPERE, trt, tmp_path / "engines" / "m", name="m", command="resx export m"
+    )
+    folder = tmp_path / "engines" / "m"
+    assert sorted(path.name for path in folder.iterdir()) == ["card.json", "model.engine"]
+    assert read_card(folder) == card
+    assert card.files == {"model.engine": tensorrt_engine.sha256_of(folder / "model.engine")}
+    assert card.engine is not None
+    assert card.engine.version == trt.__version__
+    assert [step.step for step in card.steps] == ["onnx", *(["tensorrt_rtx"] if card.engine.executed else [])]
+    assert [path.name for path in (tmp_path / "engines").iterdir()] == ["m"]
+
+
+def test_triton_gets_no_engine_of_rtx_to_serve(tmp_path: Path, trt: Any) -> None:
+    repository = Repository(tmp_path / "repository")
+    with pytest.raises(UsageError, match="no backend for TensorRT-RTX"):
+        publishing.export_plan_into(
+            repository, source_of(GROUPED), ExportOptions(max_batch_size=4), AMPERE, trt, ServingOptions(),
+            name="m", command="a test",
+        )  # fmt: skip
+    assert repository.names() == []
+
+
+class StandIn:
+    """TensorRT for RTX, but for the last step: `build` gets the network and its configuration, and may refuse."""
+
+    def __init__(self, trt: Any, build: Callable[[Any, Any, Any, Any], bool]) -> None:
+        self._trt, self._build = trt, build
+        self.__name__ = trt.__name__
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._trt, name)
+
+    def Builder(self, logger: Any) -> Any:  # noqa: N802 - TensorRT's name
+        builder = self._trt.Builder(logger)
+
+        def build(network: Any, config: Any) -> Any:
+            accepted = self._build(self._trt, logger, network, config)
+            return builder.build_serialized_network(network, config) if accepted else None
+
+        names = ("create_network", "create_builder_config", "create_optimization_profile")
+        return SimpleNamespace(build_serialized_network=build, **{name: getattr(builder, name) for name in names})
+
+
+def refuses_grouped_half(trt: Any, logger: Any, network: Any, config: Any) -> bool:
+    """Behave as TensorRT 11.2.1 does: no engine where a grouped convolution is in fp16."""
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    convolutions = [layer for layer in layers if layer.type == trt.LayerType.CONVOLUTION]
+    for layer in convolutions:
+        layer.__class__ = trt.IConvolutionLayer
+    if any(layer.num_groups > 1 and layer.get_output(0).dtype == trt.DataType.HALF for layer in convolutions):
+        logger.log(trt.ILogger.ERROR, "Could not find any implementation for node {ForeignNode[conv]}")
+        return False
+    return True
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_every_option_reaches_the_builder(tf32: bool, written: Callable[..., Path], trt: Any) -> None:
+    seen: dict[str, Any] = {}
+
+    def look(trt: Any, logger: Any, network: Any, config: Any) -> bool:
+        seen["tf32"] = config.get_flag(trt.BuilderFlag.TF32)
+        seen["level"] = config.builder_optimization_level
+        seen["workspace"] = config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE)
+        seen["targets"] = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
+        seen["verbosity"] = config.profiling_verbosity
+        seen["profiles"] = config.num_optimization_profiles
+        seen["typed"] = network.get_flag(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        return True
+
+    options = EngineOptions(
+        compute_capabilities=("8.6", "12.0"), workspace_mib=256, tf32=tf32, builder_level=1, batch_opt=2, batch_max=4
+    )
+    build_engine(StandIn(trt, look), written(FAMILIES["resnet"]), options, precision="fp32")
+    assert seen == {
+        "tf32": tf32, "level": 1, "workspace": 256 * 2**20, "profiles": 1, "typed": True,
+        "targets": [trt.ComputeCapability.SM86, trt.ComputeCapability.SM120],
+        "verbosity": trt.ProfilingVerbosity.DETAILED,
+    }  # fmt: skip
+
+
+def test_grouped_convolutions_that_fail_in_fp16_are_built_in_fp32_and_it_is_said(tmp_path: Path, trt: Any) -> None:
+    said: list[str] = []
+    options = ExportOptions(precision="fp16", max_batch_size=4)
+    card = export_engine(
+        source_of(GROUPED), options, AMPERE, StandIn(trt, refuses_grouped_half), tmp_path,
+        name="m", command="a test", on_step=said.append,
+    )  # fmt: skip
+    assert card.engine is not None
+    assert len(card.engine.grouped_in_fp32) == 2
+    assert card.engine.network_precisions["FLOAT"] == 2
+    assert card.engine.network_precisions["HALF"] > 2
+    assert [step.step for step in card.steps][:2] == ["onnx", "onnx, grouped convolutions in fp32"]
+    assert 0.5 < card.fp16_share < 1
+    assert any("Could not find any implementation" in line and "2 grouped convolutions" in line for line in said)
+
+
+def test_a_failed_build_without_grouped_convolutions_is_not_tried_again(written: Callable[..., Path], trt: Any) -> None:
+    scarce = EngineOptions(compute_capabilities=("8.6",), batch_opt=256, batch_max=256, workspace_mib=1)
+    file = written(FAMILIES["resnet"])
+    with pytest.raises(ExportError, match=r"^m: no engine could be built: .*--workspace-mib"):
+        build_engine(trt, file, scarce, precision="fp32", name="m")
+
+
+def test_grouped_convolutions_in_fp32_compute_what_they_did(written: Callable[..., Path], tmp_path: Path) -> None:
+    file = written(GROUPED, "fp16")
+    model = onnx.load(file)
+    rewritten = with_grouped_in_fp32(model)
+    onnx.save(rewritten, tmp_path / "rewritten.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+    before, after = (OnnxRuntimeModel(path)(images) for path in (file, tmp_path / "rewritten.onnx"))
+
+    assert len(grouped_half_convolutions(model)) == 2
+    assert grouped_half_convolutions(rewritten) == []
+    assert len(rewritten.graph.node) == len(model.graph.node) + 4
+    assert np.abs(after - before).max() <= 1e-2 * np.abs(before).max()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_min": 4, "batch_opt": 2, "batch_max": 8}, "min <= opt <= max"),
+        ({"batch_min": 0}, "1 <= min"),
+        ({"builder_level": 6}, "builder_level=6: give 0"),
+        ({"workspace_mib": -1}, "workspace_mib=-1"),
+        ({"compute_capabilities": ("sm86",)}, "'sm86': give numbers such as 8.6"),
+    ],
+)
+def test_options_out_of_range_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        EngineOptions(**fields)
+
+
+def test_a_gpu_that_the_package_does_not_build_for_lists_those_it_does(trt: Any) -> None:
+    with pytest.raises(UsageError, match=r"compute capability 9.9: TensorRT-RTX .* builds for 7.5, .*8.6"):
+        tensorrt_engine.require_buildable(trt, EngineOptions(compute_capabilities=("8.6", "9.9")))
+
+
+class OneBatch(quantization.CalibrationDataReader):
+    """Noise to calibrate on: enough to see what an int8 file becomes."""
+
+    def __init__(self) -> None:
+        images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+        self._left = [{"image": images}]
+
+    def get_next(self) -> dict[str, Any] | None:
+        return self._left.pop() if self._left else None
+
+
+def test_an_int8_file_for_tensorrt_is_built_as_int8_and_one_for_the_cpu_is_refused_with_the_remedy(
+    written: Callable[..., Path], tmp_path: Path, trt: Any
+) -> None:
+    for_cpu, for_gpu = tmp_path / "cpu.onnx", tmp_path / "gpu.onnx"
+    source = written(FAMILIES["resnet"])
+    quantization.quantize_static(source, for_cpu, OneBatch(), per_channel=True)
+    symmetric = {
+        "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True,
+        "QDQDisableWeightAdjustForInt32Bias": True,
+    }  # fmt: skip
+    quantization.quantize_static(
+        source, for_gpu, OneBatch(), per_channel=True, activation_type=quantization.QuantType.QInt8,
+        op_types_to_quantize=["Conv", "Gemm"], extra_options=symmetric,
+    )  # fmt: skip
+
+    assert build_engine(trt, for_gpu, AMPERE, precision="int8").facts.network_precisions == {"INT8": 8}
+    with pytest.raises(ExportError, match=r"node .* \(DequantizeLinear\): .*Int32.*--target gpu"):
+        build_engine(trt, for_cpu, AMPERE, precision="int8")
+
+
+def test_a_timing_cache_is_refused_where_there_is_none_to_keep(
+    written: Callable[..., Path], tmp_path: Path, trt: Any
+) -> None:
+    file = written(FAMILIES["vgg"])
+    with pytest.raises(UsageError, match="TensorRT-RTX has none"):
+        build_engine(trt, file, EngineOptions(timing_cache=tmp_path), precision="fp32")
+
+
+class MeasuredConfig:
+    """The part of a builder's configuration that concerns the timing cache: a set of words stands for measurements."""
+
+    def __init__(self, measures: str, *, refuses: bytes = b"") -> None:
+        self.measures, self.refuses, self.cache = measures, refuses, SimpleNamespace()
+
+    def create_timing_cache(self, data: bytes) -> SimpleNamespace:
+        cache = SimpleNamespace(words=set(data.decode().split()), data=data)
+        cache.serialize = lambda: " ".join(sorted(cache.words)).encode()
+        cache.combine = lambda other, _ignore_mismatch: cache.words.update(other.words)
+        return cache
+
+    def set_timing_cache(self, cache: SimpleNamespace, ignore_mismatch: bool) -> bool:
+        if self.refuses and cache.data == self.refuses:
+            return False
+        self.cache = cache
+        cache.words.add(self.measures)
+        return True
+
+    def get_timing_cache(self) -> SimpleNamespace:
+        return self.cache
+
+
+def test_a_timing_cache_grows_with_every_build_and_one_that_does_not_fit_is_left_aside(tmp_path: Path) -> None:
+    file = timing_cache.file_for(tmp_path / "cache", "11.4", Gpu(name="A10", compute_capability="8.6"))
+    assert file == tmp_path / "cache" / "tensorrt-11.4-sm86.cache"
+    first, second, third = MeasuredConfig("a"), MeasuredConfig("b"), MeasuredConfig("c", refuses=b"a b")
+
+    assert not timing_cache.attach(first, file)
+    timing_cache.keep(first, file)
+    assert timing_cache.attach(second, file)
+    timing_cache.keep(second, file)
+    assert file.read_bytes() == b"a b"
+    assert not timing_cache.attach(third, file)
+    timing_cache.keep(third, file)
+    assert file.read_bytes() == b"a b c"
+
+
+def test_a_file_that_is_no_model_is_one_line(tmp_path: Path, trt: Any) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ExportError, match=r"x.onnx: not an ONNX model that TensorRT can read"):
+        build_engine(trt, tmp_path / "x.onnx", AMPERE, precision="fp32")
+    with pytest.raises(UsageError, match="no such file"):
+        build_engine(trt, tmp_path / "y.onnx", AMPERE, precision="fp32")
+
+
+def one_node(path: Path, operator: str, shape: list[int | str], **attributes: int) -> Path:
+    tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    node = helper.make_node(operator, ["x"], ["y"], name="the_node", **attributes)
+    graph = helper.make_graph([node], "g", [tensors[0]], [tensors[1]])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    return path
+
+
+def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_node(tmp_path: Path, trt: Any) -> None:
+    file = one_node(tmp_path / "x.onnx", "Bernoulli", ["batch", 4])
+    with pytest.raises(
+        ExportError, match=r"x.onnx: node the_node \(Bernoulli\): TensorRT refuses it: .*--format onnx"
+    ) as e:
+        build_engine(trt, file, AMPERE, precision="fp32")
+    assert "\n" not in str(e.value)
+
+
+def test_a_symbolic_axis_besides_the_batch_is_refused_and_a_fixed_batch_names_the_options(
+    tmp_path: Path, trt: Any
+) -> None:
+    with pytest.raises(ExportError, match="symbolic axis behind the batch"):
+        build_engine(trt, one_node(tmp_path / "a.onnx", "Relu", ["batch", "width"]), AMPERE, precision="fp32")
+    fixed = one_node(tmp_path / "b.onnx", "Relu", [3, 4])
+    with pytest.raises(UsageError, match="--batch-min 3 --batch-opt 3 --batch-max 3"):
+        build_engine(trt, fixed, AMPERE, precision="fp32")
+    three = EngineOptions(compute_capabilities=("8.6",), batch_min=3, batch_opt=3, batch_max=3)
+    assert build_engine(trt, fixed, three, precision="fp32").facts.network_precisions == {}
+
+
+def inspected(kind: str, **types: str) -> dict[str, Any]:
+    tensors = [{"Name": "t", key: value} for key, value in types.items()]
+    return {"Name": f"a {kind}", "LayerType": kind, "Inputs": tensors, "Outputs": tensors}
+
+
+def test_the_inspectors_reports_of_tensorrt_10_and_11_are_both_understood() -> None:
+    layers = [
+        {
+            **inspected("CaskConvolution"),
+            "Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
+        },
+        inspected("gemm", DataType="BFloat16"),
+        {**inspected("fusion", DataType="Int8"), "ParameterType": "Convolution"},
+        inspected("Convolution", DataType="Float"),
+        inspected("Reformat", DataType="Float"),
+        "a layer of which only the name is known",
+    ]
+    found = engine_layers.inspected_layers(json.dumps({"Layers": layers}))
+    assert [precision for _, precision in found] == ["HALF", "BF16", "INT8", "FLOAT"]
+    with pytest.raises(ParityError, match="3 of 4"):
+        engine_layers.require_precision(found, "fp16", name="m")
+
+
+def test_an_int8_network_may_keep_some_layers_in_fp32_but_not_all() -> None:
+    layers = [("a", "INT8"), ("b", "FLOAT")]
+    assert engine_layers.require_precision(layers, "int8", name="m") == {"FLOAT": 1, "INT8": 1}
+    with pytest.raises(ParityError, match="than int8"):
+        engine_layers.require_precision(layers[1:], "int8", name="m")
+
+
+def test_tensorrt_without_the_package_or_a_gpu_is_a_missing_capability(resx: Callable[..., Finished]) -> None:
+    if gpu_here() is not None:
+        pytest.skip("there is a GPU here")
+    done = resx("export", "resnet20", "--format", "tensorrt")
+    assert done.code == 4
+    assert done.err.splitlines()[-1].startswith("error: tensorrt")
+    assert "--emit-script FILE" in done.err
+    with pytest.raises(MissingCapability, match="NVIDIA GPU"):
+        TensorRTModel(Path("x.plan"), None)
+
+
+def built_here(trt: Any, precision: Precision, folder: Path, options: EngineOptions) -> Any:
+    export = ExportOptions(precision=precision, max_batch_size=4)
+    return export_engine(source_of(GROUPED), export, options, trt, folder, name="m", command="a test")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gpu_here() is None, reason="no NVIDIA GPU that PyTorch can use")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_plan_runs_is_inspected_and_agrees_with_pytorch(precision: Precision, tmp_path: Path) -> None:
+    tensorrt = pytest.importorskip("tensorrt", reason="TensorRT is not installed")
+    options = EngineOptions(batch_opt=2, batch_max=4, timing_cache=tmp_path / "cache")
+    repository = Repository(tmp_path / "repository")
+    for expected in ("new", "reused"):
+        card, version = publishing.export_plan_into(
+            repository, source_of(GROUPED), ExportOptions(precision=precision, max_batch_size=4), options, tensorrt,
+            ServingOptions(), name="m", command="a test",
+        )  # fmt: skip
+        assert card.engine is not None
+        assert card.engine.executed
+        assert card.engine.timing_cache == expected
+        assert card.steps[-1].step == "tensorrt"
+        assert (version.folder / "model.plan").is_file()
+    with pytest.raises(ExportError, match="outside the engine's profile"):
+        TensorRTModel(version.folder / "model.plan", tensorrt)(np.zeros((5, 3, 32, 32), np.uint8))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(gpu_here() is None, reason="no NVIDIA GPU that PyTorch can use")
+def test_an_engine_of_rtx_runs_where_its_gpu_is(tmp_path: Path, trt: Any) -> None:
+    card = built_here(trt, "fp16", tmp_path, EngineOptions(batch_opt=2, batch_max=4))
+    assert card.engine is not None
+    assert card.engine.executed
+    assert card.steps[-1].step == "tensorrt_rtx"
