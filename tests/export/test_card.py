@@ -1,4 +1,5 @@
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -50,3 +51,11 @@ def test_the_canarys_difference_is_relative_and_infinite_where_nothing_compares(
     assert cards.canary_difference(canary, np.array([[10.0, -19.0]])) == pytest.approx(0.05)
     assert cards.canary_difference(canary, np.array([[10.0]])) == np.inf
     assert cards.canary_difference(canary, np.array([[10.0, np.nan]])) == np.inf
+
+
+def test_a_card_from_before_there_were_engines_is_an_onnx_files(tmp_path: Path) -> None:
+    fields = json.loads(cards.write_card(card()))
+    del fields["engine"]
+    (tmp_path / "card.json").write_text(json.dumps(fields))
+    assert cards.read_card(tmp_path) == card()
+    assert cards.read_card(tmp_path).model_file == "model.onnx"
