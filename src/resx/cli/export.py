@@ -39,7 +39,8 @@ def export(
         str, typer.Option("--calibrate-method", help="entropy, minmax or percentile.")
     ] = "entropy",
     keep_fp32: Annotated[
-        list[str] | None, typer.Option("--keep-fp32", help="For int8: layers that stay fp32, as `layer4.*`. Repeatable.")
+        list[str] | None,
+        typer.Option("--keep-fp32", help="For int8: layers that stay fp32, as `layer4.*`. Repeatable."),
     ] = None,
     input_type: Annotated[
         str, typer.Option("--input", help="uint8: images, normalised in the graph; float32: the normalised tensor.")
@@ -149,7 +150,10 @@ def _show(console: Console, card: Card, version: Published, size_bytes: int) -> 
         name: (card.operators_before.get(name, 0), card.operators_after.get(name, 0))
         for name in sorted({*card.operators_before, *card.operators_after})
     }
-    counts = [f"{name} {after}" if before == after else f"{name} {before} > {after}" for name, (before, after) in changed.items()]
+    counts = [
+        f"{name} {after}" if before == after else f"{name} {before} > {after}"
+        for name, (before, after) in changed.items()
+    ]
     console.print(f"operators: {', '.join(counts)}", markup=False)
     if card.quantisation:
         _show_quantisation(console, card.quantisation)
@@ -166,7 +170,6 @@ def _show_quantisation(console: Console, quantisation: Quantisation) -> None:
     )  # fmt: skip
     if quantisation.kept_fp32:
         rows = [
-            [kept.layer, "asked for" if kept.added_error is None else f"{kept.added_error:.2e}"]
-            for kept in quantisation.kept_fp32
+            [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32
         ]
-        console.print(table("", ["kept in fp32", "error that int8 added"], rows))
+        console.print(table("", ["kept in fp32", "power lost to 8 bits"], rows))

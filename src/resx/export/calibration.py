@@ -168,7 +168,9 @@ def _from_npz(path: Path, shape: tuple[int, int, int], num_images: int) -> npt.N
     except FileNotFoundError:
         raise UsageError(f"--calibrate {path}: no such file; {REMEDY}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"--calibrate {path}: not a .npz file that numpy can read; write it with numpy.savez") from error
+        raise UsageError(
+            f"--calibrate {path}: not a .npz file that numpy can read; write it with numpy.savez"
+        ) from error
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
         raise UsageError(
             f"--calibrate {path}: {images.dtype} {list(images.shape)}; give uint8 [N, {', '.join(map(str, shape))}], "

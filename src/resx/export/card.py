@@ -89,8 +89,8 @@ class KeptLayer(FrozenModel):
 
     layer: str
     """A node's name."""
-    added_error: float | None
-    """Noise over signal that int8 added in this layer; None where the user asked for it."""
+    error: float | None
+    """Part of the power that 8 bits lose in its worst tensor, mean over channels; None where the user asked."""
 
 
 class Quantisation(FrozenModel):
@@ -133,9 +133,9 @@ class Card(FrozenModel):
     """Share of the file's weight values that are stored in 16 bits, fp16 or bf16."""
     quantisation: Quantisation | None = None
     """Of an int8 file."""
-    operators_before: dict[str, int] = {}
+    operators_before: dict[str, int] = Field(default_factory=dict)
     """Of the network as PyTorch runs it."""
-    operators_after: dict[str, int] = {}
+    operators_after: dict[str, int] = Field(default_factory=dict)
     """Of the file."""
     verified: bool
     verified_on: str

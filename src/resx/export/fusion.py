@@ -20,6 +20,7 @@ import copy
 import operator
 from collections import Counter
 from collections.abc import Callable, Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn

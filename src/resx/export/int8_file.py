@@ -81,7 +81,7 @@ def write_int8(
         verdict = judge(path) if judge else None
         if judge and verdict and not verdict.passed:
             on_step("find the layers that int8 harms")
-            found, num_tried = _search(prepared, model, options, form, write, lambda: judge(path), verdict)
+            found, num_tried = _search(prepared, model, options, form, write, lambda: judge(path), verdict, asked)
             model = write([layer.layer for layer in found])
         return Quantisation(
             calibrated_on=options.calibration.origin,
@@ -91,7 +91,7 @@ def write_int8(
             method=options.method,
             table_key=key,
             num_layers=len(quantize.layers(graph)),
-            kept_fp32=(*(KeptLayer(layer=name, added_error=None) for name in asked), *found),
+            kept_fp32=(*(KeptLayer(layer=name, error=None) for name in asked), *found),
             num_tried=num_tried,
             int8_share=min(1.0, quantize.num_int8_weights(model) / num_weights),
         )
@@ -99,12 +99,13 @@ def write_int8(
 
 def _search(
     prepared: Path, model: onnx.ModelProto, options: Int8Options, form: FileForm,
-    write: Callable[[Sequence[str]], object], judge: Callable[[], Parity], verdict: Parity,
+    write: Callable[[Sequence[str]], object], judge: Callable[[], Parity], verdict: Parity, asked: Sequence[str],
 ) -> tuple[list[KeptLayer], int]:  # fmt: skip
     """Return the layers to keep in fp32 and how many files were measured to find them."""
     images = options.calibration.images[:_NUM_RANKING_IMAGES]
     batches = [_as_input(image[None], form) for image in images]
     ranking = sensitivity.ranked(prepared, model, batches)
+    ranking = [layer for layer in ranking if layer.layer not in asked]
     most = max(1, int(_LARGEST_KEPT_SHARE * len(ranking)))
 
     def passes(kept: Sequence[str]) -> bool:
@@ -121,9 +122,7 @@ def _search(
     return [layer for layer in ranking if layer.layer in kept], num_tried
 
 
-def _ranges(
-    prepared: Path, key: str, options: Int8Options, form: FileForm, on_step: Callable[[str], None]
-) -> Ranges:
+def _ranges(prepared: Path, key: str, options: Int8Options, form: FileForm, on_step: Callable[[str], None]) -> Ranges:
     known = calibrations.kept_table(key)
     if known is not None:
         on_step("take the calibration table of an earlier export")

@@ -68,7 +68,12 @@ class ServedModel(nn.Module):
 
 
 def write_onnx(
-    network: nn.Module, spec: ModelSpec, path: Path, *, precision: Precision, input_type: InputType,
+    network: nn.Module,
+    spec: ModelSpec,
+    path: Path,
+    *,
+    precision: Precision,
+    input_type: InputType,
     target: Target = "gpu",
 ) -> ModelProto:
     """Export a folded network in evaluation mode to `path`; return what was written. `network` is unchanged.

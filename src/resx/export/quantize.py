@@ -33,8 +33,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.errors import ExportError, UsageError, nearest
-from resx.export.card import CalibrationMethod, Target
 from resx.export.calibration import Ranges
+from resx.export.card import CalibrationMethod, Target
 from resx.export.onnx_file import INPUT, WEIGHTED
 
 _METHODS: Mapping[CalibrationMethod, calibrate.CalibrationMethod] = {
@@ -125,6 +125,9 @@ def find_ranges(
 def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Collection[str]) -> ModelProto:
     """Return the int8 form of the prepared file, in which the nodes named in `keep_fp32` compute in fp32.
 
+    So do the operators without weights (sums, concatenations, pooling) that touch one of them: they would
+    round the very tensors that are to stay exact.
+
     Raises:
         ExportError: onnxruntime could not quantise it.
     """
@@ -136,7 +139,7 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
             quantizer = QDQQuantizer(
                 model, True, False, QuantType.QInt8, recipe.activations,
                 calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds), [],
-                [*_in_front(model), *keep_fp32], _OPERATORS, dict(recipe.options),
+                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)], _OPERATORS, dict(recipe.options),
             )  # fmt: skip
             quantizer.quantize_model()
             quantizer.model.topological_sort()
@@ -181,6 +184,20 @@ def _in_front(model: ModelProto) -> list[str]:
             break
         names.append(node.name)
     return names
+
+
+def _touching(model: ModelProto, names: Collection[str]) -> list[str]:
+    """Return the names of the nodes without weights that share a tensor with these nodes, or with a ReLU behind."""
+    kept = [node for node in model.graph.node if node.name in names]
+    tensors = {name for node in kept for name in (node.input[0], *node.output)}
+    for node in model.graph.node:
+        if node.op_type == "Relu" and node.input[0] in tensors:
+            tensors |= set(node.output)
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type not in WEIGHTED and tensors.intersection((*node.input, *node.output))
+    ]
 
 
 class _OneBatch(CalibrationDataReader):  # type: ignore[misc]

@@ -44,10 +44,11 @@ def require_bf16() -> None:
     graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "w"], ["y"])], "g", [images, weight], [answer])
     probe = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 22)], ir_version=10)
     try:
-        onnxruntime.InferenceSession(probe.SerializeToString(), _options(1), providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(probe.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - onnxruntime's own exceptions share no base but Exception
         raise MissingCapability(
-            "bf16: onnxruntime has no bfloat16 convolution on the CPU, so the file could not be verified; take --fp16 or --int8"
+            "bf16: onnxruntime has no bfloat16 convolution on the CPU, so the file could not be verified; "
+            "take --fp16 or --int8"
         ) from error
 
 
@@ -61,7 +62,9 @@ class OnnxRuntimeModel:
             ExportError: onnxruntime refuses the file.
         """
         try:
-            self._session = onnxruntime.InferenceSession(str(path), _options(threads or usable_cores()), providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                str(path), session_options(threads or usable_cores()), providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # noqa: BLE001 - onnxruntime's own exceptions share no base but Exception
             raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
         self._input = self._session.get_inputs()[0].name
@@ -72,7 +75,8 @@ class OnnxRuntimeModel:
         return np.asarray(logits, dtype=np.float32)
 
 
-def _options(threads: int) -> onnxruntime.SessionOptions:
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Return options that leave the machine's other users their cores."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # warnings about fp16 on the CPU concern nobody here
     options.intra_op_num_threads = threads

@@ -1,51 +1,54 @@
 """Which layers int8 harms, and the fewest that must stay in fp32.
 
-Both files are run on the same images with every layer's input and output laid open. With e(t) the power of
-tensor t's error over the power of t itself, a layer adds e(output) - e(input): what came in wrong is not its
-fault. Layers are ranked by that; how many of the worst have to go back is found by measuring files.
+Rounding a tensor to 8 bits loses, in each channel, a part of its power; a channel that is much smaller than
+the others of its tensor is lost altogether. A layer's error is the worst of its input's, its weight's and its
+output's, mean over the channels, from the fp32 file's own values: what came in wrong is not its fault. How
+many of the worst have to stay in fp32 is found by measuring files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from resx.export.card import KeptLayer
 from resx.export.onnx_file import INPUT, WEIGHTED
-from resx.export.runtimes import usable_cores
+from resx.export.runtimes import session_options, usable_cores
 
-_DEQUANTISED = "_DequantizeLinear_Output"
-_MAX_TAKEN_OUT = 8
+_MAX_TAKEN_OUT = 16
+
+Array: TypeAlias = npt.NDArray[Any]
 
 
-def ranked(prepared: Path, quantised: ModelProto, inputs: Sequence[npt.NDArray[Any]]) -> list[KeptLayer]:
-    """Return the quantised file's int8 layers, the one that adds most error first.
+def ranked(prepared: Path, quantised: ModelProto, inputs: Sequence[Array]) -> list[KeptLayer]:
+    """Return the fp32 file's layers, the one that suffers most from 8 bits first.
 
     Args:
         prepared: the fp32 file that `quantised` was made of.
-        quantised: left as it is.
+        quantised: tells how each tensor is rounded.
         inputs: batches as the files take them.
     """
-    made = {name for node in quantised.graph.node for name in node.output}
-    ends: dict[str, tuple[str, str]] = {}  # of each layer: its input and output in the int8 file
-    for node in quantised.graph.node:
-        output = node.output[0] if node.op_type in WEIGHTED else ""
-        if output and node.input[0].endswith(_DEQUANTISED):
-            ends[node.name] = (node.input[0], output + _DEQUANTISED if output + _DEQUANTISED in made else output)
-    wanted = sorted({name for pair in ends.values() for name in pair})
-    error = _relative_errors(onnx.load(prepared), quantised, wanted, inputs)
-    layers = [
-        KeptLayer(layer=name, added_error=max(0.0, error[output] - error[source]))
-        for name, (source, output) in ends.items()
-    ]
-    return sorted(layers, key=lambda layer: -(layer.added_error or 0.0))
+    model = onnx.load(prepared)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    lost = _lost_activations(model, _roundings(quantised), inputs)
+    behind = {node.input[0]: node.output[0] for node in model.graph.node if node.op_type == "Relu"}
+    layers = []
+    for node in model.graph.node:
+        if node.op_type not in WEIGHTED:
+            continue
+        ends = (node.input[0], node.output[0], behind.get(node.output[0], ""))
+        error = max(lost.get(name, 0.0) for name in ends)
+        if node.input[1] in weights:
+            error = max(error, _lost_weight(node, onnx.numpy_helper.to_array(weights[node.input[1]])))
+        layers.append(KeptLayer(layer=node.name, error=error))
+    return sorted(layers, key=lambda layer: -(layer.error or 0.0))
 
 
 def fewest(worst_first: Sequence[str], passes: Callable[[Sequence[str]], bool]) -> tuple[list[str], int] | None:
@@ -72,25 +75,53 @@ def fewest(worst_first: Sequence[str], passes: Callable[[Sequence[str]], bool]) 
     return kept, num_tried
 
 
-def _relative_errors(
-    reference: ModelProto, quantised: ModelProto, names: Sequence[str], inputs: Sequence[npt.NDArray[Any]]
+def _roundings(quantised: ModelProto) -> dict[str, tuple[float, int, int, int]]:
+    """Return of each activation that is rounded: scale, zero point, least and largest integer."""
+    constants = {tensor.name: tensor for tensor in quantised.graph.initializer}
+    found = {}
+    for node in quantised.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] in constants:
+            continue
+        scale, zero = (onnx.numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+        limits = np.iinfo(zero.dtype)
+        found[node.input[0]] = (float(scale), int(zero), int(limits.min), int(limits.max))
+    return found
+
+
+def _lost_activations(
+    model: ModelProto, roundings: Mapping[str, tuple[float, int, int, int]], inputs: Sequence[Array]
 ) -> dict[str, float]:
-    """Return of each tensor of the int8 file its error's power over its power in the fp32 file."""
-    originals = [name.removesuffix(_DEQUANTISED) for name in names]
-    unique = sorted(set(originals))
-    expected_of, actual_of = _laid_open(reference, unique), _laid_open(quantised, names)
-    noise, signal = np.zeros(len(names)), np.zeros(len(names))
+    """Return the part of its power that each tensor loses, mean over its channels."""
+    names = sorted({name for node in model.graph.node for name in node.output} & set(roundings))
+    run = _laid_open(model, names)
+    noise: dict[str, Array] = {}
+    signal: dict[str, Array] = {}
     for batch in inputs:
-        expected = dict(zip(unique, expected_of(batch), strict=True))
-        for index, (original, actual) in enumerate(zip(originals, actual_of(batch), strict=True)):
-            noise[index] += np.square(actual - expected[original], dtype=np.float64).sum()
-            signal[index] += np.square(expected[original], dtype=np.float64).sum()
-    return {name: float(value) for name, value in zip(names, noise / np.maximum(signal, 1e-30), strict=True)}
+        for name, tensor in zip(names, run(batch), strict=True):
+            scale, zero, least, largest = roundings[name]
+            rounded = (np.clip(np.rint(tensor / scale) + zero, least, largest) - zero) * scale
+            axes = tuple(axis for axis in range(tensor.ndim) if axis != 1)
+            noise[name] = noise.get(name, 0.0) + np.square(rounded - tensor, dtype=np.float64).sum(axes)
+            signal[name] = signal.get(name, 0.0) + np.square(tensor, dtype=np.float64).sum(axes)
+    return {name: _lost_part(noise[name], signal[name]) for name in names}
 
 
-def _laid_open(
-    model: ModelProto, names: Sequence[str]
-) -> Callable[[npt.NDArray[Any]], list[npt.NDArray[np.float32]]]:
+def _lost_weight(node: NodeProto, weight: Array) -> float:
+    """Return the part of its power that a weight loses to 8 bits per output channel."""
+    is_transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    rows = weight if node.op_type == "Conv" or is_transposed else weight.swapaxes(0, 1)
+    rows = rows.reshape(len(rows), -1).astype(np.float64)
+    scale = np.maximum(np.abs(rows).max(1, keepdims=True) / 127, np.finfo(np.float64).tiny)
+    return _lost_part(np.square(np.rint(rows / scale) * scale - rows).sum(1), np.square(rows).sum(1))
+
+
+def _lost_part(noise: Array, signal: Array) -> float:
+    """Return noise over signal, at most all of it, mean over the channels that hold anything."""
+    alive = signal > 0
+    return float(np.minimum(1.0, noise[alive] / signal[alive]).mean()) if alive.any() else 0.0
+
+
+def _laid_open(model: ModelProto, names: Sequence[str]) -> Callable[[Array], list[Array]]:
     """Return a function that runs the model and gives these tensors."""
     opened = ModelProto()
     opened.CopyFrom(model)
@@ -98,13 +129,12 @@ def _laid_open(
     for name in names:
         if name not in known:
             opened.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = usable_cores()
-    session = onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        opened.SerializeToString(), session_options(usable_cores()), providers=["CPUExecutionProvider"]
+    )
 
-    def run(batch: npt.NDArray[Any]) -> list[npt.NDArray[np.float32]]:
-        tensors: list[npt.NDArray[np.float32]] = session.run(list(names), {INPUT: batch})
+    def run(batch: Array) -> list[Array]:
+        tensors: list[Array] = session.run(list(names), {INPUT: batch})
         return tensors
 
     return run
