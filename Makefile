@@ -34,6 +34,7 @@ check: $(STAMP)  ## lint, types, direction of the imports
 
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/serving_efficiency.py
+	$(BIN)/python benchmarks/precision_speed.py
 
 wheel: $(STAMP)  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation
