@@ -6,11 +6,12 @@ For each model three files are written with random weights (speed does not depen
 process in turn, one image each, so that whatever else the machine does slows all of them:
 
     plain    fp32 as it comes from PyTorch, convolution and batch norm merged, other batch norms left
-    form     fp32 in the CPU's form: those batch norms as depthwise convolutions
+    form     fp32 in the CPU's form: those batch norms as depthwise convolutions, transitions pooled first
     int8     made of `form`
 
 A ratio is plain's time over the file's, of a round; the median of the rounds is compared with the bar and
-printed with the quartiles. A ResNet's `form` is its `plain`: how far its ratio is from 1 is the measurement's error. int8's speed depends on the processor's instructions (VNNI), which is printed too.
+printed with the quartiles. A ResNet's `form` is its `plain`: how far its ratio is from 1 is the measurement's
+error. int8's speed depends on the processor's instructions (VNNI), which are printed too.
 Beside the ratios stands the cosine between each file's logits and plain's, on crops of photographs.
 
 Ends with 1 if a ratio is below its bar.
@@ -112,9 +113,10 @@ def main() -> int:
             bar = BARS.get(name, {}).get(kind)
             verdict = "" if bar is None else f"  bar {bar:.2f}: {'met' if middle >= bar else 'MISSED'}"
             met = met and (bar is None or middle >= bar)
+            time_ms, plain_ms = (1000 * statistics.median(times[which]) for which in (kind, "plain"))
             print(
                 f"{name} {kind}: {middle:.2f}x ({low:.2f} to {high:.2f}), "
-                f"{1000 * statistics.median(times[kind]):.1f} ms for {1000 * statistics.median(times['plain']):.1f}, cosine "
+                f"{time_ms:.1f} ms for {plain_ms:.1f}, cosine "
                 f"{cosine(answers['plain'], answers[kind]):.5f}{verdict}"
             )
     return 0 if met else 1

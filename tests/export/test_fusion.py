@@ -84,6 +84,30 @@ def test_a_batch_norm_in_front_of_a_padded_convolution_stays() -> None:
     assert largest_difference(model, fusion.fused(model, target="cpu"), 2, 6, 7, 7) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("conv", "pool", "swapped"),
+    [
+        (nn.Conv2d(6, 4, 1), nn.AvgPool2d(2), True),
+        (nn.Conv2d(6, 4, 1, groups=2), nn.AvgPool2d(3, stride=2), True),
+        (nn.Conv2d(6, 4, 1), nn.AvgPool2d(2, padding=1), False),
+        (nn.Conv2d(6, 4, 1), nn.AvgPool2d(2, ceil_mode=True), False),
+        (nn.Conv2d(6, 4, 1), nn.AvgPool2d(2, divisor_override=3), False),
+        (nn.Conv2d(6, 4, 3), nn.AvgPool2d(2), False),
+        (nn.Conv2d(6, 4, 1, stride=2), nn.AvgPool2d(2), False),
+        (nn.Conv2d(6, 4, 1), nn.MaxPool2d(2), False),
+    ],
+)
+def test_a_pointwise_convolution_runs_behind_average_pooling_for_the_cpu(
+    conv: nn.Module, pool: nn.Module, swapped: bool
+) -> None:
+    model = nn.Sequential(conv, pool, nn.ReLU()).eval()
+    for target in TARGETS:
+        fused = fusion.fused(model, target=target)
+        order = [type(fused.get_submodule(str(node.target))) for node in fused.graph.nodes if node.op == "call_module"]  # type: ignore[union-attr]
+        assert (order[0] is type(pool)) == (swapped and target == "cpu")
+        assert largest_difference(model, fused, 2, 6, 9, 9) < 1e-5
+
+
 class Shared(nn.Module):
     """A convolution that is called twice, once with a batch norm behind it."""
 
