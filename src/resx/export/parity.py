@@ -110,8 +110,8 @@ def require(parity: Parity, *, name: str) -> Parity:
     if parity.accuracy is not None:
         cosine += f", accuracy {parity.accuracy:.1%} for {parity.reference_accuracy:.1%}"
     raise ParityError(
-        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at logits up "
-        f"to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}{cosine}; allowed "
+        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at "
+        f"logits up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}{cosine}; allowed "
         f"{bounds}; nothing was published (--atol, --rtol or --no-verify change the bar, and the card says so)"
     )
 
