@@ -43,9 +43,9 @@ def test_a_file_that_computes_something_else_is_caught_and_not_published(
     repository = Repository(tmp_path / "repository")
     write = pipeline.onnx_file.write_onnx
 
-    def wrong(network, spec, path, *, precision, input_type):  # type: ignore[no-untyped-def]
+    def wrong(network, spec, path, *, precision, input_type, target):  # type: ignore[no-untyped-def]
         swapped = spec.model_copy(update={"mean": spec.mean[::-1], "std": spec.std[::-1]})
-        return write(network, swapped, path, precision=precision, input_type=input_type)
+        return write(network, swapped, path, precision=precision, input_type=input_type, target=target)
 
     monkeypatch.setattr(pipeline.onnx_file, "write_onnx", wrong)
     with pytest.raises(ParityError, match="nothing was published"):

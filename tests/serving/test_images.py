@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from resx.errors import UsageError
+from resx.export import images as geometry
 from resx.export.card import normalised_pixels
 from resx.serving import images
 from resx.serving.client import Interface
@@ -20,7 +21,7 @@ def interface(input_type: str = "UINT8", **parameters: str) -> Interface:
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (10, 10), (224, 224), (3000, 50)])
 def test_any_image_gets_the_models_shape(size: tuple[int, int]) -> None:
     image = Image.new("RGB", size, (10, 20, 30))
-    pixels = images.pixels(image, height=224, width=224, resize=256)
+    pixels = geometry.pixels(image, height=224, width=224, resize=256)
     assert pixels.shape == (3, 224, 224)
     assert pixels.dtype == np.uint8
     assert [int(channel[0, 0]) for channel in pixels] == [10, 20, 30]
@@ -32,7 +33,7 @@ def test_resize_and_crop_are_torchvisions() -> None:
     random = np.random.default_rng(0)
     image = Image.fromarray(random.integers(0, 256, (300, 400, 3), dtype=np.uint8))
     expected = F.center_crop(F.resize(image, [256], antialias=True), [224, 224])
-    actual = images.pixels(image, height=224, width=224, resize=256)
+    actual = geometry.pixels(image, height=224, width=224, resize=256)
     assert np.array_equal(actual.transpose(1, 2, 0), np.asarray(expected))
 
 

@@ -12,9 +12,12 @@ import typer
 from resx.cli import engine
 from resx.cli.options import Json, Quiet, RepositoryPath, Seed, Settings, chosen
 from resx.cli.output import Output, table
+from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from resx.export.card import Precision, Quantisation
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +30,20 @@ def export(
         str, typer.Argument(help="A variant (see `resx models`), a run's folder, torchvision:NAME or module:function.")
     ],
     fp16: Annotated[bool, typer.Option("--fp16", help="Store and compute in half precision.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Store and compute in bfloat16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Compute on 8-bit integers; calibrates on real images.")] = False,
+    target: Annotated[str, typer.Option(help="cpu or gpu: whose form the file has. Default: what is here.")] = "",
+    calibrate: Annotated[
+        str, typer.Option(help="For int8: digits, DIR, FILE.npz or random. Default: the run's own training images.")
+    ] = "",
+    calibrate_images: Annotated[int, typer.Option("--calibrate-images", min=1, help="Images to calibrate on.")] = 512,
+    calibrate_method: Annotated[
+        str, typer.Option("--calibrate-method", help="entropy, minmax or percentile.")
+    ] = "entropy",
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option("--keep-fp32", help="For int8: layers that stay fp32, as `layer4.*`. Repeatable."),
+    ] = None,
     input_type: Annotated[
         str, typer.Option("--input", help="uint8: images, normalised in the graph; float32: the normalised tensor.")
     ] = "uint8",
@@ -65,7 +82,7 @@ def export(
 ) -> None:
     """Export to ONNX or TensorRT, verify the file against PyTorch, and publish it as the next version.
 
-    Example: resx export densenet169 --fp16
+    Examples: resx export densenet169 --fp16; resx export runs/digits --int8
     """
     from resx.serving.repository import Repository
     from resx.serving.triton_config import ServingOptions
@@ -80,30 +97,56 @@ def export(
     flags.require_fitting()
     serving = ServingOptions(instances=instances, threads=threads)
     published = Repository(repository)
+    precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
+    if not int8 and (calibrate or keep_fp32):
+        raise UsageError("--calibrate, --keep-fp32: only int8 calibrates and keeps layers; add --int8")
+    if target == "cpu" and flags.file_format != "onnx":
+        raise UsageError(f"--target cpu: {flags.file_format} runs on a GPU; leave the option out")
     kind = kind_of(source)
     if kind != "run" or name:
         flags.require_free_target(published, name or source.rpartition(":")[2])
     with out.steps() as step:
         step("load PyTorch")
-        from resx.export.card import INPUT_TYPES
+        from resx.export.calibration import load_calibration, require_data
+        from resx.export.card import CALIBRATION_METHODS, INPUT_TYPES, TARGETS
+        from resx.export.int8_file import Int8Options
         from resx.export.pipeline import ExportOptions
+        from resx.export.runtimes import default_target
         from resx.export.source import load_source
 
-        options = ExportOptions(
-            precision="fp16" if fp16 else "fp32", input_type=chosen("--input", input_type, INPUT_TYPES),
-            max_batch_size=flags.largest_batch, seed=seed, verify=not no_verify, atol=atol, rtol=rtol,
-        )  # fmt: skip
+        if target:
+            form = chosen("--target", target, TARGETS)
+        else:
+            form = default_target() if flags.file_format == "onnx" else "gpu"
+        method = chosen("--calibrate-method", calibrate_method, CALIBRATION_METHODS)
+        input_kind = chosen("--input", input_type, INPUT_TYPES)
+        if int8:
+            require_data(calibrate, has_own_data=kind == "run")
         package = flags.load_package()
         step(f"build {source}")
         loaded = load_source(source, weights=weights, seed=seed, image_size=image_size, settings=settings or [])
-        target = name or loaded.name
+        quantising = None
+        if int8:
+            step("load calibration images")
+            images = load_calibration(
+                calibrate, loaded.description.spec, num_images=calibrate_images, seed=seed,
+                run=Path(source) if kind == "run" else None,
+            )  # fmt: skip
+            quantising = Int8Options(calibration=images, method=method, keep_fp32=tuple(keep_fp32 or ()))
+        options = ExportOptions(
+            precision=precision, target=form, int8=quantising, input_type=input_kind,
+            max_batch_size=flags.largest_batch, seed=seed, verify=not no_verify, atol=atol, rtol=rtol,
+        )  # fmt: skip
+        model_name = name or loaded.name
         command = shlex.join(["resx", *sys.argv[1:]])
         made = engine.make(
-            flags, package, published, loaded, options, serving, name=target, command=command, on_step=step
+            flags, package, published, loaded, options, serving, name=model_name, command=command, on_step=step
         )
     card = made.card
     payload: dict[str, Any] = {
-        "name": target, "version": made.version, "folder": str(made.file.parent), "precision": card.precision,
+        "name": model_name, "version": made.version, "folder": str(made.file.parent), "precision": card.precision,
+        "target": card.target, "operators_before": card.operators_before, "operators_after": card.operators_after,
+        "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
         "weights": card.source.weights, "fp16_share": card.fp16_share, "size_bytes": made.file.stat().st_size,
         "verified": card.verified, "steps": [step.model_dump(mode="json") for step in card.steps],
         "format": flags.file_format, "file": str(made.file),
@@ -112,22 +155,60 @@ def export(
     out.result(payload, lambda console: _show(console, made))
 
 
+def _precision(*, fp16: bool, bf16: bool, int8: bool) -> Precision:
+    asked: list[Precision] = ["fp16"] if fp16 else []
+    asked += ["bf16"] if bf16 else []
+    asked += ["int8"] if int8 else []
+    if len(asked) > 1:
+        raise UsageError(f"--{' --'.join(asked)}: a file has one precision; give one of them")
+    return asked[0] if asked else "fp32"
+
+
 def _show(console: Console, made: engine.Made) -> None:
     card, size_bytes = made.card, made.file.stat().st_size
     rows = [
         [step.step, str(step.num_images), f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}", f"{step.scale:.3g}",
-         f"{step.top1_agreement:.1%}", "passed" if step.passed else "failed"]
+         f"{step.top1_agreement:.1%}", "-" if step.cosine is None else f"{step.cosine:.5f}",
+         "passed" if step.passed else "failed"]
         for step in card.steps
     ]  # fmt: skip
+    small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
     console.print(
-        f"{made.file.parent}: {card.precision}, {size_bytes / 1e6:.1f} MB, {card.fp16_share:.1%} of the weights fp16, "
+        f"{made.file.parent}: {card.precision} for the {card.target}, {size_bytes / 1e6:.1f} MB, "
+        f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, "
         f"weights {card.source.weights}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     if rows:
-        columns = ["against PyTorch", "images", "max", "mean", "scale", "top-1", "verdict"]
+        columns = ["against PyTorch", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
         console.print(table("", columns, rows))
     else:
         console.print("not verified (--no-verify)")
+    changed = {
+        name: (card.operators_before.get(name, 0), card.operators_after.get(name, 0))
+        for name in sorted({*card.operators_before, *card.operators_after})
+    }
+    counts = [
+        f"{name} {after}" if before == after else f"{name} {before} > {after}"
+        for name, (before, after) in changed.items()
+    ]
+    console.print(f"operators: {', '.join(counts)}", markup=False, soft_wrap=True)
+    if card.quantisation:
+        _show_quantisation(console, card.quantisation)
     for line in (*engine.remarks(card), f"next: {made.next_step}"):
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _show_quantisation(console: Console, quantisation: Quantisation) -> None:
+    what = "NOISE, no real images: " if quantisation.is_random else ""
+    console.print(
+        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}; "
+        f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32"
+        + (f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""),
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if quantisation.kept_fp32:
+        rows = [
+            [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32
+        ]
+        console.print(table("", ["kept in fp32", "power lost to 8 bits"], rows))

@@ -20,7 +20,11 @@ from resx.zoo.spec import FrozenModel, ModelSpec
 
 FILE_NAME = "card.json"
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
-Precision: TypeAlias = Literal["fp32", "fp16"]
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
+Target: TypeAlias = Literal["cpu", "gpu"]
+TARGETS: tuple[Target, ...] = ("cpu", "gpu")
+CalibrationMethod: TypeAlias = Literal["entropy", "minmax", "percentile"]
+CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("entropy", "minmax", "percentile")
 InputType: TypeAlias = Literal["uint8", "float32"]
 INPUT_TYPES: tuple[InputType, ...] = ("uint8", "float32")
 
@@ -36,6 +40,10 @@ class Tolerance(FrozenModel):
     """Bound on the mean difference, times scale."""
     top1_agreement: float | None = None
     """Least share of images with the same most likely class."""
+    cosine: float | None = None
+    """Least cosine between the two logits of an image, mean over the images."""
+    accuracy_drop: float | None = None
+    """Most that accuracy may fall, as a share of the images; where their classes are known."""
 
 
 class Parity(FrozenModel):
@@ -48,6 +56,11 @@ class Parity(FrozenModel):
     max_abs: float
     mean_abs: float
     top1_agreement: float
+    cosine: float | None = None
+    """None in cards from before it was measured."""
+    accuracy: float | None = None
+    reference_accuracy: float | None = None
+    """Of the images whose classes are known; None if there are none."""
     tolerance: Tolerance
     passed: bool
 
@@ -115,6 +128,35 @@ class Engine(FrozenModel):
     """Whether it ran here, on a GPU; where not, the parity steps are the ONNX file's."""
 
 
+class KeptLayer(FrozenModel):
+    """A layer that an int8 file computes in fp32."""
+
+    layer: str
+    """A node's name."""
+    error: float | None
+    """Part of the power that 8 bits lose in its worst tensor, mean over channels; None where the user asked."""
+
+
+class Quantisation(FrozenModel):
+    """How an int8 file came to be."""
+
+    calibrated_on: str
+    data_sha256: str
+    """Of the calibration images: shape and bytes."""
+    num_images: int
+    is_random: bool
+    """Whether the images were noise; its ranges say nothing of real images."""
+    method: CalibrationMethod
+    table_key: str
+    """Name of the calibration table in the cache folder: hash of fp32 file, data, method, runtime's version."""
+    num_layers: int
+    kept_fp32: tuple[KeptLayer, ...]
+    num_tried: int
+    """Files that the search for `kept_fp32` made and measured; 0 if the first one passed."""
+    int8_share: float = Field(ge=0, le=1)
+    """Share of the network's weight values that are int8."""
+
+
 class Card(FrozenModel):
     """Everything that is known of a published version."""
 
@@ -125,12 +167,20 @@ class Card(FrozenModel):
     command: str
     source: Source
     precision: Precision
+    target: Target = "gpu"
+    """The runtime that the file's form is for; both compute it. Older cards' files have the GPU's form."""
     input: InputType
     max_batch_size: int
     opset: int
     num_weights: int
     fp16_share: float = Field(ge=0, le=1)
-    """Share of the file's weight values that are stored as fp16."""
+    """Share of the file's weight values that are stored in 16 bits, fp16 or bf16."""
+    quantisation: Quantisation | None = None
+    """Of an int8 file."""
+    operators_before: dict[str, int] = Field(default_factory=dict)
+    """Of the network as PyTorch runs it."""
+    operators_after: dict[str, int] = Field(default_factory=dict)
+    """Of the file."""
     verified: bool
     verified_on: str
     """The images that the steps were compared on; empty if they were not."""

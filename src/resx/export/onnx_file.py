@@ -1,7 +1,7 @@
 """Write a network as an ONNX file: the graph that is served, and nothing else in it.
 
 The graph takes `image` UINT8 [batch, 3, H, W] (or the normalised FP32 tensor), holds cast and
-normalisation itself, and gives `logits` FP32 [batch, classes]. Opset 20, one file, no external data.
+normalisation itself, and gives `logits` FP32 [batch, classes]. Opset 20 (22 for bf16), one file, no external data.
 """
 
 from __future__ import annotations
@@ -20,23 +20,31 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
-from torch.fx.experimental.optimization import fuse
 
 from resx.errors import ExportError, UsageError
-from resx.export.card import InputType, Precision
+from resx.export.card import InputType, Precision, Target
+from resx.export.fusion import fused
 from resx.zoo.spec import ModelSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-OPSET = 20
+OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
+"""bf16: convolution and pooling take it from opset 22 on."""
 INPUT, OUTPUT = "image", "logits"
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+"""The operators with weights: what is called a layer here."""
+
+# int8 is made of the fp32 file (resx.export.quantize).
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32,
+}  # fmt: skip
 
 
 class ServedModel(nn.Module):
     """The network as it is served: input conversion in front, logits in fp32 behind.
 
-    fp16 is made here by casting the network itself, because a converter that rewrites the finished graph
+    fp16 and bf16 are made here by casting the network itself, because a converter that rewrites the finished graph
     (onnxconverter-common) writes an invalid Cast behind a UINT8 input. Normalisation stays in fp32.
     """
 
@@ -45,8 +53,8 @@ class ServedModel(nn.Module):
 
     def __init__(self, network: nn.Module, spec: ModelSpec, *, precision: Precision, input_type: InputType) -> None:
         super().__init__()
-        self.network = network.half() if precision == "fp16" else network
-        self.dtype = torch.float16 if precision == "fp16" else torch.float32
+        self.dtype = DTYPES[precision]
+        self.network = network.to(self.dtype)
         self.normalises = input_type == "uint8"
         std = torch.tensor(spec.std).view(1, 3, 1, 1)
         self.register_buffer("scale", 1 / (255 * std))
@@ -59,39 +67,39 @@ class ServedModel(nn.Module):
         return self.network(image.to(self.dtype)).float()
 
 
-def fused(network: nn.Module) -> nn.Module:
-    """Return a copy in evaluation mode with each batch norm merged into the convolution before it, in fp32.
-
-    Fusing before the cast to fp16 rounds each weight once; a batch norm that follows no convolution
-    (DenseNet's pre-activation ones) stays.
-    """
-    return fuse(network.eval())
-
-
 def write_onnx(
-    network: nn.Module, spec: ModelSpec, path: Path, *, precision: Precision, input_type: InputType
+    network: nn.Module,
+    spec: ModelSpec,
+    path: Path,
+    *,
+    precision: Precision,
+    input_type: InputType,
+    target: Target = "gpu",
 ) -> ModelProto:
     """Export a folded network in evaluation mode to `path`; return what was written. `network` is unchanged.
+
+    `target` gpu keeps the batch norms that follow no convolution, cpu writes them as convolutions
+    (`resx.export.fusion`). A layer's node is named by its module.
 
     Raises:
         ExportError: the exporter failed, or fixed the batch size.
     """
-    served = ServedModel(fused(network), spec, precision=precision, input_type=input_type).eval()
+    served = ServedModel(fused(network, target=target), spec, precision=precision, input_type=input_type).eval()
     dtype = torch.uint8 if input_type == "uint8" else torch.float32
     # Batch 2: an example of batch 1 would make the exporter treat 1 as a constant.
     example = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=dtype)
     try:
         with _quiet():
             program = torch.onnx.export(
-                served, (example,), dynamo=True, opset_version=OPSET, external_data=False, optimize=True,
+                served, (example,), dynamo=True, opset_version=OPSETS[precision], external_data=False, optimize=True,
                 input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: Dim("batch")},), verbose=False,
             )  # fmt: skip
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         raise ExportError(f"{spec.name}: torch.onnx could not export it: {str(error).partition(chr(10))[0]}") from error
     assert program is not None
     model = program.model_proto
-    _strip(model)
-    _describe(model, spec, precision, input_type)
+    _name_layers(model)
+    tidy(model, spec, precision=precision, input_type=input_type)
     onnx.checker.check_model(model, full_check=True)
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ExportError(f"{spec.name}: the exporter fixed the batch size; the model's code depends on it")
@@ -101,11 +109,33 @@ def write_onnx(
 
 
 def weight_counts(model: ModelProto) -> tuple[int, int]:
-    """Return (stored weight values, those stored as fp16); constants of a few values, such as shapes, do not count."""
+    """Return (stored weight values, those stored in 16 bits); constants such as shapes do not count."""
     sizes = [(onnx.numpy_helper.to_array(tensor).size, tensor.data_type) for tensor in model.graph.initializer]
-    weights = [(size, kind) for size, kind in sizes if kind in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)]
-    half = sum(size for size, kind in weights if kind == onnx.TensorProto.FLOAT16)
+    halves = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+    weights = [(size, kind) for size, kind in sizes if kind in (onnx.TensorProto.FLOAT, *halves)]
+    half = sum(size for size, kind in weights if kind in halves)
     return sum(size for size, _ in weights), half
+
+
+def operators(model: ModelProto) -> dict[str, int]:
+    """Count the operators of a graph."""
+    return dict(sorted(Counter(node.op_type for node in model.graph.node).items()))
+
+
+def tidy(model: ModelProto, spec: ModelSpec, *, precision: Precision, input_type: InputType) -> None:
+    """Remove what tools noted about the machine they ran on, and write what the file is."""
+    _strip(model)
+    _describe(model, spec, precision, input_type)
+
+
+def _name_layers(model: ModelProto) -> None:
+    """Name each layer's node as its module, `layer1.0.conv1`, so that people can tell which one is meant."""
+    names: Counter[str] = Counter()
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED and node.input[1].endswith(".weight"):
+            name = node.input[1].removeprefix("network.").removesuffix(".weight")
+            names[name] += 1
+            node.name = name if names[name] == 1 else f"{name}:{names[name]}"
 
 
 def _strip(model: ModelProto) -> None:
@@ -169,7 +199,7 @@ def describe_file(path: Path) -> dict[str, object]:
         "inputs": [_tensor_text(value) for value in model.graph.input],
         "outputs": [_tensor_text(value) for value in model.graph.output],
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
-        "operators": dict(sorted(Counter(node.op_type for node in model.graph.node).items())),
+        "operators": operators(model),
         "weights": num_weights,
         "fp16_share": num_half / max(1, num_weights),
         "metadata": {entry.key: entry.value for entry in model.metadata_props},

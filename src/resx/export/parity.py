@@ -27,20 +27,26 @@ FOLD = Tolerance(max_abs=1e-4, max_rel=1e-3)
 TOLERANCES: dict[Precision, Tolerance] = {
     "fp32": Tolerance(max_abs=1e-4, max_rel=1e-3),
     "fp16": Tolerance(mean_rel=1e-2, top1_agreement=0.99),
+    # Three bits of mantissa less than fp16.
+    "bf16": Tolerance(mean_rel=8e-2, top1_agreement=0.98),
+    "int8": Tolerance(cosine=0.99, top1_agreement=0.98, accuracy_drop=0.01),
 }
 
 
-def images_for(spec: ModelSpec, *, real: Images, max_batch_size: int, seed: int) -> list[Images]:
+def images_for(
+    spec: ModelSpec, *, real: Images, max_batch_size: int, seed: int, with_noise: bool = True
+) -> list[Images]:
     """Return batches UINT8 [N, 3, H, W]: sizes 1, 2 and `max_batch_size` of noise, and the same of `real`.
 
-    All of `real` is used: what remains after the three sizes goes into further batches of the largest.
+    All of `real` is used, in its order: what remains after the three sizes goes into further batches of the
+    largest. int8 is compared without noise: its activations leave the ranges that real images calibrated.
     """
     random = np.random.default_rng(seed)
     sizes = sorted({1, 2, max_batch_size})
     shape = (3, spec.image_size, spec.image_size)
     noise = [random.integers(0, 256, size=(size, *shape), dtype=np.uint8) for size in sizes]
     ends = [*np.cumsum(sizes), *range(sum(sizes) + max_batch_size, len(real), max_batch_size)]
-    return noise + [batch for batch in np.split(real, ends) if len(batch)]
+    return (noise if with_noise else []) + [batch for batch in np.split(real, ends) if len(batch)]
 
 
 def torch_logits(model: nn.Module, spec: ModelSpec, images_NCHW: Images) -> Logits:
@@ -48,10 +54,14 @@ def torch_logits(model: nn.Module, spec: ModelSpec, images_NCHW: Images) -> Logi
     return evaluation.logits(model, spec, images_NCHW).numpy()
 
 
-def compare(step: str, reference: Sequence[Logits], candidate: Sequence[Logits], tolerance: Tolerance) -> Parity:
+def compare(
+    step: str, reference: Sequence[Logits], candidate: Sequence[Logits], tolerance: Tolerance,
+    *, classes: npt.NDArray[np.int64] | None = None,
+) -> Parity:  # fmt: skip
     """Measure the candidate's logits against the reference's, batch by batch, and give the verdict.
 
-    A candidate that is not finite, or of another shape, never passes.
+    `classes` [N] are the true ones, of all images in their order; None where they are not known. A candidate
+    that is not finite, or of another shape, never passes.
     """
     batch_sizes = tuple(sorted({len(batch) for batch in reference}))
     if [batch.shape for batch in candidate] != [batch.shape for batch in reference]:
@@ -70,12 +80,20 @@ def compare(step: str, reference: Sequence[Logits], candidate: Sequence[Logits],
         (float(difference.mean()), tolerance.mean_rel, scale),
     ]
     within = all(bound is None or measured <= bound * unit for measured, bound, unit in bounds)
+    cosine = _mean_cosine(expected, actual) if finite else 0.0
+    reference_accuracy, accuracy = (
+        (None, None) if classes is None else [float((rows.argmax(1) == classes).mean()) for rows in (expected, actual)]
+    )
     agrees = tolerance.top1_agreement is None or agreement >= tolerance.top1_agreement
+    points = tolerance.cosine is None or cosine >= tolerance.cosine
+    drop = (reference_accuracy or 0.0) - (accuracy or 0.0)
+    holds = tolerance.accuracy_drop is None or drop <= tolerance.accuracy_drop + 1e-9
     return Parity(
         step=step, num_images=len(expected), batch_sizes=batch_sizes, scale=scale,
         max_abs=float(difference.max()) if finite else float("inf"),
         mean_abs=float(difference.mean()) if finite else float("inf"),
-        top1_agreement=agreement, tolerance=tolerance, passed=finite and within and agrees,
+        top1_agreement=agreement, cosine=cosine, accuracy=accuracy, reference_accuracy=reference_accuracy,
+        tolerance=tolerance, passed=finite and within and agrees and points and holds,
     )  # fmt: skip
 
 
@@ -88,11 +106,20 @@ def require(parity: Parity, *, name: str) -> Parity:
     if parity.passed:
         return parity
     bounds = parity.tolerance.model_dump(exclude_none=True)
+    cosine = "" if parity.cosine is None else f", cosine {parity.cosine:.5f}"
+    if parity.accuracy is not None:
+        cosine += f", accuracy {parity.accuracy:.1%} for {parity.reference_accuracy:.1%}"
     raise ParityError(
-        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at logits "
-        f"up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}; allowed {bounds}; nothing was "
-        "published (--atol, --rtol or --no-verify change the bar, and the card says so)"
+        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at "
+        f"logits up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}{cosine}; allowed "
+        f"{bounds}; nothing was published (--atol, --rtol or --no-verify change the bar, and the card says so)"
     )
+
+
+def _mean_cosine(expected: Logits, actual: Logits) -> float:
+    """Return the cosine between the two logits of an image, mean over the images; 0 where one is all zeros."""
+    lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
+    return float(((expected * actual).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)).mean())
 
 
 def photograph_crops(num_images: int, size: int, *, seed: int) -> Images:

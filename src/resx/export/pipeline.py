@@ -14,21 +14,24 @@ from importlib import metadata
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
+from torch import nn
 
 from resx._version import __version__
-from resx.errors import UsageError
+from resx.errors import ParityError, UsageError
 from resx.export import card as cards
-from resx.export import onnx_file, parity
-from resx.export.card import Canary, Card, InputType, Parity, Precision, Tolerance
+from resx.export import fusion, onnx_file, parity
+from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Target, Tolerance
 from resx.export.fold import fold_survival
-from resx.export.runtimes import OnnxRuntimeModel
+from resx.export.int8_file import FileForm, Int8Options, write_int8
+from resx.export.runtimes import OnnxRuntimeModel, require_bf16
 from resx.export.source import LoadedSource
 from resx.files import require_free_space, sha256_of
 
 MODEL_FILE = "model.onnx"
 _CANARY_IMAGES = 2
-_CANARY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2}
+_CANARY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +39,10 @@ class ExportOptions:
     """How a network is to be written."""
 
     precision: Precision = "fp32"
+    target: Target = "cpu"
+    """The runtime that the file's form is for; both compute it."""
+    int8: Int8Options | None = None
+    """For the precision int8, which needs it; None for the others."""
     input_type: InputType = "uint8"
     max_batch_size: int = 8
     seed: int = 0
@@ -48,6 +55,8 @@ class ExportOptions:
     def __post_init__(self) -> None:
         if not 1 <= self.max_batch_size <= 1024:
             raise UsageError(f"max_batch_size={self.max_batch_size}: give 1 to 1024 images")
+        if (self.precision == "int8") != (self.int8 is not None):
+            raise UsageError(f"precision {self.precision}: calibration belongs to int8, and int8 needs it")
         for name, bound in (("atol", self.atol), ("rtol", self.rtol)):
             if bound is not None and not bound > 0:
                 raise UsageError(f"{name}={bound}: give a bound above 0")
@@ -67,15 +76,23 @@ def export_version(
     """Write `model.onnx` and `card.json` into `folder` and return the card.
 
     Raises:
+        UsageError: weights are not finite, or a name to keep in fp32 matches nothing.
         ParityError: folding or writing changed what the network computes by more than the tolerance.
         ExportError: the network cannot be folded or written.
+        MissingCapability: onnxruntime here cannot run bf16, so that nothing could be verified.
         ResxError: the disk has no room for it.
     """
     spec = source.description.spec
+    _require_finite(source)
+    if options.precision == "bf16":
+        require_bf16()
     require_free_space(folder, 2 * sum(p.numel() * p.element_size() for p in source.model.parameters()))
     on_step("fold")
     folded = fold_survival(source.model)
-    batches = parity.images_for(spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed)
+    is_int8 = options.precision == "int8"
+    batches = parity.images_for(
+        spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed, with_noise=not is_int8
+    )
     steps: list[Parity] = []
     reference: list[parity.Logits] = []
     if options.verify:
@@ -85,37 +102,81 @@ def export_version(
             answers = [parity.torch_logits(folded, spec, batch) for batch in batches]
             steps.append(parity.require(parity.compare("fold", reference, answers, parity.FOLD), name=name))
 
-    on_step("write ONNX")
-    path = folder / MODEL_FILE
-    proto = onnx_file.write_onnx(folded, spec, path, precision=options.precision, input_type=options.input_type)
-    num_weights, num_half = onnx_file.weight_counts(proto)
-    del proto
-
-    on_step("verify the file")
-    session = OnnxRuntimeModel(path)
-    if options.verify:
+    def measured(path: Path) -> Parity:
+        session = OnnxRuntimeModel(path)
         answers = [session(_as_input(batch, source, options.input_type)) for batch in batches]
-        steps.append(parity.require(parity.compare("onnx", reference, answers, options.tolerance), name=name))
+        classes = source.real.classes if is_int8 else None
+        return parity.compare("onnx", reference, answers, options.tolerance, classes=classes)
+
+    path = folder / MODEL_FILE
+    num_weights, num_half, quantisation = _write(source, folded, options, path, measured, name, on_step)
+    on_step("verify the file")
+    if options.verify:
+        steps.append(parity.require(measured(path), name=name))
     card = Card(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
         source=source.description,
         precision=options.precision,
+        target=options.target,
         input=options.input_type,
         max_batch_size=options.max_batch_size,
-        opset=onnx_file.OPSET,
+        opset=onnx_file.OPSETS[options.precision],
         num_weights=num_weights,
         fp16_share=num_half / num_weights,
+        quantisation=quantisation,
+        operators_before=fusion.operators(source.model),
+        operators_after=onnx_file.operators(onnx.load(path)),
         verified=options.verify,
-        verified_on=f"noise and {source.real.origin}" if options.verify else "",
+        verified_on=f"{'' if is_int8 else 'noise and '}{source.real.origin}" if options.verify else "",
         steps=tuple(steps),
-        canary=_canary(session, source, options),
+        canary=_canary(OnnxRuntimeModel(path), source, options),
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),
     )
     (folder / cards.FILE_NAME).write_text(cards.write_card(card))
     return card
+
+
+def _write(
+    source: LoadedSource, folded: nn.Module, options: ExportOptions, path: Path,
+    measured: Callable[[Path], Parity], name: str, on_step: Callable[[str], None],
+) -> tuple[int, int, Quantisation | None]:  # fmt: skip
+    """Write the file; return the network's number of weight values, how many have 16 bits, and how int8 came to be."""
+    spec = source.description.spec
+    fp32_file = path.with_name("fp32.onnx") if options.int8 else path
+    on_step("write ONNX")
+    proto = onnx_file.write_onnx(
+        folded, spec, fp32_file, precision=options.precision, input_type=options.input_type, target=options.target
+    )
+    num_weights, num_half = onnx_file.weight_counts(proto)
+    del proto
+    if options.int8 is None:
+        return num_weights, num_half, None
+    form = FileForm(spec=spec, target=options.target, input_type=options.input_type)
+    judge = measured if options.verify else None
+    try:
+        quantisation = write_int8(fp32_file, path, options.int8, form, judge=judge, on_step=on_step)
+    except ParityError as error:
+        advice = "give more and better --calibrate images, another --calibrate-method, or take --fp16"
+        if source.description.weights.startswith("random"):
+            advice = (
+                "random weights have no margins between classes, so that rounding flips near ties: train it or give "
+                "--weights (or --no-verify, for a trial of speed)"
+            )
+        raise ParityError(f"{name}: {error}; {advice}; nothing was published") from error
+    fp32_file.unlink()
+    return num_weights, num_half, quantisation
+
+
+def _require_finite(source: LoadedSource) -> None:
+    bad = [key for key, tensor in source.model.state_dict().items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise UsageError(
+            f"{source.description.weights}: {len(bad)} weights are not finite ({bad[0]}); "
+            "a training that diverged leaves them: train with a lower rate, or give other weights"
+        )
 
 
 def _as_input(batch: parity.Images, source: LoadedSource, input_type: InputType) -> parity.Logits:

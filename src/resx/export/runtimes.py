@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
 from resx.errors import ExportError, MissingCapability, UsageError
 from resx.export import engine_layers
-from resx.export.card import Card
+from resx.export.card import Card, Target
 from resx.export.gpu import gpu_here
 from resx.export.tensorrt_engine import collecting_logger, last_error, load_package
 
@@ -28,6 +29,17 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Return options that leave the machine's other users their cores."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # warnings about fp16 on the CPU concern nobody here
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # Spinning threads take cores from whoever shares the machine, a server or client above all.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
 def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
     """Open a file in a session on the CPU; `threads` None takes every core that this process may use.
 
@@ -37,16 +49,37 @@ def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.Infer
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file; give a .onnx file")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # warnings about fp16 on the CPU concern nobody here
-    options.intra_op_num_threads = threads or usable_cores()
-    options.inter_op_num_threads = 1
-    # Spinning threads take cores from whoever shares the machine, a server or client above all.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options = session_options(threads or usable_cores())
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
+
+
+def default_target() -> Target:
+    """Return what files are written for if nobody says: the GPU where onnxruntime can use one."""
+    return "gpu" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+
+
+def require_bf16() -> None:
+    """Check that onnxruntime computes a bf16 convolution here; without it no bf16 file could be verified.
+
+    Raises:
+        MissingCapability: it has no kernel for it.
+    """
+    images, weight = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.BFLOAT16, [1, 1, 1, 1]) for name in ("x", "w")
+    )
+    answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.BFLOAT16, [1, 1, 1, 1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Conv", ["x", "w"], ["y"])], "g", [images, weight], [answer])
+    probe = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 22)], ir_version=10)
+    try:
+        onnxruntime.InferenceSession(probe.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise MissingCapability(
+            "bf16: onnxruntime has no bfloat16 convolution on the CPU, so the file could not be verified; "
+            "take --fp16 or --int8"
+        ) from error
 
 
 class OnnxRuntimeModel:

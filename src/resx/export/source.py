@@ -34,6 +34,8 @@ class RealImages:
     """[N, 3, H, W] at the network's size."""
     origin: str
     """For the card."""
+    classes: npt.NDArray[np.int64] | None = None
+    """[N]; None where they are not known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -116,7 +118,11 @@ def _held_out(folder: Path) -> RealImages | None:
         return None
     num_images = min(NUM_REAL_IMAGES["data"], len(data.held_out))
     chosen = np.linspace(0, len(data.held_out) - 1, num_images).astype(np.int64)
-    return RealImages(images=data.held_out.images[chosen], origin=f"held-out images of {data.name}")
+    return RealImages(
+        images=data.held_out.images[chosen],
+        origin=f"held-out images of {data.name}",
+        classes=data.held_out.targets[chosen],
+    )
 
 
 def _photographs(size: int, *, seed: int) -> RealImages:

@@ -1,7 +1,6 @@
 """From image files to a served model's answer: decode, resize, crop, send, read the labels.
 
-The geometry is torchvision's for classification: bring the shorter side to `resize` pixels (bilinear,
-antialiased), cut the centre. The server's own configuration says the sizes.
+The geometry is `resx.export.images`'s; the server's own configuration says the sizes.
 """
 
 from __future__ import annotations
@@ -12,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from resx.errors import UsageError
 from resx.export.card import normalised_pixels
+from resx.export.images import load_image, pixels
 from resx.serving.client import Interface, Prediction, TritonClient
 
 
@@ -34,16 +34,7 @@ def load_images(paths: Sequence[Path]) -> list[Image.Image]:
     Raises:
         UsageError: a file is missing, or is no image that Pillow knows.
     """
-    return [_load(path) for path in paths]
-
-
-def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> npt.NDArray[np.uint8]:
-    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first."""
-    scale = resize / min(image.size)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+    return [load_image(path) for path in paths]
 
 
 def model_input(images: Sequence[Image.Image], interface: Interface) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
@@ -73,16 +64,6 @@ def classify_files(
         batch = model_input(images[start : start + size], interface)
         answers += [_probabilities(row)[:top] for row in client.classify(model, interface, batch, version)]
     return answers
-
-
-def _load(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{path}: not an image that can be decoded; give a PNG, JPEG or WebP file") from error
 
 
 def _probabilities(predictions: Sequence[Prediction]) -> list[Guess]:

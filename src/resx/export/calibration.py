@@ -1,0 +1,180 @@
+"""The images that int8 is calibrated on, and the tables that are made of them.
+
+    (nothing)   a run's own training images
+    digits      the built-in handwritten digits' training part
+    DIR         image files at any depth below a folder, prepared as a query's are
+    FILE.npz    one array UINT8 [N, 3, H, W] at the network's size
+    random      noise: ranges that say nothing of real images; the card says so
+
+A table holds each tensor's range. It depends on the fp32 file (which holds the weights), the images, the
+method and onnxruntime's version, and is kept in the cache folder under the hash of all four.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.errors import UsageError
+from resx.export.card import CalibrationMethod
+from resx.export.images import load_image, pixels
+from resx.files import cache_folder, sha256_of, write_atomic
+from resx.training import checkpoint
+from resx.training.data import Images, load_data
+from resx.training.folder import SUFFIXES
+from resx.zoo.spec import ModelSpec
+
+Ranges: TypeAlias = Mapping[str, tuple[float, float]]
+"""Lowest and highest value of each tensor, by its name."""
+
+REMEDY = "give --calibrate digits, a folder of images or a .npz file of your data (or --calibrate random, for a trial)"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Calibration:
+    """Images to find the ranges of activations on."""
+
+    images: npt.NDArray[np.uint8]
+    """[N, 3, H, W] at the network's size."""
+    origin: str
+    is_random: bool = False
+
+    @property
+    def sha256(self) -> str:
+        """Of shape and bytes."""
+        return hashlib.sha256(f"{self.images.shape}\n".encode() + self.images.tobytes()).hexdigest()
+
+
+def load_calibration(text: str, spec: ModelSpec, *, num_images: int, seed: int, run: Path | None) -> Calibration:
+    """Load at most `num_images` images, spread evenly over what there is.
+
+    Args:
+        text: as in the module's table; empty for the run's own.
+        spec: of the network that takes them.
+        num_images: 512 are enough for ranges to settle.
+        seed: of `random`.
+        run: the run's folder; None for a source that has none.
+
+    Raises:
+        UsageError: there are no such images, or not of this shape.
+    """
+    if num_images < 1:
+        raise UsageError(f"--calibrate-images {num_images}: give 1 or more")
+    shape = (3, spec.image_size, spec.image_size)
+    if text == "random":
+        noise = np.random.default_rng(seed).integers(0, 256, size=(num_images, *shape), dtype=np.uint8)
+        return Calibration(images=noise, origin=f"random noise (seed {seed})", is_random=True)
+    if not text or text == "digits":
+        return _of_data_set(text, spec, num_images=num_images, run=run)
+    path = Path(text)
+    if path.is_dir():
+        return Calibration(images=_from_folder(path, spec, num_images), origin=f"images of {path}")
+    if path.suffix == ".npz":
+        return Calibration(images=_from_npz(path, shape, num_images), origin=str(path))
+    raise UsageError(f"--calibrate {text}: neither a folder nor a .npz file; {REMEDY}")
+
+
+def require_data(text: str, *, has_own_data: bool) -> None:
+    """Check that there is something to calibrate on, before anything is built.
+
+    Raises:
+        UsageError: the source has no data of its own and none were named.
+    """
+    if not text and not has_own_data:
+        raise UsageError(f"--int8 calibrates on real images, and a variant has none of its own; {REMEDY}")
+
+
+def table_key(model_file: Path, calibration: Calibration, method: CalibrationMethod) -> str:
+    """Return the name of the table: equal for equal weights, form, images, method and onnxruntime."""
+    parts = (sha256_of(model_file), calibration.sha256, method, _runtime_version())
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def kept_table(key: str) -> Ranges | None:
+    """Return the table of an earlier export; None if there is none that can be read."""
+    try:
+        stored = json.loads(_table_path(key).read_text())
+        return {str(name): (float(low), float(high)) for name, (low, high) in stored.items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None  # made anew, like one that never was
+
+
+def keep_table(key: str, ranges: Ranges) -> None:
+    """Keep a table for later exports."""
+    write_atomic(_table_path(key), json.dumps({name: list(ranges[name]) for name in sorted(ranges)}) + "\n")
+
+
+def _table_path(key: str) -> Path:
+    return cache_folder() / "calibration" / f"{key}.json"
+
+
+def _runtime_version() -> str:
+    for package in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return f"{package} {metadata.version(package)}"
+        except metadata.PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+def _of_data_set(text: str, spec: ModelSpec, *, num_images: int, run: Path | None) -> Calibration:
+    if text == "digits":
+        data = load_data("digits", image_size=spec.image_size)
+    elif run is None:
+        raise UsageError(f"--int8 calibrates on real images; {REMEDY}")
+    else:
+        try:
+            data = checkpoint.load_run_data(run)
+        except UsageError as error:
+            raise UsageError(f"{run}: the data it was trained on are not here ({error}); {REMEDY}") from error
+    chosen = _chosen(data.train.images, num_images)
+    return Calibration(images=chosen, origin=f"training images of {data.name}")
+
+
+def _chosen(images: Images, num_images: int) -> npt.NDArray[np.uint8]:
+    return images[_spread(len(images), num_images)]
+
+
+def _spread(total: int, wanted: int) -> npt.NDArray[np.int64]:
+    """Return at most `wanted` indices below `total`, evenly spaced: data are often in the order of their classes."""
+    return np.linspace(0, total - 1, min(total, wanted)).astype(np.int64)
+
+
+def _from_folder(folder: Path, spec: ModelSpec, num_images: int) -> npt.NDArray[np.uint8]:
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not paths:
+        raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...); {REMEDY}")
+    size = spec.image_size
+    chosen = [paths[index] for index in _spread(len(paths), num_images)]
+    return np.stack([pixels(load_image(path), height=size, width=size, resize=spec.resize) for path in chosen])
+
+
+def _from_npz(path: Path, shape: tuple[int, int, int], num_images: int) -> npt.NDArray[np.uint8]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = list(file.files)
+            if len(names) != 1 and "images" not in names:
+                raise UsageError(f"--calibrate {path}: holds {names}; give one array, or one named `images`")
+            images = file["images" if "images" in names else names[0]]
+    except FileNotFoundError:
+        raise UsageError(f"--calibrate {path}: no such file; {REMEDY}") from None
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"--calibrate {path}: not a .npz file that numpy can read; write it with numpy.savez"
+        ) from error
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != shape or not len(images):
+        raise UsageError(
+            f"--calibrate {path}: {images.dtype} {list(images.shape)}; give uint8 [N, {', '.join(map(str, shape))}], "
+            "the pixels before normalisation"
+        )
+    chosen: npt.NDArray[np.uint8] = images[_spread(len(images), num_images)]
+    return chosen

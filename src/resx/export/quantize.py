@@ -1,0 +1,211 @@
+"""int8: a file whose layers compute on 8-bit integers, made of the fp32 file by onnxruntime.quantization.
+
+Static quantisation in QDQ form, weights per channel (Jacob et al. 2018, arXiv:1712.05877). No one file is fast
+everywhere, so each target has its recipe:
+
+    cpu   activations UINT8, bias INT32, after onnxruntime's own preparation. TensorRT's parser refuses an
+          INT32 bias.
+    gpu   activations INT8 around zero, bias fp32, a Q/DQ pair at each weight, as TensorRT wants them. On the
+          CPU it computes the same, no faster than fp32.
+
+The normalisation in front of the first layer stays in fp32: it is 3 channels, and all else follows from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import io
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto
+from onnxruntime.quantization import CalibrationDataReader, QuantType, calibrate, shape_inference
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
+
+from resx.errors import ExportError, UsageError, nearest
+from resx.export.calibration import Ranges
+from resx.export.card import CalibrationMethod, Target
+from resx.export.onnx_file import INPUT, WEIGHTED
+
+_METHODS: Mapping[CalibrationMethod, calibrate.CalibrationMethod] = {
+    "entropy": calibrate.CalibrationMethod.Entropy,
+    "minmax": calibrate.CalibrationMethod.MinMax,
+    "percentile": calibrate.CalibrationMethod.Percentile,
+}
+_OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
+# Every activation of a batch is held at once while its histogram is made.
+_PIXELS_AT_ONCE = 600_000
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """What onnxruntime.quantization is to do."""
+
+    activations: QuantType
+    options: Mapping[str, bool]
+
+
+RECIPES: Mapping[Target, Recipe] = {
+    "cpu": Recipe(activations=QuantType.QUInt8, options={}),
+    "gpu": Recipe(
+        activations=QuantType.QInt8,
+        options={
+            "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True,
+            "DedicatedQDQPair": False, "QDQDisableWeightAdjustForInt32Bias": True,
+        },
+    ),
+}  # fmt: skip
+
+
+def prepare(fp32_file: Path, path: Path, *, target: Target) -> None:
+    """Write the form of the fp32 file that is quantised: shapes inferred and, for the CPU, operators fused."""
+    if target == "gpu":
+        shutil.copyfile(fp32_file, path)
+        return
+    with quiet():
+        shape_inference.quant_pre_process(str(fp32_file), str(path))
+
+
+def layers(model: ModelProto) -> list[str]:
+    """Return the names of the nodes with weights, first to last."""
+    return [node.name for node in model.graph.node if node.op_type in WEIGHTED]
+
+
+def matching(model: ModelProto, patterns: Sequence[str]) -> list[str]:
+    """Return the names of the nodes that a pattern like `layer4.*` matches, first to last.
+
+    Raises:
+        UsageError: a pattern matches none.
+    """
+    names = [node.name for node in model.graph.node]
+    for pattern in patterns:
+        if not fnmatch.filter(names, pattern):
+            known = layers(model)
+            close = nearest(pattern, known) or f"; layers are {', '.join(known[:3])}, ..., {known[-1]}"
+            raise UsageError(f"--keep-fp32 {pattern}: matches no node{close}")
+    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def find_ranges(
+    prepared: Path, images_NCHW: npt.NDArray[np.uint8], method: CalibrationMethod,
+    as_input: Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]],
+) -> Ranges:  # fmt: skip
+    """Run the images through the fp32 file and return every tensor's range.
+
+    Args:
+        prepared: as `prepare` wrote it.
+        images_NCHW: of any number; a few are run at a time.
+        method: minmax takes all values in, percentile leaves out the outermost 0.001 %, entropy cuts where
+            the quantised values' distribution is nearest to the true one.
+        as_input: makes the file's input of images.
+    """
+    size = max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
+    with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, quiet():
+        calibrator = calibrate.create_calibrator(
+            prepared, _OPERATORS, str(Path(folder) / "augmented.onnx"), _METHODS[method],
+            extra_options={"symmetric": False},
+        )  # fmt: skip
+        for start in range(0, len(images_NCHW), size):
+            calibrator.collect_data(_OneBatch({INPUT: as_input(images_NCHW[start : start + size])}))
+        found = calibrator.compute_data()
+    bounds = {name: [np.asarray(bound).item() for bound in data.range_value] for name, data in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Collection[str]) -> ModelProto:
+    """Return the int8 form of the prepared file, in which the nodes named in `keep_fp32` compute in fp32.
+
+    So do the operators without weights (sums, concatenations, pooling) that touch one of them: they would
+    round the very tensors that are to stay exact.
+
+    Raises:
+        ExportError: onnxruntime could not quantise it.
+    """
+    model = onnx.load(prepared)
+    recipe = RECIPES[target]
+    bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    try:
+        with quiet():
+            quantizer = QDQQuantizer(
+                model, True, False, QuantType.QInt8, recipe.activations,
+                calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds), [],
+                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)], _OPERATORS, dict(recipe.options),
+            )  # fmt: skip
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ExportError(f"onnxruntime could not quantise it: {str(error).partition(chr(10))[0]}") from error
+    quantised: ModelProto = quantizer.model.model
+    return quantised
+
+
+def num_int8_weights(model: ModelProto) -> int:
+    """Count the weight values of layers that are stored in 8 bits, or quantised where they are used (gpu)."""
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    made_by = {output: node for node in model.graph.node for output in node.output}
+    total = 0
+    for node in model.graph.node:
+        source = made_by.get(node.input[1]) if node.op_type in WEIGHTED else None
+        if source is None or source.op_type != "DequantizeLinear":
+            continue
+        before = made_by.get(source.input[0])
+        name = source.input[0] if before is None else before.input[0]
+        total += int(np.prod(stored[name].dims)) if name in stored else 0
+    return total
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep onnxruntime's remarks, printed or through Python's root logger, off the user's terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _in_front(model: ModelProto) -> list[str]:
+    """Return the names of the nodes before the first layer: cast and normalisation."""
+    names = []
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED:
+            break
+        names.append(node.name)
+    return names
+
+
+def _touching(model: ModelProto, names: Collection[str]) -> list[str]:
+    """Return the names of the nodes without weights that share a tensor with these nodes, or with a ReLU behind."""
+    kept = [node for node in model.graph.node if node.name in names]
+    tensors = {name for node in kept for name in (node.input[0], *node.output)}
+    for node in model.graph.node:
+        if node.op_type == "Relu" and node.input[0] in tensors:
+            tensors |= set(node.output)
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type not in WEIGHTED and tensors.intersection((*node.input, *node.output))
+    ]
+
+
+class _OneBatch(CalibrationDataReader):  # type: ignore[misc]
+    """The one form in which onnxruntime takes calibration data: an iterator that ends in None."""
+
+    def __init__(self, feed: dict[str, npt.NDArray[Any]]) -> None:
+        self._feeds = iter([feed])
+
+    def get_next(self) -> dict[str, npt.NDArray[Any]] | None:
+        """Return the batch, then None."""
+        return next(self._feeds, None)
