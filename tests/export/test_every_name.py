@@ -7,7 +7,7 @@ import pytest
 from resx.export import parity
 from resx.export.card import Source
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.source import LoadedSource, RealImages, weights_sha256
+from resx.export.source import LoadedSource, RealImages, fit_batch_norms, weights_sha256
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
 
@@ -19,7 +19,8 @@ def test_a_name_becomes_a_verified_file(name: str, tmp_path: Path) -> None:
     spec = VARIANTS[name].spec
     if not spec.architecture.undroppable:
         spec = spec.with_changes(survival=0.5)
-    model = build_from_spec(spec, seed=0).eval()
+    model = build_from_spec(spec, seed=0)
+    fit_batch_norms(model, spec, parity.photograph_crops(4, spec.image_size, seed=0))
     source = LoadedSource(
         name=name,
         model=model,

@@ -10,19 +10,21 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
 from resx.errors import UsageError
 from resx.export import parity
 from resx.export.card import Source, SourceArguments
 from resx.export.foreign import load_foreign
-from resx.training import checkpoint
+from resx.training import checkpoint, evaluation
 from resx.zoo import pretrained
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import kind_of, variant
 from resx.zoo.spec import ModelSpec
 
 # Enough real images that one disagreement in a hundred shows, few enough for a laptop at 224 pixels.
+_NUM_FITTING_IMAGES = 8
 NUM_REAL_IMAGES = {"photographs": 16, "data": 128}
 
 
@@ -71,6 +73,24 @@ def load_source(
         source=text, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings)
     )
     return replace(loaded, description=loaded.description.model_copy(update={"arguments": arguments}))
+
+
+def fit_batch_norms(model: nn.Module, spec: ModelSpec, images_NCHW: npt.NDArray[np.uint8]) -> None:
+    """Set the running statistics of a network's batch norms to those of the images; leave it in evaluation mode.
+
+    With their initial statistics, mean 0 and variance 1, a network of random weights is not what any training
+    gives: its activations grow with every block, and 1000 layers overflow even fp32.
+    """
+    model.eval()
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.train().momentum = 1.0  # the batch's own statistics, whole
+    with torch.inference_mode():
+        model(evaluation.normalised(images_NCHW, spec, torch.device("cpu")))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -139,9 +159,14 @@ def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]
     else:
         path = Path(weights)
     model = build_from_spec(spec, seed=seed)
-    if weights != "none":
+    if weights == "none":
+        fit_batch_norms(model, spec, parity.photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed))
+    else:
         pretrained.load_weights(model, pretrained.read_weights(path), source=str(path))
-    origin = {"none": f"random (seed {seed})", "imagenet": f"imagenet ({path.name})"}.get(weights, weights)
+    origin = {
+        "none": f"random (seed {seed}), batch norms fitted to photographs",
+        "imagenet": f"imagenet ({path.name})",
+    }.get(weights, weights)
     return _described(model.eval(), spec, name=name, kind="variant", weights=origin, seed=seed)
 
 

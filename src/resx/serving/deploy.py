@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from resx.errors import ParityError, ResxError
+from resx.errors import MissingCapability, ParityError, ResxError
 from resx.export import card as cards
 from resx.export.card import Card
 from resx.files import sha256_of
 from resx.serving import triton_config
 from resx.serving.client import TritonClient
+from resx.serving.embedded import TRITON_VERSION
 from resx.serving.repository import CONFIG_FILE, Repository
 
 
@@ -42,6 +43,11 @@ def deploy(client: TritonClient, repository: Repository, name: str) -> Deployed:
     version = int(folder.name)
     card = cards.read_card(folder)
     _require_unchanged(repository, name, version, card)
+    if card.engine is not None and client.server_version() == TRITON_VERSION:
+        raise MissingCapability(
+            f"{name} version {version}: a TensorRT plan, and the embedded Triton has no TensorRT; "
+            "serve it with NVIDIA's container (docker compose --profile gpu up)"
+        )
     loaded = client.model_versions().get(name, [])
     previous = loaded[-1] if loaded else None
     client.load(name)
