@@ -21,7 +21,7 @@ demo: $(STAMP)  ## train, fold, export, serve, query and measure on real digits
 	$(BIN)/resx demo
 
 test: $(STAMP)  ## run the tests, but for the slow ones
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
