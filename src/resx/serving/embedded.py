@@ -29,7 +29,15 @@ from importlib import resources
 from pathlib import Path
 
 from resx.errors import MissingCapability, ServerError, UsageError
-from resx.files import cache_folder, publish_folder, require_free_space, sha256_of, staging_folder, write_atomic
+from resx.files import (
+    cache_folder,
+    exclusive,
+    publish_folder,
+    require_free_space,
+    sha256_of,
+    staging_folder,
+    write_atomic,
+)
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
@@ -128,12 +136,14 @@ def install(on_step: Callable[[str], None] = lambda _step: None) -> Installation
         return found
     root = _install_root()
     require_free_space(root, _UNPACKED_BYTES)
-    wheel = _fetch_wheel(on_step)
-    on_step(f"unpack Triton {TRITON_VERSION}")
-    with staging_folder(root.parent) as staged:
-        _unpack(wheel, staged)
-        if not root.exists():  # another process may have been faster
-            publish_folder(staged, root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive(root.parent):  # one process fetches, the others wait and find it
+        if find_installed() is None:
+            wheel = _fetch_wheel(on_step)
+            on_step(f"unpack Triton {TRITON_VERSION}")
+            with staging_folder(root.parent) as staged:
+                _unpack(wheel, staged)
+                publish_folder(staged, root)
     found = find_installed()
     assert found is not None
     _write_backend(found.backends)
