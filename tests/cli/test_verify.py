@@ -143,6 +143,17 @@ def test_a_file_whose_card_was_adjusted_is_found_by_its_answers(resx: Resx, tmp_
     assert [check["passed"] for check in done.json["checks"]] == [True, False, False]
 
 
+def test_an_int8_version_is_compared_as_it_was_exported(resx: Resx) -> None:
+    """On real images only: noise leaves the calibrated ranges and would fail a good file."""
+    assert resx("train", "resnet20", "--epochs", "4", "--image-size", "16", "-o", "run", "-q").code == 0
+    export = resx("export", "run", "--int8", "--calibrate-images", "64", "--json", "-q")
+    assert export.code == 0, export.err
+    done = resx("verify", "run", "--json")
+    assert done.code == 0, done.err
+    assert [(check["passed"], check["skipped"]) for check in done.json["checks"]] == [(True, False)] * 3
+    assert f"{export.json['steps'][-1]['num_images']} images" in done.json["checks"][-1]["detail"]
+
+
 def test_a_source_that_is_gone_is_said_not_guessed(tmp_path: Path, resx: Resx) -> None:
     publish_tiny(Repository(tmp_path / "model_repository"), "tiny")
     done = resx("verify", "tiny", "--json")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resx.errors import ResxError
+from resx.errors import ParityError, ResxError
 from resx.export import card as cards
 from resx.export.card import Card
 from resx.files import sha256_of
@@ -88,6 +88,8 @@ def _source(folder: Path, card: Card) -> Check:
 
     try:
         again = repeated_parity(card, folder / card.model_file)
+    except ParityError as error:  # it answers, but not in the same shape
+        return Check(what=what, passed=False, detail=str(error))
     except ResxError as error:
         return Check(what=what, passed=True, skipped=True, detail=str(error))
     return Check(
