@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,13 @@ def test_the_client_commands_need_no_torch() -> None:
         "import resx.bench.report, resx.serving.checks\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_ctrl_c_while_a_dataclass_is_made_ends_with_the_code_of_an_interrupt(tmp_path: Path) -> None:
+    """Python marks an interrupt inside `exec` of a string as uncaught for good; `-m` then dies of SIGINT."""
+    (tmp_path / "interrupted.py").write_text(
+        "from resx.cli import main\nmain.app = lambda standalone_mode: exec('raise KeyboardInterrupt')\nmain.main()\n"
+    )
+    command = [sys.executable, "-m", "interrupted"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")

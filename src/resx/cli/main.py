@@ -76,5 +76,9 @@ def _run() -> int:
         output.fail(f"{' '.join(error.format_message().split())} (see --help)")
         return 2
     if code == INTERRUPTED:
+        # Ctrl-C inside an exec of a string (dataclasses and named tuples are made so, hence an import of torch) sets a
+        # flag by which `python -m` kills itself with SIGINT at its end, though the interrupt was caught. The next exec
+        # of a string clears it.
+        exec("")  # noqa: S102
         output.fail("interrupted")
     return code if isinstance(code, int) else 0
