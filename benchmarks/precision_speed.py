@@ -31,7 +31,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from resx.export import onnx_file, parity, quantize
+from resx.export import onnx_file, quantize
+from resx.export.card import signature_of
+from resx.export.images import photograph_crops
 from resx.export.runtimes import OnnxRuntimeModel, usable_cores
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
@@ -52,8 +54,8 @@ def write_files(name: str, folder: Path) -> dict[str, Path]:
         onnx_file.write_onnx(model, spec, files[kind], precision="fp32", input_type="uint8", target=target)  # type: ignore[arg-type]
     prepared = folder / "prepared.onnx"
     quantize.prepare(files["form"], prepared, target="cpu")
-    images = parity.photograph_crops(_NUM_CALIBRATION_IMAGES, spec.image_size, seed=1)
-    ranges = quantize.find_ranges(prepared, images, "minmax", lambda batch: batch)
+    images = photograph_crops(_NUM_CALIBRATION_IMAGES, spec.image_size, seed=1)
+    ranges = quantize.find_ranges(prepared, images, "minmax", signature_of(spec, "uint8"))
     onnx.save(quantize.quantise(prepared, ranges, target="cpu", keep_fp32=[]), files["int8"])
     return files
 
@@ -104,7 +106,7 @@ def main() -> int:
     for name in options.models:
         with tempfile.TemporaryDirectory() as folder:
             files = write_files(name, Path(folder))
-            images = parity.photograph_crops(8, variant(name).spec.image_size, seed=0)
+            images = photograph_crops(8, variant(name).spec.image_size, seed=0)
             times = measure(files, images, rounds=options.rounds, threads=options.threads)
             answers = {kind: OnnxRuntimeModel(path)(images) for kind, path in files.items()}
         for kind in ("form", "int8"):

@@ -89,10 +89,10 @@ def publish_tiny(
     classes: int = 10, max_batch_size: int = 4,
 ) -> tuple[Card, Published]:  # fmt: skip
     """Export and publish a tiny network with random weights."""
-    from resx.export import parity
     from resx.export.card import Source
+    from resx.export.images import RealImages, photograph_crops
     from resx.export.pipeline import ExportOptions
-    from resx.export.source import LoadedSource, RealImages, weights_sha256
+    from resx.export.source import LoadedSource, weights_sha256
     from resx.zoo.building import build_from_spec
 
     spec = tiny_spec(classes=classes)
@@ -101,7 +101,7 @@ def publish_tiny(
         name=name,
         model=model,
         description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
-        real=RealImages(images=parity.photograph_crops(8, spec.image_size, seed=0), origin="photographs"),
+        real=RealImages(images=photograph_crops(8, spec.image_size, seed=0), origin="photographs"),
     )
     options = ExportOptions(precision=precision, input_type=input_type, max_batch_size=max_batch_size)  # type: ignore[arg-type]
     return export_into(repository, source, options, ServingOptions(), name=name, command="a test")

@@ -119,7 +119,7 @@ def test_a_checkpoint_that_is_missing_truncated_or_of_another_network_is_named(r
 
 
 def test_a_miss_of_the_bar_is_exit_code_3_and_publishes_nothing(resx: Resx, tmp_path: Path) -> None:
-    refused(resx("export", "resnet20", "--atol", "1e-30", "-q"), 3, "differs from PyTorch", "--no-verify")
+    refused(resx("export", "resnet20", "--atol", "1e-30", "-q"), 3, "differs from its source", "--no-verify")
     assert list((tmp_path / "model_repository").iterdir()) == []
 
 

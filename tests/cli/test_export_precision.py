@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import save_file
 
 from resx.export.calibration import load_calibration
+from resx.export.card import signature_of
 from resx.export.source import load_source
 from resx.training import checkpoint, recipes
 from resx.training.data import digits
@@ -76,7 +77,7 @@ def test_a_run_is_calibrated_on_its_own_training_images_and_the_json_says_all(re
 
 def test_a_runs_training_images_are_taken_evenly_and_not_the_held_out(tmp_path: Path) -> None:
     spec = run_on_digits(tmp_path)
-    found = load_calibration("", spec, num_images=1000, seed=0, run=tmp_path)
+    found = load_calibration("", signature_of(spec, "uint8"), num_images=1000, seed=0, run=tmp_path)
     held_out = {image.tobytes() for image in load_source(str(tmp_path), weights="none", seed=0).real.images}
     train = {image.tobytes() for image in digits(16).train.images}
     assert {image.tobytes() for image in found.images} <= train

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from resx.export import parity
 from resx.export.card import Source
+from resx.export.images import RealImages, photograph_crops
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.source import LoadedSource, RealImages, fit_batch_norms, weights_sha256
+from resx.export.source import LoadedSource, fit_batch_norms, weights_sha256
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
 
@@ -20,12 +20,12 @@ def test_a_name_becomes_a_verified_file(name: str, tmp_path: Path) -> None:
     if not spec.architecture.undroppable:
         spec = spec.with_changes(survival=0.5)
     model = build_from_spec(spec, seed=0)
-    fit_batch_norms(model, spec, parity.photograph_crops(4, spec.image_size, seed=0))
+    fit_batch_norms(model, spec, photograph_crops(4, spec.image_size, seed=0))
     source = LoadedSource(
         name=name,
         model=model,
         description=Source(kind="variant", spec=spec, weights="random (seed 0)", weights_sha256=weights_sha256(model)),
-        real=RealImages(images=parity.photograph_crops(2, spec.image_size, seed=0), origin="photographs"),
+        real=RealImages(images=photograph_crops(2, spec.image_size, seed=0), origin="photographs"),
     )
 
     card = export_version(source, ExportOptions(max_batch_size=2), tmp_path, name=name, command="test")

@@ -3,7 +3,7 @@ import pytest
 
 from resx.errors import ParityError
 from resx.export import parity
-from resx.export.card import Tolerance
+from resx.export.card import Tolerance, signature_of
 
 LOGITS = [np.random.default_rng(0).normal(size=(8, 10)) for _ in range(3)]
 
@@ -65,8 +65,8 @@ def test_batches_are_of_one_two_and_the_largest_on_noise_and_on_real_images() ->
     from tests.conftest import tiny_spec
 
     real = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1).repeat(3, 1).repeat(16, 2).repeat(16, 3)
-    batches = parity.images_for(tiny_spec(), real=real, max_batch_size=8, seed=0)
+    batches = parity.images_for(signature_of(tiny_spec(), "uint8"), real=real, max_batch_size=8, seed=0)
     assert [len(batch) for batch in batches] == [1, 2, 8, 1, 2, 8, 8, 1]
     assert np.array_equal(np.concatenate(batches[3:]), real)
-    few = parity.images_for(tiny_spec(), real=real[:5], max_batch_size=8, seed=0)
+    few = parity.images_for(signature_of(tiny_spec(), "uint8"), real=real[:5], max_batch_size=8, seed=0)
     assert sum(len(batch) for batch in few[3:]) == 5

@@ -8,8 +8,9 @@ import pytest
 from resx.errors import ExportError, ParityError, ResxError, UsageError
 from resx.export import pipeline
 from resx.export.card import Source, read_card
+from resx.export.images import RealImages
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.source import LoadedSource, RealImages, load_source, weights_sha256
+from resx.export.source import LoadedSource, load_source, weights_sha256
 from resx.serving.repository import Repository
 from resx.zoo.building import build_from_spec
 from tests.conftest import publish_tiny, tiny_spec

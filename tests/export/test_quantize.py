@@ -14,17 +14,18 @@ from torch import nn
 from resx.errors import MissingCapability, ParityError, UsageError
 from resx.export import calibration, onnx_file, parity, quantize, sensitivity
 from resx.export.calibration import Calibration, load_calibration
-from resx.export.card import TARGETS, Card, Source, Target, read_card
+from resx.export.card import TARGETS, Card, Source, Target, read_card, signature_of
+from resx.export.images import RealImages, photograph_crops
 from resx.export.int8_file import Int8Options
 from resx.export.pipeline import ExportOptions, export_version
 from resx.export.runtimes import OnnxRuntimeModel
-from resx.export.source import LoadedSource, RealImages, weights_sha256
+from resx.export.source import LoadedSource, weights_sha256
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
 from tests.conftest import tiny_spec
 from tests.export.test_fusion import tiny_densenet, with_statistics
 
-PHOTOGRAPHS = parity.photograph_crops(40, 16, seed=0)
+PHOTOGRAPHS = photograph_crops(40, 16, seed=0)
 
 
 @pytest.fixture(autouse=True)
@@ -317,7 +318,7 @@ def test_int8_without_calibration_is_refused_and_so_is_calibration_without_int8(
 
 
 def load(text: str | Path, *, num_images: int = 8) -> Calibration:
-    return load_calibration(str(text), tiny_spec(), num_images=num_images, seed=0, run=None)
+    return load_calibration(str(text), signature_of(tiny_spec(), "uint8"), num_images=num_images, seed=0, run=None)
 
 
 def test_a_folder_gives_its_images_as_a_query_would_see_them(tmp_path: Path) -> None:

@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from resx.export import parity
+from resx.export.images import photograph_crops
 from resx.export.source import fit_batch_norms, load_source
 from resx.training import evaluation
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 
-IMAGES = parity.photograph_crops(4, 32, seed=1)
+IMAGES = photograph_crops(4, 32, seed=1)
 
 
 def test_random_weights_are_the_seeds_and_their_batch_norms_fit_images() -> None:

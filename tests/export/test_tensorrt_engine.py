@@ -23,10 +23,11 @@ from resx.export.card import Precision, Source, read_card
 from resx.export.engine_export import export_engine, export_engine_folder
 from resx.export.gpu import Gpu, gpu_here
 from resx.export.grouped import grouped_half_convolutions, with_grouped_in_fp32
+from resx.export.images import RealImages
 from resx.export.onnx_file import write_onnx
 from resx.export.pipeline import ExportOptions
 from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
-from resx.export.source import LoadedSource, RealImages, weights_sha256
+from resx.export.source import LoadedSource, weights_sha256
 from resx.export.tensorrt_engine import EngineOptions, build_engine, load_package
 from resx.serving import publishing
 from resx.serving.repository import Repository

@@ -13,7 +13,7 @@ from resx.serving.client import Interface
 
 def interface(input_type: str = "UINT8", **parameters: str) -> Interface:
     return Interface(
-        input_name="image", input_type=input_type, output_name="logits", num_classes=2, image_size=(224, 224),
+        input_name="image", input_type=input_type, output_name="logits", num_classes=2, input_dims=(3, 224, 224),
         max_batch_size=8, parameters={key.replace("_", "."): value for key, value in parameters.items()},
     )  # fmt: skip
 

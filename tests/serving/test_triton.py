@@ -12,7 +12,7 @@ from PIL import Image
 from resx.bench import report
 from resx.bench.load import LoadPlan
 from resx.errors import MissingCapability, ParityError, ServerError, UsageError
-from resx.export.card import canary_images
+from resx.export.card import canary_input
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.serving.client import PROTOCOLS, Address, Protocol, TritonClient, parse_address
 from resx.serving.deploy import deploy
@@ -244,7 +244,7 @@ def test_the_metrics_endpoint_counts_inferences(triton: RunningTriton) -> None:
 
 def test_the_canary_is_the_cards(triton: RunningTriton) -> None:
     card = triton.repository.card("tiny")
-    logits = in_process(triton, "tiny")(canary_images(card.source.spec, "uint8", 2))
+    logits = in_process(triton, "tiny")(canary_input(card.signature, 2))
     assert np.allclose(logits, card.canary.logits, rtol=1e-5)
 
 

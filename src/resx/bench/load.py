@@ -81,6 +81,11 @@ def closed_loop(
             f"batch_size={plan.batch_size}: {model} takes {max(1, interface.max_batch_size)} at most; "
             "`resx export --max-batch` sets that"
         )
+    if interface.fixed_batch and plan.batch_size != interface.max_batch_size:
+        raise UsageError(
+            f"batch_size={plan.batch_size}: {model} takes exactly {interface.max_batch_size}; "
+            f"give --batch-size {interface.max_batch_size}"
+        )
     images = request_images(interface, plan.batch_size, plan.seed)
     with TritonClient(address) as client:
         client.infer(model, interface, images, version)
@@ -112,8 +117,8 @@ def closed_loop(
 
 
 def request_images(interface: Interface, batch_size: int, seed: int) -> npt.NDArray[Any]:
-    """Return one request's images [N, 3, H, W]: seeded noise in the model's input type."""
-    shape = (batch_size, 3, *interface.image_size)
+    """Return one request's input [N, ...]: seeded noise in the model's input type."""
+    shape = (batch_size, *interface.input_dims)
     random = np.random.default_rng(seed)
     if interface.input_type == "UINT8":
         return random.integers(0, 256, size=shape, dtype=np.uint8)

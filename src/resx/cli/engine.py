@@ -14,8 +14,7 @@ from resx.files import cache_folder, checked_name
 
 if TYPE_CHECKING:
     from resx.export.card import Card
-    from resx.export.pipeline import ExportOptions
-    from resx.export.source import LoadedSource
+    from resx.export.pipeline import Exportable, ExportOptions
     from resx.export.tensorrt_engine import EngineOptions
     from resx.serving.repository import Repository
     from resx.serving.triton_config import ServingOptions
@@ -185,7 +184,7 @@ class Made:
 
 
 def make(
-    flags: EngineFlags, package: Any, repository: Repository, source: LoadedSource, options: ExportOptions,
+    flags: EngineFlags, package: Any, repository: Repository, source: Exportable, options: ExportOptions,
     serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None],
 ) -> Made:  # fmt: skip
     """Export in the format that was asked for, and put the result where it belongs.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -17,7 +18,8 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.export.card import Precision, Quantisation
+    from resx.export.card import FileArguments, Precision, Quantisation
+    from resx.zoo.spec import Channels
 
 
 def register(app: typer.Typer) -> None:
@@ -27,7 +29,10 @@ def register(app: typer.Typer) -> None:
 
 def export(
     source: Annotated[
-        str, typer.Argument(help="A variant (see `resx models`), a run's folder, torchvision:NAME or module:function.")
+        str,
+        typer.Argument(
+            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function."
+        ),
     ],
     fp16: Annotated[bool, typer.Option("--fp16", help="Store and compute in half precision.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Store and compute in bfloat16.")] = False,
@@ -45,14 +50,23 @@ def export(
         typer.Option("--keep-fp32", help="For int8: layers that stay fp32, as `layer4.*`. Repeatable."),
     ] = None,
     input_type: Annotated[
-        str, typer.Option("--input", help="uint8: images, normalised in the graph; float32: the normalised tensor.")
-    ] = "uint8",
+        str,
+        typer.Option(
+            "--input",
+            help="uint8: normalised in the graph; float32: the normalised tensor. Default: uint8, or a file's.",
+        ),
+    ] = "",
     weights: Annotated[str, typer.Option(help="For a variant: none (random), imagenet, or a file.")] = "none",
     settings: Settings = None,
     name: Annotated[str, typer.Option(help="Name in the repository. Default: the variant's or the run's.")] = "",
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network.")
+        int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network, or an open file.")
     ] = None,
+    mean: Annotated[
+        str, typer.Option(metavar="R,G,B", help="For a file of float input: of pixels in [0, 1]. Default: ImageNet's.")
+    ] = "",
+    std: Annotated[str, typer.Option(metavar="R,G,B", help="As --mean: the standard deviation.")] = "",
+    labels: Annotated[str, typer.Option(help="For an .onnx file: a text file, one label a line.")] = "",
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch that will be served.")] = 8,
     instances: Annotated[int, typer.Option(min=1, help="Instances of the model on the server.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads of an instance; 0: the server's cores, shared.")] = 0,
@@ -104,7 +118,9 @@ def export(
         raise UsageError(f"--target cpu: {flags.file_format} runs on a GPU; leave the option out")
     kind = kind_of(source)
     if kind != "run" or name:
-        flags.require_free_target(published, name or source.rpartition(":")[2])
+        default = Path(source).stem if kind == "onnx" else source.rpartition(":")[2]
+        flags.require_free_target(published, name or default)
+    file = _file_arguments(source, kind, mean=mean, std=std, labels=labels)
     with out.steps() as step:
         step("load PyTorch")
         from resx.export.calibration import load_calibration, require_data
@@ -119,17 +135,21 @@ def export(
         else:
             form = default_target() if flags.file_format == "onnx" else "gpu"
         method = chosen("--calibrate-method", calibrate_method, CALIBRATION_METHODS)
-        input_kind = chosen("--input", input_type, INPUT_TYPES)
+        input_kind = chosen("--input", input_type or "uint8", INPUT_TYPES)
         if int8:
             require_data(calibrate, has_own_data=kind == "run")
         package = flags.load_package()
         step(f"build {source}")
-        loaded = load_source(source, weights=weights, seed=seed, image_size=image_size, settings=settings or [])
+        loaded = load_source(
+            source, weights=weights, seed=seed, image_size=image_size, settings=settings or [], file=file
+        )
+        if not input_type:
+            input_kind = loaded.description.signature_with(input_kind).input_type
         quantising = None
         if int8:
             step("load calibration images")
             images = load_calibration(
-                calibrate, loaded.description.spec, num_images=calibrate_images, seed=seed,
+                calibrate, loaded.description.signature_with(input_kind), num_images=calibrate_images, seed=seed,
                 run=Path(source) if kind == "run" else None,
             )  # fmt: skip
             quantising = Int8Options(calibration=images, method=method, keep_fp32=tuple(keep_fp32 or ()))
@@ -164,6 +184,28 @@ def _precision(*, fp16: bool, bf16: bool, int8: bool) -> Precision:
     return asked[0] if asked else "fp32"
 
 
+def _file_arguments(source: str, kind: str, *, mean: str, std: str, labels: str) -> FileArguments:
+    from resx.export.card import FileArguments
+
+    if kind != "onnx" and (mean or std or labels):
+        raise UsageError(f"--mean, --std, --labels: {source} has its own; they are for an .onnx file")
+    return FileArguments(mean=_channels("--mean", mean), std=_channels("--std", std), labels=labels)
+
+
+def _channels(option: str, text: str) -> Channels | None:
+    if not text:
+        return None
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{option} {text}: give three numbers, as 0.485,0.456,0.406") from None
+    if not all(math.isfinite(number) for number in (red, green, blue)) or (
+        option == "--std" and 0 in (red, green, blue)
+    ):
+        raise UsageError(f"{option} {text}: give finite numbers{', none of them 0' if option == '--std' else ''}")
+    return red, green, blue
+
+
 def _show(console: Console, made: engine.Made) -> None:
     card, size_bytes = made.card, made.file.stat().st_size
     rows = [
@@ -180,7 +222,7 @@ def _show(console: Console, made: engine.Made) -> None:
         markup=False, soft_wrap=True,
     )  # fmt: skip
     if rows:
-        columns = ["against PyTorch", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
+        columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
         console.print(table("", columns, rows))
     else:
         console.print("not verified (--no-verify)")

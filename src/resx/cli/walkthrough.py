@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from resx.export.card import Card, Precision
-    from resx.export.source import LoadedSource
+    from resx.export.pipeline import Exportable
     from resx.training.data import DataSet
 
 CONCURRENCY = 8
@@ -68,13 +68,12 @@ def walk(
     """Go through the whole line in `folder`; the server that it starts is stopped whatever happens."""
     step("load PyTorch and the digits")
     from resx.export.source import load_source
-    from resx.training import evaluation
     from resx.training.data import digits
 
     data = digits()
     _train(folder / "runs/digits", data, epochs=epochs, seed=seed, step=step, note=note)
     source = load_source(str(folder / "runs/digits"), weights="none", seed=seed)
-    expected = evaluation.logits(source.model, source.description.spec, data.held_out.images).numpy()
+    expected = source.logits(data.held_out.images[np.arange(len(data.held_out))])
     repository = Repository(folder / "model_repository")
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     exported = [_export(source, repository, precision, seed=seed, step=step) for precision in precisions]
@@ -118,7 +117,7 @@ def _train(
 
 
 def _export(
-    source: LoadedSource, repository: Repository, precision: Precision, *, seed: int, step: Callable[[str], None]
+    source: Exportable, repository: Repository, precision: Precision, *, seed: int, step: Callable[[str], None]
 ) -> tuple[Card, Published]:
     from resx.export.pipeline import ExportOptions
 

@@ -25,13 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import UsageError
-from resx.export.card import CalibrationMethod
+from resx.export.card import CalibrationMethod, Signature
 from resx.export.images import load_image, pixels
 from resx.files import cache_folder, sha256_of, write_atomic
 from resx.training import checkpoint
 from resx.training.data import Images, load_data
 from resx.training.folder import SUFFIXES
-from resx.zoo.spec import ModelSpec
 
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 """Lowest and highest value of each tensor, by its name."""
@@ -54,12 +53,12 @@ class Calibration:
         return hashlib.sha256(f"{self.images.shape}\n".encode() + self.images.tobytes()).hexdigest()
 
 
-def load_calibration(text: str, spec: ModelSpec, *, num_images: int, seed: int, run: Path | None) -> Calibration:
+def load_calibration(text: str, signature: Signature, *, num_images: int, seed: int, run: Path | None) -> Calibration:
     """Load at most `num_images` images, spread evenly over what there is.
 
     Args:
         text: as in the module's table; empty for the run's own.
-        spec: of the network that takes them.
+        signature: of the file that takes them.
         num_images: 512 are enough for ranges to settle.
         seed: of `random`.
         run: the run's folder; None for a source that has none.
@@ -69,15 +68,17 @@ def load_calibration(text: str, spec: ModelSpec, *, num_images: int, seed: int, 
     """
     if num_images < 1:
         raise UsageError(f"--calibrate-images {num_images}: give 1 or more")
-    shape = (3, spec.image_size, spec.image_size)
+    shape = signature.input_dims
+    if signature.resize is None:
+        raise UsageError(f"--int8: calibrates on images, and input {list(shape)} is none; take --fp16")
     if text == "random":
         noise = np.random.default_rng(seed).integers(0, 256, size=(num_images, *shape), dtype=np.uint8)
         return Calibration(images=noise, origin=f"random noise (seed {seed})", is_random=True)
     if not text or text == "digits":
-        return _of_data_set(text, spec, num_images=num_images, run=run)
+        return _of_data_set(text, shape, num_images=num_images, run=run)
     path = Path(text)
     if path.is_dir():
-        return Calibration(images=_from_folder(path, spec, num_images), origin=f"images of {path}")
+        return Calibration(images=_from_folder(path, signature, num_images), origin=f"images of {path}")
     if path.suffix == ".npz":
         return Calibration(images=_from_npz(path, shape, num_images), origin=str(path))
     raise UsageError(f"--calibrate {text}: neither a folder nor a .npz file; {REMEDY}")
@@ -126,9 +127,11 @@ def _runtime_version() -> str:
     return "unknown"
 
 
-def _of_data_set(text: str, spec: ModelSpec, *, num_images: int, run: Path | None) -> Calibration:
+def _of_data_set(text: str, shape: tuple[int, ...], *, num_images: int, run: Path | None) -> Calibration:
     if text == "digits":
-        data = load_data("digits", image_size=spec.image_size)
+        if shape[1] != shape[2]:
+            raise UsageError(f"--calibrate digits: they are square, the input is {list(shape)}; {REMEDY}")
+        data = load_data("digits", image_size=shape[1])
     elif run is None:
         raise UsageError(f"--int8 calibrates on real images; {REMEDY}")
     else:
@@ -149,16 +152,17 @@ def _spread(total: int, wanted: int) -> npt.NDArray[np.int64]:
     return np.linspace(0, total - 1, min(total, wanted)).astype(np.int64)
 
 
-def _from_folder(folder: Path, spec: ModelSpec, num_images: int) -> npt.NDArray[np.uint8]:
+def _from_folder(folder: Path, signature: Signature, num_images: int) -> npt.NDArray[np.uint8]:
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...); {REMEDY}")
-    size = spec.image_size
+    _, height, width = signature.input_dims
+    resize = signature.resize or min(height, width)
     chosen = [paths[index] for index in _spread(len(paths), num_images)]
-    return np.stack([pixels(load_image(path), height=size, width=size, resize=spec.resize) for path in chosen])
+    return np.stack([pixels(load_image(path), height=height, width=width, resize=resize) for path in chosen])
 
 
-def _from_npz(path: Path, shape: tuple[int, int, int], num_images: int) -> npt.NDArray[np.uint8]:
+def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArray[np.uint8]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)

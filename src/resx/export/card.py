@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -16,7 +17,7 @@ import pydantic
 from pydantic import Field
 
 from resx.errors import UsageError
-from resx.zoo.spec import FrozenModel, ModelSpec
+from resx.zoo.spec import Channels, FrozenModel, ModelSpec
 
 FILE_NAME = "card.json"
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
@@ -65,6 +66,16 @@ class Parity(FrozenModel):
     passed: bool
 
 
+class FileArguments(FrozenModel):
+    """What a third-party .onnx file does not say itself."""
+
+    mean: Channels | None = None
+    """Of each channel, for pixels in [0, 1]; None takes what the file says, or ImageNet's."""
+    std: Channels | None = None
+    labels: str = ""
+    """A text file with one label per line; empty where there is none."""
+
+
 class SourceArguments(FrozenModel):
     """What `load_source` was given: enough to load the same network again where its files are."""
 
@@ -73,19 +84,80 @@ class SourceArguments(FrozenModel):
     seed: int
     image_size: int | None
     settings: tuple[str, ...]
+    file: FileArguments = FileArguments()
+
+
+class Signature(FrozenModel):
+    """The one tensor that a file takes and the one it gives, without their batch axis, and what they mean."""
+
+    input_name: str
+    input_type: InputType
+    input_dims: tuple[int, ...]
+    output_name: str
+    output_dims: tuple[int, ...]
+    batch: int | None = None
+    """The only batch size that the file takes; None: any."""
+    labels: tuple[str, ...] = ()
+    is_probabilities: bool = False
+    """Whether a softmax is in the file already."""
+    resize: int | None = None
+    """How an RGB image is brought to [3, H, W]; None: the input is no image."""
+    mean: Channels | None = None
+    std: Channels | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Values per row of the output."""
+        return math.prod(self.output_dims)
+
+    def as_input(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """Return the file's input [N, ...] for bytes of the same shape: pixels, or noise where it takes no images."""
+        if self.input_type == "uint8":
+            return pixels
+        if self.mean is None or self.std is None:
+            return (pixels.astype(np.float32) - np.float32(127.5)) / np.float32(64)
+        return normalised_pixels(pixels, self.mean, self.std)
+
+
+def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
+    """Return what the file of a network of ours takes and gives."""
+    return Signature(
+        input_name="image", input_type=input_type, input_dims=(3, spec.image_size, spec.image_size),
+        output_name="logits", output_dims=(spec.classes,), labels=spec.labels,
+        resize=spec.resize, mean=spec.mean, std=spec.std,
+    )  # fmt: skip
 
 
 class Source(FrozenModel):
     """Where the weights came from."""
 
-    kind: Literal["variant", "run", "foreign"]
-    spec: ModelSpec
+    kind: Literal["variant", "run", "foreign", "onnx"]
+    spec: ModelSpec | None = None
+    """What the network is; None: a third-party .onnx file, of which only the signature is known."""
+    signature: Signature | None = None
+    """Of a third-party file."""
     weights: str
     """`random (seed 0)`, `imagenet (file name)`, or a file's path as given."""
     weights_sha256: str
-    """Of the state dict: names, shapes and bytes, in the order of the names."""
+    """Of the state dict (names, shapes and bytes, in the order of the names), or of the third-party file."""
     arguments: SourceArguments | None = None
     """None where nobody could name it again."""
+
+    @pydantic.model_validator(mode="after")
+    def _is_described_once(self) -> Source:
+        if (self.spec is None) == (self.signature is None):
+            raise ValueError("a source has a spec, or the signature of a third-party file")
+        return self
+
+    @property
+    def network(self) -> ModelSpec:
+        """The spec of a network of PyTorch."""
+        assert self.spec is not None, self.kind
+        return self.spec
+
+    def signature_with(self, input_type: InputType) -> Signature:
+        """Return what a file made of it takes and gives."""
+        return self.signature or signature_of(self.network, input_type)
 
 
 class Canary(FrozenModel):
@@ -197,15 +269,20 @@ class Card(FrozenModel):
         """The name of the file that computes: ONNX, a TensorRT plan, or an engine of TensorRT for RTX."""
         return "model.onnx" if self.engine is None else ENGINE_FILES[self.engine.builder]
 
+    @property
+    def signature(self) -> Signature:
+        """What the file takes and gives."""
+        return self.source.signature_with(self.input)
 
-def canary_images(spec: ModelSpec, input_type: InputType, num_images: int) -> npt.NDArray[Any]:
-    """Return the canary's input [N, 3, H, W], the same bytes on every machine and in every version.
+
+def canary_input(signature: Signature, num_rows: int) -> npt.NDArray[Any]:
+    """Return the canary's input [N, ...], the same bytes on every machine and in every version.
 
     It comes from SHAKE-256 rather than from a generator whose stream a library may change.
     """
-    shape = (num_images, 3, spec.image_size, spec.image_size)
-    pixels = np.frombuffer(hashlib.shake_256(b"resx canary").digest(int(np.prod(shape))), dtype=np.uint8).reshape(shape)
-    return pixels if input_type == "uint8" else normalised_pixels(pixels, spec.mean, spec.std)
+    shape = (num_rows, *signature.input_dims)
+    pixels = np.frombuffer(hashlib.shake_256(b"resx canary").digest(math.prod(shape)), dtype=np.uint8)
+    return signature.as_input(pixels.reshape(shape))
 
 
 def normalised_pixels(

@@ -17,9 +17,8 @@ from resx.export import card as cards
 from resx.export import engine_layers, onnx_file, parity
 from resx.export.card import Card, Engine, Parity, Tolerance
 from resx.export.gpu import gpu_here
-from resx.export.pipeline import MODEL_FILE, ExportOptions, export_version
+from resx.export.pipeline import MODEL_FILE, Exportable, ExportOptions, export_version
 from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
-from resx.export.source import LoadedSource
 from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine
 from resx.export.trtexec import ScriptedModel, script_text
 from resx.files import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
@@ -29,7 +28,7 @@ Runtime: TypeAlias = OnnxRuntimeModel | TensorRTModel
 
 
 def export_engine(
-    source: LoadedSource, options: ExportOptions, engine: EngineOptions, trt: Any, folder: Path, *,
+    source: Exportable, options: ExportOptions, engine: EngineOptions, trt: Any, folder: Path, *,
     name: str, command: str, on_step: Announce = lambda _step: None,
 ) -> Card:  # fmt: skip
     """Write `model.plan` (TensorRT-RTX: `model.engine`) and `card.json` into `folder` and return the card.
@@ -60,7 +59,7 @@ def export_engine(
 
 
 def export_engine_folder(
-    source: LoadedSource, options: ExportOptions, engine: EngineOptions, trt: Any, target: Path, *,
+    source: Exportable, options: ExportOptions, engine: EngineOptions, trt: Any, target: Path, *,
     name: str, command: str, on_step: Announce = lambda _step: None,
 ) -> Card:  # fmt: skip
     """Make the folder `target`, which must not exist, of an engine and its card; after any error it is not there.
@@ -90,7 +89,7 @@ def require_new(target: Path) -> None:
 
 
 def export_script(
-    source: LoadedSource, options: ExportOptions, engine: EngineOptions, script: Path, *,
+    source: Exportable, options: ExportOptions, engine: EngineOptions, script: Path, *,
     name: str, command: str, on_step: Announce = lambda _step: None,
 ) -> Card:  # fmt: skip
     """Write a verified ONNX file, its card and the script that builds a plan from it, side by side.
@@ -107,10 +106,10 @@ def export_script(
         onnx_name = f"{name}.onnx"
         (staged / MODEL_FILE).replace(script.parent / onnx_name)
         write_atomic(script.parent / f"{name}.card.json", cards.write_card(card))
-    size = source.description.spec.image_size
+    signature = source.description.signature_with(options.input_type)
     model = ScriptedModel(
         name=name, onnx_file=onnx_name, onnx_sha256=card.files[MODEL_FILE],
-        input_name=onnx_file.INPUT, image_shape=(3, size, size),
+        input_name=signature.input_name, image_shape=signature.input_dims,
     )  # fmt: skip
     write_atomic(script, script_text(model, engine), mode=0o755)
     return card
@@ -122,7 +121,7 @@ def _runs_here(facts: Engine) -> bool:
 
 
 def _executed(
-    card: Card, session: TensorRTModel, built: BuiltEngine, source: LoadedSource,
+    card: Card, session: TensorRTModel, built: BuiltEngine, source: Exportable,
     options: ExportOptions, engine: EngineOptions,
 ) -> Card:  # fmt: skip
     """Inspect and run the engine; return the card with what it showed, and its own answers as the canary's."""
@@ -137,26 +136,24 @@ def _executed(
     card = _verified(card, session, built.facts.builder, source, options, engine, tolerance)
     if card.canary.num_images < engine.batch_min:
         return card
-    images = cards.canary_images(source.description.spec, options.input_type, card.canary.num_images)
+    images = cards.canary_input(card.signature, card.canary.num_images)
     answer = np.asarray(session(images), dtype=np.float64)
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in answer)
     return card.model_copy(update={"canary": card.canary.model_copy(update={"logits": rows})})
 
 
 def _verified(
-    card: Card, session: Runtime, step: str, source: LoadedSource,
+    card: Card, session: Runtime, step: str, source: Exportable,
     options: ExportOptions, engine: EngineOptions, tolerance: Tolerance,
 ) -> Card:  # fmt: skip
     """Compare a file with PyTorch on the batches of its profile; return the card with that step."""
     if not options.verify:
         return card
-    spec = source.description.spec
-    every = parity.images_for(spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed)
+    every = parity.images_for(
+        card.signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed
+    )
     batches = [batch for batch in every if engine.batch_min <= len(batch) <= engine.batch_max]
-    reference = [parity.torch_logits(source.model, spec, batch) for batch in batches]
-    inputs = [
-        batch if options.input_type == "uint8" else cards.normalised_pixels(batch, spec.mean, spec.std)
-        for batch in batches
-    ]
+    reference = [source.logits(batch) for batch in batches]
+    inputs = [card.signature.as_input(batch) for batch in batches]
     found: Parity = parity.compare(step, reference, [session(batch) for batch in inputs], tolerance)
     return card.model_copy(update={"steps": (*card.steps, parity.require(found, name=card.name))})

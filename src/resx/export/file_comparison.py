@@ -17,8 +17,8 @@ import onnx
 import onnxruntime
 
 from resx.errors import UsageError
-from resx.export import parity
 from resx.export.card import normalised_pixels
+from resx.export.images import photograph_crops
 from resx.export.runtimes import open_session
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, FrozenModel
 
@@ -123,7 +123,7 @@ def _feeds(session: onnxruntime.InferenceSession, max_batch_size: int, seed: int
     shape = _known(inputs[0].shape)
     if len(inputs) == 1 and len(shape) == 4 and shape[1] == 3 and shape[2] and shape[2] == shape[3]:
         for size in sizes:
-            crops = parity.photograph_crops(size, shape[2], seed=seed)
+            crops = photograph_crops(size, shape[2], seed=seed)
             as_float = normalised_pixels(crops, IMAGENET_MEAN, IMAGENET_STD).astype(_TYPES[inputs[0].type])
             feeds.append({inputs[0].name: crops if inputs[0].type == "tensor(uint8)" else as_float})
     return feeds

@@ -1,4 +1,4 @@
-"""An image brought to a network's size: the one geometry for calibration, queries and servers' clients.
+"""Images: brought to a network's size by one geometry for calibration, queries and clients; and real ones to try.
 
 It is torchvision's for classification: bring the shorter side to `resize` pixels (bilinear, antialiased),
 cut the centre.
@@ -6,6 +6,7 @@ cut the centre.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,21 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from resx.errors import UsageError
+
+# Few enough for a laptop at 224 pixels.
+_NUM_PHOTOGRAPHS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RealImages:
+    """Images that were photographed, not made: noise alone would not show a wrong colour order."""
+
+    images: npt.NDArray[np.uint8]
+    """[N, 3, H, W] at the network's size; none for a network that takes no images."""
+    origin: str
+    """For the card."""
+    classes: npt.NDArray[np.int64] | None = None
+    """[N]; None where they are not known."""
 
 
 def load_image(path: Path) -> Image.Image:
@@ -37,3 +53,25 @@ def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> npt.N
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def photographs(height: int, width: int, *, seed: int) -> RealImages:
+    """Return random crops of photographs at a network's size."""
+    crops = photograph_crops(_NUM_PHOTOGRAPHS, max(height, width), seed=seed)
+    return RealImages(images=crops[:, :, :height, :width], origin="crops of scikit-learn's sample photographs")
+
+
+def photograph_crops(num_images: int, size: int, *, seed: int) -> npt.NDArray[np.uint8]:
+    """Return random squares cut out of scikit-learn's two sample photographs, UINT8 [N, 3, size, size]."""
+    from sklearn.datasets import load_sample_images
+
+    random = np.random.default_rng(seed)
+    photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    crops = []
+    for index in range(num_images):
+        photograph = photographs[index % len(photographs)]
+        side = int(random.integers(min(photograph.size) // 3, min(photograph.size)))
+        left, top = (int(random.integers(0, extent - side + 1)) for extent in photograph.size)
+        crop = photograph.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+        crops.append(np.asarray(crop).transpose(2, 0, 1))
+    return np.stack(crops)

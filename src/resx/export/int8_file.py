@@ -6,18 +6,14 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
 from resx.errors import ParityError
 from resx.export import calibration as calibrations
 from resx.export import onnx_file, quantize, sensitivity
 from resx.export.calibration import Calibration, Ranges
-from resx.export.card import CalibrationMethod, InputType, KeptLayer, Parity, Quantisation, Target, normalised_pixels
-from resx.zoo.spec import ModelSpec
+from resx.export.card import CalibrationMethod, KeptLayer, Parity, Quantisation, Signature, Target
 
 _NUM_RANKING_IMAGES = 8
 _LARGEST_KEPT_SHARE = 0.5
@@ -38,9 +34,10 @@ class Int8Options:
 class FileForm:
     """What the file is besides being int8."""
 
-    spec: ModelSpec
+    signature: Signature
     target: Target
-    input_type: InputType
+    describe: Callable[[onnx.ModelProto], None]
+    """Writes into the finished file what it is."""
 
 
 def write_int8(
@@ -71,7 +68,7 @@ def write_int8(
 
         def write(kept: Sequence[str]) -> onnx.ModelProto:
             model = quantize.quantise(prepared, ranges, target=form.target, keep_fp32=[*asked, *kept])
-            onnx_file.tidy(model, form.spec, precision="int8", input_type=form.input_type)
+            form.describe(model)
             onnx.checker.check_model(model, full_check=True)
             path.write_bytes(model.SerializeToString(deterministic=True))
             return model
@@ -103,7 +100,8 @@ def _search(
 ) -> tuple[list[KeptLayer], int]:  # fmt: skip
     """Return the layers to keep in fp32 and how many files were measured to find them."""
     images = options.calibration.images[:_NUM_RANKING_IMAGES]
-    batches = [_as_input(image[None], form) for image in images]
+    size = form.signature.batch or 1
+    batches = [form.signature.as_input(images[start : start + size]) for start in range(0, len(images), size)]
     ranking = sensitivity.ranked(prepared, model, batches)
     ranking = [layer for layer in ranking if layer.layer not in asked]
     most = max(1, int(_LARGEST_KEPT_SHARE * len(ranking)))
@@ -128,14 +126,6 @@ def _ranges(prepared: Path, key: str, options: Int8Options, form: FileForm, on_s
         on_step("take the calibration table of an earlier export")
         return known
     on_step(f"calibrate on {len(options.calibration.images)} images ({options.method})")
-    found = quantize.find_ranges(
-        prepared, options.calibration.images, options.method, lambda images: _as_input(images, form)
-    )
+    found = quantize.find_ranges(prepared, options.calibration.images, options.method, form.signature)
     calibrations.keep_table(key, found)
     return found
-
-
-def _as_input(images_NCHW: npt.NDArray[np.uint8], form: FileForm) -> npt.NDArray[Any]:
-    if form.input_type == "uint8":
-        return images_NCHW
-    return normalised_pixels(images_NCHW, form.spec.mean, form.spec.std)

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 
 import onnx
 import torch
+from onnx.external_data_helper import uses_external_data
 from torch import Tensor, nn
 from torch.export import Dim
 
-from resx.errors import ExportError, UsageError
+from resx.errors import ExportError, ResxError, UsageError
 from resx.export.card import InputType, Precision, Target
 from resx.export.fusion import fused
 from resx.zoo.spec import ModelSpec
@@ -182,22 +183,54 @@ def _quiet() -> Iterator[None]:
                 logger.setLevel(level)
 
 
+def read_model(path: Path, *, external_data: bool = True) -> ModelProto:
+    """Read an .onnx file, with the weights that lie beside it.
+
+    Raises:
+        UsageError: the file is missing, truncated or no ONNX model, or its external data are not there.
+    """
+    try:
+        model = onnx.load(path, load_external_data=False)
+        if not model.graph.node or not model.graph.output:
+            raise UsageError(f"{path}: not an ONNX model, or one without a graph; export it again")
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such file") from None
+    except ResxError:
+        raise
+    except Exception as error:
+        raise UsageError(f"{path}: truncated or not an ONNX model ({type(error).__name__}); copy it again") from error
+    if external_data:
+        _read_external(model, path)
+    return model
+
+
+def _read_external(model: ModelProto, path: Path) -> None:
+    wanted = {
+        entry.value
+        for tensor in model.graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location" and uses_external_data(tensor)
+    }
+    missing = sorted(name for name in wanted if not (path.parent / name).is_file())
+    if missing:
+        raise UsageError(f"{path}: its weights lie in {missing[0]}, which is not beside it; copy that file too")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:
+        raise UsageError(f"{path}: its external data cannot be read ({error}); copy them again") from error
+
+
 def describe_file(path: Path) -> dict[str, object]:
     """Return what a .onnx file takes and gives, its operators and what resx wrote into it.
 
     Raises:
-        UsageError: the file is missing or is no ONNX model.
+        UsageError: the file is missing or is no ONNX model, or its external data are not there.
     """
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except Exception as error:
-        raise UsageError(f"{path}: truncated or not an ONNX model ({type(error).__name__}); copy it again") from error
+    model = read_model(path)
     num_weights, num_half = weight_counts(model)
     return {
-        "inputs": [_tensor_text(value) for value in model.graph.input],
-        "outputs": [_tensor_text(value) for value in model.graph.output],
+        "inputs": [tensor_text(value) for value in model.graph.input],
+        "outputs": [tensor_text(value) for value in model.graph.output],
         "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
         "operators": operators(model),
         "weights": num_weights,
@@ -206,7 +239,10 @@ def describe_file(path: Path) -> dict[str, object]:
     }
 
 
-def _tensor_text(value: onnx.ValueInfoProto) -> str:
+def tensor_text(value: onnx.ValueInfoProto) -> str:
+    """Return `name TYPE [dims]`."""
     tensor = value.type.tensor_type
-    dims = ", ".join(dim.dim_param or str(dim.dim_value) for dim in tensor.shape.dim)
+    dims = ", ".join(
+        dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim
+    )
     return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type)} [{dims}]"

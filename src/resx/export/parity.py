@@ -1,8 +1,8 @@
 """Compare what two forms of a model compute, against a tolerance that was set before.
 
-The reference is always eager PyTorch in fp32, the source model in evaluation mode; what is compared is
-the file on disk in a fresh session. Differences are relative to the logits' scale, so that big logits do
-not fail a good model and small ones do not pass a bad one.
+The reference is eager PyTorch in fp32, the source model in evaluation mode; or the given file, where an .onnx file
+was exported. What is compared is the file on disk in a fresh session. Differences are relative to the logits' scale,
+so that big logits do not fail a good model and small ones do not pass a bad one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torch import nn
 
 from resx.errors import ParityError
-from resx.export.card import Parity, Precision, Tolerance
+from resx.export.card import Parity, Precision, Signature, Tolerance
 from resx.training import evaluation
 from resx.zoo.spec import ModelSpec
 
@@ -34,19 +33,22 @@ TOLERANCES: dict[Precision, Tolerance] = {
 
 
 def images_for(
-    spec: ModelSpec, *, real: Images, max_batch_size: int, seed: int, with_noise: bool = True
+    signature: Signature, *, real: Images, max_batch_size: int, seed: int, with_noise: bool = True
 ) -> list[Images]:
-    """Return batches UINT8 [N, 3, H, W]: sizes 1, 2 and `max_batch_size` of noise, and the same of `real`.
+    """Return batches UINT8 [N, ...]: sizes 1, 2 and `max_batch_size` of noise, and the same of `real`.
 
     All of `real` is used, in its order: what remains after the three sizes goes into further batches of the
-    largest. int8 is compared without noise: its activations leave the ranges that real images calibrated.
+    largest. A file of a fixed batch gets whole batches of that size only. int8 is compared without noise: its
+    activations leave the ranges that real images calibrated.
     """
     random = np.random.default_rng(seed)
-    sizes = sorted({1, 2, max_batch_size})
-    shape = (3, spec.image_size, spec.image_size)
-    noise = [random.integers(0, 256, size=(size, *shape), dtype=np.uint8) for size in sizes]
-    ends = [*np.cumsum(sizes), *range(sum(sizes) + max_batch_size, len(real), max_batch_size)]
-    return (noise if with_noise else []) + [batch for batch in np.split(real, ends) if len(batch)]
+    sizes = sorted({1, 2, max_batch_size}) if signature.batch is None else [signature.batch]
+    noise = [random.integers(0, 256, size=(size, *signature.input_dims), dtype=np.uint8) for size in sizes]
+    ends = [*np.cumsum(sizes), *range(sum(sizes) + sizes[-1], len(real), sizes[-1])]
+    batches = [batch for batch in np.split(real, ends) if len(batch)]
+    if signature.batch is not None:
+        batches = [batch for batch in batches if len(batch) == signature.batch]
+    return (noise if with_noise else []) + batches
 
 
 def torch_logits(model: nn.Module, spec: ModelSpec, images_NCHW: Images) -> Logits:
@@ -110,7 +112,7 @@ def require(parity: Parity, *, name: str) -> Parity:
     if parity.accuracy is not None:
         cosine += f", accuracy {parity.accuracy:.1%} for {parity.reference_accuracy:.1%}"
     raise ParityError(
-        f"{name}: {parity.step} differs from PyTorch: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at "
+        f"{name}: {parity.step} differs from its source: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at "
         f"logits up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}{cosine}; allowed "
         f"{bounds}; nothing was published (--atol, --rtol or --no-verify change the bar, and the card says so)"
     )
@@ -120,19 +122,3 @@ def _mean_cosine(expected: Logits, actual: Logits) -> float:
     """Return the cosine between the two logits of an image, mean over the images; 0 where one is all zeros."""
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
     return float(((expected * actual).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)).mean())
-
-
-def photograph_crops(num_images: int, size: int, *, seed: int) -> Images:
-    """Return random squares cut out of scikit-learn's two sample photographs, UINT8 [N, 3, size, size]."""
-    from sklearn.datasets import load_sample_images
-
-    random = np.random.default_rng(seed)
-    photographs = [Image.fromarray(image) for image in load_sample_images().images]
-    crops = []
-    for index in range(num_images):
-        photograph = photographs[index % len(photographs)]
-        side = int(random.integers(min(photograph.size) // 3, min(photograph.size)))
-        left, top = (int(random.integers(0, extent - side + 1)) for extent in photograph.size)
-        crop = photograph.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-        crops.append(np.asarray(crop).transpose(2, 0, 1))
-    return np.stack(crops)

@@ -12,22 +12,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
 from resx._version import __version__
 from resx.errors import ParityError, UsageError
 from resx.export import card as cards
-from resx.export import fusion, onnx_file, parity
-from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Target, Tolerance
-from resx.export.fold import fold_survival
+from resx.export import onnx_file, parity
+from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
 from resx.export.int8_file import FileForm, Int8Options, write_int8
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
 from resx.export.source import LoadedSource
+from resx.export.third_party import LoadedFile
 from resx.files import require_free_space, sha256_of
+
+Exportable: TypeAlias = LoadedSource | LoadedFile
+"""What an export begins with: both can be checked, asked, folded and written."""
 
 MODEL_FILE = "model.onnx"
 _CANARY_IMAGES = 2
@@ -70,7 +73,7 @@ class ExportOptions:
 
 
 def export_version(
-    source: LoadedSource, options: ExportOptions, folder: Path, *, name: str, command: str,
+    source: Exportable, options: ExportOptions, folder: Path, *, name: str, command: str,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> Card:  # fmt: skip
     """Write `model.onnx` and `card.json` into `folder` and return the card.
@@ -82,37 +85,39 @@ def export_version(
         MissingCapability: onnxruntime here cannot run bf16, so that nothing could be verified.
         ResxError: the disk has no room for it.
     """
-    spec = source.description.spec
-    _require_finite(source)
+    source.require_finite()
+    signature = source.description.signature_with(options.input_type)
     if options.precision == "bf16":
         require_bf16()
-    require_free_space(folder, 2 * sum(p.numel() * p.element_size() for p in source.model.parameters()))
+    require_free_space(folder, 2 * source.size_bytes)
     on_step("fold")
-    folded = fold_survival(source.model)
+    folded = source.folded()
     is_int8 = options.precision == "int8"
     batches = parity.images_for(
-        spec, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed, with_noise=not is_int8
-    )
+        signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed,
+        with_noise=not is_int8,
+    )  # fmt: skip
     steps: list[Parity] = []
     reference: list[parity.Logits] = []
     if options.verify:
-        on_step("run PyTorch for reference")
-        reference = [parity.torch_logits(source.model, spec, batch) for batch in batches]
-        if spec.survival < 1:
-            answers = [parity.torch_logits(folded, spec, batch) for batch in batches]
+        on_step("run the source for reference")
+        reference = [source.logits(batch) for batch in batches]
+        if folded is not source:
+            answers = [folded.logits(batch) for batch in batches]
             steps.append(parity.require(parity.compare("fold", reference, answers, parity.FOLD), name=name))
 
     def measured(path: Path) -> Parity:
         session = OnnxRuntimeModel(path)
-        answers = [session(_as_input(batch, source, options.input_type)) for batch in batches]
+        answers = [session(signature.as_input(batch)) for batch in batches]
         classes = source.real.classes if is_int8 else None
         return parity.compare("onnx", reference, answers, options.tolerance, classes=classes)
 
     path = folder / MODEL_FILE
-    num_weights, num_half, quantisation = _write(source, folded, options, path, measured, name, on_step)
+    num_weights, num_half, quantisation = _write(folded, options, path, measured, name, on_step)
     on_step("verify the file")
     if options.verify:
         steps.append(parity.require(measured(path), name=name))
+    written = onnx.load(path)
     card = Card(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -121,17 +126,19 @@ def export_version(
         precision=options.precision,
         target=options.target,
         input=options.input_type,
-        max_batch_size=options.max_batch_size,
-        opset=onnx_file.OPSETS[options.precision],
+        max_batch_size=signature.batch or options.max_batch_size,
+        opset=next(entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")),
         num_weights=num_weights,
-        fp16_share=num_half / num_weights,
+        fp16_share=num_half / max(1, num_weights),
         quantisation=quantisation,
-        operators_before=fusion.operators(source.model),
-        operators_after=onnx_file.operators(onnx.load(path)),
+        operators_before=source.operators(),
+        operators_after=onnx_file.operators(written),
         verified=options.verify,
-        verified_on=f"{'' if is_int8 else 'noise and '}{source.real.origin}" if options.verify else "",
+        verified_on=" and ".join(filter(None, ["" if is_int8 else "noise", source.real.origin]))
+        if options.verify
+        else "",
         steps=tuple(steps),
-        canary=_canary(OnnxRuntimeModel(path), source, options),
+        canary=_canary(OnnxRuntimeModel(path), signature, options),
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),
     )
@@ -140,21 +147,21 @@ def export_version(
 
 
 def _write(
-    source: LoadedSource, folded: nn.Module, options: ExportOptions, path: Path,
+    source: Exportable, options: ExportOptions, path: Path,
     measured: Callable[[Path], Parity], name: str, on_step: Callable[[str], None],
 ) -> tuple[int, int, Quantisation | None]:  # fmt: skip
     """Write the file; return the network's number of weight values, how many have 16 bits, and how int8 came to be."""
-    spec = source.description.spec
     fp32_file = path.with_name("fp32.onnx") if options.int8 else path
     on_step("write ONNX")
-    proto = onnx_file.write_onnx(
-        folded, spec, fp32_file, precision=options.precision, input_type=options.input_type, target=options.target
-    )
+    proto = source.write(fp32_file, options.precision, options.input_type, options.target)
     num_weights, num_half = onnx_file.weight_counts(proto)
     del proto
     if options.int8 is None:
         return num_weights, num_half, None
-    form = FileForm(spec=spec, target=options.target, input_type=options.input_type)
+    form = FileForm(
+        signature=source.description.signature_with(options.input_type), target=options.target,
+        describe=lambda model: source.describe(model, "int8", options.input_type),
+    )  # fmt: skip
     judge = measured if options.verify else None
     try:
         quantisation = write_int8(fp32_file, path, options.int8, form, judge=judge, on_step=on_step)
@@ -170,23 +177,9 @@ def _write(
     return num_weights, num_half, quantisation
 
 
-def _require_finite(source: LoadedSource) -> None:
-    bad = [key for key, tensor in source.model.state_dict().items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise UsageError(
-            f"{source.description.weights}: {len(bad)} weights are not finite ({bad[0]}); "
-            "a training that diverged leaves them: train with a lower rate, or give other weights"
-        )
-
-
-def _as_input(batch: parity.Images, source: LoadedSource, input_type: InputType) -> parity.Logits:
-    spec = source.description.spec
-    return batch if input_type == "uint8" else cards.normalised_pixels(batch, spec.mean, spec.std)
-
-
-def _canary(session: OnnxRuntimeModel, source: LoadedSource, options: ExportOptions) -> Canary:
-    num_images = min(_CANARY_IMAGES, options.max_batch_size)
-    answer = session(cards.canary_images(source.description.spec, options.input_type, num_images))
+def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions) -> Canary:
+    num_images = signature.batch or min(_CANARY_IMAGES, options.max_batch_size)
+    answer = session(cards.canary_input(signature, num_images))
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))
     return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[options.precision])
 

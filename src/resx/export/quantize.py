@@ -19,7 +19,7 @@ import io
 import logging
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,8 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.errors import ExportError, UsageError, nearest
 from resx.export.calibration import Ranges
-from resx.export.card import CalibrationMethod, Target
-from resx.export.onnx_file import INPUT, WEIGHTED
+from resx.export.card import CalibrationMethod, Signature, Target
+from resx.export.onnx_file import WEIGHTED
 
 _METHODS: Mapping[CalibrationMethod, calibrate.CalibrationMethod] = {
     "entropy": calibrate.CalibrationMethod.Entropy,
@@ -98,7 +98,7 @@ def matching(model: ModelProto, patterns: Sequence[str]) -> list[str]:
 
 def find_ranges(
     prepared: Path, images_NCHW: npt.NDArray[np.uint8], method: CalibrationMethod,
-    as_input: Callable[[npt.NDArray[np.uint8]], npt.NDArray[Any]],
+    signature: Signature,
 ) -> Ranges:  # fmt: skip
     """Run the images through the fp32 file and return every tensor's range.
 
@@ -107,16 +107,19 @@ def find_ranges(
         images_NCHW: of any number; a few are run at a time.
         method: minmax takes all values in, percentile leaves out the outermost 0.001 %, entropy cuts where
             the quantised values' distribution is nearest to the true one.
-        as_input: makes the file's input of images.
+        signature: of the file.
     """
-    size = max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
+    size = signature.batch or max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
+    images_NCHW = images_NCHW[: len(images_NCHW) // size * size] if signature.batch else images_NCHW
     with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, quiet():
         calibrator = calibrate.create_calibrator(
             prepared, _OPERATORS, str(Path(folder) / "augmented.onnx"), _METHODS[method],
             extra_options={"symmetric": False},
         )  # fmt: skip
         for start in range(0, len(images_NCHW), size):
-            calibrator.collect_data(_OneBatch({INPUT: as_input(images_NCHW[start : start + size])}))
+            calibrator.collect_data(
+                _OneBatch({signature.input_name: signature.as_input(images_NCHW[start : start + size])})
+            )
         found = calibrator.compute_data()
     bounds = {name: [np.asarray(bound).item() for bound in data.range_value] for name, data in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from resx.errors import ExportError
-from resx.export import card as cards
 from resx.export import parity
 from resx.export.card import Card, Parity
+from resx.export.pipeline import Exportable
 from resx.export.runtimes import open_model
-from resx.export.source import LoadedSource, load_source
+from resx.export.source import load_source
 
 
-def reloaded(card: Card) -> LoadedSource:
+def reloaded(card: Card) -> Exportable:
     """Return the source that a card names, with the weights it had.
 
     Raises:
@@ -24,7 +24,7 @@ def reloaded(card: Card) -> LoadedSource:
         raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
     source = load_source(
         arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
-        settings=arguments.settings,
+        settings=arguments.settings, file=arguments.file,
     )  # fmt: skip
     if source.description.weights_sha256 != card.source.weights_sha256:
         raise ExportError(f"{arguments.source}: its weights are not those that were exported")
@@ -38,16 +38,12 @@ def repeated_parity(card: Card, path: Path) -> Parity:
         ExportError, ResxError: as `reloaded`.
     """
     source = reloaded(card)
-    spec = source.description.spec
     is_int8 = card.precision == "int8"  # compared as the export did: on real images only, and by their classes
     batches = parity.images_for(
-        spec, real=source.real.images, max_batch_size=card.max_batch_size, seed=0, with_noise=not is_int8
+        card.signature, real=source.real.images, max_batch_size=card.max_batch_size, seed=0, with_noise=not is_int8
     )
     classes = source.real.classes if is_int8 else None
     model = open_model(path, card)
-    reference = [parity.torch_logits(source.model, spec, batch) for batch in batches]
-    answers = [
-        model(batch if card.input == "uint8" else cards.normalised_pixels(batch, spec.mean, spec.std))
-        for batch in batches
-    ]
+    reference = [source.logits(batch) for batch in batches]
+    answers = [model(card.signature.as_input(batch)) for batch in batches]
     return parity.compare(card.steps[-1].step, reference, answers, card.steps[-1].tolerance, classes=classes)

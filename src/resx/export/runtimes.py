@@ -32,7 +32,7 @@ def usable_cores() -> int:
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Return options that leave the machine's other users their cores."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # warnings about fp16 on the CPU concern nobody here
+    options.log_severity_level = 4  # its errors come as exceptions too; warnings about fp16 on the CPU concern nobody
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads take cores from whoever shares the machine, a server or client above all.
@@ -95,9 +95,14 @@ class OnnxRuntimeModel:
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return the logits [N, classes]."""
-        (logits,) = self._session.run(None, {self._input: images_NCHW})
-        return np.asarray(logits, dtype=np.float32)
+        """Return the logits [N, classes]; an output of more axes is flattened."""
+        answer = self.tensor(images_NCHW)
+        return answer.reshape(len(answer), -1).astype(np.float32, copy=False)
+
+    def tensor(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the output as the file gives it."""
+        (answer,) = self._session.run(None, {self._input: images})
+        return np.asarray(answer)
 
 
 class TensorRTModel:

@@ -19,7 +19,7 @@ import onnxruntime
 from onnx import ModelProto, NodeProto
 
 from resx.export.card import KeptLayer
-from resx.export.onnx_file import INPUT, WEIGHTED
+from resx.export.onnx_file import WEIGHTED
 from resx.export.runtimes import session_options, usable_cores
 
 _MAX_TAKEN_OUT = 16
@@ -134,7 +134,7 @@ def _laid_open(model: ModelProto, names: Sequence[str]) -> Callable[[Array], lis
     )
 
     def run(batch: Array) -> list[Array]:
-        tensors: list[Array] = session.run(list(names), {INPUT: batch})
+        tensors: list[Array] = session.run(list(names), {session.get_inputs()[0].name: batch})
         return tensors
 
     return run

@@ -1,4 +1,4 @@
-"""What can be exported: a variant by name, a trained run's folder, or a network of somebody else's making."""
+"""What can be exported: a variant by name, a run's folder, a network of somebody else's making, or an .onnx file."""
 
 from __future__ import annotations
 
@@ -11,33 +11,26 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+from onnx import ModelProto
 from torch import nn
 
 from resx.errors import UsageError
-from resx.export import parity
-from resx.export.card import Source, SourceArguments
+from resx.export import fusion, onnx_file, parity
+from resx.export.card import FileArguments, InputType, Precision, Source, SourceArguments, Target
+from resx.export.fold import fold_survival
 from resx.export.foreign import load_foreign
+from resx.export.images import RealImages, photograph_crops, photographs
+from resx.export.third_party import LoadedFile, load_file
 from resx.training import checkpoint, evaluation
 from resx.zoo import pretrained
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import kind_of, variant
 from resx.zoo.spec import ModelSpec
 
-# Enough real images that one disagreement in a hundred shows, few enough for a laptop at 224 pixels.
 _NUM_FITTING_IMAGES = 8
-NUM_REAL_IMAGES = {"photographs": 16, "data": 128}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RealImages:
-    """Images that were photographed, not made: noise alone would not show a wrong colour order."""
-
-    images: npt.NDArray[np.uint8]
-    """[N, 3, H, W] at the network's size."""
-    origin: str
-    """For the card."""
-    classes: npt.NDArray[np.int64] | None = None
-    """[N]; None where they are not known."""
+# Enough real images that one disagreement in a hundred shows.
+NUM_DATA_IMAGES = 128
+NOTHING_GIVEN = FileArguments()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,27 +43,84 @@ class LoadedSource:
     description: Source
     real: RealImages
 
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.model.parameters())
+
+    def require_finite(self) -> None:
+        """Check that every weight is a number.
+
+        Raises:
+            UsageError: one is not.
+        """
+        bad = [key for key, tensor in self.model.state_dict().items() if not torch.isfinite(tensor).all()]
+        if bad:
+            raise UsageError(
+                f"{self.description.weights}: {len(bad)} weights are not finite ({bad[0]}); "
+                "a training that diverged leaves them: train with a lower rate, or give other weights"
+            )
+
+    def folded(self) -> LoadedSource:
+        """Return the source without survival factors: itself where there are none.
+
+        Raises:
+            ExportError: a branch ends in something that is not affine.
+        """
+        if self.description.network.survival == 1:
+            return self
+        return replace(self, model=fold_survival(self.model))
+
+    def logits(self, images_NCHW: npt.NDArray[np.uint8]) -> parity.Logits:
+        """Return eager PyTorch's answer [N, classes] in fp32."""
+        return parity.torch_logits(self.model, self.description.network, images_NCHW)
+
+    def write(self, path: Path, precision: Precision, input_type: InputType, target: Target) -> ModelProto:
+        """Write the folded network as ONNX (`onnx_file.write_onnx`)."""
+        return onnx_file.write_onnx(
+            self.model, self.description.network, path, precision=precision, input_type=input_type, target=target
+        )
+
+    def describe(self, model: ModelProto, precision: Precision, input_type: InputType) -> None:
+        """Write into a file made of `write`'s what it is."""
+        onnx_file.tidy(model, self.description.network, precision=precision, input_type=input_type)
+
+    def operators(self) -> dict[str, int]:
+        """Count what it computes with, as it is."""
+        return fusion.operators(self.model)
+
 
 def load_source(
-    text: str, *, weights: str, seed: int, image_size: int | None = None, settings: Sequence[str] = ()
-) -> LoadedSource:
+    text: str, *, weights: str, seed: int, image_size: int | None = None, settings: Sequence[str] = (),
+    file: FileArguments = NOTHING_GIVEN,
+) -> LoadedSource | LoadedFile:  # fmt: skip
     """Load what the user named.
 
     Args:
-        text: a variant's name, the path of a run folder, `torchvision:NAME` or `module:function`.
+        text: a variant's name, the path of a run folder or of an .onnx file, `torchvision:NAME` or
+            `module:function`.
         weights: for a variant: `none` (random, from `seed`), `imagenet`, or the path of a file. A run has
             its own, and takes only `none`.
         seed: of random weights and of the photographs' crops.
         settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`.
-        image_size: pixels each way, for a foreign network; None takes torchvision's, or 224.
+        image_size: pixels each way, for a foreign network or a file that leaves them open; None takes
+            torchvision's, or 224.
+        file: what an .onnx file does not say itself.
 
     Raises:
         UsageError: it is none of them, or its weights cannot be used.
+        ExportError: onnxruntime refuses the file.
         MissingCapability: published weights could not be downloaded.
     """
-    loaded = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings)
+    loaded: LoadedSource | LoadedFile
+    if kind_of(text) == "onnx":
+        if weights != "none" or settings:
+            raise UsageError(f"{text}: a file has weights and architecture of its own; leave --weights and --set out")
+        loaded = load_file(Path(text), file, image_size=image_size, seed=seed)
+    else:
+        loaded = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings)
     arguments = SourceArguments(
-        source=text, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings)
+        source=text, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings), file=file
     )
     return replace(loaded, description=loaded.description.model_copy(update={"arguments": arguments}))
 
@@ -126,7 +176,7 @@ def _load_run(folder: Path, *, weights: str, seed: int) -> LoadedSource:
         description=Source(
             kind="run", spec=spec, weights=str(folder / checkpoint.WEIGHTS), weights_sha256=weights_sha256(model)
         ),
-        real=_held_out(folder) or _photographs(spec.image_size, seed=seed),
+        real=_held_out(folder) or photographs(spec.image_size, spec.image_size, seed=seed),
     )
 
 
@@ -136,18 +186,13 @@ def _held_out(folder: Path) -> RealImages | None:
         data = checkpoint.load_run_data(folder)
     except UsageError:  # a run may be exported elsewhere than where it was trained
         return None
-    num_images = min(NUM_REAL_IMAGES["data"], len(data.held_out))
+    num_images = min(NUM_DATA_IMAGES, len(data.held_out))
     chosen = np.linspace(0, len(data.held_out) - 1, num_images).astype(np.int64)
     return RealImages(
         images=data.held_out.images[chosen],
         origin=f"held-out images of {data.name}",
         classes=data.held_out.targets[chosen],
     )
-
-
-def _photographs(size: int, *, seed: int) -> RealImages:
-    crops = parity.photograph_crops(NUM_REAL_IMAGES["photographs"], size, seed=seed)
-    return RealImages(images=crops, origin="crops of scikit-learn's sample photographs")
 
 
 def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]) -> LoadedSource:
@@ -160,7 +205,7 @@ def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]
         path = Path(weights)
     model = build_from_spec(spec, seed=seed)
     if weights == "none":
-        fit_batch_norms(model, spec, parity.photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed))
+        fit_batch_norms(model, spec, photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed))
     else:
         pretrained.load_weights(model, pretrained.read_weights(path), source=str(path))
     origin = {
@@ -177,5 +222,5 @@ def _described(
         name=name,
         model=model,
         description=Source(kind=kind, spec=spec, weights=weights, weights_sha256=weights_sha256(model)),
-        real=_photographs(spec.image_size, seed=seed),
+        real=photographs(spec.image_size, spec.image_size, seed=seed),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import importlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,10 +67,25 @@ class Interface:
     """Triton's name: UINT8 or FP32."""
     output_name: str
     num_classes: int
-    image_size: tuple[int, int]
-    """Height and width in pixels."""
+    input_dims: tuple[int, ...]
+    """Without the batch axis."""
     max_batch_size: int
+    fixed_batch: bool = False
+    """Whether every request must have exactly `max_batch_size` rows."""
     parameters: Mapping[str, str]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels.
+
+        Raises:
+            UsageError: the model takes no RGB images.
+        """
+        if len(self.input_dims) != 3 or self.input_dims[0] != 3:
+            raise UsageError(
+                f"the model takes {list(self.input_dims)}, not RGB images [3, H, W]; send it tensors with tritonclient"
+            )
+        return self.input_dims[1], self.input_dims[2]
 
 
 def parse_address(url: str, protocol: Protocol | None, *, control_key: str | None = None) -> Address:
@@ -158,42 +174,50 @@ class TritonClient:
         """Return what a model takes and gives.
 
         Raises:
-            UsageError: the model is not loaded, or does not take one batch of RGB images.
+            UsageError: the model is not loaded, or takes more than one tensor.
         """
         found = self._json(self._client.get_model_config, self._of(model, version) | self._as_json())
         config = found.get("config", found)
-        image, logits = config["input"][0], config["output"][0]
-        dims = [int(dim) for dim in image["dims"]]
-        if len(config["input"]) != 1 or len(dims) != 3 or dims[0] != 3:
-            raise UsageError(f"{model}: takes {dims}, not one RGB image [3, H, W]; send it tensors with tritonclient")
+        if len(config["input"]) != 1:
+            names = ", ".join(tensor["name"] for tensor in config["input"])
+            raise UsageError(f"{model}: takes {names}; resx sends one tensor: use tritonclient for it")
+        sent, given = config["input"][0], config["output"][0]
+        largest = int(config.get("max_batch_size", 0))
+        dims, output_dims = ([int(dim) for dim in tensor["dims"]] for tensor in (sent, given))
+        fixed = largest == 0 and len(dims) > 1
         return Interface(
-            input_name=image["name"],
-            input_type=image["data_type"].removeprefix("TYPE_"),
-            output_name=logits["name"],
-            num_classes=int(logits["dims"][-1]),
-            image_size=(dims[1], dims[2]),
-            max_batch_size=int(config.get("max_batch_size", 0)),
+            input_name=sent["name"],
+            input_type=sent["data_type"].removeprefix("TYPE_"),
+            output_name=given["name"],
+            num_classes=math.prod(output_dims[1:] if fixed else output_dims),
+            input_dims=tuple(dims[1:] if fixed else dims),
+            max_batch_size=max(1, dims[0]) if fixed else largest,
+            fixed_batch=fixed,
             parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
         )
 
     def infer(self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None) -> Answer:
-        """Return the logits [N, classes] for one request of images [N, 3, H, W]."""
+        """Return the logits [N, classes] for one request of images [N, 3, H, W]; more axes are flattened."""
         outputs = [self._output(interface.output_name)]
         result = self._infer(model, interface, images, version, outputs)
-        return Answer(
-            logits=result.as_numpy(interface.output_name), version=int(self._response(result)["model_version"])
-        )
+        logits = result.as_numpy(interface.output_name)
+        return Answer(logits=logits.reshape(len(images), -1), version=int(self._response(result)["model_version"]))
 
     def classify(
         self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None
     ) -> list[list[Prediction]]:
         """Return per image all classes, most likely first, under the labels that the server knows.
 
-        Uses Triton's classification extension, whose strings are `logit:index:label`.
+        Uses Triton's classification extension, whose strings are `logit:index:label`. A model of a fixed batch
+        has no batch axis to Triton, which then takes all its rows for one.
         """
-        outputs = [self._output(interface.output_name, class_count=interface.num_classes)]
+        num_classes = interface.num_classes
+        num_values = num_classes * (len(images) if interface.fixed_batch else 1)
+        outputs = [self._output(interface.output_name, class_count=num_values)]
         result = self._infer(model, interface, images, version, outputs)
-        return [[_prediction(text) for text in row] for row in result.as_numpy(interface.output_name)]
+        texts = result.as_numpy(interface.output_name).reshape(-1, num_values)
+        predictions = [[_prediction(text) for text in row] for row in texts]
+        return _by_row(predictions[0], num_classes) if interface.fixed_batch else predictions
 
     def load(self, model: str, config_json: str | None = None) -> None:
         """Load a model, or bring it to its newest version; `config_json` replaces its config.pbtxt."""
@@ -280,6 +304,16 @@ class TritonClient:
         return MissingCapability(
             f"{self.address}: no server answers ({reason}); start one with `resx serve --detach`, or give --url"
         )
+
+
+def _by_row(predictions: Sequence[Prediction], num_classes: int) -> list[list[Prediction]]:
+    """Part the values of a whole batch, indexed over all of it, into its rows."""
+    labels = {prediction.index: prediction.label for prediction in predictions if prediction.index < num_classes}
+    rows: list[list[Prediction]] = [[] for _ in range(len(predictions) // num_classes)]
+    for prediction in predictions:
+        row, index = divmod(prediction.index, num_classes)
+        rows[row].append(Prediction(label=labels[index], index=index, logit=prediction.logit))
+    return rows
 
 
 def _prediction(text: bytes) -> Prediction:

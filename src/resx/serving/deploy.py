@@ -68,7 +68,7 @@ def canary(client: TritonClient, name: str, version: int, card: Card) -> float:
         ServerError: the server gave no answer.
     """
     interface = client.interface(name, version)
-    images = cards.canary_images(card.source.spec, card.input, card.canary.num_images)
+    images = cards.canary_input(card.signature, card.canary.num_images)
     answer = client.infer(name, interface, images, version)
     difference = cards.canary_difference(card.canary, answer.logits)
     if not difference <= card.canary.tolerance:

@@ -17,6 +17,7 @@ from resx.errors import UsageError
 from resx.export.card import normalised_pixels
 from resx.export.images import load_image, pixels
 from resx.serving.client import Interface, Prediction, TritonClient
+from resx.serving.triton_config import PROBABILITIES
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,17 +60,23 @@ def classify_files(
     """
     interface = client.interface(model, version)
     size = max(1, interface.max_batch_size)
+    has_softmax = interface.parameters.get("resx.output") == PROBABILITIES
     answers: list[list[Guess]] = []
     for start in range(0, len(images), size):
         batch = model_input(images[start : start + size], interface)
-        answers += [_probabilities(row)[:top] for row in client.classify(model, interface, batch, version)]
+        num_images = len(batch)
+        if interface.fixed_batch:
+            batch = np.concatenate([batch, np.repeat(batch[-1:], size - num_images, axis=0)])
+        rows = client.classify(model, interface, batch, version)[:num_images]
+        answers += [_guesses(row, has_softmax=has_softmax)[:top] for row in rows]
     return answers
 
 
-def _probabilities(predictions: Sequence[Prediction]) -> list[Guess]:
-    logits = np.array([prediction.logit for prediction in predictions])
-    weights = np.exp(logits - logits.max())
-    probabilities = weights / weights.sum()
+def _guesses(predictions: Sequence[Prediction], *, has_softmax: bool) -> list[Guess]:
+    probabilities = np.array([prediction.logit for prediction in predictions])
+    if not has_softmax:
+        weights = np.exp(probabilities - probabilities.max())
+        probabilities = weights / weights.sum()
     return [
         Guess(label=prediction.label, index=prediction.index, probability=float(probability))
         for prediction, probability in zip(predictions, probabilities, strict=True)

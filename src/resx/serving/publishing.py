@@ -11,13 +11,12 @@ from resx.serving.triton_config import ServingOptions
 
 if TYPE_CHECKING:
     from resx.export.card import Card
-    from resx.export.pipeline import ExportOptions
-    from resx.export.source import LoadedSource
+    from resx.export.pipeline import Exportable, ExportOptions
     from resx.export.tensorrt_engine import EngineOptions
 
 
 def export_into(
-    repository: Repository, source: LoadedSource, options: ExportOptions, serving: ServingOptions, *,
+    repository: Repository, source: Exportable, options: ExportOptions, serving: ServingOptions, *,
     name: str, command: str, on_step: Callable[[str], None] = lambda _step: None,
 ) -> tuple[Card, Published]:  # fmt: skip
     """Export, verify and publish the next version of `name`; after any error the repository is as it was.
@@ -36,7 +35,7 @@ def export_into(
 
 
 def export_plan_into(
-    repository: Repository, source: LoadedSource, options: ExportOptions, engine: EngineOptions, trt: Any,
+    repository: Repository, source: Exportable, options: ExportOptions, engine: EngineOptions, trt: Any,
     serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None] = lambda _step: None,
 ) -> tuple[Card, Published]:  # fmt: skip
     """Export, build a TensorRT plan, verify and publish it as the next version of `name`, as `export_into` does.

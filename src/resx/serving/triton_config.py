@@ -13,6 +13,8 @@ from resx.errors import UsageError
 from resx.export.card import Card, Engine
 
 LABELS_FILE = "labels.txt"
+PROBABILITIES = "probabilities"
+"""Value of the parameter resx.output where a softmax is in the file."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,41 +47,46 @@ def config_text(card: Card, options: ServingOptions) -> str:
         UsageError: it is an engine of TensorRT for RTX, or a plan that takes no single image: Triton cannot serve them.
     """
     _require_servable(card)
-    spec = card.source.spec
-    data_type = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[card.input]
-    parameters = {"resx.resize": str(spec.resize)}
-    if card.input == "float32":
-        parameters |= {"resx.mean": _numbers(spec.mean), "resx.std": _numbers(spec.std)}
+    signature = card.signature
+    data_type = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[signature.input_type]
+    parameters = {}
+    if signature.resize is not None:
+        parameters["resx.resize"] = str(signature.resize)
+    if signature.input_type == "float32" and signature.mean and signature.std:
+        parameters |= {"resx.mean": _numbers(signature.mean), "resx.std": _numbers(signature.std)}
+    if signature.is_probabilities:
+        parameters["resx.output"] = PROBABILITIES
     if options.threads:
         parameters["intra_op_thread_count"] = str(options.threads)
-    written = "\n".join(
-        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
+    written = "".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in parameters.items()
     )
+    # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
+    fixed = () if signature.batch is None else (signature.batch,)
     return f"""\
 name: "{card.name}"
 backend: "{"onnxruntime" if card.engine is None else "tensorrt"}"
-max_batch_size: {card.max_batch_size}
+max_batch_size: {0 if fixed else card.max_batch_size}
 input [
   {{
-    name: "image"
+    name: "{signature.input_name}"
     data_type: {data_type}
-    dims: [ 3, {spec.image_size}, {spec.image_size} ]
+    dims: [ {_dims((*fixed, *signature.input_dims))} ]
   }}
 ]
 output [
   {{
-    name: "logits"
+    name: "{signature.output_name}"
     data_type: TYPE_FP32
-    dims: [ {spec.classes} ]
+    dims: [ {_dims((*fixed, *signature.output_dims))} ]
     label_filename: "{LABELS_FILE}"
   }}
 ]
 {_placement(card.engine)}
 instance_group [ {{ count: {options.instances} kind: {"KIND_AUTO" if card.engine is None else "KIND_GPU"} }} ]
-dynamic_batching {{{_batching(card.engine, options)}}}
+{"" if fixed else f"dynamic_batching {{{_batching(card.engine, options)}}}{chr(10)}"}\
 version_policy {{ latest {{ num_versions: 1 }} }}
-{written}
-"""
+{written}"""
 
 
 def _require_servable(card: Card) -> None:
@@ -114,8 +121,8 @@ def _batching(engine: Engine | None, options: ServingOptions) -> str:
 
 def labels_text(card: Card) -> str:
     """Return the text of labels.txt: one line per class, `class-7` where no name is known."""
-    spec = card.source.spec
-    labels = spec.labels or tuple(f"class-{index}" for index in range(spec.classes))
+    signature = card.signature
+    labels = signature.labels or tuple(f"class-{index}" for index in range(signature.num_outputs))
     return "".join(f"{label}\n" for label in labels)
 
 
@@ -132,6 +139,10 @@ def parse(text: str) -> Any:
         return text_format.Parse(text, model_config_pb2.ModelConfig())
     except text_format.ParseError as error:
         raise UsageError(f"config.pbtxt: {error}; export the model again, or mend the file") from error
+
+
+def _dims(sizes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sizes))
 
 
 def _numbers(values: tuple[float, ...]) -> str:

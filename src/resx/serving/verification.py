@@ -69,7 +69,7 @@ def _hash(path: Path, expected: str) -> Check:
 def _file_canary(folder: Path, card: Card) -> Check:
     from resx.export.runtimes import open_model
 
-    images = cards.canary_images(card.source.spec, card.input, card.canary.num_images)
+    images = cards.canary_input(card.signature, card.canary.num_images)
     difference = cards.canary_difference(card.canary, open_model(folder / card.model_file, card)(images))
     return Check(
         what="the file answers the canary as its card says",
@@ -105,16 +105,16 @@ def _served(folder: Path, card: Card, address: Address) -> list[Check]:
     from resx.export.runtimes import open_model
 
     name, version = folder.parent.name, int(folder.name)
-    spec, model = card.source.spec, open_model(folder / card.model_file, card)
+    signature, model = card.signature, open_model(folder / card.model_file, card)
     random = np.random.default_rng(0)
+    sizes = [signature.batch] if signature.batch else sorted({1, 2, card.max_batch_size})
     worst = 0.0
     try:
         with TritonClient(address) as client:
             difference = canary(client, name, version, card)
             interface = client.interface(name, version)
-            for size in sorted({1, 2, card.max_batch_size}):
-                pixels = random.integers(0, 256, (size, 3, spec.image_size, spec.image_size), dtype=np.uint8)
-                batch = pixels if card.input == "uint8" else cards.normalised_pixels(pixels, spec.mean, spec.std)
+            for size in sizes:
+                batch = signature.as_input(random.integers(0, 256, (size, *signature.input_dims), dtype=np.uint8))
                 expected = model(batch)
                 answer = client.infer(name, interface, batch, version).logits
                 worst = max(worst, float(np.abs(answer - expected).max() / np.abs(expected).max()))
@@ -122,7 +122,7 @@ def _served(folder: Path, card: Card, address: Address) -> list[Check]:
         return [Check(what=f"{address} answers as the file", passed=False, detail=str(error))]
     bound = card.canary.tolerance
     detail = (
-        f"within {worst:.1e} of the scale at batches of 1, 2 and {card.max_batch_size}, "
+        f"within {worst:.1e} of the scale at batches of {', '.join(map(str, sizes))}, "
         f"canary within {difference:.1e}; "
         f"allowed {bound:g}"
     )

@@ -67,10 +67,10 @@ def variant(name: str) -> Variant:
         raise UsageError(f"no model named {name!r}{nearest(name, VARIANTS)} (`resx models` lists all)") from None
 
 
-def kind_of(text: str) -> Literal["run", "variant", "foreign"]:
+def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
     """Say what the user named, before anything heavy is imported.
 
-    A run's folder, a variant, or a foreign network: `torchvision:NAME` or `module:function`.
+    A run's folder, a variant, an .onnx file, or a foreign network: `torchvision:NAME` or `module:function`.
 
     Raises:
         UsageError: it is none of them.
@@ -78,6 +78,10 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign"]:
     folder = Path(text)
     if (folder / SPEC_FILE).is_file():
         return "run"
+    if folder.suffix == ".onnx":
+        if not folder.is_file():
+            raise UsageError(f"{text}: no such file; give the path of an .onnx file")
+        return "onnx"
     module, colon, attribute = text.partition(":")
     if colon:
         if not all(part.isidentifier() for part in module.split(".")) or not attribute.isidentifier():
@@ -85,7 +89,9 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign"]:
         return "foreign"
     if text not in VARIANTS and (folder.is_dir() or "/" in text):
         what = f"has no {SPEC_FILE}" if folder.is_dir() else "is not there"
-        raise UsageError(f"{text}: not a run ({what}); give a run's folder or a name that `resx models` lists")
+        raise UsageError(
+            f"{text}: not a run ({what}); give a run's folder, an .onnx file or a name that `resx models` lists"
+        )
     variant(text)
     return "variant"
 

@@ -1,0 +1,349 @@
+"""A third-party .onnx file as a source: what it takes and gives is read from it, and it is its own reference.
+
+The file is not rebuilt: fp32 keeps its graph, with weights that were also inputs (ONNX before IR version 4) made
+constants, so that a runtime can fold them. One input, one output, no open axis but the batch.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import ModelProto, TensorProto, ValueInfoProto
+
+from resx.errors import ExportError, UsageError
+from resx.export import onnx_file
+from resx.export.card import FileArguments, InputType, Precision, Signature, Source, Target
+from resx.export.images import RealImages, photographs
+from resx.export.parity import Logits
+from resx.export.quantize import quiet
+from resx.export.runtimes import OnnxRuntimeModel
+from resx.files import sha256_of
+from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
+
+_INPUT_TYPES: dict[int, InputType] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
+_WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
+_QDQ_OPSET = 13
+"""The first that quantises per channel."""
+_LABELS_BY_RESX = "resx.labels_sha256"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedFile:
+    """An .onnx file, and real images to check what is made of it on."""
+
+    name: str
+    """The default name of what is exported from it."""
+    path: Path
+    graph: ModelProto
+    """The file with its external data inside and its initializers as constants."""
+    description: Source
+    real: RealImages
+
+    @property
+    def signature(self) -> Signature:
+        """What the file takes and gives."""
+        return self.description.signature_with("uint8")
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the weights."""
+        return sum(len(tensor.raw_data) for tensor in self.graph.graph.initializer)
+
+    def require_finite(self) -> None:
+        """Check that every weight is a number.
+
+        Raises:
+            UsageError: one is not.
+        """
+        for tensor in self.graph.graph.initializer:
+            values = onnx.numpy_helper.to_array(tensor) if tensor.data_type in _WEIGHTS else np.zeros(1)
+            if not np.isfinite(values.astype(np.float64)).all():
+                raise UsageError(
+                    f"{self.path}: weight {tensor.name} is not finite; a diverged training leaves such files"
+                )
+
+    def folded(self) -> LoadedFile:
+        """Return the file: nobody knows of survival factors in it."""
+        return self
+
+    def logits(self, images: npt.NDArray[np.uint8]) -> Logits:
+        """Return what the given file answers [N, ...] to bytes of its input's shape."""
+        return self._session(self.signature.as_input(images))
+
+    @cached_property
+    def _session(self) -> OnnxRuntimeModel:
+        return OnnxRuntimeModel(self.path)
+
+    def write(self, path: Path, precision: Precision, input_type: InputType, target: Target) -> ModelProto:
+        """Write the file in the precision (int8 begins with fp32); the same graph serves both targets.
+
+        Raises:
+            ExportError: it cannot be converted.
+            UsageError: bf16, or another input type than the file's.
+        """
+        del target
+        if input_type != self.signature.input_type:
+            raise UsageError(
+                f"--input {input_type}: {self.path} takes {self.signature.input_type}; leave the option out"
+            )
+        model = copy.deepcopy(self.graph)
+        if precision == "bf16":
+            raise UsageError(f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8")
+        if precision == "fp16":
+            model = _half(model, self.path)
+        if precision == "int8":
+            model = _with_opset(_named(model), self.path)
+        self.describe(model, precision, input_type)
+        try:
+            onnx.checker.check_model(model, full_check=True)
+        except onnx.checker.ValidationError as error:
+            raise ExportError(f"{self.path}: its {precision} form is not valid ONNX: {_first_line(error)}") from error
+        with path.open("wb") as file:
+            file.write(model.SerializeToString(deterministic=True))
+        return model
+
+    def describe(self, model: ModelProto, precision: Precision, input_type: InputType) -> None:
+        """Write into a file made of this one what it is; what its maker wrote stays."""
+        known = {entry.key: entry.value for entry in model.metadata_props}
+        of_resx = {"resx.name": self.name, "resx.precision": precision, "resx.input": input_type}
+        of_resx["resx.source_sha256"] = self.description.weights_sha256
+        onnx.helper.set_model_props(model, known | of_resx)
+
+    def operators(self) -> dict[str, int]:
+        """Count the operators of the given file."""
+        return onnx_file.operators(self.graph)
+
+
+def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, seed: int) -> LoadedFile:
+    """Read a file, check that it can be served, and run it once.
+
+    Args:
+        path: of the .onnx file; external data lie beside it.
+        arguments: what the file does not say.
+        image_size: pixels each way, for a file that leaves height and width open.
+        seed: of the photographs' crops.
+
+    Raises:
+        UsageError: it is no valid ONNX model, or its inputs and outputs cannot be served.
+        ExportError: onnxruntime refuses it.
+    """
+    graph = onnx_file.read_model(path)
+    image = _only(_inputs(graph), path, "input")
+    if image_size is not None:
+        _close_size(image, image_size, path)
+    _require_valid(graph, path)
+    _with_constants(graph)
+    session = OnnxRuntimeModel(path)
+    signature = _signature(graph, image, session, path, arguments)
+    height_width = signature.input_dims[1:]
+    if signature.resize is None:
+        real = RealImages(images=np.zeros((0, *signature.input_dims), np.uint8), origin="")
+    else:
+        real = photographs(*height_width, seed=seed)
+    sha256 = sha256_of(path)
+    return LoadedFile(
+        name=path.stem,
+        path=path,
+        graph=graph,
+        description=Source(kind="onnx", signature=signature, weights=str(path), weights_sha256=sha256),
+        real=real,
+    )
+
+
+def _inputs(graph: ModelProto) -> list[ValueInfoProto]:
+    """Return the inputs that a caller must give: before IR version 4 every weight was an input too."""
+    weights = {tensor.name for tensor in graph.graph.initializer}
+    return [value for value in graph.graph.input if value.name not in weights]
+
+
+def _only(values: Sequence[ValueInfoProto], path: Path, what: str) -> ValueInfoProto:
+    if len(values) != 1:
+        names = ", ".join(value.name for value in values) or "none"
+        raise UsageError(
+            f"{path}: has {len(values)} {what}s ({names}); resx serves files of one {what}: "
+            "cut it out with onnx.utils.extract_model"
+        )
+    return values[0]
+
+
+def _close_size(image: ValueInfoProto, image_size: int, path: Path) -> None:
+    """Fix the open height and width of an image input."""
+    dims = image.type.tensor_type.shape.dim
+    if len(dims) != 4 or any(dim.HasField("dim_value") and dim.dim_value != image_size for dim in dims[2:]):
+        raise UsageError(f"--image-size {image_size}: {path} takes {_text(image)}; leave the option out")
+    for dim in dims[2:]:
+        dim.dim_value = image_size
+
+
+def _signature(
+    graph: ModelProto, image: ValueInfoProto, session: OnnxRuntimeModel, path: Path, arguments: FileArguments
+) -> Signature:
+    tensor = image.type.tensor_type
+    if tensor.elem_type not in _INPUT_TYPES:
+        raise UsageError(f"{path}: takes {_text(image)}; resx serves files that take uint8 or float32")
+    dims = list(tensor.shape.dim)
+    is_open = [not dim.HasField("dim_value") for dim in dims]
+    if not dims:
+        raise UsageError(f"{path}: input {image.name} has no axes; the first one must be the batch")
+    if any(is_open[1:]):
+        raise UsageError(
+            f"{path}: takes {_text(image)}, open in an axis other than the batch; fix it with --image-size, or with "
+            "python -m onnxruntime.tools.make_dynamic_shape_fixed"
+        )
+    batch = None if is_open[0] else dims[0].dim_value
+    input_dims = tuple(dim.dim_value for dim in dims[1:])
+    if 0 in input_dims or batch == 0:
+        raise UsageError(f"{path}: takes {_text(image)}, which holds nothing; export it again")
+    is_image = len(input_dims) == 3 and input_dims[0] == 3
+    scaling = _scaling(graph, arguments) if is_image else None
+    if not is_image and (arguments.mean or arguments.std):
+        raise UsageError(f"--mean, --std: {path} takes {_text(image)}, no RGB image [N, 3, H, W]; leave them out")
+    output = _only(graph.graph.output, path, "output")
+    if output.type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise UsageError(f"{path}: gives {_text(output)}; resx serves files that give float32")
+    known = Signature(
+        input_name=image.name, input_type=_INPUT_TYPES[tensor.elem_type], input_dims=input_dims,
+        output_name=output.name, output_dims=(1,), batch=batch,
+        resize=min(input_dims[1:]) if is_image else None,
+        mean=scaling[0] if scaling else None, std=scaling[1] if scaling else None,
+        is_probabilities=_ends_in_softmax(graph, output.name),
+    )  # fmt: skip
+    output_dims = _measured_dims(session, known, path)
+    labels = _labels(arguments.labels, math.prod(output_dims))
+    return known.model_copy(update={"output_dims": output_dims, "labels": labels})
+
+
+def _measured_dims(session: OnnxRuntimeModel, signature: Signature, path: Path) -> tuple[int, ...]:
+    """Run the file at the batches it says to take; return the output's shape behind the batch axis."""
+    shapes = []
+    for size in [signature.batch] if signature.batch else [1, 3]:
+        rows = np.zeros((size, *signature.input_dims), np.uint8)
+        try:
+            answer = session.tensor(signature.as_input(rows))
+        except Exception as error:
+            raise UsageError(
+                f"{path}: says it takes a batch of {size}, but fails on it: {_first_line(error)}"
+            ) from error
+        if answer.ndim < 2 or len(answer) != size:
+            raise UsageError(
+                f"{path}: gives {list(answer.shape)} for a batch of {size}; the first axis must be the batch"
+            )
+        shapes.append(answer.shape[1:])
+    if shapes[0] != shapes[-1]:
+        raise UsageError(f"{path}: gives {list(shapes[0])} or {list(shapes[-1])} a row, by the batch; it must be one")
+    return tuple(int(size) for size in shapes[0])
+
+
+def _scaling(graph: ModelProto, arguments: FileArguments) -> tuple[Channels, Channels]:
+    """Return mean and standard deviation: the user's, what an earlier resx wrote into the file, or ImageNet's."""
+    written = {entry.key: entry.value for entry in graph.metadata_props}
+    found = []
+    for given, key, default in (
+        (arguments.mean, "resx.mean", IMAGENET_MEAN),
+        (arguments.std, "resx.std", IMAGENET_STD),
+    ):
+        numbers = tuple(float(part) for part in written[key].split(",")) if key in written else default
+        assert len(numbers) == 3, numbers
+        found.append(given or (numbers[0], numbers[1], numbers[2]))
+    return found[0], found[1]
+
+
+def _labels(file: str, num_outputs: int) -> tuple[str, ...]:
+    if not file:
+        return ()
+    try:
+        labels = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"--labels {file}: cannot be read ({error}); give a text file with a label per line"
+        ) from error
+    if len(labels) != num_outputs:
+        raise UsageError(f"--labels {file}: {len(labels)} labels for {num_outputs} outputs; give one a line")
+    return labels
+
+
+def _ends_in_softmax(graph: ModelProto, output: str) -> bool:
+    """Follow the output back through what only changes its shape."""
+    made_by = {name: node for node in graph.graph.node for name in node.output}
+    node = made_by.get(output)
+    while node is not None and node.op_type in ("Reshape", "Flatten", "Squeeze", "Identity"):
+        node = made_by.get(node.input[0])
+    return node is not None and node.op_type == "Softmax"
+
+
+def _with_constants(graph: ModelProto) -> None:
+    """Take the weights out of the inputs: a runtime may then fold them, which it must not do to an input."""
+    inputs = _inputs(graph)
+    del graph.graph.input[:]
+    graph.graph.input.extend(inputs)
+    used = {name for node in graph.graph.node for name in node.input}
+    kept = [tensor for tensor in graph.graph.initializer if tensor.name in used or not _is_plain(graph)]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(kept)
+    graph.ir_version = max(graph.ir_version, 4)
+
+
+def _is_plain(graph: ModelProto) -> bool:
+    """Say whether no node holds a graph of its own, which could use any weight."""
+    return not any(attribute.HasField("g") for node in graph.graph.node for attribute in node.attribute)
+
+
+def _require_valid(model: ModelProto, path: Path) -> None:
+    newest = onnx.defs.onnx_opset_version()
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), newest)
+    if version > newest:
+        raise UsageError(f"{path}: opset {version}, and onnx {onnx.__version__} knows {newest} at most; upgrade onnx")
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise UsageError(f"{path}: not a valid ONNX model: {_first_line(error)}") from error
+
+
+def _half(model: ModelProto, path: Path) -> ModelProto:
+    """Return the graph with weights and computation in fp16, input and output as before."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+    from onnxruntime.transformers.onnx_model import OnnxModel
+
+    try:
+        with quiet():
+            converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
+            converted.topological_sort()  # the converter puts its casts last
+        return _named(converted.model)
+    except Exception as error:
+        raise ExportError(f"{path}: onnxruntime could not convert it to fp16: {error}") from error
+
+
+def _with_opset(model: ModelProto, path: Path) -> ModelProto:
+    """Return the graph in an opset that can be quantised per channel."""
+    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if version >= _QDQ_OPSET:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, _QDQ_OPSET)
+    except Exception as error:
+        raise ExportError(
+            f"{path}: opset {version} cannot be brought to {_QDQ_OPSET}, which int8 needs: {error}"
+        ) from error
+
+
+def _named(model: ModelProto) -> ModelProto:
+    """Give nodes without a name one: layers that stay in fp32 are told by name."""
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _text(value: ValueInfoProto) -> str:
+    return onnx_file.tensor_text(value)
