@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check bench digits-table wheel clean
+.PHONY: help setup demo test test-slow check bench digits-table schemas wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -41,6 +41,9 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 
 digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds each, about an hour; writes docs/digits.md
 	$(BIN)/python benchmarks/digits_table.py --epochs 8 -o docs/digits.md
+
+schemas: $(STAMP)  ## write the published JSON schemas into docs/
+	$(BIN)/resx info --schema > docs/card.schema.json
 
 wheel: $(STAMP)  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation

@@ -51,6 +51,12 @@ def ctrl_c() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def exports_are_made() -> None:
+    """Keep no exports, so that none is taken from an earlier run of the tests."""
+    os.environ["RESX_EXPORT_CACHE_GB"] = "0"
+
+
+@pytest.fixture(scope="session", autouse=True)
 def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("state")
     before = os.environ.get("RESX_STATE")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resx.export import fusion, onnx_file
+from resx.export import fusion, onnx_file, onnx_reading
 from resx.export.card import TARGETS, Target
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.training import evaluation
@@ -157,7 +157,7 @@ def test_densenets_form_for_the_cpu_has_no_batch_norm_and_computes_the_same(tmp_
     for target in TARGETS:
         path = tmp_path / f"{target}.onnx"
         file = onnx_file.write_onnx(model, spec, path, precision="fp32", input_type="uint8", target=target)
-        norms[target] = onnx_file.operators(file).get("BatchNormalization", 0)
+        norms[target] = onnx_reading.operators(file).get("BatchNormalization", 0)
         difference = np.abs(OnnxRuntimeModel(path)(images) - expected).max()
         assert difference < 1e-4 * np.abs(expected).max()
     assert norms == {"cpu": 0, "gpu": fusion.operators(fusion.fused(model, target="gpu"))["BatchNormalization"]}

@@ -7,7 +7,7 @@ import pytest
 
 import resx
 from resx.errors import UsageError
-from resx.export import onnx_file
+from resx.export import onnx_file, onnx_reading
 from resx.export.card import InputType, Precision
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.training import evaluation
@@ -59,9 +59,9 @@ def test_the_file_computes_what_pytorch_computes(tmp_path: Path) -> None:
 
 def test_fp16_stores_its_weights_as_fp16_and_keeps_input_and_output(tmp_path: Path) -> None:
     single, half = write(tmp_path / "single.onnx"), write(tmp_path / "half.onnx", precision="fp16")
-    num_weights, num_half = onnx_file.weight_counts(half)
+    num_weights, num_half = onnx_reading.weight_counts(half)
     assert num_half / num_weights > 0.95
-    assert onnx_file.weight_counts(single)[1] == 0
+    assert onnx_reading.weight_counts(single)[1] == 0
     assert [value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)] == [
         onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT,
     ]  # fmt: skip
@@ -98,11 +98,11 @@ def test_exporting_leaves_the_network_as_it_was(tmp_path: Path) -> None:
 
 def test_a_file_is_described_and_a_broken_one_refused(tmp_path: Path) -> None:
     write(tmp_path / "m.onnx")
-    facts = onnx_file.describe_file(tmp_path / "m.onnx")
+    facts = onnx_reading.describe_file(tmp_path / "m.onnx")
     assert facts["inputs"] == ["image UINT8 [batch, 3, 16, 16]"]
     assert facts["metadata"]["resx.name"] == "tiny"  # type: ignore[index]
     (tmp_path / "half.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[:5000])
     with pytest.raises(UsageError, match="truncated or not an ONNX model"):
-        onnx_file.describe_file(tmp_path / "half.onnx")
+        onnx_reading.describe_file(tmp_path / "half.onnx")
     with pytest.raises(UsageError, match="no such file"):
-        onnx_file.describe_file(tmp_path / "none.onnx")
+        onnx_reading.describe_file(tmp_path / "none.onnx")

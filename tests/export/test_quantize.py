@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from resx.errors import MissingCapability, ParityError, UsageError
-from resx.export import calibration, onnx_file, parity, quantize, sensitivity
+from resx.export import calibration, onnx_file, onnx_reading, parity, quantize, sensitivity
 from resx.export.calibration import Calibration, load_calibration
 from resx.export.card import TARGETS, Card, Source, Target, read_card, signature_of
 from resx.export.images import RealImages, photograph_crops
@@ -304,7 +304,7 @@ def test_bf16_is_written_and_refused_where_nothing_computes_it(tmp_path: Path) -
     spec = tiny_spec()
     model = build_from_spec(spec, seed=0).eval()
     file = onnx_file.write_onnx(model, spec, tmp_path / "m.onnx", precision="bf16", input_type="uint8")
-    num_weights, num_short = onnx_file.weight_counts(file)
+    num_weights, num_short = onnx_reading.weight_counts(file)
     assert num_short / num_weights > 0.95
     with pytest.raises(MissingCapability, match="take --fp16"):
         export_version(tiny(), ExportOptions(precision="bf16"), tmp_path, name="m", command="x")

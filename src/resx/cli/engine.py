@@ -15,6 +15,7 @@ from resx.files import cache_folder, checked_name
 if TYPE_CHECKING:
     from resx.export.card import Card
     from resx.export.pipeline import Exportable, ExportOptions
+    from resx.export.request import ExportRequest
     from resx.export.tensorrt_engine import EngineOptions
     from resx.serving.repository import Repository
     from resx.serving.triton_config import ServingOptions
@@ -181,6 +182,44 @@ class Made:
     version: int | None
     """None where nothing was published."""
     next_step: str
+    is_kept: bool = False
+    """Whether it was made by an earlier export of the same."""
+
+
+def reuse(
+    flags: EngineFlags, repository: Repository, request: ExportRequest, serving: ServingOptions, *,
+    name: str, command: str,
+) -> Made | None:  # fmt: skip
+    """Publish what an earlier export of the same made; None where there is none.
+
+    Raises:
+        UsageError: the name cannot be used, or its versions have another interface.
+    """
+    from resx.export import kept
+    from resx.export.request import key_of
+    from resx.serving import publishing
+
+    if flags.file_format != "onnx":
+        return None
+    key = key_of(request)
+    found = None if key is None else kept.find(key)
+    if found is None:
+        return None
+    card, version = publishing.publish_kept(repository, found, serving, name=name, command=command)
+    return Made(
+        card=card, file=version.folder / card.model_file, version=version.version, next_step=_deploying(name),
+        is_kept=True,
+    )  # fmt: skip
+
+
+def keep(flags: EngineFlags, request: ExportRequest, made: Made) -> None:
+    """Keep what was made for the next export of the same."""
+    from resx.export import kept
+    from resx.export.request import key_of
+
+    key = key_of(request) if flags.file_format == "onnx" else None
+    if key is not None:
+        kept.keep(key, made.file.parent)
 
 
 def make(
@@ -196,12 +235,13 @@ def make(
     from resx.serving import publishing
 
     checked_name(name)
-    deploy = f"resx serve --detach; or, if a server runs: resx deploy {name}"
     if flags.file_format == "onnx":
         card, version = publishing.export_into(
             repository, source, options, serving, name=name, command=command, on_step=on_step
         )
-        return Made(card=card, file=version.folder / card.model_file, version=version.version, next_step=deploy)
+        return Made(
+            card=card, file=version.folder / card.model_file, version=version.version, next_step=_deploying(name)
+        )
 
     from resx.export import engine_export
 
@@ -228,6 +268,10 @@ def make(
         card=card, file=version.folder / card.model_file, version=version.version,
         next_step=f"docker compose --profile gpu up --wait; or, if it runs: resx deploy {name} --url HOST:PORT",
     )  # fmt: skip
+
+
+def _deploying(name: str) -> str:
+    return f"resx serve --detach; or, if a server runs: resx deploy {name}"
 
 
 def remarks(card: Card) -> list[str]:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli import engine
+from resx.cli.card_view import headline, proof
 from resx.cli.options import Json, Quiet, RepositoryPath, Seed, Settings, chosen
-from resx.cli.output import Output, table
+from resx.cli.output import Output
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.export.card import FileArguments, Precision, Quantisation
+    from resx.export.card import FileArguments, Precision
     from resx.zoo.spec import Channels
 
 
@@ -28,12 +29,13 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
+    context: typer.Context,
     source: Annotated[
         str,
         typer.Argument(
             help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function."
         ),
-    ],
+    ] = "",
     fp16: Annotated[bool, typer.Option("--fp16", help="Store and compute in half precision.")] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help="Store and compute in bfloat16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Compute on 8-bit integers; calibrates on real images.")] = False,
@@ -89,6 +91,11 @@ def export(
     builder_level: engine.BuilderLevel = engine.STANDARD_LEVEL,
     emit_script: engine.EmitScript = None,
     output: engine.OutputFolder = None,
+    reproduce: Annotated[
+        Path | None,
+        typer.Option(metavar="CARD", help="Run a card.json's export again and compare the bytes; publishes nothing."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Export again what was exported already.")] = False,
     repository: RepositoryPath = Path("model_repository"),
     seed: Seed = 0,
     json: Json = False,
@@ -98,6 +105,8 @@ def export(
 
     Examples: resx export densenet169 --fp16; resx export runs/digits --int8
     """
+    from resx.export.card import CALIBRATION_METHODS, INPUT_TYPES, TARGETS, SourceArguments
+    from resx.export.request import ExportRequest
     from resx.serving.repository import Repository
     from resx.serving.triton_config import ServingOptions
     from resx.zoo.catalog import kind_of
@@ -116,52 +125,44 @@ def export(
         raise UsageError("--calibrate, --keep-fp32: only int8 calibrates and keeps layers; add --int8")
     if target == "cpu" and flags.file_format != "onnx":
         raise UsageError(f"--target cpu: {flags.file_format} runs on a GPU; leave the option out")
+    if reproduce is not None:
+        _reproduce(reproduce, context, out)
+        return
+    if not source:
+        raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
     kind = kind_of(source)
-    if kind != "run" or name:
-        default = Path(source).stem if kind == "onnx" else source.rpartition(":")[2]
-        flags.require_free_target(published, name or default)
-    file = _file_arguments(source, kind, mean=mean, std=std, labels=labels)
-    with out.steps() as step:
-        step("load PyTorch")
-        from resx.export.calibration import load_calibration, require_data
-        from resx.export.card import CALIBRATION_METHODS, INPUT_TYPES, TARGETS
-        from resx.export.int8_file import Int8Options
-        from resx.export.pipeline import ExportOptions
+    model_name = name or _default_name(source, kind)
+    flags.require_free_target(published, model_name)
+    form = chosen("--target", target, TARGETS) if target else ("cpu" if flags.file_format == "onnx" else "gpu")
+    if not target and flags.file_format == "onnx":
         from resx.export.runtimes import default_target
-        from resx.export.source import load_source
 
-        if target:
-            form = chosen("--target", target, TARGETS)
-        else:
-            form = default_target() if flags.file_format == "onnx" else "gpu"
-        method = chosen("--calibrate-method", calibrate_method, CALIBRATION_METHODS)
-        input_kind = chosen("--input", input_type or "uint8", INPUT_TYPES)
-        if int8:
-            require_data(calibrate, has_own_data=kind == "run")
-        package = flags.load_package()
-        step(f"build {source}")
-        loaded = load_source(
-            source, weights=weights, seed=seed, image_size=image_size, settings=settings or [], file=file
-        )
-        if not input_type:
-            input_kind = loaded.description.signature_with(input_kind).input_type
-        quantising = None
-        if int8:
-            step("load calibration images")
-            images = load_calibration(
-                calibrate, loaded.description.signature_with(input_kind), num_images=calibrate_images, seed=seed,
-                run=Path(source) if kind == "run" else None,
-            )  # fmt: skip
-            quantising = Int8Options(calibration=images, method=method, keep_fp32=tuple(keep_fp32 or ()))
-        options = ExportOptions(
-            precision=precision, target=form, int8=quantising, input_type=input_kind,
-            max_batch_size=flags.largest_batch, seed=seed, verify=not no_verify, atol=atol, rtol=rtol,
-        )  # fmt: skip
-        model_name = name or loaded.name
-        command = shlex.join(["resx", *sys.argv[1:]])
-        made = engine.make(
-            flags, package, published, loaded, options, serving, name=model_name, command=command, on_step=step
-        )
+        form = default_target()
+    request = ExportRequest(
+        source=SourceArguments(
+            source=source, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings or ()),
+            file=_file_arguments(source, kind, mean=mean, std=std, labels=labels),
+        ),
+        precision=precision, target=form,
+        input_type=chosen("--input", input_type, INPUT_TYPES) if input_type else None,
+        max_batch_size=flags.largest_batch, verify=not no_verify, atol=atol, rtol=rtol, calibrate=calibrate,
+        calibrate_images=calibrate_images,
+        calibrate_method=chosen("--calibrate-method", calibrate_method, CALIBRATION_METHODS),
+        keep_fp32=tuple(keep_fp32 or ()),
+    )  # fmt: skip
+    command = shlex.join(["resx", *sys.argv[1:]])
+    made = None if force else engine.reuse(flags, published, request, serving, name=model_name, command=command)
+    if made is None:
+        with out.steps() as step:
+            step("load PyTorch")
+            from resx.export.request import prepared
+
+            package = flags.load_package()
+            loaded, options = prepared(request, step)
+            made = engine.make(
+                flags, package, published, loaded, options, serving, name=model_name, command=command, on_step=step
+            )
+        engine.keep(flags, request, made)
     card = made.card
     payload: dict[str, Any] = {
         "name": model_name, "version": made.version, "folder": str(made.file.parent), "precision": card.precision,
@@ -169,10 +170,46 @@ def export(
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
         "weights": card.source.weights, "fp16_share": card.fp16_share, "size_bytes": made.file.stat().st_size,
         "verified": card.verified, "steps": [step.model_dump(mode="json") for step in card.steps],
-        "format": flags.file_format, "file": str(made.file),
+        "format": flags.file_format, "file": str(made.file), "kept": made.is_kept,
         "engine": card.engine.model_dump(mode="json") if card.engine else None,
     }  # fmt: skip
     out.result(payload, lambda console: _show(console, made))
+
+
+def _reproduce(path: Path, context: typer.Context, out: Output) -> None:
+    from resx.errors import ParityError
+    from resx.export.card import read_card
+    from resx.export.reproduction import reproduce
+
+    allowed = {"reproduce", "json", "quiet"}
+    typed = [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
+    others = sorted(set(typed) - allowed)
+    if others:
+        raise UsageError(f"--reproduce {path}: the card says everything; leave {', '.join(others)} out")
+    card = read_card(path.parent if path.name == "card.json" else path)
+    with out.steps() as step:
+        step("load PyTorch")
+        found = reproduce(card, step)
+    if not found.is_identical:
+        changed = [
+            f"{tool} {then or 'absent'} > {now or 'absent'}" for tool, (then, now) in found.changed_tools.items()
+        ]
+        why = ", ".join(changed) or "all versions are the same"
+        raise ParityError(
+            f"{path}: the file made now has sha256 {found.sha256_made[:12]}..., the card's {found.sha256_recorded[:12]}"
+            f"...: {'its source has other weights today' if found.source_changed else why}"
+        )
+    line = f"{card.name}: the same bytes again, sha256 {found.sha256_made}"
+    out.result(
+        found.model_dump(mode="json") | {"identical": True},
+        lambda console: console.print(line, markup=False, soft_wrap=True),
+    )
+
+
+def _default_name(source: str, kind: str) -> str:
+    if kind == "run":
+        return Path(source).resolve().name
+    return Path(source).stem if kind == "onnx" else source.rpartition(":")[2]
 
 
 def _precision(*, fp16: bool, bf16: bool, int8: bool) -> Precision:
@@ -207,50 +244,10 @@ def _channels(option: str, text: str) -> Channels | None:
 
 
 def _show(console: Console, made: engine.Made) -> None:
-    card, size_bytes = made.card, made.file.stat().st_size
-    rows = [
-        [step.step, str(step.num_images), f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}", f"{step.scale:.3g}",
-         f"{step.top1_agreement:.1%}", "-" if step.cosine is None else f"{step.cosine:.5f}",
-         "passed" if step.passed else "failed"]
-        for step in card.steps
-    ]  # fmt: skip
-    small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
-    console.print(
-        f"{made.file.parent}: {card.precision} for the {card.target}, {size_bytes / 1e6:.1f} MB, "
-        f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, "
-        f"weights {card.source.weights}",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
-    if rows:
-        columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
-        console.print(table("", columns, rows))
-    else:
-        console.print("not verified (--no-verify)")
-    changed = {
-        name: (card.operators_before.get(name, 0), card.operators_after.get(name, 0))
-        for name in sorted({*card.operators_before, *card.operators_after})
-    }
-    counts = [
-        f"{name} {after}" if before == after else f"{name} {before} > {after}"
-        for name, (before, after) in changed.items()
-    ]
-    console.print(f"operators: {', '.join(counts)}", markup=False, soft_wrap=True)
-    if card.quantisation:
-        _show_quantisation(console, card.quantisation)
+    card = made.card
+    headline(console, card, made.file)
+    if made.is_kept:
+        console.print("made by an earlier export of the same; --force makes it again")
+    proof(console, card)
     for line in (*engine.remarks(card), f"next: {made.next_step}"):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def _show_quantisation(console: Console, quantisation: Quantisation) -> None:
-    what = "NOISE, no real images: " if quantisation.is_random else ""
-    console.print(
-        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}; "
-        f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32"
-        + (f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""),
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
-    if quantisation.kept_fp32:
-        rows = [
-            [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32
-        ]
-        console.print(table("", ["kept in fp32", "power lost to 8 bits"], rows))

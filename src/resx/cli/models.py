@@ -57,7 +57,8 @@ def list_variants(json: Json = False) -> None:
 def info(
     thing: Annotated[
         str, typer.Argument(help="A variant, a run's folder, a model of the repository, or a .onnx file.")
-    ],
+    ] = "",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of card.json instead.")] = False,
     repository: RepositoryPath = Path("model_repository"),
     json: Json = False,
 ) -> None:
@@ -65,9 +66,25 @@ def info(
 
     Example: resx info resnet50
     """
+    from resx.cli import card_view
+    from resx.errors import UsageError
+    from resx.export.card import schema_text
+    from resx.serving.repository import Repository
+
+    if schema:
+        typer.echo(schema_text(), nl=False)
+        return
+    if not thing:
+        raise UsageError("THING is missing: name a variant, a run's folder, a published model or a .onnx file")
     facts = _facts(thing, repository)
 
     def show(console: Console) -> None:
+        if facts["kind"] == "published model":
+            published = Repository(repository)
+            card = published.card(thing)
+            versions = published.versions(thing)
+            card_view.version(console, card, published.version_folder(thing) / card.model_file, versions)
+            return
         for key, value in _flat(facts):
             console.print(f"{key:<28} {value}", markup=False, soft_wrap=True)
 
@@ -135,7 +152,7 @@ def _published_facts(repository: Any, name: str) -> dict[str, Any]:
 
 
 def _onnx_facts(path: Path) -> dict[str, Any]:
-    from resx.export.onnx_file import describe_file
+    from resx.export.onnx_reading import describe_file
 
     return {"kind": "onnx file"} | describe_file(path)
 

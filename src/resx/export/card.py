@@ -212,6 +212,10 @@ class KeptLayer(FrozenModel):
 class Quantisation(FrozenModel):
     """How an int8 file came to be."""
 
+    calibrate: str = ""
+    """What was typed: `digits`, a path, `random`; empty for a run's own images."""
+    num_asked: int = 512
+    """Images that were wanted; there may have been fewer."""
     calibrated_on: str
     data_sha256: str
     """Of the calibration images: shape and bytes."""
@@ -254,6 +258,8 @@ class Card(FrozenModel):
     operators_after: dict[str, int] = Field(default_factory=dict)
     """Of the file."""
     verified: bool
+    own_bar: Tolerance | None = None
+    """The tolerance that the user set instead of the precision's."""
     verified_on: str
     """The images that the steps were compared on; empty if they were not."""
     steps: tuple[Parity, ...]
@@ -317,6 +323,12 @@ def read_card(version_folder: Path) -> Card:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"{path}: {where}: {first['msg']}; export the model again") from error
+
+
+def schema_text() -> str:
+    """Return the JSON schema (draft 2020-12) of card.json, as docs/card.schema.json holds it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | Card.model_json_schema()
+    return json.dumps(schema, indent=2) + "\n"
 
 
 def write_card(card: Card) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from resx.errors import UsageError
 from resx.export import card as cards
-from resx.export import engine_layers, onnx_file, parity
+from resx.export import engine_layers, onnx_reading, parity
 from resx.export.card import Card, Engine, Parity, Tolerance
 from resx.export.gpu import gpu_here
 from resx.export.pipeline import MODEL_FILE, Exportable, ExportOptions, export_version
@@ -45,7 +45,7 @@ def export_engine(
         onnx_path.write_bytes(built.rewritten.SerializeToString(deterministic=True))
         step = "onnx, grouped convolutions in fp32"
         card = _verified(card, OnnxRuntimeModel(onnx_path), step, source, options, engine, options.tolerance)
-        num_weights, num_half = onnx_file.weight_counts(built.rewritten)
+        num_weights, num_half = onnx_reading.weight_counts(built.rewritten)
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
     path = folder / cards.ENGINE_FILES[built.facts.builder]
     path.write_bytes(built.plan)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
@@ -18,6 +16,8 @@ class Gpu:
 
 def gpu_here() -> Gpu | None:
     """Return the current GPU; None if there is none, or none that this build of PyTorch can use."""
+    import torch
+
     if torch.version.cuda is None or not torch.cuda.is_available():
         return None
     major, minor = torch.cuda.get_device_capability()

@@ -11,7 +11,7 @@ import onnx
 
 from resx.errors import ParityError
 from resx.export import calibration as calibrations
-from resx.export import onnx_file, quantize, sensitivity
+from resx.export import onnx_reading, quantize, sensitivity
 from resx.export.calibration import Calibration, Ranges
 from resx.export.card import CalibrationMethod, KeptLayer, Parity, Quantisation, Signature, Target
 
@@ -28,6 +28,9 @@ class Int8Options:
     method: CalibrationMethod = "entropy"
     keep_fp32: tuple[str, ...] = ()
     """Patterns (`*`, `?`) of names of nodes that stay in fp32."""
+    calibrate: str = ""
+    """For the card: what was typed, and how many images were wanted."""
+    num_asked: int = 512
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +67,7 @@ def write_int8(
         asked = quantize.matching(graph, options.keep_fp32)
         key = calibrations.table_key(fp32_file, options.calibration, options.method)
         ranges = _ranges(prepared, key, options, form, on_step)
-        num_weights, _ = onnx_file.weight_counts(graph)
+        num_weights, _ = onnx_reading.weight_counts(graph)
 
         def write(kept: Sequence[str]) -> onnx.ModelProto:
             model = quantize.quantise(prepared, ranges, target=form.target, keep_fp32=[*asked, *kept])
@@ -81,6 +84,8 @@ def write_int8(
             found, num_tried = _search(prepared, model, options, form, write, lambda: judge(path), verdict, asked)
             model = write([layer.layer for layer in found])
         return Quantisation(
+            calibrate=options.calibrate,
+            num_asked=options.num_asked,
             calibrated_on=options.calibration.origin,
             data_sha256=options.calibration.sha256,
             num_images=len(options.calibration.images),

@@ -21,7 +21,7 @@ import torch
 from resx._version import __version__
 from resx.errors import ParityError, UsageError
 from resx.export import card as cards
-from resx.export import onnx_file, parity
+from resx.export import onnx_reading, parity
 from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
 from resx.export.int8_file import FileForm, Int8Options, write_int8
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
@@ -132,8 +132,9 @@ def export_version(
         fp16_share=num_half / max(1, num_weights),
         quantisation=quantisation,
         operators_before=source.operators(),
-        operators_after=onnx_file.operators(written),
+        operators_after=onnx_reading.operators(written),
         verified=options.verify,
+        own_bar=None if options.atol is None and options.rtol is None else options.tolerance,
         verified_on=" and ".join(filter(None, ["" if is_int8 else "noise", source.real.origin]))
         if options.verify
         else "",
@@ -154,7 +155,7 @@ def _write(
     fp32_file = path.with_name("fp32.onnx") if options.int8 else path
     on_step("write ONNX")
     proto = source.write(fp32_file, options.precision, options.input_type, options.target)
-    num_weights, num_half = onnx_file.weight_counts(proto)
+    num_weights, num_half = onnx_reading.weight_counts(proto)
     del proto
     if options.int8 is None:
         return num_weights, num_half, None

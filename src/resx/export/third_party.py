@@ -7,6 +7,7 @@ constants, so that a runtime can fold them. One input, one output, no open axis 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from resx.errors import ExportError, UsageError
-from resx.export import onnx_file
+from resx.export import onnx_reading
 from resx.export.card import FileArguments, InputType, Precision, Signature, Source, Target
 from resx.export.images import RealImages, photographs
 from resx.export.parity import Logits
@@ -119,7 +120,7 @@ class LoadedFile:
 
     def operators(self) -> dict[str, int]:
         """Count the operators of the given file."""
-        return onnx_file.operators(self.graph)
+        return onnx_reading.operators(self.graph)
 
 
 def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, seed: int) -> LoadedFile:
@@ -135,7 +136,7 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
         UsageError: it is no valid ONNX model, or its inputs and outputs cannot be served.
         ExportError: onnxruntime refuses it.
     """
-    graph = onnx_file.read_model(path)
+    graph = onnx_reading.read_model(path)
     image = _only(_inputs(graph), path, "input")
     if image_size is not None:
         _close_size(image, image_size, path)
@@ -148,7 +149,10 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
         real = RealImages(images=np.zeros((0, *signature.input_dims), np.uint8), origin="")
     else:
         real = photographs(*height_width, seed=seed)
+    files = [path, *onnx_reading.external_files(onnx.load(path, load_external_data=False), path)]
     sha256 = sha256_of(path)
+    if len(files) > 1:  # the weights lie beside the graph
+        sha256 = hashlib.sha256("\n".join(sha256_of(file) for file in files).encode()).hexdigest()
     return LoadedFile(
         name=path.stem,
         path=path,
@@ -346,4 +350,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _text(value: ValueInfoProto) -> str:
-    return onnx_file.tensor_text(value)
+    return onnx_reading.tensor_text(value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resx.errors import UsageError
+from resx.export import card as cards
 from resx.serving.repository import Published, Repository
 from resx.serving.triton_config import ServingOptions
 
@@ -32,6 +35,29 @@ def export_into(
         card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
         on_step("publish")
         return card, repository.publish(folder, card, serving)
+
+
+def publish_kept(
+    repository: Repository, kept: tuple[Path, Card], serving: ServingOptions, *, name: str, command: str
+) -> tuple[Card, Published]:
+    """Publish an export that was made before; if the newest version is that already, and served so, return it.
+
+    Raises:
+        UsageError: the name cannot be used, or its versions have another interface.
+    """
+    require_one_format(repository, name, plan=False)
+    folder, made = kept
+    card = made.model_copy(update={"name": name, "command": command})
+    newest = repository.newest(name)
+    if newest is not None and repository.is_served_so(name, card, serving):
+        there = repository.card(name)
+        if there.files == card.files:
+            return there, newest
+    with repository.stage() as staged:
+        for file in card.files:
+            shutil.copyfile(folder / file, staged / file)
+        (staged / cards.FILE_NAME).write_text(cards.write_card(card))
+        return card, repository.publish(staged, card, serving)
 
 
 def export_plan_into(

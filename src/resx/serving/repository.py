@@ -105,6 +105,17 @@ class Repository:
             publish_folder(staged, self.root / name / str(version))
             return Published(name=name, version=version, folder=self.root / name / str(version))
 
+    def newest(self, name: str) -> Published | None:
+        """Return a model's newest version, or None."""
+        versions = self.versions(name)
+        return Published(name=name, version=versions[-1], folder=self.version_folder(name)) if versions else None
+
+    def is_served_so(self, name: str, card: Card, options: ServingOptions) -> bool:
+        """Say whether configuration and labels are what publishing this card would write."""
+        wanted = {CONFIG_FILE: triton_config.config_text(card, options), LABELS_FILE: triton_config.labels_text(card)}
+        paths = {self.root / name / file: text for file, text in wanted.items()}
+        return all(path.is_file() and path.read_text() == text for path, text in paths.items())
+
     def require_publishable(self, name: str) -> None:
         """Check before long work that `name` can be published here.
 

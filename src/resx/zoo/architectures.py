@@ -25,7 +25,7 @@ BlockVariant: TypeAlias = Literal[
 class FrozenModel(BaseModel):
     """A value read from JSON: immutable, and any field it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ResNetArchitecture(FrozenModel):

@@ -1,0 +1,92 @@
+"""A card for people: what the version is, and the proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resx.cli.output import table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.export.card import Card, Quantisation
+
+
+def headline(console: Console, card: Card, file: Path) -> None:
+    """Print what the file is, in one line."""
+    small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
+    console.print(
+        f"{file.parent}: {card.precision} for the {card.target}, {file.stat().st_size / 1e6:.1f} MB, "
+        f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, weights {card.source.weights}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def proof(console: Console, card: Card) -> None:
+    """Print the comparisons with the source, the operators before and after, and how int8 came to be."""
+    rows = [
+        [step.step, str(step.num_images), f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}", f"{step.scale:.3g}",
+         f"{step.top1_agreement:.1%}", "-" if step.cosine is None else f"{step.cosine:.5f}",
+         "passed" if step.passed else "failed"]
+        for step in card.steps
+    ]  # fmt: skip
+    if rows:
+        columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
+        console.print(table("", columns, rows))
+    else:
+        console.print("not verified (--no-verify)")
+    names = sorted({*card.operators_before, *card.operators_after})
+    counts = [(name, card.operators_before.get(name, 0), card.operators_after.get(name, 0)) for name in names]
+    texts = [f"{name} {after}" if before == after else f"{name} {before} > {after}" for name, before, after in counts]
+    console.print(f"operators: {', '.join(texts)}", markup=False, soft_wrap=True)
+    if card.quantisation:
+        _quantisation(console, card.quantisation)
+
+
+def version(console: Console, card: Card, file: Path, versions: list[int]) -> None:
+    """Print all that a person wants to know of a published version."""
+    headline(console, card, file)
+    signature = card.signature
+    batch = f"{signature.batch}" if signature.batch else f"1 to {card.max_batch_size}"
+    labels = f", labels {signature.labels[0]} ... {signature.labels[-1]}" if signature.labels else ""
+    ours = card.source.spec
+    survival = f", survival {ours.survival:g} ({ours.survival_schedule})" if ours and ours.survival < 1 else ""
+    form = "" if ours is None else f"{ours.architecture.family}{survival}"
+    facts = {
+        "versions": ", ".join(map(str, versions)),
+        "source": f"{card.source.kind} {ours.name if ours else card.source.weights}{f' ({form})' if form else ''}",
+        "weights": f"sha256 {card.source.weights_sha256}",
+        "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
+        "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
+        "normalisation": f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
+        f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
+        "opset": str(card.opset),
+        "verified on": card.verified_on,
+        "files": ", ".join(f"{name} sha256 {digest}" for name, digest in card.files.items()),
+        "tools": ", ".join(f"{name} {tool}" for name, tool in card.tools.items()),
+        "made": f"{card.created} by: {card.command}",
+    }  # fmt: skip
+    for name, text in facts.items():
+        if text:
+            console.print(f"{name:<14} {text}", markup=False, soft_wrap=True)
+    proof(console, card)
+
+
+def _numbers(values: tuple[float, ...] | None) -> str:
+    return ", ".join(f"{value:g}" for value in values or ())
+
+
+def _quantisation(console: Console, quantisation: Quantisation) -> None:
+    what = "NOISE, no real images: " if quantisation.is_random else ""
+    console.print(
+        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}; "
+        f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32"
+        + (f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""),
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if quantisation.kept_fp32:
+        rows = [
+            [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32
+        ]
+        console.print(table("", ["kept in fp32", "power lost to 8 bits"], rows))

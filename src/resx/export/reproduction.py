@@ -1,0 +1,53 @@
+"""Run a card's export again and compare the bytes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from resx.export.card import Card
+from resx.export.request import prepared, request_of
+from resx.zoo.spec import FrozenModel
+
+
+class Reproduction(FrozenModel):
+    """What came of it."""
+
+    name: str
+    sha256_recorded: str
+    sha256_made: str
+    """Of the ONNX file; an engine is built from one, and its own bytes hold measurements of time."""
+    changed_tools: dict[str, tuple[str, str]]
+    """Version then and now, of what is another version today; empty for what is not there."""
+    source_changed: bool
+    """Whether the weights are others than those that were exported."""
+
+    @property
+    def is_identical(self) -> bool:
+        """Whether the bytes are the same."""
+        return self.sha256_recorded == self.sha256_made
+
+
+def reproduce(card: Card, on_step: Callable[[str], None]) -> Reproduction:
+    """Export again as the card says, into a folder that is deleted.
+
+    Raises:
+        ExportError: the card does not say enough.
+        ParityError, ResxError: as the export itself.
+    """
+    from resx.export.pipeline import MODEL_FILE, export_version
+
+    source, options = prepared(request_of(card), on_step)
+    with tempfile.TemporaryDirectory(prefix="resx-") as folder:
+        again = export_version(source, options, Path(folder), name=card.name, command=card.command, on_step=on_step)
+    recorded = card.files[MODEL_FILE] if card.engine is None else card.engine.onnx_sha256
+    tools = {
+        name: (card.tools.get(name, ""), again.tools.get(name, ""))
+        for name in sorted({*card.tools, *again.tools})
+        if card.tools.get(name) != again.tools.get(name)
+    }
+    return Reproduction(
+        name=card.name, sha256_recorded=recorded, sha256_made=again.files[MODEL_FILE], changed_tools=tools,
+        source_changed=source.description.weights_sha256 != card.source.weights_sha256,
+    )  # fmt: skip

@@ -1,0 +1,202 @@
+"""Everything that decides what bytes an export writes, as one value: typed by a user, or read off a card.
+
+Importing it needs no torch, so that an export that was made before is found at once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import resx
+from resx._version import __version__
+from resx.errors import ExportError
+from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target
+from resx.files import sha256_of
+from resx.zoo.catalog import kind_of
+from resx.zoo.spec import FrozenModel
+
+if TYPE_CHECKING:
+    from resx.export.pipeline import Exportable, ExportOptions
+
+_TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
+_CODE = ("zoo", "training", "export")
+NUM_CALIBRATION_IMAGES = 512
+"""Enough for the ranges to settle."""
+
+
+class ExportRequest(FrozenModel):
+    """What to export and how the file is to be; where it goes and how it is served are not part of it."""
+
+    source: SourceArguments
+    precision: Precision = "fp32"
+    target: Target
+    input_type: InputType | None = None
+    """None: uint8, or what a third-party file takes."""
+    max_batch_size: int = 8
+    verify: bool = True
+    atol: float | None = None
+    rtol: float | None = None
+    calibrate: str = ""
+    calibrate_images: int = NUM_CALIBRATION_IMAGES
+    calibrate_method: CalibrationMethod = "entropy"
+    keep_fp32: tuple[str, ...] = ()
+
+
+def request_of(card: Card) -> ExportRequest:
+    """Return the request that led to a version.
+
+    Raises:
+        ExportError: the card does not say where its source was.
+    """
+    if card.source.arguments is None:
+        raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
+    made = card.quantisation
+    asked = () if made is None else tuple(layer.layer for layer in made.kept_fp32 if layer.error is None)
+    request = ExportRequest(
+        source=card.source.arguments, precision=card.precision, target=card.target, input_type=card.input,
+        max_batch_size=card.max_batch_size, verify=card.verified, keep_fp32=asked,
+    )  # fmt: skip
+    own_bar = {} if not card.own_bar else card.own_bar.model_dump(include={"max_abs", "max_rel"})
+    request = request.model_copy(update={"atol": own_bar.get("max_abs"), "rtol": own_bar.get("max_rel")})
+    if made is None:
+        return request
+    return request.model_copy(
+        update={
+            "calibrate": made.calibrate,
+            "calibrate_images": made.num_asked,
+            "calibrate_method": made.method,
+        }
+    )
+
+
+def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exportable, ExportOptions]:
+    """Load the source and the calibration images.
+
+    Raises:
+        UsageError: something named is not there, or does not fit.
+        MissingCapability: published weights could not be downloaded.
+    """
+    from resx.export.calibration import load_calibration, require_data
+    from resx.export.int8_file import Int8Options
+    from resx.export.pipeline import ExportOptions
+    from resx.export.source import load_source
+
+    arguments = request.source
+    is_run = kind_of(arguments.source) == "run"
+    if request.precision == "int8":
+        require_data(request.calibrate, has_own_data=is_run)
+    on_step(f"build {arguments.source}")
+    source = load_source(
+        arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
+        settings=arguments.settings, file=arguments.file,
+    )  # fmt: skip
+    signature = source.description.signature_with(request.input_type or "uint8")
+    int8 = None
+    if request.precision == "int8":
+        on_step("load calibration images")
+        images = load_calibration(
+            request.calibrate, signature, num_images=request.calibrate_images, seed=arguments.seed,
+            run=Path(arguments.source) if is_run else None,
+        )  # fmt: skip
+        int8 = Int8Options(
+            calibration=images, method=request.calibrate_method, keep_fp32=request.keep_fp32,
+            calibrate=request.calibrate, num_asked=request.calibrate_images,
+        )  # fmt: skip
+    return source, ExportOptions(
+        precision=request.precision, target=request.target, int8=int8,
+        input_type=request.input_type or signature.input_type, max_batch_size=request.max_batch_size,
+        seed=arguments.seed, verify=request.verify, atol=request.atol, rtol=request.rtol,
+    )  # fmt: skip
+
+
+def key_of(request: ExportRequest) -> str | None:
+    """Return the SHA-256 over the request, the bytes it names and the tools; equal keys give equal files.
+
+    None where the bytes cannot be known: a function of the user's, a run whose data lie in folders.
+    """
+    contents = _contents(request)
+    if contents is None:
+        return None
+    tools = {name: version for name in _TOOLS if (version := _version_of(name))}
+    parts = [request.model_dump_json(), __version__, code_sha256(), *contents, *(f"{k} {v}" for k, v in tools.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def code_sha256() -> str:
+    """Return the SHA-256 over the source of the rooms that make a file: a changed resx makes another one."""
+    root = Path(resx.__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(path for room in _CODE for path in (root / room).rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _contents(request: ExportRequest) -> list[str] | None:
+    """Return what identifies the bytes behind the names of a request."""
+    arguments = request.source
+    kind = kind_of(arguments.source)
+    path = Path(arguments.source)
+    found: list[str] = []
+    if kind == "foreign" and not arguments.source.startswith("torchvision:"):
+        return None
+    if kind == "run":
+        data = _data_of_run(path)
+        if data != "digits":
+            return None
+        found += [sha256_of(path / name) for name in ("model.safetensors", "spec.json", "training.json")]
+    if kind == "onnx":
+        found += [sha256_of(file) for file in _files_of(path)]
+    if arguments.weights not in ("none", "imagenet"):
+        found.append(_sha256_if_there(Path(arguments.weights)))
+    if arguments.file.labels:
+        found.append(_sha256_if_there(Path(arguments.file.labels)))
+    calibrated = Path(request.calibrate)
+    if request.calibrate and calibrated.is_dir():
+        found.append(_folder_sha256(calibrated))
+    elif request.calibrate not in ("", "digits", "random"):
+        found.append(_sha256_if_there(calibrated))
+    return found
+
+
+def _data_of_run(folder: Path) -> str:
+    import json
+
+    try:
+        return str(json.loads((folder / "training.json").read_text()).get("data", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _files_of(path: Path) -> list[Path]:
+    """Return an .onnx file and what its external data lie in, as far as it is there."""
+    from resx.export.onnx_reading import external_files, read_model
+
+    return [path, *external_files(read_model(path), path)]
+
+
+def _sha256_if_there(path: Path) -> str:
+    return sha256_of(path) if path.is_file() else "missing"
+
+
+def _folder_sha256(folder: Path) -> str:
+    """Return the SHA-256 over names, sizes and times below a folder: thousands of images need not be read."""
+    digest = hashlib.sha256()
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(root) / name
+            facts = path.stat()
+            digest.update(f"{path.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _version_of(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
