@@ -25,6 +25,8 @@ from resx.export import fusion, onnx_file, parity
 from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Target, Tolerance
 from resx.export.fold import fold_survival
 from resx.export.int8_file import FileForm, Int8Options, write_int8
+from resx.export.resnext_form import STEP as GROUPED_FORM
+from resx.export.resnext_form import grouped_form
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
 from resx.export.source import LoadedSource
 from resx.files import require_free_space, sha256_of
@@ -107,6 +109,14 @@ def export_version(
         answers = [session(_as_input(batch, source, options.input_type)) for batch in batches]
         classes = source.real.classes if is_int8 else None
         return parity.compare("onnx", reference, answers, options.tolerance, classes=classes)
+
+    grouped = grouped_form(folded)
+    if grouped is not None:
+        on_step("write its paths as grouped convolutions")
+        folded = grouped
+        if options.verify:
+            answers = [parity.torch_logits(folded, spec, batch) for batch in batches]
+            steps.append(parity.require(parity.compare(GROUPED_FORM, reference, answers, parity.FOLD), name=name))
 
     path = folder / MODEL_FILE
     num_weights, num_half, quantisation = _write(source, folded, options, path, measured, name, on_step)
