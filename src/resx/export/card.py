@@ -55,9 +55,11 @@ class Parity(FrozenModel):
     scale: float
     max_abs: float
     mean_abs: float
+    p99_abs: float | None = None
+    """99 of 100 logits differ by no more."""
     top1_agreement: float
     cosine: float | None = None
-    """None in cards from before it was measured."""
+    """None, as `p99_abs`, in cards from before it was measured."""
     accuracy: float | None = None
     reference_accuracy: float | None = None
     """Of the images whose classes are known; None if there are none."""

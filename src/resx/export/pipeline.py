@@ -118,8 +118,21 @@ def export_version(
             answers = [parity.torch_logits(folded, spec, batch) for batch in batches]
             steps.append(parity.require(parity.compare(GROUPED_FORM, reference, answers, parity.FOLD), name=name))
 
+    def check_fp32(path: Path) -> None:
+        """int8's bar is too wide to show a small fault of what it is made of, and its images may all be grey."""
+        noise = parity.images_for(
+            spec, real=source.real.images[:0], max_batch_size=options.max_batch_size, seed=options.seed
+        )
+        session = OnnxRuntimeModel(path)
+        expected = [*(parity.torch_logits(source.model, spec, batch) for batch in noise), *reference]
+        answers = [session(_as_input(batch, source, options.input_type)) for batch in (*noise, *batches)]
+        found = parity.compare("fp32 file", expected, answers, parity.TOLERANCES["fp32"])
+        steps.append(parity.require(found, name=name))
+
     path = folder / MODEL_FILE
-    num_weights, num_half, quantisation = _write(source, folded, options, path, measured, name, on_step)
+    num_weights, num_half, quantisation = _write(
+        source, folded, options, path, measured, check_fp32, name, on_step
+    )  # fmt: skip
     on_step("verify the file")
     if options.verify:
         steps.append(parity.require(measured(path), name=name))
@@ -151,7 +164,7 @@ def export_version(
 
 def _write(
     source: LoadedSource, folded: nn.Module, options: ExportOptions, path: Path,
-    measured: Callable[[Path], Parity], name: str, on_step: Callable[[str], None],
+    measured: Callable[[Path], Parity], check_fp32: Callable[[Path], None], name: str, on_step: Callable[[str], None],
 ) -> tuple[int, int, Quantisation | None]:  # fmt: skip
     """Write the file; return the network's number of weight values, how many have 16 bits, and how int8 came to be."""
     spec = source.description.spec
@@ -166,6 +179,9 @@ def _write(
         return num_weights, num_half, None
     form = FileForm(spec=spec, target=options.target, input_type=options.input_type)
     judge = measured if options.verify else None
+    if options.verify:
+        on_step("verify the fp32 file that int8 is made of")
+        check_fp32(fp32_file)
     try:
         quantisation = write_int8(fp32_file, path, options.int8, form, judge=judge, on_step=on_step)
     except ParityError as error:
