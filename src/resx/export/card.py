@@ -125,9 +125,11 @@ class Engine(FrozenModel):
     grouped_in_fp32: tuple[str, ...]
     """Grouped convolutions that were put back to fp32, as the builder refused them in fp16."""
     onnx_sha256: str
-    """Of the verified file that it was built from."""
+    """Of the verified file that it was built from; empty where it was built elsewhere."""
     executed: bool
     """Whether it ran here, on a GPU; where not, the parity steps are the ONNX file's."""
+    built_elsewhere: bool = False
+    """Whether a finished plan was given; workspace, builder level and the parsed network's layers are not known."""
 
 
 class KeptLayer(FrozenModel):
