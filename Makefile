@@ -35,6 +35,7 @@ check: $(STAMP)  ## lint, types, direction of the imports
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/serving_efficiency.py
 	$(BIN)/python benchmarks/precision_speed.py
+	$(BIN)/python benchmarks/engine_sizes.py
 	$(BIN)/python benchmarks/stochastic_depth_epoch.py
 	$(BIN)/python benchmarks/resnext_forms.py
 	$(BIN)/python benchmarks/depth.py

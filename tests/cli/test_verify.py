@@ -10,10 +10,16 @@ import pytest
 
 import resx as api
 from resx.export import onnx_file
+from resx.files import sha256_of
 from resx.serving.repository import Repository
 from tests.conftest import Finished, RunningTriton, publish_tiny, tiny_spec
+from tests.export.faults import GraphFault, change, changed_weight, layer
 
 Resx = Callable[..., Finished]
+
+
+def scaled(number: int, factor: float) -> GraphFault:
+    return changed_weight(lambda weight: weight * np.float32(factor), number)
 
 
 @pytest.fixture
@@ -28,39 +34,6 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
     return first, second
 
 
-def change(path: Path, mutate: Callable[[onnx.ModelProto], None]) -> None:
-    model = onnx.load(path)
-    mutate(model)
-    path.write_bytes(model.SerializeToString())
-
-
-def convolution(model: onnx.ModelProto, number: int) -> tuple[onnx.NodeProto, onnx.TensorProto]:
-    node = [node for node in model.graph.node if node.op_type == "Conv"][number]
-    return node, next(tensor for tensor in model.graph.initializer if tensor.name == node.input[1])
-
-
-def scale_weight(number: int, factor: float) -> Callable[[onnx.ModelProto], None]:
-    def mutate(model: onnx.ModelProto) -> None:
-        _, weight = convolution(model, number)
-        weight.CopyFrom(
-            onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight) * np.float32(factor), weight.name)
-        )
-
-    return mutate
-
-
-def swap_colours(model: onnx.ModelProto) -> None:
-    _, weight = convolution(model, 0)
-    weight.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weight)[:, ::-1].copy(), weight.name))
-
-
-def transpose_linear(model: onnx.ModelProto) -> None:
-    square = next(t for t in model.graph.initializer if t.dims == [8, 8, 3, 3])
-    square.CopyFrom(
-        onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(square).transpose(1, 0, 2, 3).copy(), square.name)
-    )
-
-
 def test_equal_files_pass_with_zero(resx: Resx, files: tuple[Path, Path]) -> None:
     done = resx("verify", *files, "--json")
     assert done.code == 0, done.err
@@ -73,23 +46,55 @@ def test_equal_files_pass_with_zero(resx: Resx, files: tuple[Path, Path]) -> Non
     )
 
 
-@pytest.mark.parametrize("mutate", [scale_weight(2, 1.01), swap_colours, transpose_linear])
-def test_a_changed_file_is_exit_code_3(
-    resx: Resx, files: tuple[Path, Path], mutate: Callable[[onnx.ModelProto], None]
-) -> None:
-    change(files[1], mutate)
+def test_the_smallest_tolerance_that_passes_is_told_and_passes(resx: Resx, files: tuple[Path, Path]) -> None:
+    change(files[1], scaled(2, 1.01))
     done = resx("verify", *files, "--json")
     assert done.code == 3
     assert not done.json["passed"]
-    assert "logits differs" in done.err
     smallest = done.json["outputs"][0]["smallest_rtol"]
-    assert resx("verify", *files, "--rtol", str(smallest * 1.01), "-q").code == 0
-    assert resx("verify", *files, "--rtol", str(smallest * 0.99), "-q").code == 3
+    assert f"it would pass with --rtol {smallest:g}" in done.err
+    assert resx("verify", *files, "--rtol", str(smallest), "-q").code == 0
+    assert resx("verify", *files, "--rtol", str(smallest * 0.98), "-q").code == 3
+
+
+def test_files_are_run_on_noise_and_photographs_at_batches_of_1_2_and_the_largest(
+    resx: Resx, files: tuple[Path, Path]
+) -> None:
+    done = resx("verify", *files, "--max-batch", "5", "--json")
+    assert done.code == 0, done.err
+    assert (done.json["batch_sizes"], done.json["num_noise"], done.json["num_photographs"]) == ([1, 2, 5], 8, 8)
+    (output,) = done.json["outputs"]
+    assert output["num_rows"] == 16
+    assert {"max_abs", "mean_abs", "p99_abs", "cosine", "top1_agreement", "smallest_rtol"} <= set(output)
+
+
+def test_a_file_that_gives_no_numbers_is_a_line_and_valid_json(resx: Resx, files: tuple[Path, Path]) -> None:
+    change(files[1], scaled(2, float("nan")))
+    done = resx("verify", *files, "--bisect", "--json", "-q")
+    assert done.code == 3
+    assert done.json["outputs"][0]["max_abs"] is None
+    assert done.err.count("\n") == 1
+    assert "no --rtol passes" in done.err
+
+
+def test_accuracy_of_both_files_is_measured_on_labelled_data(resx: Resx, files: tuple[Path, Path]) -> None:
+    done = resx("verify", *files, "--data", "digits", "--images", "50", "--json")
+    assert done.code == 0, done.err
+    found = done.json["accuracy"]
+    assert found["num_images"] == 50
+    assert found["first"] == found["second"]
+    for words, arguments in (
+        ("give digits, cifar10:DIR", ("--data", "letters")),
+        ("no such folder", ("--data", "folder:none")),
+    ):
+        wrong = resx("verify", *files, *arguments, "-q")
+        assert (wrong.code, wrong.out) == (2, "")
+        assert words in wrong.err
 
 
 def test_bisect_names_the_layer_that_was_changed(resx: Resx, files: tuple[Path, Path]) -> None:
-    change(files[1], scale_weight(3, 1.2))
-    node, _ = convolution(onnx.load(files[0]), 3)
+    change(files[1], scaled(3, 1.2))
+    node, _ = layer(onnx.load(files[0]), "Conv", 3)
     done = resx("verify", *files, "--bisect", "--json")
     assert done.code == 3
     assert done.json["first_divergence"]["tensor"] == node.output[0]
@@ -122,36 +127,62 @@ def test_a_published_version_repeats_all_its_checks(resx: Resx, tmp_path: Path) 
     assert [(check["passed"], check["skipped"]) for check in done.json["checks"]] == [(True, False)] * 3
 
     file = tmp_path / "model_repository/m/1/model.onnx"
-    change(file, scale_weight(1, 1.5))
+    change(file, scaled(1, 1.5))
     done = resx("verify", "m", "-q")
     assert done.code == 3
     assert "model.onnx is the verified file" in done.err
 
 
-def test_a_file_whose_card_was_adjusted_is_found_by_its_answers(resx: Resx, tmp_path: Path) -> None:
-    """The hash agrees, so the canary and the source have to tell."""
-    from resx.files import sha256_of
-
-    assert resx("export", "resnet20", "--set", "stage_depths=[1,1,1]", "--name", "m", "-q").code == 0
-    folder = tmp_path / "model_repository/m/1"
-    change(folder / "model.onnx", swap_colours)
-    card = json.loads((folder / "card.json").read_text())
-    card["files"]["model.onnx"] = sha256_of(folder / "model.onnx")
-    (folder / "card.json").write_text(json.dumps(card))
-    done = resx("verify", "m", "--json")
-    assert done.code == 3
-    assert [check["passed"] for check in done.json["checks"]] == [True, False, False]
-
-
-def test_an_int8_version_is_compared_as_it_was_exported(resx: Resx) -> None:
-    """On real images only: noise leaves the calibrated ranges and would fail a good file."""
+def test_a_run_is_compared_as_it_was_exported_and_by_its_accuracy(resx: Resx) -> None:
+    """int8 on real images only: noise leaves the calibrated ranges and would fail a good file."""
     assert resx("train", "resnet20", "--epochs", "4", "--image-size", "16", "-o", "run", "-q").code == 0
     export = resx("export", "run", "--int8", "--calibrate-images", "64", "--json", "-q")
     assert export.code == 0, export.err
     done = resx("verify", "run", "--json")
     assert done.code == 0, done.err
-    assert [(check["passed"], check["skipped"]) for check in done.json["checks"]] == [(True, False)] * 3
-    assert f"{export.json['steps'][-1]['num_images']} images" in done.json["checks"][-1]["detail"]
+    assert [(check["passed"], check["skipped"]) for check in done.json["checks"]] == [(True, False)] * 4
+    assert f"{export.json['steps'][-1]['num_images']} images" in done.json["checks"][2]["detail"]
+    assert [(step["when"], step["step"]) for step in done.json["steps"]] == [
+        ("export", "fp32 file"), ("export", "onnx"), ("now", "onnx"),
+    ]  # fmt: skip
+    again, exported = done.json["steps"][2], done.json["steps"][1]
+    assert again["max_abs"] == pytest.approx(exported["max_abs"], rel=1e-3)
+    assert 0 < again["smallest_rtol"] < 1
+
+    found = done.json["accuracy"]
+    assert found["num_images"] == 128
+    assert min(found["source"], found["file"]) > 0.9
+    all_of_them = resx("verify", "run", "--data", "digits", "--json")
+    assert all_of_them.code == 0, all_of_them.err
+    assert all_of_them.json["accuracy"]["num_images"] == 355
+    table = resx("verify", "run", "-q")
+    assert "would pass with" in table.out
+
+
+def test_a_file_that_loses_more_than_a_point_fails_whatever_its_other_bar(resx: Resx, tmp_path: Path) -> None:
+    """Exported under a bar of the user's own, so that only accuracy tells."""
+    assert resx("train", "resnet20", "--epochs", "2", "--image-size", "16", "-o", "run", "-q").code == 0
+    assert resx("export", "run", "--rtol", "100", "-q").code == 0
+    folder = tmp_path / "model_repository" / "run" / "1"
+    change(folder / "model.onnx", changed_weight(lambda weight: weight[::-1], number=0, operator="Gemm"))
+    card = json.loads((folder / "card.json").read_text())
+    card["files"]["model.onnx"] = sha256_of(folder / "model.onnx")
+    card["canary"]["tolerance"] = 100
+    (folder / "card.json").write_text(json.dumps(card))
+    done = resx("verify", "run", "--json")
+    assert done.code == 3
+    assert [check["passed"] for check in done.json["checks"]] == [True, True, True, False]
+    assert done.json["accuracy"]["file"] < done.json["accuracy"]["source"]
+    assert "accuracy is kept within a point" in done.err
+
+
+def test_data_of_other_classes_are_refused(resx: Resx, tmp_path: Path) -> None:
+    publish_tiny(Repository(tmp_path / "model_repository"), "tiny", classes=7)
+    done = resx("verify", "tiny", "--data", "digits", "-q")
+    assert done.code == 2
+    assert done.err == (
+        "error: --data digits: has 10 classes and the model tells 7 apart; give data of the model's classes\n"
+    )
 
 
 def test_a_source_that_is_gone_is_said_not_guessed(tmp_path: Path, resx: Resx) -> None:
@@ -165,9 +196,10 @@ def test_a_source_that_is_gone_is_said_not_guessed(tmp_path: Path, resx: Resx) -
 @pytest.mark.parametrize("name", ["tiny", "tiny_fp16", "tiny_float"])
 def test_served_answers_are_compared_too(triton: RunningTriton, resx: Resx, name: str) -> None:
     where = f"--repository={triton.repository.root}"
-    done = resx("verify", name, where, "--served", triton.url(), "--json")
+    done = resx("verify", name, where, "--served", triton.url(), "--data", "digits", "--images", "40", "--json")
     assert done.code == 0, done.err
-    assert done.json["checks"][-1]["what"].startswith("grpc://")
+    assert done.json["checks"][-2]["what"].startswith("grpc://")
+    assert done.json["accuracy"]["served"] == done.json["accuracy"]["file"]
     gone = resx("verify", name, where, "--served", "127.0.0.1:9", "-q")
     assert gone.code == 3
     assert "no server answers" in gone.err

@@ -11,9 +11,8 @@ from resx.export.card import Source, read_card
 from resx.export.images import RealImages
 from resx.export.pipeline import ExportOptions, export_version
 from resx.export.source import LoadedSource, load_source, weights_sha256
-from resx.serving.repository import Repository
 from resx.zoo.building import build_from_spec
-from tests.conftest import publish_tiny, tiny_spec
+from tests.conftest import tiny_spec
 
 
 def source(survival: float = 1.0) -> LoadedSource:
@@ -35,24 +34,6 @@ def test_the_card_holds_every_step_and_the_files_hash(tmp_path: Path) -> None:
     assert card.source.weights_sha256 == weights_sha256(source(0.5).model)
     assert {"torch", "onnx", "onnxruntime", "resx"} <= set(card.tools)
     assert read_card(tmp_path) == card
-
-
-def test_a_file_that_computes_something_else_is_caught_and_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A writer that swaps two channels of the input, as a wrong colour order would."""
-    repository = Repository(tmp_path / "repository")
-    write = pipeline.onnx_file.write_onnx
-
-    def wrong(network, spec, path, *, precision, input_type, target):  # type: ignore[no-untyped-def]
-        swapped = spec.model_copy(update={"mean": spec.mean[::-1], "std": spec.std[::-1]})
-        return write(network, swapped, path, precision=precision, input_type=input_type, target=target)
-
-    monkeypatch.setattr(pipeline.onnx_file, "write_onnx", wrong)
-    with pytest.raises(ParityError, match="nothing was published"):
-        publish_tiny(repository, "m")
-    assert repository.names() == []
-    assert not list(tmp_path.rglob("model.onnx"))
 
 
 def test_without_verification_the_card_says_so(tmp_path: Path) -> None:

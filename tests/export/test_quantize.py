@@ -109,7 +109,9 @@ def test_an_int8_file_answers_as_its_source_does_and_the_card_says_how(
     target: Target, method: str, tmp_path: Path
 ) -> None:
     card = export(tiny(), options(target=target, method=method), tmp_path)
-    (step,) = card.steps
+    made_of, step = card.steps
+    assert made_of.step == "fp32 file"
+    assert made_of.tolerance == parity.TOLERANCES["fp32"]
     assert step.passed
     assert step.cosine is not None
     assert step.cosine > 0.99

@@ -15,15 +15,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from onnxruntime import quantization
 
 from resx.errors import ExportError, MissingCapability, ParityError, UsageError
-from resx.export import engine_layers, tensorrt_engine, timing_cache
-from resx.export.card import Precision, Source, read_card
+from resx.export import engine_layers, quantize, tensorrt_engine, timing_cache
+from resx.export.card import Precision, Source, read_card, signature_of
 from resx.export.engine_export import export_engine, export_engine_folder
 from resx.export.gpu import Gpu, gpu_here
 from resx.export.grouped import grouped_half_convolutions, with_grouped_in_fp32
-from resx.export.images import RealImages
+from resx.export.images import RealImages, photograph_crops
 from resx.export.onnx_file import write_onnx
 from resx.export.pipeline import ExportOptions
 from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
@@ -98,12 +97,23 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return write
 
 
+def int8_of(fp32_file: Path, image_size: int = 32) -> Path:
+    """Write the int8 form for the GPU beside the file: the recipe of the export, ranges from a few photographs."""
+    path, prepared = (fp32_file.with_suffix(suffix) for suffix in (".int8.onnx", ".prepared.onnx"))
+    quantize.prepare(fp32_file, prepared, target="gpu")
+    images = photograph_crops(4, image_size, seed=0)
+    ranges = quantize.find_ranges(prepared, images, "minmax", signature_of(tiny_spec(image_size=image_size), "uint8"))
+    onnx.save(quantize.quantise(prepared, ranges, target="gpu", keep_fp32=[]), path)
+    return path
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_builds_in_both_precisions_without_a_gpu(
+def test_every_family_builds_in_every_precision_without_a_gpu(
     family: str, written: Callable[..., Path], trt: Any
 ) -> None:
-    for precision, expected in (("fp32", "FLOAT"), ("fp16", "HALF")):
-        file = written(FAMILIES[family], precision)
+    for precision, expected in (("fp32", "FLOAT"), ("fp16", "HALF"), ("int8", "INT8")):
+        given = written(FAMILIES[family], "fp32" if precision == "int8" else precision)
+        file = int8_of(given) if precision == "int8" else given
         built = build_engine(trt, file, AMPERE, precision=precision)
 
         assert set(built.facts.network_precisions) == {expected}
@@ -112,15 +122,18 @@ def test_every_family_builds_in_both_precisions_without_a_gpu(
         assert (built.facts.builder, built.facts.compute_capabilities) == ("tensorrt_rtx", ("8.6",))
 
 
-def test_an_fp16_engine_is_half_the_size_where_weights_are_most_of_it(written: Callable[..., Path], trt: Any) -> None:
+def test_an_engine_has_half_or_a_third_of_the_size_where_weights_are_most_of_it(
+    written: Callable[..., Path], trt: Any
+) -> None:
+    fp32, fp16 = (written(depths.resnet(18), precision) for precision in ("fp32", "fp16"))
+    files = {"fp32": fp32, "fp16": fp16, "int8": int8_of(fp32)}
     sizes = {
-        precision: build_engine(
-            trt, written(depths.resnet(18), precision), AMPERE, precision=precision
-        ).facts.size_bytes
-        for precision in ("fp32", "fp16")
-    }  # fmt: skip
+        precision: build_engine(trt, file, AMPERE, precision=precision).facts.size_bytes
+        for precision, file in files.items()
+    }
     assert sizes["fp32"] > 40e6
     assert 0.47 < sizes["fp16"] / sizes["fp32"] < 0.55
+    assert 0.23 < sizes["int8"] / sizes["fp32"] < 0.37
 
 
 def test_an_fp32_file_is_no_fp16_engine(written: Callable[..., Path], trt: Any) -> None:
@@ -269,33 +282,14 @@ def test_a_gpu_that_the_package_does_not_build_for_lists_those_it_does(trt: Any)
         tensorrt_engine.require_buildable(trt, EngineOptions(compute_capabilities=("8.6", "9.9")))
 
 
-class OneBatch(quantization.CalibrationDataReader):
-    """Noise to calibrate on: enough to see what an int8 file becomes."""
-
-    def __init__(self) -> None:
-        images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
-        self._left = [{"image": images}]
-
-    def get_next(self) -> dict[str, Any] | None:
-        return self._left.pop() if self._left else None
-
-
-def test_an_int8_file_for_tensorrt_is_built_as_int8_and_one_for_the_cpu_is_refused_with_the_remedy(
+def test_an_int8_file_for_the_cpu_is_refused_with_the_remedy(
     written: Callable[..., Path], tmp_path: Path, trt: Any
 ) -> None:
-    for_cpu, for_gpu = tmp_path / "cpu.onnx", tmp_path / "gpu.onnx"
-    source = written(FAMILIES["resnet"])
-    quantization.quantize_static(source, for_cpu, OneBatch(), per_channel=True)
-    symmetric = {
-        "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True,
-        "QDQDisableWeightAdjustForInt32Bias": True,
-    }  # fmt: skip
-    quantization.quantize_static(
-        source, for_gpu, OneBatch(), per_channel=True, activation_type=quantization.QuantType.QInt8,
-        op_types_to_quantize=["Conv", "Gemm"], extra_options=symmetric,
-    )  # fmt: skip
-
-    assert build_engine(trt, for_gpu, AMPERE, precision="int8").facts.network_precisions == {"INT8": 8}
+    source, prepared, for_cpu = written(FAMILIES["resnet"]), tmp_path / "prepared.onnx", tmp_path / "cpu.onnx"
+    quantize.prepare(source, prepared, target="cpu")
+    images = photograph_crops(4, 32, seed=0)
+    ranges = quantize.find_ranges(prepared, images, "minmax", signature_of(tiny_spec(image_size=32), "uint8"))
+    onnx.save(quantize.quantise(prepared, ranges, target="cpu", keep_fp32=[]), for_cpu)
     with pytest.raises(ExportError, match=r"node .* \(DequantizeLinear\): .*Int32.*--target gpu"):
         build_engine(trt, for_cpu, AMPERE, precision="int8")
 

@@ -60,6 +60,12 @@ EmitScript: TypeAlias = Annotated[
     Path | None,
     typer.Option(help="tensorrt: write the script that builds in NVIDIA's container, instead.", rich_help_panel=_PANEL),
 ]
+GivenPlan: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--plan", help="tensorrt: verify and publish this plan, built elsewhere, instead.", rich_help_panel=_PANEL
+    ),
+]
 OutputFolder: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -84,6 +90,7 @@ class EngineFlags:
     builder_level: int = STANDARD_LEVEL
     emit_script: Path | None = None
     output: Path | None = None
+    plan: Path | None = None
 
     @property
     def largest_batch(self) -> int:
@@ -99,7 +106,7 @@ class EngineFlags:
         without = {
             "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch"},
             "tensorrt": {"compute_capability", "output"},
-            "tensorrt-rtx": {"timing_cache", "emit_script"},
+            "tensorrt-rtx": {"timing_cache", "emit_script", "plan"},
         }[self.file_format]
         given = [f for f in fields(self) if f.name in without and getattr(self, f.name) != f.default]
         if given:
@@ -110,8 +117,21 @@ class EngineFlags:
             raise UsageError(
                 f"{option}: has no meaning for --format {self.file_format}; leave it out, or give --format {others}"
             )
+        if self.plan is not None:
+            self._require_nothing_to_build()
         if self.file_format == "tensorrt" and self.batch_min > 1:
             raise UsageError(f"--batch-min {self.batch_min}: Triton sends single images too; a served plan needs 1")
+
+    def _require_nothing_to_build(self) -> None:
+        assert self.plan is not None
+        building = ("workspace_mib", "timing_cache", "builder_level", "emit_script")
+        given = [field.name for field in fields(self) if field.name in building]
+        given = [name for name in given if getattr(self, name) not in (0, "", STANDARD_LEVEL, None)]
+        if given:
+            option = "--" + given[0].replace("_", "-")
+            raise UsageError(f"{option}: {self.plan} is built already; leave the option or --plan out")
+        if not self.plan.is_file():
+            raise UsageError(f"--plan {self.plan}: no such file; build it with the script that --emit-script writes")
 
     def require_free_target(self, repository: Repository, name: str) -> None:
         """Check before long work that what will be made has a place to go.
@@ -169,6 +189,7 @@ class EngineFlags:
             timing_cache=Path(self.timing_cache or cache_folder() / "tensorrt") if keeps_measurements else None,
             tf32=self.tf32,
             builder_level=self.builder_level,
+            plan=self.plan,
         )
 
 
@@ -251,7 +272,11 @@ def make(
             source, options, engine, flags.emit_script, name=name, command=command, on_step=on_step
         )
         file = flags.emit_script.parent / f"{name}.onnx"
-        return Made(card=card, file=file, version=None, next_step=f"on the GPU's machine: bash {flags.emit_script}")
+        plan = flags.emit_script.parent / f"{name}.plan"
+        return Made(
+            card=card, file=file, version=None,
+            next_step=f"on the GPU's machine: bash {flags.emit_script}; then this command there with --plan {plan}",
+        )  # fmt: skip
     if flags.file_format == "tensorrt-rtx":
         target = flags.engine_folder(name)
         card = engine_export.export_engine_folder(
@@ -287,6 +312,8 @@ def remarks(card: Card) -> list[str]:
         f"{engine.batch_max}, tuned for {engine.batch_opt}; timing cache: {engine.timing_cache}",
         f"{'engine' if engine.engine_precisions else 'parsed network'}: {counts} convolutions and matrix products",
     ]
+    if engine.built_elsewhere:
+        lines.append("built elsewhere: workspace, builder level and measurements are not known")
     if engine.grouped_in_fp32:
         lines.append(
             f"{len(engine.grouped_in_fp32)} grouped convolutions are in fp32, as the builder refused them in fp16 "

@@ -90,6 +90,7 @@ def export(
     tf32: engine.Tf32 = False,
     builder_level: engine.BuilderLevel = engine.STANDARD_LEVEL,
     emit_script: engine.EmitScript = None,
+    plan: engine.GivenPlan = None,
     output: engine.OutputFolder = None,
     reproduce: Annotated[
         Path | None,
@@ -116,6 +117,7 @@ def export(
         file_format=chosen("--format", file_format, engine.FORMATS), compute_capability=compute_capability,
         batch_min=batch_min, batch_opt=batch_opt, batch_max=batch_max, max_batch=max_batch, workspace_mib=workspace_mib,
         timing_cache=timing_cache, tf32=tf32, builder_level=builder_level, emit_script=emit_script, output=output,
+        plan=plan,
     )  # fmt: skip
     flags.require_fitting()
     serving = ServingOptions(instances=instances, threads=threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +15,10 @@ from resx.errors import ParityError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.export.file_comparison import Divergence, OutputDifference
-    from resx.serving.verification import Check
+    from resx.export.card import Card, Parity
+    from resx.export.file_comparison import Comparison, Divergence
+    from resx.export.labelled import Accuracies
+    from resx.serving.verification import Verification
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +32,16 @@ def verify(
     version: Annotated[int, typer.Option(min=0, help="0: the newest.")] = 0,
     served: Annotated[str, typer.Option(metavar="URL", help="Compare this server's answers with the file's too.")] = "",
     protocol: ProtocolName = "",
-    rtol: Annotated[float, typer.Option(help="Files: largest difference that passes, over the output's scale.")] = 1e-3,
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="SET",
+            help="Measure accuracy on digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: a run's held-out data.",
+        ),
+    ] = "",
+    images: Annotated[int, typer.Option(min=1, help="Of --data, at most; spread evenly over its held-out part.")] = 512,
+    rtol: Annotated[float, typer.Option(help="Files: largest difference that passes, over the output's scale.")] = 1e-4,
+    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Files: the largest batch, beside 1 and 2.")] = 8,
     bisect: Annotated[bool, typer.Option("--bisect", help="Files: name the first tensor that differs.")] = False,
     repository: RepositoryPath = Path("model_repository"),
     seed: Seed = 0,
@@ -46,45 +58,90 @@ def verify(
             raise UsageError(f"{subject}: give a second .onnx file to compare it with, or a model's name")
         if not rtol > 0:
             raise UsageError(f"rtol={rtol}: give a bound above 0")
-        _compare(out, Path(subject), other, rtol=rtol, bisect=bisect, seed=seed)
+        files = (Path(subject), other)
+        _compare(out, files, rtol=rtol, max_batch=max_batch, bisect=bisect, seed=seed, data=data, num_images=images)
     else:
-        _version(out, subject, version or None, repository, served=served, protocol=protocol)
+        _version(
+            out, subject, version or None, repository, served=served, protocol=protocol, data=data, num_images=images
+        )
 
 
-def _compare(out: Output, first: Path, second: Path, *, rtol: float, bisect: bool, seed: int) -> None:
+def _compare(
+    out: Output, files: tuple[Path, Path], *,
+    rtol: float, max_batch: int, bisect: bool, seed: int, data: str, num_images: int,
+) -> None:  # fmt: skip
     with out.steps() as step:
         step("run both files")
         from resx.export.file_comparison import compare_files, first_divergence
 
-        found = compare_files(first, second, rtol=rtol, seed=seed)
-        passed = all(difference.passed for difference in found)
+        found = compare_files(*files, rtol=rtol, max_batch_size=max_batch, seed=seed)
+        accuracies = None
+        if data:
+            step(f"measure accuracy on {data}")
+            accuracies = _of_files(files, data, num_images=num_images, max_batch=max_batch)
         divergence = None
-        if bisect and not passed:
+        if bisect and not found.passed:
             step("compare every tensor")
-            divergence = first_divergence(first, second, rtol=rtol, seed=seed)
-    payload: dict[str, Any] = {"passed": passed, "outputs": [one.model_dump(mode="json") for one in found]}
+            divergence = first_divergence(*files, rtol=rtol, seed=seed)
+    payload: dict[str, Any] = {
+        "passed": found.passed and (accuracies is None or accuracies.passed),
+        "outputs": [_finite(one.model_dump(mode="json")) for one in found.outputs],
+        "batch_sizes": list(found.batch_sizes), "num_noise": found.num_noise,
+        "num_photographs": found.num_photographs, "accuracy": _accuracy(accuracies),
+    }  # fmt: skip
     if divergence:
-        payload["first_divergence"] = {
+        payload["first_divergence"] = _finite({
             "tensor": divergence.tensor, "operator": divergence.operator, "relative": divergence.relative,
-        }  # fmt: skip
-    out.result(payload, lambda console: _show_files(console, found, divergence))
-    if not passed:
-        worst = max(found, key=lambda one: one.smallest_rtol)
+        })  # fmt: skip
+    out.result(payload, lambda console: _show_files(console, found, accuracies, divergence))
+    if not found.passed:
+        worst = max(found.outputs, key=lambda one: one.smallest_rtol)
         raise ParityError(
-            f"{second}: {worst.output} differs from {first}'s by {worst.smallest_rtol:.3g} of its scale, allowed "
-            f"{rtol:g}; --bisect names the first tensor that differs"
+            f"{files[1]}: {worst.output} differs from {files[0]}'s by {worst.smallest_rtol:.3g} of its scale, allowed "
+            f"{rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
         )
+    if accuracies is not None and not accuracies.passed:
+        raise ParityError(f"{files[1]}: accuracy falls by {accuracies.drop:.1%}: {accuracies.text}; allowed is a point")
 
 
-def _show_files(console: Console, found: list[OutputDifference], divergence: Divergence | None) -> None:
+def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch: int) -> Accuracies:
+    import functools
+
+    from resx.export.file_comparison import file_accuracies
+    from resx.export.labelled import Accuracies, load_labelled
+
+    load = functools.cache(
+        lambda image_size, num_classes: load_labelled(
+            data, image_size=image_size, num_classes=num_classes, num_images=num_images
+        )
+    )
+    used = []
+
+    def labelled(image_size: int, num_classes: int) -> Any:
+        used.append(load(image_size, num_classes))
+        return used[-1]
+
+    first, second = file_accuracies(files, labelled, max_batch_size=max_batch)
+    return Accuracies(
+        num_images=len(used[0].images), images=used[0].origin, shares={"first": first, "second": second}
+    )  # fmt: skip
+
+
+def _show_files(
+    console: Console, found: Comparison, accuracies: Accuracies | None, divergence: Divergence | None
+) -> None:
     rows = [
         [one.output, str(one.num_rows), f"{one.scale:.3g}", f"{one.max_abs:.2e}", f"{one.mean_abs:.2e}",
-         f"{one.p99_abs:.2e}", f"{one.cosine:.6f}", f"{one.top1_agreement:.1%}", f"{one.smallest_rtol:.1e}",
+         f"{one.p99_abs:.2e}", f"{one.cosine:.6f}", f"{one.top1_agreement:.1%}", f"--rtol {one.smallest_rtol:.2e}",
          "passed" if one.passed else "failed"]
-        for one in found
+        for one in found.outputs
     ]  # fmt: skip
-    columns = ["output", "rows", "scale", "max", "mean", "p99", "cosine", "top-1", "smallest rtol", "verdict"]
+    columns = ["output", "rows", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with", "verdict"]
     console.print(table("", columns, rows))
+    sizes = ", ".join(map(str, found.batch_sizes))
+    console.print(f"{found.num_noise} inputs of noise, {found.num_photographs} photographs, batches of {sizes}")
+    if accuracies:
+        console.print(f"accuracy: {accuracies.text}", markup=False, soft_wrap=True)
     if divergence:
         console.print(
             f"first difference: {divergence.tensor} ({divergence.operator}), {divergence.relative:.2e} of its scale; "
@@ -93,27 +150,75 @@ def _show_files(console: Console, found: list[OutputDifference], divergence: Div
         )  # fmt: skip
 
 
-def _version(out: Output, name: str, version: int | None, repository: Path, *, served: str, protocol: str) -> None:
+def _version(
+    out: Output, name: str, version: int | None, repository: Path, *,
+    served: str, protocol: str, data: str, num_images: int,
+) -> None:  # fmt: skip
     from resx.cli.connection import address_of
+    from resx.export.card import read_card
     from resx.serving.repository import Repository
 
     published = Repository(repository)
     folder = published.version_folder(name, version)
     address = address_of(served, protocol, published) if served else None
     with out.steps() as step:
-        from resx.serving.verification import verify_version
+        from resx.serving.verification import LabelledData, verify_version
 
-        checks = verify_version(folder, address, on_step=step)
+        found = verify_version(folder, address, LabelledData(name=data, num_images=num_images), on_step=step)
+    card = read_card(folder)
     payload = {
-        "name": name, "version": int(folder.name), "passed": all(check.passed for check in checks),
-        "checks": [{"what": c.what, "passed": c.passed, "skipped": c.skipped, "detail": c.detail} for c in checks],
+        "name": name, "version": int(folder.name), "passed": all(check.passed for check in found.checks),
+        "checks": [{"what": c.what, "passed": c.passed, "skipped": c.skipped, "detail": c.detail}
+                   for c in found.checks],
+        "steps": [_finite({"when": when} | step.model_dump(mode="json") | {"smallest_rtol": _smallest(step)})
+                  for when, step in _steps(card, found)],
+        "accuracy": _accuracy(found.accuracies),
     }  # fmt: skip
-    out.result(payload, lambda console: _show_checks(console, checks))
-    for check in checks:
+    out.result(payload, lambda console: _show_version(console, card, found))
+    for check in found.checks:
         if not check.passed:
             raise ParityError(f"{name} version {folder.name}: {check.what}: {check.detail}; export the model again")
 
 
-def _show_checks(console: Console, checks: list[Check]) -> None:
-    rows = [[c.what, "skipped" if c.skipped else "passed" if c.passed else "failed", c.detail] for c in checks]
+def _steps(card: Card, found: Verification) -> list[tuple[str, Parity]]:
+    """Return every measured step: those of the export, from the card, and the one that was repeated."""
+    return [*(("export", step) for step in card.steps), *([("now", found.again)] if found.again else [])]
+
+
+def _show_version(console: Console, card: Card, found: Verification) -> None:
+    rows = [[c.what, "skipped" if c.skipped else "passed" if c.passed else "failed", c.detail] for c in found.checks]
     console.print(table("", ["check", "verdict", "detail"], rows, left=3))
+    measured = [
+        [when, step.step, str(step.num_images), f"{step.scale:.3g}", f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}",
+         "-" if step.p99_abs is None else f"{step.p99_abs:.2e}", "-" if step.cosine is None else f"{step.cosine:.6f}",
+         f"{step.top1_agreement:.1%}", f"--rtol {_smallest(step):.2e}", "passed" if step.passed else "failed"]
+        for when, step in _steps(card, found)
+    ]  # fmt: skip
+    columns = ["measured", "step", "images", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with"]
+    if measured:
+        console.print(table("", [*columns, "verdict"], measured, left=2))
+
+
+def _smallest(step: Parity) -> float:
+    from resx.export.parity import passing_rtol
+
+    return passing_rtol(step)
+
+
+def _remedy(smallest: float) -> str:
+    return (
+        f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol passes what is no number"
+    )
+
+
+def _accuracy(found: Accuracies | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"num_images": found.num_images, "images": found.images, **found.shares, "passed": found.passed}
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """Replace numbers that JSON cannot hold by None."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
+    }

@@ -56,9 +56,11 @@ class Parity(FrozenModel):
     scale: float
     max_abs: float
     mean_abs: float
+    p99_abs: float | None = None
+    """99 of 100 logits differ by no more."""
     top1_agreement: float
     cosine: float | None = None
-    """None in cards from before it was measured."""
+    """None, as `p99_abs`, in cards from before it was measured."""
     accuracy: float | None = None
     reference_accuracy: float | None = None
     """Of the images whose classes are known; None if there are none."""
@@ -195,9 +197,11 @@ class Engine(FrozenModel):
     grouped_in_fp32: tuple[str, ...]
     """Grouped convolutions that were put back to fp32, as the builder refused them in fp16."""
     onnx_sha256: str
-    """Of the verified file that it was built from."""
+    """Of the verified file that it was built from; empty where it was built elsewhere."""
     executed: bool
     """Whether it ran here, on a GPU; where not, the parity steps are the ONNX file's."""
+    built_elsewhere: bool = False
+    """Whether a finished plan was given; workspace, builder level and the parsed network's layers are not known."""
 
 
 class KeptLayer(FrozenModel):

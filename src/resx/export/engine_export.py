@@ -16,6 +16,7 @@ from resx.errors import UsageError
 from resx.export import card as cards
 from resx.export import engine_layers, onnx_reading, parity
 from resx.export.card import Card, Engine, Parity, Tolerance
+from resx.export.given_plan import given_plan
 from resx.export.gpu import gpu_here
 from resx.export.pipeline import MODEL_FILE, Exportable, ExportOptions, export_version
 from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
@@ -35,12 +36,17 @@ def export_engine(
 
     Raises:
         ParityError: a step changed what the network computes by more than the tolerance, or its precision.
-        ExportError: the network cannot be written, or no engine can be built from it.
+        ExportError: the network cannot be written, or no engine can be built from it, or opened.
+        UsageError: a plan that was given is not one of this network.
     """
     card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
     onnx_path = folder / MODEL_FILE
-    on_step(f"build with {trt.__name__} {trt.__version__}")
-    built = build_engine(trt, onnx_path, engine, precision=options.precision, name=name, on_step=on_step)
+    if engine.plan is not None:
+        on_step(f"open {engine.plan}")
+        built = given_plan(trt, engine.plan, engine, built_from=onnx_path)
+    else:
+        on_step(f"build with {trt.__name__} {trt.__version__}")
+        built = build_engine(trt, onnx_path, engine, precision=options.precision, name=name, on_step=on_step)
     if built.rewritten is not None:
         onnx_path.write_bytes(built.rewritten.SerializeToString(deterministic=True))
         step = "onnx, grouped convolutions in fp32"

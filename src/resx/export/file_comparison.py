@@ -1,12 +1,14 @@
 """Compare two ONNX files by what they compute, on noise and on photographs; find the first layer that differs.
 
+Where labelled images are given, both files' accuracy on them is measured too.
+
 Nothing is known of the files but what they say themselves: inputs and outputs are read from the first one,
 and the second must have the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,12 +19,16 @@ import onnx
 import onnxruntime
 
 from resx.errors import UsageError
+from resx.export import parity
 from resx.export.card import normalised_pixels
-from resx.export.images import photograph_crops
+from resx.export.images import RealImages, photograph_crops
+from resx.export.labelled import Answers, accuracy
 from resx.export.runtimes import open_session
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, FrozenModel
 
 Array: TypeAlias = npt.NDArray[Any]
+LabelledImages: TypeAlias = Callable[[int, int], RealImages]
+"""Images with classes, for an image size and a number of classes."""
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _SYMBOLIC_SIZE = 2
 """Stands in for an axis other than the batch that has no fixed size."""
@@ -42,8 +48,24 @@ class OutputDifference(FrozenModel):
     """Mean over the rows."""
     top1_agreement: float
     smallest_rtol: float
-    """The bound on the largest difference, relative to the scale, that would just pass."""
+    """The bound on the largest difference, relative to the scale, that would just pass: three digits, rounded up."""
     passed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """Two files on the same inputs."""
+
+    outputs: tuple[OutputDifference, ...]
+    batch_sizes: tuple[int, ...]
+    num_noise: int
+    num_photographs: int
+    """0 where the input is no image."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output did."""
+        return all(output.passed for output in self.outputs)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,10 +79,8 @@ class Divergence:
     num_compared: int
 
 
-def compare_files(
-    first: Path, second: Path, *, rtol: float, max_batch_size: int = 8, seed: int = 0
-) -> list[OutputDifference]:
-    """Run both files on the same inputs, at batches of 1, 2 and `max_batch_size`.
+def compare_files(first: Path, second: Path, *, rtol: float, max_batch_size: int = 8, seed: int = 0) -> Comparison:
+    """Run both files on the same inputs, at batches of 1, 2 and `max_batch_size`, or the one that they are fixed to.
 
     Raises:
         UsageError: a file is missing or damaged, or the two have different inputs or outputs.
@@ -75,13 +95,64 @@ def compare_files(
             )
     names = [value.name for value in sessions[0].get_outputs()]
     seen: list[list[list[Array]]] = [[], []]
-    for feed in _feeds(sessions[0], max_batch_size, seed):
+    noise, photographs = _feeds(sessions[0], max_batch_size, seed)
+    for feed in (*noise, *photographs):
         for answers, session in zip(seen, sessions, strict=True):
             answers.append(session.run(names, feed))
-    return [
-        _difference(name, *([np.asarray(run[index]) for run in answers] for answers in seen), rtol=rtol)
-        for index, name in enumerate(names)
-    ]
+    sizes = [[len(np.atleast_1d(next(iter(feed.values())))) for feed in feeds] for feeds in (noise, photographs)]
+    return Comparison(
+        outputs=tuple(
+            _difference(name, *([np.asarray(run[index]) for run in answers] for answers in seen), rtol=rtol)
+            for index, name in enumerate(names)
+        ),
+        batch_sizes=tuple(sizes[0]), num_noise=sum(sizes[0]), num_photographs=sum(sizes[1]),
+    )  # fmt: skip
+
+
+def file_accuracies(files: Sequence[Path], labelled: LabelledImages, *, max_batch_size: int = 8) -> list[float]:
+    """Return each file's accuracy on images whose classes are known.
+
+    Args:
+        files: of one input, an image, and classes as their first output.
+        labelled: loads at most so many images as asked for, given image size and number of classes.
+        max_batch_size: for files of a symbolic batch.
+
+    Raises:
+        UsageError: a file takes no images or gives no classes; whatever `labelled` raises.
+        ExportError: onnxruntime refuses a file.
+    """
+    found = []
+    for path in files:
+        session = open_session(path)
+        image, output = session.get_inputs()[0], session.get_outputs()[0]
+        shape, (*_, num_classes) = _known(image.shape), _known(output.shape) or [None]
+        if len(session.get_inputs()) != 1 or len(shape) != 4 or shape[1] != 3 or not shape[2] or shape[2] != shape[3]:
+            raise UsageError(f"{path}: --data measures files with one square image [N, 3, S, S] as input")
+        if len(output.shape) != 2 or num_classes is None:
+            raise UsageError(f"{path}: --data measures files that give [N, classes], this gives {output.shape}")
+        answers = _image_answers(session, path)
+        batch_size = shape[0] or max_batch_size
+        found.append(accuracy(answers, labelled(shape[2], num_classes), batch_size=batch_size))
+    return found
+
+
+def _image_answers(session: onnxruntime.InferenceSession, path: Path) -> Answers:
+    """Return a function from UINT8 images to logits; a file of a fixed batch gets its last one filled up."""
+    image = session.get_inputs()[0]
+    written = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    mean, std = (
+        tuple(float(part) for part in written[key].split(",")) if key in written else default
+        for key, default in (("resx.mean", IMAGENET_MEAN), ("resx.std", IMAGENET_STD))
+    )
+    fixed = image.shape[0] if isinstance(image.shape[0], int) else None
+
+    def answers(pixels: parity.Images) -> parity.Logits:
+        filled = pixels if fixed is None else np.resize(pixels, (fixed, *pixels.shape[1:]))
+        given = filled if image.type == "tensor(uint8)" else normalised_pixels(filled, mean, std)
+        logits = session.run([session.get_outputs()[0].name], {image.name: given.astype(_TYPES[image.type])})[0]
+        return np.asarray(logits)[: len(pixels)]
+
+    return answers
 
 
 def first_divergence(first: Path, second: Path, *, rtol: float, seed: int = 0) -> Divergence | None:
@@ -99,7 +170,7 @@ def first_divergence(first: Path, second: Path, *, rtol: float, seed: int = 0) -
     if not order:
         raise UsageError(f"{second}: has no tensor of {first}'s; --bisect needs files that share names")
     sessions = [_with_outputs(model, [name for name, _ in order]) for model in models]
-    feed = next(iter(_feeds(sessions[0], 2, seed)))
+    feed = _feeds(sessions[0], 2, seed)[0][0]
     answers = [session.run([name for name, _ in order], feed) for session in sessions]
     for (name, operator), before, after in zip(order, *answers, strict=True):
         relative = _relative(np.asarray(before), np.asarray(after))
@@ -113,20 +184,25 @@ def _known(shape: Sequence[int | str | None]) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in shape]
 
 
-def _feeds(session: onnxruntime.InferenceSession, max_batch_size: int, seed: int) -> list[dict[str, Array]]:
-    """Return inputs: noise for every file, and photographs for one that takes RGB images."""
+def _feeds(
+    session: onnxruntime.InferenceSession, max_batch_size: int, seed: int
+) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
+    """Return inputs of noise for every file, and photographs for one that takes images, grey or RGB."""
     inputs = session.get_inputs()
     batch = inputs[0].shape[0] if inputs[0].shape else 1
     sizes = [batch] if isinstance(batch, int) else sorted({1, 2, max_batch_size})
     random = np.random.default_rng(seed)
-    feeds = [{value.name: _noise(value, size, random) for value in inputs} for size in sizes]
-    shape = _known(inputs[0].shape)
-    if len(inputs) == 1 and len(shape) == 4 and shape[1] == 3 and shape[2] and shape[2] == shape[3]:
-        for size in sizes:
-            crops = photograph_crops(size, shape[2], seed=seed)
-            as_float = normalised_pixels(crops, IMAGENET_MEAN, IMAGENET_STD).astype(_TYPES[inputs[0].type])
-            feeds.append({inputs[0].name: crops if inputs[0].type == "tensor(uint8)" else as_float})
-    return feeds
+    noise = [{value.name: _noise(value, size, random) for value in inputs} for size in sizes]
+    shape = inputs[0].shape
+    if len(inputs) > 1 or len(shape) != 4 or shape[1] not in (1, 3) or not all(isinstance(n, int) for n in shape[1:]):
+        return noise, []
+    photographs = []
+    for size in sizes:
+        crops = photograph_crops(size, max(shape[2:]), seed=seed)[:, :, : shape[2], : shape[3]]
+        as_float = normalised_pixels(crops, IMAGENET_MEAN, IMAGENET_STD)
+        given = (crops if inputs[0].type == "tensor(uint8)" else as_float)[:, : shape[1]]
+        photographs.append({inputs[0].name: np.ascontiguousarray(given.astype(_TYPES[inputs[0].type]))})
+    return noise, photographs
 
 
 def _noise(value: Any, batch: int, random: np.random.Generator) -> Array:
@@ -147,14 +223,15 @@ def _difference(name: str, before: list[Array], after: list[Array], *, rtol: flo
     with np.errstate(invalid="ignore"):
         distance = np.abs(actual - expected) if finite else np.full_like(expected, np.inf)
     scale = float(np.abs(expected).max())
-    smallest = float(distance.max()) / scale if scale else float(distance.max())
+    smallest = parity.smallest_bound(float(distance.max()), scale)
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
     cosine = (expected * actual).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
     return OutputDifference(
         output=name, num_rows=len(expected), scale=scale, max_abs=float(distance.max()),
-        mean_abs=float(distance.mean()), p99_abs=float(np.quantile(distance, 0.99)), cosine=float(cosine.mean()),
+        mean_abs=float(distance.mean()), p99_abs=float(np.quantile(distance, 0.99)) if finite else float("inf"),
+        cosine=float(cosine.mean()) if finite else 0.0,
         top1_agreement=float((expected.argmax(1) == actual.argmax(1)).mean()), smallest_rtol=smallest,
-        passed=finite and smallest <= rtol,
+        passed=finite and float(distance.max()) <= rtol * (scale or 1.0),
     )  # fmt: skip
 
 
@@ -163,7 +240,8 @@ def _relative(before: Array, after: Array) -> float:
         return float("inf")
     if not before.size or before.dtype.kind not in "fiu":
         return 0.0
-    distance = np.abs(after.astype(np.float64) - before.astype(np.float64)).max()
+    with np.errstate(invalid="ignore"):  # inf - inf, which is no difference to trust
+        distance = np.abs(after.astype(np.float64) - before.astype(np.float64)).max()
     scale = float(np.abs(before.astype(np.float64)).max())
     return float(distance / scale) if scale else float(distance)
 

@@ -7,6 +7,7 @@ so that big logits do not fail a good model and small ones do not pass a bad one
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -94,6 +95,7 @@ def compare(
         step=step, num_images=len(expected), batch_sizes=batch_sizes, scale=scale,
         max_abs=float(difference.max()) if finite else float("inf"),
         mean_abs=float(difference.mean()) if finite else float("inf"),
+        p99_abs=float(np.quantile(difference, 0.99)) if finite else float("inf"),
         top1_agreement=agreement, cosine=cosine, accuracy=accuracy, reference_accuracy=reference_accuracy,
         tolerance=tolerance, passed=finite and within and agrees and points and holds,
     )  # fmt: skip
@@ -111,11 +113,30 @@ def require(parity: Parity, *, name: str) -> Parity:
     cosine = "" if parity.cosine is None else f", cosine {parity.cosine:.5f}"
     if parity.accuracy is not None:
         cosine += f", accuracy {parity.accuracy:.1%} for {parity.reference_accuracy:.1%}"
+    smallest = passing_rtol(parity)
+    remedy = f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol would pass it"
     raise ParityError(
         f"{name}: {parity.step} differs from its source: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at "
         f"logits up to {parity.scale:.3g}, top-1 agreement {parity.top1_agreement:.1%}{cosine}; allowed "
-        f"{bounds}; nothing was published (--atol, --rtol or --no-verify change the bar, and the card says so)"
+        f"{bounds}; nothing was published ({remedy}; --atol, --rtol or --no-verify change the "
+        "bar, and the card says so)"
     )
+
+
+def passing_rtol(parity: Parity) -> float:
+    """Return the smallest --rtol, of three digits, with which the comparison passes; inf if none does."""
+    return smallest_bound(parity.max_abs, parity.scale) if parity.scale or not parity.max_abs else math.inf
+
+
+def smallest_bound(max_abs: float, scale: float) -> float:
+    """Return `max_abs` over `scale` (over 1 where that is 0), rounded up to three digits."""
+    relative = max_abs / (scale or 1.0)
+    if not math.isfinite(relative):
+        return math.inf
+    rounded = float(f"{relative:.2e}")
+    if rounded < relative:
+        rounded = float(f"{rounded + 10.0 ** (math.floor(math.log10(rounded)) - 2):.2e}")
+    return rounded
 
 
 def _mean_cosine(expected: Logits, actual: Logits) -> float:

@@ -24,6 +24,7 @@ from resx.export import card as cards
 from resx.export import onnx_reading, parity
 from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
 from resx.export.int8_file import FileForm, Int8Options, write_int8
+from resx.export.resnext_form import STEP as GROUPED_FORM
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
 from resx.export.source import LoadedSource
 from resx.export.third_party import LoadedFile
@@ -112,8 +113,27 @@ def export_version(
         classes = source.real.classes if is_int8 else None
         return parity.compare("onnx", reference, answers, options.tolerance, classes=classes)
 
+    grouped = folded.grouped()
+    if grouped is not folded:
+        on_step("write its paths as grouped convolutions")
+        folded = grouped
+        if options.verify:
+            answers = [folded.logits(batch) for batch in batches]
+            steps.append(parity.require(parity.compare(GROUPED_FORM, reference, answers, parity.FOLD), name=name))
+
+    def check_fp32(path: Path) -> None:
+        """int8's bar is too wide to show a small fault of what it is made of, and its images may all be grey."""
+        noise = parity.images_for(
+            signature, real=source.real.images[:0], max_batch_size=options.max_batch_size, seed=options.seed
+        )
+        session = OnnxRuntimeModel(path)
+        expected = [*(source.logits(batch) for batch in noise), *reference]
+        answers = [session(signature.as_input(batch)) for batch in (*noise, *batches)]
+        found = parity.compare("fp32 file", expected, answers, parity.TOLERANCES["fp32"])
+        steps.append(parity.require(found, name=name))
+
     path = folder / MODEL_FILE
-    num_weights, num_half, quantisation = _write(folded, options, path, measured, name, on_step)
+    num_weights, num_half, quantisation = _write(folded, options, path, measured, check_fp32, name, on_step)
     on_step("verify the file")
     if options.verify:
         steps.append(parity.require(measured(path), name=name))
@@ -149,7 +169,7 @@ def export_version(
 
 def _write(
     source: Exportable, options: ExportOptions, path: Path,
-    measured: Callable[[Path], Parity], name: str, on_step: Callable[[str], None],
+    measured: Callable[[Path], Parity], check_fp32: Callable[[Path], None], name: str, on_step: Callable[[str], None],
 ) -> tuple[int, int, Quantisation | None]:  # fmt: skip
     """Write the file; return the network's number of weight values, how many have 16 bits, and how int8 came to be."""
     fp32_file = path.with_name("fp32.onnx") if options.int8 else path
@@ -164,6 +184,9 @@ def _write(
         describe=lambda model: source.describe(model, "int8", options.input_type),
     )  # fmt: skip
     judge = measured if options.verify else None
+    if options.verify:
+        on_step("verify the fp32 file that int8 is made of")
+        check_fp32(fp32_file)
     try:
         quantisation = write_int8(fp32_file, path, options.int8, form, judge=judge, on_step=on_step)
     except ParityError as error:

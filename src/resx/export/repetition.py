@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from resx.errors import ExportError
 from resx.export import parity
 from resx.export.card import Card, Parity
 from resx.export.pipeline import Exportable
-from resx.export.runtimes import open_model
 from resx.export.source import load_source
+
+Runtime: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+"""A file that was opened: logits for its input."""
 
 
 def reloaded(card: Card) -> Exportable:
@@ -31,19 +37,23 @@ def reloaded(card: Card) -> Exportable:
     return source
 
 
-def repeated_parity(card: Card, path: Path) -> Parity:
-    """Compare a file with its source under the tolerance of the card's last step.
+def batches_for(card: Card, real: parity.Images, *, with_noise: bool = True) -> list[parity.Images]:
+    """Return batches of 1, 2 and the largest that the card's file takes, of noise and of `real`."""
+    return parity.images_for(
+        card.signature, real=real, max_batch_size=card.max_batch_size, seed=0, with_noise=with_noise
+    )
+
+
+def repeated_parity(card: Card, model: Runtime, source: Exportable) -> Parity:
+    """Compare the card's file, opened, with its source under the tolerance of the card's last step.
 
     Raises:
-        ExportError, ResxError: as `reloaded`.
+        ParityError: the file's answers have another shape.
+        ExportError: it cannot be run on one of the batches.
     """
-    source = reloaded(card)
     is_int8 = card.precision == "int8"  # compared as the export did: on real images only, and by their classes
-    batches = parity.images_for(
-        card.signature, real=source.real.images, max_batch_size=card.max_batch_size, seed=0, with_noise=not is_int8
-    )
+    batches = batches_for(card, source.real.images, with_noise=not is_int8)
     classes = source.real.classes if is_int8 else None
-    model = open_model(path, card)
     reference = [source.logits(batch) for batch in batches]
     answers = [model(card.signature.as_input(batch)) for batch in batches]
     return parity.compare(card.steps[-1].step, reference, answers, card.steps[-1].tolerance, classes=classes)

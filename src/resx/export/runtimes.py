@@ -129,8 +129,11 @@ class TensorRTModel:
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = [(name, self._engine.get_tensor_mode(name)) for name in names]
-        (self._input,) = (name for name, mode in modes if mode == trt.TensorIOMode.INPUT)
-        (self._output,) = (name for name, mode in modes if mode == trt.TensorIOMode.OUTPUT)
+        inputs = [name for name, mode in modes if mode == trt.TensorIOMode.INPUT]
+        outputs = [name for name, mode in modes if mode == trt.TensorIOMode.OUTPUT]
+        if len(inputs) != 1 or len(outputs) != 1:
+            raise ExportError(f"{path}: has inputs {inputs} and outputs {outputs}; resx runs engines of one each")
+        self._input, self._output = inputs[0], outputs[0]
 
     def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the logits [N, classes].
@@ -156,6 +159,21 @@ class TensorRTModel:
             answer = logits.cpu()
         stream.synchronize()
         return np.asarray(answer.numpy(), dtype=np.float32)
+
+    def interface(self) -> tuple[str, str]:
+        """Return input and output as `name TYPE [dims]`, the batch as -1."""
+        described = [
+            f"{name} {self._engine.get_tensor_dtype(name).name} {list(self._engine.get_tensor_shape(name))}"
+            for name in (self._input, self._output)
+        ]
+        return described[0], described[1]
+
+    def batches(self) -> list[tuple[int, ...]]:
+        """Return the smallest, the best and the largest batch of each optimization profile."""
+        return [
+            tuple(shape[0] for shape in self._engine.get_tensor_profile_shape(self._input, index))
+            for index in range(self._engine.num_optimization_profiles)
+        ]
 
     def layers(self) -> list[tuple[str, str]]:
         """Return (name, precision) of the engine's layers that compute, as its inspector tells them."""

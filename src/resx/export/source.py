@@ -20,6 +20,7 @@ from resx.export.card import FileArguments, InputType, Precision, Source, Source
 from resx.export.fold import fold_survival
 from resx.export.foreign import load_foreign
 from resx.export.images import RealImages, photograph_crops, photographs
+from resx.export.resnext_form import grouped_form
 from resx.export.third_party import LoadedFile, load_file
 from resx.training import checkpoint, evaluation
 from resx.zoo import pretrained
@@ -70,6 +71,11 @@ class LoadedSource:
         if self.description.network.survival == 1:
             return self
         return replace(self, model=fold_survival(self.model))
+
+    def grouped(self) -> LoadedSource:
+        """Return the source with its paths as grouped convolutions: itself where there are no paths."""
+        model = grouped_form(self.model)
+        return self if model is None else replace(self, model=model)
 
     def logits(self, images_NCHW: npt.NDArray[np.uint8]) -> parity.Logits:
         """Return eager PyTorch's answer [N, classes] in fp32."""

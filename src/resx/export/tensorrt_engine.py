@@ -60,6 +60,8 @@ class EngineOptions:
     """Let fp32 convolutions round their inputs to 10 bits of mantissa. TensorRT's own default is on."""
     builder_level: int = 3
     """0 builds fastest, 5 searches longest."""
+    plan: Path | None = None
+    """A plan that was built elsewhere and is taken in place of building one."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.batch_min <= self.batch_opt <= self.batch_max <= 1024:

@@ -75,6 +75,10 @@ class LoadedFile:
         """Return the file: nobody knows of survival factors in it."""
         return self
 
+    def grouped(self) -> LoadedFile:
+        """Return the file: its layers are as its maker wrote them."""
+        return self
+
     def logits(self, images: npt.NDArray[np.uint8]) -> Logits:
         """Return what the given file answers [N, ...] to bytes of its input's shape."""
         return self._session(self.signature.as_input(images))

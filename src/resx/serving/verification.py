@@ -8,15 +8,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resx.errors import ParityError, ResxError
+from resx.errors import ParityError, ResxError, UsageError
 from resx.export import card as cards
-from resx.export.card import Card
+from resx.export.card import Card, Parity
 from resx.files import sha256_of
 from resx.serving.client import Address, TritonClient
 from resx.serving.deploy import canary
+
+if TYPE_CHECKING:
+    from resx.export.images import RealImages
+    from resx.export.labelled import Accuracies
+    from resx.export.pipeline import Exportable
+    from resx.export.repetition import Runtime
+
+_NUM_SERVED_IMAGES = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,32 +39,70 @@ class Check:
     """It could not be done; it then counts as passed."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verification:
+    """Every check of a version, and the numbers behind them."""
+
+    checks: tuple[Check, ...]
+    again: Parity | None = None
+    """The file against its source, measured now; None where it could not be."""
+    accuracies: Accuracies | None = None
+    """None where no classes are known."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelledData:
+    """Which images with known classes to measure accuracy on."""
+
+    name: str = ""
+    """As `resx train --data` takes it; empty: the run's own held-out images, if the source is a run."""
+    num_images: int = 512
+
+
 def verify_version(
-    folder: Path, address: Address | None, *, on_step: Callable[[str], None] = lambda _step: None
-) -> list[Check]:
-    """Check the files' hashes, the file's answer to the canary, the source's logits, and a server's answers.
+    folder: Path,
+    address: Address | None,
+    data: LabelledData = LabelledData(),
+    *,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> Verification:
+    """Check the files' hashes, the file's answer to the canary, the source's logits, accuracy, a server's answers.
 
     Args:
         folder: a version's, `model_repository/NAME/N`.
         address: of a server that has the version loaded; None leaves it out.
+        data: that accuracy is measured on.
         on_step: told what comes next.
 
     Raises:
-        UsageError: the version has no card.
+        UsageError: the version has no card, or the data do not fit it.
     """
     card = cards.read_card(folder)
     on_step("compare the files' hashes")
     checks = [_hash(folder / name, expected) for name, expected in card.files.items()]
     if not all(check.passed for check in checks):
-        return checks
+        return Verification(checks=tuple(checks))
+    from resx.export.runtimes import open_model
+
+    model = open_model(folder / card.model_file, card)
     on_step("ask the file the canary")
-    checks.append(_file_canary(folder, card))
+    checks.append(_file_canary(model, card))
     on_step("compare with the source")
-    checks.append(_source(folder, card))
+    source = _reloaded(card)
+    again, check = _against_source(card, model, source)
+    checks.append(check)
+    labelled = _labelled(card, source, data)
     if address is not None:
         on_step(f"ask {address}")
-        checks += _served(folder, card, address)
-    return checks
+        checks += _served(folder, card, address, model, labelled if isinstance(source, str) else source.real)
+    if labelled is None:
+        return Verification(checks=tuple(checks), again=again)
+    on_step(f"measure accuracy on {len(labelled.images)} images")
+    accuracies = _accuracies(folder, card, model, source, labelled, address)
+    checks.append(
+        Check(what="accuracy is kept within a point", passed=accuracies.passed, detail=accuracies.text)
+    )  # fmt: skip
+    return Verification(checks=tuple(checks), again=again, accuracies=accuracies)
 
 
 def _hash(path: Path, expected: str) -> Check:
@@ -66,11 +113,9 @@ def _hash(path: Path, expected: str) -> Check:
     return Check(what=what, passed=actual == expected, detail=f"sha256 {actual[:12]}..., card {expected[:12]}...")
 
 
-def _file_canary(folder: Path, card: Card) -> Check:
-    from resx.export.runtimes import open_model
-
+def _file_canary(model: Runtime, card: Card) -> Check:
     images = cards.canary_input(card.signature, card.canary.num_images)
-    difference = cards.canary_difference(card.canary, open_model(folder / card.model_file, card)(images))
+    difference = cards.canary_difference(card.canary, model(images))
     return Check(
         what="the file answers the canary as its card says",
         passed=difference <= card.canary.tolerance,
@@ -78,52 +123,121 @@ def _file_canary(folder: Path, card: Card) -> Check:
     )
 
 
-def _source(folder: Path, card: Card) -> Check:
-    """Compare with eager PyTorch again, where the source can be had and still has the same weights."""
+def _reloaded(card: Card) -> Exportable | str:
+    """Return the source with the weights that were exported, or why there is none."""
+    if card.source.arguments is None:
+        return "the card does not say how to load it"
+    from resx.export.repetition import reloaded
+
+    try:
+        return reloaded(card)
+    except ResxError as error:
+        return str(error)
+
+
+def _against_source(card: Card, model: Runtime, source: Exportable | str) -> tuple[Parity | None, Check]:
+    """Compare with the source again, where it can be had and the export did so too."""
     what = "the file computes what its source computes"
-    if card.source.arguments is None or not card.verified:
-        reason = "the card does not say how to load it" if card.verified else "it was exported with --no-verify"
-        return Check(what=what, passed=True, skipped=True, detail=reason)
+    if isinstance(source, str) or not card.verified:
+        reason = source if isinstance(source, str) else "it was exported with --no-verify"
+        return None, Check(what=what, passed=True, skipped=True, detail=reason)
+    from resx.export import parity
     from resx.export.repetition import repeated_parity
 
     try:
-        again = repeated_parity(card, folder / card.model_file)
+        again = repeated_parity(card, model, source)
     except ParityError as error:  # it answers, but not in the same shape
-        return Check(what=what, passed=False, detail=str(error))
+        return None, Check(what=what, passed=False, detail=str(error))
     except ResxError as error:
-        return Check(what=what, passed=True, skipped=True, detail=str(error))
-    return Check(
+        return None, Check(what=what, passed=True, skipped=True, detail=str(error))
+    return again, Check(
         what=what,
         passed=again.passed,
         detail=f"max {again.max_abs:.1e}, mean {again.mean_abs:.1e} at logits up to {again.scale:.3g}, "
-        f"top-1 agreement {again.top1_agreement:.1%}, {again.num_images} images",
+        f"top-1 agreement {again.top1_agreement:.1%}, {again.num_images} images; would pass with --rtol "
+        f"{parity.passing_rtol(again):g}",
     )
 
 
-def _served(folder: Path, card: Card, address: Address) -> list[Check]:
-    """Compare a server's answers with the file's, on the canary and on batches of noise."""
-    from resx.export.runtimes import open_model
+def _labelled(card: Card, source: Exportable | str, data: LabelledData) -> RealImages | None:
+    """Return the images that the user named, or the source's own; None where no classes are known."""
+    if data.name:
+        from resx.export.labelled import load_labelled
+
+        channels, *size = card.signature.input_dims
+        if card.signature.resize is None or channels != 3 or size[0] != size[1]:
+            raise UsageError(f"--data {data.name}: {card.name} takes {[*card.signature.input_dims]}, no square images")
+        return load_labelled(
+            data.name, image_size=size[0], num_classes=card.signature.num_outputs, num_images=data.num_images
+        )
+    return None if isinstance(source, str) or source.real.classes is None else source.real
+
+
+def _served(
+    folder: Path, card: Card, address: Address, model: Runtime, real: RealImages | None
+) -> list[Check]:  # fmt: skip
+    """Compare a server's answers with the file's: on the canary, noise and real images."""
+    from resx.export.images import photographs
+    from resx.export.repetition import batches_for
 
     name, version = folder.parent.name, int(folder.name)
-    signature, model = card.signature, open_model(folder / card.model_file, card)
-    random = np.random.default_rng(0)
-    sizes = [signature.batch] if signature.batch else sorted({1, 2, card.max_batch_size})
+    signature = card.signature
+    if real is not None:
+        images = real.images[:_NUM_SERVED_IMAGES]
+    elif signature.resize is None:
+        images = np.zeros((0, *signature.input_dims), np.uint8)
+    else:
+        images = photographs(*signature.input_dims[1:], seed=0).images[:_NUM_SERVED_IMAGES]
+    batches = batches_for(card, images)
     worst = 0.0
     try:
         with TritonClient(address) as client:
             difference = canary(client, name, version, card)
             interface = client.interface(name, version)
-            for size in sizes:
-                batch = signature.as_input(random.integers(0, 256, (size, *signature.input_dims), dtype=np.uint8))
-                expected = model(batch)
-                answer = client.infer(name, interface, batch, version).logits
+            for batch in batches:
+                given = signature.as_input(batch)
+                expected = model(given)
+                answer = client.infer(name, interface, given, version).logits
                 worst = max(worst, float(np.abs(answer - expected).max() / np.abs(expected).max()))
     except ResxError as error:
         return [Check(what=f"{address} answers as the file", passed=False, detail=str(error))]
     bound = card.canary.tolerance
     detail = (
-        f"within {worst:.1e} of the scale at batches of {', '.join(map(str, sizes))}, "
-        f"canary within {difference:.1e}; "
-        f"allowed {bound:g}"
+        f"within {worst:.1e} of the scale at batches of {', '.join(map(str, sorted({len(b) for b in batches})))} "
+        f"of noise and of real images, canary within {difference:.1e}; allowed {bound:g}"
     )
     return [Check(what=f"{address} answers as the file", passed=worst <= bound, detail=detail)]
+
+
+def _accuracies(
+    folder: Path, card: Card, model: Runtime, source: Exportable | str, labelled: RealImages, address: Address | None
+) -> Accuracies:
+    """Measure source, file and server, as far as they can be asked."""
+    from resx.export.labelled import Accuracies, accuracy
+
+    shares = {}
+    if not isinstance(source, str):
+        shares["source"] = accuracy(lambda images: source.logits(images), labelled, batch_size=128)
+    shares["file"] = accuracy(
+        lambda images: model(card.signature.as_input(images)), labelled, batch_size=card.max_batch_size
+    )  # fmt: skip
+    served = None if address is None else _served_accuracy(folder, card, address, labelled)
+    if served is not None:
+        shares["served"] = served
+    return Accuracies(num_images=len(labelled.images), images=labelled.origin, shares=shares)
+
+
+def _served_accuracy(folder: Path, card: Card, address: Address, labelled: RealImages) -> float | None:
+    """Return None where the server does not answer: another check says so."""
+    from resx.export.labelled import accuracy
+
+    name, version = folder.parent.name, int(folder.name)
+    try:
+        with TritonClient(address) as client:
+            interface = client.interface(name, version)
+            return accuracy(
+                lambda images: client.infer(name, interface, card.signature.as_input(images), version).logits,
+                labelled, batch_size=card.max_batch_size,
+            )  # fmt: skip
+    except ResxError:
+        return None
