@@ -8,7 +8,7 @@ int8 is the GPU's recipe, its ranges from a few photographs: ranges change no si
 What the sizes show is that the weights are stored in what was asked for: an fp16 engine of fp32 convolutions
 would be as large as fp32's. Ends with 1 if fp16 is more than 0.55 of fp32 or int8 more than 0.40.
 
-An engine holds kernels too, and more of them for int8. What is not weights is printed per layer: 1.7.1 gives 140 to
+An engine holds kernels too, and more of them for int8. What is not weights is printed per layer: 1.7.1 gives 95 to
 180 kB for each int8 layer whatever the network. So a network of many small layers, DenseNet or Highway, shrinks less;
 it is listed without a bar.
 """
