@@ -100,7 +100,8 @@ def _show(console: Console, payload: Mapping[str, Any]) -> None:
     columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
     console.print(table("", columns, rows, left=3))
     if last := payload.get("last_restart"):
-        line = f"brought back {payload['restarts']} times, last {_duration(last['ago_s'])} ago: {last['reason']}"
+        times = "time" if payload["restarts"] == 1 else "times"
+        line = f"brought back {payload['restarts']} {times}, last {_duration(last['ago_s'])} ago: {last['reason']}"
         console.print(line, markup=False, soft_wrap=True)
     if "log" in payload:
         console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)

@@ -147,8 +147,11 @@ def read_state(folder: Path) -> ServerState | None:
 
 
 def write_state(folder: Path, state: ServerState) -> None:
-    """Replace `server.json`."""
-    write_atomic(folder / STATE, state.model_dump_json(indent=2) + "\n", mode=0o600)
+    """Replace `server.json`; without fsync, as a slow disk must not keep the supervisor from watching."""
+    staged = folder / f".{STATE}.{os.getpid()}"
+    staged.write_text(state.model_dump_json(indent=2) + "\n")
+    staged.chmod(0o600)
+    staged.replace(folder / STATE)
 
 
 def deployed(repository: Repository) -> dict[str, tuple[int, ...]]:

@@ -11,15 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from resx.errors import ResxError, ServerError, UsageError
-from resx.files import exclusive, write_atomic
+from resx.files import write_atomic
 from resx.serving import logs, pinned, systemd
 from resx.serving import state as states
 from resx.serving.client import TritonClient
@@ -27,9 +25,10 @@ from resx.serving.deploy import Deployed, canary, deploy
 from resx.serving.detached import serve_detached, stop
 from resx.serving.draining import drain
 from resx.serving.embedded import Installation, Ports, install
+from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
 from resx.serving.repository import CONFIG_FILE, Repository
 from resx.serving.state import Ended, Recovery, ServerState, running_server
-from resx.serving.triton_process import TritonProcess, remove_remains
+from resx.serving.triton_process import TritonProcess
 from resx.serving.watch import CanaryWatch, Fault, StubWatch
 
 __all__ = ["Policy", "ServerState", "running_server", "serve", "serve_detached", "stop"]
@@ -63,10 +62,6 @@ class Policy:
         return min(0.5 * 2.0 ** (failed_in_a_row - 1), _LONGEST_WAIT_S) if failed_in_a_row else 0.0
 
 
-class _Terminated(BaseException):
-    """A signal asked the supervisor to end."""
-
-
 def serve(
     repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy,
     on_step: Callable[[str], None], on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
@@ -91,7 +86,7 @@ def serve(
     """
     for name in models or []:
         repository.version_folder(name)
-    with _signals(), _own(repository) as (folder, left), ports.held() as held:
+    with signals_raise(), own(repository) as (folder, left), ports.held() as held:
         server = _Server(repository, folder, held, policy, install(on_step), on_step)
         try:
             resumed = left if models is None else {}
@@ -102,11 +97,11 @@ def serve(
             on_ready(server.state, deployed, errors)
             systemd.notify("READY=1")
             server.watch()
-        except _Terminated:
+        except Terminated:
             on_step("stop: finish what was accepted, refuse what is new")
-            _without_interruption(server.drain)
+            without_interruption(server.drain)
         finally:
-            _without_interruption(server.end)
+            without_interruption(server.end)
 
 
 class _Server:
@@ -170,9 +165,9 @@ class _Server:
 
     def drain(self) -> None:
         """Let every accepted request be answered."""
-        if self._process is None:
-            return
         systemd.notify("STOPPING=1")
+        if self._process is None or self._process.wait(0):
+            return
         self._write_state(phase="draining")
         with TritonClient(self.state.address("grpc"), timeout_s=5) as client:
             done = drain(client, self._policy.exit_timeout_s)
@@ -303,59 +298,3 @@ class _Server:
     def _write_state(self, **changes: object) -> None:
         self.state = self.state.model_copy(update=changes)
         states.write_state(self._folder, self.state)
-
-
-@contextlib.contextmanager
-def _own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...]]]]:
-    """Hold the lock of the repository's state folder; give the folder, and what a killed supervisor had deployed.
-
-    What such a supervisor left behind, processes and shared memory, is removed.
-    """
-    folder = states.make_folder(repository)
-    for tries_left in range(20, -1, -1):  # others take the lock for an instant, to see whether it is free
-        try:
-            with exclusive(folder, wait=False):
-                dead = states.read_state(folder)
-                left = states.deployed(repository) if dead and dead.phase != "draining" else {}
-                if dead:
-                    remove_remains(dead.server_pid, dead.pid, dead.http_port)
-                for name in (states.STATE, states.ENDED):
-                    (folder / name).unlink(missing_ok=True)
-                known = {name: repository.versions(name) for name in left}
-                yield folder, {name: kept for name in left if (kept := _kept(left[name], known[name]))}
-                return
-        except BlockingIOError:
-            if not tries_left:
-                raise states.served_already(repository, states.read_state(folder)) from None
-            time.sleep(0.02)
-
-
-def _kept(versions: Sequence[int], known: Sequence[int]) -> tuple[int, ...]:
-    return tuple(version for version in versions if version in known)
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one exception, so that every exit takes the same way out."""
-
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except _Terminated:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _without_interruption(action: Callable[[], None]) -> None:
-    """Run a clean-up that a second Ctrl-C must not cut short."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        action()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
