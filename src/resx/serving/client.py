@@ -26,6 +26,7 @@ DEFAULT_PORTS: dict[Protocol, int] = {"grpc": 8001, "http": 8000}
 CONTROL_KEY_VARIABLE = "RESX_CONTROL_KEY"
 CONTROL_HEADER = "resx-control-key"
 T = TypeVar("T")
+_NOT_LOADED = ("unknown model", "is not found", "is not ready", "is not available")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 # What tritonclient sets itself, and a server that is back is tried again within a second rather than two minutes.
 _CHANNEL = [
@@ -325,7 +326,7 @@ class TritonClient:
             return NoAnswerInTime(f"{self.address}: no answer within {self._timeout_s:g} s")
         if "Stub process" in message and "not healthy" in message:
             return ModelProcessLost(f"{self.address}: {message}")
-        if "unknown model" in message or "is not found" in message or "is not ready" in message:
+        if any(words in message for words in _NOT_LOADED):
             return NotLoaded(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
         if status in {"404", "405", "501"} or "UNIMPLEMENTED" in status or "decoding the response" in message:
             return self._not_triton(f"status {status}")

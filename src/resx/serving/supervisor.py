@@ -115,8 +115,10 @@ class _Server:
         self._installation, self._on_step = installation, on_step
         self._log = folder / states.LOG
         self._process: TritonProcess | None = None
+        self._stubs: StubWatch
         self._failed_in_a_row = 0
-        self._serving_since_s = 0.0
+        self._serving_since_s = float("-inf")
+        """Of the last recovery; what fails soon after a first start is not a recovery that did not hold."""
         self._key = secrets.token_urlsafe(24)
         write_atomic(folder / states.KEY, self._key, mode=0o600)
         logs.rotate(self._log, max_bytes=0)
@@ -148,8 +150,8 @@ class _Server:
                     self._running.require_running()
                     errors.append(error)
                     logs.append(self._log, f"not loaded: {error}")
+        self._stubs.scan()
         self._write_state(phase="serving")
-        self._serving_since_s = time.monotonic()
         logs.append(self._log, "ready")
         return deployed, errors
 
@@ -187,7 +189,6 @@ class _Server:
 
     def _next_fault(self) -> Fault:
         """Wait until something is wrong."""
-        stubs = StubWatch(self._running)
         canaries = CanaryWatch(
             self.state.address("grpc"), self._repository, lambda: states.deployed(self._repository),
             interval_s=self._policy.canary_interval_s, timeout_s=self._policy.canary_timeout_s,
@@ -197,7 +198,7 @@ class _Server:
             while True:
                 if self._running.wait(_TICK_S):
                     return Fault(reason=self._why_ended())
-                if fault := stubs.fault() or canaries.fault:
+                if fault := self._stubs.fault() or canaries.fault:
                     return fault
                 for log in (self._log, self._folder / states.OWN_LOG):
                     logs.rotate(log)
@@ -254,6 +255,7 @@ class _Server:
             for name in versions:
                 if mended in {None, name}:
                     self._prove(client, name, versions[name])
+        self._stubs.scan()
 
     def _start(self, versions: Mapping[str, tuple[int, ...]]) -> None:
         """Start tritonserver and wait until its ports are open; by then these versions are loaded."""
@@ -265,6 +267,7 @@ class _Server:
                 self._installation, root, self._ports, control_key=self._key, log=self._log,
                 exit_timeout_s=self._policy.exit_timeout_s, load_models=list(versions),
             )  # fmt: skip
+            self._stubs = StubWatch(self._process)
             self.state = self.state.model_copy(update={"server_pid": self._process.pid})
             deadline = time.monotonic() + _START_TIMEOUT_S
             with TritonClient(self.state.address("grpc")) as client:

@@ -47,7 +47,7 @@ class Fault:
 
 
 class StubWatch:
-    """Finds stubs that crashed."""
+    """Finds the stubs of one server process that crashed."""
 
     def __init__(self, process: TritonProcess) -> None:
         self._process = process
@@ -55,12 +55,16 @@ class StubWatch:
         self._died_at: dict[int, float] = {}
         self._next_scan = 0.0
 
+    def scan(self) -> None:
+        """Learn which stubs there are, so that one that dies from now on is known."""
+        gone = {pid: stub for pid, stub in self._known.items() if is_zombie(pid, self._process.pid)}
+        self._known, self._next_scan = self._process.stubs() | gone, time.monotonic() + _SCAN_S
+
     def fault(self) -> Fault | None:
         """Return the fault of a stub that crashed; each is told once."""
         now = time.monotonic()
         if now >= self._next_scan:
-            gone = {pid: stub for pid, stub in self._known.items() if is_zombie(pid, self._process.pid)}
-            self._known, self._next_scan = self._process.stubs() | gone, now + _SCAN_S
+            self.scan()
         dead = [pid for pid in self._known if is_zombie(pid, self._process.pid)]
         self._died_at = {pid: self._died_at.get(pid, now) for pid in dead}
         for pid in dead:
