@@ -43,6 +43,7 @@ WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 LOOPBACK = "127.0.0.1"
+RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 _UNPACKED_BYTES = 300_000_000
 
 

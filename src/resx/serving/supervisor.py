@@ -9,6 +9,7 @@ again; whatever else goes wrong, or goes wrong twice, by a new server.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import secrets
 import time
@@ -86,6 +87,7 @@ def serve(
     """
     for name in models or []:
         repository.version_folder(name)
+    importlib.import_module("tritonclient.grpc")  # a signal in the middle of it would leave nothing to drain with
     with signals_raise(), own(repository) as (folder, left), ports.held() as held:
         server = _Server(repository, folder, held, policy, install(on_step), on_step)
         try:
@@ -95,7 +97,6 @@ def serve(
                 states.record_deployed(repository, name, [])
             deployed, errors = server.begin(resumed, wanted)
             on_ready(server.state, deployed, errors)
-            systemd.notify("READY=1")
             server.watch()
         except Terminated:
             on_step("stop: finish what was accepted, refuse what is new")
@@ -151,16 +152,17 @@ class _Server:
                     errors.append(error)
                     logs.append(self._log, f"not loaded: {error}")
         self._stubs.scan()
-        self._write_state(phase="serving")
-        logs.append(self._log, "ready")
         return deployed, errors
 
     def watch(self) -> None:
-        """Look after the server until a signal comes.
+        """Let others find the server, and look after it until a signal comes.
 
         Raises:
             ServerError: it could not be brought back.
         """
+        self._write_state(phase="serving")
+        logs.append(self._log, "ready")
+        systemd.notify("READY=1")
         while True:
             fault, detected_s = self._next_fault(), states.now_s()
             self._recover(fault, detected_s)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import ServerError
-from resx.serving.embedded import LOOPBACK, Installation, Ports, last_error, process_environment
+from resx.serving.embedded import LOOPBACK, RESTRICTED_APIS, Installation, Ports, last_error, process_environment
 
-RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
 
 
