@@ -102,14 +102,6 @@ def test_a_killed_supervisor_takes_its_server_with_it_and_can_be_started_again(r
     assert again.pid != state.pid
 
 
-def test_a_killed_server_ends_its_supervisor_with_a_reason(repository: Repository) -> None:
-    state = supervisor.serve_detached(repository, FREE)
-    os.kill(state.server_pid, signal.SIGKILL)
-    wait_until(lambda: supervisor.running_server(repository) is None)
-    assert "tritonserver ended with code -9" in (Path(state.log).parent / "serve.log").read_text()
-    assert not shared_memory(state.pid)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, number: signal.Signals) -> None:
     publish_tiny(repository, "tiny")

@@ -58,6 +58,9 @@ def query(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
     version: Annotated[int, typer.Option(min=0, help="0: the newest that is loaded.")] = 0,
+    retries: Annotated[
+        int, typer.Option(min=0, max=100, help="Times to ask again when the connection was lost; 8 are 9 seconds.")
+    ] = 0,
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
     protocol: ProtocolName = "",
@@ -74,7 +77,7 @@ def query(
 
     address = address_of(url, protocol, Repository(repository))
     decoded = load_images(images)
-    with TritonClient(address) as client:
+    with TritonClient(address, retries=retries) as client:
         answers = classify_files(client, name, decoded, top=top, version=version or None)
     entries: list[dict[str, Any]] = [
         {

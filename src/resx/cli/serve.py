@@ -1,28 +1,26 @@
-"""`resx serve`, `resx stop`, `resx status`: the embedded Triton."""
+"""`resx serve` and `resx stop`: the embedded Triton."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Json, ProtocolName, Quiet, RepositoryPath, Url
-from resx.cli.output import Output, table
+from resx.cli.options import Json, Quiet, RepositoryPath
+from resx.cli.output import Output
 from resx.errors import ResxError, UsageError
 
 if TYPE_CHECKING:
     from resx.serving.deploy import Deployed
     from resx.serving.repository import Repository
-    from resx.serving.supervisor import ServerState
+    from resx.serving.state import ServerState
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("serve")(serve)
     app.command("stop")(stop)
-    app.command("status")(status)
 
 
 def serve(
@@ -33,17 +31,25 @@ def serve(
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8002,
     detach: Annotated[bool, typer.Option("--detach", help="Return as soon as it is ready.")] = False,
+    exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds to answer what was accepted, at the end.")] = 10,
+    tries: Annotated[int, typer.Option(min=1, help="Failed recoveries in a row before it gives up.")] = 5,
+    canary_timeout: Annotated[
+        float, typer.Option(min=1, help="Seconds in which a model that is asked must finish something.")
+    ] = 10.0,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Serve the repository on loopback; ready means that every model answered as its card says.
 
+    A server or a model's process that dies, hangs or answers wrongly is brought back, on the same ports and with
+    the same versions.
+
     Example: resx serve --detach
     """
     from resx.serving.embedded import Ports
     from resx.serving.repository import Repository
+    from resx.serving.supervisor import Policy, serve_detached
     from resx.serving.supervisor import serve as run
-    from resx.serving.supervisor import serve_detached
 
     out = Output(as_json=json, quiet=quiet)
     if load and load_none:
@@ -51,12 +57,14 @@ def serve(
     if not repository.is_dir():
         raise UsageError(f"{repository}: no such model repository; `resx export` makes one, --repository names another")
     published = Repository(repository)
-    models = [] if load_none else (load or published.names())
-    for name in models:
+    models = [] if load_none else load or None
+    for name in models or []:
         published.version_folder(name)
+    policy = Policy(exit_timeout_s=exit_timeout, max_tries=tries, canary_timeout_s=canary_timeout)
     ports = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
     if detach:
         wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
+        wanted += [f"--exit-timeout={exit_timeout}", f"--tries={tries}", f"--canary-timeout={canary_timeout}"]
         with out.steps() as step:
             step("start the server, load the models and check their answers")
             state = serve_detached(published, ports, wanted)
@@ -64,69 +72,23 @@ def serve(
         return
     with out.steps() as step:
         run(
-            published, ports, models, on_step=step,
+            published, ports, models, policy=policy, on_step=step,
             on_ready=lambda state, deployed, errors: _say_ready(out, published, state, deployed, errors),
         )  # fmt: skip
 
 
 def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False) -> None:
-    """Stop the server of this repository; running requests finish first.
+    """Stop the server of this repository; requests that it accepted are answered first.
 
     Example: resx stop
     """
+    from resx.serving.detached import stop as stop_server
     from resx.serving.repository import Repository
-    from resx.serving.supervisor import stop as stop_server
 
     state = stop_server(Repository(repository))
     Output(as_json=json, quiet=True).result(
         {"stopped": state.pid}, lambda console: console.print(f"stopped process {state.pid}")
     )
-
-
-def status(
-    repository: RepositoryPath = Path("model_repository"),
-    url: Url = "",
-    protocol: ProtocolName = "",
-    json: Json = False,
-) -> None:
-    """Show whether a server runs, and each model's versions and requests.
-
-    Example: resx status
-    """
-    from resx.cli.connection import address_of
-    from resx.serving.client import TritonClient
-    from resx.serving.repository import Repository
-    from resx.serving.supervisor import running_server
-
-    published = Repository(repository)
-    address = address_of(url, protocol, published)
-    with TritonClient(address, timeout_s=10) as client:
-        version = client.server_version()
-        models = [_model_status(client, name, versions) for name, versions in client.model_versions().items()]
-    state = None if url else running_server(published)
-    payload: dict[str, Any] = {"url": str(address), "triton": version, "models": models}
-    if state:
-        payload |= {"pid": state.pid, "uptime_s": round(time.time() - state.started, 1), "log": state.log}
-    rows = [
-        [model["name"], ", ".join(map(str, model["versions"])), str(model["requests"]), str(model["failed"])]
-        for model in models
-    ]
-    title = f"{address}  Triton {version}" + (f"  process {state.pid}, log {state.log}" if state else "")
-    Output(as_json=json, quiet=True).result(
-        payload,
-        lambda console: console.print(
-            title, table("", ["model", "ready versions", "requests", "failed"], rows, left=2)
-        ),
-    )
-
-
-def _model_status(client: Any, name: str, versions: list[int]) -> dict[str, Any]:
-    statistics = client.statistics(name)
-    count = {
-        outcome: sum(int(entry["inference_stats"].get(outcome, {}).get("count", 0)) for entry in statistics)
-        for outcome in ("success", "fail")
-    }
-    return {"name": name, "versions": versions, "requests": count["success"], "failed": count["fail"]}
 
 
 def _say_ready(

@@ -10,6 +10,7 @@ import http.client
 import importlib
 import math
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,6 +27,32 @@ DEFAULT_PORTS: dict[Protocol, int] = {"grpc": 8001, "http": 8000}
 CONTROL_KEY_VARIABLE = "RESX_CONTROL_KEY"
 CONTROL_HEADER = "resx-control-key"
 T = TypeVar("T")
+_NOT_LOADED = ("unknown model", "is not found", "is not ready", "is not available")
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+# What tritonclient sets itself, and a server that is back is tried again within a second rather than two minutes.
+_CHANNEL = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+
+
+class ConnectionLost(MissingCapability):
+    """No server answers there, or it closed the connection before it answered."""
+
+
+class ModelProcessLost(ServerError):  # noqa: N818 - named after what happened
+    """The server answers, but the process that computes the model died under it."""
+
+
+class NoAnswerInTime(ServerError):  # noqa: N818 - named after what happened
+    """The server did not answer within the client's time."""
+
+
+class NotLoaded(UsageError):  # noqa: N818 - named after what happened
+    """The server does not have that model or version loaded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,10 +141,20 @@ def parse_address(url: str, protocol: Protocol | None, *, control_key: str | Non
 class TritonClient:
     """A connection to one server."""
 
-    def __init__(self, address: Address, *, timeout_s: float = 60.0) -> None:
-        """Prepare a connection; nothing is sent before the first call."""
+    def __init__(self, address: Address, *, timeout_s: float = 60.0, retries: int = 0) -> None:
+        """Prepare a connection; nothing is sent before the first call.
+
+        Args:
+            address: the server's.
+            timeout_s: for one answer.
+            retries: how often an inference, or the question for a model's interface, is sent again after its
+                connection or the process behind it was lost, waiting 0.1 s, 0.2 s and so on to 2 s in between.
+                These change nothing, so they may reach the server twice. Every other error, and every other
+                call, is reported at once.
+        """
         self.address = address
         self._timeout_s = timeout_s
+        self._retries = retries
         self._module = importlib.import_module(f"tritonclient.{address.protocol}")
         if address.protocol == "http":
             self._client = self._module.InferenceServerClient(
@@ -125,7 +162,7 @@ class TritonClient:
             )
             self._headers = {CONTROL_HEADER: address.control_key} if address.control_key else {}
         else:
-            self._client = self._module.InferenceServerClient(address.host_port)
+            self._client = self._module.InferenceServerClient(address.host_port, channel_args=_CHANNEL)
             # Triton reads a restricted protocol's key from metadata under this prefix.
             name = f"triton-grpc-protocol-{CONTROL_HEADER}"
             self._headers = {name: address.control_key} if address.control_key else {}
@@ -160,15 +197,24 @@ class TritonClient:
         except ResxError:
             return False
 
-    def model_versions(self) -> dict[str, list[int]]:
-        """Return the versions that are ready, by model."""
+    def model_versions(self, state: str = "READY") -> dict[str, list[int]]:
+        """Return the versions that are ready, by model; or those in another of Triton's states, like UNLOADING."""
         index = self._json(self._client.get_model_repository_index, self._as_json() | {"headers": self._headers})
         entries = index.get("models", []) if isinstance(index, Mapping) else index
-        ready: dict[str, list[int]] = {}
+        found: dict[str, list[int]] = {}
         for entry in entries:
-            if entry.get("state") == "READY":
-                ready.setdefault(entry["name"], []).append(int(entry["version"]))
-        return {name: sorted(versions) for name, versions in sorted(ready.items())}
+            if entry.get("state") == state:
+                found.setdefault(entry["name"], []).append(int(entry["version"]))
+        return {name: sorted(versions) for name, versions in sorted(found.items())}
+
+    def is_model_ready(self, model: str) -> bool:
+        """Say whether the server calls a model's newest version ready; its process may be dead all the same."""
+        return bool(self._call(self._client.is_model_ready, {"model_name": model}))
+
+    def is_ensemble(self, model: str) -> bool:
+        """Say whether a loaded model only passes requests on to others."""
+        found = self._json(self._client.get_model_config, self._of(model, None) | self._as_json())
+        return bool(found.get("config", found).get("platform") == "ensemble")
 
     def interface(self, model: str, version: int | None = None) -> Interface:
         """Return what a model takes and gives.
@@ -176,7 +222,8 @@ class TritonClient:
         Raises:
             UsageError: the model is not loaded, or takes more than one tensor.
         """
-        found = self._json(self._client.get_model_config, self._of(model, version) | self._as_json())
+        options = self._of(model, version) | self._as_json()
+        found = self._patiently(lambda: self._json(self._client.get_model_config, options))
         config = found.get("config", found)
         if len(config["input"]) != 1:
             names = ", ".join(tensor["name"] for tensor in config["input"])
@@ -238,7 +285,15 @@ class TritonClient:
         request = self._module.InferInput(interface.input_name, list(images.shape), interface.input_type)
         request.set_data_from_numpy(images)
         options = self._of(model, version) | {"inputs": [request], "outputs": list(outputs)}
-        return self._call(self._client.infer, options)
+        return self._patiently(lambda: self._call(self._client.infer, options))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        for tries_before in range(self._retries):
+            try:
+                return call()
+            except (ConnectionLost, ModelProcessLost):
+                time.sleep(min(FIRST_WAIT_S * 2**tries_before, LONGEST_WAIT_S))
+        return call()
 
     def _output(self, name: str, **options: int) -> Any:
         return self._module.InferRequestedOutput(name, **options)
@@ -270,7 +325,11 @@ class TritonClient:
         except InferenceServerException as error:
             raise self._translated(error) from error
         except http.client.HTTPException as error:
+            if type(error).__name__ == "HTTPConnectionClosed":  # geventhttpclient's
+                raise self._unreachable("it closed the connection before it answered") from error
             raise self._not_triton(str(error)) from error
+        except TimeoutError as error:  # not a lost connection: sent again, it would wait as long once more
+            raise MissingCapability(str(self._unreachable(str(error) or "timed out"))) from error
         except (OSError, EOFError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from error
 
@@ -288,9 +347,11 @@ class TritonClient:
             refused = "Connection refused" in message
             return self._unreachable("connection refused" if refused else message)
         if "DEADLINE_EXCEEDED" in status:
-            return ServerError(f"{self.address}: no answer within {self._timeout_s:g} s")
-        if "unknown model" in message or "is not found" in message or "is not ready" in message:
-            return UsageError(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
+            return NoAnswerInTime(f"{self.address}: no answer within {self._timeout_s:g} s")
+        if "Stub process" in message and "not healthy" in message:
+            return ModelProcessLost(f"{self.address}: {message}")
+        if any(words in message for words in _NOT_LOADED):
+            return NotLoaded(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
         if status in {"404", "405", "501"} or "UNIMPLEMENTED" in status or "decoding the response" in message:
             return self._not_triton(f"status {status}")
         return ServerError(f"{self.address}: {message}")
@@ -300,8 +361,8 @@ class TritonClient:
             f"{self.address}: what answers there is not Triton ({reason}); check --url and --protocol"
         )
 
-    def _unreachable(self, reason: str) -> MissingCapability:
-        return MissingCapability(
+    def _unreachable(self, reason: str) -> ConnectionLost:
+        return ConnectionLost(
             f"{self.address}: no server answers ({reason}); start one with `resx serve --detach`, or give --url"
         )
 

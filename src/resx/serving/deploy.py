@@ -16,6 +16,7 @@ from resx.serving import triton_config
 from resx.serving.client import TritonClient
 from resx.serving.embedded import TRITON_VERSION
 from resx.serving.repository import CONFIG_FILE, Repository
+from resx.serving.state import record_deployed, running_server
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,13 +51,17 @@ def deploy(client: TritonClient, repository: Repository, name: str) -> Deployed:
         )
     loaded = client.model_versions().get(name, [])
     previous = loaded[-1] if loaded else None
-    client.load(name)
+    # Exactly this version, whatever is published meanwhile.
+    client.load(name, config_for_version(repository, name, version))
     try:
         difference = canary(client, name, version, card)
     except ResxError as error:
         _restore(client, repository, name, previous)
         after = f"version {previous} answers again" if previous else "it was unloaded"
         raise type(error)(f"{error}; {after}") from error
+    state = running_server(repository)
+    if state and state.is_at(client.address.host_port):
+        record_deployed(repository, name, [version])  # what its supervisor brings back from now on
     return Deployed(name=name, version=version, previous=previous, canary_difference=difference)
 
 

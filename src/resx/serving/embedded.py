@@ -11,24 +11,23 @@ key. Who needs reach runs NVIDIA's container (docker-compose.yml) over the same 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import importlib.util
 import os
 import platform
+import re
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-from resx.errors import MissingCapability, ServerError, UsageError
+from resx.errors import MissingCapability, UsageError
 from resx.files import (
     cache_folder,
     exclusive,
@@ -71,14 +70,27 @@ class Ports:
         Raises:
             UsageError: a port is taken, or the same port is given twice.
         """
+        with self.held() as ports:
+            return ports
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Ports]:
+        """Give these ports, with a free one for every 0, and keep them from being handed to anybody else.
+
+        They are bound but not listened on, so a server that allows reuse of addresses, as Triton does, can have
+        them, again and again. Without that a client that tries a dead server's port may be given that very port
+        for its own end, connect to itself, and keep the next server out.
+
+        Raises:
+            UsageError: a port is taken, or the same port is given twice.
+        """
         given = [port for port in (self.http, self.grpc, self.metrics) if port]
         if len(set(given)) < len(given):
             raise UsageError(f"ports {', '.join(map(str, given))}: give three different ones")
-        sockets = []
-        try:
+        with contextlib.ExitStack() as sockets:
+            numbers = []
             for what, port in (("http", self.http), ("grpc", self.grpc), ("metrics", self.metrics)):
-                bound = socket.socket()
-                sockets.append(bound)
+                bound = sockets.enter_context(socket.socket())
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     bound.bind((LOOPBACK, port))
@@ -86,11 +98,9 @@ class Ports:
                     raise UsageError(
                         f"--{what}-port {port}: {error.strerror}; give another, or 0 for any free one"
                     ) from error
-            http, grpc, metrics = (bound.getsockname()[1] for bound in sockets)
-            return Ports(http=http, grpc=grpc, metrics=metrics)
-        finally:
-            for bound in sockets:
-                bound.close()
+                numbers.append(bound.getsockname()[1])
+            http, grpc, metrics = numbers
+            yield Ports(http=http, grpc=grpc, metrics=metrics)
 
 
 def missing_for_install() -> str | None:
@@ -150,84 +160,12 @@ def install(on_step: Callable[[str], None] = lambda _step: None) -> Installation
     return found
 
 
-class TritonProcess:
-    """A running tritonserver, a session of its own with its stubs, that dies with this process."""
-
-    def __init__(
-        self,
-        installation: Installation,
-        repository: Path,
-        ports: Ports,
-        *,
-        control_key: str,
-        log: Path,
-        exit_timeout_s: int,
-    ) -> None:
-        """Start the server in explicit control mode: it runs, but no model is loaded yet."""
-        self.ports = ports
-        self._exit_timeout_s = exit_timeout_s
-        self._shm_prefix = f"resx-{os.getpid()}-{ports.http}-"
-        arguments = [
-            str(installation.server),
-            f"--model-repository={repository}",
-            f"--backend-directory={installation.backends}",
-            "--model-control-mode=explicit",
-            "--disable-auto-complete-config",
-            *(f"--{service}-address={LOOPBACK}" for service in ("http", "grpc", "metrics")),
-            f"--http-port={ports.http}",
-            f"--grpc-port={ports.grpc}",
-            f"--metrics-port={ports.metrics}",
-            f"--http-restricted-api={RESTRICTED_APIS}:resx-control-key={control_key}",
-            f"--grpc-restricted-protocol={RESTRICTED_APIS}:resx-control-key={control_key}",
-            f"--exit-timeout-secs={exit_timeout_s}",
-            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
-        ]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env=process_environment(installation),
-                start_new_session=True, preexec_fn=_die_with_parent,
-            )  # fmt: skip
-        self._log = log
-
-    @property
-    def pid(self) -> int:
-        """The server's process id, and that of its process group."""
-        return self._process.pid
-
-    def require_running(self) -> None:
-        """Check that the process lives.
-
-        Raises:
-            ServerError: it ended; the message holds the last error of its log.
-        """
-        if (code := self._process.poll()) is not None:
-            raise ServerError(f"tritonserver ended with code {code}: {last_error(self._log)}; see {self._log}")
-
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the process to end; say whether it did."""
-        try:
-            self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-    def stop(self) -> None:
-        """Let running requests finish, end the server and its stubs, and remove their shared memory."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self.wait(self._exit_timeout_s + 5)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        for region in Path("/dev/shm").glob(f"{self._shm_prefix}*"):  # noqa: S108 - where POSIX shared memory lives
-            region.unlink(missing_ok=True)
-
-
 def last_error(log: Path) -> str:
     """Return the last line of a Triton log that states an error, or its last line."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if line.startswith(("E", "error:"))]
+    with log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"E\d{4} |error:", line)]
     return (errors or lines or ["its log is empty"])[-1]
 
 
@@ -303,8 +241,3 @@ def _libpython() -> str:
 def _libpython_folder() -> Path | None:
     folders = [sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LIBPL"), f"{sys.base_prefix}/lib"]
     return next((Path(folder) for folder in folders if folder and (Path(folder) / _libpython()).exists()), None)
-
-
-def _die_with_parent() -> None:
-    """Have the kernel send SIGTERM to the child when its parent dies, however it dies (prctl(2))."""
-    ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,71 +1,70 @@
-"""Run the embedded server for one repository: start, load, prove, wait, stop; and find it from elsewhere.
+"""Serve one repository with the embedded server: start, load, prove, watch, recover, drain.
 
-A server's state lives in a folder of its own under the user's state folder, named after the repository:
-`server.json` (written when it is ready, removed when it ends), `control.key` (0600) and `server.log`. The
-supervisor holds the folder's lock while it lives, so a state file whose lock is free is a dead one's.
+`serve` is the whole life of a supervisor. It holds the lock of the repository's state folder (`state.py`),
+keeps ports and control key the same through every restart so that clients find the server again, and brings
+back exactly the versions that were deployed. A fault of one model's process is mended by loading that model
+again; whatever else goes wrong, or goes wrong twice, by a new server.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import importlib
 import os
 import secrets
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-import pydantic
+from resx.errors import ResxError, ServerError, UsageError
+from resx.files import write_atomic
+from resx.serving import logs, pinned, systemd
+from resx.serving import state as states
+from resx.serving.client import TritonClient
+from resx.serving.deploy import Deployed, canary, deploy
+from resx.serving.detached import serve_detached, stop
+from resx.serving.draining import drain
+from resx.serving.embedded import Installation, Ports, install
+from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
+from resx.serving.repository import CONFIG_FILE, Repository
+from resx.serving.state import Ended, Recovery, ServerState, running_server
+from resx.serving.triton_process import TritonProcess
+from resx.serving.watch import CanaryWatch, Fault, StubWatch
 
-from resx.errors import MissingCapability, ParityError, ResxError, ServerError, UsageError
-from resx.files import exclusive, process_lives, state_folder, write_atomic
-from resx.serving.client import Address, Protocol, TritonClient
-from resx.serving.deploy import Deployed, deploy
-from resx.serving.embedded import LOOPBACK, Ports, TritonProcess, install
-from resx.serving.repository import Repository
-from resx.zoo.spec import FrozenModel
+__all__ = ["Policy", "ServerState", "running_server", "serve", "serve_detached", "stop"]
 
-EXIT_TIMEOUT_S = 10
-_STATE, _KEY, _LOG, _OWN_LOG = "server.json", "control.key", "server.log", "serve.log"
-
-
-class ServerState(FrozenModel):
-    """A running server, as others find it."""
-
-    pid: int
-    """Of the supervisor: what `resx stop` signals."""
-    server_pid: int
-    repository: str
-    http_port: int
-    grpc_port: int
-    metrics_port: int
-    started: float
-    """Seconds since the epoch."""
-    log: str
-
-    def address(self, protocol: Protocol) -> Address:
-        """Return where to reach it, with its control key."""
-        port = self.http_port if protocol == "http" else self.grpc_port
-        key = (Path(self.log).parent / _KEY).read_text().strip()
-        return Address(host_port=f"{LOOPBACK}:{port}", protocol=protocol, control_key=key)
+_TICK_S = 0.1
+_START_TIMEOUT_S = 600.0
+_AFTER_DRAINING_S = 1.5
+_LONGEST_WAIT_S = 30.0
 
 
-class _Terminated(BaseException):
-    """A signal asked the supervisor to end."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """How a server is watched, brought back and ended."""
 
+    exit_timeout_s: int = 10
+    """Accepted requests have this long to be answered when the server is told to end."""
+    max_tries: int = 5
+    """Recoveries that may fail in a row; one that does not hold for a second counts as failed."""
+    canary_interval_s: float = 1.0
+    """Least time between two canaries of a version."""
+    canary_timeout_s: float = 10.0
+    """A model that finishes nothing for this long, with a canary waiting, hangs."""
 
-def running_server(repository: Repository) -> ServerState | None:
-    """Return the server that serves this repository, or None."""
-    folder = _folder(repository)
-    state = _read_state(folder)
-    return state if state and _is_locked(folder) else None
+    def __post_init__(self) -> None:
+        for name, least in (("exit_timeout_s", 1), ("max_tries", 1), ("canary_interval_s", 0), ("canary_timeout_s", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name}={getattr(self, name)}: give {least} or more")
+
+    def wait_s(self, failed_in_a_row: int) -> float:
+        """Return how long to wait before the next try: nothing at first, then 0.5 s, 1 s and so on to 30 s."""
+        return min(0.5 * 2.0 ** (failed_in_a_row - 1), _LONGEST_WAIT_S) if failed_in_a_row else 0.0
 
 
 def serve(
-    repository: Repository, ports: Ports, models: Sequence[str], *,
+    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy,
     on_step: Callable[[str], None], on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
 ) -> None:  # fmt: skip
     """Serve the repository until SIGINT or SIGTERM; ready once every model answered its canary.
@@ -73,207 +72,234 @@ def serve(
     A model that fails does not keep the others from being served; its error is among those given to
     `on_ready`.
 
+    Args:
+        repository: what to serve.
+        ports: where, on loopback.
+        models: the newest version of each. None: what was served when the last supervisor was killed, exactly,
+            or else the newest version of every model.
+        policy: how it is watched, brought back and ended.
+        on_step: told what comes next.
+        on_ready: told once.
+
     Raises:
         UsageError: the repository is served already, a port is taken, or a model is not there.
-        ServerError: the server ended by itself.
+        ServerError: the server ended by itself while it started, or could not be brought back.
     """
-    for name in models:
+    for name in models or []:
         repository.version_folder(name)
-    with _signals(), _own(repository) as folder:
-        installation = install(on_step)
-        ports = ports.resolved()
-        log, key = folder / _LOG, secrets.token_urlsafe(24)
-        if log.exists():
-            log.replace(folder / f"{_LOG}.1")
-        log.touch()
-        write_atomic(folder / _KEY, key, mode=0o600)
-        on_step("start tritonserver")
-        process = TritonProcess(
-            installation, repository.root.resolve(), ports, control_key=key, log=log, exit_timeout_s=EXIT_TIMEOUT_S
-        )
+    importlib.import_module("tritonclient.grpc")  # a signal in the middle of it would leave nothing to drain with
+    with signals_raise(), own(repository) as (folder, left), ports.held() as held:
+        server = _Server(repository, folder, held, policy, install(on_step), on_step)
         try:
-            state = ServerState(
-                pid=os.getpid(), server_pid=process.pid, repository=str(repository.root.resolve()),
-                http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
-                started=time.time(), log=str(log),
-            )  # fmt: skip
-            deployed, errors = _load(process, state, repository, models, on_step)
-            write_atomic(folder / _STATE, state.model_dump_json(indent=2) + "\n", mode=0o600)
-            on_ready(state, deployed, errors)
-            while not process.wait(1.0):
-                pass
-            process.require_running()
-        except _Terminated:
-            on_step("stop")
+            resumed = left if models is None else {}
+            wanted = models if models is not None else [] if resumed else repository.names()
+            for name in set(states.deployed(repository)) - set(resumed):
+                states.record_deployed(repository, name, [])
+            deployed, errors = server.begin(resumed, wanted)
+            on_ready(server.state, deployed, errors)
+            server.watch()
+        except Terminated:
+            on_step("stop: finish what was accepted, refuse what is new")
+            without_interruption(server.drain)
         finally:
-            _without_interruption(process.stop)
-            (folder / _STATE).unlink(missing_ok=True)
+            without_interruption(server.end)
 
 
-def serve_detached(
-    repository: Repository, ports: Ports, arguments: Sequence[str] = (), *, timeout_s: float = 600.0
-) -> ServerState:
-    """Start `resx serve` with these further arguments in a process of its own and wait until it is ready.
+class _Server:
+    """The server of one supervisor, through all its restarts."""
 
-    Raises:
-        UsageError: the repository is served already.
-        ServerError: it ended before it was ready; the message is its own last line.
-    """
-    if state := running_server(repository):
-        raise _served_already(repository, state)
-    ports.resolved()
-    folder = _folder(repository)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    log = folder / _OWN_LOG
-    pid = _spawn(
-        [f"--repository={repository.root}", f"--http-port={ports.http}", f"--grpc-port={ports.grpc}",
-         f"--metrics-port={ports.metrics}", *arguments],
-        log,
-    )  # fmt: skip
-    deadline = time.monotonic() + timeout_s
-    try:
-        while time.monotonic() < deadline:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                raise _error_of(os.waitstatus_to_exitcode(status), log)
-            if state := running_server(repository):
-                return state
-            time.sleep(0.1)
-        raise ServerError(f"not ready after {timeout_s:g} s; see {log}")
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGTERM)
-            os.waitpid(pid, 0)
-        raise
+    def __init__(
+        self, repository: Repository, folder: Path, ports: Ports, policy: Policy, installation: Installation,
+        on_step: Callable[[str], None],
+    ) -> None:  # fmt: skip
+        self._repository, self._folder, self._ports, self._policy = repository, folder, ports, policy
+        self._installation, self._on_step = installation, on_step
+        self._log = folder / states.LOG
+        self._process: TritonProcess | None = None
+        self._stubs: StubWatch
+        self._failed_in_a_row = 0
+        self._serving_since_s = float("-inf")
+        """Of the last recovery; what fails soon after a first start is not a recovery that did not hold."""
+        self._key = secrets.token_urlsafe(24)
+        write_atomic(folder / states.KEY, self._key, mode=0o600)
+        logs.rotate(self._log, max_bytes=0)
+        logs.append(self._log, f"serve {repository.root.resolve()}")
+        self.state = ServerState(
+            pid=os.getpid(), server_pid=0, repository=str(repository.root.resolve()),
+            http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
+            started=time.time(), started_s=states.now_s(), exit_timeout_s=policy.exit_timeout_s, log=str(self._log),
+        )  # fmt: skip
 
-
-def _spawn(arguments: Sequence[str], log: Path) -> int:
-    """Start `resx serve` in a session of its own; return its process id.
-
-    posix_spawn rather than subprocess, which takes a child that outlives its parent for a mistake.
-    """
-    actions = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    command = [sys.executable, "-m", "resx", "serve", *arguments]
-    return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
-
-
-def stop(repository: Repository) -> ServerState:
-    """End the server of this repository and wait until it is gone.
-
-    Raises:
-        UsageError: none runs.
-        ServerError: it did not end in time.
-    """
-    state = running_server(repository)
-    if state is None:
-        raise UsageError(f"{repository.root}: no server of this repository runs; `resx serve` starts one")
-    os.kill(state.pid, signal.SIGTERM)
-    deadline = time.monotonic() + EXIT_TIMEOUT_S + 10
-    while time.monotonic() < deadline:
-        if not process_lives(state.pid):
-            return state
-        time.sleep(0.05)
-    raise ServerError(f"process {state.pid} did not end within {EXIT_TIMEOUT_S + 10} s; see {state.log}")
-
-
-def _load(
-    process: TritonProcess,
-    state: ServerState,
-    repository: Repository,
-    models: Sequence[str],
-    on_step: Callable[[str], None],
-) -> tuple[list[Deployed], list[ResxError]]:
-    """Wait until the server answers, then deploy the models one by one."""
-    # The key is read back from its file: what works here works for every later client.
-    with TritonClient(state.address("grpc")) as client:
-        while not client.is_live():
-            process.require_running()
-            time.sleep(0.05)
+    def begin(
+        self, resumed: Mapping[str, tuple[int, ...]], models: Sequence[str]
+    ) -> tuple[list[Deployed], list[ResxError]]:
+        """Start the server, with the versions that are resumed, then deploy the newest of the other models."""
+        self._on_step("start tritonserver")
+        self._start(resumed)
         deployed, errors = [], []
-        for name in models:
-            on_step(f"load {name} and check its answer")
-            try:
-                deployed.append(deploy(client, repository, name))
-            except ResxError as error:
-                process.require_running()
-                errors.append(error)
+        # The key is read back from its file: what works here works for every later client.
+        with TritonClient(self.state.address("grpc")) as client:
+            for name, versions in resumed.items():
+                self._on_step(f"resume {name} version {versions[-1]}, as the server that was killed had it")
+                self._prove(client, name, versions)
+            for name in models:
+                self._on_step(f"load {name} and check its answer")
+                try:
+                    deployed.append(deploy(client, self._repository, name))
+                    states.record_deployed(self._repository, name, [deployed[-1].version])
+                except ResxError as error:
+                    self._running.require_running()
+                    errors.append(error)
+                    logs.append(self._log, f"not loaded: {error}")
+        self._stubs.scan()
         return deployed, errors
 
+    def watch(self) -> None:
+        """Let others find the server, and look after it until a signal comes.
 
-@contextlib.contextmanager
-def _own(repository: Repository) -> Iterator[Path]:
-    """Hold the lock of the repository's state folder and give the folder."""
-    folder = _folder(repository)
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        with exclusive(folder, wait=False):
-            (folder / _STATE).unlink(missing_ok=True)
-            yield folder
-    except BlockingIOError:
-        raise _served_already(repository, _read_state(folder)) from None
+        Raises:
+            ServerError: it could not be brought back.
+        """
+        self._write_state(phase="serving")
+        logs.append(self._log, "ready")
+        systemd.notify("READY=1")
+        while True:
+            fault, detected_s = self._next_fault(), states.now_s()
+            self._recover(fault, detected_s)
 
+    def drain(self) -> None:
+        """Let every accepted request be answered."""
+        systemd.notify("STOPPING=1")
+        if self._process is None or self._process.wait(0):
+            return
+        self._write_state(phase="draining")
+        with TritonClient(self.state.address("grpc"), timeout_s=5) as client:
+            done = drain(client, self._policy.exit_timeout_s)
+        logs.append(self._log, "drained" if done else f"not drained within {self._policy.exit_timeout_s} s")
 
-def _served_already(repository: Repository, state: ServerState | None) -> UsageError:
-    where = f" at 127.0.0.1:{state.http_port} by process {state.pid}" if state else ", and still starting"
-    return UsageError(f"{repository.root}: is served already{where}; `resx stop` ends it")
+    def end(self) -> None:
+        """End the server, if it lives, and forget it."""
+        if self._process is not None:
+            self._process.stop(_AFTER_DRAINING_S)
+        logs.append(self._log, "ended")
+        (self._folder / states.STATE).unlink(missing_ok=True)
 
+    @property
+    def _running(self) -> TritonProcess:
+        assert self._process is not None
+        return self._process
 
-def _folder(repository: Repository) -> Path:
-    identity = hashlib.sha256(str(repository.root.resolve()).encode()).hexdigest()[:12]
-    return state_folder() / "servers" / f"{repository.root.resolve().name}-{identity}"
+    def _next_fault(self) -> Fault:
+        """Wait until something is wrong."""
+        canaries = CanaryWatch(
+            self.state.address("grpc"), self._repository, lambda: states.deployed(self._repository),
+            interval_s=self._policy.canary_interval_s, timeout_s=self._policy.canary_timeout_s,
+        )  # fmt: skip
+        canaries.start()
+        try:
+            while True:
+                if self._running.wait(_TICK_S):
+                    return Fault(reason=self._why_ended())
+                if fault := self._stubs.fault() or canaries.fault:
+                    return fault
+                for log in (self._log, self._folder / states.OWN_LOG):
+                    logs.rotate(log)
+        finally:
+            canaries.stop()
 
+    def _why_ended(self) -> str:
+        try:
+            self._running.require_running()
+        except ServerError as error:
+            return str(error)
+        raise AssertionError("asked of a process that lives")
 
-def _read_state(folder: Path) -> ServerState | None:
-    try:
-        return ServerState.model_validate_json((folder / _STATE).read_bytes())
-    except (OSError, pydantic.ValidationError):
-        return None
+    def _recover(self, fault: Fault, detected_s: float) -> None:
+        """Bring back what was deployed, try after try."""
+        held_s = time.monotonic() - self._serving_since_s
+        if held_s >= max(1.0, 2 * self._policy.wait_s(self._failed_in_a_row)):
+            self._failed_in_a_row = 0
+        else:
+            self._failed_in_a_row += 1
+        self._say(f"recover: {fault.reason}")
+        self._write_state(phase="recovering", trouble=fault.reason)
+        versions, error = states.deployed(self._repository), fault.reason
+        while True:
+            if self._failed_in_a_row >= self._policy.max_tries:
+                self._give_up(error)
+            time.sleep(self._policy.wait_s(self._failed_in_a_row))
+            try:
+                self._bring_back(fault if self._failed_in_a_row == 0 else Fault(reason=error), versions)
+                break
+            except ResxError as failure:
+                self._failed_in_a_row += 1
+                error = str(failure)
+                self._say(f"try {self._failed_in_a_row} of {self._policy.max_tries} failed: {error}")
+        recovery = Recovery(reason=fault.reason, detected_s=detected_s, serving_s=states.now_s())
+        self._serving_since_s = time.monotonic()
+        self._write_state(
+            phase="serving", trouble="", restarts=self.state.restarts + 1, last_recovery=recovery
+        )  # fmt: skip
+        self._say(f"serving again after {recovery.serving_s - recovery.detected_s:.1f} s")
 
+    def _bring_back(self, fault: Fault, versions: Mapping[str, tuple[int, ...]]) -> None:
+        """Load the model whose process died again, or start a new server; the versions must then answer."""
+        mended = fault.model
+        if mended is None or not (self._repository.root / mended / CONFIG_FILE).exists():
+            self._running.stop(0.0)
+            self._start(versions)
+            mended = None
+        with TritonClient(self.state.address("grpc"), timeout_s=60) as client:
+            if mended and mended in versions:
+                client.load(mended, pinned.config_json(self._repository, mended, versions[mended]))
+            elif mended:  # nobody deployed it, so nobody proved it
+                client.unload(mended)
+            for name in versions:
+                if mended in {None, name}:
+                    self._prove(client, name, versions[name])
+        self._stubs.scan()
 
-def _is_locked(folder: Path) -> bool:
-    try:
-        with exclusive(folder, wait=False):
-            return False
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        return False
+    def _start(self, versions: Mapping[str, tuple[int, ...]]) -> None:
+        """Start tritonserver and wait until its ports are open; by then these versions are loaded."""
+        with contextlib.ExitStack() as stack:
+            root = self._repository.root.resolve()
+            if versions:
+                root = stack.enter_context(pinned.pinned_repository(self._repository, versions, self._folder))
+            self._process = TritonProcess(
+                self._installation, root, self._ports, control_key=self._key, log=self._log,
+                exit_timeout_s=self._policy.exit_timeout_s, load_models=list(versions),
+            )  # fmt: skip
+            self._stubs = StubWatch(self._process)
+            self.state = self.state.model_copy(update={"server_pid": self._process.pid})
+            deadline = time.monotonic() + _START_TIMEOUT_S
+            with TritonClient(self.state.address("grpc")) as client:
+                while not client.is_live():
+                    self._process.require_running()
+                    if time.monotonic() > deadline:
+                        raise ServerError(f"tritonserver opened no port within {_START_TIMEOUT_S:g} s")
+                    time.sleep(0.05)
 
+    def _prove(self, client: TritonClient, name: str, versions: Sequence[int]) -> None:
+        for version in versions:
+            if version not in client.model_versions().get(name, []):
+                raise ServerError(f"{name} version {version} did not load; see {self._log}")
+            with contextlib.suppress(UsageError):
+                card = self._repository.card(name, version)
+                canary(client, name, version, card)
 
-@contextlib.contextmanager
-def _signals() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one exception, so that every exit takes the same way out."""
+    def _give_up(self, reason: str) -> None:
+        tries = self._policy.max_tries
+        message = f"gave up after {tries} tries in a row: {reason}"
+        logs.append(self._log, message)
+        ended = Ended(reason=message, ended=time.time(), restarts=self.state.restarts, log=str(self._log))
+        write_atomic(self._folder / states.ENDED, ended.model_dump_json(indent=2) + "\n", mode=0o600)
+        raise ServerError(message if str(self._log) in message else f"{message}; see {self._log}")
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise _Terminated
+    def _say(self, text: str) -> None:
+        logs.append(self._log, text)
+        self._on_step(text)
+        systemd.notify(f"STATUS={text}")
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except _Terminated:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _without_interruption(action: Callable[[], None]) -> None:
-    """Run a clean-up that a second Ctrl-C must not cut short."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        action()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _error_of(code: int, log: Path) -> ResxError:
-    """Turn the end of a detached `resx serve` into the error that it would have raised here."""
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    message = (lines or [f"it ended with code {code}"])[-1].removeprefix("error: ")
-    kinds: dict[int, type[ResxError]] = {kind.exit_code: kind for kind in (UsageError, ParityError, MissingCapability)}
-    return kinds.get(code, ServerError)(message)
+    def _write_state(self, **changes: object) -> None:
+        self.state = self.state.model_copy(update=changes)
+        states.write_state(self._folder, self.state)

@@ -1,0 +1,353 @@
+"""Break a served model on purpose, under load, and count what its clients notice.
+
+    python -m benchmarks.faults [--times 20] [--only NAME ...]
+
+A tiny network is served by the embedded Triton. Clients over http and grpc ask it all the time, one request
+after the other, and compare every answer with what the same file answers in process. Half of them give up at
+the first error (that is a lost request), half use the client's retries. A function per fault returns its rows;
+`FAULTS` names them, and a new one is a function more. Exit code 1 if a bar is missed.
+
+Bars: no wrong answer, ever. A dead process: noticed within 2 s, serving again within 10 s, requests lost only
+in between, none lost by clients that retry. SIGTERM: every accepted request answered, nothing left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import resource
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+from tests.conftest import publish_tiny
+
+from resx.errors import ResxError
+from resx.export.runtimes import OnnxRuntimeModel
+from resx.serving.client import PROTOCOLS, ConnectionLost, NotLoaded, Protocol, TritonClient
+from resx.serving.detached import serve_detached, stop
+from resx.serving.embedded import Ports
+from resx.serving.repository import Repository
+from resx.serving.state import Recovery, ServerState, now_s, running_server
+
+MODEL, FREE = "tiny", Ports(http=0, grpc=0, metrics=0)
+RETRIES = 8
+DETECT_S, RECOVER_S, EXIT_S = 2.0, 10.0, 20.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A line of the table."""
+
+    fault: str
+    times: int
+    sent: int
+    lost: int
+    wrong: int
+    seconds: tuple[float, ...]
+    """Per injection: until the last client was answered again; for SIGTERM: until the process was gone."""
+    detected_s: tuple[float, ...] = ()
+    missed: tuple[str, ...] = ()
+    """Bars that did not hold."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Questions:
+    """Requests with known answers."""
+
+    images: npt.NDArray[np.uint8]
+    expected: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One request and how it ended."""
+
+    sent_s: float
+    ended_s: float
+    error: ResxError | None
+    right: bool
+
+
+class Asker(threading.Thread):
+    """A client that sends one request after the other until told to stop, and remembers each."""
+
+    def __init__(self, state: ServerState, protocol: Protocol, questions: Questions, *, retries: int) -> None:
+        super().__init__(daemon=True)
+        self.events: list[Event] = []
+        self.retries = retries
+        self._address, self._questions = state.address(protocol), questions
+        self._halt = threading.Event()
+
+    def run(self) -> None:
+        """Ask until `finish`."""
+        with TritonClient(self._address, timeout_s=30, retries=self.retries) as client:
+            interface = client.interface(MODEL)
+            while not self._halt.is_set():
+                index = len(self.events) % len(self._questions.images)
+                sent, error, right = now_s(), None, True
+                try:
+                    answer = client.infer(MODEL, interface, self._questions.images[index : index + 1]).logits[0]
+                    right = bool(np.allclose(answer, self._questions.expected[index], rtol=1e-3, atol=1e-4))
+                except ResxError as failure:
+                    error = failure
+                    self._halt.wait(0.02)  # a server that refuses at once is not asked in a tight loop
+                self.events.append(Event(sent_s=sent, ended_s=now_s(), error=error, right=right))
+
+    def finish(self) -> None:
+        """Stop after the request that is under way."""
+        self._halt.set()
+        self.join(60)
+        assert not self.is_alive(), "a request was neither answered nor refused within a minute"
+
+
+@contextlib.contextmanager
+def published() -> Iterator[tuple[Repository, Questions]]:
+    """Give a repository with a tiny model, and questions with the answers that its file gives in process."""
+    with tempfile.TemporaryDirectory(prefix="resx-faults-") as folder:
+        repository = Repository(Path(folder) / "model_repository")
+        _, version = publish_tiny(repository, MODEL)
+        images = np.random.default_rng(0).integers(0, 256, (16, 3, 16, 16), dtype=np.uint8)
+        model = OnnxRuntimeModel(version.folder / "model.onnx")
+        expected = np.concatenate([model(images[i : i + 1]) for i in range(len(images))])
+        try:
+            yield repository, Questions(images=images, expected=expected)
+        finally:
+            if running_server(repository):
+                stop(repository)
+
+
+@contextlib.contextmanager
+def load(state: ServerState, questions: Questions, retries: Sequence[int]) -> Iterator[list[Asker]]:
+    """Ask with one client per protocol and number of retries for as long as the block lasts."""
+    askers = [Asker(state, protocol, questions, retries=number) for number in retries for protocol in PROTOCOLS]
+    for asker in askers:
+        asker.start()
+    try:
+        wait_until(lambda: all(len(asker.events) > 5 for asker in askers), "every client was answered")
+        yield askers
+    finally:
+        for asker in askers:
+            asker.finish()
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
+    """Wait for a condition.
+
+    Raises:
+        TimeoutError: it did not come true in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(0.02)
+
+
+def kill(victim: str, number: signal.Signals, times: int) -> list[Row]:
+    """Send a signal to tritonserver, or to the model's stub, again and again; one row without and one with retries."""
+    injected: list[float] = []
+    recoveries: list[Recovery] = []
+    with published() as (repository, questions):
+        state = serve_detached(repository, FREE)
+        with load(state, questions, (0, RETRIES)) as askers:
+            for _ in range(times):
+                time.sleep(1.2)
+                state = current(repository)
+                pid = state.server_pid if victim == "tritonserver" else stub_of(state)
+                injected.append(now_s())
+                os.kill(pid, number)
+                recoveries.append(_recovery(repository, state.restarts))
+                before = [len(asker.events) for asker in askers]
+                wait_until(
+                    lambda before=before: all(
+                        any(event.error is None for event in asker.events[start:])
+                        for asker, start in zip(askers, before, strict=True)
+                    ),
+                    "every client was answered again",
+                )
+    detected = tuple(recovery.detected_s - at for recovery, at in zip(recoveries, injected, strict=True))
+    name = f"{number.name} of {victim}"
+    return [
+        _kill_row(name, [asker for asker in askers if not asker.retries], injected, detected),
+        _kill_row(f"{name}, --retries {RETRIES}", [asker for asker in askers if asker.retries], injected, detected),
+    ]
+
+
+def _recovery(repository: Repository, restarts: int) -> Recovery:
+    """Wait until the supervisor says that it has brought the server back."""
+    wait_until(lambda: current(repository).restarts > restarts, "the supervisor noticed and recovered")
+    recovery = current(repository).last_recovery
+    assert recovery is not None
+    return recovery
+
+
+def _kill_row(name: str, askers: Sequence[Asker], injected: Sequence[float], detected: tuple[float, ...]) -> Row:
+    events = [event for asker in askers for event in asker.events]
+    failed = [event for event in events if event.error]
+    wrong = sum(not event.right for event in events)
+    ends = [*injected[1:], float("inf")]
+    seconds = tuple(
+        max(_gap_s(asker.events, begin, end) for asker in askers) for begin, end in zip(injected, ends, strict=True)
+    )
+    outside = [event for event in failed if not any(at <= event.ended_s <= at + RECOVER_S for at in injected)]
+    bars = {
+        f"{wrong} wrong answers": wrong > 0,
+        f"noticed after {max(detected):.1f} s": max(detected) > DETECT_S,
+        f"serving again after {max(seconds):.1f} s": max(seconds) > RECOVER_S,
+        f"{len(outside)} requests lost outside of the gaps": bool(outside),
+        f"{len(failed)} requests lost in spite of retries": bool(askers[0].retries and failed),
+    }
+    return Row(
+        fault=name, times=len(injected), sent=len(events), lost=len(failed), wrong=wrong, seconds=seconds,
+        detected_s=detected, missed=tuple(what for what, bad in bars.items() if bad),
+    )  # fmt: skip
+
+
+def _gap_s(events: Sequence[Event], begin: float, end: float) -> float:
+    """Return how long after `begin` a client had its first answer to a request that it sent after the last failure.
+
+    With retries nothing fails; then it is when the slowest request of the gap was answered.
+    """
+    here = [event for event in events if begin <= event.ended_s < end]
+    failed = [event for event in here if event.error]
+    if failed:
+        return min(event.ended_s for event in here if event.sent_s >= failed[-1].sent_s and not event.error) - begin
+    slowest = max(here, key=lambda event: event.ended_s - event.sent_s)
+    return slowest.ended_s - begin
+
+
+def terminate(times: int) -> list[Row]:
+    """End `resx serve` by SIGTERM under load; what it answered before must have been everything it accepted."""
+    seconds: list[float] = []
+    events: list[Event] = []
+    lost: list[str] = []
+    missed: set[str] = set()
+    with published() as (repository, questions):
+        for _ in range(times):
+            state = serve_detached(repository, FREE)
+            family = [state.pid, state.server_pid, *(stub.pid for stub in psutil.Process(state.server_pid).children())]
+            with load(state, questions, (0, 0)) as askers:
+                time.sleep(0.5)
+                begun = now_s()
+                os.kill(state.pid, signal.SIGTERM)
+                _, status = os.waitpid(state.pid, 0)
+                seconds.append(now_s() - begun)
+                time.sleep(0.2)
+            events += [event for asker in askers for event in asker.events]
+            lost += [reason for asker in askers for reason in _unanswered(asker.events)]
+            missed |= _remains(repository, state, family)
+            if code := os.waitstatus_to_exitcode(status):
+                missed.add(f"exit code {code}")
+    wrong = sum(not event.right for event in events)
+    if lost:
+        missed.add(f"{len(lost)} accepted requests without an answer: {lost[0]}")
+    if wrong:
+        missed.add(f"{wrong} wrong answers")
+    if max(seconds) > EXIT_S:
+        missed.add(f"ended after {max(seconds):.1f} s")
+    answered = sum(event.error is None for event in events)
+    row = Row(
+        fault="SIGTERM under load", times=times, sent=answered + len(lost), lost=len(lost), wrong=wrong,
+        seconds=tuple(seconds), missed=tuple(sorted(missed)),
+    )  # fmt: skip
+    return [row]
+
+
+def _unanswered(events: Sequence[Event]) -> list[str]:
+    """Return why the requests failed that the server may have accepted.
+
+    It refuses by saying that the model is not loaded, or that nobody listens. Once it has refused a client it
+    accepts nothing more of that client's, which sends one request after the other.
+    """
+    for event in events:
+        if event.error is None:
+            continue
+        refused = isinstance(event.error, NotLoaded) or (
+            isinstance(event.error, ConnectionLost) and "refused" in str(event.error)
+        )
+        return [] if refused else [str(event.error)]
+    return []
+
+
+def _remains(repository: Repository, state: ServerState, family: Sequence[int]) -> set[str]:
+    """Return what an ended server left behind."""
+    found = {f"process {pid} lives" for pid in family if psutil.pid_exists(pid)}
+    found |= {f"shared memory {path.name}" for path in Path("/dev/shm").glob(f"resx-{state.pid}-*")}  # noqa: S108
+    if running_server(repository) or (Path(state.log).parent / "server.json").exists():
+        found.add("the state file is still there")
+    return found
+
+
+def current(repository: Repository) -> ServerState:
+    """Return the running server's state.
+
+    Raises:
+        RuntimeError: none runs, though one should.
+    """
+    state = running_server(repository)
+    if state is None:
+        raise RuntimeError("the supervisor is gone")
+    return state
+
+
+def stub_of(state: ServerState) -> int:
+    """Return the process id of the model's stub."""
+    for child in psutil.Process(state.server_pid).children():
+        if child.status() != psutil.STATUS_ZOMBIE and any(f"/{MODEL}/" in word for word in child.cmdline()):
+            return child.pid
+    raise RuntimeError(f"{MODEL} has no stub")
+
+
+FAULTS: dict[str, Callable[[int], list[Row]]] = {
+    "stub-kill": lambda times: kill("stub", signal.SIGKILL, times),
+    "stub-segv": lambda times: kill("stub", signal.SIGSEGV, times),
+    "server-kill": lambda times: kill("tritonserver", signal.SIGKILL, times),
+    "server-segv": lambda times: kill("tritonserver", signal.SIGSEGV, times),
+    "sigterm": terminate,
+}
+HEADER = f"{'fault':<40}{'times':>6}{'sent':>9}{'lost':>7}{'wrong':>7}{'noticed max':>13}{'time median':>13}{'max':>8}"
+
+
+def line(row: Row) -> str:
+    """Return a row of the table."""
+    noticed = f"{max(row.detected_s):.2f} s" if row.detected_s else "-"
+    times = (
+        f"{statistics.median(row.seconds):>11.2f} s{max(row.seconds):>6.2f} s" if row.seconds else f"{'-':>13}{'-':>8}"
+    )
+    missed = "".join(f"\n    MISSED: {bar}" for bar in row.missed)
+    return f"{row.fault:<40}{row.times:>6}{row.sent:>9}{row.lost:>7}{row.wrong:>7}{noticed:>13}{times}{missed}"
+
+
+def main() -> int:
+    """Inject, print the table as it grows, and say whether all bars hold."""
+    parser = argparse.ArgumentParser(description="Break a served model on purpose and count what clients notice.")
+    parser.add_argument("--times", type=int, default=20, help="injections per fault")
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    options = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with tempfile.TemporaryDirectory(prefix="resx-faults-state-") as folder:
+        os.environ["RESX_STATE"] = folder
+        print(HEADER, flush=True)
+        rows = []
+        for name in options.only:
+            for row in FAULTS[name](options.times):
+                print(line(row), flush=True)
+                rows.append(row)
+    missed = sum(len(row.missed) for row in rows)
+    print("all bars hold" if not missed else f"{missed} bars MISSED")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""`resx status` and `resx logs`: how a server fares."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resx.cli.options import Json, ProtocolName, RepositoryPath, Url
+from resx.cli.output import Output, table
+from resx.errors import MissingCapability, ResxError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.serving.repository import Repository
+    from resx.serving.state import ServerState
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("status")(status)
+    app.command("logs")(logs)
+
+
+def status(
+    repository: RepositoryPath = Path("model_repository"),
+    url: Url = "",
+    protocol: ProtocolName = "",
+    json: Json = False,
+) -> None:
+    """Show whether a server runs, each model's versions, requests and times, and how often it had to be brought back.
+
+    p50 is the median of the last minute, from the embedded server's metrics; mean is since the model was loaded.
+
+    Example: resx status
+    """
+    from resx.cli.connection import address_of
+    from resx.serving.client import TritonClient
+    from resx.serving.health import medians_ms, model_status
+    from resx.serving.repository import Repository
+    from resx.serving.state import gave_up, running_server
+
+    published = Repository(repository)
+    state = None if url else running_server(published)
+    if not url and state is None and (ended := gave_up(published)):
+        when = datetime.datetime.fromtimestamp(ended.ended).astimezone().isoformat(" ", "seconds")
+        raise MissingCapability(
+            f"{repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
+        )
+    address = address_of(url, protocol, published)
+    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": []} | _fate(state)
+    try:
+        with TritonClient(address, timeout_s=10) as client:
+            payload["triton"] = client.server_version()
+            medians = medians_ms(state.metrics_port) if state else {}
+            payload["models"] = [
+                model_status(client, name, versions, medians) for name, versions in client.model_versions().items()
+            ]
+    except ResxError:
+        if state is None or state.phase == "serving":
+            raise
+    Output(as_json=json, quiet=True).result(payload, lambda console: _show(console, payload))
+
+
+def _fate(state: ServerState | None) -> dict[str, Any]:
+    """Return what the supervisor knows; nothing of a server that is not ours."""
+    from resx.serving.state import now_s
+
+    if state is None:
+        return {}
+    last = state.last_recovery
+    return {
+        "pid": state.pid, "phase": state.phase, "trouble": state.trouble,
+        "uptime_s": round(now_s() - state.started_s, 1), "restarts": state.restarts,
+        "last_restart": last and {
+            "reason": last.reason, "ago_s": round(now_s() - last.serving_s, 1),
+            "took_s": round(last.serving_s - last.detected_s, 2),
+        },
+        "log": state.log,
+    }  # fmt: skip
+
+
+def _show(console: Console, payload: Mapping[str, Any]) -> None:
+    title = f"{payload['url']}  Triton {payload['triton'] or 'does not answer'}"
+    if "pid" in payload:
+        title += f"  process {payload['pid']}, {payload['phase']}, up {_duration(payload['uptime_s'])}"
+    console.print(title, markup=False, soft_wrap=True)
+    if trouble := payload.get("trouble"):
+        console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
+    rows = [
+        [model["name"], ", ".join(map(str, model["versions"])), "yes" if model["ready"] else "NO",
+         str(model["requests"]), str(model["failed"]), _number(model["p50_ms"]), _number(model["mean_ms"])]
+        for model in payload["models"]
+    ]  # fmt: skip
+    columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
+    console.print(table("", columns, rows, left=3))
+    if last := payload.get("last_restart"):
+        times = "time" if payload["restarts"] == 1 else "times"
+        line = f"brought back {payload['restarts']} {times}, last {_duration(last['ago_s'])} ago: {last['reason']}"
+        console.print(line, markup=False, soft_wrap=True)
+    if "log" in payload:
+        console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def logs(
+    repository: RepositoryPath = Path("model_repository"),
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines from the end.")] = 50,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the server ends, or Ctrl-C.")] = False,
+    json: Json = False,
+) -> None:
+    """Print the end of the log of this repository's server, running or not: Triton's lines and the supervisor's.
+
+    Example: resx logs -f -n 100
+    """
+    from resx.serving import logs as files
+    from resx.serving.repository import Repository
+    from resx.serving.state import LOG, folder_of
+
+    published = Repository(repository)
+    log = folder_of(published) / LOG
+    if follow and json:
+        raise UsageError("--json and --follow: give one of them")
+    if not log.exists():
+        raise UsageError(f"{repository}: no server of this repository has run; `resx serve` starts one")
+    position = log.stat().st_size
+    tail = files.last_lines(log, lines)
+    if json:
+        Output(as_json=True, quiet=True).result({"log": str(log), "lines": tail}, lambda _console: None)
+        return
+    sys.stdout.write("".join(f"{line}\n" for line in tail))
+    sys.stdout.flush()
+    if follow:
+        _follow(published, log, position)
+
+
+def _follow(repository: Repository, log: Path, position: int) -> None:
+    from resx.serving import logs as files
+    from resx.serving.state import running_server
+
+    try:
+        for block in files.follow(log, position, lambda: running_server(repository) is None):
+            sys.stdout.buffer.write(block)
+            sys.stdout.buffer.flush()
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,95 @@
+"""Start `resx serve` as a process of its own, and end it: what `--detach` and `resx stop` do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from resx.errors import MissingCapability, ParityError, ResxError, ServerError, UsageError
+from resx.files import process_lives
+from resx.serving.embedded import Ports
+from resx.serving.repository import Repository
+from resx.serving.state import OWN_LOG, ServerState, make_folder, running_server, served_already
+
+
+def serve_detached(
+    repository: Repository, ports: Ports, arguments: Sequence[str] = (), *, timeout_s: float = 600.0
+) -> ServerState:
+    """Start `resx serve` with these further arguments in a process of its own and wait until it is ready.
+
+    Raises:
+        UsageError: the repository is served already.
+        ServerError: it ended before it was ready; the message is its own last line.
+    """
+    if state := running_server(repository):
+        raise served_already(repository, state)
+    ports.resolved()
+    log = make_folder(repository) / OWN_LOG
+    pid = _spawn(
+        [f"--repository={repository.root}", f"--http-port={ports.http}", f"--grpc-port={ports.grpc}",
+         f"--metrics-port={ports.metrics}", *arguments],
+        log,
+    )  # fmt: skip
+    deadline = time.monotonic() + timeout_s
+    try:
+        while time.monotonic() < deadline:
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                raise _error_of(os.waitstatus_to_exitcode(status), log)
+            if state := running_server(repository):
+                return state
+            time.sleep(0.1)
+        raise ServerError(f"not ready after {timeout_s:g} s; see {log}")
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(pid, signal.SIGTERM)
+            os.waitpid(pid, 0)
+        raise
+
+
+def _spawn(arguments: Sequence[str], log: Path) -> int:
+    """Start `resx serve` in a session of its own; return its process id.
+
+    posix_spawn rather than subprocess, which takes a child that outlives its parent for a mistake.
+    """
+    actions = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    command = [sys.executable, "-m", "resx", "serve", *arguments]
+    return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
+
+
+def stop(repository: Repository) -> ServerState:
+    """End the server of this repository and wait until it is gone.
+
+    Raises:
+        UsageError: none runs.
+        ServerError: it did not end in time.
+    """
+    state = running_server(repository)
+    if state is None:
+        raise UsageError(f"{repository.root}: no server of this repository runs; `resx serve` starts one")
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(state.pid, signal.SIGTERM)
+    allowed_s = state.exit_timeout_s + 10
+    deadline = time.monotonic() + allowed_s
+    while time.monotonic() < deadline:
+        if not process_lives(state.pid):
+            return state
+        time.sleep(0.05)
+    raise ServerError(f"process {state.pid} did not end within {allowed_s} s; see {state.log}")
+
+
+def _error_of(code: int, log: Path) -> ResxError:
+    """Turn the end of a detached `resx serve` into the error that it would have raised here."""
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    message = (lines or [f"it ended with code {code}"])[-1].removeprefix("error: ")
+    kinds: dict[int, type[ResxError]] = {kind.exit_code: kind for kind in (UsageError, ParityError, MissingCapability)}
+    return kinds.get(code, ServerError)(message)

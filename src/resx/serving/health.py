@@ -1,0 +1,50 @@
+"""How a model fares on a server: requests, failures, times; honest about which time is which.
+
+Triton's statistics have sums, so they give a mean since the model was loaded. Medians come from the metrics of a
+server that was started with `summary_latencies` (the embedded one is): over the last minute, NaN without requests.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+from resx.serving.client import TritonClient
+from resx.serving.embedded import LOOPBACK
+
+_MEDIAN = re.compile(
+    r'nv_inference_request_summary_us\{model="([^"]*)",version="([^"]*)",quantile="0\.5"\} (\S+)', re.ASCII
+)
+
+
+def model_status(
+    client: TritonClient, name: str, versions: list[int], medians: Mapping[tuple[str, int], float]
+) -> dict[str, Any]:
+    """Return a model's versions, whether the newest is ready, its requests, and p50 and mean in ms if it had any."""
+    statistics = [entry["inference_stats"] for entry in client.statistics(name)]
+
+    def total(outcome: str, of: str) -> int:
+        return sum(int(entry.get(outcome, {}).get(of, 0)) for entry in statistics)
+
+    answered = total("success", "count")
+    return {
+        "name": name, "versions": versions, "ready": client.is_model_ready(name),
+        "requests": answered, "failed": total("fail", "count"),
+        "p50_ms": medians.get((name, versions[-1])),
+        "mean_ms": round(total("success", "ns") / answered / 1e6, 3) if answered else None,
+    }  # fmt: skip
+
+
+def medians_ms(metrics_port: int) -> dict[tuple[str, int], float]:
+    """Return the median request time of the last minute in ms, by model and version; only where there were requests."""
+    try:
+        with urllib.request.urlopen(f"http://{LOOPBACK}:{metrics_port}/metrics", timeout=5) as answer:
+            text = answer.read().decode()
+    except (OSError, urllib.error.URLError):
+        return {}
+    found = {(model, int(version)): float(us) / 1000 for model, version, us in _MEDIAN.findall(text)}
+    return {key: round(value, 3) for key, value in found.items() if not math.isnan(value)}

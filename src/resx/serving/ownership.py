@@ -1,0 +1,84 @@
+"""One supervisor per repository: it owns the state folder while it lives, and leaves by one way whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import FrameType
+
+from resx.files import exclusive
+from resx.serving import state as states
+from resx.serving.repository import Repository
+from resx.serving.triton_process import remove_remains
+
+
+class Terminated(BaseException):
+    """A signal asked the supervisor to end."""
+
+
+@contextlib.contextmanager
+def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...]]]]:
+    """Hold the lock of the repository's state folder; give the folder, and what a killed supervisor had deployed.
+
+    What such a supervisor left behind, processes and shared memory, is removed.
+
+    Raises:
+        UsageError: another supervisor holds it, or the folder cannot be written.
+    """
+    folder = states.make_folder(repository)
+    with _locked(repository, folder):
+        dead = states.read_state(folder)
+        left = states.deployed(repository) if dead and dead.phase != "draining" else {}
+        if dead:
+            remove_remains(dead.server_pid, dead.pid, dead.http_port)
+        for name in (states.STATE, states.ENDED):
+            (folder / name).unlink(missing_ok=True)
+        known = {name: repository.versions(name) for name in left}
+        yield folder, {name: kept for name in left if (kept := _kept(left[name], known[name]))}
+
+
+def _locked(repository: Repository, folder: Path) -> contextlib.ExitStack:
+    held = contextlib.ExitStack()
+    for tries_left in range(20, -1, -1):  # others take the lock for an instant, to see whether it is free
+        try:
+            held.enter_context(exclusive(folder, wait=False))
+            break
+        except BlockingIOError:
+            if not tries_left:
+                raise states.served_already(repository, states.read_state(folder)) from None
+            time.sleep(0.02)
+    return held
+
+
+def _kept(versions: Sequence[int], known: Sequence[int]) -> tuple[int, ...]:
+    return tuple(version for version in versions if version in known)
+
+
+@contextlib.contextmanager
+def signals_raise() -> Iterator[None]:
+    """Turn SIGINT and SIGTERM into one exception, so that every exit takes the same way out."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except Terminated:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def without_interruption(action: Callable[[], None]) -> None:
+    """Run a clean-up that a second Ctrl-C must not cut short."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        action()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,82 @@
+"""Load exactly these versions of a model, whatever else the repository has got meanwhile.
+
+A model's configuration in the repository says `the newest version`, and while a version is being deployed, or
+after a rollback, that is not the one to serve. So what recovery loads has the versions in its configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from resx.serving import triton_config
+from resx.serving.repository import CONFIG_FILE, Repository
+
+
+def config_json(repository: Repository, name: str, versions: Sequence[int]) -> str:
+    """Return a model's configuration as JSON, for `TritonClient.load`, with these versions in it.
+
+    It differs from every other in a parameter that no backend reads: Triton does nothing when it is told to
+    load a model that it has, unchanged, even where the model's process is dead.
+
+    Raises:
+        UsageError: the configuration cannot be read.
+    """
+    from google.protobuf import json_format
+
+    message = _pinned(repository, name, versions)
+    message.parameters["resx.loaded"].string_value = str(time.time_ns())
+    return str(json_format.MessageToJson(message, preserving_proto_field_name=True))
+
+
+@contextmanager
+def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, ...]], folder: Path) -> Iterator[Path]:
+    """Give a repository of links in which each model has these versions and no other; leave links to the real one.
+
+    tritonserver opens its ports after it loaded the models that its command line names, so clients meet no
+    server without models; but the command line cannot name versions. The path that is given stays valid: it
+    leads to the real repository once the block ends, as the server reads it again with every later load.
+    """
+    link, links = folder / "repository", folder / "repository.pinned"
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir()
+    for name, wanted in versions.items():
+        (links / name).mkdir()
+        for path in (repository.root.resolve() / name).iterdir():
+            if not path.name.isdigit() or int(path.name) in wanted:
+                (links / name / path.name).symlink_to(path)
+        if (config := links / name / CONFIG_FILE).exists():
+            config.unlink()
+            config.write_text(_text(_pinned(repository, name, wanted)))
+    _point(link, links)
+    try:
+        yield link
+    finally:
+        _point(link, repository.root.resolve())
+        shutil.rmtree(links, ignore_errors=True)
+
+
+def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
+    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    message.version_policy.Clear()
+    message.version_policy.specific.versions.extend(versions)
+    return message
+
+
+def _text(message: Any) -> str:
+    from google.protobuf import text_format
+
+    return str(text_format.MessageToString(message))
+
+
+def _point(link: Path, target: Path) -> None:
+    """Let `link` lead to `target` in one step."""
+    staged = link.with_name(f"{link.name}.{os.getpid()}")
+    staged.unlink(missing_ok=True)
+    staged.symlink_to(target)
+    staged.replace(link)

@@ -1,0 +1,190 @@
+"""What is known of a running server outside of its processes: a folder per repository in the user's state folder.
+
+    server.json      how to reach it and how it has fared; written by its supervisor alone, removed when it ends
+    ended.json       why the last one gave up, until the next one starts
+    control.key      0600
+    deployed/NAME    the versions of a model that have proved themselves and are to be served, one file per model
+    server.log       of tritonserver and of its supervisor; serve.log is what a detached `resx serve` prints
+
+The supervisor holds the folder's lock while it lives, so a state file whose lock is free is a dead one's.
+
+`deployed/` is what recovery brings back, and nothing else is: a version that is loaded but has not answered
+its canary yet is not in it. Whoever deploys, rolls back or undeploys writes it (`record_deployed`) after the
+server answered; one small file per model, replaced whole, needs no lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import pydantic
+
+from resx.errors import UsageError
+from resx.files import checked_name, exclusive, state_folder, write_atomic
+from resx.serving.client import Address, Protocol
+from resx.serving.embedded import LOOPBACK
+from resx.serving.repository import Repository
+from resx.zoo.spec import FrozenModel
+
+STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED = (
+    "server.json", "ended.json", "control.key", "server.log", "serve.log", "deployed",
+)  # fmt: skip
+
+
+class Recovery(FrozenModel):
+    """One time that the server, or a model's process, was brought back."""
+
+    reason: str
+    detected_s: float
+    """On the clock of `now_s`, as the times below."""
+    serving_s: float
+    """When every model answered its canary again."""
+
+
+class ServerState(FrozenModel):
+    """A running server, as others find it."""
+
+    pid: int
+    """Of the supervisor: what `resx stop` signals."""
+    server_pid: int
+    repository: str
+    http_port: int
+    grpc_port: int
+    metrics_port: int
+    started: float
+    """Seconds since the epoch, for people; the wall clock may jump."""
+    started_s: float = 0.0
+    """On the clock of `now_s`, for uptime."""
+    exit_timeout_s: int = 10
+    phase: Literal["serving", "recovering", "draining"] = "serving"
+    restarts: int = 0
+    """Recoveries since it was started."""
+    last_recovery: Recovery | None = None
+    trouble: str = ""
+    """While it recovers: what went wrong."""
+    log: str
+
+    def address(self, protocol: Protocol) -> Address:
+        """Return where to reach it, with its control key."""
+        port = self.http_port if protocol == "http" else self.grpc_port
+        key = (Path(self.log).parent / KEY).read_text().strip()
+        return Address(host_port=f"{LOOPBACK}:{port}", protocol=protocol, control_key=key)
+
+    def is_at(self, host_port: str) -> bool:
+        """Say whether that is where it listens."""
+        return host_port in {f"{LOOPBACK}:{self.http_port}", f"{LOOPBACK}:{self.grpc_port}"}
+
+
+class Ended(FrozenModel):
+    """Why a supervisor gave up."""
+
+    reason: str
+    ended: float
+    """Seconds since the epoch."""
+    restarts: int
+    log: str
+
+
+def now_s() -> float:
+    """Return seconds on a clock that all processes share and that no change of the date moves; it ends with a boot."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def folder_of(repository: Repository) -> Path:
+    """Return the state folder of the repository's server. It may not exist yet."""
+    identity = hashlib.sha256(str(repository.root.resolve()).encode()).hexdigest()[:12]
+    return state_folder() / "servers" / f"{repository.root.resolve().name}-{identity}"
+
+
+def make_folder(repository: Repository) -> Path:
+    """Return the state folder of the repository's server, made if need be.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    folder = folder_of(repository)
+    try:
+        (folder / DEPLOYED).mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise _unwritable(folder, error.strerror or str(error)) from error
+    if not os.access(folder, os.W_OK):
+        raise _unwritable(folder, "cannot be written")
+    return folder
+
+
+def _unwritable(folder: Path, reason: str) -> UsageError:
+    return UsageError(f"{folder}: {reason}; set RESX_STATE to a folder that can be written")
+
+
+def running_server(repository: Repository) -> ServerState | None:
+    """Return the server that serves this repository, or None."""
+    folder = folder_of(repository)
+    state = read_state(folder)
+    return state if state and _is_locked(folder) else None
+
+
+def gave_up(repository: Repository) -> Ended | None:
+    """Return why the last server of this repository gave up, or None if it did not, or another runs."""
+    try:
+        return Ended.model_validate_json((folder_of(repository) / ENDED).read_bytes())
+    except (OSError, pydantic.ValidationError):
+        return None
+
+
+def read_state(folder: Path) -> ServerState | None:
+    """Return what `server.json` says, of a server that may be dead."""
+    try:
+        return ServerState.model_validate_json((folder / STATE).read_bytes())
+    except (OSError, pydantic.ValidationError):
+        return None
+
+
+def write_state(folder: Path, state: ServerState) -> None:
+    """Replace `server.json`; without fsync, as a slow disk must not keep the supervisor from watching."""
+    staged = folder / f".{STATE}.{os.getpid()}"
+    staged.write_text(state.model_dump_json(indent=2) + "\n")
+    staged.chmod(0o600)
+    staged.replace(folder / STATE)
+
+
+def deployed(repository: Repository) -> dict[str, tuple[int, ...]]:
+    """Return the versions that are to be served, by model."""
+    found = {}
+    for path in sorted((folder_of(repository) / DEPLOYED).glob("[A-Za-z0-9]*")):
+        try:
+            found[path.name] = tuple(int(version) for version in json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):  # undeployed just now, or not ours
+            continue
+    return found
+
+
+def record_deployed(repository: Repository, name: str, versions: Sequence[int]) -> None:
+    """Say that these versions of a model are to be served from now on, whatever happens; none: not at all."""
+    path = folder_of(repository) / DEPLOYED / checked_name(name)
+    if versions:
+        write_atomic(path, json.dumps(sorted(versions)), mode=0o600)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def served_already(repository: Repository, state: ServerState | None) -> UsageError:
+    """Return the error for a second server of the same repository."""
+    where = f" at {LOOPBACK}:{state.http_port} by process {state.pid}" if state else ", and still starting"
+    return UsageError(f"{repository.root}: is served already{where}; `resx stop` ends it")
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with exclusive(folder, wait=False):
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,17 @@
+"""Tell systemd how a service of `Type=notify` fares. Source: sd_notify(3)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+
+
+def notify(message: str) -> None:
+    """Send `READY=1`, `STATUS=...` or `STOPPING=1`; nothing happens where no service manager listens."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address[:1] not in {"/", "@"}:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+        sender.sendall(message.encode())

@@ -1,0 +1,193 @@
+"""One tritonserver process with its python stubs: started, watched through /proc, ended without remains."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resx.errors import ServerError
+from resx.serving.embedded import LOOPBACK, RESTRICTED_APIS, Installation, Ports, last_error, process_environment
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stub:
+    """A python process that computes one instance of a model's version."""
+
+    model: str
+    version: int
+
+
+class TritonProcess:
+    """A running tritonserver, a session of its own with its stubs, that dies with this process."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        repository: Path,
+        ports: Ports,
+        *,
+        control_key: str,
+        log: Path,
+        exit_timeout_s: int,
+        load_models: Sequence[str] = (),
+    ) -> None:
+        """Start the server in explicit control mode; its ports open once `load_models` are loaded, or failed to."""
+        self._shm_prefix = shared_memory_prefix(os.getpid(), ports.http)
+        arguments = [
+            str(installation.server),
+            f"--model-repository={repository}",
+            f"--backend-directory={installation.backends}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={name}" for name in load_models),
+            "--exit-on-error=false",
+            "--disable-auto-complete-config",
+            *(f"--{service}-address={LOOPBACK}" for service in ("http", "grpc", "metrics")),
+            f"--http-port={ports.http}",
+            f"--grpc-port={ports.grpc}",
+            f"--metrics-port={ports.metrics}",
+            # Medians: Triton's statistics extension has sums alone.
+            "--metrics-config=summary_latencies=true",
+            "--metrics-config=summary_quantiles=0.5:0.05,0.9:0.01,0.99:0.001",
+            f"--http-restricted-api={RESTRICTED_APIS}:resx-control-key={control_key}",
+            f"--grpc-restricted-protocol={RESTRICTED_APIS}:resx-control-key={control_key}",
+            f"--exit-timeout-secs={exit_timeout_s}",
+            f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
+        ]
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
+                env=process_environment(installation),
+                start_new_session=True, preexec_fn=_die_with_parent,
+            )  # fmt: skip
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """The server's process id, and that of its process group."""
+        return self._process.pid
+
+    def require_running(self) -> None:
+        """Check that the process lives.
+
+        Raises:
+            ServerError: it ended; the message holds the last error of its log.
+        """
+        if (code := self._process.poll()) is not None:
+            why = f": {last_error(self._log)}; see {self._log}" if code >= 0 else ""
+            raise ServerError(f"tritonserver {ending_of(code)}{why}")
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the process to end; say whether it did."""
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stubs(self) -> dict[int, Stub]:
+        """Return the server's python processes that live, by id."""
+        return {pid: stub for pid in _children(self.pid) if (stub := _stub(pid))}
+
+    def stop(self, timeout_s: float) -> None:
+        """End the server and its stubs, by force after `timeout_s`, and remove their shared memory."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            self.wait(timeout_s)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        _reap(self.pid)
+        remove_shared_memory(self._shm_prefix)
+
+
+def shared_memory_prefix(supervisor_pid: int, http_port: int) -> str:
+    """Return how the names of a server's shared-memory regions begin."""
+    return f"resx-{supervisor_pid}-{http_port}-"
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Delete the regions of a server that is gone."""
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+
+
+def remove_remains(server_pid: int, supervisor_pid: int, http_port: int) -> None:
+    """End the server of a supervisor that was killed, if it still lives, and remove its shared memory.
+
+    Its command line carries the supervisor's id and its port, so no other process that got its id is met.
+    """
+    prefix = shared_memory_prefix(supervisor_pid, http_port)
+    if any(argument.endswith(f"={prefix}") for argument in _command_line(server_pid)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(server_pid, signal.SIGKILL)
+        deadline = time.monotonic() + 5
+        while _command_line(server_pid) and time.monotonic() < deadline:
+            time.sleep(0.02)
+    remove_shared_memory(prefix)
+
+
+def is_zombie(pid: int, parent: int) -> bool:
+    """Say whether a child of `parent` has ended and has not been waited for.
+
+    Triton waits for the stubs that it ends itself, so a stub that stays a zombie crashed.
+    """
+    return _stat(pid)[:2] == ["Z", str(parent)]
+
+
+def ending_of(code: int) -> str:
+    """Return in words how a process with this return code ended."""
+    if code >= 0:
+        return f"ended with code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
+
+
+def _children(pid: int) -> list[int]:
+    """Return the ids of a process's children, zombies too; Linux has an index of them only if built with one."""
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _stat(int(path.name))[1:2] == [str(pid)]]
+
+
+def _stat(pid: int) -> list[str]:
+    """Return state, parent and so on of /proc/PID/stat; nothing if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def _stub(pid: int) -> Stub | None:
+    """Read from a stub's command line whose it is: its second word is .../NAME/VERSION/FILE."""
+    words = _command_line(pid)
+    if len(words) > 1 and (path := Path(words[1])).parent.name.isdigit():
+        return Stub(model=path.parent.parent.name, version=int(path.parent.name))
+    return None
+
+
+def _command_line(pid: int) -> list[str]:
+    """Return the words of a process's command; none for a zombie, or where there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def _reap(group: int) -> None:
+    """Wait for stubs that became this process's children: as a container's process 1 it inherits them."""
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass
+
+
+def _die_with_parent() -> None:
+    """Have the kernel send SIGTERM to the child when its parent dies, however it dies (prctl(2))."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
