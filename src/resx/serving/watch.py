@@ -178,7 +178,7 @@ def ask_canary(
         ParityError: it is too far, or not finite.
         ResxError: there was no answer.
     """
-    images = cards.canary_images(card.source.spec, card.input, card.canary.num_images)[:num_images]
+    images = cards.canary_input(card.signature, card.canary.num_images)[:num_images]
     recorded = card.canary.model_copy(update={"logits": card.canary.logits[:num_images], "num_images": num_images})
     answer = client.infer(name, interface, images, version)
     difference = cards.canary_difference(recorded, answer.logits)
