@@ -12,7 +12,10 @@ from typing import Any
 from resx.errors import UsageError
 from resx.export.card import Card, Engine
 
+CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
+RESPONSE_CACHE = "response_cache { enable: true }\n"
+DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,20 +25,34 @@ class ServingOptions:
     instances: int = 1
     threads: int = 0
     """Of one instance, for one request. 0 leaves it to the server: all its cores, divided by the instances."""
-    max_queue_size: int = 0
-    """Requests that may wait before the next one is refused; 0 is no bound.
+    max_queue_size: int = 64
+    """Requests that may wait before the next one is refused with 503; 0 is no bound.
 
-    A bound has a price that Triton's documentation does not name: with any queue policy its batcher no
-    longer fetches ahead (scheduler_utils.cc, `SupportPrefetching`), and a request that arrives while an
-    instance is between two batches is noticed only when the batcher's 500 ms wait ends. Measured on 2.51
-    with resnet20 at concurrency 1: one request in about 240 took 503 ms, throughput fell to 0.4.
+    A bound has a price that Triton's documentation does not name: its batcher no longer fetches ahead, and a
+    request that comes at a bad moment is noticed only when the batcher's sleep ends. `resx.serving.batcher_waits`
+    makes that 5 ms in the embedded server; in NVIDIA's container it is 500 ms.
     """
+    warm_up: bool = True
+    """Run batches of 1 and of the largest size before a model is ready, so that no client's request is the first."""
+    response_cache: bool = False
+    """Answer a request whose bytes were seen before from memory. Off while measuring."""
+    image_endpoint: bool = False
+    """Publish `NAME_image`, which takes files, beside NAME."""
 
     def __post_init__(self) -> None:
         for name in ("instances", "threads", "max_queue_size"):
             value, least = getattr(self, name), 1 if name == "instances" else 0
             if value < least:
                 raise UsageError(f"{name}={value}: give {least} or more")
+
+    def oversubscribed(self, cores: int) -> str:
+        """Return why the threads do not fit on so many cores, or an empty string."""
+        if self.instances * max(1, self.threads) <= cores:
+            return ""
+        return (
+            f"instances={self.instances}, threads={self.threads}: their product is above this machine's {cores} cores, "
+            "where they would wait for each other; lower one, or serve on a machine that has more"
+        )
 
 
 def config_text(card: Card, options: ServingOptions) -> str:
@@ -46,15 +63,10 @@ def config_text(card: Card, options: ServingOptions) -> str:
     """
     _require_servable(card)
     spec = card.source.spec
-    data_type = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[card.input]
-    parameters = {"resx.resize": str(spec.resize)}
-    if card.input == "float32":
-        parameters |= {"resx.mean": _numbers(spec.mean), "resx.std": _numbers(spec.std)}
+    data_type = DATA_TYPES[card.input]
+    parameters = image_parameters(card)
     if options.threads:
         parameters["intra_op_thread_count"] = str(options.threads)
-    written = "\n".join(
-        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
-    )
     return f"""\
 name: "{card.name}"
 backend: "{"onnxruntime" if card.engine is None else "tensorrt"}"
@@ -78,8 +90,35 @@ output [
 instance_group [ {{ count: {options.instances} kind: {"KIND_AUTO" if card.engine is None else "KIND_GPU"} }} ]
 dynamic_batching {{{_batching(card.engine, options)}}}
 version_policy {{ latest {{ num_versions: 1 }} }}
-{written}
+{_warm_up(card) if options.warm_up else ""}{RESPONSE_CACHE if options.response_cache else ""}\
+{parameter_lines(parameters)}
 """
+
+
+def image_parameters(card: Card) -> dict[str, str]:
+    """Return what whoever prepares an image for the model must know, as parameters of its configuration."""
+    spec = card.source.spec
+    if card.input == "uint8":
+        return {"resx.resize": str(spec.resize)}
+    return {"resx.resize": str(spec.resize), "resx.mean": _numbers(spec.mean), "resx.std": _numbers(spec.std)}
+
+
+def parameter_lines(parameters: dict[str, str]) -> str:
+    """Return parameters as lines of config.pbtxt, without a newline at the end."""
+    return "\n".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in parameters.items()
+    )
+
+
+def _warm_up(card: Card) -> str:
+    """Return a sample of one image and one of the largest batch, of random numbers."""
+    size, data_type = card.source.spec.image_size, DATA_TYPES[card.input]
+    tensor = f"data_type: {data_type} dims: [ 3, {size}, {size} ] random_data: true"
+    samples = [
+        f'  {{ name: "batch {batch}" batch_size: {batch} inputs {{ key: "image" value {{ {tensor} }} }} }}'
+        for batch in sorted({1, card.max_batch_size})
+    ]
+    return "model_warmup [\n" + ",\n".join(samples) + "\n]\n"
 
 
 def _require_servable(card: Card) -> None:
