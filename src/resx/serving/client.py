@@ -205,7 +205,10 @@ class TritonClient:
         Raises:
             UsageError: the endpoint is not loaded, or the server cannot decode the file.
         """
-        found = self._json(self._client.get_model_config, self._of(endpoint, None) | self._as_json())
+        try:
+            found = self._json(self._client.get_model_config, self._of(endpoint, None) | self._as_json())
+        except UsageError as error:
+            raise UsageError(f"{error}; `resx export --image-endpoint` makes one for a model") from error
         config = found.get("config", found)
         file, logits = config["input"][0], config["output"][0]
         if [int(dim) for dim in file["dims"]] != [-1]:

@@ -115,7 +115,12 @@ def _warm_up(card: Card) -> str:
     size, data_type = card.source.spec.image_size, DATA_TYPES[card.input]
     tensor = f"data_type: {data_type} dims: [ 3, {size}, {size} ] random_data: true"
     samples = [
-        f'  {{ name: "batch {batch}" batch_size: {batch} inputs {{ key: "image" value {{ {tensor} }} }} }}'
+        f"""\
+  {{
+    name: "batch {batch}"
+    batch_size: {batch}
+    inputs {{ key: "image" value {{ {tensor} }} }}
+  }}"""
         for batch in sorted({1, card.max_batch_size})
     ]
     return "model_warmup [\n" + ",\n".join(samples) + "\n]\n"

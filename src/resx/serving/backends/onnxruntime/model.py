@@ -240,6 +240,8 @@ def _run_options(config: dict[str, Any]) -> Any:
     known = [device for device in devices.split(";") if device]
     if not known or any(device not in ("cpu:0", "gpu:0") for device in known):
         raise ValueError(f"parameter {key}={devices!r} in config.pbtxt: give cpu:0, or cpu:0;gpu:0")
+    if not _flag(config, "enable_mem_arena", default=True):
+        raise ValueError(f"parameter {key} in config.pbtxt: there is no arena, as enable_mem_arena is off")
     options = onnxruntime.RunOptions()
     options.add_run_config_entry(key, "cpu:0")
     return options
