@@ -79,8 +79,7 @@ def _measured(state: ServerState, name: str, factor: float, seconds: float) -> b
         images = request_images(interface, 1, 0)
         alone_s = statistics.median(_timed(client, name, interface, images) for _ in range(20))
         memory = resident_mib(state.server_pid)
-        outcome, peak = overload(state, name, interface, images, capacity * factor, seconds)
-        ended = time.perf_counter()
+        outcome, peak, ended = overload(state, name, interface, images, capacity * factor, seconds)
         while _timed(client, name, interface, images) > 2 * alone_s and time.perf_counter() - ended < 60:
             pass
         recovery_s = time.perf_counter() - ended
@@ -100,8 +99,13 @@ def _measured(state: ServerState, name: str, factor: float, seconds: float) -> b
 
 def overload(
     state: ServerState, name: str, interface: Interface, images: npt.NDArray[np.uint8], rate: float, seconds: float
-) -> tuple[Outcome, float]:
-    """Send at a constant rate, and return what became of it and the most memory that the server took, in MiB."""
+) -> tuple[Outcome, float, float]:
+    """Send at a constant rate.
+
+    Returns:
+        What became of the requests, the most memory that the server took in MiB, and when the last one was sent, on
+        `time.perf_counter`'s clock; all of them have ended by then or later.
+    """
     outcome, lock, free = Outcome(), threading.Lock(), threading.Semaphore(0)
     due, over = threading.Semaphore(0), threading.Event()
 
@@ -137,12 +141,13 @@ def overload(
             outcome.late += 1
         if number % 100 == 0:
             peak = max(peak, resident_mib(state.server_pid))
+    ended = time.perf_counter()
     over.set()
     for _ in workers:
         due.release()
     for worker in workers:
         worker.join()
-    return outcome, peak
+    return outcome, peak, ended
 
 
 def _timed(client: TritonClient, name: str, interface: Interface, images: npt.NDArray[np.uint8]) -> float:

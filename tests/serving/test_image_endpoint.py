@@ -127,13 +127,16 @@ def test_the_configurations_are_what_tritons_protobuf_reads() -> None:
     assert parsed.output[0].label_filename == "labels.txt"
 
 
-def test_endpoints_are_parts_of_their_model(tmp_path: Path) -> None:
+def test_endpoints_are_parts_of_their_model(tmp_path: Path, resx: Callable[..., Finished]) -> None:
     repository = Repository(tmp_path / "model_repository")
     publish(repository, card(), ServingOptions(image_endpoint=True))
     assert repository.names() == ["tiny"]
     assert repository.endpoints("tiny") == ["tiny_preprocess", "tiny_image"]
     with pytest.raises(UsageError, match="tiny_image: is the image endpoint of tiny.*give tiny"):
         repository.version_folder("tiny_image")
+    for command in ("info", "verify"):
+        done = resx(command, "tiny_image", f"--repository={repository.root}")
+        assert (done.code, "image endpoint of tiny" in done.err) == (2, True), done.err
 
     model = repository.root / "tiny_preprocess" / "1" / "model.py"
     model.write_text("of an older version")

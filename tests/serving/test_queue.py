@@ -35,7 +35,7 @@ def test_a_full_queue_refuses_by_name_and_the_next_request_is_answered(
     triton: RunningTriton, protocol: Protocol
 ) -> None:
     name = f"bounded_{protocol}"
-    reconfigured(triton, name, ("max_queue_size: 64", "max_queue_size: 1"))
+    reconfigured(triton, name, ("max_queue_size: 32", "max_queue_size: 1"))
 
     def ask(_index: int) -> str:
         with triton.client(protocol) as client:
@@ -60,7 +60,7 @@ def test_a_full_queue_refuses_by_name_and_the_next_request_is_answered(
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_a_bound_delays_nobody(triton: RunningTriton, concurrency: int) -> None:
     """With Triton's own sleeps of 500 ms this fails within seconds; see resx/serving/batcher_waits.py."""
-    assert "max_queue_size: 64" in (triton.repository.root / "tiny" / "config.pbtxt").read_text()
+    assert "max_queue_size: 32" in (triton.repository.root / "tiny" / "config.pbtxt").read_text()
     plan = LoadPlan(concurrency=concurrency, duration_s=4.0, warmup_s=0.5)
     (measured,) = report.run(triton.state.address("grpc"), "tiny", [plan]).measurements
     assert measured.max_ms is not None

@@ -30,7 +30,7 @@ output [
 ]
 # KIND_AUTO: on the GPU where the server has one and a backend for it, on the CPU elsewhere.
 instance_group [ { count: 1 kind: KIND_AUTO } ]
-dynamic_batching { default_queue_policy { max_queue_size: 64 } }
+dynamic_batching { default_queue_policy { max_queue_size: 32 } }
 version_policy { latest { num_versions: 1 } }
 model_warmup [
   {
@@ -74,7 +74,7 @@ PLAN = """\
 # 11.4.0, compute capability 8.6.
 # Its profile: batches of 1 to 4, tuned for 2.
 instance_group [ { count: 1 kind: KIND_GPU } ]
-dynamic_batching { preferred_batch_size: [ 2, 4 ] default_queue_policy { max_queue_size: 64 } }
+dynamic_batching { preferred_batch_size: [ 2, 4 ] default_queue_policy { max_queue_size: 32 } }
 """
 
 
@@ -122,6 +122,11 @@ def test_tritons_own_protobuf_reads_it_back() -> None:
     assert config.parameters["resx.mean"].string_value == "0.4914,0.4822,0.4465"
 
 
+@pytest.mark.parametrize(("size", "max_batch", "bound"), [(-1, 4, 32), (-1, 64, 256), (0, 8, 0), (5, 64, 5)])
+def test_four_batches_may_wait_unless_told_otherwise(size: int, max_batch: int, bound: int) -> None:
+    assert ServingOptions(max_queue_size=size).queue_bound(max_batch) == bound
+
+
 def test_what_is_switched_off_is_not_written() -> None:
     text = triton_config.config_text(card(), ServingOptions(max_queue_size=0, warm_up=False))
     assert "dynamic_batching {}" in text
@@ -155,7 +160,7 @@ def test_labels_are_numbered_where_no_name_is_known() -> None:
     assert len(triton_config.labels_text(card()).splitlines()) == 10
 
 
-@pytest.mark.parametrize(("field", "value"), [("instances", 0), ("threads", -1), ("max_queue_size", -1)])
+@pytest.mark.parametrize(("field", "value"), [("instances", 0), ("threads", -1), ("max_queue_size", -2)])
 def test_a_value_out_of_range_is_refused(field: str, value: int) -> None:
     with pytest.raises(UsageError, match=f"{field}={value}: give"):
         ServingOptions(**{field: value})

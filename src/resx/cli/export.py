@@ -58,8 +58,11 @@ def export(
     instances: Annotated[int, typer.Option(min=1, help="Instances of the model on the server.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads of an instance; 0: the server's cores, shared.")] = 0,
     max_queue: Annotated[
-        int, typer.Option("--max-queue", min=0, help="Requests that may wait before one is refused; 0: no bound.")
-    ] = 64,
+        int,
+        typer.Option(
+            "--max-queue", min=-1, help="Requests that may wait before one is refused; 0: no bound, -1: four batches."
+        ),
+    ] = -1,
     response_cache: Annotated[
         bool, typer.Option("--response-cache", help="The server answers repeated requests from memory.")
     ] = False,

@@ -52,6 +52,10 @@ class Repository:
         bare = {path.parent.parent for path in self.root.glob("[!.]*/[0-9]*/model.onnx")}
         return sorted(folder.name for folder in configured | bare if not image_endpoint.owner(folder))
 
+    def is_endpoint(self, name: str) -> bool:
+        """Say whether `name` is a part of another model's image endpoint."""
+        return bool(image_endpoint.owner(self.root / name))
+
     def endpoints(self, name: str) -> list[str]:
         """Return the models of NAME's image endpoint, in the order to load them; empty if it has none."""
         return image_endpoint.endpoint_names(self.root, checked_name(name))

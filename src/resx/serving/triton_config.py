@@ -14,6 +14,7 @@ from resx.export.card import Card, Engine
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
+AUTOMATIC = -1
 RESPONSE_CACHE = "response_cache { enable: true }\n"
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
@@ -25,8 +26,11 @@ class ServingOptions:
     instances: int = 1
     threads: int = 0
     """Of one instance, for one request. 0 leaves it to the server: all its cores, divided by the instances."""
-    max_queue_size: int = 64
+    max_queue_size: int = AUTOMATIC
     """Requests that may wait before the next one is refused with 503; 0 is no bound.
+
+    AUTOMATIC is four of the largest batches, and 32 at least: what waits longer than those take is answered too
+    late for most clients, and after an overload they are what delays the next one.
 
     A bound has a price that Triton's documentation does not name: its batcher no longer fetches ahead, and a
     request that comes at a bad moment is noticed only when the batcher's sleep ends. `resx.serving.batcher_waits`
@@ -41,9 +45,13 @@ class ServingOptions:
 
     def __post_init__(self) -> None:
         for name in ("instances", "threads", "max_queue_size"):
-            value, least = getattr(self, name), 1 if name == "instances" else 0
+            value, least = getattr(self, name), {"instances": 1, "max_queue_size": AUTOMATIC}.get(name, 0)
             if value < least:
                 raise UsageError(f"{name}={value}: give {least} or more")
+
+    def queue_bound(self, max_batch_size: int) -> int:
+        """Return the requests that may wait for a model with batches up to that size; 0 is no bound."""
+        return max(32, 4 * max_batch_size) if self.max_queue_size == AUTOMATIC else self.max_queue_size
 
     def oversubscribed(self, cores: int) -> str:
         """Return why the threads do not fit on so many cores, or an empty string."""
@@ -88,7 +96,7 @@ output [
 ]
 {_placement(card.engine)}
 instance_group [ {{ count: {options.instances} kind: {"KIND_AUTO" if card.engine is None else "KIND_GPU"} }} ]
-dynamic_batching {{{_batching(card.engine, options)}}}
+dynamic_batching {{{_batching(card, options)}}}
 version_policy {{ latest {{ num_versions: 1 }} }}
 {_warm_up(card) if options.warm_up else ""}{RESPONSE_CACHE if options.response_cache else ""}\
 {parameter_lines(parameters)}
@@ -145,14 +153,14 @@ def _placement(engine: Engine | None) -> str:
 # Its profile: batches of {engine.batch_min} to {engine.batch_max}, tuned for {engine.batch_opt}."""
 
 
-def _batching(engine: Engine | None, options: ServingOptions) -> str:
+def _batching(card: Card, options: ServingOptions) -> str:
     """Return what stands between the braces. Preferred sizes are for plans alone: kernels are tuned for those."""
     settings = []
-    if engine is not None:
-        sizes = ", ".join(str(size) for size in sorted({engine.batch_opt, engine.batch_max}))
+    if card.engine is not None:
+        sizes = ", ".join(str(size) for size in sorted({card.engine.batch_opt, card.engine.batch_max}))
         settings.append(f"preferred_batch_size: [ {sizes} ]")
-    if options.max_queue_size:
-        settings.append(f"default_queue_policy {{ max_queue_size: {options.max_queue_size} }}")
+    if bound := options.queue_bound(card.max_batch_size):
+        settings.append(f"default_queue_policy {{ max_queue_size: {bound} }}")
     return f" {' '.join(settings)} " if settings else ""
 
 
