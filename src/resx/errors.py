@@ -3,6 +3,7 @@
     ResxError                1   failed while running
     +-- ExportError          1   a model that cannot be written or folded
     +-- ServerError          1   a server that answered with an error
+    |   +-- ServerBusy       1   a server whose queue is full
     +-- UsageError           2   a name, file or option that cannot be used
     +-- ParityError          3   a model that does not compute what its source computes
     +-- MissingCapability    4   a GPU, package or server that this machine lacks
@@ -26,6 +27,10 @@ class ExportError(ResxError):
 
 class ServerError(ResxError):
     """A server that was reached and refused, or failed, what was asked of it."""
+
+
+class ServerBusy(ServerError):  # noqa: N818 - a state that passes, not a mistake
+    """A server that refused a request at once because its queue is full; the same request may succeed later."""
 
 
 class UsageError(ResxError):

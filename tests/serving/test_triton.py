@@ -182,14 +182,6 @@ def test_a_benchmark_agrees_with_the_servers_own_count(triton: RunningTriton, pr
     assert measured.max_ms >= (measured.p50_ms or 0)
 
 
-def test_no_request_waits_for_the_batchers_timer(triton: RunningTriton) -> None:
-    """Triton's batcher sleeps 500 ms at a time; see ServingOptions.max_queue_size for how that can cost a request."""
-    plan = LoadPlan(concurrency=1, duration_s=4.0, warmup_s=0.5)
-    (measured,) = report.run(triton.state.address("grpc"), "tiny", [plan]).measurements
-    assert measured.max_ms is not None
-    assert measured.max_ms < 450
-
-
 def test_a_batch_over_the_models_largest_is_refused_before_sending(triton: RunningTriton) -> None:
     with pytest.raises(UsageError, match=r"batch_size=5: tiny takes 4 at most"):
         report.run(triton.state.address("grpc"), "tiny", [LoadPlan(concurrency=1, batch_size=5)])

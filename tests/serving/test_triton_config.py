@@ -30,8 +30,20 @@ output [
 ]
 # KIND_AUTO: on the GPU where the server has one and a backend for it, on the CPU elsewhere.
 instance_group [ { count: 1 kind: KIND_AUTO } ]
-dynamic_batching {}
+dynamic_batching { default_queue_policy { max_queue_size: 32 } }
 version_policy { latest { num_versions: 1 } }
+model_warmup [
+  {
+    name: "batch 1"
+    batch_size: 1
+    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] random_data: true } }
+  },
+  {
+    name: "batch 4"
+    batch_size: 4
+    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] random_data: true } }
+  }
+]
 parameters { key: "resx.resize" value { string_value: "16" } }
 """
 
@@ -62,7 +74,7 @@ PLAN = """\
 # 11.4.0, compute capability 8.6.
 # Its profile: batches of 1 to 4, tuned for 2.
 instance_group [ { count: 1 kind: KIND_GPU } ]
-dynamic_batching { preferred_batch_size: [ 2, 4 ] }
+dynamic_batching { preferred_batch_size: [ 2, 4 ] default_queue_policy { max_queue_size: 32 } }
 """
 
 
@@ -110,12 +122,45 @@ def test_tritons_own_protobuf_reads_it_back() -> None:
     assert config.parameters["resx.mean"].string_value == "0.4914,0.4822,0.4465"
 
 
+@pytest.mark.parametrize(("size", "max_batch", "bound"), [(-1, 4, 32), (-1, 64, 256), (0, 8, 0), (5, 64, 5)])
+def test_four_batches_may_wait_unless_told_otherwise(size: int, max_batch: int, bound: int) -> None:
+    assert ServingOptions(max_queue_size=size).queue_bound(max_batch) == bound
+
+
+def test_what_is_switched_off_is_not_written() -> None:
+    text = triton_config.config_text(card(), ServingOptions(max_queue_size=0, warm_up=False))
+    assert "dynamic_batching {}" in text
+    assert "warmup" not in text
+    assert "response_cache" not in text
+    assert triton_config.parse(text).HasField("dynamic_batching")
+
+
+def test_the_response_cache_and_the_warm_up_are_what_triton_reads() -> None:
+    config = triton_config.parse(triton_config.config_text(card("float32"), ServingOptions(response_cache=True)))
+    assert config.response_cache.enable
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
+    assert list(config.model_warmup[1].inputs["image"].dims) == [3, 16, 16]
+    assert config.model_warmup[1].inputs["image"].random_data
+    single = triton_config.config_text(card().model_copy(update={"max_batch_size": 1}), ServingOptions())
+    assert [sample.batch_size for sample in triton_config.parse(single).model_warmup] == [1]
+
+
+@pytest.mark.parametrize(
+    ("instances", "threads", "cores", "fits"),
+    [(1, 0, 1, True), (2, 4, 8, True), (2, 5, 8, False), (3, 0, 2, False), (1, 8, 8, True)],
+)
+def test_threads_above_the_cores_are_named(instances: int, threads: int, cores: int, fits: bool) -> None:
+    reason = ServingOptions(instances=instances, threads=threads).oversubscribed(cores)
+    assert (reason == "") == fits
+    assert fits or f"above this machine's {cores} cores" in reason
+
+
 def test_labels_are_numbered_where_no_name_is_known() -> None:
     assert triton_config.labels_text(card()).splitlines()[:2] == ["class-0", "class-1"]
     assert len(triton_config.labels_text(card()).splitlines()) == 10
 
 
-@pytest.mark.parametrize(("field", "value"), [("instances", 0), ("threads", -1), ("max_queue_size", -1)])
+@pytest.mark.parametrize(("field", "value"), [("instances", 0), ("threads", -1), ("max_queue_size", -2)])
 def test_a_value_out_of_range_is_refused(field: str, value: int) -> None:
     with pytest.raises(UsageError, match=f"{field}={value}: give"):
         ServingOptions(**{field: value})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -72,6 +73,18 @@ def export(
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch that will be served.")] = 8,
     instances: Annotated[int, typer.Option(min=1, help="Instances of the model on the server.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads of an instance; 0: the server's cores, shared.")] = 0,
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            "--max-queue", min=-1, help="Requests that may wait before one is refused; 0: no bound, -1: four batches."
+        ),
+    ] = -1,
+    response_cache: Annotated[
+        bool, typer.Option("--response-cache", help="The server answers repeated requests from memory.")
+    ] = False,
+    image_endpoint: Annotated[
+        bool, typer.Option("--image-endpoint", help="Also publish NAME_image, which takes JPEG, PNG and WebP files.")
+    ] = False,
     atol: Annotated[float | None, typer.Option(help="Largest difference from PyTorch, absolute.")] = None,
     rtol: Annotated[float | None, typer.Option(help="Largest difference relative to the logits' scale.")] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the parity checks; the card says so.")] = False,
@@ -120,7 +133,12 @@ def export(
         plan=plan,
     )  # fmt: skip
     flags.require_fitting()
-    serving = ServingOptions(instances=instances, threads=threads)
+    serving = ServingOptions(
+        instances=instances, threads=threads, max_queue_size=max_queue, response_cache=response_cache,
+        image_endpoint=image_endpoint,
+    )  # fmt: skip
+    if reason := serving.oversubscribed(len(os.sched_getaffinity(0))):
+        out.note(f"warning: {reason}")
     published = Repository(repository)
     precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
     if not int8 and (calibrate or keep_fp32):

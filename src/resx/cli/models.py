@@ -104,7 +104,7 @@ def _facts(thing: str, repository: Path) -> dict[str, Any]:
     if path.suffix == ".onnx":
         return _onnx_facts(path)
     published = Repository(repository)
-    if thing in published.names():
+    if thing in published.names() or published.is_endpoint(thing):
         return _published_facts(published, thing)
     if thing in VARIANTS:
         return _variant_facts(thing)

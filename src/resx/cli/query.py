@@ -9,6 +9,7 @@ import typer
 
 from resx.cli.options import Json, ProtocolName, Quiet, RepositoryPath, Url
 from resx.cli.output import Output, table
+from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,10 +47,11 @@ def deploy(
         done = deploy_model(client, published, name)
     payload = {
         "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
-        "canary_difference": done.canary_difference,
+        "canary_difference": done.canary_difference, "checked": done.checked,
     }  # fmt: skip
     before = f", version {done.previous} before" if done.previous and done.previous != done.version else ""
-    line = f"{name} version {done.version} answers on {address}: canary within {done.canary_difference:.1e}{before}"
+    proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
+    line = f"{name} version {done.version} answers on {address}: {proof}{before}"
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
 
 
@@ -61,6 +63,9 @@ def query(
     retries: Annotated[
         int, typer.Option(min=0, max=100, help="Times to ask again when the connection was lost; 8 are 9 seconds.")
     ] = 0,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Send the files; the server decodes them (`resx export --image-endpoint`).")
+    ] = False,
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
     protocol: ProtocolName = "",
@@ -72,13 +77,18 @@ def query(
     """
     from resx.cli.connection import address_of
     from resx.serving.client import TritonClient
-    from resx.serving.images import classify_files, load_images
+    from resx.serving.images import classify_files, classify_raw_files, load_images
     from resx.serving.repository import Repository
 
     address = address_of(url, protocol, Repository(repository))
-    decoded = load_images(images)
+    if raw and version:
+        raise UsageError("--raw, --version: the image endpoint asks the newest version; leave one of them out")
+    decoded = [] if raw else load_images(images)
     with TritonClient(address, retries=retries) as client:
-        answers = classify_files(client, name, decoded, top=top, version=version or None)
+        if raw:
+            answers = classify_raw_files(client, name, images, top=top)
+        else:
+            answers = classify_files(client, name, decoded, top=top, version=version or None)
     entries: list[dict[str, Any]] = [
         {
             "image": str(path),

@@ -106,7 +106,10 @@ def _say_ready(
         "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
         "models": ready, "not_loaded": missing,
     }  # fmt: skip
-    differences = {entry.name: f", canary within {entry.canary_difference:.1e}" for entry in deployed}
+    differences = {
+        entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
+        for entry in deployed
+    }
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
     lines += [f"  {name} is not loaded: resx deploy {name}" for name in missing]

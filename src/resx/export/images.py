@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from resx.errors import UsageError
 
+MAX_RESIZED_PIXELS = 64_000_000
 # Few enough for a laptop at 224 pixels.
 _NUM_PHOTOGRAPHS = 16
 
@@ -47,9 +48,15 @@ def load_image(path: Path) -> Image.Image:
 
 
 def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> npt.NDArray[np.uint8]:
-    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first."""
+    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
+
+    Raises:
+        UsageError: it is so long and thin that resizing it would take gigabytes.
+    """
     scale = resize / min(image.size)
     size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    if size[0] * size[1] > MAX_RESIZED_PIXELS:
+        raise UsageError(f"image of {image.width} x {image.height} pixels: too long and thin; crop it")
     left, top = (size[0] - width) // 2, (size[1] - height) // 2
     resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))

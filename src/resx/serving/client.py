@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from resx.errors import MissingCapability, ResxError, ServerError, UsageError
+from resx.errors import MissingCapability, ResxError, ServerBusy, ServerError, UsageError
 
 Protocol: TypeAlias = Literal["grpc", "http"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
@@ -266,6 +266,31 @@ class TritonClient:
         predictions = [[_prediction(text) for text in row] for row in texts]
         return _by_row(predictions[0], num_classes) if interface.fixed_batch else predictions
 
+    def classify_file(self, endpoint: str, content: bytes) -> list[Prediction]:
+        """Return all classes of a JPEG, PNG or WebP file, most likely first; the server decodes it.
+
+        Args:
+            endpoint: the model that takes files, `NAME_image`.
+            content: the file's bytes.
+
+        Raises:
+            UsageError: the endpoint is not loaded, or the server cannot decode the file.
+        """
+        try:
+            found = self._json(self._client.get_model_config, self._of(endpoint, None) | self._as_json())
+        except UsageError as error:
+            raise UsageError(f"{error}; `resx export --image-endpoint` makes one for a model") from error
+        config = found.get("config", found)
+        file, logits = config["input"][0], config["output"][0]
+        if [int(dim) for dim in file["dims"]] != [-1]:
+            raise UsageError(f"{endpoint}: does not take a file's bytes; `resx export --image-endpoint` makes one")
+        request = self._module.InferInput(file["name"], [len(content)], "UINT8")
+        request.set_data_from_numpy(np.frombuffer(content, np.uint8))
+        outputs = [self._output(logits["name"], class_count=int(logits["dims"][-1]))]
+        options = self._of(endpoint, None) | {"inputs": [request], "outputs": outputs}
+        result = self._call(self._client.infer, options)
+        return [_prediction(text) for text in result.as_numpy(logits["name"]).ravel()]
+
     def load(self, model: str, config_json: str | None = None) -> None:
         """Load a model, or bring it to its newest version; `config_json` replaces its config.pbtxt."""
         self._call(self._client.load_model, {"model_name": model, "config": config_json, "headers": self._headers})
@@ -339,6 +364,8 @@ class TritonClient:
             return MissingCapability(
                 f"{self.address}: control needs a key; set {CONTROL_KEY_VARIABLE} to the one it was started with"
             )
+        if "maximum queue size" in message:
+            return ServerBusy(f"{self.address}: its queue is full; send fewer requests at once, or later")
         if "UNAVAILABLE" in status:
             if "http1" in message.lower() or "http2" in message.lower() or "settings" in message.lower():
                 return self._not_triton("no gRPC there")

@@ -8,15 +8,16 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 
-from resx.errors import MissingCapability, ParityError, ResxError
+from resx.errors import MissingCapability, ParityError, ResxError, ServerError
 from resx.export import card as cards
 from resx.export.card import Card
 from resx.files import sha256_of
 from resx.serving import triton_config
 from resx.serving.client import TritonClient
 from resx.serving.embedded import TRITON_VERSION
-from resx.serving.repository import CONFIG_FILE, Repository
+from resx.serving.repository import Repository
 from resx.serving.state import record_deployed, running_server
+from resx.serving.triton_config import CONFIG_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,12 +29,15 @@ class Deployed:
     previous: int | None
     canary_difference: float
     """Largest difference from the card's logits, relative to their scale."""
+    checked: bool = True
+    """Whether there was a card to compare with; another's ONNX file has none."""
 
 
 def deploy(client: TritonClient, repository: Repository, name: str) -> Deployed:
     """Load the newest version of a model and check its answer to the canary.
 
     If it fails, the version that answered before is loaded again; if there was none, the model is unloaded.
+    A model without a card is loaded as it is.
 
     Raises:
         UsageError: the repository has no such model.
@@ -42,6 +46,8 @@ def deploy(client: TritonClient, repository: Repository, name: str) -> Deployed:
     """
     folder = repository.version_folder(name)
     version = int(folder.name)
+    if not (folder / cards.FILE_NAME).is_file():
+        return _load_unchecked(client, repository, name)
     card = cards.read_card(folder)
     _require_unchanged(repository, name, version, card)
     if card.engine is not None and client.server_version() == TRITON_VERSION:
@@ -59,10 +65,40 @@ def deploy(client: TritonClient, repository: Repository, name: str) -> Deployed:
         _restore(client, repository, name, previous)
         after = f"version {previous} answers again" if previous else "it was unloaded"
         raise type(error)(f"{error}; {after}") from error
+    _record(client, repository, name, version)
+    load_endpoints(client, repository, name)
+    return Deployed(name=name, version=version, previous=previous, canary_difference=difference)
+
+
+def _load_unchecked(client: TritonClient, repository: Repository, name: str) -> Deployed:
+    """Load a model that `resx export` did not make; Triton reads from the file what its config.pbtxt leaves out."""
+    loaded = client.model_versions().get(name, [])
+    client.load(name)
+    version = client.model_versions()[name][-1]
+    previous = loaded[-1] if loaded else None
+    _record(client, repository, name, version)
+    return Deployed(name=name, version=version, previous=previous, canary_difference=0.0, checked=False)
+
+
+def _record(client: TritonClient, repository: Repository, name: str, version: int) -> None:
+    """Tell the server's supervisor, if it is one of ours, what to bring back from now on."""
     state = running_server(repository)
     if state and state.is_at(client.address.host_port):
-        record_deployed(repository, name, [version])  # what its supervisor brings back from now on
-    return Deployed(name=name, version=version, previous=previous, canary_difference=difference)
+        record_deployed(repository, name, [version])
+
+
+def load_endpoints(client: TritonClient, repository: Repository, name: str) -> None:
+    """Load a model's image endpoint, if it has one.
+
+    Raises:
+        ServerError: it does not load; the model itself goes on answering.
+    """
+    for endpoint in repository.endpoints(name):
+        try:
+            client.load(endpoint)
+        except ServerError as error:
+            raise ServerError(f"{error}; {name} itself answers, its image endpoint does not") from error
+        _record(client, repository, endpoint, 1)
 
 
 def canary(client: TritonClient, name: str, version: int, card: Card) -> float:

@@ -37,6 +37,7 @@ from resx.files import (
     staging_folder,
     write_atomic,
 )
+from resx.serving.batcher_waits import shorten_batcher_waits
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
@@ -44,7 +45,11 @@ WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 LOOPBACK = "127.0.0.1"
 RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
+RESPONSE_CACHE_BYTES = 64 * 2**20
+"""For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
 _UNPACKED_BYTES = 300_000_000
+_LAYOUT = 2
+"""Raised when the unpacked files change, so that every version of resx finds its own."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +59,7 @@ class Installation:
     server: Path
     backends: Path
     libraries: Path
+    caches: Path
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +135,9 @@ def missing_for_install() -> str | None:
 def find_installed() -> Installation | None:
     """Return the unpacked server if it is in the cache folder."""
     root = _install_root()
-    installation = Installation(server=root / "bin/tritonserver", backends=root / "backends", libraries=root / "libs")
+    installation = Installation(
+        server=root / "bin/tritonserver", backends=root / "backends", libraries=root / "libs", caches=root / "caches"
+    )
     return installation if installation.server.is_file() else None
 
 
@@ -195,7 +203,10 @@ def _unpack(wheel: Path, root: Path) -> None:
     """Lay the server out: bin/, libs/, backends/python with the stub of this Python's version."""
     server, libs = "pytriton/tritonserver/", "nvidia_pytriton.libs/"
     stub = f"{server}python_backend_stubs/{sys.version_info[0]}.{sys.version_info[1]}/"
-    places = [(f"{server}bin/", "bin"), (f"{server}backends/", "backends"), (libs, "libs"), (stub, "backends/python")]
+    places = [
+        (f"{server}bin/", "bin"), (f"{server}backends/", "backends"), (f"{server}caches/", "caches"),
+        (libs, "libs"), (stub, "backends/python"),
+    ]  # fmt: skip
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.namelist():
             for prefix, folder in places:
@@ -206,6 +217,7 @@ def _unpack(wheel: Path, root: Path) -> None:
                         shutil.copyfileobj(source, file)
     for program in (root / "bin/tritonserver", root / "backends/python/triton_python_backend_stub"):
         program.chmod(0o755)
+    shorten_batcher_waits(root / "libs")
 
 
 def _write_backend(backends: Path) -> None:
@@ -217,7 +229,8 @@ def _write_backend(backends: Path) -> None:
 
 
 def _install_root() -> Path:
-    return cache_folder() / "triton" / f"{TRITON_VERSION}-py{sys.version_info[0]}{sys.version_info[1]}"
+    python = f"py{sys.version_info[0]}{sys.version_info[1]}"
+    return cache_folder() / "triton" / f"{TRITON_VERSION}-{python}-layout{_LAYOUT}"
 
 
 def process_environment(installation: Installation) -> dict[str, str]:

@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from resx.errors import UsageError
+from resx.errors import ServerError, UsageError
 from resx.export.card import normalised_pixels
 from resx.export.images import load_image, pixels
 from resx.serving.client import Interface, Prediction, TritonClient
+from resx.serving.image_endpoint import IMAGE
 from resx.serving.triton_config import PROBABILITIES
 
 
@@ -69,6 +70,29 @@ def classify_files(
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - num_images, axis=0)])
         rows = client.classify(model, interface, batch, version)[:num_images]
         answers += [_guesses(row, has_softmax=has_softmax)[:top] for row in rows]
+    return answers
+
+
+def classify_raw_files(client: TritonClient, model: str, paths: Sequence[Path], *, top: int) -> list[list[Guess]]:
+    """Return what `classify_files` returns, but send the files as they are: the server decodes and resizes them.
+
+    Raises:
+        UsageError: a file is missing or is no image, or the model has no image endpoint there.
+    """
+    has_softmax = client.interface(model).parameters.get("resx.output") == PROBABILITIES
+    answers = []
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror or error}") from None
+        try:
+            predictions = client.classify_file(model + IMAGE, content)
+        except ServerError as error:
+            if any(words in str(error) for words in ("file of ", "image of ")):  # preprocess/model.py's own
+                raise UsageError(f"{path}: {error}") from error
+            raise
+        answers.append(_guesses(predictions, has_softmax=has_softmax)[:top])
     return answers
 
 

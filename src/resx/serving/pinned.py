@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from resx.serving import triton_config
-from resx.serving.repository import CONFIG_FILE, Repository
+from resx.serving.repository import Repository
+from resx.serving.triton_config import CONFIG_FILE
 
 
 def config_json(repository: Repository, name: str, versions: Sequence[int]) -> str:

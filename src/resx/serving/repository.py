@@ -4,6 +4,7 @@
         NAME/
             config.pbtxt  labels.txt      of all versions
             N/                            a version: model.onnx and card.json, never changed once there
+        NAME_preprocess/  NAME_image/     its image endpoint, if it has one
 
 Versions are staged beside the repository, not in it, as Triton takes every folder in it for a model.
 Publishing holds a lock on the repository's folder, so two exports at once give two versions.
@@ -21,10 +22,9 @@ from resx.errors import UsageError, nearest
 from resx.export import card as cards
 from resx.export.card import Card
 from resx.files import checked_name, exclusive, publish_folder, remove_abandoned, staging_folder, write_atomic
-from resx.serving import triton_config
-from resx.serving.triton_config import LABELS_FILE, ServingOptions
+from resx.serving import image_endpoint, triton_config
+from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
-CONFIG_FILE = "config.pbtxt"
 DEFAULT = Path("model_repository")
 
 
@@ -44,8 +44,21 @@ class Repository:
     root: Path
 
     def names(self) -> list[str]:
-        """Return the models that have a configuration, sorted."""
-        return sorted(path.parent.name for path in self.root.glob(f"*/{CONFIG_FILE}"))
+        """Return the models that Triton can load, sorted; image endpoints are parts of theirs.
+
+        A model has a configuration, or an ONNX file that speaks for itself.
+        """
+        configured = {path.parent for path in self.root.glob(f"*/{CONFIG_FILE}")}
+        bare = {path.parent.parent for path in self.root.glob("[!.]*/[0-9]*/model.onnx")}
+        return sorted(folder.name for folder in configured | bare if not image_endpoint.owner(folder))
+
+    def is_endpoint(self, name: str) -> bool:
+        """Say whether `name` is a part of another model's image endpoint."""
+        return bool(image_endpoint.owner(self.root / name))
+
+    def endpoints(self, name: str) -> list[str]:
+        """Return the models of NAME's image endpoint, in the order to load them; empty if it has none."""
+        return image_endpoint.endpoint_names(self.root, checked_name(name))
 
     def versions(self, name: str) -> list[int]:
         """Return a model's versions, oldest first; empty if it has none."""
@@ -67,6 +80,8 @@ class Repository:
             UsageError: there is no such model or version.
         """
         versions = self.versions(name)
+        if of := image_endpoint.owner(self.root / name):
+            raise UsageError(f"{name}: is the image endpoint of {of} and goes with it; give {of}")
         if not versions:
             raise UsageError(
                 f"{name}: no such model in {self.root}{nearest(name, self.names())}; `resx export` adds one"
@@ -94,16 +109,25 @@ class Repository:
         labels = triton_config.labels_text(card)
         self.root.mkdir(parents=True, exist_ok=True)
         with exclusive(self.root):
-            versions = self.versions(name)
-            if not versions:
-                return self._publish_first(staged, name, config, labels)
-            self._require_same_interface(name, config)
-            version = versions[-1] + 1
-            # Old versions work under the new configuration too: a crash between these lines does no harm.
-            _write_if_changed(self.root / name / LABELS_FILE, labels)
-            _write_if_changed(self.root / name / CONFIG_FILE, config)
-            publish_folder(staged, self.root / name / str(version))
-            return Published(name=name, version=version, folder=self.root / name / str(version))
+            if options.image_endpoint:
+                image_endpoint.endpoints(card)
+                image_endpoint.require_free_names(self.root, name)
+            published = self._publish_next(staged, name, config, labels)
+            if options.image_endpoint or self.endpoints(name):
+                image_endpoint.write_endpoints(self.root, card, self._staging_parent())
+            return published
+
+    def _publish_next(self, staged: Path, name: str, config: str, labels: str) -> Published:
+        versions = self.versions(name)
+        if not versions:
+            return self._publish_first(staged, name, config, labels)
+        self._require_same_interface(name, config)
+        version = versions[-1] + 1
+        # Old versions work under the new configuration too: a crash between these lines does no harm.
+        _write_if_changed(self.root / name / LABELS_FILE, labels)
+        _write_if_changed(self.root / name / CONFIG_FILE, config)
+        publish_folder(staged, self.root / name / str(version))
+        return Published(name=name, version=version, folder=self.root / name / str(version))
 
     def newest(self, name: str) -> Published | None:
         """Return a model's newest version, or None."""

@@ -27,8 +27,9 @@ from resx.serving.detached import serve_detached, stop
 from resx.serving.draining import drain
 from resx.serving.embedded import Installation, Ports, install
 from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
-from resx.serving.repository import CONFIG_FILE, Repository
+from resx.serving.repository import Repository
 from resx.serving.state import Ended, Recovery, ServerState, running_server
+from resx.serving.triton_config import CONFIG_FILE
 from resx.serving.triton_process import TritonProcess
 from resx.serving.watch import CanaryWatch, Fault, StubWatch
 

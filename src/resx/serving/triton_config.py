@@ -12,9 +12,13 @@ from typing import Any
 from resx.errors import UsageError
 from resx.export.card import Card, Engine
 
+CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 PROBABILITIES = "probabilities"
 """Value of the parameter resx.output where a softmax is in the file."""
+AUTOMATIC = -1
+RESPONSE_CACHE = "response_cache { enable: true }\n"
+DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,20 +28,41 @@ class ServingOptions:
     instances: int = 1
     threads: int = 0
     """Of one instance, for one request. 0 leaves it to the server: all its cores, divided by the instances."""
-    max_queue_size: int = 0
-    """Requests that may wait before the next one is refused; 0 is no bound.
+    max_queue_size: int = AUTOMATIC
+    """Requests that may wait before the next one is refused with 503; 0 is no bound.
 
-    A bound has a price that Triton's documentation does not name: with any queue policy its batcher no
-    longer fetches ahead (scheduler_utils.cc, `SupportPrefetching`), and a request that arrives while an
-    instance is between two batches is noticed only when the batcher's 500 ms wait ends. Measured on 2.51
-    with resnet20 at concurrency 1: one request in about 240 took 503 ms, throughput fell to 0.4.
+    AUTOMATIC is four of the largest batches, and 32 at least: what waits longer than those take is answered too
+    late for most clients, and after an overload they are what delays the next one.
+
+    A bound has a price that Triton's documentation does not name: its batcher no longer fetches ahead, and a
+    request that comes at a bad moment is noticed only when the batcher's sleep ends. `resx.serving.batcher_waits`
+    makes that 5 ms in the embedded server; in NVIDIA's container it is 500 ms.
     """
+    warm_up: bool = True
+    """Run batches of 1 and of the largest size before a model is ready, so that no client's request is the first."""
+    response_cache: bool = False
+    """Answer a request whose bytes were seen before from memory. Off while measuring."""
+    image_endpoint: bool = False
+    """Publish `NAME_image`, which takes files, beside NAME."""
 
     def __post_init__(self) -> None:
         for name in ("instances", "threads", "max_queue_size"):
-            value, least = getattr(self, name), 1 if name == "instances" else 0
+            value, least = getattr(self, name), {"instances": 1, "max_queue_size": AUTOMATIC}.get(name, 0)
             if value < least:
                 raise UsageError(f"{name}={value}: give {least} or more")
+
+    def queue_bound(self, max_batch_size: int) -> int:
+        """Return the requests that may wait for a model with batches up to that size; 0 is no bound."""
+        return max(32, 4 * max_batch_size) if self.max_queue_size == AUTOMATIC else self.max_queue_size
+
+    def oversubscribed(self, cores: int) -> str:
+        """Return why the threads do not fit on so many cores, or an empty string."""
+        if self.instances * max(1, self.threads) <= cores:
+            return ""
+        return (
+            f"instances={self.instances}, threads={self.threads}: their product is above this machine's {cores} cores, "
+            "where they would wait for each other; lower one, or serve on a machine that has more"
+        )
 
 
 def config_text(card: Card, options: ServingOptions) -> str:
@@ -48,19 +73,12 @@ def config_text(card: Card, options: ServingOptions) -> str:
     """
     _require_servable(card)
     signature = card.signature
-    data_type = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}[signature.input_type]
-    parameters = {}
-    if signature.resize is not None:
-        parameters["resx.resize"] = str(signature.resize)
-    if signature.input_type == "float32" and signature.mean and signature.std:
-        parameters |= {"resx.mean": _numbers(signature.mean), "resx.std": _numbers(signature.std)}
+    data_type = DATA_TYPES[signature.input_type]
+    parameters = image_parameters(card)
     if signature.is_probabilities:
         parameters["resx.output"] = PROBABILITIES
     if options.threads:
         parameters["intra_op_thread_count"] = str(options.threads)
-    written = "".join(
-        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in parameters.items()
-    )
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
     fixed = () if signature.batch is None else (signature.batch,)
     return f"""\
@@ -84,9 +102,44 @@ output [
 ]
 {_placement(card.engine)}
 instance_group [ {{ count: {options.instances} kind: {"KIND_AUTO" if card.engine is None else "KIND_GPU"} }} ]
-{"" if fixed else f"dynamic_batching {{{_batching(card.engine, options)}}}{chr(10)}"}\
+{"" if fixed else f"dynamic_batching {{{_batching(card, options)}}}{chr(10)}"}\
 version_policy {{ latest {{ num_versions: 1 }} }}
-{written}"""
+{_warm_up(card) if options.warm_up else ""}{RESPONSE_CACHE if options.response_cache else ""}\
+{parameter_lines(parameters)}"""
+
+
+def image_parameters(card: Card) -> dict[str, str]:
+    """Return what whoever prepares an image for the model must know, as parameters of its configuration."""
+    signature = card.signature
+    parameters = {} if signature.resize is None else {"resx.resize": str(signature.resize)}
+    if signature.input_type == "float32" and signature.mean and signature.std:
+        parameters |= {"resx.mean": _numbers(signature.mean), "resx.std": _numbers(signature.std)}
+    return parameters
+
+
+def parameter_lines(parameters: dict[str, str]) -> str:
+    """Return parameters as lines of config.pbtxt."""
+    return "".join(
+        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in parameters.items()
+    )
+
+
+def _warm_up(card: Card) -> str:
+    """Return a sample of one row and one of the largest batch, of random numbers."""
+    signature = card.signature
+    fixed = () if signature.batch is None else (signature.batch,)
+    dims = _dims((*fixed, *signature.input_dims))
+    tensor = f"data_type: {DATA_TYPES[signature.input_type]} dims: [ {dims} ] random_data: true"
+    samples = [
+        f"""\
+  {{
+    name: "batch {batch}"
+    batch_size: {1 if fixed else batch}
+    inputs {{ key: "{signature.input_name}" value {{ {tensor} }} }}
+  }}"""
+        for batch in (fixed or sorted({1, card.max_batch_size}))
+    ]
+    return "model_warmup [\n" + ",\n".join(samples) + "\n]\n"
 
 
 def _require_servable(card: Card) -> None:
@@ -108,14 +161,14 @@ def _placement(engine: Engine | None) -> str:
 # Its profile: batches of {engine.batch_min} to {engine.batch_max}, tuned for {engine.batch_opt}."""
 
 
-def _batching(engine: Engine | None, options: ServingOptions) -> str:
+def _batching(card: Card, options: ServingOptions) -> str:
     """Return what stands between the braces. Preferred sizes are for plans alone: kernels are tuned for those."""
     settings = []
-    if engine is not None:
-        sizes = ", ".join(str(size) for size in sorted({engine.batch_opt, engine.batch_max}))
+    if card.engine is not None:
+        sizes = ", ".join(str(size) for size in sorted({card.engine.batch_opt, card.engine.batch_max}))
         settings.append(f"preferred_batch_size: [ {sizes} ]")
-    if options.max_queue_size:
-        settings.append(f"default_queue_policy {{ max_queue_size: {options.max_queue_size} }}")
+    if bound := options.queue_bound(card.max_batch_size):
+        settings.append(f"default_queue_policy {{ max_queue_size: {bound} }}")
     return f" {' '.join(settings)} " if settings else ""
 
 

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import ServerError
-from resx.serving.embedded import LOOPBACK, RESTRICTED_APIS, Installation, Ports, last_error, process_environment
+from resx.serving.embedded import (
+    LOOPBACK,
+    RESPONSE_CACHE_BYTES,
+    RESTRICTED_APIS,
+    Installation,
+    Ports,
+    last_error,
+    process_environment,
+)
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
 
@@ -49,7 +57,6 @@ class TritonProcess:
             "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in load_models),
             "--exit-on-error=false",
-            "--disable-auto-complete-config",
             *(f"--{service}-address={LOOPBACK}" for service in ("http", "grpc", "metrics")),
             f"--http-port={ports.http}",
             f"--grpc-port={ports.grpc}",
@@ -60,6 +67,8 @@ class TritonProcess:
             f"--http-restricted-api={RESTRICTED_APIS}:resx-control-key={control_key}",
             f"--grpc-restricted-protocol={RESTRICTED_APIS}:resx-control-key={control_key}",
             f"--exit-timeout-secs={exit_timeout_s}",
+            f"--cache-directory={installation.caches}",
+            f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
         ]
         with log.open("ab") as output:

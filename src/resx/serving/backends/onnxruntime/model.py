@@ -6,70 +6,153 @@ same bytes. The server's Python runs it; it imports numpy and onnxruntime only, 
 
 Tensors cross by DLPack in both directions. The stub in nvidia-pytriton 0.7.0 was built against numpy 1:
 under numpy 2 `as_numpy()` and `Tensor(name, array)` give wrong or empty data without an error.
+The stub marks a capsule that it took as `used_dlpack`, where DLPack says `used_dltensor`; numpy then takes it for
+broken and writes a traceback per tensor into the server's log, which cost more than all else here. `_tensor`
+puts the mark right.
 
-Configuration it honours, under the C++ backend's names: `max_batch_size`, `instance_group`, and the
-parameters `intra_op_thread_count`, `inter_op_thread_count`.
+What of config.pbtxt it honours, in the C++ backend's words (onnxruntime_backend, README and onnxruntime.cc):
+
+    optimization.graph.level             -1 basic, 0 all, 1 extended, 2 none
+    intra_op_thread_count                0: the cores, divided by the instances
+    inter_op_thread_count, execution_mode (0 sequential, 1 parallel)
+    enable_mem_arena, enable_mem_pattern (0, 1, true, false)
+    memory.enable_memory_arena_shrinkage as `cpu:0`
+    session.*                            any entry of onnxruntime's session configuration
+
+and what the file says where config.pbtxt does not (`auto_complete_config`). Two things differ. Spinning is off
+unless `session.intra_op.allow_spinning` says 1: a thread that spins takes the core that the next request's
+thread needs. And without a thread count the instances share the cores evenly, where each of the C++ backend's
+takes all of them.
 """
 
+import ctypes
 import json
 import os
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import onnxruntime
 import triton_python_backend_utils as pb_utils
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 MODEL_FILE = "model.onnx"
+USED = b"used_dltensor"
+_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
+_set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
+DEFAULT_MAX_BATCH = 4
+"""Of a model whose file allows batches and whose config.pbtxt does not say; the C++ backend's number."""
+TYPES = {
+    "tensor(bool)": "TYPE_BOOL", "tensor(uint8)": "TYPE_UINT8", "tensor(uint16)": "TYPE_UINT16",
+    "tensor(uint32)": "TYPE_UINT32", "tensor(uint64)": "TYPE_UINT64", "tensor(int8)": "TYPE_INT8",
+    "tensor(int16)": "TYPE_INT16", "tensor(int32)": "TYPE_INT32", "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16", "tensor(float)": "TYPE_FP32", "tensor(double)": "TYPE_FP64",
+}  # fmt: skip
+"""onnxruntime's names and Triton's. Strings and bfloat16 cannot cross DLPack into numpy."""
+
+
+class Call(NamedTuple):
+    """One request that is to be computed."""
+
+    place: int
+    """Of its answer among the batch's."""
+    inputs: dict[str, Array]
+    outputs: tuple[str, ...]
+    """Those that it asks for, in the configuration's order."""
+
+    @property
+    def num_rows(self) -> int:
+        """Entries along the batch axis."""
+        return len(next(iter(self.inputs.values())))
 
 
 class TritonPythonModel:
     """One instance of one version of a model."""
 
+    @staticmethod
+    def auto_complete_config(config: Any) -> Any:
+        """Fill in what config.pbtxt leaves out, from the file; as the C++ backend's AutoCompleteConfig does."""
+        described = config.as_dict()
+        if not (described.get("input") and described.get("output")):
+            complete(described, open_session(_model_path(pb_utils.get_model_dir(), described), {}))
+        return config
+
     def initialize(self, args: dict[str, str]) -> None:
         """Open the model file; Triton shows what this raises as the reason why the model did not load."""
         config = json.loads(args["model_config"])
-        file = config.get("default_model_filename") or MODEL_FILE
-        path = str(Path(args["model_repository"]) / args["model_version"] / file)
-        self.session = onnxruntime.InferenceSession(path, _session_options(config), providers=["CPUExecutionProvider"])
+        path = _model_path(str(Path(args["model_repository"]) / args["model_version"]), config)
+        self.session = open_session(path, config)
+        self.batches = config.get("max_batch_size", 0) > 0
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
+        self.optional = {tensor["name"] for tensor in config["input"] if tensor.get("optional")}
+        self.scalars = {tensor.name for tensor in self.session.get_inputs() if not tensor.shape}
         self._require_names(path)
+        self.run_options = _run_options(config)
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests, in their order, from one run over all their images."""
-        try:
-            batches = [[_to_numpy(request, name) for name in self.inputs] for request in requests]
-            answers = self._run(batches)
-        except Exception as error:  # a request must get an answer, whatever happened
-            if len(requests) == 1:
-                return [_failure(error)]
-            # One request's fault must not fail the batch that Triton happened to put it in.
-            return [self.execute([request])[0] for request in requests]
-        return [
-            pb_utils.InferenceResponse(
-                [pb_utils.Tensor.from_dlpack(name, part) for name, part in zip(self.outputs, parts, strict=True)]
-            )
-            for parts in answers
-        ]
+        """Answer the requests, in their order; those that fit together are computed together."""
+        answers: list[Any] = [None] * len(requests)
+        groups: dict[object, list[Call]] = {}
+        for place, request in enumerate(requests):
+            try:
+                if request.is_cancelled():
+                    answers[place] = _error("the client cancelled the request", pb_utils.TritonError.CANCELLED)
+                    continue
+                call = self._read(place, request)
+            except Exception as error:  # a request must get an answer, whatever happened
+                answers[place] = _failure(error)
+            else:
+                # Triton joins requests of different shapes where the configuration has dims of -1.
+                fits = tuple((name, array.shape[1:]) for name, array in call.inputs.items())
+                groups.setdefault(fits if self.batches else place, []).append(call)
+        for group in groups.values():
+            self._answer(group, answers)
+        return answers
 
     def finalize(self) -> None:
         """Let go of the session's memory."""
         self.session = None
 
-    def _run(self, batches: list[list[Array]]) -> list[Any]:
-        """Run the session once; return per request its part of every output."""
-        if len(batches) == 1:
-            return [self.session.run(self.outputs, dict(zip(self.inputs, batches[0], strict=True)))]
-        columns = zip(*batches, strict=True)
-        joined = {name: np.concatenate(parts) for name, parts in zip(self.inputs, columns, strict=True)}
-        results = self.session.run(self.outputs, joined)
-        ends = np.cumsum([len(batch[0]) for batch in batches])
-        if any(len(result) != ends[-1] for result in results):
-            raise ValueError(f"outputs of {[len(r) for r in results]} rows for {ends[-1]} rows of input")
-        return list(zip(*(np.split(result, ends[:-1]) for result in results), strict=True))
+    def _read(self, place: int, request: Any) -> Call:
+        inputs = {}
+        for name in self.inputs:
+            tensor = pb_utils.get_input_tensor_by_name(request, name)
+            if tensor is None:
+                if name in self.optional:
+                    continue
+                raise ValueError(f"input {name!r} is missing")
+            array = np.from_dlpack(tensor)
+            inputs[name] = array.reshape(()) if name in self.scalars else array
+        wanted = set(request.requested_output_names())
+        return Call(place, inputs, tuple(name for name in self.outputs if name in wanted))
+
+    def _answer(self, group: list[Call], answers: list[Any]) -> None:
+        """Compute the calls in one run and put their responses in their places."""
+        try:
+            for call, parts in zip(group, self._run(group), strict=True):
+                answers[call.place] = _response(parts)
+        except Exception as error:
+            if len(group) == 1:
+                answers[group[0].place] = _failure(error)
+                return
+            # One request's fault must not fail the batch that Triton happened to put it in.
+            for call in group:
+                self._answer([call], answers)
+
+    def _run(self, group: list[Call]) -> list[dict[str, Array]]:
+        """Run the session once; return per call its part of each output that it asked for."""
+        names = [name for name in self.outputs if any(name in call.outputs for call in group)]
+        if len(group) == 1:
+            results = self.session.run(names, group[0].inputs, self.run_options)
+            return [dict(zip(names, results, strict=True))]
+        joined = {name: np.concatenate([call.inputs[name] for call in group]) for name in group[0].inputs}
+        results = self.session.run(names, joined, self.run_options)
+        ends = np.cumsum([call.num_rows for call in group])
+        if any(result.ndim == 0 or len(result) != ends[-1] for result in results):
+            raise ValueError(f"outputs of shapes {[r.shape for r in results]} for {ends[-1]} rows of input")
+        parts = dict(zip(names, (np.split(result, ends[:-1]) for result in results), strict=True))
+        return [{name: parts[name][index] for name in call.outputs} for index, call in enumerate(group)]
 
     def _require_names(self, path: str) -> None:
         for what, configured, tensors in (
@@ -82,31 +165,145 @@ class TritonPythonModel:
                 raise ValueError(f"config.pbtxt names {what} {unknown}, but {path} has {known}")
 
 
-def _session_options(config: dict[str, Any]) -> onnxruntime.SessionOptions:
+def open_session(path: str, config: dict[str, Any]) -> Any:
+    """Return onnxruntime's session over the file, set up as the configuration says."""
+    # Imported here: Triton runs `auto_complete_config` in a process of its own at every load.
+    import onnxruntime
+
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file; default_model_filename in config.pbtxt names another")
+    return onnxruntime.InferenceSession(path, _session_options(config), providers=["CPUExecutionProvider"])
+
+
+def complete(config: dict[str, Any], session: Any) -> None:
+    """Write the session's inputs and outputs, its largest batch and the batcher into the configuration."""
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    batches = all(tensor.shape and not isinstance(tensor.shape[0], int) for tensor in (*inputs, *outputs))
+    if config.get("max_batch_size", 0) and not batches:
+        raise ValueError(
+            f"max_batch_size: {config['max_batch_size']}, but the first axis of an input or output is fixed; write 0"
+        )
+    if batches and not config.get("max_batch_size"):
+        config["max_batch_size"] = DEFAULT_MAX_BATCH
+    if config["max_batch_size"] > 1 and "sequence_batching" not in config:
+        config.setdefault("dynamic_batching", {})
+    for key, tensors in (("input", inputs), ("output", outputs)):
+        if not config.get(key):
+            config[key] = [_described(tensor, batches=batches) for tensor in tensors]
+
+
+def _described(tensor: Any, *, batches: bool) -> dict[str, Any]:
+    if tensor.type not in TYPES:
+        raise ValueError(f"{tensor.name} is a {tensor.type}; this backend serves {', '.join(TYPES)}")
+    dims = [size if isinstance(size, int) else -1 for size in tensor.shape][1 if batches else 0 :]
+    described = {"name": tensor.name, "data_type": TYPES[tensor.type], "dims": dims or [1]}
+    # Triton has no empty dims: one number per row is dims 1, which it takes away again.
+    return described | {"reshape": {"shape": []}} if batches and not dims else described
+
+
+def _model_path(folder: str, config: dict[str, Any]) -> str:
+    path = Path(folder) / (config.get("default_model_filename") or MODEL_FILE)
+    return str(path / MODEL_FILE if path.is_dir() else path)
+
+
+def _session_options(config: dict[str, Any]) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    instances = sum(group.get("count", 1) for group in config.get("instance_group", [])) or 1
-    cores = len(os.sched_getaffinity(0))
-    options.intra_op_num_threads = _parameter(config, "intra_op_thread_count") or max(1, cores // instances)
-    options.inter_op_num_threads = _parameter(config, "inter_op_thread_count") or 1
-    # Threads that spin while they wait take the core that the next request's thread needs.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = {
+        -1: levels.ORT_ENABLE_BASIC, 0: levels.ORT_ENABLE_ALL,
+        1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL,
+    }[_graph_level(config)]  # fmt: skip
+    options.intra_op_num_threads = _count(config, "intra_op_thread_count") or _fair_share(config)
+    options.inter_op_num_threads = _count(config, "inter_op_thread_count") or 1
+    if _flag(config, "execution_mode", default=False):
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = _flag(config, "enable_mem_arena", default=True)
+    options.enable_mem_pattern = _flag(config, "enable_mem_pattern", default=True)
+    spinning = _flag(config, "session.intra_op.allow_spinning", default=False)
+    entries = {key: _text(config, key) for key in config.get("parameters", {}) if key.startswith("session.")}
+    for key, value in (entries | {"session.intra_op.allow_spinning": str(int(spinning))}).items():
+        options.add_session_config_entry(key, value)
+    _require_no_accelerator(config)
     return options
 
 
-def _parameter(config: dict[str, Any], name: str) -> int:
-    text = config.get("parameters", {}).get(name, {}).get("string_value", "0")
-    if not text.isdigit():
-        raise ValueError(f"parameter {name}={text!r} in config.pbtxt: give a whole number, 0 for the default")
+def _run_options(config: dict[str, Any]) -> Any:
+    """Return the options of every run, None for onnxruntime's own."""
+    key = "memory.enable_memory_arena_shrinkage"
+    if not (devices := _text(config, key)):
+        return None
+    import onnxruntime
+
+    known = [device for device in devices.split(";") if device]
+    if not known or any(device not in ("cpu:0", "gpu:0") for device in known):
+        raise ValueError(f"parameter {key}={devices!r} in config.pbtxt: give cpu:0, or cpu:0;gpu:0")
+    if not _flag(config, "enable_mem_arena", default=True):
+        raise ValueError(f"parameter {key} in config.pbtxt: there is no arena, as enable_mem_arena is off")
+    options = onnxruntime.RunOptions()
+    options.add_run_config_entry(key, "cpu:0")
+    return options
+
+
+def _graph_level(config: dict[str, Any]) -> int:
+    level = int(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    if level not in (-1, 0, 1, 2):
+        raise ValueError(
+            f"optimization.graph.level: {level} in config.pbtxt: give -1 (basic), 0 (all), 1 (extended), 2 (none)"
+        )
+    return level
+
+
+def _require_no_accelerator(config: dict[str, Any]) -> None:
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    if names := [entry["name"] for entry in accelerators.get("cpu_execution_accelerator", [])]:
+        raise ValueError(f"cpu_execution_accelerator {names} in config.pbtxt: the embedded server has none; remove it")
+
+
+def _fair_share(config: dict[str, Any]) -> int:
+    instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+    return max(1, len(os.sched_getaffinity(0)) // instances)
+
+
+def _text(config: dict[str, Any], name: str) -> str:
+    return str(config.get("parameters", {}).get(name, {}).get("string_value", "")).strip()
+
+
+def _count(config: dict[str, Any], name: str) -> int:
+    text = _text(config, name) or "0"
+    if not text.isdecimal() or int(text) > 1024:
+        raise ValueError(f"parameter {name}={text!r} in config.pbtxt: give 0 (the default) to 1024")
     return int(text)
 
 
-def _to_numpy(request: Any, name: str) -> Array:
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    if tensor is None:
-        raise ValueError(f"input {name!r} is missing")
-    return np.from_dlpack(tensor)
+def _flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
+    text = _text(config, name).lower()
+    if text not in ("", "0", "1", "false", "true"):
+        raise ValueError(f"parameter {name}={text!r} in config.pbtxt: give 0 or 1")
+    return text in ("1", "true") if text else default
+
+
+def _response(parts: dict[str, Array]) -> Any:
+    # A tensor of no axes has no dims in config.pbtxt; it is [1] there.
+    return pb_utils.InferenceResponse([_tensor(name, np.atleast_1d(part)) for name, part in parts.items()])
+
+
+def _tensor(name: str, array: Array) -> Any:
+    capsule = array.__dlpack__()
+    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
+    _set_capsule_name(capsule, USED)
+    return tensor
 
 
 def _failure(error: Exception) -> Any:
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{type(error).__name__}: {error}"))
+    """Return what the client gets: its own mistake if onnxruntime calls it one, else the server's."""
+    kind = type(error).__name__
+    mistaken = isinstance(error, ValueError) or kind == "InvalidArgument"
+    code = pb_utils.TritonError.INVALID_ARG if mistaken else pb_utils.TritonError.INTERNAL
+    return _error(f"{kind}: {error}", code)
+
+
+def _error(message: str, code: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

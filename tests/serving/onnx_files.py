@@ -1,0 +1,58 @@
+"""Small ONNX files that resx did not export: what others put into a model repository."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+Axis = int | str
+
+
+def identities(path: Path, elements: dict[str, int], shape: Sequence[Axis]) -> Path:
+    """Write `y_NAME = NAME` for each name and its element type."""
+    nodes = [helper.make_node("Identity", [name], [f"y_{name}"]) for name in elements]
+    inputs: dict[str, tuple[int, Sequence[Axis]]] = {name: (kind, shape) for name, kind in elements.items()}
+    return _write(path, nodes, inputs, {f"y_{name}": tensor for name, tensor in inputs.items()})
+
+
+def identity(path: Path, element: int, shape: Sequence[Axis]) -> Path:
+    """Write `y = x`, of any element type and shape."""
+    return _write(path, [helper.make_node("Identity", ["x"], ["y"])], {"x": (element, shape)}, {"y": (element, shape)})
+
+
+def sum_and_half(path: Path) -> Path:
+    """Write `total [n] = sum(x, 1)` and `half [n, k] = x / 2` of x [n, k]: two outputs, one of them a number a row."""
+    two = helper.make_tensor("two", TensorProto.FLOAT, [], [2.0])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("ReduceSum", ["x", "axes"], ["total"], keepdims=0),
+        helper.make_node("Div", ["x", "two"], ["half"]),
+    ]
+    float32 = TensorProto.FLOAT
+    outputs: dict[str, tuple[int, Sequence[Axis]]] = {"total": (float32, ["n"]), "half": (float32, ["n", "k"])}
+    return _write(path, nodes, {"x": (float32, ["n", "k"])}, outputs, [two, axes])
+
+
+def lookup(path: Path) -> Path:
+    """Write `y = table[x]` for x [n, 1] in 0..3: another index is an error of the run."""
+    table = helper.make_tensor("table", TensorProto.FLOAT, [4], [0.0, 10.0, 20.0, 30.0])
+    nodes = [helper.make_node("Gather", ["table", "x"], ["y"], axis=0)]
+    return _write(path, nodes, {"x": (TensorProto.INT64, ["n", 1])}, {"y": (TensorProto.FLOAT, ["n", 1])}, [table])
+
+
+def _write(
+    path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, Sequence[Axis]]],
+    outputs: dict[str, tuple[int, Sequence[Axis]]], constants: list[onnx.TensorProto] | None = None,
+) -> Path:  # fmt: skip
+    def described(tensors: dict[str, tuple[int, Sequence[Axis]]]) -> list[onnx.ValueInfoProto]:
+        return [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in tensors.items()]
+
+    graph = helper.make_graph(nodes, "g", described(inputs), described(outputs), constants or [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    onnx.save(model, path)
+    return path

@@ -1,0 +1,196 @@
+"""The embedded server's onnxruntime backend, inside a real Triton, on files that resx did not make."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from onnx import TensorProto
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from resx.errors import ServerError
+from resx.serving.deploy import deploy
+from tests.conftest import RunningTriton
+from tests.serving import onnx_files
+
+pytestmark = pytest.mark.triton
+X = np.arange(6, dtype=np.float32).reshape(2, 3)
+
+
+def ask(triton: RunningTriton, name: str, *outputs: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+    with triton_grpc.InferenceServerClient(triton.url().removeprefix("grpc://")) as client:
+        tensors = []
+        for tensor, array in inputs.items():
+            request = triton_grpc.InferInput(tensor, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensors.append(request.set_data_from_numpy(array))
+        wanted = [triton_grpc.InferRequestedOutput(output) for output in outputs] or None
+        result = client.infer(name, tensors, outputs=wanted, client_timeout=60)
+        return {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
+
+
+def serve(triton: RunningTriton, name: str) -> None:
+    with triton.client() as client:
+        assert not deploy(client, triton.repository, name).checked
+
+
+def config_of(triton: RunningTriton, name: str) -> dict[str, Any]:
+    with triton_http.InferenceServerClient(triton.url("http").removeprefix("http://")) as client:
+        return dict(client.get_model_config(name))
+
+
+def put_config(triton: RunningTriton, name: str, text: str) -> None:
+    (triton.repository.root / name / "config.pbtxt").write_text(text)
+
+
+@pytest.fixture
+def root(triton: RunningTriton) -> Iterator[Path]:
+    """The repository's folder; what a test loads is unloaded."""
+    before = set(triton.repository.names())
+    yield triton.repository.root
+    with triton.client() as client:
+        for name in set(triton.repository.names()) - before:
+            client.unload(name)
+
+
+def test_a_bare_folder_with_anothers_file_is_served(triton: RunningTriton, root: Path) -> None:
+    onnx_files.sum_and_half(root / "bare" / "1" / "model.onnx")
+    assert "bare" in triton.repository.names()
+    serve(triton, "bare")
+
+    answer = ask(triton, "bare", x=X)
+    assert np.array_equal(answer["total"].ravel(), X.sum(axis=1))
+    assert np.array_equal(answer["half"], X / 2)
+    config = config_of(triton, "bare")
+    assert config["max_batch_size"] == 4
+    assert config["input"][0]["dims"] == [-1]
+    assert "dynamic_batching" in config
+
+
+def test_a_fixed_first_axis_means_no_batching(triton: RunningTriton, root: Path) -> None:
+    onnx_files.identity(root / "fixed" / "1" / "model.onnx", TensorProto.FLOAT, [2, 3])
+    serve(triton, "fixed")
+    config = config_of(triton, "fixed")
+    assert config["max_batch_size"] == 0
+    assert config["input"][0]["dims"] == [2, 3]
+    assert np.array_equal(ask(triton, "fixed", x=X)["y"], X)
+
+
+def test_a_batch_size_that_the_file_cannot_have_is_refused(triton: RunningTriton, root: Path) -> None:
+    onnx_files.identity(root / "unbatched" / "1" / "model.onnx", TensorProto.FLOAT, [2, 3])
+    put_config(triton, "unbatched", 'backend: "onnxruntime"\nmax_batch_size: 8\n')
+    with pytest.raises(ServerError, match="first axis of an input or output is fixed; write 0"):
+        serve(triton, "unbatched")
+
+
+def test_every_numeric_type_comes_back_exactly(triton: RunningTriton, root: Path) -> None:
+    elements = {
+        "bool": TensorProto.BOOL, "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16,
+        "uint32": TensorProto.UINT32, "uint64": TensorProto.UINT64, "int8": TensorProto.INT8,
+        "int16": TensorProto.INT16, "int32": TensorProto.INT32, "int64": TensorProto.INT64,
+        "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE,
+    }  # fmt: skip
+    onnx_files.identities(root / "types" / "1" / "model.onnx", elements, ["n", 300])
+    serve(triton, "types")
+    numbers = np.random.default_rng(0).integers(0, 256, (3, 300))
+    sent = {name: numbers.astype(name) for name in elements}
+    answer = ask(triton, "types", **sent)
+    for name, array in sent.items():
+        assert answer[f"y_{name}"].dtype == array.dtype
+        assert np.array_equal(answer[f"y_{name}"], array), name
+
+
+def test_strings_are_refused_with_what_is_served(triton: RunningTriton, root: Path) -> None:
+    onnx_files.identity(root / "words" / "1" / "model.onnx", TensorProto.STRING, ["n", 1])
+    with pytest.raises(ServerError, match=r"tensor\(string\); this backend serves tensor\(bool\)"):
+        serve(triton, "words")
+
+
+def test_only_the_outputs_asked_for_come_back(triton: RunningTriton, root: Path) -> None:
+    onnx_files.sum_and_half(root / "chosen" / "1" / "model.onnx")
+    serve(triton, "chosen")
+    assert set(ask(triton, "chosen", "half", x=X)) == {"half"}
+    assert set(ask(triton, "chosen", "total", "half", x=X)) == {"total", "half"}
+
+
+def test_requests_of_different_shapes_at_once_each_get_their_own_answer(triton: RunningTriton, root: Path) -> None:
+    onnx_files.sum_and_half(root / "ragged" / "1" / "model.onnx")
+    serve(triton, "ragged")
+    images = [np.full((1 + index % 2, 1 + index % 7), index, np.float32) for index in range(200)]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda x: ask(triton, "ragged", x=x), images))
+    for sent, answer in zip(images, answers, strict=True):
+        assert np.array_equal(answer["half"], sent / 2)
+        assert np.array_equal(answer["total"].ravel(), sent.sum(axis=1))
+
+
+def test_one_requests_fault_does_not_fail_its_batch(triton: RunningTriton, root: Path) -> None:
+    onnx_files.lookup(root / "table" / "1" / "model.onnx")
+    put_config(
+        triton, "table",
+        # A delay, so that good and bad requests meet in one batch.
+        'backend: "onnxruntime"\nmax_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n',
+    )  # fmt: skip
+    serve(triton, "table")
+
+    def look_up(index: int) -> float | str:
+        try:
+            return float(ask(triton, "table", x=np.array([[index]], np.int64))["y"][0, 0])
+        except InferenceServerException as error:
+            return str(error.status())
+
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(look_up, [0, 1, 99, 2, 3, 99, 0, 1, 2, 3, 99, 1]))
+    bad = "StatusCode.INVALID_ARGUMENT"
+    assert answers == [0.0, 10.0, bad, 20.0, 30.0, bad, 0.0, 10.0, 20.0, 30.0, bad, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('parameters { key: "execution_mode" value { string_value: "2" } }', "execution_mode='2'.*give 0 or 1"),
+        ('default_model_filename: "other.onnx"', "other.onnx: no such file"),
+        ('output { name: "nope" data_type: TYPE_FP32 dims: [ 3 ] }', "output .*nope.*has"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_be_fails_the_load_and_says_why(
+    triton: RunningTriton, root: Path, line: str, reason: str
+) -> None:
+    onnx_files.identity(root / "misset" / "1" / "model.onnx", TensorProto.FLOAT, ["n", 3])
+    put_config(triton, "misset", f'backend: "onnxruntime"\nmax_batch_size: 4\n{line}\n')
+    with pytest.raises(ServerError, match=reason):
+        serve(triton, "misset")
+
+
+def test_every_setting_of_the_cpp_backend_is_taken(triton: RunningTriton, root: Path) -> None:
+    onnx_files.sum_and_half(root / "tuned" / "1" / "model.onnx")
+    settings = {
+        "intra_op_thread_count": "2", "inter_op_thread_count": "2", "execution_mode": "1", "enable_mem_arena": "true",
+        "enable_mem_pattern": "0", "memory.enable_memory_arena_shrinkage": "cpu:0",
+        "session.intra_op.allow_spinning": "1", "session.use_device_allocator_for_initializers": "1",
+    }  # fmt: skip
+    lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in settings.items()]
+    put_config(
+        triton, "tuned",
+        'backend: "onnxruntime"\nmax_batch_size: 4\noptimization { graph { level: -1 } }\n'
+        "instance_group [ { count: 2 kind: KIND_CPU } ]\n" + "\n".join(lines),
+    )  # fmt: skip
+    serve(triton, "tuned")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: ask(triton, "tuned", "half", x=X)["half"], range(50)))
+    assert all(np.array_equal(answer, X / 2) for answer in answers)
+    assert config_of(triton, "tuned")["instance_group"][0]["count"] == 2
+
+
+def test_the_servers_log_does_not_grow_with_the_requests(triton: RunningTriton) -> None:
+    """numpy used to write a traceback per answer: see the backend's first lines."""
+    log = Path(triton.state.log)
+    images = np.zeros((1, 3, 16, 16), np.uint8)
+    ask(triton, "tiny", image=images)
+    before = log.stat().st_size
+    for _ in range(50):
+        ask(triton, "tiny", image=images)
+    assert log.stat().st_size - before < 1000, log.read_text()[before:][:2000]
