@@ -37,7 +37,7 @@ def refused(done: Finished, code: int, *words: str) -> None:
         (["export", "resnet20", "--name", "../x"], ["'../x'", "letters, digits"]),
         (["export", "resnet20", "--input", "int8"], ["--input int8", "uint8, float32"]),
         (["export", "resnet20", "--max-batch", "0"], ["--max-batch"]),
-        (["export"], ["Missing argument"]),
+        (["export"], ["SOURCE is missing"]),
         (["train", "resnet20", "--data", "digitz", "-o", "r"], ["'digitz'"]),
         (["train", "resnet20", "--survival", "0", "-o", "r"], ["survival=0", "(0, 1]"]),
         (["train", "resnet20", "--survival", "1.5", "-o", "r"], ["survival=1.5"]),

@@ -16,7 +16,9 @@ from resx.export.source import NOTHING_GIVEN, load_source
 from resx.export.third_party import LoadedFile
 from resx.serving.deploy import deploy
 from resx.serving.publishing import export_into
+from resx.serving.repository import Repository
 from resx.serving.triton_config import ServingOptions
+from resx.serving.verification import LabelledData, verify_version
 from tests.conftest import Finished, RunningTriton
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -24,13 +26,13 @@ LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
 def network(
     *, shape: tuple[int | str, ...] = ("batch", 3, 8, 8), data_type: int = TensorProto.FLOAT, opset: int = 17,
-    softmax: bool = False, scale: float = 0.1,
+    softmax: bool = False, scale: float = 0.1, classes: int = 7,
 ) -> ModelProto:  # fmt: skip
     """A convolution, pooling and a linear layer with random weights; without an image only the last."""
     random = np.random.default_rng(0)
     nodes, channels = [], shape[1]
     assert isinstance(channels, int)
-    weights = {"w2": random.normal(0, scale, (7, 5 if len(shape) == 4 else channels)).astype(np.float32)}
+    weights = {"w2": random.normal(0, scale, (classes, 5 if len(shape) == 4 else channels)).astype(np.float32)}
     source = "given"
     if data_type != TensorProto.FLOAT:
         nodes.append(helper.make_node("Cast", ["given"], ["float"], to=TensorProto.FLOAT))
@@ -48,7 +50,7 @@ def network(
     graph = helper.make_graph(
         nodes, "somebody's",
         [helper.make_tensor_value_info("given", data_type, shape)],
-        [helper.make_tensor_value_info("answer" if softmax else "scores", TensorProto.FLOAT, [shape[0], 7])],
+        [helper.make_tensor_value_info("answer" if softmax else "scores", TensorProto.FLOAT, [shape[0], classes])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
     )  # fmt: skip
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
@@ -237,6 +239,18 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         loaded(tmp_path / "far.onnx")
     with pytest.raises(UsageError, match="no such file"):
         loaded(tmp_path / "none.onnx")
+
+
+def test_accuracy_of_a_file_of_a_fixed_batch_is_measured_in_its_batches(tmp_path: Path) -> None:
+    source = loaded(saved(network(shape=(4, 3, 16, 16), classes=10), tmp_path))
+    options = ExportOptions(input_type="float32")
+    _, version = export_into(
+        Repository(tmp_path / "repository"), source, options, ServingOptions(), name="theirs", command="a test"
+    )
+    found = verify_version(version.folder, None, LabelledData(name="digits", num_images=10))
+    assert found.accuracies is not None
+    assert found.accuracies.num_images == 10
+    assert found.accuracies.shares["source"] == found.accuracies.shares["file"]
 
 
 @pytest.mark.triton

@@ -217,7 +217,9 @@ def _accuracies(
 
     shares = {}
     if not isinstance(source, str):
-        shares["source"] = accuracy(lambda images: source.logits(images), labelled, batch_size=128)
+        shares["source"] = accuracy(
+            lambda images: source.logits(images), labelled, batch_size=card.signature.batch or 128
+        )
     shares["file"] = accuracy(
         lambda images: model(card.signature.as_input(images)), labelled, batch_size=card.max_batch_size
     )  # fmt: skip
