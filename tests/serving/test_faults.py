@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -105,6 +106,31 @@ def test_ports_and_key_stay_and_a_connection_survives_a_new_server(repository: R
         )  # fmt: skip
         wait_until(client.is_live, "the old connection is back")
         client.unload("tiny")  # with the old key
+
+
+def test_a_model_that_cannot_be_brought_back_is_set_aside_and_the_others_go_on(
+    repository: Repository, resx: Callable[..., Finished]
+) -> None:
+    """Its card now asks for an answer that no server gives."""
+    _, published = publish_tiny(repository, "other", seed=1)
+    state = detached.serve_detached(repository, FREE, arguments=["--tries", "2"])
+    card = published.folder / "card.json"
+    text = card.read_text()
+    rows = json.loads(text)["canary"]["logits"]
+    card.write_text(text.replace(f"{rows[0][0]!r}", f"{rows[0][0] + 5!r}", 1))
+    os.kill(state.server_pid, signal.SIGKILL)
+    wait_until(lambda: "other" in current(repository).set_aside, "set aside")
+    wait_until(lambda: current(repository).phase == "serving", "serving")
+    with TritonClient(state.address("grpc")) as client:
+        wait_until(client.is_live, "the connection is back")
+        assert client.model_versions() == {"tiny": [1]}
+        status = resx("status", f"--repository={repository.root}")
+        assert "other is set aside, the others go on: other version 1:" in status.out
+        assert resx("status", f"--repository={repository.root}", "--json").json["set_aside"].keys() == {"other"}
+        card.write_text(text)
+        deploy(client, repository, "other")
+        assert client.model_versions() == {"other": [1], "tiny": [1]}
+    assert resx("status", f"--repository={repository.root}", "--json").json["set_aside"] == {}
 
 
 def test_a_version_that_somebody_unloads_is_left_unloaded(repository: Repository) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +40,7 @@ def status(
     Example: resx status
     """
     from resx.cli.connection import address_of
+    from resx.serving import state as states
     from resx.serving.client import TritonClient
     from resx.serving.health import medians_ms, model_status
     from resx.serving.repository import Repository
@@ -53,7 +54,9 @@ def status(
             f"{repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
         )
     address = address_of(url, protocol, published)
-    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": []} | _fate(state)
+    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": []} | _fate(
+        state, states.deployed(published)
+    )
     try:
         with TritonClient(address, timeout_s=10) as client:
             payload["triton"] = client.server_version()
@@ -67,7 +70,7 @@ def status(
     Output(as_json=json, quiet=True).result(payload, lambda console: _show(console, payload))
 
 
-def _fate(state: ServerState | None) -> dict[str, Any]:
+def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
     """Return what the supervisor knows; nothing of a server that is not ours."""
     from resx.serving.state import now_s
 
@@ -81,6 +84,7 @@ def _fate(state: ServerState | None) -> dict[str, Any]:
             "reason": last.reason, "ago_s": round(now_s() - last.serving_s, 1),
             "took_s": round(last.serving_s - last.detected_s, 2),
         },
+        "set_aside": {name: why for name, why in state.set_aside.items() if name not in served},
         "log": state.log,
     }  # fmt: skip
 
@@ -92,6 +96,9 @@ def _show(console: Console, payload: Mapping[str, Any]) -> None:
     console.print(title, markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
         console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
+    for name, why in payload.get("set_aside", {}).items():
+        line = f"{name} is set aside, the others go on: {why}; `resx deploy {name}` tries it again"
+        console.print(line, markup=False, soft_wrap=True)
     rows = [
         [model["name"], ", ".join(map(str, model["versions"])), "yes" if model["ready"] else "NO",
          str(model["requests"]), str(model["failed"]), _number(model["p50_ms"]), _number(model["mean_ms"])]

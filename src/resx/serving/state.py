@@ -66,6 +66,8 @@ class ServerState(FrozenModel):
     restarts: int = 0
     """Recoveries since it was started."""
     last_recovery: Recovery | None = None
+    set_aside: dict[str, str] = pydantic.Field(default_factory=dict)
+    """Models that could not be brought back, and why; the others go on. `resx deploy` tries one again."""
     trouble: str = ""
     """While it recovers: what went wrong."""
     log: str

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from resx.errors import ResxError, ServerError, UsageError
 from resx.files import write_atomic
@@ -119,6 +120,8 @@ class _Server:
         self._process: TritonProcess | None = None
         self._stubs: StubWatch
         self._failed_in_a_row = 0
+        self._culprit: str | None = None
+        """The model that a recovery failed for, if it was one."""
         self._serving_since_s = float("-inf")
         """Of the last recovery; what fails soon after a first start is not a recovery that did not hold."""
         self._key = secrets.token_urlsafe(24)
@@ -225,12 +228,15 @@ class _Server:
         self._say(f"recover: {fault.reason}")
         self._write_state(phase="recovering", trouble=fault.reason)
         versions, error = states.deployed(self._repository), fault.reason
+        self._culprit = fault.model
         while True:
             if self._failed_in_a_row >= self._policy.max_tries:
-                self._give_up(error)
+                versions = self._set_aside_or_give_up(versions, error)
+                error = f"{fault.reason}; set aside"
             time.sleep(self._policy.wait_s(self._failed_in_a_row))
             try:
-                self._bring_back(fault if self._failed_in_a_row == 0 else Fault(reason=error), versions)
+                is_first = self._failed_in_a_row == 0 and fault.model in {None, *versions}
+                self._bring_back(fault if is_first else Fault(reason=error), versions)
                 break
             except ResxError as failure:
                 self._failed_in_a_row += 1
@@ -280,7 +286,32 @@ class _Server:
                         raise ServerError(f"tritonserver opened no port within {_START_TIMEOUT_S:g} s")
                     time.sleep(0.05)
 
+    def _set_aside_or_give_up(
+        self, versions: Mapping[str, tuple[int, ...]], error: str
+    ) -> dict[str, tuple[int, ...]]:
+        """Return what is left to serve without the model that fails; one broken model must not end the others.
+
+        Raises:
+            ServerError: it is the server itself that fails, or nothing would be left.
+        """
+        name = self._culprit
+        rest = {other: there for other, there in versions.items() if other != name}
+        if name is None or name not in versions or not rest:
+            self._give_up(error)
+        self._say(f"{name} is set aside after {self._policy.max_tries} tries: {error}")
+        states.record_deployed(self._repository, name, [])
+        self._write_state(set_aside=self.state.set_aside | {name: error})
+        self._culprit, self._failed_in_a_row = None, 0
+        return rest
+
     def _prove(self, client: TritonClient, name: str, versions: Sequence[int]) -> None:
+        try:
+            self._prove_versions(client, name, versions)
+        except ResxError:
+            self._culprit = name
+            raise
+
+    def _prove_versions(self, client: TritonClient, name: str, versions: Sequence[int]) -> None:
         for version in versions:
             if version not in client.model_versions().get(name, []):
                 raise ServerError(f"{name} version {version} did not load; see {self._log}")
@@ -288,7 +319,7 @@ class _Server:
                 card = self._repository.card(name, version)
                 canary(client, name, version, card)
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str) -> NoReturn:
         tries = self._policy.max_tries
         message = f"gave up after {tries} tries in a row: {reason}"
         logs.append(self._log, message)

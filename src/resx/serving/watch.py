@@ -174,10 +174,13 @@ def ask_canary(
 ) -> float:
     """Send a version its first `num_images` canary images; return how far the answer is from the card's.
 
+    A file of a fixed batch is sent all of them.
+
     Raises:
         ParityError: it is too far, or not finite.
         ResxError: there was no answer.
     """
+    num_images = card.signature.batch or num_images
     images = cards.canary_input(card.signature, card.canary.num_images)[:num_images]
     recorded = card.canary.model_copy(update={"logits": card.canary.logits[:num_images], "num_images": num_images})
     answer = client.infer(name, interface, images, version)
