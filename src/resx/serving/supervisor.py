@@ -286,9 +286,7 @@ class _Server:
                         raise ServerError(f"tritonserver opened no port within {_START_TIMEOUT_S:g} s")
                     time.sleep(0.05)
 
-    def _set_aside_or_give_up(
-        self, versions: Mapping[str, tuple[int, ...]], error: str
-    ) -> dict[str, tuple[int, ...]]:
+    def _set_aside_or_give_up(self, versions: Mapping[str, tuple[int, ...]], error: str) -> dict[str, tuple[int, ...]]:
         """Return what is left to serve without the model that fails; one broken model must not end the others.
 
         Raises:
