@@ -20,6 +20,8 @@ import platformdirs
 from resx.errors import ResxError, UsageError
 
 STAGING_PREFIX = ".staging-"
+PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+"""What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

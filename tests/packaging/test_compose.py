@@ -25,6 +25,7 @@ from resx.serving.client import CONTROL_HEADER, CONTROL_KEY_VARIABLE, TritonClie
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 SERVICES = {"cpu": "triton-cpu", "gpu": "triton-gpu"}
+WATCHERS = ("prometheus", "grafana")
 CONFIG = """\
 name: "tiny"
 backend: "onnxruntime"
@@ -48,6 +49,7 @@ def flags(service: dict[str, Any]) -> dict[str, str]:
     program, *arguments = service["command"]
     assert program == "tritonserver"
     pairs = [argument.partition("=") for argument in arguments]
+    assert [value for name, _, value in pairs if name == "--metrics-config"][:1] == ["summary_latencies=true"]
     assert all(name.startswith("--") for name, _, _ in pairs)
     return {name: value for name, _, value in pairs}
 
@@ -78,9 +80,10 @@ def test_the_schema_check_can_fail(tmp_path: Path) -> None:
     assert schema_check(broken).returncode == 1
 
 
-def test_each_profile_has_one_service() -> None:
-    assert {service["profiles"][0]: name for name, service in compose()["services"].items()} == SERVICES
-    assert all(len(service["profiles"]) == 1 for service in compose()["services"].values())
+def test_every_service_has_one_profile_and_triton_one_for_each_kind_of_machine() -> None:
+    profiles = {name: service["profiles"] for name, service in compose()["services"].items()}
+    wanted = {name: [profile] for profile, name in SERVICES.items()}
+    assert profiles == wanted | {name: ["monitoring"] for name in WATCHERS}
 
 
 def test_the_profiles_differ_in_the_gpu_alone() -> None:
@@ -112,6 +115,48 @@ def test_the_server_runs_with_no_rights_it_does_not_need(service: dict[str, Any]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "cap_add", "network_mode", "pid", "ipc"} & service.keys()
+
+
+@pytest.mark.parametrize("name", WATCHERS)
+def test_the_watchers_run_pinned_with_no_rights_and_on_loopback(name: str) -> None:
+    service = compose()["services"][name]
+    assert re.fullmatch(r"(prom|grafana)/[a-z]+:v?\d+\.\d+\.\d+", service["image"])
+    assert int(service["user"].partition(":")[0]) > 0
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "pid", "ipc", "ports"} & service.keys()
+    # On the host's network they would listen on every address unless told otherwise.
+    assert service["network_mode"] == "host"
+    if name == "prometheus":
+        assert "--web.listen-address=127.0.0.1:9090" in service["command"]
+        assert not any("lifecycle" in argument or "admin-api" in argument for argument in service["command"])
+    else:
+        assert service["environment"]["GF_SERVER_HTTP_ADDR"] == embedded.LOOPBACK
+        assert service["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
+
+
+@pytest.mark.parametrize("name", WATCHERS)
+def test_what_the_watchers_mount_is_there_and_read_only(name: str) -> None:
+    binds = [mount for mount in compose()["services"][name]["volumes"] if isinstance(mount, dict)]
+    assert binds
+    for mount in binds:
+        assert (ROOT / mount["source"]).is_dir()
+        assert mount["read_only"] is True
+
+
+def test_grafana_finds_its_dashboard_and_prometheus() -> None:
+    provisioning = ROOT / "deploy/grafana/provisioning"
+    targets = {mount["target"]: ROOT / mount["source"] for mount in compose()["services"]["grafana"]["volumes"]}
+    (provider,) = YAML(typ="safe").load((provisioning / "dashboards/resx.yml").read_text())["providers"]
+    folder = targets[provider["options"]["path"]]
+    home = compose()["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (folder / Path(home).name).is_file()
+    (source,) = YAML(typ="safe").load((provisioning / "datasources/prometheus.yml").read_text())["datasources"]
+    assert (
+        f"--web.listen-address={source['url'].removeprefix('http://')}"
+        in compose()["services"]["prometheus"]["command"]
+    )
 
 
 def test_what_the_read_only_root_lacks_is_there(service: dict[str, Any]) -> None:

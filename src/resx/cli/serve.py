@@ -27,6 +27,9 @@ def serve(
     repository: RepositoryPath = Path("model_repository"),
     load: Annotated[list[str] | None, typer.Option(help="A model to load, once per model. Default: all.")] = None,
     load_none: Annotated[bool, typer.Option("--load-none", help="Load no model; `resx deploy` does.")] = False,
+    host: Annotated[
+        str, typer.Option(help="127.0.0.1 and nothing else; docs/security.md has what reaches further.")
+    ] = "127.0.0.1",
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8002,
@@ -46,12 +49,13 @@ def serve(
 
     Example: resx serve --detach
     """
-    from resx.serving.embedded import Ports
+    from resx.serving.embedded import Ports, require_loopback
     from resx.serving.repository import Repository
     from resx.serving.supervisor import Policy, serve_detached
     from resx.serving.supervisor import serve as run
 
     out = Output(as_json=json, quiet=quiet)
+    require_loopback(host)
     if load and load_none:
         raise UsageError("--load and --load-none: give one of them")
     if not repository.is_dir():

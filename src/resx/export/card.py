@@ -17,6 +17,7 @@ import pydantic
 from pydantic import Field
 
 from resx.errors import UsageError
+from resx.files import checked_name
 from resx.zoo.spec import Channels, FrozenModel, ModelSpec
 
 FILE_NAME = "card.json"
@@ -273,6 +274,15 @@ class Card(FrozenModel):
     files: dict[str, str]
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]
+
+    @pydantic.field_validator("files")
+    @classmethod
+    def _lie_beside_the_card(cls, files: dict[str, str]) -> dict[str, str]:
+        """A card may come from elsewhere, and its names become paths."""
+        try:
+            return {checked_name(name): digest for name, digest in files.items()}
+        except UsageError as error:
+            raise ValueError(str(error)) from error
 
     @property
     def model_file(self) -> str:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from resx.errors import UsageError
+from resx.files import PICTURE_FORMATS
 
 MAX_RESIZED_PIXELS = 64_000_000
 # Few enough for a laptop at 224 pixels.
@@ -39,7 +40,7 @@ def load_image(path: Path) -> Image.Image:
         UsageError: the file is missing, or is no image that Pillow knows.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=PICTURE_FORMATS) as image:
             return image.convert("RGB")
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None

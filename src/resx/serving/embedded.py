@@ -17,6 +17,7 @@ import platform
 import re
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -25,7 +26,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from resx.errors import MissingCapability, UsageError
 from resx.files import (
@@ -38,6 +39,7 @@ from resx.files import (
     write_atomic,
 )
 from resx.serving.batcher_waits import shorten_batcher_waits
+from resx.serving.region_modes import close_regions
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
@@ -48,8 +50,21 @@ RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
 _UNPACKED_BYTES = 300_000_000
-_LAYOUT = 2
+_LAYOUT = 3
 """Raised when the unpacked files change, so that every version of resx finds its own."""
+
+
+def require_loopback(host: str) -> None:
+    """Check that the embedded server is asked to listen where it listens.
+
+    Raises:
+        UsageError: elsewhere.
+    """
+    if host not in {LOOPBACK, "localhost"}:
+        raise UsageError(
+            f"--host {host}: the embedded Triton listens on {LOOPBACK} only, as {TRITON_VERSION} lacks two years of "
+            "security fixes; serve others with the container behind a TLS proxy (docs/security.md)"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -208,16 +223,26 @@ def _unpack(wheel: Path, root: Path) -> None:
         (libs, "libs"), (stub, "backends/python"),
     ]  # fmt: skip
     with zipfile.ZipFile(wheel) as archive:
-        for member in archive.namelist():
+        for member in archive.infolist():
             for prefix, folder in places:
-                if member.startswith(prefix) and not member.endswith("/"):
-                    target = root / folder / member.removeprefix(prefix)
+                if member.filename.startswith(prefix) and not member.is_dir():
+                    target = root / folder / _inside(member, prefix)
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(member) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)
     for program in (root / "bin/tritonserver", root / "backends/python/triton_python_backend_stub"):
         program.chmod(0o755)
     shorten_batcher_waits(root / "libs")
+    close_regions(root / "backends/python")
+
+
+def _inside(member: zipfile.ZipInfo, prefix: str) -> PurePosixPath:
+    """Return an archive entry's path below `prefix`, which must not leave it; its SHA-256 is no promise of that."""
+    path = PurePosixPath(member.filename.removeprefix(prefix))
+    is_link = stat.S_ISLNK(member.external_attr >> 16)
+    if path.is_absolute() or ".." in path.parts or is_link:
+        raise MissingCapability(f"{WHEEL}: its entry {member.filename!r} leads elsewhere; delete the file")
+    return path
 
 
 def _write_backend(backends: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from resx.serving import image_endpoint, triton_config
 from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
 DEFAULT = Path("model_repository")
+_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +65,7 @@ class Repository:
     def versions(self, name: str) -> list[int]:
         """Return a model's versions, oldest first; empty if it has none."""
         folders = (self.root / checked_name(name)).glob("[0-9]*")
-        return sorted(int(path.name) for path in folders if path.is_dir() and path.name.isdigit())
+        return sorted(int(path.name) for path in folders if path.is_dir() and _VERSION.fullmatch(path.name))
 
     def card(self, name: str, version: int | None = None) -> Card:
         """Return a version's card; None takes the newest.

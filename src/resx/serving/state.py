@@ -108,11 +108,13 @@ def make_folder(repository: Repository) -> Path:
     """Return the state folder of the repository's server, made if need be.
 
     Raises:
-        UsageError: it cannot be written.
+        UsageError: it cannot be written, or its owner, who could replace the key, is somebody else.
     """
     folder = folder_of(repository)
     try:
         (folder / DEPLOYED).mkdir(parents=True, exist_ok=True, mode=0o700)
+        if folder.stat().st_uid != os.geteuid():
+            raise _unwritable(folder, "belongs to another user")
         folder.chmod(0o700)
     except OSError as error:
         raise _unwritable(folder, error.strerror or str(error)) from error

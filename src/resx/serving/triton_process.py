@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import time
@@ -24,6 +25,7 @@ from resx.serving.embedded import (
 )
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
+STACK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +60,11 @@ class TritonProcess:
             *(f"--load-model={name}" for name in load_models),
             "--exit-on-error=false",
             *(f"--{service}-address={LOOPBACK}" for service in ("http", "grpc", "metrics")),
+            # AIP_MODE=PREDICTION in the environment turns the first two off and the third on, on 0.0.0.0.
+            "--allow-http=true",
+            "--allow-grpc=true",
+            "--allow-vertex-ai=false",
+            "--allow-sagemaker=false",
             f"--http-port={ports.http}",
             f"--grpc-port={ports.grpc}",
             f"--metrics-port={ports.metrics}",
@@ -75,7 +82,7 @@ class TritonProcess:
             self._process = subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 env=process_environment(installation),
-                start_new_session=True, preexec_fn=_die_with_parent,
+                start_new_session=True, preexec_fn=_prepare_child,
             )  # fmt: skip
         self._log = log
 
@@ -197,6 +204,15 @@ def _reap(group: int) -> None:
             pass
 
 
-def _die_with_parent() -> None:
-    """Have the kernel send SIGTERM to the child when its parent dies, however it dies (prctl(2))."""
+def _prepare_child() -> None:
+    """Have the kernel send SIGTERM to the child when its parent dies, however it dies (prctl(2)); widen its stacks.
+
+    2.51 parses a request's JSON recursively, on the stack of a thread: 8 MiB are overrun by 0.2 MB of brackets, which
+    ends the server. A stack takes memory only as far as it is used.
+    """
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+    _, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    wanted = STACK_BYTES if hard == resource.RLIM_INFINITY else min(STACK_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_STACK, (wanted, hard))
+    # No core file: it would hold the control key and clients' images.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

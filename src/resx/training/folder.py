@@ -23,6 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import UsageError
+from resx.files import PICTURE_FORMATS
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
@@ -93,7 +94,7 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
         with warnings.catch_warnings():
             # Pillow's warnings are of odd metadata; what cannot be decoded is an error all the same.
             warnings.simplefilter("ignore")
-            with Image.open(path) as file:
+            with Image.open(path, formats=PICTURE_FORMATS) as file:
                 whole = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path}: cannot be read as an image ({error}); mend it, or give --skip-bad") from error

@@ -202,7 +202,10 @@ def _described(tensor: Any, *, batches: bool) -> dict[str, Any]:
 
 
 def _model_path(folder: str, config: dict[str, Any]) -> str:
-    path = Path(folder) / (config.get("default_model_filename") or MODEL_FILE)
+    name = config.get("default_model_filename") or MODEL_FILE
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"default_model_filename {name!r} leads out of the version's folder")
+    path = Path(folder) / name
     return str(path / MODEL_FILE if path.is_dir() else path)
 
 

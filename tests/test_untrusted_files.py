@@ -1,0 +1,177 @@
+"""Files and names that come from elsewhere: none runs code, none is read or written outside of its place."""
+
+import ast
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+import resx as package
+from resx.errors import UsageError
+from resx.export import onnx_reading
+from resx.export.calibration import _from_npz
+from resx.export.card import FILE_NAME, read_card
+from resx.export.images import load_image
+from resx.serving.repository import Repository
+from resx.serving.state import record_deployed
+from resx.zoo.pretrained import read_weights
+from tests.conftest import publish_tiny
+
+SOURCE = Path(package.__file__).parent
+# cifar.py reads the published archives, which are pickles, with an unpickler that knows five harmless names.
+RUNS_CODE = {
+    "pickle": {"training/cifar.py": {"Unpickler", "UnpicklingError"}, "zoo/pretrained.py": {"UnpicklingError"}},
+    "marshal": {}, "shelve": {}, "dill": {}, "joblib": {}, "cloudpickle": {}, "yaml": {},
+}  # fmt: skip
+
+
+def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
+    """Yield `a.b` and its call for every call of a dotted name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+def faults(relative: str, text: str) -> list[str]:
+    """Return what a source file does that would run what a file holds."""
+    tree, found = ast.parse(text), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [name for name in names if name in RUNS_CODE and relative not in RUNS_CODE[name]]
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pickle":
+            found += [node.attr] if node.attr not in RUNS_CODE["pickle"].get(relative, set()) else []
+    for name, call in calls(tree):
+        options = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+        if name.endswith("torch.load") and options.get("weights_only") != "True":
+            found.append(name)
+        if name in {"np.load", "numpy.load"} and options.get("allow_pickle") != "False":
+            found.append(name)
+        if name in {"eval", "os.system", "os.popen"} or options.get("shell") == "True":
+            found.append(name)
+        if name.endswith((".extractall", ".extract", "unpack_archive")):
+            found.append(name)
+        if name == "exec" and ast.unparse(call) != "exec('')":
+            found.append(name)
+    return found
+
+
+def test_nothing_in_the_package_runs_what_a_file_holds() -> None:
+    files = sorted(SOURCE.rglob("*.py"))
+    assert len(files) > 80
+    found = {
+        str(path.relative_to(SOURCE)): faults(path.relative_to(SOURCE).as_posix(), path.read_text()) for path in files
+    }
+    assert {path: what for path, what in found.items() if what} == {}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle", "from pickle import loads", "import yaml", "torch.load(path)",
+        "torch.load(path, weights_only=False)", "np.load(path)", "np.load(path, allow_pickle=True)",
+        "eval(text)", "exec(text)", "subprocess.run(text, shell=True)", "tar.extractall(folder)",
+    ],
+)  # fmt: skip
+def test_that_check_finds(text: str) -> None:
+    assert faults("somewhere.py", text)
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_weights_that_hold_a_program_are_refused_and_do_not_run(tmp_path: Path) -> None:
+    import torch
+
+    sprung = tmp_path / "sprung"
+    torch.save({"conv1.weight": Trap(sprung)}, tmp_path / "zip.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps(Trap(sprung)))
+    (tmp_path / "bare.safetensors").write_bytes(pickle.dumps(Trap(sprung)))
+    for name in ("zip.pth", "bare.pth", "bare.safetensors"):
+        with pytest.raises(UsageError, match=name):
+            read_weights(tmp_path / name)
+    assert not sprung.exists()
+
+
+def test_a_calibration_table_that_holds_a_program_is_refused_and_does_not_run(tmp_path: Path) -> None:
+    content = io.BytesIO()
+    np.save(content, np.array([Trap(tmp_path / "sprung")], dtype=object), allow_pickle=True)
+    with zipfile.ZipFile(tmp_path / "table.npz", "w") as archive:
+        archive.writestr("images.npy", content.getvalue())
+    (tmp_path / "bare.npz").write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    for name in ("table.npz", "bare.npz"):
+        with pytest.raises(UsageError, match=name):
+            _from_npz(tmp_path / name, (3, 4, 4), 1)
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "link.bin"])
+def test_an_onnx_files_weights_lie_beside_it(tmp_path: Path, location: str) -> None:
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(192 * 4))
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    weight = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=[192, 1])
+    weight.data_location = TensorProto.EXTERNAL
+    entry = weight.external_data.add()
+    entry.key, entry.value = "location", location
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 192])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 1])
+    node = helper.make_node("MatMul", ["image", "weight"], ["logits"])
+    graph = helper.make_graph([node], "theirs", [image], [logits], [weight])
+    (folder / "theirs.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(UsageError, match="theirs.onnx: its external data cannot be read"):
+        onnx_reading.read_model(folder / "theirs.onnx")
+
+
+@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", ""])
+def test_a_card_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
+    _, published = publish_tiny(Repository(tmp_path / "models"), "m")
+    card = json.loads((published.folder / FILE_NAME).read_text())
+    card["files"] = {name: "0" * 64}
+    (published.folder / FILE_NAME).write_text(json.dumps(card))
+    with pytest.raises(UsageError, match=r"card\.json: files: .*letters, digits"):
+        read_card(published.folder)
+
+
+def test_folders_that_are_no_versions_are_left_alone(tmp_path: Path) -> None:
+    for name in ("1", "2", "02", "3²", "4x", "9" * 40):
+        (tmp_path / "m" / name).mkdir(parents=True)
+    assert Repository(tmp_path).versions("m") == [1, 2]
+
+
+HOSTILE = ["../x", "/etc", "a/b", "..", ".hidden", "a b", "ä", "a\nb", "-x", "x" * 129, ""]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_is_checked_before_it_is_a_path(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESX_STATE", str(tmp_path / "state"))
+    repository = Repository(tmp_path / "models")
+    for use in (repository.versions, repository.endpoints, repository.version_folder, repository.require_publishable):
+        with pytest.raises(UsageError, match="letters, digits"):
+            use(name)
+    with pytest.raises(UsageError, match="letters, digits"):
+        record_deployed(repository, name, [1])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_picture_that_would_start_another_program_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "script.eps")
+    (tmp_path / "script.eps").rename(tmp_path / "script.png")
+    with pytest.raises(UsageError, match="give a PNG, JPEG or WebP"):
+        load_image(tmp_path / "script.png")
