@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check bench faults digits-table schemas wheel clean
+.PHONY: help setup demo test test-slow check bench faults digits-table shrink-table schemas wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -39,12 +39,16 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/stochastic_depth_epoch.py
 	$(BIN)/python benchmarks/resnext_forms.py
 	$(BIN)/python benchmarks/depth.py
+	$(BIN)/python benchmarks/lesion_time.py
 
 faults: $(STAMP)  ## kill processes under load, 20 times each, and count what clients notice; about 10 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults --times 20
 
 digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds each, about an hour; writes docs/digits.md
 	$(BIN)/python benchmarks/digits_table.py --epochs 8 -o docs/digits.md
+
+shrink-table: $(STAMP)  ## resnet110 without a quarter of its blocks: accuracy and served latency; trains for hours
+	$(BIN)/python benchmarks/shrink_table.py
 
 schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json

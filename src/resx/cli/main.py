@@ -13,7 +13,22 @@ from typing import Annotated
 import typer
 
 from resx._version import __version__
-from resx.cli import bench, demo, doctor, export, models, output, query, serve, status, train, verify
+from resx.cli import (
+    bench,
+    demo,
+    doctor,
+    export,
+    lesion,
+    models,
+    output,
+    paths,
+    query,
+    serve,
+    shrink,
+    status,
+    train,
+    verify,
+)  # fmt: skip
 from resx.errors import ResxError
 
 INTERRUPTED = 130
@@ -27,7 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (models, train, export, verify, serve, status, query, bench, doctor, demo):
+for group in (models, train, lesion, paths, shrink, export, verify, serve, status, query, bench, doctor, demo):
     group.register(app)
 
 

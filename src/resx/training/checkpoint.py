@@ -97,6 +97,16 @@ def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig) -> None:
     write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
 
+def write_run(folder: Path, model: nn.Module, spec: ModelSpec, config: TrainingConfig) -> None:
+    """Write a run that was made of another one, not trained: weights, spec, and the other's configuration."""
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / WEIGHTS, save(_weights(model)))
+
+
 def save_epoch(folder: Path, state: TrainingState, progress: Progress) -> None:
     """Store the state after a finished epoch."""
     from safetensors.torch import save

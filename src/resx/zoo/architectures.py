@@ -64,6 +64,19 @@ class ResNetArchitecture(FrozenModel):
         return "a plain network has no shortcut around a dropped block" if self.shortcut == "none" else ""
 
     @property
+    def removable_blocks(self) -> tuple[int, ...]:
+        """Blocks, counted from 1, without which the network can be built: those that keep the shape.
+
+        A block's input has been through a ReLU, so ReLU(x) = x and nothing is left of a dropped block.
+        """
+        return () if self.shortcut == "none" else _shape_keeping(self.stage_depths, grows=self.block == "bottleneck")
+
+    @property
+    def unremovable(self) -> str:
+        """Why some blocks, or all, are not in `removable_blocks`."""
+        return self.undroppable or _CHANGES_SHAPE
+
+    @property
     def smallest_image(self) -> int:
         """Pixels; padded convolutions never shrink an image to nothing."""
         return 1
@@ -106,6 +119,20 @@ class PreResNetArchitecture(FrozenModel):
         return ""
 
     @property
+    def removable_blocks(self) -> tuple[int, ...]:
+        """Blocks, counted from 1, without which the network can be built: those that keep the shape."""
+        if self.variant == "bn_after_addition":
+            return ()
+        return _shape_keeping(self.stage_depths, grows=self.block == "bottleneck")
+
+    @property
+    def unremovable(self) -> str:
+        """Why some blocks, or all, are not in `removable_blocks`."""
+        if self.variant == "bn_after_addition":
+            return "a batch norm after the addition is left of a dropped block"
+        return _CHANGES_SHAPE
+
+    @property
     def smallest_image(self) -> int:
         """Pixels; padded convolutions never shrink an image to nothing."""
         return 1
@@ -141,6 +168,16 @@ class DenseNetArchitecture(FrozenModel):
         return ""
 
     @property
+    def removable_blocks(self) -> tuple[int, ...]:
+        """None: every layer behind a dropped one would have to take fewer channels."""
+        return ()
+
+    @property
+    def unremovable(self) -> str:
+        """Why no layer is in `removable_blocks`."""
+        return "the layers behind a dense layer take its channels"
+
+    @property
     def smallest_image(self) -> int:
         """Pixels: every transition halves the image, rounding down; the ImageNet stem quarters it, rounding up."""
         before_transitions = 2 ** (len(self.block_depths) - 1)
@@ -166,6 +203,16 @@ class HighwayArchitecture(FrozenModel):
     @property
     def undroppable(self) -> str:
         """Every highway layer can be dropped."""
+        return ""
+
+    @property
+    def removable_blocks(self) -> tuple[int, ...]:
+        """Highway layers, counted from 1, without which the network can be built: all of them."""
+        return tuple(range(1, self.num_blocks + 1))
+
+    @property
+    def unremovable(self) -> str:
+        """Every highway layer can go."""
         return ""
 
     @property
@@ -206,6 +253,16 @@ class VGGArchitecture(FrozenModel):
         return "VGG has no shortcut around a dropped layer"
 
     @property
+    def removable_blocks(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    @property
+    def unremovable(self) -> str:
+        """Why no block is in `removable_blocks`."""
+        return self.undroppable
+
+    @property
     def smallest_image(self) -> int:
         """Pixels: halved after every stage, rounding down."""
         return 2 ** len(self.stage_depths)
@@ -240,6 +297,16 @@ class ForeignArchitecture(FrozenModel):
         return "its blocks are not known"
 
     @property
+    def removable_blocks(self) -> tuple[int, ...]:
+        """None."""
+        return ()
+
+    @property
+    def unremovable(self) -> str:
+        """Why no block is in `removable_blocks`."""
+        return self.undroppable
+
+    @property
     def smallest_image(self) -> int:
         """Pixels; the network itself says if they are too few."""
         return 1
@@ -254,3 +321,12 @@ Architecture: TypeAlias = Annotated[
     | ForeignArchitecture,
     Field(discriminator="family"),
 ]
+
+_CHANGES_SHAPE = "a block that changes the shape has to stay"
+
+
+def _shape_keeping(stage_depths: Depths, *, grows: bool) -> tuple[int, ...]:
+    """Return the blocks whose output has their input's shape; `grows`: the very first one widens the stem's output."""
+    first_of_stages = [1 + sum(stage_depths[:stage]) for stage in range(len(stage_depths))]
+    changing = first_of_stages if grows else first_of_stages[1:]
+    return tuple(block for block in range(1, sum(stage_depths) + 1) if block not in changing)

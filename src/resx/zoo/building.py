@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,7 +50,21 @@ def build_from_spec(spec: ModelSpec, *, seed: int | None) -> nn.Module:
         network = _network(spec.architecture, spec.classes)
     branches = [block for block in network.blocks() if isinstance(block, StochasticBranch)]
     set_survival(branches, survival_probabilities(len(branches), spec.survival, spec.survival_schedule))
+    without_blocks(network, [branches[block - 1] for block in spec.dropped_blocks])
     return network
+
+
+def without_blocks(network: nn.Module, blocks: Sequence[nn.Module]) -> None:
+    """Take blocks out of a network; the names of the others stay as they are, so that their weights still fit."""
+    dropped = {id(block) for block in blocks}
+    found = [
+        (parent, name)
+        for parent in network.modules()
+        for name, child in parent.named_children()
+        if id(child) in dropped
+    ]
+    for parent, name in found:
+        delattr(parent, name)  # `del parent[i]` would number the blocks behind it anew
 
 
 @contextlib.contextmanager

@@ -58,6 +58,10 @@ class DenseLayer(StochasticBranch):
         """Return x with k channels of zeros behind it."""
         return F.pad(x_NCHW, (0, 0, 0, 0, 0, self.growth_rate))
 
+    def apart(self, branch_x_NCHW: Tensor, shortcut_x_NCHW: Tensor) -> Tensor:
+        """Return one input with the new features of another behind it."""
+        return torch.cat([shortcut_x_NCHW, self.expected(self.branch(branch_x_NCHW))], 1)
+
 
 class DenseBlock(nn.Sequential):
     """Dense layers in a row.

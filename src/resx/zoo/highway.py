@@ -63,6 +63,10 @@ class HighwayLayer(StochasticBranch):
         """Return the shortcut alone: x."""
         return self.shortcut(x_NCHW)
 
+    def apart(self, branch_x_NCHW: Tensor, shortcut_x_NCHW: Tensor) -> Tensor:
+        """Return x' + T(x) (H(x) - x): what the gate takes away of x is part of the branch."""
+        return self.shortcut(shortcut_x_NCHW) + self.expected(self.branch(branch_x_NCHW))
+
     def branch_end(self) -> nn.Module:
         """Refuse: a gate multiplies the branch, so one layer's weights are not enough.
 

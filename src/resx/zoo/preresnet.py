@@ -125,6 +125,11 @@ class PreActivationUnit(StochasticBranch):
         """Return the unit's output without its branch."""
         return self._run(self.after_steps, self.shortcut(self.entry(x_NCHW)))
 
+    def apart(self, branch_x_NCHW: Tensor, shortcut_x_NCHW: Tensor) -> Tensor:
+        """Return the unit's output where branch and shortcut each pre-activate an input of their own."""
+        branch = self.expected(self.branch(self.entry(branch_x_NCHW)))
+        return self._run(self.after_steps, branch + self.shortcut(self.entry(shortcut_x_NCHW)))
+
     def branch_end(self) -> nn.Module:
         """Return the last layer of the branch that has weights."""
         return self.get_submodule(_last_layer(self.branch_steps))

@@ -35,6 +35,10 @@ class ResidualBlock(StochasticBranch):
         """Return ReLU(shortcut)."""
         return F.relu(self.shortcut(x_NCHW))  # not in place: this may be x itself
 
+    def apart(self, branch_x_NCHW: Tensor, shortcut_x_NCHW: Tensor) -> Tensor:
+        """Return ReLU(f_l(x) + shortcut(x'))."""
+        return F.relu(self.expected(self.branch(branch_x_NCHW)) + self.shortcut(shortcut_x_NCHW))
+
 
 class BasicBlock(ResidualBlock):
     """Two 3x3 convolutions (figure 5, left)."""

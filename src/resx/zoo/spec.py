@@ -52,6 +52,9 @@ class ModelSpec(FrozenModel):
     """p_L, the last block's survival probability; 1 is constant depth."""
     survival_schedule: SurvivalSchedule = "linear"
     """How the other blocks' probabilities follow from p_L: along a straight line from 1, or all equal to it."""
+    dropped_blocks: tuple[int, ...] = ()
+    """Blocks that the network is built without, counted from 1 as p_l's l. The others keep their names (the
+    state dict has gaps) and the survival probabilities that they have in the whole network."""
 
     @pydantic.model_validator(mode="after")
     def _labels_fit_classes(self) -> ModelSpec:
@@ -64,6 +67,23 @@ class ModelSpec(FrozenModel):
         if self.survival < 1 and self.architecture.undroppable:
             raise UsageError(f"{self.name}: survival={self.survival}: {self.architecture.undroppable}; give 1")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _blocks_can_go(self) -> ModelSpec:
+        if list(self.dropped_blocks) != sorted(set(self.dropped_blocks)):
+            raise UsageError(f"dropped_blocks={self.dropped_blocks}: name each block once, first to last")
+        staying = sorted(set(self.dropped_blocks) - set(self.architecture.removable_blocks))
+        if staying:
+            reason = self.architecture.unremovable or f"it has {self.architecture.num_blocks} blocks"
+            raise UsageError(
+                f"{self.name}: dropped_blocks={self.dropped_blocks}: {staying[0]} cannot go: {reason}; leave it in"
+            )
+        return self
+
+    @property
+    def kept_blocks(self) -> tuple[int, ...]:
+        """The blocks that the network is built with, counted from 1 in the whole network."""
+        return tuple(block for block in range(1, self.architecture.num_blocks + 1) if block not in self.dropped_blocks)
 
     @pydantic.model_validator(mode="after")
     def _image_is_large_enough(self) -> ModelSpec:
@@ -82,6 +102,7 @@ class ModelSpec(FrozenModel):
         survival_schedule: SurvivalSchedule | None = None,
         labels: tuple[str, ...] | None = None,
         image: ImageFormat | None = None,
+        dropped_blocks: tuple[int, ...] | None = None,
     ) -> ModelSpec:
         """Return this spec with the given fields replaced and everything checked again.
 
@@ -103,6 +124,8 @@ class ModelSpec(FrozenModel):
             fields["labels"] = labels
         if image is not None:
             fields |= image.model_dump()
+        if dropped_blocks is not None:
+            fields["dropped_blocks"] = dropped_blocks
         try:
             return ModelSpec.model_validate(fields)
         except pydantic.ValidationError as error:

@@ -39,6 +39,13 @@ class StochasticBranch(nn.Module):
         """Return the block's output without its branch, which does not run."""
         raise NotImplementedError
 
+    def apart(self, branch_x_NCHW: Tensor, shortcut_x_NCHW: Tensor) -> Tensor:
+        """Return the block's output where branch and shortcut take different inputs: `joined(x)` is `apart(x, x)`.
+
+        The gradients with respect to the two are what flows back through each way alone.
+        """
+        raise NotImplementedError
+
     def branch_end(self) -> nn.Module:
         """Return the layer that folding scales.
 

@@ -1,0 +1,86 @@
+"""A network with fewer blocks as a run like any other: it is exported, verified, trained on and shrunk as every run is.
+
+DIR/spec.json            names the blocks that are gone
+DIR/model.safetensors    the weights of those that stay, under the names that they had
+DIR/training.json        what the whole network was trained with; with fine-tuning, what that was done with
+DIR/shrink.json          how it came to be
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from resx.analysis.shrink import Member, SearchOptions, Sized
+from resx.files import publish_folder, staging_folder, write_atomic
+from resx.training import checkpoint
+from resx.training.checkpoint import Progress, TrainingState
+from resx.training.config import TrainingConfig
+from resx.training.data import DataSet
+from resx.training.loop import OnStep, train
+from resx.zoo.spec import FrozenModel
+
+RECORD = "shrink.json"
+_FINE_TUNING_RATE = 0.1
+"""Of the run's own peak learning rate."""
+
+
+class ShrinkRecord(FrozenModel):
+    """How a run with fewer blocks came to be."""
+
+    source: str
+    """The run that it was made of, as the user named it."""
+    whole: Member
+    """That run."""
+    member: Member
+    """This one, before fine-tuning."""
+    search: SearchOptions
+    finetune_epochs: int
+    accuracy: float
+    """Held-out, at the end."""
+
+
+def publish_run(
+    folder: Path, sized: Sized, whole: Member, source: Path, data: DataSet,
+    *, search: SearchOptions, finetune_epochs: int, on_step: OnStep = lambda _done, _all: None,
+) -> ShrinkRecord:  # fmt: skip
+    """Write a network as a run, fine-tuned first if asked to, and return its record; the folder appears whole.
+
+    Raises:
+        UsageError: the folder exists.
+        ResxError: fine-tuning diverged.
+    """
+    config = checkpoint.read_config(source)
+    accuracy = sized.member.accuracy
+    with staging_folder(folder.absolute().parent) as staged:
+        if finetune_epochs:
+            accuracy = _fine_tuned(staged, sized, data, config, finetune_epochs, on_step)
+        else:
+            checkpoint.write_run(staged, sized.model, sized.spec, config)
+        record = ShrinkRecord(
+            source=str(source), whole=whole, member=sized.member, search=search, finetune_epochs=finetune_epochs,
+            accuracy=accuracy,
+        )  # fmt: skip
+        write_atomic(staged / RECORD, record.model_dump_json(indent=2) + "\n")
+        publish_folder(staged, folder.absolute())
+    return record
+
+
+def _fine_tuned(
+    folder: Path, sized: Sized, data: DataSet, config: TrainingConfig, epochs: int, on_step: OnStep
+) -> float:
+    """Train the network on, as a run that was interrupted before its first epoch; return its accuracy."""
+    gentle = config.model_copy(
+        update={"epochs": epochs, "learning_rate": _FINE_TUNING_RATE * config.learning_rate, "warmup": "none"}
+    )
+    checkpoint.begin_run(folder, sized.spec, gentle)
+    state = TrainingState(
+        model=sized.model,
+        optimizer=torch.optim.SGD(sized.model.parameters(), lr=gentle.learning_rate),
+        scaler=torch.amp.GradScaler("cpu", enabled=False),
+    )
+    checkpoint.save_epoch(folder, state, Progress(epochs_done=0, metrics=()))
+    entries: list[checkpoint.Metrics] = []
+    train(sized.spec, data, gentle, folder, resume=True, on_step=on_step, on_epoch=entries.append)
+    return float(entries[-1]["accuracy"])
