@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from resx._version import __version__
-from resx.cli import bench, demo, doctor, export, models, output, query, serve, status, train, verify
+from resx.cli import bench, demo, deploy, doctor, export, models, output, query, serve, status, train, verify
 from resx.errors import ResxError
 
 INTERRUPTED = 130
@@ -27,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (models, train, export, verify, serve, status, query, bench, doctor, demo):
+for group in (models, train, export, verify, serve, status, deploy, query, bench, doctor, demo):
     group.register(app)
 
 
