@@ -38,7 +38,9 @@ def rehearsed(client: TritonClient, repository: Repository, name: str, version: 
     """
     alias = rehearsal_name(name)
     try:
-        client.load(alias, pinned.rehearsal_json(repository, name, version, alias), _files(repository, name, version))
+        client.load(
+            alias, pinned.rehearsal_json(repository, name, version, alias), version_files(repository, name, version)
+        )
         yield alias
     finally:
         with contextlib.suppress(ResxError):
@@ -60,7 +62,7 @@ def forget_rehearsal(client: TritonClient, name: str) -> None:
         time.sleep(0.05)
 
 
-def _files(repository: Repository, name: str, version: int) -> dict[str, bytes]:
+def version_files(repository: Repository, name: str, version: int) -> dict[str, bytes]:
     """Return what the version's folder holds, and what lies beside config.pbtxt, by their paths in the model."""
     model = repository.root / name
     paths = [path for path in model.iterdir() if path.is_file() and path.name != CONFIG_FILE]
