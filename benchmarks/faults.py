@@ -14,144 +14,38 @@ in between, none lost by clients that retry. SIGTERM: every accepted request ans
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import resource
 import signal
-import statistics
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import psutil
-from tests.conftest import publish_tiny
+from benchmarks import fault_deploys
+from benchmarks.fault_clients import (
+    FREE,
+    HEADER,
+    Asker,
+    Event,
+    Row,
+    current,
+    line,
+    load,
+    published,
+    stub_of,
+    wait_until,
+)
 
-from resx.errors import ResxError
-from resx.export.runtimes import OnnxRuntimeModel
-from resx.serving.client import PROTOCOLS, ConnectionLost, NotLoaded, Protocol, TritonClient
-from resx.serving.detached import serve_detached, stop
-from resx.serving.embedded import Ports
+from resx.serving.client import ConnectionLost, NotLoaded
+from resx.serving.detached import serve_detached
 from resx.serving.repository import Repository
 from resx.serving.state import Recovery, ServerState, now_s, running_server
 
-MODEL, FREE = "tiny", Ports(http=0, grpc=0, metrics=0)
 RETRIES = 8
 DETECT_S, RECOVER_S, EXIT_S = 2.0, 10.0, 20.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """A line of the table."""
-
-    fault: str
-    times: int
-    sent: int
-    lost: int
-    wrong: int
-    seconds: tuple[float, ...]
-    """Per injection: until the last client was answered again; for SIGTERM: until the process was gone."""
-    detected_s: tuple[float, ...] = ()
-    missed: tuple[str, ...] = ()
-    """Bars that did not hold."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Questions:
-    """Requests with known answers."""
-
-    images: npt.NDArray[np.uint8]
-    expected: npt.NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
-    """One request and how it ended."""
-
-    sent_s: float
-    ended_s: float
-    error: ResxError | None
-    right: bool
-
-
-class Asker(threading.Thread):
-    """A client that sends one request after the other until told to stop, and remembers each."""
-
-    def __init__(self, state: ServerState, protocol: Protocol, questions: Questions, *, retries: int) -> None:
-        super().__init__(daemon=True)
-        self.events: list[Event] = []
-        self.retries = retries
-        self._address, self._questions = state.address(protocol), questions
-        self._halt = threading.Event()
-
-    def run(self) -> None:
-        """Ask until `finish`."""
-        with TritonClient(self._address, timeout_s=30, retries=self.retries) as client:
-            interface = client.interface(MODEL)
-            while not self._halt.is_set():
-                index = len(self.events) % len(self._questions.images)
-                sent, error, right = now_s(), None, True
-                try:
-                    answer = client.infer(MODEL, interface, self._questions.images[index : index + 1]).logits[0]
-                    right = bool(np.allclose(answer, self._questions.expected[index], rtol=1e-3, atol=1e-4))
-                except ResxError as failure:
-                    error = failure
-                    self._halt.wait(0.02)  # a server that refuses at once is not asked in a tight loop
-                self.events.append(Event(sent_s=sent, ended_s=now_s(), error=error, right=right))
-
-    def finish(self) -> None:
-        """Stop after the request that is under way."""
-        self._halt.set()
-        self.join(60)
-        assert not self.is_alive(), "a request was neither answered nor refused within a minute"
-
-
-@contextlib.contextmanager
-def published() -> Iterator[tuple[Repository, Questions]]:
-    """Give a repository with a tiny model, and questions with the answers that its file gives in process."""
-    with tempfile.TemporaryDirectory(prefix="resx-faults-") as folder:
-        repository = Repository(Path(folder) / "model_repository")
-        _, version = publish_tiny(repository, MODEL)
-        images = np.random.default_rng(0).integers(0, 256, (16, 3, 16, 16), dtype=np.uint8)
-        model = OnnxRuntimeModel(version.folder / "model.onnx")
-        expected = np.concatenate([model(images[i : i + 1]) for i in range(len(images))])
-        try:
-            yield repository, Questions(images=images, expected=expected)
-        finally:
-            if running_server(repository):
-                stop(repository)
-
-
-@contextlib.contextmanager
-def load(state: ServerState, questions: Questions, retries: Sequence[int]) -> Iterator[list[Asker]]:
-    """Ask with one client per protocol and number of retries for as long as the block lasts."""
-    askers = [Asker(state, protocol, questions, retries=number) for number in retries for protocol in PROTOCOLS]
-    for asker in askers:
-        asker.start()
-    try:
-        wait_until(lambda: all(len(asker.events) > 5 for asker in askers), "every client was answered")
-        yield askers
-    finally:
-        for asker in askers:
-            asker.finish()
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait for a condition.
-
-    Raises:
-        TimeoutError: it did not come true in time.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
 
 
 def kill(victim: str, number: signal.Signals, times: int) -> list[Row]:
@@ -289,44 +183,15 @@ def _remains(repository: Repository, state: ServerState, family: Sequence[int]) 
     return found
 
 
-def current(repository: Repository) -> ServerState:
-    """Return the running server's state.
-
-    Raises:
-        RuntimeError: none runs, though one should.
-    """
-    state = running_server(repository)
-    if state is None:
-        raise RuntimeError("the supervisor is gone")
-    return state
-
-
-def stub_of(state: ServerState) -> int:
-    """Return the process id of the model's stub."""
-    for child in psutil.Process(state.server_pid).children():
-        if child.status() != psutil.STATUS_ZOMBIE and any(f"/{MODEL}/" in word for word in child.cmdline()):
-            return child.pid
-    raise RuntimeError(f"{MODEL} has no stub")
-
-
 FAULTS: dict[str, Callable[[int], list[Row]]] = {
     "stub-kill": lambda times: kill("stub", signal.SIGKILL, times),
     "stub-segv": lambda times: kill("stub", signal.SIGSEGV, times),
     "server-kill": lambda times: kill("tritonserver", signal.SIGKILL, times),
     "server-segv": lambda times: kill("tritonserver", signal.SIGSEGV, times),
     "sigterm": terminate,
+    "swaps": lambda times: fault_deploys.swaps(times * 5 // 2),
+    "bad-versions": fault_deploys.bad_versions,
 }
-HEADER = f"{'fault':<40}{'times':>6}{'sent':>9}{'lost':>7}{'wrong':>7}{'noticed max':>13}{'time median':>13}{'max':>8}"
-
-
-def line(row: Row) -> str:
-    """Return a row of the table."""
-    noticed = f"{max(row.detected_s):.2f} s" if row.detected_s else "-"
-    times = (
-        f"{statistics.median(row.seconds):>11.2f} s{max(row.seconds):>6.2f} s" if row.seconds else f"{'-':>13}{'-':>8}"
-    )
-    missed = "".join(f"\n    MISSED: {bar}" for bar in row.missed)
-    return f"{row.fault:<40}{row.times:>6}{row.sent:>9}{row.lost:>7}{row.wrong:>7}{noticed:>13}{times}{missed}"
 
 
 def main() -> int:

@@ -20,10 +20,10 @@ from benchmarks import faults
 from benchmarks.faults import FREE, Row, current, stub_of, wait_until
 
 from resx.files import process_lives
-from resx.serving import detached
+from resx.serving import detached, pinned
 from resx.serving import state as states
 from resx.serving.client import ModelProcessLost, NotLoaded, TritonClient
-from resx.serving.deploy import config_for_version, deploy
+from resx.serving.deploy import deploy
 from resx.serving.repository import Repository
 from resx.serving.state import record_deployed, running_server
 from tests.conftest import Finished, publish_tiny
@@ -80,7 +80,7 @@ def test_what_comes_back_is_what_was_deployed_and_not_the_newest(repository: Rep
     publish_tiny(repository, "tiny", seed=1)
     with TritonClient(state.address("grpc")) as client:
         for victim in ("tritonserver", "stub"):
-            client.load("tiny", config_for_version(repository, "tiny", 2))
+            client.load("tiny", pinned.config_json(repository, "tiny", [2]))
             assert client.model_versions() == {"tiny": [2]}
             restarts = current(repository).restarts
             pid = current(repository).server_pid if victim == "tritonserver" else stub_of(current(repository))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Json, ProtocolName, Quiet, RepositoryPath, Seed, Url
+from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Seed, Url
 from resx.cli.output import Output, table
 from resx.errors import ResxError, UsageError
 
@@ -33,6 +33,10 @@ def bench(
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
     protocol: ProtocolName = "",
+    ca: Ca = "",
+    cert: Cert = "",
+    key: Key = "",
+    header: Header = None,
     seed: Seed = 0,
     json: Json = False,
     quiet: Quiet = False,
@@ -52,7 +56,7 @@ def bench(
         LoadPlan(concurrency=count, batch_size=batch_size, duration_s=duration, warmup_s=warmup, seed=seed)
         for count in _counts(concurrency)
     ]
-    address = address_of(url, protocol, Repository(repository))
+    address = address_of(url, protocol, Repository(repository), ca=ca, cert=cert, key=key, headers=header)
     out = Output(as_json=json, quiet=quiet)
     with out.steps() as step:
         step(f"concurrency {plans[0].concurrency}")

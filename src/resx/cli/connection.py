@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from resx.cli.options import chosen
-from resx.serving.client import DEFAULT_PORTS, PROTOCOLS, Address, parse_address
+from resx.errors import UsageError
+from resx.serving.address import DEFAULT_PORTS, PROTOCOLS, Address, access, parse_address
 from resx.serving.repository import Repository
 from resx.serving.supervisor import running_server
 
 
-def address_of(url: str, protocol: str, repository: Repository) -> Address:
+def address_of(
+    url: str, protocol: str, repository: Repository, *, ca: str = "", cert: str = "", key: str = "",
+    headers: Sequence[str] | None = None,
+) -> Address:  # fmt: skip
     """Return the server's address: `url`, or the embedded server over the repository, or the default port.
 
     Raises:
-        UsageError: `url` or `protocol` is malformed.
+        UsageError: `url` or `protocol` is malformed, or a file or header cannot be used.
     """
     wanted = chosen("--protocol", protocol, PROTOCOLS) if protocol else None
+    shown = access(ca, cert, key, headers or ())
     state = running_server(repository)
     if not url:
         return (
             state.address(wanted or "grpc")
             if state
-            else parse_address(f"127.0.0.1:{DEFAULT_PORTS[wanted or 'grpc']}", wanted)
+            else parse_address(f"127.0.0.1:{DEFAULT_PORTS[wanted or 'grpc']}", wanted, shown=shown)
         )
-    given = parse_address(url, wanted)
-    if state and not given.control_key and given.host_port == state.address(given.protocol).host_port:
-        return state.address(given.protocol)
+    given = parse_address(url, wanted, shown=shown)
+    if given.tls is None and (ca or cert or key):
+        raise UsageError(
+            f"--url {url}: is in the clear, so --ca, --cert and --key are not used; give grpcs:// or https://"
+        )
+    if state and not given.control_key and given.tls is None:
+        own = state.address(given.protocol)
+        return own if own.host_port == given.host_port else given
     return given

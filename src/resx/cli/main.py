@@ -16,6 +16,7 @@ from resx._version import __version__
 from resx.cli import (
     bench,
     demo,
+    deploy,
     doctor,
     export,
     lesion,
@@ -42,7 +43,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (models, train, lesion, paths, shrink, export, verify, serve, status, query, bench, doctor, demo):
+for group in (
+    models, train, lesion, paths, shrink, export, verify, serve, status, deploy, query, bench, doctor, demo,
+):  # fmt: skip
     group.register(app)
 
 

@@ -18,9 +18,24 @@ RepositoryPath: TypeAlias = Annotated[
     Path, typer.Option("--repository", help="The model repository.", envvar="RESX_REPOSITORY")
 ]
 Url: TypeAlias = Annotated[
-    str, typer.Option(help="host:port of the server. Default: the one that `resx serve` runs over the repository.")
+    str,
+    typer.Option(
+        help="host:port of the server, or grpc://, grpcs://, http://, https:// and that. "
+        "Default: the one that `resx serve` runs over the repository."
+    ),
 ]
 ProtocolName: TypeAlias = Annotated[str, typer.Option("--protocol", help="grpc or http. Default: grpc.")]
+Ca: TypeAlias = Annotated[str, typer.Option("--ca", metavar="FILE", help="CA of a grpcs:// or https:// server.")]
+Cert: TypeAlias = Annotated[str, typer.Option("--cert", metavar="FILE", help="Our certificate, with --key.")]
+Key: TypeAlias = Annotated[str, typer.Option("--key", metavar="FILE", help="Its key.")]
+Header: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="'NAME: VALUE'",
+        help="Sent with every request, repeatable. Secrets: RESX_HEADERS, a line each.",
+    ),
+]
 Settings: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(

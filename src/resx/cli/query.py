@@ -1,4 +1,4 @@
-"""`resx deploy` and `resx query`: bring a model into service, and ask it."""
+"""`resx query`: ask a served model what is on images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Json, ProtocolName, Quiet, RepositoryPath, Url
+from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, RepositoryPath, Url
 from resx.cli.output import Output, table
 from resx.errors import UsageError
 
@@ -17,42 +17,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
-    app.command("deploy")(deploy)
     app.command("query")(query)
-
-
-def deploy(
-    name: Annotated[str, typer.Argument(help="A model of the repository.")],
-    repository: RepositoryPath = Path("model_repository"),
-    url: Url = "",
-    protocol: ProtocolName = "",
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Load a model's newest version on a running server; it stays only if it answers as its card says.
-
-    Example: resx deploy densenet169
-    """
-    from resx.cli.connection import address_of
-    from resx.serving.client import TritonClient
-    from resx.serving.deploy import deploy as deploy_model
-    from resx.serving.repository import Repository
-
-    published = Repository(repository)
-    published.version_folder(name)
-    out = Output(as_json=json, quiet=quiet)
-    address = address_of(url, protocol, published)
-    with TritonClient(address) as client, out.steps() as step:
-        step(f"load {name} on {address} and check its answer")
-        done = deploy_model(client, published, name)
-    payload = {
-        "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
-        "canary_difference": done.canary_difference, "checked": done.checked,
-    }  # fmt: skip
-    before = f", version {done.previous} before" if done.previous and done.previous != done.version else ""
-    proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
-    line = f"{name} version {done.version} answers on {address}: {proof}{before}"
-    out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
 
 
 def query(
@@ -69,6 +34,10 @@ def query(
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
     protocol: ProtocolName = "",
+    ca: Ca = "",
+    cert: Cert = "",
+    key: Key = "",
+    header: Header = None,
     json: Json = False,
 ) -> None:
     """Ask the server what is on each image: the most likely labels with their probabilities.
@@ -80,7 +49,7 @@ def query(
     from resx.serving.images import classify_files, classify_raw_files, load_images
     from resx.serving.repository import Repository
 
-    address = address_of(url, protocol, Repository(repository))
+    address = address_of(url, protocol, Repository(repository), ca=ca, cert=cert, key=key, headers=header)
     if raw and version:
         raise UsageError("--raw, --version: the image endpoint asks the newest version; leave one of them out")
     decoded = [] if raw else load_images(images)

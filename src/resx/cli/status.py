@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Json, ProtocolName, RepositoryPath, Url
+from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, RepositoryPath, Url
 from resx.cli.output import Output, table
 from resx.errors import MissingCapability, ResxError, UsageError
 
@@ -31,6 +31,10 @@ def status(
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
     protocol: ProtocolName = "",
+    ca: Ca = "",
+    cert: Cert = "",
+    key: Key = "",
+    header: Header = None,
     json: Json = False,
 ) -> None:
     """Show whether a server runs, each model's versions, requests and times, and how often it had to be brought back.
@@ -53,10 +57,9 @@ def status(
         raise MissingCapability(
             f"{repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
         )
-    address = address_of(url, protocol, published)
-    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": []} | _fate(
-        state, states.deployed(published)
-    )
+    address = address_of(url, protocol, published, ca=ca, cert=cert, key=key, headers=header)
+    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": []}
+    payload |= _fate(state, states.deployed(published))
     try:
         with TritonClient(address, timeout_s=10) as client:
             payload["triton"] = client.server_version()

@@ -9,23 +9,32 @@ from __future__ import annotations
 import http.client
 import importlib
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from resx.errors import MissingCapability, ResxError, ServerBusy, ServerError, UsageError
+from resx.serving.address import (
+    CONTROL_HEADER,
+    CONTROL_KEY_VARIABLE,
+    DEFAULT_PORTS,
+    PROTOCOLS,
+    Address,
+    Protocol,
+    parse_address,
+)
 
-Protocol: TypeAlias = Literal["grpc", "http"]
-PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
-DEFAULT_PORTS: dict[Protocol, int] = {"grpc": 8001, "http": 8000}
-CONTROL_KEY_VARIABLE = "RESX_CONTROL_KEY"
-CONTROL_HEADER = "resx-control-key"
+__all__ = [
+    "CONTROL_HEADER", "CONTROL_KEY_VARIABLE", "DEFAULT_PORTS", "PROTOCOLS", "Address", "Answer", "ConnectionLost",
+    "Interface", "ModelProcessLost", "NoAnswerInTime", "NotLoaded", "Prediction", "Protocol", "TritonClient",
+    "parse_address",
+]  # fmt: skip
+
 T = TypeVar("T")
 _NOT_LOADED = ("unknown model", "is not found", "is not ready", "is not available")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
@@ -53,19 +62,6 @@ class NoAnswerInTime(ServerError):  # noqa: N818 - named after what happened
 
 class NotLoaded(UsageError):  # noqa: N818 - named after what happened
     """The server does not have that model or version loaded."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Address:
-    """Where a server listens and how it is spoken to."""
-
-    host_port: str
-    protocol: Protocol
-    control_key: str = ""
-    """Opens the restricted APIs (load, unload, shared memory) of a server started by resx."""
-
-    def __str__(self) -> str:
-        return f"{self.protocol}://{self.host_port}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,29 +111,6 @@ class Interface:
         return self.input_dims[1], self.input_dims[2]
 
 
-def parse_address(url: str, protocol: Protocol | None, *, control_key: str | None = None) -> Address:
-    """Read `host:port`, `http://host:port` or `grpc://host:port`; without a scheme `protocol` or grpc holds.
-
-    The control key is taken from RESX_CONTROL_KEY if it is not given.
-
-    Raises:
-        UsageError: the address has no host, a port that is no port, or a scheme that contradicts `protocol`.
-    """
-    scheme, separator, rest = url.rpartition("://")
-    if separator and scheme not in DEFAULT_PORTS:
-        raise UsageError(f"--url {url}: give host:port, http://host:port or grpc://host:port")
-    if separator and protocol and scheme != protocol:
-        raise UsageError(f"--url {url}: the scheme contradicts --protocol {protocol}; leave one of them out")
-    chosen: Protocol = protocol or ("http" if scheme == "http" else "grpc")
-    host, colon, port = rest.rstrip("/").rpartition(":")
-    if not colon:
-        host, port = rest.rstrip("/"), str(DEFAULT_PORTS[chosen])
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UsageError(f"--url {url}: give host:port with a port from 1 to 65535")
-    key = os.environ.get(CONTROL_KEY_VARIABLE, "") if control_key is None else control_key
-    return Address(host_port=f"{host}:{port}", protocol=chosen, control_key=key)
-
-
 class TritonClient:
     """A connection to one server."""
 
@@ -156,16 +129,19 @@ class TritonClient:
         self._timeout_s = timeout_s
         self._retries = retries
         self._module = importlib.import_module(f"tritonclient.{address.protocol}")
+        self._headers = dict(address.headers)
         if address.protocol == "http":
+            secure = {"ssl": True, "ssl_context_factory": address.tls.context} if address.tls else {}
             self._client = self._module.InferenceServerClient(
-                address.host_port, connection_timeout=timeout_s, network_timeout=timeout_s
+                address.host_port, connection_timeout=timeout_s, network_timeout=timeout_s, **secure
             )
-            self._headers = {CONTROL_HEADER: address.control_key} if address.control_key else {}
+            self._control = {CONTROL_HEADER: address.control_key} if address.control_key else {}
         else:
-            self._client = self._module.InferenceServerClient(address.host_port, channel_args=_CHANNEL)
+            secure = {"creds": address.tls.grpc_credentials()} if address.tls else {}
+            self._client = self._module.InferenceServerClient(address.host_port, channel_args=_CHANNEL, **secure)
             # Triton reads a restricted protocol's key from metadata under this prefix.
             name = f"triton-grpc-protocol-{CONTROL_HEADER}"
-            self._headers = {name: address.control_key} if address.control_key else {}
+            self._control = {name: address.control_key} if address.control_key else {}
 
     def __enter__(self) -> Self:
         return self
@@ -199,7 +175,7 @@ class TritonClient:
 
     def model_versions(self, state: str = "READY") -> dict[str, list[int]]:
         """Return the versions that are ready, by model; or those in another of Triton's states, like UNLOADING."""
-        index = self._json(self._client.get_model_repository_index, self._as_json() | {"headers": self._headers})
+        index = self._json(self._client.get_model_repository_index, self._as_json() | {"headers": self._control})
         entries = index.get("models", []) if isinstance(index, Mapping) else index
         found: dict[str, list[int]] = {}
         for entry in entries:
@@ -213,8 +189,16 @@ class TritonClient:
 
     def is_ensemble(self, model: str) -> bool:
         """Say whether a loaded model only passes requests on to others."""
+        return bool(self.config(model).get("platform") == "ensemble")
+
+    def config(self, model: str) -> dict[str, Any]:
+        """Return a model's configuration, with what the server completed.
+
+        Raises:
+            NotLoaded: it is not loaded.
+        """
         found = self._json(self._client.get_model_config, self._of(model, None) | self._as_json())
-        return bool(found.get("config", found).get("platform") == "ensemble")
+        return dict(found.get("config", found))
 
     def interface(self, model: str, version: int | None = None) -> Interface:
         """Return what a model takes and gives.
@@ -291,13 +275,20 @@ class TritonClient:
         result = self._call(self._client.infer, options)
         return [_prediction(text) for text in result.as_numpy(logits["name"]).ravel()]
 
-    def load(self, model: str, config_json: str | None = None) -> None:
-        """Load a model, or bring it to its newest version; `config_json` replaces its config.pbtxt."""
-        self._call(self._client.load_model, {"model_name": model, "config": config_json, "headers": self._headers})
+    def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
+        """Load a model, or bring it to its newest version.
+
+        Args:
+            model: its name.
+            config_json: in place of its config.pbtxt.
+            files: in place of its folder, by `file:` and the path in it; with these, `config_json` is needed.
+        """
+        options = {"config": config_json, "files": None if files is None else dict(files)}
+        self._call(self._client.load_model, {"model_name": model, "headers": self._control} | options)
 
     def unload(self, model: str) -> None:
         """Unload all versions of a model."""
-        self._call(self._client.unload_model, {"model_name": model, "headers": self._headers})
+        self._call(self._client.unload_model, {"model_name": model, "headers": self._control})
 
     def statistics(self, model: str, version: int | None = None) -> list[dict[str, Any]]:
         """Return Triton's own counters per loaded version, as its statistics extension words them."""
@@ -343,6 +334,7 @@ class TritonClient:
         from tritonclient.utils import InferenceServerException
 
         options = dict(options or {})
+        options["headers"] = self._headers | options.get("headers", {})
         if self.address.protocol == "grpc":
             options["client_timeout"] = self._timeout_s
         try:

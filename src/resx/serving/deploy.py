@@ -1,23 +1,42 @@
 """Bring a version of the repository into service on a running server, and only if it answers as its card says.
 
-Works on any Triton over the same repository: the embedded one, or NVIDIA's container.
+Works on any Triton over the same repository: the embedded one, or NVIDIA's container. What Triton 2.51 does, and
+so how a version is changed here without a request that notices:
+
+    A load that names versions loads those that are missing, and replaces them all at once when they are ready. One
+    that it has, under a configuration that differs in nothing but the version policy, it keeps: a switch between
+    loaded versions takes milliseconds.
+    A request without a version goes to the newest that is loaded, at once.
+
+So a new version is rehearsed before it is loaded under its name (`rehearsal.py`); then it is loaded beside the one
+that answers, proves itself again, and is watched for a while with the old one still at hand.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from resx.errors import MissingCapability, ParityError, ResxError, ServerError
+from resx.errors import MissingCapability, ParityError, ResxError, ServerBusy, ServerError, UsageError
 from resx.export import card as cards
 from resx.export.card import Card
-from resx.files import sha256_of
-from resx.serving import triton_config
-from resx.serving.client import TritonClient
+from resx.files import exclusive, sha256_of
+from resx.serving import pinned
+from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.embedded import TRITON_VERSION
+from resx.serving.rehearsal import forget_rehearsal, rehearsed
 from resx.serving.repository import Repository
-from resx.serving.state import record_deployed, running_server
+from resx.serving.state import record_deployed, record_previous, running_server
 from resx.serving.triton_config import CONFIG_FILE
+
+_BUSY_S = 30.0
+_TRIAL_STEP_S = 0.2
+
+
+class VersionRejected(ParityError):  # noqa: N818 - named after what happened
+    """A version that does not load, or does not answer as its card says; what answered before goes on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,60 +50,215 @@ class Deployed:
     """Largest difference from the card's logits, relative to their scale."""
     checked: bool = True
     """Whether there was a card to compare with; another's ONNX file has none."""
+    kept: bool = False
+    """Whether the previous version is still loaded."""
 
 
-def deploy(client: TritonClient, repository: Repository, name: str) -> Deployed:
-    """Load the newest version of a model and check its answer to the canary.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manner:
+    """How a version is brought into service."""
 
-    If it fails, the version that answered before is loaded again; if there was none, the model is unloaded.
-    A model without a card is loaded as it is.
+    rehearse: bool = True
+    """Whether a version newer than the one that answers is first tried under another name."""
+    trial_s: float = 0.0
+    """How long it is asked its canary, with the one before at hand, until that is unloaded."""
+    keep_previous: bool = False
+    """Leave the one before loaded."""
+    wait: bool = True
+    """For another deployment of the same model; else refuse."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.trial_s <= 86400:
+            raise UsageError(f"trial_s={self.trial_s}: give 0 to 86400 seconds")
+
+
+FIRST = Manner()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Loaded:
+    """What the server had of a model when the deployment began."""
+
+    versions: tuple[int, ...]
+
+    @property
+    def answering(self) -> int | None:
+        """The version that requests without one go to."""
+        return max(self.versions, default=None)
+
+
+def deploy(
+    client: TritonClient, repository: Repository, name: str, version: int | None = None, *,
+    manner: Manner = FIRST, on_step: Callable[[str], None] = lambda _step: None,
+) -> Deployed:  # fmt: skip
+    """Let a version answer, the newest if none is named, after it gave the answer of its card on that server.
+
+    If it fails, the versions that were loaded before answer as before; if there were none, the model is unloaded.
+    A model without a card is loaded unchecked.
 
     Raises:
-        UsageError: the repository has no such model.
-        ParityError: the file is not the one that was verified, or the server's answer is not its card's.
-        ServerError: the server refused the version; the one before goes on answering.
+        UsageError: the repository has no such model or version.
+        VersionRejected: the file is not the one that was verified, the server refused it, or its answer is wrong.
+        ServerError: another deployment of the model is under way and `manner.wait` is false.
+        MissingCapability: the server cannot be reached, or cannot run such a version.
     """
-    folder = repository.version_folder(name)
-    version = int(folder.name)
+    repository.version_folder(name, version)
+    with alone(repository, name, wait=manner.wait, on_step=on_step):
+        folder = repository.version_folder(name, version)
+        number = int(folder.name)
+        card = check_files(client, repository, name, number)
+        if not (repository.root / name / CONFIG_FILE).is_file():
+            return _load_bare(client, repository, name, version)
+        loaded = _Loaded(versions=tuple(client.model_versions().get(name, ())))
+        forget_rehearsal(client, name)
+        difference = _bring(client, repository, name, number, card, loaded, manner, on_step)
+        kept = manner.keep_previous and loaded.answering not in {None, number}
+        record(client, repository, name, [loaded.answering, number] if kept else [number], loaded.answering)
+        load_endpoints(client, repository, name)
+        return Deployed(
+            name=name, version=number, previous=loaded.answering, canary_difference=difference,
+            checked=card is not None, kept=kept,
+        )  # fmt: skip
+
+
+def _bring(
+    client: TritonClient, repository: Repository, name: str, version: int, card: Card | None, loaded: _Loaded,
+    manner: Manner, on_step: Callable[[str], None],
+) -> float:  # fmt: skip
+    """Rehearse, load, prove, switch and watch; return the canary's difference, with the model as it is to stay."""
+    old = loaded.answering
+    if manner.keep_previous and old is not None and old > version:
+        raise UsageError(
+            f"{name}: version {old} cannot be kept beside {version}, as requests without a version go to the newest; "
+            "leave out --keep-previous"
+        )
+    if manner.rehearse and old is not None and version > old:
+        on_step(f"rehearse version {version} under another name")
+        with (
+            _rejecting(name, version, f"version {old} went on answering"),
+            rehearsed(client, repository, name, version) as alias,
+        ):
+            canary(client, alias, version, card)
+    beside = sorted({version} if old is None else {old, version})
+    try:
+        on_step(f"load version {version} and check its answer")
+        switch(client, repository, name, beside)
+        difference = canary(client, name, version, card)
+        if old is not None and version > old and manner.trial_s:
+            on_step(f"watch version {version} for {manner.trial_s:g} s, version {old} at hand")
+            _try_out(client, name, version, card, manner.trial_s)
+        if not manner.keep_previous and len(beside) > 1:
+            switch(client, repository, name, [version])
+    except (ResxError, KeyboardInterrupt) as error:
+        after = _restore(client, repository, name, loaded)
+        if isinstance(error, MissingCapability | KeyboardInterrupt):
+            raise
+        raise VersionRejected(f"{_of(name, version, error)}; {after}") from error
+    return difference
+
+
+def check_files(client: TritonClient, repository: Repository, name: str, version: int) -> Card | None:
+    """Return a version's card after its files were compared with it; None for a model that resx did not export.
+
+    Raises:
+        VersionRejected: a file is not the one that was verified.
+        MissingCapability: the server cannot be reached, or cannot run such a version.
+    """
+    folder = repository.version_folder(name, version)
     if not (folder / cards.FILE_NAME).is_file():
-        return _load_unchecked(client, repository, name)
+        return None
     card = cards.read_card(folder)
-    _require_unchanged(repository, name, version, card)
+    for file, expected in card.files.items():
+        path = folder / file
+        if not path.is_file() or sha256_of(path) != expected:
+            raise VersionRejected(f"{path}: missing or not the file that was verified; export the model again")
     if card.engine is not None and client.server_version() == TRITON_VERSION:
         raise MissingCapability(
             f"{name} version {version}: a TensorRT plan, and the embedded Triton has no TensorRT; "
             "serve it with NVIDIA's container (docker compose --profile gpu up)"
         )
+    return card
+
+
+@contextlib.contextmanager
+def alone(
+    repository: Repository, name: str, *, wait: bool = True, on_step: Callable[[str], None] = lambda _step: None
+) -> Iterator[None]:
+    """Be the only one to change what is served of a model of this repository, whoever else runs on this machine.
+
+    Raises:
+        ServerError: somebody else does, and `wait` is false.
+    """
+    folder, held = repository.root / name, contextlib.ExitStack()
+    with held:
+        try:
+            held.enter_context(exclusive(folder, wait=False))
+        except BlockingIOError:
+            if not wait:
+                raise ServerError(
+                    f"{name}: another command is deploying it; try again when it is done, or leave out --no-wait"
+                ) from None
+            on_step(f"wait for another command that is deploying {name}")
+            held.enter_context(exclusive(folder))
+        yield
+
+
+def switch(client: TritonClient, repository: Repository, name: str, versions: Sequence[int]) -> None:
+    """Have exactly these versions loaded; those that are loaded already are not loaded again.
+
+    Raises:
+        ServerError: one of them did not load; what was loaded before still is.
+    """
+    client.load(name, pinned.config_json(repository, name, versions))
     loaded = client.model_versions().get(name, [])
-    previous = loaded[-1] if loaded else None
-    # Exactly this version, whatever is published meanwhile.
-    client.load(name, config_for_version(repository, name, version))
-    try:
-        difference = canary(client, name, version, card)
-    except ResxError as error:
-        _restore(client, repository, name, previous)
-        after = f"version {previous} answers again" if previous else "it was unloaded"
-        raise type(error)(f"{error}; {after}") from error
-    _record(client, repository, name, version)
-    load_endpoints(client, repository, name)
-    return Deployed(name=name, version=version, previous=previous, canary_difference=difference)
+    if missing := sorted(set(versions) - set(loaded)):
+        raise ServerError(
+            f"{client.address}: loaded {name} without version {missing[0]}; its repository must hold the same files"
+        )
 
 
-def _load_unchecked(client: TritonClient, repository: Repository, name: str) -> Deployed:
-    """Load a model that `resx export` did not make; Triton reads from the file what its config.pbtxt leaves out."""
-    loaded = client.model_versions().get(name, [])
-    client.load(name)
-    version = client.model_versions()[name][-1]
-    previous = loaded[-1] if loaded else None
-    _record(client, repository, name, version)
-    return Deployed(name=name, version=version, previous=previous, canary_difference=0.0, checked=False)
+def canary(client: TritonClient, served_as: str, version: int, card: Card | None) -> float:
+    """Send the canary to a version and return how far its answer is from the card's, relative to the scale.
+
+    While the queue is full it asks again. Without a card nothing is asked.
+
+    Raises:
+        ParityError: it is too far, or not finite.
+        ServerError: the server gave no answer.
+    """
+    if card is None:
+        return 0.0
+    interface = client.interface(served_as, version)
+    images = cards.canary_input(card.signature, card.canary.num_images)
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            answer = client.infer(served_as, interface, images, version)
+            break
+        except ServerBusy:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+    difference = cards.canary_difference(card.canary, answer.logits)
+    if not difference <= card.canary.tolerance:
+        raise ParityError(
+            f"{card.name} version {version}: the served answer differs from the card's by {difference:.3g} of its "
+            f"scale, allowed {card.canary.tolerance:g}"
+        )
+    return difference
 
 
-def _record(client: TritonClient, repository: Repository, name: str, version: int) -> None:
-    """Tell the server's supervisor, if it is one of ours, what to bring back from now on."""
+def record(
+    client: TritonClient, repository: Repository, name: str, versions: Sequence[int | None], previous: int | None
+) -> None:
+    """Remember what is served from now on, for the server's supervisor if it is ours, and what was before."""
     state = running_server(repository)
-    if state and state.is_at(client.address.host_port):
-        record_deployed(repository, name, [version])
+    ours = bool(state and state.is_at(client.address.host_port))
+    serving = [version for version in versions if version is not None]
+    if ours:
+        record_deployed(repository, name, serving)
+    if previous is not None and previous != max(serving, default=None):
+        record_previous(repository, "" if ours else client.address.host_port, name, previous)
 
 
 def load_endpoints(client: TritonClient, repository: Repository, name: str) -> None:
@@ -98,48 +272,54 @@ def load_endpoints(client: TritonClient, repository: Repository, name: str) -> N
             client.load(endpoint)
         except ServerError as error:
             raise ServerError(f"{error}; {name} itself answers, its image endpoint does not") from error
-        _record(client, repository, endpoint, 1)
+        record(client, repository, endpoint, [1], None)
 
 
-def canary(client: TritonClient, name: str, version: int, card: Card) -> float:
-    """Send the canary to a version and return how far its answer is from the card's, relative to the scale.
-
-    Raises:
-        ParityError: it is too far, or not finite.
-        ServerError: the server gave no answer.
-    """
-    interface = client.interface(name, version)
-    images = cards.canary_input(card.signature, card.canary.num_images)
-    answer = client.infer(name, interface, images, version)
-    difference = cards.canary_difference(card.canary, answer.logits)
-    if not difference <= card.canary.tolerance:
-        raise ParityError(
-            f"{name} version {version}: the served answer differs from the card's by {difference:.3g} of its scale, "
-            f"allowed {card.canary.tolerance:g}"
-        )
-    return difference
+@contextlib.contextmanager
+def _rejecting(name: str, version: int, after: str) -> Iterator[None]:
+    """Tell a version's failure as one, with what answers now."""
+    try:
+        yield
+    except MissingCapability:
+        raise
+    except ResxError as error:
+        raise VersionRejected(f"{_of(name, version, error)}; {after}") from error
 
 
-def _require_unchanged(repository: Repository, name: str, version: int, card: Card) -> None:
-    folder = repository.version_folder(name, version)
-    for file, expected in card.files.items():
-        path = folder / file
-        if not path.is_file() or sha256_of(path) != expected:
-            raise ParityError(f"{path}: missing or not the file that was verified; export the model again")
+def _of(name: str, version: int, error: ResxError) -> str:
+    text = str(error)
+    return text if f"{name} version {version}" in text else f"{name} version {version}: {text}"
 
 
-def _restore(client: TritonClient, repository: Repository, name: str, previous: int | None) -> None:
-    if previous is None:
-        client.unload(name)
-        return
-    client.load(name, config_for_version(repository, name, previous))
+def _try_out(client: TritonClient, name: str, version: int, card: Card | None, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(_TRIAL_STEP_S)
+        canary(client, name, version, card)
 
 
-def config_for_version(repository: Repository, name: str, version: int) -> str:
-    """Return the model's configuration as JSON with the version policy set to one version."""
-    from google.protobuf import json_format
+def _restore(client: TritonClient, repository: Repository, name: str, loaded: _Loaded) -> str:
+    """Load what was loaded before; return in words what answers now."""
+    old = loaded.answering
+    try:
+        if old is None:
+            client.unload(name)
+            return "it was unloaded"
+        switch(client, repository, name, loaded.versions)
+    except (ConnectionLost, NoAnswerInTime):
+        return "the server does not answer any more; `resx status` tells what came back"
+    except ResxError as error:
+        return f"what was loaded before could not be restored: {error}"
+    return f"version {old} answers again"
 
-    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
-    config = json_format.MessageToDict(message, preserving_proto_field_name=True)
-    config["version_policy"] = {"specific": {"versions": [version]}}
-    return json.dumps(config)
+
+def _load_bare(client: TritonClient, repository: Repository, name: str, version: int | None) -> Deployed:
+    """Load a model that has no configuration; Triton reads from the newest file what there is to know."""
+    if version not in {None, repository.versions(name)[-1]}:
+        raise UsageError(f"{name}: has no {CONFIG_FILE}, so Triton loads its newest version; leave out --version")
+    loaded = client.model_versions().get(name, [])
+    client.load(name)
+    serving = client.model_versions()[name][-1]
+    previous = loaded[-1] if loaded else None
+    record(client, repository, name, [serving], previous)
+    return Deployed(name=name, version=serving, previous=previous, canary_difference=0.0, checked=False)

@@ -6,6 +6,7 @@ after a rollback, that is not the one to serve. So what recovery loads has the v
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -22,17 +23,31 @@ from resx.serving.triton_config import CONFIG_FILE
 def config_json(repository: Repository, name: str, versions: Sequence[int]) -> str:
     """Return a model's configuration as JSON, for `TritonClient.load`, with these versions in it.
 
-    It differs from every other in a parameter that no backend reads: Triton does nothing when it is told to
-    load a model that it has, unchanged, even where the model's process is dead.
-
     Raises:
         UsageError: the configuration cannot be read.
     """
-    from google.protobuf import json_format
+    return _json(_pinned(repository, name, versions))
 
+
+def reloading_json(repository: Repository, name: str, versions: Sequence[int]) -> str:
+    """Return the same with a parameter that no backend reads, and that no other load has.
+
+    Triton does nothing when it is told to load a model that it has, unchanged, even where the model's process is
+    dead; this one it loads anew.
+    """
     message = _pinned(repository, name, versions)
     message.parameters["resx.loaded"].string_value = str(time.time_ns())
-    return str(json_format.MessageToJson(message, preserving_proto_field_name=True))
+    return _json(message)
+
+
+def rehearsal_json(repository: Repository, name: str, version: int, alias: str) -> str:
+    """Return the configuration of a model named `alias` that has this version, and one instance."""
+    message = _pinned(repository, name, [version])
+    message.name = alias
+    message.ClearField("response_cache")  # its answer must be computed
+    for group in message.instance_group:
+        group.count = 1
+    return _json(message)
 
 
 @contextmanager
@@ -53,7 +68,7 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
                 (links / name / path.name).symlink_to(path)
         if (config := links / name / CONFIG_FILE).exists():
             config.unlink()
-            config.write_text(_text(_pinned(repository, name, wanted)))
+            config.write_text(text(_pinned(repository, name, wanted)))
     _point(link, links)
     try:
         yield link
@@ -69,7 +84,22 @@ def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
     return message
 
 
-def _text(message: Any) -> str:
+def _json(message: Any) -> str:
+    from google.protobuf import json_format
+
+    return str(json_format.MessageToJson(message, preserving_proto_field_name=True))
+
+
+def parsed(configuration: str | Mapping[str, Any]) -> Any:
+    """Return a configuration in JSON, or the value of such, as Triton's message; what it does not know is left out."""
+    from google.protobuf import json_format
+
+    found = json.loads(configuration) if isinstance(configuration, str) else configuration
+    return json_format.ParseDict(found, triton_config.parse(""), ignore_unknown_fields=True)
+
+
+def text(message: Any) -> str:
+    """Return a configuration as config.pbtxt has it."""
     from google.protobuf import text_format
 
     return str(text_format.MessageToString(message))

@@ -95,7 +95,7 @@ class Repository:
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
         """Give a folder on the repository's file system to write a version into; deleted at the end."""
-        parent = self._staging_parent()
+        parent = self.staging_parent()
         remove_abandoned(parent)
         with staging_folder(parent) as folder:
             yield folder
@@ -116,7 +116,7 @@ class Repository:
                 image_endpoint.require_free_names(self.root, name)
             published = self._publish_next(staged, name, config, labels)
             if options.image_endpoint or self.endpoints(name):
-                image_endpoint.write_endpoints(self.root, card, self._staging_parent())
+                image_endpoint.write_endpoints(self.root, card, self.staging_parent())
             return published
 
     def _publish_next(self, staged: Path, name: str, config: str, labels: str) -> Published:
@@ -155,7 +155,7 @@ class Repository:
                 f"{folder}: exists and was not made by `resx export`; give another --name, or move it away"
             )
 
-    def _staging_parent(self) -> Path:
+    def staging_parent(self) -> Path:
         """Return the folder beside the repository, or the repository if that is a mount point or cannot be written."""
         self.root.mkdir(parents=True, exist_ok=True)
         root = self.root.resolve()
@@ -165,7 +165,7 @@ class Repository:
         return root.parent / f".{root.name}.staging"
 
     def _publish_first(self, staged: Path, name: str, config: str, labels: str) -> Published:
-        with staging_folder(self._staging_parent()) as model:
+        with staging_folder(self.staging_parent()) as model:
             (model / CONFIG_FILE).write_text(config)
             (model / LABELS_FILE).write_text(labels)
             staged.rename(model / "1")

@@ -4,6 +4,7 @@
     ended.json       why the last one gave up, until the next one starts
     control.key      0600
     deployed/NAME    the versions of a model that have proved themselves and are to be served, one file per model
+    previous/NAME    which version answered before the last change, by server: what `resx rollback` goes back to
     server.log       of tritonserver and of its supervisor; serve.log is what a detached `resx serve` prints
 
 The supervisor holds the folder's lock while it lives, so a state file whose lock is free is a dead one's.
@@ -32,8 +33,8 @@ from resx.serving.embedded import LOOPBACK
 from resx.serving.repository import Repository
 from resx.zoo.spec import FrozenModel
 
-STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED = (
-    "server.json", "ended.json", "control.key", "server.log", "serve.log", "deployed",
+STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED, PREVIOUS = (
+    "server.json", "ended.json", "control.key", "server.log", "serve.log", "deployed", "previous",
 )  # fmt: skip
 
 
@@ -176,6 +177,28 @@ def record_deployed(repository: Repository, name: str, versions: Sequence[int]) 
         write_atomic(path, json.dumps(sorted(versions)), mode=0o600)
     else:
         path.unlink(missing_ok=True)
+
+
+def record_previous(repository: Repository, server: str, name: str, version: int) -> None:
+    """Remember which version of a model answered before the last change on a server.
+
+    Args:
+        repository: the model's.
+        server: `host:port`; empty for the repository's own server.
+        name: the model's.
+        version: the one that answered.
+    """
+    path = folder_of(repository) / PREVIOUS / checked_name(name)
+    write_atomic(path, json.dumps(previous(repository, name) | {server: version}), mode=0o600)
+
+
+def previous(repository: Repository, name: str) -> dict[str, int]:
+    """Return which version of a model answered before the last change from here, by server as `record_previous`."""
+    try:
+        found = json.loads((folder_of(repository) / PREVIOUS / name).read_bytes())
+        return {str(server): int(version) for server, version in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def served_already(repository: Repository, state: ServerState | None) -> UsageError:

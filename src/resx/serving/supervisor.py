@@ -258,7 +258,7 @@ class _Server:
             mended = None
         with TritonClient(self.state.address("grpc"), timeout_s=60) as client:
             if mended and mended in versions:
-                client.load(mended, pinned.config_json(self._repository, mended, versions[mended]))
+                client.load(mended, pinned.reloading_json(self._repository, mended, versions[mended]))
             elif mended:  # nobody deployed it, so nobody proved it
                 client.unload(mended)
             for name in versions:

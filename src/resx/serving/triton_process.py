@@ -52,6 +52,7 @@ class TritonProcess:
     ) -> None:
         """Start the server in explicit control mode; its ports open once `load_models` are loaded, or failed to."""
         self._shm_prefix = shared_memory_prefix(os.getpid(), ports.http)
+        self._repository = repository
         arguments = [
             str(installation.server),
             f"--model-repository={repository}",
@@ -110,8 +111,12 @@ class TritonProcess:
         return True
 
     def stubs(self) -> dict[int, Stub]:
-        """Return the server's python processes that live, by id."""
-        return {pid: stub for pid in _children(self.pid) if (stub := _stub(pid))}
+        """Return the server's python processes that live, by id; those of the repository's models alone.
+
+        A model whose files came with the request, as in a rehearsal, is not the repository's: its end is the
+        business of whoever loaded it.
+        """
+        return {pid: stub for pid in _children(self.pid) if (stub := _stub(pid, self._repository))}
 
     def stop(self, timeout_s: float) -> None:
         """End the server and its stubs, by force after `timeout_s`, and remove their shared memory."""
@@ -181,10 +186,10 @@ def _stat(pid: int) -> list[str]:
         return []
 
 
-def _stub(pid: int) -> Stub | None:
-    """Read from a stub's command line whose it is: its second word is .../NAME/VERSION/FILE."""
+def _stub(pid: int, repository: Path) -> Stub | None:
+    """Read from a stub's command line whose it is: its second word is REPOSITORY/NAME/VERSION/FILE."""
     words = _command_line(pid)
-    if len(words) > 1 and (path := Path(words[1])).parent.name.isdigit():
+    if len(words) > 1 and (path := Path(words[1])).parent.name.isdigit() and path.parent.parent.parent == repository:
         return Stub(model=path.parent.parent.name, version=int(path.parent.name))
     return None
 

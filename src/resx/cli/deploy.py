@@ -1,0 +1,212 @@
+"""`resx deploy`, `rollback`, `undeploy` and `gc`: which version is served, and which are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
+from resx.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from resx.serving.address import Address
+    from resx.serving.deploy import Deployed, Manner
+    from resx.serving.repository import Repository
+
+Name = Annotated[str, typer.Argument(help="A model of the repository.")]
+NoWait = Annotated[bool, typer.Option("--no-wait", help="End if another command is deploying the model.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("deploy")(deploy)
+    app.command("rollback")(rollback)
+    app.command("undeploy")(undeploy)
+    app.command("gc")(gc)
+
+
+def deploy(
+    name: Name,
+    version: Annotated[int, typer.Option(min=0, help="0: the newest.")] = 0,
+    trial: Annotated[float, typer.Option(min=0, help="Seconds to watch it with the version before at hand.")] = 2.0,
+    keep_previous: Annotated[
+        bool, typer.Option("--keep-previous", help="Leave the version before loaded: rollback takes milliseconds.")
+    ] = False,
+    no_rehearsal: Annotated[
+        bool, typer.Option("--no-rehearsal", help="Do not try it under another name first; its files are not sent.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show configuration and checks; change nothing.")] = False,
+    no_wait: NoWait = False,
+    repository: RepositoryPath = Path("model_repository"),
+    url: Url = "",
+    protocol: ProtocolName = "",
+    ca: Ca = "",
+    cert: Cert = "",
+    key: Key = "",
+    header: Header = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let a version answer on a running server, if it answers as its card says; else the one before goes on.
+
+    Example: resx deploy densenet169
+    """
+    from resx.serving.deploy import Manner
+    from resx.serving.deploy import deploy as deploy_model
+    from resx.serving.repository import Repository
+
+    published = Repository(repository)
+    published.version_folder(name, version or None)
+    address = _address(url, protocol, published, ca, cert, key, header)
+    manner = Manner(rehearse=not no_rehearsal, trial_s=trial, keep_previous=keep_previous, wait=not no_wait)
+    out = Output(as_json=json, quiet=quiet)
+    if dry_run:
+        _show_plan(out, address, published, name, version or None, manner)
+        return
+    done = _with_client(
+        address, out,
+        lambda client, step: deploy_model(client, published, name, version or None, manner=manner, on_step=step),
+    )  # fmt: skip
+    _say_deployed(out, address, done)
+
+
+def rollback(
+    name: Name,
+    no_wait: NoWait = False,
+    repository: RepositoryPath = Path("model_repository"),
+    url: Url = "",
+    protocol: ProtocolName = "",
+    ca: Ca = "",
+    cert: Cert = "",
+    key: Key = "",
+    header: Header = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Let the version answer that answered before the last `resx deploy`; again, and it goes forward.
+
+    Example: resx rollback densenet169
+    """
+    from resx.serving.deploy import Manner
+    from resx.serving.repository import Repository
+    from resx.serving.rollback import rollback as roll_back
+
+    published = Repository(repository)
+    published.version_folder(name)
+    address = _address(url, protocol, published, ca, cert, key, header)
+    manner, out = Manner(wait=not no_wait), Output(as_json=json, quiet=quiet)
+    done = _with_client(
+        address, out, lambda client, step: roll_back(client, published, name, manner=manner, on_step=step)
+    )
+    _say_deployed(out, address, done)
+
+
+def undeploy(
+    name: Name,
+    repository: RepositoryPath = Path("model_repository"),
+    url: Url = "",
+    protocol: ProtocolName = "",
+    ca: Ca = "",
+    cert: Cert = "",
+    key: Key = "",
+    header: Header = None,
+    json: Json = False,
+) -> None:
+    """Unload a model with its image endpoint; accepted requests are answered, and its files stay.
+
+    Example: resx undeploy densenet169
+    """
+    from resx.serving.repository import Repository
+    from resx.serving.rollback import undeploy as take_away
+
+    published = Repository(repository)
+    address = _address(url, protocol, published, ca, cert, key, header)
+    out = Output(as_json=json, quiet=True)
+    versions = _with_client(address, out, lambda client, _step: take_away(client, published, name))
+    gone = f"{name} version {', '.join(map(str, versions))} no longer answers on {address}"
+    line = f"{gone}; `resx deploy {name}` brings it back"
+    payload = {"name": name, "versions": versions, "url": str(address)}
+    out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+
+
+def gc(
+    name: Annotated[str, typer.Argument(help="A model. Default: all that `resx export` made.")] = "",
+    keep: Annotated[int, typer.Option(help="Newest versions to keep of each model.")] = 3,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Delete nothing.")] = False,
+    repository: RepositoryPath = Path("model_repository"),
+    url: Annotated[str, typer.Option(help="A further server over the repository; what it has loaded is kept.")] = "",
+    json: Json = False,
+) -> None:
+    """Delete old versions from the repository; never one that is deployed, loaded, or that a rollback would go to.
+
+    Example: resx gc --keep 3 --dry-run
+    """
+    import contextlib
+
+    from resx.serving.client import TritonClient
+    from resx.serving.collecting import collect
+    from resx.serving.repository import Repository
+    from resx.serving.state import running_server
+
+    published, state = Repository(repository), running_server(Repository(repository))
+    addresses = [_address(url, "", published, "", "", "", None)] if url else []
+    addresses += [state.address("grpc")] if state else []
+    with contextlib.ExitStack() as open_clients:
+        clients = [open_clients.enter_context(TritonClient(address)) for address in addresses]
+        old = collect(published, [name] if name else [], keep, clients=clients, dry_run=dry_run)
+    payload = {
+        "dry_run": dry_run,
+        "deleted": [{"name": one.name, "version": one.version, "size_bytes": one.size_bytes} for one in old],
+    }
+    rows = [[one.name, str(one.version), f"{one.size_bytes / 1e6:.1f}"] for one in old]
+    total = f"{sum(one.size_bytes for one in old) / 1e6:.1f} MB {'would be' if dry_run else 'were'} deleted"
+    Output(as_json=json, quiet=True).result(
+        payload, lambda console: console.print(table(total, ["model", "version", "MB"], rows) if rows else total)
+    )
+
+
+def _address(
+    url: str, protocol: str, repository: Repository, ca: str, cert: str, key: str, header: list[str] | None
+) -> Address:
+    from resx.cli.connection import address_of
+
+    return address_of(url, protocol, repository, ca=ca, cert=cert, key=key, headers=header)
+
+
+def _with_client(address: Address, out: Output, do: Callable[[Any, Callable[[str], None]], Any]) -> Any:
+    from resx.serving.client import TritonClient
+
+    with TritonClient(address) as client, out.steps() as step:
+        return do(client, step)
+
+
+def _say_deployed(out: Output, address: Address, done: Deployed) -> None:
+    payload = {
+        "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
+        "canary_difference": done.canary_difference, "checked": done.checked, "previous_kept": done.kept,
+    }  # fmt: skip
+    before = f", version {done.previous} before" if done.previous and done.previous != done.version else ""
+    proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
+    kept = ", still loaded" if done.kept else ""
+    line = f"{done.name} version {done.version} answers on {address}: {proof}{before}{kept}"
+    out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+
+
+def _show_plan(
+    out: Output, address: Address, repository: Repository, name: str, version: int | None, manner: Manner
+) -> None:
+    from resx.serving.dry_run import plan
+
+    planned = _with_client(address, out, lambda client, _step: plan(client, repository, name, version, manner))
+    payload = {
+        "name": planned.name, "version": planned.version, "answering": planned.answering, "url": str(address),
+        "diff": list(planned.diff), "checks": list(planned.checks),
+    }  # fmt: skip
+    answering = f"version {planned.answering} answers" if planned.answering else "it is not loaded"
+    lines = [f"{name} version {planned.version} on {address}, where {answering}; nothing was changed"]
+    lines += [f"  {number}. {check}" for number, check in enumerate(planned.checks, 1)]
+    lines += planned.diff or ["configuration: as it is"]
+    out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
