@@ -21,8 +21,9 @@ from resx.export.runtimes import OnnxRuntimeModel
 from resx.serving.client import PROTOCOLS, Protocol, TritonClient
 from resx.serving.detached import stop
 from resx.serving.embedded import Ports
+from resx.serving.logs import last_lines
 from resx.serving.repository import Repository
-from resx.serving.state import ServerState, now_s, running_server
+from resx.serving.state import LOG, ServerState, folder_of, now_s, running_server
 
 MODEL, FREE = "tiny", Ports(http=0, grpc=0, metrics=0)
 
@@ -116,6 +117,10 @@ def published() -> Iterator[tuple[Repository, Questions]]:
         questions.learn(repository, 1)
         try:
             yield repository, questions
+        except BaseException:
+            log = folder_of(repository) / LOG
+            print("".join(f"    {entry}\n" for entry in last_lines(log, 30)) if log.exists() else "", flush=True)
+            raise
         finally:
             if running_server(repository):
                 stop(repository)

@@ -50,7 +50,7 @@ def refused(done: Finished, code: int, *words: str) -> None:
         (["query", "m", "none.png"], ["none.png", "no such file"]),
         (["query", "m", "text.png"], ["text.png", "not an image"]),
         (["query", "m", "ok.png", "--protocol", "ftp"], ["--protocol ftp", "grpc, http"]),
-        (["query", "m", "ok.png", "--url", "https://x:1"], ["--url https://x:1"]),
+        (["query", "m", "ok.png", "--url", "ftp://x:1"], ["--url ftp://x:1"]),
         (["bench", "m", "--concurrency", "a"], ["--concurrency a"]),
         (["bench", "m", "--concurrency", "0"], ["concurrency=0"]),
         (["bench", "m", "--duration", "0"], ["duration_s=0"]),

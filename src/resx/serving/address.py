@@ -58,7 +58,7 @@ class Tls:
             ) from error
 
     def context(self) -> ssl.SSLContext:
-        """Return what HTTPS needs."""
+        """Return what HTTPS needs; without a CA it trusts whom the system trusts."""
         context = ssl.create_default_context(cafile=self.ca or None)
         if self.cert:
             context.load_cert_chain(self.cert, self.key, password=lambda: "")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import importlib
 import math
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ __all__ = [
 
 T = TypeVar("T")
 _NOT_LOADED = ("unknown model", "is not found", "is not ready", "is not available")
+# In the order of what they tell.
+_TLS_TROUBLE = (
+    "CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "WRONG_VERSION_NUMBER", "TSI_DATA_CORRUPTED", "handshake",
+)  # fmt: skip
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 # What tritonclient sets itself, and a server that is back is tried again within a second rather than two minutes.
 _CHANNEL = [
@@ -345,6 +350,8 @@ class TritonClient:
             if type(error).__name__ == "HTTPConnectionClosed":  # geventhttpclient's
                 raise self._unreachable("it closed the connection before it answered") from error
             raise self._not_triton(str(error)) from error
+        except ssl.SSLError as error:
+            raise self._insecure(str(error.reason or error)) from error
         except TimeoutError as error:  # not a lost connection: sent again, it would wait as long once more
             raise MissingCapability(str(self._unreachable(str(error) or "timed out"))) from error
         except (OSError, EOFError) as error:
@@ -359,6 +366,8 @@ class TritonClient:
         if "maximum queue size" in message:
             return ServerBusy(f"{self.address}: its queue is full; send fewer requests at once, or later")
         if "UNAVAILABLE" in status:
+            if self.address.tls and (trouble := [words for words in _TLS_TROUBLE if words in message]):
+                return self._insecure(trouble[0])
             if "http1" in message.lower() or "http2" in message.lower() or "settings" in message.lower():
                 return self._not_triton("no gRPC there")
             if "Socket closed" in message and "failed to connect" in message:
@@ -371,6 +380,10 @@ class TritonClient:
             return ModelProcessLost(f"{self.address}: {message}")
         if any(words in message for words in _NOT_LOADED):
             return NotLoaded(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
+        if status in {"401", "403", "407"} or "UNAUTHENTICATED" in status or "PERMISSION_DENIED" in status:
+            return MissingCapability(
+                f"{self.address}: refused ({status}); what it wants to be shown goes into RESX_HEADERS or --header"
+            )
         if status in {"404", "405", "501"} or "UNIMPLEMENTED" in status or "decoding the response" in message:
             return self._not_triton(f"status {status}")
         return ServerError(f"{self.address}: {message}")
@@ -380,10 +393,21 @@ class TritonClient:
             f"{self.address}: what answers there is not Triton ({reason}); check --url and --protocol"
         )
 
+    def _insecure(self, reason: str) -> MissingCapability:
+        if "verif" in reason.lower():
+            remedy = "give the CA that signed its certificate by --ca or RESX_TLS_CA, and the host that it is made for"
+        elif "CERTIFICATE_REQUIRED" in reason or "CORRUPTED" in reason:
+            remedy = "it may want a certificate of ours: give --cert and --key"
+        else:
+            remedy = "if it speaks no TLS there, give grpc:// or http://"
+        return MissingCapability(f"{self.address}: no secure connection ({reason}); {remedy}")
+
     def _unreachable(self, reason: str) -> ConnectionLost:
-        return ConnectionLost(
-            f"{self.address}: no server answers ({reason}); start one with `resx serve --detach`, or give --url"
-        )
+        ours = self.address.host_port.startswith(("127.0.0.1:", "localhost:")) and self.address.tls is None
+        remedy = "start one with `resx serve --detach`, or give --url" if ours else "check --url"
+        if self.address.tls is None and ("closed" in reason or "reset" in reason):
+            remedy += "; one that speaks TLS wants grpcs:// or https://"
+        return ConnectionLost(f"{self.address}: no server answers ({reason}); {remedy}")
 
 
 def _by_row(predictions: Sequence[Prediction], num_classes: int) -> list[list[Prediction]]:
