@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resx.errors import ResxError, ServerError, UsageError
+from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 from resx.files import write_atomic
 from resx.serving import logs, pinned, systemd
 from resx.serving import state as states
@@ -279,6 +279,10 @@ class _Server:
                     if time.monotonic() > deadline:
                         raise ServerError(f"tritonserver opened no port within {_START_TIMEOUT_S:g} s")
                     time.sleep(0.05)
+                try:
+                    client.model_versions()
+                except MissingCapability as error:  # see hidden_arguments: rare, and the next start mends it
+                    raise ServerError("tritonserver was told its control key too late; start it again") from error
 
     def _prove(self, client: TritonClient, name: str, versions: Sequence[int]) -> None:
         for version in versions:
