@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 
 from resx.errors import MissingCapability, UsageError
-from resx.serving import embedded, region_modes
+from resx.serving import embedded, hidden_arguments, region_modes
 from resx.serving import state as states
+from resx.serving.client import CONTROL_HEADER, PROTOCOLS, Address, TritonClient
 from resx.serving.embedded import LOOPBACK, Ports
 from resx.serving.repository import Repository
 from resx.serving.supervisor import serve_detached, stop
@@ -209,11 +210,66 @@ def test_another_user_may_ask_for_predictions_and_control_nothing(
 
 @pytest.mark.triton
 @needs_root
+def test_another_user_does_not_find_the_key_in_the_process_list(as_nobody: dict[str, object]) -> None:
+    """Triton 2.51 takes it as an argument; what stands in its place opens nothing."""
+    assert as_nobody["seen"] == []
+
+
+@pytest.mark.triton
+@needs_root
 def test_another_user_reads_neither_state_nor_logs_nor_key_nor_what_passes_through(
     as_nobody: dict[str, dict[str, object]],
 ) -> None:
     assert as_nobody["list"] == "PermissionError"
     assert {path: what for path, what in as_nobody["read"].items() if what != "PermissionError"} == {}
+
+
+@pytest.mark.triton
+def test_what_the_process_list_shows_in_the_keys_place_opens_nothing(open_server: RunningTriton) -> None:
+    words = Path(f"/proc/{open_server.state.server_pid}/cmdline").read_text().split("\0")
+    shown = {word.rpartition("=")[2] for word in words if f"{CONTROL_HEADER}=" in word}
+    assert len(shown) == 2
+    for protocol in PROTOCOLS:
+        for key in shown:
+            host_port = open_server.state.address(protocol).host_port
+            with (
+                TritonClient(Address(host_port=host_port, protocol=protocol, control_key=key)) as client,
+                pytest.raises(MissingCapability, match="RESX_CONTROL_KEY"),
+            ):
+                client.load("tiny")
+
+
+def turned(code: str, *, wait_for: str = "") -> tuple[bool, list[str], str]:
+    """Return whether it was early enough, what the process list showed, and what the program was told."""
+    arguments = [sys.executable, "-S", "-c", code, "--key=shown"]
+    environment = os.environ | {"HIDDEN": "--key=true"}
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, env=environment) as process:
+        assert process.stdout is not None
+        process.stdout.read(len(wait_for))
+        try:
+            early = hidden_arguments.turn(process.pid, len(arguments), {"--key=": "HIDDEN"})
+        except OSError as error:
+            process.kill()
+            pytest.skip(f"a child's memory cannot be written here: {error}")
+        shown = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
+        told, _ = process.communicate(timeout=20)
+    return early, shown, told
+
+
+def test_a_program_is_told_one_argument_and_the_process_list_shows_another() -> None:
+    """Python is linked in a few milliseconds, tritonserver in forty: on a busy machine the first tries may be late."""
+    for _ in range(50):
+        early, shown, told = turned("import sys, time; time.sleep(0.2); print(sys.argv[1])")
+        assert early
+        assert shown[4] == "--key=shown"
+        if told == "--key=true\n":
+            return
+    pytest.fail("the program was always told what the process list shows")
+
+
+def test_a_program_that_has_begun_is_known_to_be_lost() -> None:
+    code = "import threading, time; threading.Thread(target=time.sleep, args=(1,)).start(); print('go', flush=True)"
+    assert turned(code, wait_for="go\n")[0] is False
 
 
 @pytest.mark.triton

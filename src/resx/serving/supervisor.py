@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from resx.errors import ResxError, ServerError, UsageError
+from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 from resx.files import write_atomic
 from resx.serving import logs, pinned, systemd
 from resx.serving import state as states
@@ -285,6 +285,10 @@ class _Server:
                     if time.monotonic() > deadline:
                         raise ServerError(f"tritonserver opened no port within {_START_TIMEOUT_S:g} s")
                     time.sleep(0.05)
+                try:
+                    client.model_versions()
+                except MissingCapability as error:  # see hidden_arguments: rare, and the next start mends it
+                    raise ServerError("tritonserver was told its control key too late; start it again") from error
 
     def _set_aside_or_give_up(self, versions: Mapping[str, tuple[int, ...]], error: str) -> dict[str, tuple[int, ...]]:
         """Return what is left to serve without the model that fails; one broken model must not end the others.

@@ -6,14 +6,17 @@ import contextlib
 import ctypes
 import os
 import resource
+import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import ServerError
+from resx.serving import hidden_arguments, logs
+from resx.serving.client import CONTROL_HEADER
 from resx.serving.embedded import (
     LOOPBACK,
     RESPONSE_CACHE_BYTES,
@@ -26,6 +29,10 @@ from resx.serving.embedded import (
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
 STACK_BYTES = 64 * 2**20
+_RESTRICTIONS = tuple(
+    f"{flag}={RESTRICTED_APIS}:{CONTROL_HEADER}=" for flag in ("--http-restricted-api", "--grpc-restricted-protocol")
+)
+_HIDING_TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,20 +79,43 @@ class TritonProcess:
             # Medians: Triton's statistics extension has sums alone.
             "--metrics-config=summary_latencies=true",
             "--metrics-config=summary_quantiles=0.5:0.05,0.9:0.01,0.99:0.001",
-            f"--http-restricted-api={RESTRICTED_APIS}:resx-control-key={control_key}",
-            f"--grpc-restricted-protocol={RESTRICTED_APIS}:resx-control-key={control_key}",
             f"--exit-timeout-secs={exit_timeout_s}",
             f"--cache-directory={installation.caches}",
             f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
         ]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                env=process_environment(installation),
+        self._log = log
+        environment = process_environment(installation)
+        self._process = self._with_hidden_key(arguments, environment, control_key) or self._spawn(
+            [*arguments, *(f"{restriction}{control_key}" for restriction in _RESTRICTIONS)], environment
+        )
+
+    def _with_hidden_key(
+        self, arguments: Sequence[str], environment: Mapping[str, str], control_key: str
+    ) -> subprocess.Popen[bytes] | None:
+        """Start the server with a key that the process list does not show; None where that cannot be."""
+        decoys = [f"{restriction}{secrets.token_urlsafe(24)}" for restriction in _RESTRICTIONS]
+        variables = {restriction: f"RESX_RESTRICTION_{number}" for number, restriction in enumerate(_RESTRICTIONS)}
+        hidden = {variable: f"{restriction}{control_key}" for restriction, variable in variables.items()}
+        reason = "it was too late each time"
+        for _ in range(_HIDING_TRIES):
+            process = self._spawn([*arguments, *decoys], {**environment, **hidden})
+            try:
+                if hidden_arguments.turn(process.pid, len(arguments) + len(decoys), variables):
+                    return process
+            except OSError as error:
+                reason = error.strerror or str(error)
+            process.kill()
+            process.wait()
+        logs.append(self._log, f"the control key stands in the process list, for every user to read: {reason}")
+        return None
+
+    def _spawn(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
                 start_new_session=True, preexec_fn=_prepare_child,
             )  # fmt: skip
-        self._log = log
 
     @property
     def pid(self) -> int:
