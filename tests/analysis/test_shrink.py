@@ -19,8 +19,8 @@ from resx.export.fold import fold_survival
 from resx.export.fusion import fused
 from resx.export.onnx_file import write_onnx
 from resx.training.checkpoint import load_run, load_run_data
-from resx.training.data import DataSet
-from resx.training.evaluation import accuracy, normalised
+from resx.training.data import DataSet, Split
+from resx.training.evaluation import accuracy, logits, normalised
 from resx.zoo.spec import survival_probabilities
 from tests.analysis.conftest import small_network
 from tests.cli.test_bad_input import refused
@@ -42,7 +42,7 @@ def test_the_search_takes_the_cheapest_block_first_and_nests_its_choices(
     trained: Callable[[str], Path], digits8: DataSet
 ) -> None:
     model, spec = load_run(trained("resnet"))
-    options = SearchOptions(num_images=100, shortlist=2, num_recalibration_images=200)
+    options = SearchOptions(num_images=100, num_recalibration_images=0)
 
     found = list(search.sizes(model, spec, digits8, options, prepare))
 
@@ -60,6 +60,25 @@ def test_the_search_takes_the_cheapest_block_first_and_nests_its_choices(
     assert all(a < b for a, b in zip(dropped, dropped[1:], strict=False))  # noqa: RUF007
     assert dropped[-1] == {1, 2, 4, 5}
     assert found[1].member.accuracy == pytest.approx(accuracy(found[1].model, spec, digits8.held_out))
+
+
+def test_of_the_shortlist_the_block_goes_whose_loss_is_least_with_fitted_batch_norms(
+    trained: Callable[[str], Path], digits8: DataSet
+) -> None:
+    model, spec = load_run(trained("resnet"))
+    options = SearchOptions(num_images=100, shortlist=4, num_recalibration_images=200)
+
+    first = next(search.sizes(model, spec, digits8, options, prepare))
+
+    chosen = np.sort(np.random.default_rng(0).permutation(len(digits8.train))[:100])
+    images = Split(images=digits8.train.images[chosen], targets=digits8.train.targets[chosen])
+    losses = {}
+    for block in (1, 2, 4, 5):
+        smaller, _ = search.without_block(model, spec, block)
+        search.recalibrate(smaller, spec, images, num_images=100, seed=0)
+        answers = logits(smaller, spec, images.images)
+        losses[block] = float(nn.functional.cross_entropy(answers, torch.from_numpy(images.targets)))
+    assert first.spec.dropped_blocks == (min(losses, key=losses.__getitem__),)
 
 
 def test_random_choices_are_another_search(trained: Callable[[str], Path], digits8: DataSet) -> None:

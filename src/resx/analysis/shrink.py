@@ -1,12 +1,11 @@
 """Fewer blocks with the least loss: which ones go is found by measuring.
 
-    1  every removable block's single lesion: the cross-entropy without it, on some training images
-    2  of the blocks that looked cheapest when they were last measured, the best few are measured again, in the
-       network as it now is; the cheapest of them goes
-    3  batch norms get the statistics that they now see, on training images; then 2 again
+    1  the cross-entropy without each block that can go, in the network as it now is, on some training images
+    2  the few cheapest are taken out in turn, batch norms fitted to what they then see, and measured again
+    3  the cheapest of those goes; then 1 again
 
-A block's worth changes as others go, hence the measuring again; that only a few are measured is what keeps the
-search short, and `shortlist` says how few. The search sees training images
+A block's worth changes as others go, hence the measuring again; and batch norms repair much of some lesions and little
+of others, hence the second measurement. The search sees training images
 only, so held-out accuracy is not what blocks are chosen by; choosing a size by it is a choice among few.
 """
 
@@ -18,6 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from resx.analysis import variants as plans
@@ -25,7 +25,7 @@ from resx.analysis.anatomy import Prepare, prepared, steps_of
 from resx.analysis.evaluation import evaluate
 from resx.errors import ResxError, UsageError
 from resx.training.data import DataSet, Split
-from resx.training.evaluation import normalised
+from resx.training.evaluation import logits, normalised
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import FrozenModel, ModelSpec
 
@@ -54,8 +54,8 @@ class SearchOptions(FrozenModel):
 
     num_images: int = 256
     """Training images that lesions are measured on."""
-    shortlist: int = 8
-    """Blocks that are measured again before one goes."""
+    shortlist: int = 4
+    """Blocks that are tried with batch norms fitted before one goes."""
     num_recalibration_images: int = 1024
     """Training images that batch norms are fitted to; 0 leaves their statistics alone."""
     seed: int = 0
@@ -109,17 +109,11 @@ def sizes(
     search = Split(images=data.train.images[chosen], targets=data.train.targets[chosen])
     removable = set(spec.architecture.removable_blocks)
     left = [block for block in spec.kept_blocks if block in removable]
-    losses = dict.fromkeys(left, 0.0)
-    if not options.at_random:
-        losses = _losses_without(model, spec, left, search, prepare)
     while left:
         if options.at_random:
             going = int(random.choice(left))
         else:
-            few = sorted(left, key=losses.__getitem__)[: options.shortlist]
-            if len(left) < len(losses):  # the first to go was measured in this very network
-                losses |= _losses_without(model, spec, few, search, prepare)
-            going = min(few, key=losses.__getitem__)
+            going = _cheapest(model, spec, left, search, options, prepare)
         left.remove(going)
         model, spec = without_block(model, spec, going)
         recalibrate(model, spec, data.train, num_images=options.num_recalibration_images, seed=options.seed)
@@ -194,10 +188,22 @@ def front(members: Sequence[Member]) -> list[Member]:
     return kept[::-1]
 
 
-def _losses_without(
-    model: nn.Module, spec: ModelSpec, blocks: Sequence[int], search: Split, prepare: Prepare
-) -> dict[int, float]:
-    """Return the mean cross-entropy without each of these blocks."""
+def _cheapest(
+    model: nn.Module, spec: ModelSpec, left: Sequence[int], search: Split, options: SearchOptions, prepare: Prepare
+) -> int:
+    """Return the block whose removal costs least."""
     steps = steps_of(model, spec)
-    tally = evaluate(prepared(steps, prepare), [plans.without(steps, [block]) for block in blocks], search, spec)
-    return dict(zip(blocks, tally.losses(), strict=True))
+    tally = evaluate(prepared(steps, prepare), [plans.without(steps, [block]) for block in left], search, spec)
+    losses = dict(zip(left, tally.losses(), strict=True))
+    few = sorted(left, key=losses.__getitem__)[: options.shortlist]
+    if options.num_recalibration_images:
+        losses = {block: _loss_after(model, spec, block, search) for block in few}
+    return min(few, key=losses.__getitem__)
+
+
+def _loss_after(model: nn.Module, spec: ModelSpec, block: int, search: Split) -> float:
+    """Return the mean cross-entropy without a block and with batch norms fitted to the search's images."""
+    smaller, smaller_spec = without_block(model, spec, block)
+    recalibrate(smaller, smaller_spec, search, num_images=len(search), seed=0)
+    answers = logits(smaller, smaller_spec, search.images)
+    return float(F.cross_entropy(answers, torch.from_numpy(search.targets)).nan_to_num(1e6, 1e6))

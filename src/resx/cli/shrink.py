@@ -46,7 +46,7 @@ def shrink(
     recalibrate: Annotated[bool, typer.Option(help="Fit batch norms to training images after each removal.")] = True,
     finetune: Annotated[int, typer.Option(min=0, help="Train on for so many epochs, at a tenth of the rate.")] = 0,
     search_images: Annotated[int, typer.Option(min=1, help="Training images that blocks are chosen on.")] = 256,
-    shortlist: Annotated[int, typer.Option(min=1, help="Blocks that are measured again before one goes.")] = 8,
+    shortlist: Annotated[int, typer.Option(min=1, help="Blocks tried with fitted batch norms before one goes.")] = 4,
     random: Annotated[bool, typer.Option("--random", help="Drop random blocks: what a search compares with.")] = False,
     seed: Seed = 0,
     json: Json = False,
