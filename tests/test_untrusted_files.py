@@ -139,14 +139,14 @@ def test_an_onnx_files_weights_lie_beside_it(tmp_path: Path, location: str) -> N
         onnx_reading.read_model(folder / "theirs.onnx")
 
 
-@pytest.mark.parametrize("name", ["../model.onnx", "/etc/passwd", "a/b", ""])
-def test_a_card_cannot_name_a_file_elsewhere(tmp_path: Path, name: str) -> None:
+def test_a_card_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
     _, published = publish_tiny(Repository(tmp_path / "models"), "m")
     card = json.loads((published.folder / FILE_NAME).read_text())
-    card["files"] = {name: "0" * 64}
-    (published.folder / FILE_NAME).write_text(json.dumps(card))
-    with pytest.raises(UsageError, match=r"card\.json: files: .*letters, digits"):
-        read_card(published.folder)
+    for name in ("../model.onnx", "/etc/passwd", "a/b", ""):
+        card["files"] = {name: "0" * 64}
+        (published.folder / FILE_NAME).write_text(json.dumps(card))
+        with pytest.raises(UsageError, match=r"card\.json: files: .*letters, digits"):
+            read_card(published.folder)
 
 
 def test_folders_that_are_no_versions_are_left_alone(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def until(condition: Callable[[], object], what: str, timeout_s: float = 60.0) -
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) -> Iterator[RunningTriton]:
-    """A server that answers some requests, and refuses one, all the time."""
+    """A server of its own, which a test here kills."""
     repository = Repository(tmp_path_factory.mktemp("watched") / "model_repository")
     publish_tiny(repository, "tiny")
     state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
@@ -241,6 +241,12 @@ def test_every_metric_that_rules_and_dashboard_name_is_exported(prometheus: Prom
     assert reasons == {"REJECTED", "CANCELED", "BACKEND", "OTHER"}
     quantiles = {series["metric"]["quantile"] for series in prometheus.ask("nv_inference_request_summary_us")}
     assert quantiles >= {"0.5", "0.99"}
+
+
+@pytest.mark.triton
+def test_what_never_reached_a_model_is_in_no_metric(prometheus: Prometheus) -> None:
+    """As docs/monitoring.md says; the fixture sent requests of a wrong shape."""
+    assert prometheus.value("sum(nv_inference_request_failure)") == 0
 
 
 @pytest.mark.triton

@@ -41,7 +41,8 @@ def serve_detached(
             ended, status = os.waitpid(pid, os.WNOHANG)
             if ended:
                 raise _error_of(os.waitstatus_to_exitcode(status), log)
-            if state := running_server(repository):
+            # Until the new supervisor has cleared up, what is written down is a killed one's.
+            if (state := running_server(repository)) and state.pid == pid:
                 return state
             time.sleep(0.1)
         raise ServerError(f"not ready after {timeout_s:g} s; see {log}")
