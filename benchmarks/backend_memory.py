@@ -1,6 +1,6 @@
 """Memory of the embedded server and of its Python stub over very many requests of a tiny model.
 
-    python benchmarks/backend_memory.py [--requests 200000] [--bar-mib 16]
+    python -m benchmarks.backend_memory [--requests 200000] [--bar-mib 16]
 
 Each request carries one image of a three-block network, from several connections at once. Memory is the resident
 set of tritonserver and of its stubs, read from /proc after a tenth of the requests (everything is warm by then)
@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from resx.export.card import Source
-from resx.export.parity import photograph_crops
+from resx.export.images import RealImages, photograph_crops
 from resx.export.pipeline import ExportOptions
-from resx.export.source import LoadedSource, RealImages, weights_sha256
+from resx.export.source import LoadedSource, weights_sha256
 from resx.serving.client import TritonClient
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into

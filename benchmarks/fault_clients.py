@@ -25,6 +25,7 @@ from resx.serving.logs import last_lines
 from resx.serving.repository import Repository
 from resx.serving.state import LOG, ServerState, folder_of, now_s, running_server
 
+RECOVER_S = 10.0
 MODEL, FREE = "tiny", Ports(http=0, grpc=0, metrics=0)
 
 
@@ -42,6 +43,8 @@ class Row:
     detected_s: tuple[float, ...] = ()
     missed: tuple[str, ...] = ()
     """Bars that did not hold."""
+    note: str = ""
+    """What the columns do not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,5 +185,6 @@ def line(row: Row) -> str:
     times = (
         f"{statistics.median(row.seconds):>11.2f} s{max(row.seconds):>6.2f} s" if row.seconds else f"{'-':>13}{'-':>8}"
     )
-    missed = "".join(f"\n    MISSED: {bar}" for bar in row.missed)
+    missed = f"\n    {row.note}" if row.note else ""
+    missed += "".join(f"\n    MISSED: {bar}" for bar in row.missed)
     return f"{row.fault:<40}{row.times:>6}{row.sent:>9}{row.lost:>7}{row.wrong:>7}{noticed:>13}{times}{missed}"

@@ -41,7 +41,7 @@ def swaps(times: int) -> list[Row]:
                 if number % 5 == 4:
                     done = rollback(client, repository, MODEL)
                 else:
-                    _copy(repository, questions, number % 3 + 1)
+                    copy_version(repository, questions, number % 3 + 1)
                     manner = Manner(trial_s=0.3, keep_previous=number % 5 == 3)
                     done = deploy(client, repository, MODEL, manner=manner)
                 seconds.append(now_s() - begun)
@@ -84,7 +84,7 @@ def _bad_version(name: str, spoil: Callable[[Repository, Path], None], times: in
         with TritonClient(state.address("grpc")) as client, load(state, questions, (0, 0)) as askers:
             for _ in range(times):
                 begun = now_s()
-                folder = _copy(repository, None, 1)
+                folder = copy_version(repository, None, 1)
                 spoil(repository, folder)
                 try:
                     deploy(client, repository, MODEL, manner=MANNER)
@@ -109,7 +109,7 @@ def _bad_version(name: str, spoil: Callable[[Repository, Path], None], times: in
     )  # fmt: skip
 
 
-def _copy(repository: Repository, questions: Questions | None, of: int) -> Path:
+def copy_version(repository: Repository, questions: Questions | None, of: int) -> Path:
     """Publish a version's files once more, as the newest; exporting would take longer than deploying."""
     number = repository.versions(MODEL)[-1] + 1
     folder = repository.root / MODEL / str(number)

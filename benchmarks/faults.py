@@ -24,10 +24,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
-from benchmarks import fault_deploys
+from benchmarks import fault_commands, fault_deploys, fault_requests, fault_strain
 from benchmarks.fault_clients import (
     FREE,
     HEADER,
+    RECOVER_S,
     Asker,
     Event,
     Row,
@@ -45,7 +46,7 @@ from resx.serving.repository import Repository
 from resx.serving.state import Recovery, ServerState, now_s, running_server
 
 RETRIES = 8
-DETECT_S, RECOVER_S, EXIT_S = 2.0, 10.0, 20.0
+DETECT_S, EXIT_S = 2.0, 20.0
 
 
 def kill(victim: str, number: signal.Signals, times: int) -> list[Row]:
@@ -191,6 +192,12 @@ FAULTS: dict[str, Callable[[int], list[Row]]] = {
     "sigterm": terminate,
     "swaps": lambda times: fault_deploys.swaps(times * 5 // 2),
     "bad-versions": fault_deploys.bad_versions,
+    "killed-deploys": lambda times: fault_commands.killed_deploys(times * 5 // 4),
+    "killed-exports": lambda times: fault_commands.killed_exports(times * 5 // 4),
+    "disk-full": fault_commands.disk_full,
+    "hostile": fault_requests.hostile,
+    "overload": lambda times: fault_strain.overloaded(1.5 * times),
+    "memory": lambda times: fault_strain.memory(5 * times, 10_000 * times),
 }
 
 

@@ -1,6 +1,6 @@
 """Ten times more requests than the server can answer, for 30 s: what it refuses, how fast, and how it recovers.
 
-    python benchmarks/overload.py [--model resnet50] [--factor 10] [--seconds 30]
+    python -m benchmarks.overload [--model resnet50] [--factor 10] [--seconds 30]
 
 Capacity is measured first (8 requests in flight). Then requests leave at `factor` times that rate whether or not
 earlier ones were answered. Refusals are the server's own 503 for a full queue; anything else is an error.
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from backend_memory import resident_mib
+from benchmarks.backend_memory import resident_mib
 
 from resx.bench import report
 from resx.bench.load import LoadPlan, request_images
