@@ -365,6 +365,8 @@ class TritonClient:
             )
         if "maximum queue size" in message:
             return ServerBusy(f"{self.address}: its queue is full; send fewer requests at once, or later")
+        if any(words in message for words in _NOT_LOADED):
+            return NotLoaded(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
         if "UNAVAILABLE" in status:
             if self.address.tls and (trouble := [words for words in _TLS_TROUBLE if words in message]):
                 return self._insecure(trouble[0])
@@ -378,8 +380,6 @@ class TritonClient:
             return NoAnswerInTime(f"{self.address}: no answer within {self._timeout_s:g} s")
         if "Stub process" in message and "not healthy" in message:
             return ModelProcessLost(f"{self.address}: {message}")
-        if any(words in message for words in _NOT_LOADED):
-            return NotLoaded(f"{self.address}: {message}; `resx deploy` loads a model, `resx status` lists them")
         if status in {"401", "403", "407"} or "UNAUTHENTICATED" in status or "PERMISSION_DENIED" in status:
             return MissingCapability(
                 f"{self.address}: refused ({status}); what it wants to be shown goes into RESX_HEADERS or --header"

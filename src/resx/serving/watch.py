@@ -123,6 +123,8 @@ class CanaryWatch(threading.Thread):
             return None
         begun = time.monotonic()
         fault = self._ask(client, name, version)
+        if fault and version not in self._deployed().get(name, ()):
+            return None  # undeployed, or another version's turn, while it was asked
         took_s = time.monotonic() - begun
         self._due[name, version] = time.monotonic() + max(self._interval_s, took_s / _COST)
         return fault
