@@ -41,7 +41,7 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/lesion_time.py
 
-faults: $(STAMP)  ## kill processes under load, 20 times each, and count what clients notice; about 10 minutes
+faults: $(STAMP)  ## break a served model under load in every way and count what clients notice; about 35 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults --times 20
 
 digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds each, about an hour; writes docs/digits.md

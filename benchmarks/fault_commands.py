@@ -29,7 +29,7 @@ from resx.serving.repository import Repository
 from resx.serving.state import now_s
 
 _SEED = 0
-EXPORT = ["export", "resnet20", "--set", "classes=10", "--weights", "none"]
+EXPORT = ["export", "resnet20", "--weights", "none"]
 
 
 def killed_exports(times: int) -> list[Row]:

@@ -70,11 +70,12 @@ def bad_versions(times: int) -> list[Row]:
     """Deploy versions that cannot be served or that answer wrongly; the one before must go on as if nothing were."""
     rows = []
     for name, spoil in SPOILED.items():
-        rows.append(_bad_version(name, spoil, max(1, times // len(SPOILED))))
+        rows.append(bad_version(name, spoil, max(1, times // len(SPOILED))))
     return rows
 
 
-def _bad_version(name: str, spoil: Callable[[Repository, Path], None], times: int) -> Row:
+def bad_version(name: str, spoil: Callable[[Repository, Path], None], times: int) -> Row:
+    """Deploy a version that was spoilt, again and again."""
     seconds: list[float] = []
     missed: set[str] = set()
     with published() as (repository, questions):

@@ -7,6 +7,9 @@ after the other, and compare every answer with what the same file answers in pro
 the first error (that is a lost request), half use the client's retries. A function per fault returns its rows;
 `FAULTS` names them, and a new one is a function more. Exit code 1 if a bar is missed.
 
+The faults of versions and commands are in fault_deploys.py and fault_commands.py, of requests in fault_requests.py,
+of load and memory in fault_strain.py.
+
 Bars: no wrong answer, ever. A dead process: noticed within 2 s, serving again within 10 s, requests lost only
 in between, none lost by clients that retry. SIGTERM: every accepted request answered, nothing left behind.
 """

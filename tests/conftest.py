@@ -92,7 +92,7 @@ def tiny_spec(*, survival: float = 1.0, image_size: int = 16, classes: int = 10)
 
 def publish_tiny(
     repository: Repository, name: str, *, seed: int = 0, precision: str = "fp32", input_type: str = "uint8",
-    classes: int = 10, max_batch_size: int = 4,
+    classes: int = 10, max_batch_size: int = 4, image_endpoint: bool = False,
 ) -> tuple[Card, Published]:  # fmt: skip
     """Export and publish a tiny network with random weights."""
     from resx.export.card import Source
@@ -110,7 +110,9 @@ def publish_tiny(
         real=RealImages(images=photograph_crops(8, spec.image_size, seed=0), origin="photographs"),
     )
     options = ExportOptions(precision=precision, input_type=input_type, max_batch_size=max_batch_size)  # type: ignore[arg-type]
-    return export_into(repository, source, options, ServingOptions(), name=name, command="a test")
+    return export_into(
+        repository, source, options, ServingOptions(image_endpoint=image_endpoint), name=name, command="a test"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from resx.errors import ServerError, UsageError
 from resx.files import checked_name
 from resx.serving.client import NotLoaded, TritonClient
-from resx.serving.deploy import Deployed, Manner, alone, deploy, record
+from resx.serving.deploy import FIRST, Deployed, Manner, alone, deploy, record
 from resx.serving.rehearsal import forget_rehearsal
 from resx.serving.repository import Repository
 from resx.serving.state import previous, running_server
@@ -18,7 +18,7 @@ _UNLOAD_S = 60.0
 
 
 def rollback(
-    client: TritonClient, repository: Repository, name: str, *, manner: Manner = Manner(),  # noqa: B008 - frozen
+    client: TritonClient, repository: Repository, name: str, *, manner: Manner = FIRST,
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> Deployed:  # fmt: skip
     """Let the version answer that answered before the last change, after its canary; a second time goes forward again.
