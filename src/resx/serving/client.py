@@ -44,11 +44,13 @@ _TLS_TROUBLE = (
 )  # fmt: skip
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 # What tritonclient sets itself, and a server that is back is tried again within a second rather than two minutes.
+# `min_reconnect_backoff_ms` is really how long one try to connect may take: on a busy machine 100 ms are not enough,
+# and a canary that is told UNAVAILABLE for that has the supervisor start a new server.
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1000),
 ]
 
