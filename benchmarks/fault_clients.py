@@ -169,11 +169,15 @@ def current(repository: Repository) -> ServerState:
 
 
 def stub_of(state: ServerState) -> int:
-    """Return the process id of the model's stub."""
-    for child in psutil.Process(state.server_pid).children():
-        if child.status() != psutil.STATUS_ZOMBIE and any(f"/{MODEL}/" in word for word in child.cmdline()):
-            return child.pid
-    raise RuntimeError(f"{MODEL} has no stub")
+    """Return the process id of the model's youngest stub; that of a version that was replaced may still be ending."""
+    stubs = [
+        child
+        for child in psutil.Process(state.server_pid).children()
+        if child.status() != psutil.STATUS_ZOMBIE and any(f"/{MODEL}/" in word for word in child.cmdline())
+    ]
+    if not stubs:
+        raise RuntimeError(f"{MODEL} has no stub")
+    return max(stubs, key=lambda stub: stub.create_time()).pid
 
 
 HEADER = f"{'fault':<40}{'times':>6}{'sent':>9}{'lost':>7}{'wrong':>7}{'noticed max':>13}{'time median':>13}{'max':>8}"

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks.backend_memory import memory_over_requests, resident_mib
-from benchmarks.fault_clients import FREE, MODEL, Row, published
-from benchmarks.overload import MEMORY_BAR_MIB, RECOVERY_BAR_S, overload
+from benchmarks.fault_clients import FREE, MODEL, Row, current, published
+from benchmarks.overload import MEMORY_BAR_MIB, RECOVERY_BAR_S, overload, timed
 
 from resx.bench import report
 from resx.bench.load import LoadPlan, request_images
@@ -38,24 +38,20 @@ def overloaded(seconds: float) -> list[Row]:
             with TritonClient(state.address("grpc")) as client:
                 interface = client.interface(NETWORK)
                 images = request_images(interface, 1, 0)
-
-                def alone_s() -> float:
-                    sent = time.perf_counter()
-                    client.infer(NETWORK, interface, images)
-                    return time.perf_counter() - sent
-
-                usual_s = statistics.median(alone_s() for _ in range(50))
+                usual_s = statistics.median(timed(client, NETWORK, interface, images) for _ in range(50))
                 before = resident_mib(state.server_pid)
                 outcome, peak, ended = overload(state, NETWORK, interface, images, capacity * FACTOR, seconds)
-                while alone_s() > 2 * usual_s and time.perf_counter() - ended < 60:
+                while timed(client, NETWORK, interface, images) > 2 * usual_s and time.perf_counter() - ended < 60:
                     pass
                 recovery_s = time.perf_counter() - ended
+            restarts = current(repository).restarts
         finally:
             stop(repository)
     refused = len(outcome.refused_s)
     bars = {
         f"errors that are no 503: {dict(outcome.errors)}": bool(outcome.errors),
         "nothing was refused": refused == 0,
+        f"the server was brought back {restarts} times": restarts > 0,
         f"a request alone took its usual time again after {recovery_s:.1f} s": recovery_s > RECOVERY_BAR_S,
         f"tritonserver grew by {peak - before:.0f} MiB": peak - before > MEMORY_BAR_MIB,
     }

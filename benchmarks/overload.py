@@ -77,10 +77,10 @@ def _measured(state: ServerState, name: str, factor: float, seconds: float) -> b
     with TritonClient(state.address("grpc")) as client:
         interface = client.interface(name)
         images = request_images(interface, 1, 0)
-        alone_s = statistics.median(_timed(client, name, interface, images) for _ in range(20))
+        alone_s = statistics.median(timed(client, name, interface, images) for _ in range(20))
         memory = resident_mib(state.server_pid)
         outcome, peak, ended = overload(state, name, interface, images, capacity * factor, seconds)
-        while _timed(client, name, interface, images) > 2 * alone_s and time.perf_counter() - ended < 60:
+        while timed(client, name, interface, images) > 2 * alone_s and time.perf_counter() - ended < 60:
             pass
         recovery_s = time.perf_counter() - ended
     growth = peak - memory
@@ -129,7 +129,7 @@ def overload(
                     with lock:
                         outcome.answered_s.append(time.perf_counter() - sent)
 
-    workers = [threading.Thread(target=work) for _ in range(WORKERS)]
+    workers = [threading.Thread(target=work, daemon=True) for _ in range(WORKERS)]
     for worker in workers:
         worker.start()
     peak, started = 0.0, time.perf_counter()
@@ -150,9 +150,13 @@ def overload(
     return outcome, peak, ended
 
 
-def _timed(client: TritonClient, name: str, interface: Interface, images: npt.NDArray[np.uint8]) -> float:
+def timed(client: TritonClient, name: str, interface: Interface, images: npt.NDArray[np.uint8]) -> float:
+    """Return how long one request takes; inf if it is refused."""
     sent = time.perf_counter()
-    client.infer(name, interface, images)
+    try:
+        client.infer(name, interface, images)
+    except ServerBusy:  # its queue is not empty yet
+        return float("inf")
     return time.perf_counter() - sent
 
 

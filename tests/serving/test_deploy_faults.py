@@ -5,15 +5,20 @@ How long something took is for a quiet machine to say: those bars are left to `m
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import signal
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
-from benchmarks import fault_commands, fault_deploys, fault_requests
-from benchmarks.fault_clients import FREE, Row, line
+from benchmarks import fault_commands, fault_deploys, fault_requests, fault_strain
+from benchmarks.fault_clients import FREE, Row, current, line, stub_of, wait_until
 from PIL import Image
 
+from resx.errors import ResxError
 from resx.serving import detached
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Manner, deploy
@@ -58,6 +63,42 @@ def test_a_full_disk_leaves_a_valid_repository() -> None:
 
 def test_hostile_requests_are_refused_and_what_ends_triton_is_mended() -> None:
     held(fault_requests.hostile(1))
+
+
+def test_overload_is_no_fault() -> None:
+    """The canary is refused as everybody is, and the supervisor must leave the server alone."""
+    (row,) = fault_strain.overloaded(6)
+    held([row])
+    assert row.lost == 0
+    assert "0 refused" not in row.note
+
+
+def test_a_hanging_model_is_found_though_its_queue_is_full(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny")
+    state = detached.serve_detached(repository, FREE, ["--canary-timeout=2"])
+    halt = threading.Event()
+
+    def ask() -> None:
+        with TritonClient(state.address("grpc"), timeout_s=20) as client:
+            while not halt.is_set():
+                with contextlib.suppress(ResxError):
+                    client.infer("tiny", interface, np.zeros((1, 3, 16, 16), np.uint8))
+                halt.wait(0.02)
+
+    asking = [threading.Thread(target=ask) for _ in range(60)]  # the queue takes 32
+    try:
+        with TritonClient(state.address("grpc")) as client:
+            interface = client.interface("tiny")
+        os.kill(stub_of(state), signal.SIGSTOP)
+        for thread in asking:
+            thread.start()
+        wait_until(lambda: current(repository).restarts > 0, "it is brought back", 120)
+    finally:
+        halt.set()
+        for thread in asking:
+            thread.join(60)
+        detached.stop(repository)
 
 
 def test_an_image_endpoint_follows_its_model_without_losing_a_request(tmp_path: Path) -> None:

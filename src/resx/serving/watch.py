@@ -5,18 +5,20 @@
     the answers     each deployed version is asked its canary: no answer, or another than its card's, is a fault
 
 An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core. A
-canary waits in the queue like every request, so one that is late is a fault only if the model finished nothing
-else meanwhile: overload is no fault. A version that is not loaded is none either: somebody unloaded it.
+canary waits in the queue like every request, so one that is late, or that a full queue refuses, is a fault only if
+the model finished nothing else meanwhile: overload is no fault. A version that is not loaded is none either:
+somebody unloaded it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from resx.errors import ParityError, ResxError, UsageError
+from resx.errors import ParityError, ResxError, ServerBusy, UsageError
 from resx.export import card as cards
 from resx.export.card import Card
 from resx.serving.client import (
@@ -144,6 +146,8 @@ class CanaryWatch(threading.Thread):
             return None
         except NoAnswerInTime as error:
             return self._late(client, name, version, before, error)
+        except ServerBusy as error:
+            return self._refused(client, name, version, before, error)
         except ConnectionLost as error:
             return Fault(reason=f"the server closed the canary's connection: {error}")
         except ModelProcessLost as error:
@@ -158,6 +162,15 @@ class CanaryWatch(threading.Thread):
         except ResxError:
             moved = False
         return None if moved else Fault(reason=f"{name} version {version} finished nothing: {error}")
+
+    def _refused(self, client: TritonClient, name: str, version: int, before: int, error: ResxError) -> Fault | None:
+        """Say whether a model whose queue is full still empties it."""
+        deadline = time.monotonic() + self._timeout_s
+        while time.monotonic() < deadline and not self._halt.wait(0.2):
+            with contextlib.suppress(ResxError):
+                if _finished(client, name, version) > before:
+                    return None
+        return None if self._halt.is_set() else self._late(client, name, version, before, error)
 
     def _expect(self, client: TritonClient, name: str, version: int) -> _Expected | None:
         """Return the version's canary; None for a model without a card, which is watched by its stubs alone."""
@@ -196,9 +209,7 @@ def ask_canary(
 
 
 def _finished(client: TritonClient, name: str, version: int) -> int:
-    """Return how many requests a version has answered, well or not."""
+    """Return how many requests a version has answered; those that a full queue refused count as failures to Triton."""
     return sum(
-        int(entry["inference_stats"].get(outcome, {}).get("count", 0))
-        for entry in client.statistics(name, version)
-        for outcome in ("success", "fail")
+        int(entry["inference_stats"].get("success", {}).get("count", 0)) for entry in client.statistics(name, version)
     )
