@@ -28,7 +28,7 @@ from resx.serving.repository import Repository
 from resx.serving.state import record_deployed, running_server
 from tests.conftest import Finished, publish_tiny
 
-pytestmark = pytest.mark.triton
+pytestmark = [pytest.mark.triton, pytest.mark.slow]  # `make test-slow`: real faults take minutes
 NOTHING = np.zeros((1, 3, 16, 16), np.uint8)
 
 
