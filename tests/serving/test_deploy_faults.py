@@ -26,7 +26,7 @@ from resx.serving.repository import Repository
 from resx.serving.rollback import undeploy
 from tests.conftest import publish_tiny
 
-pytestmark = [pytest.mark.triton, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def held(rows: list[Row]) -> None:
