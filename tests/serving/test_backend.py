@@ -12,7 +12,7 @@ import tritonclient.http as triton_http
 from onnx import TensorProto
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from resx.errors import ServerError
+from resx.errors import ResxError
 from resx.serving.deploy import deploy
 from tests.conftest import RunningTriton
 from tests.serving import onnx_files
@@ -82,7 +82,7 @@ def test_a_fixed_first_axis_means_no_batching(triton: RunningTriton, root: Path)
 def test_a_batch_size_that_the_file_cannot_have_is_refused(triton: RunningTriton, root: Path) -> None:
     onnx_files.identity(root / "unbatched" / "1" / "model.onnx", TensorProto.FLOAT, [2, 3])
     put_config(triton, "unbatched", 'backend: "onnxruntime"\nmax_batch_size: 8\n')
-    with pytest.raises(ServerError, match="first axis of an input or output is fixed; write 0"):
+    with pytest.raises(ResxError, match="first axis of an input or output is fixed; write 0"):
         serve(triton, "unbatched")
 
 
@@ -105,7 +105,7 @@ def test_every_numeric_type_comes_back_exactly(triton: RunningTriton, root: Path
 
 def test_strings_are_refused_with_what_is_served(triton: RunningTriton, root: Path) -> None:
     onnx_files.identity(root / "words" / "1" / "model.onnx", TensorProto.STRING, ["n", 1])
-    with pytest.raises(ServerError, match=r"tensor\(string\); this backend serves tensor\(bool\)"):
+    with pytest.raises(ResxError, match=r"tensor\(string\); this backend serves tensor\(bool\)"):
         serve(triton, "words")
 
 
@@ -161,7 +161,7 @@ def test_a_setting_that_cannot_be_fails_the_load_and_says_why(
 ) -> None:
     onnx_files.identity(root / "misset" / "1" / "model.onnx", TensorProto.FLOAT, ["n", 3])
     put_config(triton, "misset", f'backend: "onnxruntime"\nmax_batch_size: 4\n{line}\n')
-    with pytest.raises(ServerError, match=reason):
+    with pytest.raises(ResxError, match=reason):
         serve(triton, "misset")
 
 

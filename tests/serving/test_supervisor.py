@@ -129,7 +129,7 @@ def test_a_signal_while_it_starts_leaves_nothing(repository: Repository) -> None
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=40)
     assert process.returncode == 0, err
-    assert not alive(server)
+    wait_until(lambda: not alive(server), 10)
     assert not shared_memory(process.pid)
 
 
