@@ -1,37 +1,157 @@
-"""The result of a benchmark, as it is printed and stored."""
+"""The result of a benchmark, as it is printed and stored. Its JSON schema is docs/bench.schema.json."""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import platform
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
 
 from resx._version import __version__
-from resx.bench.load import LoadPlan, Window, closed_loop
-from resx.bench.samples import MIN_SAMPLES, percentile
-from resx.bench.server_statistics import ServerBreakdown, breakdown
-from resx.serving.client import Address, TritonClient
+from resx.bench.samples import Percentiles
+from resx.bench.server_statistics import ServerBreakdown
+from resx.errors import UsageError
+from resx.serving.client import Address
 from resx.zoo.spec import FrozenModel
+
+
+class Answers(FrozenModel):
+    """Whether the sampled answers were right."""
+
+    checked: int
+    wrong: int
+    reference: str
+    """What they were compared with, or why they were not."""
+    worst: float | None
+    """Largest difference from the reference, relative to the logits' scale."""
+    tolerance: float
+
+
+class Late(FrozenModel):
+    """Requests of an open loop that left late: what the client could not do."""
+
+    threshold_ms: float
+    num_late: int
+    share: float
+    max_ms: float
+
+
+class Stability(FrozenModel):
+    """Whether the three thirds of the window agree."""
+
+    rates_per_s: tuple[float, float, float]
+    """Answers per second."""
+    spread: float
+    """Largest difference from their mean, relative to it."""
+    stable: bool
+
+
+class Client(FrozenModel):
+    """What the load generator took and could have done."""
+
+    processes: int
+    cpu_ms_per_request: float | None
+    cpu_share: float
+    """Of one core, over the window."""
+    ceiling_requests_per_s: float | None
+    """What its processor time per request allows against a null server; None where it was not measured."""
+
+
+class InProcess(FrozenModel):
+    """The same file, run without a server."""
+
+    images_per_s: float
+    p50_ms: float
+    """Of one run of the batch."""
+    batch_size: int
+    threads: int
+    instances: int
+    efficiency: float
+    """Served images per second over these."""
+
+
+class Second(FrozenModel):
+    """A slice of the window."""
+
+    at_s: float
+    """Its end, from when the window opened."""
+    answers_per_s: float
+    failed: int
+    p50_ms: float | None
+    p99_ms: float | None
+    """The largest, where there are too few samples for a percentile."""
 
 
 class Measurement(FrozenModel):
     """One load on one model. Times are None where there are too few samples for them."""
 
+    model: str
+    version: int | None
+    """None: the newest that was loaded."""
+    url: str
+    load: Literal["closed", "open"]
     concurrency: int
+    """Requests in flight; 0 in an open loop."""
+    rate_per_s: float
+    """Asked for; 0 in a closed loop."""
+    arrivals: Literal["poisson", "constant", ""]
     batch_size: int
+    repeat: int = 1
+    """Which of several repetitions."""
     window_s: float
     requests: int
+    """That were answered."""
+    sent: int
+    failed: int
     images_per_s: float
+    requests_per_s: float
     mean_ms: float | None
     p50_ms: float | None
     p90_ms: float | None
+    p95_ms: float | None
     p99_ms: float | None
+    p99_9_ms: float | None
     max_ms: float | None
+    service: Percentiles
+    """From when a request was sent; in a closed loop the same as the latencies above."""
     errors: dict[str, int]
     client_cpu_ms_per_request: float | None
+    client: Client
+    late: Late | None
+    """None in a closed loop."""
+    answers: Answers
+    contents: str
+    """What the requests held."""
+    stability: Stability
     server: ServerBreakdown | None
     """None if the server does not give its statistics."""
+    in_process: InProcess | None = None
+    seconds: tuple[Second, ...] = ()
+    hdr: str = ""
+    """The latencies in us as an HDR histogram, in its own base64 text."""
+    interrupted: bool = False
+    """Whether it ended before its time."""
+    invalid: tuple[str, ...]
+    """Why its figures must not be used; empty: they may."""
+    remarks: tuple[str, ...]
+    """What whoever uses them should know."""
+
+    @property
+    def title(self) -> str:
+        """The load in a few words."""
+        if self.load == "open":
+            return f"{self.rate_per_s:g}/s {self.arrivals}"
+        return f"concurrency {self.concurrency}"
+
+    @property
+    def target(self) -> str:
+        """The model, with its version where one was named."""
+        return self.model if self.version is None else f"{self.model}:{self.version}"
 
 
 class Environment(FrozenModel):
@@ -42,80 +162,129 @@ class Environment(FrozenModel):
     python: str
     machine: str
     usable_cores: int
+    governor: str = ""
+    """Of the processor's frequency; empty where it does not say."""
+    load_average: float = 0.0
+    """Of the machine in the minute before."""
     server_is_local: bool
     """The client then shares its cores with the server."""
+    server_threads: str = ""
+    """Instances and threads, from the model's configuration."""
+    response_cache: bool = False
+    packages: dict[str, str] = {}
+
+
+class Interval(FrozenModel):
+    """A mean over repetitions with its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    half_width: float
+
+
+class Repeated(FrozenModel):
+    """One load, measured several times."""
+
+    title: str
+    target: str
+    num_runs: int
+    images_per_s: Interval
+    p50_ms: Interval | None
+    p99_ms: Interval | None
+
+
+class Ratio(FrozenModel):
+    """What one target is to the first, from pairs measured one right after the other."""
+
+    target: str
+    base: str
+    load: str
+    what: Literal["images_per_s", "p50_ms", "p99_ms"]
+    ratio: float
+    """Geometric mean over the pairs."""
+    low: float
+    high: float
+    """95 % confidence interval (Student's t of the logarithms)."""
+    num_pairs: int
 
 
 class BenchResult(FrozenModel):
     """All loads of one benchmark."""
 
-    schema_version: int = 1
+    schema_version: Literal[2] = 2
     model: str
     version: int | None
     url: str
+    created: str = ""
+    """UTC, ISO 8601."""
+    command: str = ""
     environment: Environment
     measurements: tuple[Measurement, ...]
+    repeated: tuple[Repeated, ...] = ()
+    ratios: tuple[Ratio, ...] = ()
+    slo: dict[str, float | str | bool | None] | None = None
+    """Of a search for the highest rate: what was asked, and what was found."""
+    models: dict[str, dict[str, Any]] = {}
+    """What the models' cards say of accuracy and family."""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether every measurement's figures may be used."""
+        return not any(measured.invalid for measured in self.measurements)
 
 
-def run(
-    address: Address, model: str, plans: Sequence[LoadPlan], *, version: int | None = None,
-    on_measured: Callable[[Measurement], None] = lambda _measurement: None,
-) -> BenchResult:  # fmt: skip
-    """Run the plans one after another.
+def schema_text() -> str:
+    """Return the JSON schema (draft 2020-12) of a result, as docs/bench.schema.json holds it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | BenchResult.model_json_schema()
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def read_result(path: Path) -> BenchResult:
+    """Read a result that `resx bench --json` or `-o` wrote.
 
     Raises:
-        UsageError: the model is not loaded, or takes no batch of that size.
-        MissingCapability: no server answers.
+        UsageError: there is none, or it cannot be understood.
     """
-    measurements = []
-    with TritonClient(address) as client:
-        interface = client.interface(model, version)
-        environment = _environment(address, client.server_version())
-        for plan in plans:
-            readings: list[list[dict[str, Any]]] = []
-
-            def read(readings: list[list[dict[str, Any]]] = readings) -> None:
-                readings.append(client.statistics(model, version))
-
-            window = closed_loop(address, model, interface, plan, version, at_edge=read)
-            measured = summarise(plan, window, breakdown(*readings))
-            measurements.append(measured)
-            on_measured(measured)
-    return BenchResult(
-        model=model,
-        version=version,
-        url=str(address),
-        environment=environment,
-        measurements=tuple(measurements),
-    )
+    try:
+        return BenchResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give a file that `resx bench -o FILE` wrote") from error
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UsageError(f"{path}: {where}: {first['msg']}; give a file that `resx bench -o FILE` wrote") from error
 
 
-def summarise(plan: LoadPlan, window: Window, server: ServerBreakdown | None) -> Measurement:
-    """Turn a window's samples into its figures."""
-    samples = window.latencies_s
-    enough = len(samples) >= MIN_SAMPLES[50]
-    percentiles = {
-        f"p{percent:g}_ms": None if (value := percentile(samples, percent)) is None else value * 1e3
-        for percent in (50, 90, 99)
-    }
-    return Measurement(
-        concurrency=plan.concurrency, batch_size=plan.batch_size, window_s=window.window_s, requests=len(samples),
-        images_per_s=len(samples) * plan.batch_size / window.window_s,
-        mean_ms=sum(samples) / len(samples) * 1e3 if enough else None,
-        **percentiles,
-        max_ms=samples[-1] * 1e3 if samples else None,
-        errors=window.errors,
-        client_cpu_ms_per_request=window.client_cpu_s / len(samples) * 1e3 if samples else None,
-        server=server,
-    )  # fmt: skip
+def histogram_text(made: Any) -> str:
+    """Return an HdrHistogram as text."""
+    encoded = made.encode()
+    return encoded.decode() if isinstance(encoded, bytes) else base64.b64encode(encoded).decode()
 
 
-def _environment(address: Address, triton: str) -> Environment:
+def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Environment:
+    """Return what this machine and the model's configuration say."""
+    from importlib import metadata
+
+    packages = {name: metadata.version(name) for name in ("tritonclient", "numpy", "grpcio", "hdrhistogram")}
+    groups = config.get("instance_group") or [{}]
+    threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "")
+    count = sum(int(group.get("count", 1)) for group in groups)
     return Environment(
         resx=__version__, triton=triton, python=platform.python_version(), machine=_processor(),
-        usable_cores=len(os.sched_getaffinity(0)),
-        server_is_local=address.host_port.rpartition(":")[0] in {"127.0.0.1", "localhost", "[::1]"},
+        usable_cores=len(os.sched_getaffinity(0)), governor=_governor(), load_average=round(os.getloadavg()[0], 2),
+        server_is_local=is_local(address),
+        server_threads=f"{count} instance{'s' if count > 1 else ''}" + (f" of {threads} threads" if threads else ""),
+        response_cache=bool(config.get("response_cache", {}).get("enable")), packages=packages,
     )  # fmt: skip
+
+
+def is_local(address: Address) -> bool:
+    """Say whether the server shares this machine."""
+    return address.host_port.rpartition(":")[0] in {"127.0.0.1", "localhost", "[::1]"}
+
+
+def _governor() -> str:
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _processor() -> str:

@@ -6,6 +6,7 @@ sums in nanoseconds over executed requests.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,13 @@ class ServerBreakdown(FrozenModel):
     compute_input_ms: float
     compute_infer_ms: float
     compute_output_ms: float
+    batches: dict[int, int] = {}
+    """How often the model ran on each number of images."""
+
+    @property
+    def compute_ms(self) -> float:
+        """All of the computation."""
+        return self.compute_input_ms + self.compute_infer_ms + self.compute_output_ms
 
 
 def breakdown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]) -> ServerBreakdown | None:
@@ -37,7 +45,20 @@ def breakdown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
     mean_ms = {
         f"{phase}_ms": (_total(after, phase, "ns") - _total(before, phase, "ns")) / requests / 1e6 for phase in _PHASES
     }
-    return ServerBreakdown(requests=requests, executions=executions, mean_batch_size=images / executions, **mean_ms)
+    batches = _batches(after)
+    batches.subtract(_batches(before))
+    return ServerBreakdown(
+        requests=requests, executions=executions, mean_batch_size=images / executions, **mean_ms,
+        batches={size: count for size, count in sorted(batches.items()) if count > 0},
+    )  # fmt: skip
+
+
+def _batches(statistics: Sequence[Mapping[str, Any]]) -> Counter[int]:
+    counts: Counter[int] = Counter()
+    for version in statistics:
+        for batch in version.get("batch_stats", ()):
+            counts[int(batch["batch_size"])] += int(batch["compute_infer"].get("count", 0))
+    return counts
 
 
 def _total(statistics: Sequence[Mapping[str, Any]], phase: str, what: str) -> int:

@@ -302,6 +302,24 @@ class TritonClient:
         found = self._json(self._client.get_inference_statistics, self._of(model, version) | self._as_json())
         return list(found["model_stats"])
 
+    def register_shared_memory(self, name: str, key: str, num_bytes: int) -> None:
+        """Let the server read a region of system shared memory on its own machine.
+
+        Args:
+            name: that requests will call it by.
+            key: of the region, as shm_open takes it.
+            num_bytes: from its beginning.
+
+        Raises:
+            ResxError: the server refuses.
+        """
+        options = {"name": name, "key": key, "byte_size": num_bytes, "headers": self._control}
+        self._call(self._client.register_system_shared_memory, options)
+
+    def unregister_shared_memory(self, name: str) -> None:
+        """Let the server forget a region."""
+        self._call(self._client.unregister_system_shared_memory, {"name": name, "headers": self._control})
+
     def _infer(
         self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None, outputs: Sequence[Any]
     ) -> Any:

@@ -194,6 +194,12 @@ def is_zombie(pid: int, parent: int) -> bool:
     return _stat(pid)[:2] == ["Z", str(parent)]
 
 
+def is_alive(pid: int, parent: int) -> bool:
+    """Say whether a child of `parent` has not ended."""
+    state = _stat(pid)[:2]
+    return len(state) == 2 and state[1] == str(parent) and state[0] not in {"Z", "X"}
+
+
 def ending_of(code: int) -> str:
     """Return in words how a process with this return code ended."""
     if code >= 0:

@@ -1,0 +1,300 @@
+"""Sends HTTP requests from one thread, which sleeps in the kernel whenever nothing has happened.
+
+On a machine that the server shares, what the client takes is missing there; and a client that polls is measured
+instead of the server. So: no library for each request but bytes that were made before, one system call to send
+and one to receive, epoll for all connections. A wait for the next due time goes through select, because its
+timeout has microseconds where epoll's has milliseconds.
+
+HTTP/1.1 as Triton and proxies in front of it speak it: keep-alive, answers with a Content-Length. No redirects,
+no chunked answers, no pipelining.
+"""
+
+from __future__ import annotations
+
+import heapq
+import select
+import socket
+import ssl
+import time
+from collections import deque
+from collections.abc import Iterator
+from multiprocessing.connection import Connection as Pipe
+
+from resx.bench.recorder import NO_ANSWER, Recorder
+from resx.bench.task import DRAIN_S, PAUSE_S, Task, due_times
+from resx.bench.wire import content_length, http_error
+
+PROGRESS_S = 0.25
+_RECEIVE = 1 << 18
+_DESCRIPTORS_LEFT = 64
+_LOST = "the server closed the connection before it answered"
+
+
+class HttpLoop:
+    """A closed or open loop over as many connections as it has requests in flight."""
+
+    def __init__(self, task: Task, recorder: Recorder, pipe: Pipe) -> None:
+        self._task, self._recorder, self._pipe = task, recorder, pipe
+        host, _, port = task.host_port.rpartition(":")
+        self._peer = (host.strip("[]"), int(port))
+        self._context = task.tls.context() if task.tls else None
+        self._poll = select.epoll()
+        self._poll.register(pipe.fileno(), select.EPOLLIN)
+        self._connections: dict[int, _Connection] = {}
+        self._idle: list[_Connection] = []
+        self._waiting: deque[int] = deque()
+        """Due times of requests for which there is no connection left."""
+        self._resume: list[tuple[int, int]] = []
+        """Closed loop: when (ns) a connection that failed is tried again, and a number to order them by."""
+        self._next_payload = 0
+        self._stopped_ns = 0
+        self._most_connections = _descriptors() - _DESCRIPTORS_LEFT
+
+    def run(self) -> None:
+        """Send until the pipe says stop, then wait for what is in flight."""
+        start = time.monotonic_ns()
+        dues: Iterator[int] | None = due_times(self._task, start) if self._task.rate_per_s else None
+        due = next(dues) if dues else 0
+        if dues is None:
+            for _ in range(self._task.concurrency):
+                self._send(time.monotonic_ns())
+        told = checked = start
+        while not self._is_over():
+            now = time.monotonic_ns()
+            if not self._stopped_ns:
+                if dues is not None:
+                    while due <= now:
+                        self._send(due)
+                        due = next(dues)
+                while self._resume and self._resume[0][0] <= now:
+                    heapq.heappop(self._resume)
+                    self._send(now)
+            for descriptor, event in self._events(due if dues is not None and not self._stopped_ns else 0):
+                if descriptor == self._pipe.fileno():
+                    self._pipe.recv()
+                    self._stopped_ns = time.monotonic_ns()
+                else:
+                    self._handle(self._connections[descriptor], event)
+            if now - told > PROGRESS_S * 1e9:
+                told = now
+                self._pipe.send(self._recorder.progress(self._in_flight))
+            if now - checked > 5e7:
+                checked = now
+                self._give_up_late(now)
+        for due in self._waiting:
+            self._recorder.failed(due, time.monotonic_ns(), NO_ANSWER)
+        for connection in list(self._connections.values()):
+            if connection.due_ns:
+                self._recorder.failed(connection.due_ns, connection.sent_ns, NO_ANSWER)
+            self._drop(connection)
+
+    @property
+    def _in_flight(self) -> int:
+        return len(self._connections) - len(self._idle) + len(self._waiting)
+
+    def _is_over(self) -> bool:
+        if not self._stopped_ns:
+            return False
+        return self._in_flight == 0 or time.monotonic_ns() - self._stopped_ns > DRAIN_S * 1e9
+
+    def _events(self, due_ns: int) -> list[tuple[int, int]]:
+        """Wait for something to happen, to the next due time or 50 ms at most."""
+        if due_ns:
+            left = (due_ns - time.monotonic_ns()) / 1e9
+            if left > 0:
+                select.select([self._poll.fileno()], [], [], min(left, 0.05))
+            return self._poll.poll(0)
+        return self._poll.poll(0.05)
+
+    def _send(self, due_ns: int) -> None:
+        """Send the next payload, on a connection of its own."""
+        connection = self._idle.pop() if self._idle else self._opened(due_ns)
+        if connection is None:
+            return
+        payloads = self._task.requests
+        connection.payload = self._next_payload
+        self._next_payload = (self._next_payload + 1) % len(payloads)
+        connection.begin(payloads[connection.payload], due_ns)
+        self._write(connection)
+
+    def _opened(self, due_ns: int) -> _Connection | None:
+        if len(self._connections) >= self._most_connections:
+            self._waiting.append(due_ns)
+            return None
+        try:
+            connection = _Connection(_connected(self._peer, self._context, self._task.timeout_s))
+        except OSError as error:
+            self._recorder.failed(due_ns, time.monotonic_ns(), f"cannot connect ({error.strerror or error})")
+            self._pause()
+            return None
+        self._connections[connection.descriptor] = connection
+        self._poll.register(connection.descriptor, select.EPOLLIN)
+        return connection
+
+    def _pause(self) -> None:
+        if not self._task.rate_per_s:
+            when = time.monotonic_ns() + int(PAUSE_S * 1e9)
+            heapq.heappush(self._resume, (when, len(self._resume)))
+
+    def _write(self, connection: _Connection) -> None:
+        try:
+            whole = connection.write()
+        except OSError as error:
+            self._lost(connection, f"the connection was lost ({error.strerror or error})")
+            return
+        if whole is connection.wants_writing:
+            # epoll's set changes only where a request does not fit into the socket's buffer, and back.
+            connection.wants_writing = not whole
+            events = select.EPOLLIN if whole else select.EPOLLIN | select.EPOLLOUT
+            self._poll.modify(connection.descriptor, events)
+
+    def _handle(self, connection: _Connection, event: int) -> None:
+        if event & select.EPOLLOUT and connection.wants_writing:
+            self._write(connection)
+            if connection.descriptor not in self._connections:
+                return
+        if not event & ~select.EPOLLOUT:
+            return
+        try:
+            answer = connection.read()
+        except OSError as error:
+            self._lost(connection, f"the connection was lost ({error.strerror or error})")
+            return
+        except ValueError as error:
+            self._lost(connection, str(error))
+            return
+        if answer is not None:
+            self._finish(connection, answer)
+
+    def _finish(self, connection: _Connection, answer: bytes) -> None:
+        due, sent = connection.due_ns, connection.sent_ns
+        if connection.is_ok:
+            self._recorder.answered(due, sent, connection.payload, answer)
+        else:
+            self._recorder.failed(due, sent, http_error(answer))
+        failed = not connection.is_ok
+        connection.end()
+        if connection.closes:
+            self._drop(connection)
+        else:
+            self._idle.append(connection)
+        if self._stopped_ns:
+            return
+        if self._task.rate_per_s:
+            if self._waiting:
+                self._send(self._waiting.popleft())
+        elif failed:
+            self._pause()
+        else:
+            self._send(time.monotonic_ns())
+
+    def _lost(self, connection: _Connection, reason: str) -> None:
+        due, sent = connection.due_ns, connection.sent_ns
+        self._drop(connection)
+        if not due:
+            return  # an idle connection that the server closed
+        self._recorder.failed(due, sent, reason)
+        if not self._stopped_ns:
+            self._pause()
+
+    def _drop(self, connection: _Connection) -> None:
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._connections.pop(connection.descriptor, None)
+        connection.socket.close()
+
+    def _give_up_late(self, now: int) -> None:
+        allowed = int(self._task.timeout_s * 1e9)
+        for connection in list(self._connections.values()):
+            if connection.due_ns and now - connection.sent_ns > allowed:
+                self._lost(connection, f"no answer within {self._task.timeout_s:g} s")
+
+
+class _Connection:
+    """A socket and the request that is on it."""
+
+    __slots__ = (
+        "_buffer", "_left", "_needed", "_secure", "closes", "descriptor", "due_ns", "is_ok", "payload", "sent_ns",
+        "socket", "wants_writing",
+    )  # fmt: skip
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.descriptor = connected.fileno()
+        self._secure = isinstance(connected, ssl.SSLSocket)
+        self._left = memoryview(b"")
+        self._buffer = b""
+        self._needed = 0
+        self.payload = self.due_ns = self.sent_ns = 0
+        self.is_ok = self.closes = self.wants_writing = False
+
+    def begin(self, request: bytes, due_ns: int) -> None:
+        self._left = memoryview(request)
+        self.due_ns = due_ns
+        self.sent_ns = time.monotonic_ns()
+
+    def end(self) -> None:
+        self._buffer, self._needed, self.due_ns = b"", 0, 0
+
+    def write(self) -> bool:
+        """Write what fits; return whether all of the request is gone."""
+        while self._left:
+            try:
+                self._left = self._left[self.socket.send(self._left) :]
+            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+                return False
+        return True
+
+    def read(self) -> bytes | None:
+        """Read what is there; return the whole answer, or None while parts are missing.
+
+        Raises:
+            OSError: the connection is lost.
+            ValueError: what comes is no answer.
+        """
+        while True:
+            try:
+                received = self.socket.recv(_RECEIVE)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return None
+            if not received:
+                raise ConnectionResetError(None, _LOST)
+            self._buffer = self._buffer + received if self._buffer else received
+            if not self._needed:
+                self._read_head()
+            if self._needed and len(self._buffer) >= self._needed:
+                return self._buffer
+            if not self._secure:
+                return None  # epoll says when there is more; TLS may hold some back, so it is read empty
+
+    def _read_head(self) -> None:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        head = self._buffer[:end]
+        length = content_length(head)
+        if not head.startswith(b"HTTP/1.") or length is None:
+            raise ValueError("the answer is not HTTP/1.1 with a Content-Length; give --protocol grpc")
+        self._needed = end + 4 + length
+        self.is_ok = head[9:12] == b"200"
+        self.closes = b"connection: close" in head.lower()
+
+
+def _connected(peer: tuple[str, int], context: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
+    plain = socket.create_connection(peer, timeout=min(timeout_s, 5.0))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    made = context.wrap_socket(plain, server_hostname=peer[0]) if context else plain
+    made.setblocking(False)
+    return made
+
+
+def _descriptors() -> int:
+    """Allow this process as many open files as it may have, and return how many that are."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard if hard > 0 else 65536, 65536)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return min(soft, 65536)

@@ -1,0 +1,355 @@
+"""Run loads one after another, and say of each whether its figures may be used.
+
+A window opens after the warm-up, at the moment when the server's statistics have been read, and closes when they are
+read again, so that client and server speak of the same time to within the requests in flight. In a closed loop a
+request belongs to the window if its answer came in it; in an open one if it was due in it, however late its answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.bench import null_server, wire
+from resx.bench.generator import Generators, tasks
+from resx.bench.payloads import Payloads, in_shared_memory, noise, require_batch
+from resx.bench.plan import LoadPlan
+from resx.bench.recorder import Progress, Records
+from resx.bench.report import (
+    Answers,
+    BenchResult,
+    Client,
+    InProcess,
+    Late,
+    Measurement,
+    Second,
+    Stability,
+    environment,
+    histogram_text,
+    is_local,
+)
+from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percentiles
+from resx.bench.server_statistics import ServerBreakdown, breakdown
+from resx.bench.wire import Target
+from resx.errors import ResxError, ServerError
+from resx.serving.client import Address, TritonClient
+
+LATE_SHARE, LATE_LEAST_MS, LATE_OF_MEDIAN = 0.01, 1.0, 0.1
+"""A request is late if it left more than 1 ms, and more than a tenth of the median latency, after it was due."""
+STABLE_SPREAD = 0.10
+CLIENT_BOUND = 10.0
+"""The generator must be able to make ten times what it did."""
+_GONE_S = 3.0
+_SLICES = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extras:
+    """What else is wanted of a measurement."""
+
+    payloads: Callable[[Target, int], Payloads] | None = None
+    """Makes the requests' contents for a batch size; None: noise."""
+    shared_memory: bool = False
+    measure_ceiling: bool = True
+    on_progress: Callable[[Progress, float], None] = lambda _progress, _left_s: None
+    """Told what the generators say, and how many seconds are left."""
+    on_samples: Callable[[Measurement, Samples, int], None] = lambda _measured, _samples, _opened_ns: None
+    """Given every sample of a window."""
+
+
+@dataclass(slots=True)
+class _Seen:
+    """One run of the generators."""
+
+    records: list[Records] = field(default_factory=list)
+    opened_ns: int = 0
+    closed_ns: int = 0
+    cpu_s: float = 0.0
+    interrupted: str = ""
+    """Why the window closed early."""
+    readings: list[list[dict[str, Any]]] = field(default_factory=list)
+
+
+def run(
+    address: Address, model: str, plans: Sequence[LoadPlan], *, version: int | None = None, extras: Extras = Extras(),
+    on_measured: Callable[[Measurement], None] = lambda _measurement: None, command: str = "",
+) -> BenchResult:  # fmt: skip
+    """Run the plans one after another.
+
+    Raises:
+        UsageError: the model is not loaded, or takes no batch of that size.
+        MissingCapability: no server answers.
+        ResxError: the first request failed; the server's own reason.
+    """
+    target = target_of(address, model, version)
+    measurements: list[Measurement] = []
+    for plan in plans:
+        measurements.append(measure(target, plan, extras))
+        on_measured(measurements[-1])
+        if measurements[-1].interrupted:
+            break
+    return result_of(target, measurements, command=command)
+
+
+def target_of(address: Address, model: str, version: int | None) -> Target:
+    """Ask the server for the model's interface."""
+    with TritonClient(address) as client:
+        return Target(address=address, model=model, version=version, interface=client.interface(model, version))
+
+
+def result_of(target: Target, measurements: Sequence[Measurement], *, command: str = "") -> BenchResult:
+    """Return the measurements with where they were made."""
+    with TritonClient(target.address) as client:
+        try:
+            triton, config = client.server_version(), client.config(target.model)
+        except ResxError:  # it went away in the middle; what was measured is kept
+            triton, config = "gone", {}
+    return BenchResult(
+        model=target.model, version=target.version, url=str(target.address),
+        created=datetime.now(UTC).isoformat(timespec="seconds"), command=command,
+        environment=environment(target.address, triton, config), measurements=tuple(measurements),
+    )  # fmt: skip
+
+
+def measure(target: Target, plan: LoadPlan, extras: Extras = Extras(), repeat: int = 1) -> Measurement:
+    """Run one plan.
+
+    Raises:
+        UsageError: the model takes no batch of that size.
+        ResxError: the first request failed; the server's own reason.
+    """
+    require_batch(target.model, target.interface, plan.batch_size)
+    make = extras.payloads or (lambda target, batch_size: noise(target.interface, batch_size, plan.seed))
+    payloads = make(target, plan.batch_size)
+    with TritonClient(target.address, timeout_s=plan.timeout_s) as client:
+        client.infer(target.model, target.interface, payloads.tensors[0], target.version)
+        if not extras.shared_memory:
+            return _measured(client, target, plan, payloads, wire.requests(target, payloads.tensors), extras, repeat)
+        with in_shared_memory(client, payloads) as places:
+            requests = wire.requests(target, payloads.tensors, places)
+            return _measured(client, target, plan, payloads, requests, extras, repeat)
+
+
+def _measured(
+    client: TritonClient, target: Target, plan: LoadPlan, payloads: Payloads, requests: tuple[bytes, ...],
+    extras: Extras, repeat: int,
+) -> Measurement:  # fmt: skip
+    parts = tasks(plan, target, requests)
+    ceiling = None
+    if extras.measure_ceiling:
+        ceiling = plan.processes * null_server.ceiling_per_s(parts[0], target.interface.num_classes, plan.batch_size)
+    seen = _Seen()
+    with Generators(parts) as generators:
+        generators.wait_until_ready()
+        _run(client, target, plan, generators, seen, extras)
+    samples = merged(seen.records)
+    measured = _summary(target, plan, payloads, seen, samples, ceiling, repeat)
+    extras.on_samples(measured, _in_window(samples, plan, seen), seen.opened_ns)
+    return measured
+
+
+def _run(
+    client: TritonClient, target: Target, plan: LoadPlan, generators: Generators, seen: _Seen, extras: Extras
+) -> None:
+    """Warm up, open the window, close it; Ctrl-C closes it early."""
+    begun = time.monotonic_ns()
+    total_s = plan.warmup_s + plan.duration_s
+
+    def until(end_ns: int) -> str:
+        """Wait; return why it ended early, or nothing."""
+        alive_ns = time.monotonic_ns()
+        while (now := time.monotonic_ns()) < end_ns:
+            word = generators.watch(min(end_ns, now + 500_000_000))
+            if word is None:
+                continue
+            extras.on_progress(word, total_s - (now - begun) / 1e9)
+            if word.answered or not word.failed:
+                alive_ns = now
+            elif now - alive_ns > _GONE_S * 1e9:
+                return f"nothing was answered for {_GONE_S:g} s"
+        return ""
+
+    try:
+        seen.interrupted = until(begun + int(plan.warmup_s * 1e9))
+        _read(client, target, seen)
+        cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()
+        if not seen.interrupted:
+            seen.interrupted = until(seen.opened_ns + int(plan.duration_s * 1e9))
+    except KeyboardInterrupt:
+        seen.interrupted = "Ctrl-C"
+        if not seen.opened_ns:
+            cpu, seen.opened_ns = generators.cpu_s(), begun
+    seen.closed_ns = time.monotonic_ns()
+    seen.cpu_s = generators.cpu_s() - cpu
+    _read(client, target, seen)
+    seen.records = generators.stop()
+
+
+def _read(client: TritonClient, target: Target, seen: _Seen) -> None:
+    """Read the server's statistics; a server that is gone has none, and the load goes on to say so."""
+    try:
+        seen.readings.append(client.statistics(target.model, target.version))
+    except ResxError:
+        seen.readings.append([])
+
+
+def _in_window(samples: Samples, plan: LoadPlan, seen: _Seen) -> Samples:
+    moment = samples.due_ns if plan.is_open else samples.done_ns
+    return samples.where((moment >= seen.opened_ns) & (moment < seen.closed_ns))
+
+
+def _summary(
+    target: Target, plan: LoadPlan, payloads: Payloads, seen: _Seen, samples: Samples, ceiling: float | None,
+    repeat: int,
+) -> Measurement:  # fmt: skip
+    window = _in_window(samples, plan, seen)
+    answered = window.answered
+    window_s = (seen.closed_ns - seen.opened_ns) / 1e9
+    # In an open loop what was due in the window may have been answered after it: that is no throughput of the window.
+    done = samples.answered
+    in_time = int(((done.done_ns >= seen.opened_ns) & (done.done_ns < seen.closed_ns)).sum())
+    per_s = in_time / window_s if window_s else 0.0
+    latency = percentiles(answered.latencies_ms)
+    server = breakdown(*seen.readings) if all(seen.readings) and len(seen.readings) == 2 else None
+    client = Client(
+        processes=plan.processes,
+        cpu_ms_per_request=seen.cpu_s / in_time * 1e3 if in_time else None,
+        cpu_share=seen.cpu_s / window_s if window_s else 0.0,
+        ceiling_requests_per_s=ceiling,
+    )
+    late = _late(window, latency.p50_ms) if plan.is_open else None
+    answers = _checked(target, plan, payloads, seen)
+    stability = _stability(done, seen)
+    invalid, remarks = _verdict(plan, window, server, client, late, answers, stability, seen, target, per_s)
+    failed = len(window) - len(answered)
+    return Measurement(
+        model=target.model, version=target.version, url=str(target.address),
+        load="open" if plan.is_open else "closed", concurrency=plan.concurrency, rate_per_s=plan.rate_per_s,
+        arrivals=plan.arrivals if plan.is_open else "", batch_size=plan.batch_size, repeat=repeat, window_s=window_s,
+        requests=len(answered), sent=len(window), failed=failed, images_per_s=per_s * plan.batch_size,
+        requests_per_s=per_s, mean_ms=latency.mean_ms, p50_ms=latency.p50_ms, p90_ms=latency.p90_ms,
+        p95_ms=latency.p95_ms, p99_ms=latency.p99_ms, p99_9_ms=latency.p99_9_ms, max_ms=latency.max_ms,
+        service=percentiles(answered.service_ms), errors=window.error_counts,
+        client_cpu_ms_per_request=client.cpu_ms_per_request, client=client, late=late, answers=answers,
+        contents=payloads.contents, stability=stability, server=server, seconds=_seconds(window, plan, seen),
+        hdr=histogram_text(histogram(answered.latencies_ms)) if len(answered) else "",
+        interrupted=bool(seen.interrupted), invalid=invalid, remarks=remarks,
+    )  # fmt: skip
+
+
+def _late(window: Samples, p50_ms: float | None) -> Late:
+    threshold = max(LATE_LEAST_MS, LATE_OF_MEDIAN * (p50_ms or 0.0))
+    lateness = (window.sent_ns - window.due_ns) / 1e6
+    num_late = int((lateness > threshold).sum())
+    return Late(
+        threshold_ms=threshold, num_late=num_late, share=num_late / max(1, len(window)),
+        max_ms=float(lateness.max()) if len(lateness) else 0.0,
+    )  # fmt: skip
+
+
+def _checked(target: Target, plan: LoadPlan, payloads: Payloads, seen: _Seen) -> Answers:
+    """Compare the sampled answers of the window with the reference."""
+    checked = wrong = 0
+    worst: float | None = None
+    for _, payload, answer in _answers(seen) if payloads.expected else ():
+        checked += 1
+        try:
+            logits = wire.logits_of(target, answer, plan.batch_size)
+            difference = _difference(payloads.expected[payload], logits)
+        except ServerError:
+            difference = float("inf")
+        wrong += not difference <= payloads.tolerance
+        worst = max(worst or 0.0, difference)
+    finite = None if worst is None or not np.isfinite(worst) else worst
+    return Answers(
+        checked=checked, wrong=wrong, reference=payloads.reference, worst=finite, tolerance=payloads.tolerance
+    )
+
+
+def _answers(seen: _Seen) -> list[tuple[int, int, bytes]]:
+    found = (answer for record in seen.records for answer in record.answers)
+    return [answer for answer in found if seen.opened_ns <= answer[0]]
+
+
+def _difference(expected: npt.NDArray[np.float64], answer: npt.NDArray[np.float32]) -> float:
+    if answer.shape != expected.shape or not np.isfinite(answer).all():
+        return float("inf")
+    return float(np.abs(answer - expected).max() / np.abs(expected).max())
+
+
+def _stability(answered: Samples, seen: _Seen) -> Stability:
+    edges = np.linspace(seen.opened_ns, seen.closed_ns, 4)
+    third_s = (edges[1] - edges[0]) / 1e9
+    counts, _ = np.histogram(answered.done_ns, edges)
+    rates = counts / third_s if third_s else counts * 0.0
+    mean = float(rates.mean())
+    spread = float(np.abs(rates - mean).max() / mean) if mean else 0.0
+    return Stability(
+        rates_per_s=(float(rates[0]), float(rates[1]), float(rates[2])), spread=spread,
+        stable=bool(mean) and spread <= STABLE_SPREAD,
+    )  # fmt: skip
+
+
+def _seconds(window: Samples, plan: LoadPlan, seen: _Seen) -> tuple[Second, ...]:
+    """Return the window in at most 60 slices, of a second where that suffices."""
+    length_s = (seen.closed_ns - seen.opened_ns) / 1e9
+    step_s = max(1.0, length_s / _SLICES) if length_s >= 5 else max(length_s / 5, 1e-3)
+    moment = (window.due_ns if plan.is_open else window.done_ns) - seen.opened_ns
+    slices = np.minimum((moment / 1e9 / step_s).astype(np.int64), max(0, int(np.ceil(length_s / step_s)) - 1))
+    found = []
+    for number in range(int(np.ceil(length_s / step_s))):
+        part = window.where(slices == number)
+        ok = part.answered.latencies_ms
+        width = min(step_s, length_s - number * step_s)
+        enough = len(ok) >= MIN_SAMPLES[99]
+        found.append(
+            Second(
+                at_s=min(length_s, (number + 1) * step_s), answers_per_s=len(ok) / width if width > 0 else 0.0,
+                failed=len(part) - len(ok), p50_ms=float(np.median(ok)) if len(ok) else None,
+                p99_ms=float(np.percentile(ok, 99) if enough else ok.max()) if len(ok) else None,
+            )  # fmt: skip
+        )
+    return tuple(found)
+
+
+def _verdict(
+    plan: LoadPlan, window: Samples, server: ServerBreakdown | None, client: Client, late: Late | None,
+    answers: Answers, stability: Stability, seen: _Seen, target: Target, per_s: float,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:  # fmt: skip
+    """Return why the figures must not be used, and what else is to be known of them."""
+    num_answered = len(window.answered)
+    failed = len(window) - num_answered
+    in_flight = plan.concurrency or int(4 * plan.rate_per_s ** 0.5) + 16
+    foreign = server is not None and server.requests > num_answered + in_flight + 0.02 * num_answered
+    capacity = client.ceiling_requests_per_s
+    invalid = {
+        "no request was answered in the window": num_answered == 0,
+        f"{answers.wrong} of {answers.checked} sampled answers are wrong": answers.wrong > 0,
+        f"it ended early: {seen.interrupted}": bool(seen.interrupted),
+        f"{late.share:.1%} of the requests left more than {late.threshold_ms:.1f} ms late, so this is the client's "
+        "limit; give a lower --rate or more --processes" if late else "": late is not None and late.share > LATE_SHARE,
+    }  # fmt: skip
+    remarks = {
+        f"{failed} of {len(window)} requests failed": failed > 0,
+        f"achieved {per_s:.1f}/s of {plan.rate_per_s:g}/s: the server cannot do more, so latency grows with time":
+            plan.is_open and per_s < 0.95 * plan.rate_per_s and num_answered > 0,
+        f"unstable: its thirds differ by {stability.spread:.0%} from their mean; measure longer":
+            num_answered > 0 and not stability.stable,
+        f"client-bound: the generator could make {capacity or 0:.0f}/s at most, less than {CLIENT_BOUND:g} times this":
+            capacity is not None and per_s * CLIENT_BOUND > capacity,
+        "somebody else asked the model in the meantime": foreign,
+        "client and server share this machine": is_local(target.address),
+        answers.reference: not answers.checked and num_answered > 0,
+    }  # fmt: skip
+    return tuple(text for text, holds in invalid.items() if holds), tuple(text for text, holds in remarks.items() if holds)
+
+
+def with_in_process(measured: Measurement, reference: InProcess) -> Measurement:
+    """Return the measurement with what the same file does without a server."""
+    return measured.model_copy(update={"in_process": reference})
