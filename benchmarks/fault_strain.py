@@ -11,8 +11,9 @@ from benchmarks.backend_memory import memory_over_requests, resident_mib
 from benchmarks.fault_clients import FREE, MODEL, Row, current, published
 from benchmarks.overload import MEMORY_BAR_MIB, RECOVERY_BAR_S, overload, timed
 
-from resx.bench import report
-from resx.bench.load import LoadPlan, request_images
+from resx.bench import measuring
+from resx.bench.payloads import request_images
+from resx.bench.plan import LoadPlan
 from resx.export.pipeline import ExportOptions
 from resx.export.source import load_source
 from resx.serving.client import TritonClient
@@ -34,7 +35,7 @@ def overloaded(seconds: float) -> list[Row]:
         state = serve_detached(repository, FREE)
         try:
             plan = LoadPlan(concurrency=8, duration_s=3.0, warmup_s=1.0)
-            capacity = report.run(state.address("grpc"), NETWORK, [plan]).measurements[0].images_per_s
+            capacity = measuring.run(state.address("grpc"), NETWORK, [plan]).measurements[0].images_per_s
             with TritonClient(state.address("grpc")) as client:
                 interface = client.interface(NETWORK)
                 images = request_images(interface, 1, 0)

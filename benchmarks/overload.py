@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 from benchmarks.backend_memory import resident_mib
 
-from resx.bench import report
-from resx.bench.load import LoadPlan, request_images
+from resx.bench import measuring
+from resx.bench.payloads import request_images
+from resx.bench.plan import LoadPlan
 from resx.errors import ResxError, ServerBusy
 from resx.export.pipeline import ExportOptions
 from resx.export.source import load_source
@@ -73,7 +74,7 @@ def main() -> int:
 
 def _measured(state: ServerState, name: str, factor: float, seconds: float) -> bool:
     plan = LoadPlan(concurrency=8, duration_s=5.0, warmup_s=1.0)
-    capacity = report.run(state.address("grpc"), name, [plan]).measurements[0].images_per_s
+    capacity = measuring.run(state.address("grpc"), name, [plan]).measurements[0].images_per_s
     with TritonClient(state.address("grpc")) as client:
         interface = client.interface(name)
         images = request_images(interface, 1, 0)

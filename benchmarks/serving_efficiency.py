@@ -18,8 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from resx.bench import report
-from resx.bench.load import LoadPlan
+from resx.bench import measuring
+from resx.bench.plan import LoadPlan
+from resx.bench.report import Measurement
 from resx.export.pipeline import ExportOptions
 from resx.export.runtimes import OnnxRuntimeModel, usable_cores
 from resx.export.source import load_source
@@ -92,9 +93,9 @@ def _in_process(model: OnnxRuntimeModel, batch: np.ndarray, seconds: float) -> f
     return count / (time.perf_counter() - started)
 
 
-def _served(state: ServerState, name: str, seconds: float) -> report.Measurement:
+def _served(state: ServerState, name: str, seconds: float) -> Measurement:
     plan = LoadPlan(concurrency=CONCURRENCY, duration_s=seconds, warmup_s=1.5)
-    return report.run(state.address("grpc"), name, [plan]).measurements[0]
+    return measuring.run(state.address("grpc"), name, [plan]).measurements[0]
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resx.bench import report
-from resx.bench.load import LoadPlan
+from resx.bench import measuring
+from resx.bench.plan import LoadPlan
 from resx.errors import ServerBusy
 from resx.serving import batcher_waits
 from resx.serving.client import PROTOCOLS, Protocol
@@ -62,7 +62,7 @@ def test_a_bound_delays_nobody(triton: RunningTriton, concurrency: int) -> None:
     """With Triton's own sleeps of 500 ms this fails within seconds; see resx/serving/batcher_waits.py."""
     assert "max_queue_size: 32" in (triton.repository.root / "tiny" / "config.pbtxt").read_text()
     plan = LoadPlan(concurrency=concurrency, duration_s=4.0, warmup_s=0.5)
-    (measured,) = report.run(triton.state.address("grpc"), "tiny", [plan]).measurements
+    (measured,) = measuring.run(triton.state.address("grpc"), "tiny", [plan]).measurements
     assert measured.max_ms is not None
     assert measured.max_ms < 450
 

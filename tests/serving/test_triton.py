@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resx.bench import report
-from resx.bench.load import LoadPlan
+from resx.bench import measuring
+from resx.bench.plan import LoadPlan
 from resx.errors import MissingCapability, ParityError, ServerError, UsageError
 from resx.export.card import canary_input
 from resx.export.runtimes import OnnxRuntimeModel
@@ -173,7 +173,7 @@ def test_a_version_that_does_not_load_leaves_the_old_one_and_says_why(triton: Ru
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_benchmark_agrees_with_the_servers_own_count(triton: RunningTriton, protocol: Protocol) -> None:
     plan = LoadPlan(concurrency=2, duration_s=1.0, warmup_s=0.3)
-    result = report.run(triton.state.address(protocol), "tiny", [plan])
+    result = measuring.run(triton.state.address(protocol), "tiny", [plan])
     (measured,) = result.measurements
     assert measured.errors == {}
     assert measured.server is not None
@@ -184,7 +184,7 @@ def test_a_benchmark_agrees_with_the_servers_own_count(triton: RunningTriton, pr
 
 def test_a_batch_over_the_models_largest_is_refused_before_sending(triton: RunningTriton) -> None:
     with pytest.raises(UsageError, match=r"batch_size=5: tiny takes 4 at most"):
-        report.run(triton.state.address("grpc"), "tiny", [LoadPlan(concurrency=1, batch_size=5)])
+        measuring.run(triton.state.address("grpc"), "tiny", [LoadPlan(concurrency=1, batch_size=5)])
 
 
 def test_query_names_what_is_on_a_photograph(

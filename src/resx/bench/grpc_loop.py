@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import TYPE_CHECKING, Any
 
 from resx.bench.recorder import NO_ANSWER, Recorder
-from resx.bench.task import DRAIN_S, PAUSE_S, Task, due_times
+from resx.bench.task import DRAIN_S, PAUSE_S, PROGRESS_S, Task, due_times
 from resx.bench.wire import GRPC_METHOD
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _CHANNEL = [
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.use_local_subchannel_pool", 1),
 ]
-PROGRESS_S = 0.25
 
 
 def run_grpc(task: Task, recorder: Recorder, pipe: Pipe) -> None:

@@ -21,10 +21,9 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection as Pipe
 
 from resx.bench.recorder import NO_ANSWER, Recorder
-from resx.bench.task import DRAIN_S, PAUSE_S, Task, due_times
+from resx.bench.task import DRAIN_S, PAUSE_S, PROGRESS_S, Task, due_times
 from resx.bench.wire import content_length, http_error
 
-PROGRESS_S = 0.25
 _RECEIVE = 1 << 18
 _DESCRIPTORS_LEFT = 64
 _LOST = "the server closed the connection before it answered"

@@ -25,7 +25,6 @@ from resx.bench.report import (
     Answers,
     BenchResult,
     Client,
-    InProcess,
     Late,
     Measurement,
     Second,
@@ -310,10 +309,12 @@ def _seconds(window: Samples, plan: LoadPlan, seen: _Seen) -> tuple[Second, ...]
         enough = len(ok) >= MIN_SAMPLES[99]
         found.append(
             Second(
-                at_s=min(length_s, (number + 1) * step_s), answers_per_s=len(ok) / width if width > 0 else 0.0,
-                failed=len(part) - len(ok), p50_ms=float(np.median(ok)) if len(ok) else None,
+                at_s=min(length_s, (number + 1) * step_s),
+                answers_per_s=len(ok) / width if width > 0 else 0.0,
+                failed=len(part) - len(ok),
+                p50_ms=float(np.median(ok)) if len(ok) else None,
                 p99_ms=float(np.percentile(ok, 99) if enough else ok.max()) if len(ok) else None,
-            )  # fmt: skip
+            )
         )
     return tuple(found)
 
@@ -325,7 +326,7 @@ def _verdict(
     """Return why the figures must not be used, and what else is to be known of them."""
     num_answered = len(window.answered)
     failed = len(window) - num_answered
-    in_flight = plan.concurrency or int(4 * plan.rate_per_s ** 0.5) + 16
+    in_flight = plan.concurrency or int(4 * plan.rate_per_s**0.5) + 16
     foreign = server is not None and server.requests > num_answered + in_flight + 0.02 * num_answered
     capacity = client.ceiling_requests_per_s
     invalid = {
@@ -347,9 +348,6 @@ def _verdict(
         "client and server share this machine": is_local(target.address),
         answers.reference: not answers.checked and num_answered > 0,
     }  # fmt: skip
-    return tuple(text for text, holds in invalid.items() if holds), tuple(text for text, holds in remarks.items() if holds)
-
-
-def with_in_process(measured: Measurement, reference: InProcess) -> Measurement:
-    """Return the measurement with what the same file does without a server."""
-    return measured.model_copy(update={"in_process": reference})
+    return tuple(text for text, holds in invalid.items() if holds), tuple(
+        text for text, holds in remarks.items() if holds
+    )

@@ -59,7 +59,9 @@ def require_batch(model: str, interface: Interface, batch_size: int) -> None:
 
 def noise(interface: Interface, batch_size: int, seed: int) -> Payloads:
     """Return seeded noise in the model's input type, unchecked."""
-    tensors = tuple(request_images(interface, batch_size, seed * NUM_PAYLOADS + number) for number in range(NUM_PAYLOADS))
+    tensors = tuple(
+        request_images(interface, batch_size, seed * NUM_PAYLOADS + number) for number in range(NUM_PAYLOADS)
+    )
     return Payloads(tensors=tensors, contents=f"noise (seed {seed})", reference="answers unchecked: no card is at hand")
 
 

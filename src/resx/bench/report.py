@@ -171,7 +171,7 @@ class Environment(FrozenModel):
     server_threads: str = ""
     """Instances and threads, from the model's configuration."""
     response_cache: bool = False
-    packages: dict[str, str] = {}
+    packages: dict[str, str] = pydantic.Field(default_factory=dict)
 
 
 class Interval(FrozenModel):
@@ -223,7 +223,7 @@ class BenchResult(FrozenModel):
     ratios: tuple[Ratio, ...] = ()
     slo: dict[str, float | str | bool | None] | None = None
     """Of a search for the highest rate: what was asked, and what was found."""
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
     """What the models' cards say of accuracy and family."""
 
     @property

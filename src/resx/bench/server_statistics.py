@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import pydantic
+
 from resx.zoo.spec import FrozenModel
 
 _PHASES = ("queue", "compute_input", "compute_infer", "compute_output")
@@ -26,7 +28,7 @@ class ServerBreakdown(FrozenModel):
     compute_input_ms: float
     compute_infer_ms: float
     compute_output_ms: float
-    batches: dict[int, int] = {}
+    batches: dict[int, int] = pydantic.Field(default_factory=dict)
     """How often the model ran on each number of images."""
 
     @property

@@ -10,6 +10,8 @@ from resx.serving.address import Tls
 
 DRAIN_S = 15.0
 """How long a generator waits for the answers to what it has sent, once it was told to stop."""
+PROGRESS_S = 0.25
+"""Between two words of how it goes."""
 PAUSE_S = 0.05
 """Between a failure and the next try on that connection: a server that refuses at once is not asked in a tight loop."""
 

@@ -50,7 +50,7 @@ def requests(
 ) -> tuple[bytes, ...]:
     """Return each payload's request as it goes over the wire: with HTTP's head, or a message of gRPC."""
     encode = _http_request if target.address.protocol == "http" else _grpc_request
-    places = shared or [None] * len(payloads)
+    places: Sequence[SharedInput | None] = shared or [None] * len(payloads)
     return tuple(encode(target, payload, place) for payload, place in zip(payloads, places, strict=True))
 
 

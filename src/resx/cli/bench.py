@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Seed, Url
-from resx.cli.output import Output, table
-from resx.errors import ResxError, UsageError
+from resx.cli.bench_view import show_result
+from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
+from resx.cli.output import Output
+from resx.errors import ParityError, ResxError, UsageError
 
 if TYPE_CHECKING:
-    from resx.bench.report import BenchResult, Measurement
+    from resx.bench.report import BenchResult
 
-COLUMNS = ["concurrency", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "errors",
-           "queue ms", "compute ms", "mean batch", "client ms"]  # fmt: skip
+OUTPUT_HELP = "Also write the result to this file, as JSON."
 
 
 def register(app: typer.Typer) -> None:
@@ -24,15 +26,62 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    name: Annotated[str, typer.Argument(help="A model that is loaded.")],
-    concurrency: Annotated[str, typer.Option(help="Requests in flight: a number or a list.")] = "1,4,8",
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server."),
+    ] = None,
+    concurrency: Annotated[
+        str, typer.Option(help="Closed loop, requests in flight: a number, a list, or 1:16 (1, 2, 4, 8, 16).")
+    ] = "",
+    rate: Annotated[str, typer.Option(help="Open loop, requests a second that fall due: a number or a list.")] = "",
+    slo: Annotated[str, typer.Option(help="Search for the highest rate that holds it, as p99=15ms.")] = "",
+    arrivals: Annotated[str, typer.Option(help="Of an open loop: poisson or constant.")] = "poisson",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images in a request.")] = 1,
-    duration: Annotated[float, typer.Option(help="Seconds to measure, per load.")] = 10.0,
+    duration: Annotated[
+        float | None, typer.Option(help="Seconds to measure, per load. Default: 10; 3 with --compare.")
+    ] = None,
     warmup: Annotated[float, typer.Option(help="Seconds before that, not counted.")] = 2.0,
-    version: Annotated[int, typer.Option(min=0, help="0: the newest that is loaded.")] = 0,
+    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 60.0,
+    repeat: Annotated[
+        int | None, typer.Option(min=1, help="Measure each load so often; --compare: pairs. Default: 1; 5 pairs.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Interleave the models; print ratios to the first.")
+    ] = False,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Send the images of a folder. Default: noise.")
+    ] = None,
+    check: Annotated[
+        bool | None, typer.Option("--check/--no-check", help="Check a sample of the answers. Default: where possible.")
+    ] = None,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Also run the version's file without the server: serving efficiency.")
+    ] = False,
+    shared_memory: Annotated[
+        bool, typer.Option("--shared-memory", help="Let the server read inputs from shared memory.")
+    ] = False,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that send.")] = 1,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="An earlier result (-o) to compare with.")
+    ] = None,
+    fail_above: Annotated[
+        str, typer.Option("--fail-above", help="With --baseline: exit 3 if something is worse by more.")
+    ] = "5%",
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help=OUTPUT_HELP)] = None,
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="With perf_analyzer's columns.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option("--samples", metavar="FILE", help="Every request, JSON lines.")
+    ] = None,
+    hdr_log: Annotated[Path | None, typer.Option("--hdr-log", metavar="FILE", help="HDR histogram log.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="One HTML file with all charts.")
+    ] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of a result, and end.")] = False,
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
-    protocol: ProtocolName = "",
+    protocol: Annotated[
+        str, typer.Option("--protocol", help="http or grpc. Default: http, which costs the client less.")
+    ] = "",
     ca: Ca = "",
     cert: Cert = "",
     key: Key = "",
@@ -41,65 +90,94 @@ def bench(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure latency and throughput in a closed loop; n/a where the samples do not suffice.
+    """Measure latency and throughput; n/a where the samples do not suffice for a percentile.
 
-    queue and compute are Triton's own means per request; client is this process's CPU time per request.
+    In an open loop latency counts from when a request was due. queue and compute are Triton's own means per request;
+    client is the load generator's CPU time per request. A sample of the answers is compared with what the version's
+    card records.
 
-    Example: resx bench resnet50 --concurrency 1,4,8
+    Examples: resx bench resnet50 --concurrency 1:16; resx bench resnet50 --rate 20,40 --report report.html;
+    resx bench resnet50:1 resnet50:2 --compare
     """
-    from resx.bench.load import LoadPlan
-    from resx.bench.report import run
-    from resx.cli.connection import address_of
+    from resx.bench import report as reports
+    from resx.bench.files import Wanted
+    from resx.bench.plan import ARRIVALS, LoadPlan, concurrencies, rates
+    from resx.cli.bench_job import Access, Job, target_of
     from resx.serving.repository import Repository
 
-    plans = [
-        LoadPlan(concurrency=count, batch_size=batch_size, duration_s=duration, warmup_s=warmup, seed=seed)
-        for count in _counts(concurrency)
-    ]
-    address = address_of(url, protocol, Repository(repository), ca=ca, cert=cert, key=key, headers=header)
+    if schema:
+        sys.stdout.write(reports.schema_text())
+        return
+    if not names:
+        raise UsageError("NAME is missing: name a model that is loaded; `resx status` lists them")
+    if sum(map(bool, (concurrency, rate, slo))) > 1:
+        raise UsageError("--concurrency, --rate, --slo: a load is one of them; give one")
+    if compare and (len(names) < 2 or slo):
+        raise UsageError("--compare: needs two models or more, as NAME:1 NAME:2, and one load; leave --slo out")
+    wanted = Wanted(json=output, csv=csv, samples=samples, hdr_log=hdr_log, html=report)
+    wanted.require_writable()
+    base = LoadPlan(
+        concurrency=1, arrivals=chosen("--arrivals", arrivals, ARRIVALS), batch_size=batch_size,
+        duration_s=duration if duration is not None else (3.0 if compare else 10.0), warmup_s=warmup, timeout_s=timeout,
+        seed=seed,
+    )  # fmt: skip
+    if rate:
+        plans = [replace(base, concurrency=0, rate_per_s=value, processes=processes) for value in rates(rate)]
+    else:
+        counts = concurrencies(concurrency or ("8" if compare else "1,4,8"))
+        plans = [replace(base, concurrency=value, processes=processes) for value in counts]
+    if compare and len(plans) != 1:
+        raise UsageError("--compare: takes one load; give one --concurrency or one --rate")
+    old = reports.read_result(baseline) if baseline else None
+    from resx.bench.comparing import share_of
+
+    share = share_of(fail_above)
+    access = Access(repository=Repository(repository), url=url, protocol=protocol, ca=ca, cert=cert, key=key,
+                    headers=tuple(header or ()))  # fmt: skip
     out = Output(as_json=json, quiet=quiet)
-    with out.steps() as step:
-        step(f"concurrency {plans[0].concurrency}")
-        following = iter([*(f"concurrency {plan.concurrency}" for plan in plans[1:]), "sum up"])
-        result = run(address, name, plans, version=version or None, on_measured=lambda _done: step(next(following)))
+    job = Job(
+        targets=[target_of(name, access) for name in names], plans=plans, slo=slo, compare=compare,
+        repeat=repeat or (5 if compare else 1), data=data, check=check, in_process=in_process,
+        shared_memory=shared_memory, repository=access.repository, out=out, keep_samples=samples is not None,
+    )  # fmt: skip
+    result = job.run()
+    written = job.write(wanted, result)
     show_result(out, result)
-    failed = sum(sum(measured.errors.values()) for measured in result.measurements)
+    for path in written:
+        out.note(f"written: {path}")
+    _judge(result, old, share)
+
+
+def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
+    """End as the result deserves.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted; what there was has been printed.
+        ParityError: answers are wrong, or something is worse than the baseline.
+        ResxError: requests failed, or the figures must not be used.
+    """
+    measurements = result.measurements
+    if any("Ctrl-C" in reason for measured in measurements for reason in measured.invalid):
+        raise KeyboardInterrupt
+    wrong = [measured for measured in measurements if measured.answers.wrong]
+    if wrong:
+        raise ParityError(
+            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --served` says more"
+        )
+    failed = sum(measured.failed for measured in measurements)
     if failed:
-        sent = failed + sum(measured.requests for measured in result.measurements)
-        reason = next(message for measured in result.measurements for message in measured.errors)
+        sent = sum(measured.sent for measured in measurements)
+        reason = next(message for measured in measurements for message in measured.errors)
         raise ResxError(f"{failed} of {sent} requests failed: {reason}")
+    # A search goes beyond what client and server can do, on purpose.
+    invalid = [] if result.slo else [measured for measured in measurements if measured.invalid]
+    if invalid:
+        raise ResxError(f"INVALID at {invalid[0].title}: {invalid[0].invalid[0]}")
+    if result.slo and result.slo["rate_per_s"] is None:
+        raise ParityError(f"--slo {result.slo['asked']}: no rate holds it; the server's own latency is above the bound")
+    if old is not None:
+        from resx.bench.comparing import regressions
 
-
-def show_result(out: Output, result: BenchResult) -> None:
-    """Print a benchmark."""
-    rows = [row(measured) for measured in result.measurements]
-    environment = result.environment
-    shared = ", shared with the server" if environment.server_is_local else ""
-    title = (
-        f"{result.model} on {result.url}, Triton {environment.triton}; client: {environment.usable_cores} cores{shared}"
-    )
-    out.result(result.model_dump(mode="json"), lambda console: console.print(title, table("", COLUMNS, rows, left=0)))
-
-
-def row(measured: Measurement) -> list[str]:
-    """Return a measurement's cells under COLUMNS."""
-    server = measured.server
-    queue = server.queue_ms if server else None
-    compute = server.compute_input_ms + server.compute_infer_ms + server.compute_output_ms if server else None
-    return [
-        str(measured.concurrency), str(measured.batch_size), f"{measured.images_per_s:.1f}",
-        *(_ms(value) for value in (measured.p50_ms, measured.p90_ms, measured.p99_ms, measured.max_ms)),
-        str(sum(measured.errors.values())), _ms(queue), _ms(compute),
-        f"{server.mean_batch_size:.1f}" if server else "n/a", _ms(measured.client_cpu_ms_per_request),
-    ]  # fmt: skip
-
-
-def _ms(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.2f}"
-
-
-def _counts(text: str) -> list[int]:
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise UsageError(f"--concurrency {text}: give a number or a list such as 1,4,8")
-    return [int(part) for part in parts]
+        worse = regressions(result, old, share)
+        if worse:
+            raise ParityError(f"worse than the baseline by more than {share:.0%}: {'; '.join(worse)}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
     from rich.table import Table
 
 _WIDTH_IN_A_PIPE = 200
@@ -48,23 +49,44 @@ class Output:
 
         On a terminal the running step shows a spinner.
         """
+        with self.live() as live:
+            yield live.begin
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[Live]:
+        """Give what announces steps, as `steps` does, and shows on a terminal how the running one goes."""
         console = _console(stderr=True)
-        begun: list[tuple[str, float]] = []
         with console.status("") if console.is_terminal and not self.quiet else contextlib.nullcontext() as status:
+            live = Live(self, status)
+            yield live
+            live.finish()
 
-            def finish() -> None:
-                if begun:
-                    name, start = begun.pop()
-                    self.note(f"  {name}  {time.monotonic() - start:.1f} s")
 
-            def begin(name: str) -> None:
-                finish()
-                begun.append((name, time.monotonic()))
-                if status is not None:
-                    status.update(name)
+class Live:
+    """The step that is under way."""
 
-            yield begin
-            finish()
+    def __init__(self, out: Output, status: Status | None) -> None:
+        self._out, self._status = out, status
+        self._name, self._start = "", 0.0
+
+    def begin(self, name: str) -> None:
+        """End the step before, if there is one, and begin another."""
+        self.finish()
+        self._name, self._start = name, time.monotonic()
+        self.show("")
+
+    def show(self, detail: str) -> None:
+        """Show on a terminal how it goes."""
+        if self._status is not None:
+            from rich.markup import escape
+
+            self._status.update(escape(f"{self._name}  {detail}"))
+
+    def finish(self) -> None:
+        """Print the step with its time."""
+        if self._name:
+            self._out.note(f"  {self._name}  {time.monotonic() - self._start:.1f} s")
+            self._name = ""
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Table:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from resx.bench import report
-from resx.bench.load import LoadPlan
+from resx.bench import measuring
+from resx.bench.plan import LoadPlan
 from resx.bench.report import Measurement
 from resx.serving.client import PROTOCOLS, TritonClient
 from resx.serving.embedded import Ports
@@ -144,7 +144,7 @@ def _use(
         answers[protocol] = np.concatenate(parts)
     step(f"{card.name}: measure at concurrency {CONCURRENCY}")
     plan = LoadPlan(concurrency=CONCURRENCY, duration_s=duration_s, warmup_s=1.0, seed=seed)
-    measured = report.run(state.address("grpc"), card.name, [plan]).measurements[0]
+    measured = measuring.run(state.address("grpc"), card.name, [plan]).measurements[0]
     return ServedSummary(
         name=card.name, size_kb=(version.folder / "model.onnx").stat().st_size / 1e3, fp16_share=card.fp16_share,
         max_abs=next(parity.max_abs for parity in card.steps if parity.step == "onnx"),

@@ -1,0 +1,215 @@
+"""What `resx bench` was asked to do, and the doing of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resx.cli.bench_view import progress_text
+from resx.cli.output import Live, Output
+from resx.errors import ResxError, UsageError
+
+if TYPE_CHECKING:
+    from resx.bench.files import Wanted
+    from resx.bench.measuring import Extras
+    from resx.bench.payloads import Payloads
+    from resx.bench.plan import LoadPlan
+    from resx.bench.report import BenchResult, Measurement
+    from resx.bench.samples import Samples
+    from resx.bench.slo import Slo
+    from resx.bench.wire import Target
+    from resx.serving.address import Address
+    from resx.serving.repository import Repository
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Access:
+    """How to reach servers."""
+
+    repository: Repository
+    url: str
+    protocol: str
+    ca: str
+    cert: str
+    key: str
+    headers: tuple[str, ...]
+
+    def address(self, url: str) -> Address:
+        """Return the address of a server; empty: the one that the options name."""
+        from resx.cli.connection import address_of
+
+        given = url or self.url
+        protocol = self.protocol or ("" if "://" in given or given else "http")
+        return address_of(
+            given, protocol, self.repository, ca=self.ca, cert=self.cert, key=self.key, headers=self.headers
+        )
+
+
+def target_of(text: str, access: Access) -> Target:
+    """Read `NAME`, `NAME:VERSION`, `NAME@URL` and ask the server for the model."""
+    from resx.bench.measuring import target_of as asked
+
+    match = re.fullmatch(r"([^@:]+)(?::(\d+))?(?:@(.+))?", text)
+    if match is None or match[2] == "0":
+        raise UsageError(f"{text!r}: give NAME, NAME:VERSION or NAME@URL")
+    return asked(access.address(match[3] or ""), match[1], int(match[2]) if match[2] else None)
+
+
+@dataclass(kw_only=True, slots=True)
+class Job:
+    """Everything that was asked of one benchmark."""
+
+    targets: list[Target]
+    plans: list[LoadPlan]
+    slo: str
+    compare: bool
+    repeat: int
+    data: Path | None
+    check: bool | None
+    in_process: bool
+    shared_memory: bool
+    repository: Repository
+    out: Output
+    keep_samples: bool
+    kept: list[tuple[Measurement, Samples, int]] = field(default_factory=list)
+
+    def run(self) -> BenchResult:
+        """Measure."""
+        from resx.bench import comparing, measuring
+        from resx.bench.slo import parse_slo
+
+        objective = parse_slo(self.slo) if self.slo else None
+        payloads = {id(target): self._payloads(target) for target in self.targets}
+        command = shlex.join(["resx", *sys.argv[1:]])
+        found: list[Measurement] = []
+        facts: dict[str, float | str | bool | None] | None = None
+        with self.out.live() as tell:
+            extras = self._extras(payloads, tell)
+            if self.compare:
+                plan = self.plans[0]
+                found = comparing.compare(
+                    self.targets, plan, extras, self.repeat,
+                    on_round=lambda number, target: tell.begin(
+                        f"pair {number} of {self.repeat}, {target.model}, {plan.title}"
+                    ),
+                )  # fmt: skip
+            elif objective is not None:
+                facts = self._search(objective, extras, tell, found)
+            else:
+                self._measure_all(extras, tell, found)
+        result = measuring.result_of(self.targets[0], found, command=command)
+        return result.model_copy(
+            update={
+                "repeated": comparing.repeated(found) if objective is None else (),
+                "ratios": comparing.ratios(self.targets, found) if self.compare and found else (),
+                "slo": facts,
+                "models": {target.model: facts_of(self.repository, target) for target in self.targets},
+            }
+        )
+
+    def write(self, wanted: Wanted, result: BenchResult) -> list[Path]:
+        """Write the files."""
+        from resx.bench import files
+
+        return files.write(wanted, result, self.kept)
+
+    def _measure_all(self, extras: Extras, tell: Live, found: list[Measurement]) -> None:
+        from resx.bench.measuring import measure
+
+        for target in self.targets:
+            for plan in self.plans:
+                for number in range(1, self.repeat + 1):
+                    again = f", run {number} of {self.repeat}" if self.repeat > 1 else ""
+                    tell.begin(f"{target.model}, {plan.title}{again}" if len(self.targets) > 1 else plan.title + again)
+                    found.append(measure(target, plan, extras, repeat=number))
+                    if self.in_process and not found[-1].interrupted:
+                        found[-1] = self._beside_in_process(found[-1], target, plan, tell)
+                    if found[-1].interrupted:
+                        return
+
+    def _beside_in_process(self, measured: Measurement, target: Target, plan: LoadPlan, tell: Live) -> Measurement:
+        from resx.bench.in_process import measure_in_process
+
+        tell.begin(f"the same file in process, {plan.title}")
+        folder = self.repository.version_folder(target.model, target.version)
+        reference = measure_in_process(folder, plan, target.interface, measured)
+        return measured.model_copy(update={"in_process": reference})
+
+    def _search(
+        self, objective: Slo, extras: Extras, tell: Live, found: list[Measurement]
+    ) -> dict[str, float | str | bool | None]:
+        from resx.bench.slo import search
+
+        done = search(self.targets[0], objective, self.plans[0], extras, on_trial=tell.begin, on_measured=found.append)
+        last = done.trials[-1] if done.trials else None
+        return {
+            "asked": self.slo, "bound_ms": objective.bound_ms, "rate_per_s": done.rate_per_s,
+            "capacity_per_s": done.capacity_per_s,
+            "share_of_capacity": done.rate_per_s / done.capacity_per_s if done.rate_per_s else None,
+            "reached_ms": getattr(last, objective.field) if last and done.rate_per_s else None,
+            "interrupted": any(measured.interrupted for measured in found),
+        }  # fmt: skip
+
+    def _payloads(self, target: Target) -> Callable[[Target, int], Payloads]:
+        """Choose the contents: images of the user's, the card's canary, or noise."""
+        from resx.bench import payloads
+        from resx.export.card import FILE_NAME
+
+        card = folder = None
+        if self.check is not False or self.data:
+            try:
+                folder = self.repository.version_folder(target.model, target.version)
+                card = self.repository.card(target.model, target.version) if (folder / FILE_NAME).exists() else None
+            except UsageError:
+                folder = None
+        if self.check and card is None:
+            raise UsageError(
+                f"--check: {self.repository.root} has no card of {target.model}; give --repository, or --no-check"
+            )
+        known = folder if card is not None and self.check is not False else None
+        cache: dict[int, Payloads] = {}
+
+        def make(asked: Target, batch_size: int) -> Payloads:
+            if batch_size not in cache:
+                if self.data is not None:
+                    cache[batch_size] = payloads.pictures(self.data, asked.interface, batch_size, known)
+                elif card is not None and self.check is not False:
+                    cache[batch_size] = payloads.canaries(card, batch_size)
+                else:
+                    made = payloads.noise(asked.interface, batch_size, self.plans[0].seed)
+                    off = replace(made, reference="answers unchecked: --no-check")
+                    cache[batch_size] = off if self.check is False else made
+            return cache[batch_size]
+
+        return make
+
+    def _extras(self, payloads: dict[int, Callable[[Target, int], Payloads]], tell: Live) -> Extras:
+        from resx.bench.measuring import Extras
+
+        def keep(measured: Measurement, window: Samples, opened_ns: int) -> None:
+            if self.keep_samples:
+                self.kept.append((measured, window, opened_ns))
+
+        return Extras(
+            payloads=lambda target, batch_size: payloads[id(target)](target, batch_size),
+            shared_memory=self.shared_memory, on_samples=keep,
+            on_progress=lambda progress, left_s: tell.show(progress_text(progress, left_s)),
+        )  # fmt: skip
+
+
+def facts_of(repository: Repository, target: Target) -> dict[str, object]:
+    """Return what the card says of a model's accuracy and family; nothing where there is no card."""
+    try:
+        card = repository.card(target.model, target.version)
+    except ResxError:
+        return {}
+    facts: dict[str, object] = {"precision": card.precision, "num_weights": card.num_weights}
+    member = getattr(card, "member", None)
+    if member is not None:
+        facts |= member.model_dump(mode="json")
+    return facts

@@ -1,0 +1,115 @@
+"""How `resx bench` shows what it measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from resx.cli.output import Output, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.bench.recorder import Progress
+    from resx.bench.report import BenchResult, Measurement, Ratio
+
+COLUMNS = ["load", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed",
+           "queue ms", "compute ms", "mean batch", "client ms"]  # fmt: skip
+
+
+def progress_text(progress: Progress, left_s: float) -> str:
+    """Return how a load goes, in one line."""
+    from resx.bench.task import PROGRESS_S
+
+    shown = "  p50 {:.2f} ms  p99 {:.2f} ms".format(*progress.latencies_ms) if progress.latencies_ms else ""
+    failed = f"  {progress.failed} failed" if progress.failed else ""
+    per_s = progress.answered / PROGRESS_S
+    return f"{per_s:.0f}/s{shown}{failed}  {progress.in_flight} in flight  {max(0.0, left_s):.0f} s left"
+
+
+def show_result(out: Output, result: BenchResult) -> None:
+    """Print a benchmark."""
+    out.result(result.model_dump(mode="json"), lambda console: _show(console, result))
+
+
+def _show(console: Console, result: BenchResult) -> None:
+    environment = result.environment
+    shared = ", shared with the server" if environment.server_is_local else ""
+    console.print(
+        f"{result.model} on {result.url}, Triton {environment.triton} ({environment.server_threads}); "
+        f"{environment.machine}, client: {environment.usable_cores} cores{shared}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    targets = {measured.target for measured in result.measurements}
+    has_open = any(measured.load == "open" for measured in result.measurements)
+    efficient = any(measured.in_process for measured in result.measurements)
+    columns = [*(["model"] if len(targets) > 1 else []), *COLUMNS, *(["service p50"] if has_open else []),
+               *(["of in-process"] if efficient else [])]  # fmt: skip
+    rows = []
+    for measured in result.measurements:
+        cells = [*([measured.target] if len(targets) > 1 else []), *row(measured)]
+        cells += [_ms(measured.service.p50_ms)] if has_open else []
+        if efficient:
+            cells.append(f"{measured.in_process.efficiency:.2f}" if measured.in_process else "n/a")
+        rows.append(cells)
+    console.print(table("", columns, rows))
+    for text in _remarks(result):
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _remarks(result: BenchResult) -> Iterator[str]:
+    """Yield what is said below the table: verdicts first, each once with the loads that it is about."""
+    said: dict[str, list[str]] = {}
+    for measured in result.measurements:
+        for reason in measured.invalid:
+            said.setdefault(f"INVALID: {reason}", []).append(measured.title)
+        for remark in measured.remarks:
+            said.setdefault(remark, []).append(measured.title)
+    for text, titles in said.items():
+        everywhere = len(titles) == len(result.measurements)
+        yield text if everywhere else f"{', '.join(dict.fromkeys(titles))}: {text}"
+    checked = sum(measured.answers.checked for measured in result.measurements)
+    if checked and not any(measured.answers.wrong for measured in result.measurements):
+        yield f"{checked} sampled answers are as {result.measurements[0].answers.reference} say"
+    for entry in result.repeated:
+        p50 = f", p50 {entry.p50_ms.mean:.2f} ± {entry.p50_ms.half_width:.2f} ms" if entry.p50_ms else ""
+        p99 = f", p99 {entry.p99_ms.mean:.2f} ± {entry.p99_ms.half_width:.2f} ms" if entry.p99_ms else ""
+        yield (
+            f"{entry.target}, {entry.title}, {entry.num_runs} runs: {entry.images_per_s.mean:.1f} ± "
+            f"{entry.images_per_s.half_width:.1f} images/s{p50}{p99} (95 %)"
+        )
+    yield from map(_ratio_text, result.ratios)
+    if result.slo:
+        yield _slo_text(result.slo)
+
+
+def _ratio_text(ratio: Ratio) -> str:
+    words = {"images_per_s": "throughput", "p50_ms": "p50", "p99_ms": "p99"}
+    return (
+        f"{ratio.target} / {ratio.base}, {words[ratio.what]} at {ratio.load}: {ratio.ratio:.3f} "
+        f"(95 %: {ratio.low:.3f} to {ratio.high:.3f}, {ratio.num_pairs} pairs)"
+    )
+
+
+def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
+    if slo["rate_per_s"] is None:
+        return f"{slo['asked']}: no rate holds it"
+    return (
+        f"{slo['asked']} holds up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
+        f"{slo['share_of_capacity']:.0%} of the closed loop's {slo['capacity_per_s']:.4g}/s"
+    )
+
+
+def row(measured: Measurement) -> list[str]:
+    """Return a measurement's cells under COLUMNS."""
+    server = measured.server
+    return [
+        measured.title, str(measured.batch_size), f"{measured.images_per_s:.1f}",
+        *(_ms(value) for value in (measured.p50_ms, measured.p90_ms, measured.p99_ms, measured.max_ms)),
+        str(measured.failed), _ms(server.queue_ms if server else None), _ms(server.compute_ms if server else None),
+        f"{server.mean_batch_size:.1f}" if server else "n/a", _ms(measured.client_cpu_ms_per_request),
+    ]  # fmt: skip
+
+
+def _ms(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.2f}"
