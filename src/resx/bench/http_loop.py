@@ -24,6 +24,7 @@ from resx.bench.recorder import NO_ANSWER, Recorder
 from resx.bench.task import DRAIN_S, PAUSE_S, PROGRESS_S, Task, due_times
 from resx.bench.wire import content_length, http_error
 
+_IDLE_S = 0.25
 _RECEIVE = 1 << 18
 _DESCRIPTORS_LEFT = 64
 _LOST = "the server closed the connection before it answered"
@@ -77,7 +78,7 @@ class HttpLoop:
             if now - told > PROGRESS_S * 1e9:
                 told = now
                 self._pipe.send(self._recorder.progress(self._in_flight))
-            if now - checked > 5e7:
+            if now - checked > _IDLE_S * 1e9:
                 checked = now
                 self._give_up_late(now)
         for due in self._waiting:
@@ -97,13 +98,13 @@ class HttpLoop:
         return self._in_flight == 0 or time.monotonic_ns() - self._stopped_ns > DRAIN_S * 1e9
 
     def _events(self, due_ns: int) -> list[tuple[int, int]]:
-        """Wait for something to happen, to the next due time or 50 ms at most."""
+        """Wait for something to happen, to the next due time or a quarter of a second at most."""
         if due_ns:
             left = (due_ns - time.monotonic_ns()) / 1e9
             if left > 0:
-                select.select([self._poll.fileno()], [], [], min(left, 0.05))
+                select.select([self._poll.fileno()], [], [], min(left, _IDLE_S))
             return self._poll.poll(0)
-        return self._poll.poll(0.05)
+        return self._poll.poll(PAUSE_S if self._resume else _IDLE_S)
 
     def _send(self, due_ns: int) -> None:
         """Send the next payload, on a connection of its own."""

@@ -35,15 +35,11 @@ from resx.bench.report import (
 )
 from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percentiles
 from resx.bench.server_statistics import ServerBreakdown, breakdown
+from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
 from resx.bench.wire import Target
 from resx.errors import ResxError, ServerError
 from resx.serving.client import Address, TritonClient
 
-LATE_SHARE, LATE_LEAST_MS, LATE_OF_MEDIAN = 0.01, 1.0, 0.1
-"""A request is late if it left more than 1 ms, and more than a tenth of the median latency, after it was due."""
-STABLE_SPREAD = 0.10
-CLIENT_BOUND = 10.0
-"""The generator must be able to make ten times what it did."""
 _GONE_S = 3.0
 _SLICES = 60
 
@@ -225,7 +221,11 @@ def _summary(
     late = _late(window, latency.p50_ms) if plan.is_open else None
     answers = _checked(target, plan, payloads, seen)
     stability = _stability(done, seen)
-    invalid, remarks = _verdict(plan, window, server, client, late, answers, stability, seen, target, per_s)
+    findings = Findings(
+        plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,
+        late=late, answers=answers, stability=stability, server=server, interrupted=seen.interrupted,
+        server_is_local=is_local(target.address),
+    )  # fmt: skip
     failed = len(window) - len(answered)
     return Measurement(
         model=target.model, version=target.version, url=str(target.address),
@@ -238,7 +238,7 @@ def _summary(
         client_cpu_ms_per_request=client.cpu_ms_per_request, client=client, late=late, answers=answers,
         contents=payloads.contents, stability=stability, server=server, seconds=_seconds(window, plan, seen),
         hdr=histogram_text(histogram(answered.latencies_ms)) if len(answered) else "",
-        interrupted=bool(seen.interrupted), invalid=invalid, remarks=remarks,
+        interrupted=bool(seen.interrupted), invalid=reasons_against(findings), remarks=remarks_on(findings),
     )  # fmt: skip
 
 
@@ -283,6 +283,7 @@ def _difference(expected: npt.NDArray[np.float64], answer: npt.NDArray[np.float3
 
 
 def _stability(answered: Samples, seen: _Seen) -> Stability:
+    """Compare the thirds; a difference that counting alone explains (three standard deviations) is none."""
     edges = np.linspace(seen.opened_ns, seen.closed_ns, 4)
     third_s = (edges[1] - edges[0]) / 1e9
     counts, _ = np.histogram(answered.done_ns, edges)
@@ -291,7 +292,7 @@ def _stability(answered: Samples, seen: _Seen) -> Stability:
     spread = float(np.abs(rates - mean).max() / mean) if mean else 0.0
     return Stability(
         rates_per_s=(float(rates[0]), float(rates[1]), float(rates[2])), spread=spread,
-        stable=bool(mean) and spread <= STABLE_SPREAD,
+        stable=bool(mean) and spread <= max(STABLE_SPREAD, 3 / float(counts.mean()) ** 0.5),
     )  # fmt: skip
 
 
@@ -317,37 +318,3 @@ def _seconds(window: Samples, plan: LoadPlan, seen: _Seen) -> tuple[Second, ...]
             )
         )
     return tuple(found)
-
-
-def _verdict(
-    plan: LoadPlan, window: Samples, server: ServerBreakdown | None, client: Client, late: Late | None,
-    answers: Answers, stability: Stability, seen: _Seen, target: Target, per_s: float,
-) -> tuple[tuple[str, ...], tuple[str, ...]]:  # fmt: skip
-    """Return why the figures must not be used, and what else is to be known of them."""
-    num_answered = len(window.answered)
-    failed = len(window) - num_answered
-    in_flight = plan.concurrency or int(4 * plan.rate_per_s**0.5) + 16
-    foreign = server is not None and server.requests > num_answered + in_flight + 0.02 * num_answered
-    capacity = client.ceiling_requests_per_s
-    invalid = {
-        "no request was answered in the window": num_answered == 0,
-        f"{answers.wrong} of {answers.checked} sampled answers are wrong": answers.wrong > 0,
-        f"it ended early: {seen.interrupted}": bool(seen.interrupted),
-        f"{late.share:.1%} of the requests left more than {late.threshold_ms:.1f} ms late, so this is the client's "
-        "limit; give a lower --rate or more --processes" if late else "": late is not None and late.share > LATE_SHARE,
-    }  # fmt: skip
-    remarks = {
-        f"{failed} of {len(window)} requests failed": failed > 0,
-        f"achieved {per_s:.1f}/s of {plan.rate_per_s:g}/s: the server cannot do more, so latency grows with time":
-            plan.is_open and per_s < 0.95 * plan.rate_per_s and num_answered > 0,
-        f"unstable: its thirds differ by {stability.spread:.0%} from their mean; measure longer":
-            num_answered > 0 and not stability.stable,
-        f"client-bound: the generator could make {capacity or 0:.0f}/s at most, less than {CLIENT_BOUND:g} times this":
-            capacity is not None and per_s * CLIENT_BOUND > capacity,
-        "somebody else asked the model in the meantime": foreign,
-        "client and server share this machine": is_local(target.address),
-        answers.reference: not answers.checked and num_answered > 0,
-    }  # fmt: skip
-    return tuple(text for text, holds in invalid.items() if holds), tuple(
-        text for text, holds in remarks.items() if holds
-    )

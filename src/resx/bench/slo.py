@@ -22,6 +22,8 @@ from resx.errors import UsageError
 CLOSENESS = 1.04
 """The search ends where the rates that held and did not are this close."""
 _MOST_TRIALS = 12
+_LONGEST_S = 60.0
+"""A rate that needs longer for enough samples is not tried."""
 _PROBE_CONCURRENCY = 8
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -81,7 +83,7 @@ def search(
     trials: list[Measurement] = []
 
     def trial(rate: float, seed: int) -> bool:
-        least_s = 1.2 * MIN_SAMPLES[slo.percent] / rate
+        least_s = 1.2 * MIN_SAMPLES[slo.percent] / rate  # the arrivals are random: some more than the least
         on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
         wanted = replace(
             plan, concurrency=0, rate_per_s=rate, duration_s=max(plan.duration_s, least_s), seed=plan.seed + seed
@@ -107,9 +109,9 @@ def search(
             return found(None)
         if low and high / low <= CLOSENESS:
             break
-        if not low and rate < 0.01 * capacity:
-            return found(None)
         rate = math.sqrt(low * high) if low else high / 2
+        if 1.2 * MIN_SAMPLES[slo.percent] / rate > _LONGEST_S:
+            return found(None)
     while low and not trial(low, 1000 + len(trials)):
         if trials[-1].interrupted or len(trials) > _MOST_TRIALS + 4:
             return found(None)

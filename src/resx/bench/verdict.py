@@ -1,0 +1,82 @@
+"""May a measurement's figures be used, and what should whoever uses them know?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from resx.bench.plan import LoadPlan
+from resx.bench.report import Answers, Client, Late, Stability
+from resx.bench.server_statistics import ServerBreakdown
+
+LATE_SHARE, LATE_LEAST_MS, LATE_OF_MEDIAN = 0.01, 1.0, 0.1
+"""A request is late if it left more than 1 ms, and more than a tenth of the median latency, after it was due."""
+STABLE_SPREAD = 0.10
+CLIENT_BOUND = 10.0
+"""The generator must be able to make ten times what it did."""
+_ACHIEVED = 0.95
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Findings:
+    """What a window showed."""
+
+    plan: LoadPlan
+    sent: int
+    answered: int
+    window_s: float
+    requests_per_s: float
+    """Answers in the window's time."""
+    client: Client
+    late: Late | None
+    answers: Answers
+    stability: Stability
+    server: ServerBreakdown | None
+    interrupted: str
+    """Why the window closed early; empty: it did not."""
+    server_is_local: bool
+
+
+def reasons_against(found: Findings) -> tuple[str, ...]:
+    """Return why the figures must not be used; nothing if they may."""
+    reasons = []
+    if not found.answered:
+        reasons.append("no request was answered in the window")
+    if found.answers.wrong:
+        reasons.append(f"{found.answers.wrong} of {found.answers.checked} sampled answers are wrong")
+    if found.interrupted:
+        reasons.append(f"it ended early: {found.interrupted}")
+    if found.late is not None and found.late.share > LATE_SHARE:
+        reasons.append(
+            f"{found.late.share:.1%} of the requests left more than {found.late.threshold_ms:.1f} ms late: the client "
+            "did not get the processor in time; end other load, lower --rate, or send from another machine"
+        )
+    return tuple(reasons)
+
+
+def remarks_on(found: Findings) -> tuple[str, ...]:
+    """Return what else is to be known."""
+    plan, remarks = found.plan, []
+    if failed := found.sent - found.answered:
+        remarks.append(f"{failed} of {found.sent} requests failed")
+    due_per_s = found.sent / found.window_s if found.window_s else 0.0
+    if plan.is_open and found.answered and found.requests_per_s < _ACHIEVED * due_per_s:
+        remarks.append(
+            f"{found.requests_per_s:.1f}/s were answered of {due_per_s:.1f}/s that fell due: the server cannot do more, "
+            "so latency grows with time"
+        )
+    if found.answered and not found.stability.stable:
+        remarks.append(f"unstable: its thirds differ by {found.stability.spread:.0%} from their mean; measure longer")
+    ceiling = found.client.ceiling_requests_per_s
+    if ceiling is not None and found.requests_per_s * CLIENT_BOUND > ceiling:
+        remarks.append(
+            f"client-bound: the generator could make {ceiling:.0f}/s at most, less than {CLIENT_BOUND:g} times this"
+        )
+    # What was in flight as the window opened counts for the server and not for the window.
+    in_flight = plan.concurrency or int(4 * plan.rate_per_s**0.5) + 16
+    if found.server is not None and found.server.requests > 1.02 * found.answered + in_flight:
+        remarks.append("somebody else asked the model in the meantime")
+    if found.server_is_local:
+        remarks.append("client and server share this machine")
+    if found.answered and not found.answers.checked:
+        remarks.append(found.answers.reference)
+    return tuple(remarks)
