@@ -1,68 +1,58 @@
-import math
-
 import numpy as np
 import pytest
 
-from resx.bench.load import LoadPlan, Window
-from resx.bench.report import summarise
-from resx.bench.samples import MIN_SAMPLES, percentile
-from resx.bench.server_statistics import breakdown
-from resx.errors import UsageError
+from resx.bench.recorder import MAX_KEPT, MAX_KINDS, Recorder
+from resx.bench.samples import MIN_SAMPLES, merged, percentile, percentiles
 
 
 @pytest.mark.parametrize(("percent", "least"), MIN_SAMPLES.items())
 def test_a_percentile_needs_its_least_number_of_samples(percent: float, least: int) -> None:
-    samples = [float(n) for n in range(least)]
+    samples = np.arange(1.0, least + 1)
     assert percentile(samples, percent) is not None
     assert percentile(samples[:-1], percent) is None
 
 
-def test_percentiles_are_nearest_rank() -> None:
-    samples = sorted(np.random.default_rng(0).exponential(size=10_000).tolist())
-    for percent in (50, 90, 99, 99.9):
-        value = percentile(samples, percent)
-        assert value in samples
-        assert value == samples[math.ceil(percent / 100 * 10_000) - 1]
+def test_percentiles_are_those_of_the_samples_to_a_thousandth() -> None:
+    samples = np.random.default_rng(0).exponential(20.0, size=10_000)
+    found = percentiles(samples)
+    ascending = np.sort(samples)
+    for percent, value in ((50, found.p50_ms), (90, found.p90_ms), (95, found.p95_ms), (99, found.p99_ms),
+                           (99.9, found.p99_9_ms)):  # fmt: skip
+        assert value == pytest.approx(ascending[round(percent / 100 * 10_000) - 1], rel=2e-3)
+    assert found.mean_ms == pytest.approx(samples.mean())
+    assert found.max_ms == samples.max()
 
 
-def test_a_stall_shows_in_the_maximum() -> None:
-    samples = (*([0.002] * 999), 0.5)
-    measured = summarise(
-        LoadPlan(concurrency=1), Window(latencies_s=samples, errors={}, window_s=2.5, client_cpu_s=0.5), None
-    )
-    assert measured.p50_ms == 2.0
-    assert measured.max_ms == 500.0
-    assert measured.images_per_s == 400.0
-    assert measured.client_cpu_ms_per_request == 0.5
+def test_a_stall_shows_in_the_maximum_and_too_few_samples_give_no_figure() -> None:
+    found = percentiles(np.array([2.0] * 9 + [500.0]))
+    assert (found.mean_ms, found.p50_ms, found.p99_ms, found.max_ms) == (None, None, None, 500.0)
+    assert percentiles(np.array([])).max_ms is None
 
 
-def test_too_few_samples_give_no_figure() -> None:
-    window = Window(latencies_s=(0.1,) * 10, errors={"x": 2}, window_s=1.0, client_cpu_s=0.0)
-    measured = summarise(LoadPlan(concurrency=1), window, None)
-    assert (measured.p50_ms, measured.p90_ms, measured.p99_ms, measured.mean_ms) == (None, None, None, None)
-    assert measured.errors == {"x": 2}
+def test_what_generators_saw_is_joined_with_their_errors() -> None:
+    first, second = Recorder(), Recorder()
+    first.answered(1, 2, 0, b"x")
+    first.failed(3, 4, "a")
+    second.failed(5, 6, "b")
+    second.failed(7, 8, "a")
+    seen = merged([first.records(), second.records()])
+    assert seen.due_ns.tolist() == [1, 3, 5, 7]
+    assert seen.error_counts == {"a": 2, "b": 1}
+    assert len(seen.answered) == 1
 
 
-@pytest.mark.parametrize(
-    "fields", [{"concurrency": 0}, {"concurrency": 1, "batch_size": 0}, {"concurrency": 1, "duration_s": 0.0},
-               {"concurrency": 1, "duration_s": math.nan}, {"concurrency": 1, "warmup_s": -1.0}]
-)  # fmt: skip
-def test_a_plan_that_cannot_be_run_is_refused(fields: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="give"):
-        LoadPlan(**fields)  # type: ignore[arg-type]
+def test_kept_answers_are_few_and_spread_over_the_whole_run() -> None:
+    recorder = Recorder()
+    for number in range(20_000):
+        recorder.answered(0, 0, number, b"")
+    kept = [payload for _, payload, _ in recorder.records().answers]
+    assert MAX_KEPT / 4 < len(kept) <= MAX_KEPT
+    assert min(kept) < 200
+    assert max(kept) > 19_800
 
 
-def test_the_servers_breakdown_is_a_difference() -> None:
-    def reading(requests: int, executions: int) -> list[dict[str, object]]:
-        phase = {"count": str(requests), "ns": str(requests * 2_000_000)}
-        phases = ("queue", "compute_input", "compute_infer", "compute_output")
-        inference = {"success": {"count": str(requests)}} | dict.fromkeys(phases, phase)
-        return [
-            {"inference_stats": inference, "execution_count": str(executions), "inference_count": str(requests * 3)}
-        ]
-
-    seen = breakdown(reading(10, 5), reading(110, 30))
-    assert seen is not None
-    assert (seen.requests, seen.executions, seen.mean_batch_size) == (100, 25, 12.0)
-    assert seen.queue_ms == pytest.approx(2.0)
-    assert breakdown(reading(10, 5), reading(10, 5)) is None
+def test_kinds_of_errors_are_bounded() -> None:
+    recorder = Recorder()
+    for number in range(100):
+        recorder.failed(0, 0, f"error {number}")
+    assert len(recorder.records().errors) == MAX_KINDS + 1

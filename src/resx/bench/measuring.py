@@ -34,7 +34,7 @@ from resx.bench.report import (
     is_local,
 )
 from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percentiles
-from resx.bench.server_statistics import ServerBreakdown, breakdown
+from resx.bench.server_statistics import breakdown
 from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
 from resx.bench.wire import Target
 from resx.errors import ResxError, ServerError

@@ -61,8 +61,8 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
     due_per_s = found.sent / found.window_s if found.window_s else 0.0
     if plan.is_open and found.answered and found.requests_per_s < _ACHIEVED * due_per_s:
         remarks.append(
-            f"{found.requests_per_s:.1f}/s were answered of {due_per_s:.1f}/s that fell due: the server cannot do more, "
-            "so latency grows with time"
+            f"{found.requests_per_s:.1f}/s were answered of {due_per_s:.1f}/s that fell due: the server cannot do "
+            "more, so latency grows with time"
         )
     if found.answered and not found.stability.stable:
         remarks.append(f"unstable: its thirds differ by {found.stability.spread:.0%} from their mean; measure longer")

@@ -1,0 +1,106 @@
+import itertools
+import math
+
+import pytest
+
+from resx.bench.comparing import interval, share_of
+from resx.bench.plan import LoadPlan, concurrencies, rates
+from resx.bench.server_statistics import breakdown
+from resx.bench.slo import parse_slo
+from resx.bench.task import Task, due_times
+from resx.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "fields", [{"concurrency": 0}, {"concurrency": 1, "batch_size": 0}, {"concurrency": 1, "duration_s": 0.0},
+               {"concurrency": 1, "duration_s": math.nan}, {"concurrency": 1, "warmup_s": -1.0},
+               {"concurrency": 1, "rate_per_s": 5.0}, {"rate_per_s": -1.0}, {"rate_per_s": 1e9},
+               {"rate_per_s": math.nan}, {"concurrency": 2, "processes": 3}, {"concurrency": 1, "timeout_s": 0.0},
+               {"concurrency": 1, "duration_s": math.inf}]
+)  # fmt: skip
+def test_a_plan_that_cannot_be_run_is_refused(fields: dict[str, float]) -> None:
+    with pytest.raises(UsageError, match="give"):
+        LoadPlan(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "counts"),
+    [("4", [4]), ("1,4,8", [1, 4, 8]), ("1:16", [1, 2, 4, 8, 16]), ("3:10", [3, 6, 10]), ("2:10:4", [2, 6, 10])],
+)
+def test_concurrencies_are_numbers_lists_and_ranges(text: str, counts: list[int]) -> None:
+    assert concurrencies(text) == counts
+
+
+@pytest.mark.parametrize("text", ["", "a", "4:1", "0:4", "1:4:0", "1,,2", "-1", "1:2:3:4"])
+def test_a_wrong_concurrency_says_what_is_right(text: str) -> None:
+    with pytest.raises(UsageError, match="--concurrency .*give"):
+        concurrencies(text)
+
+
+@pytest.mark.parametrize("text", ["", "a", "0", "-5", "nan", "inf", "5,", "1e9"])
+def test_a_wrong_rate_says_what_is_right(text: str) -> None:
+    with pytest.raises(UsageError, match="--rate .*give"):
+        rates(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "percent", "bound"), [("p99=15ms", 99, 15), ("p50 = 0.5s", 50, 500), ("p99.9=800us", 99.9, 0.8)]
+)
+def test_an_objective_is_a_percentile_and_a_time(text: str, percent: float, bound: float) -> None:
+    found = parse_slo(text)
+    assert (found.percent, found.bound_ms) == (percent, pytest.approx(bound))
+
+
+@pytest.mark.parametrize("text", ["p99", "p98=5ms", "99=5ms", "p99=0ms", "p99=5", "p99=-5ms"])
+def test_a_wrong_objective_says_what_is_right(text: str) -> None:
+    with pytest.raises(UsageError, match="--slo .*p99=15ms"):
+        parse_slo(text)
+
+
+def test_a_share_is_a_percentage_or_a_number() -> None:
+    assert share_of("5%") == share_of("0.05") == 0.05
+    for text in ("", "5", "0%", "100%", "x"):
+        with pytest.raises(UsageError, match="--fail-above"):
+            share_of(text)
+
+
+def test_poisson_arrivals_come_at_their_rate_and_at_random() -> None:
+    task = Task(protocol="http", host_port="x:1", requests=(), rate_per_s=200.0, seed=(3, 0))
+    times = due_times(task, 0)
+    gaps = [next(times) for _ in range(20_000)]
+    intervals = [after - before for before, after in itertools.pairwise(gaps)]
+    mean = sum(intervals) / len(intervals)
+    spread = math.sqrt(sum((gap - mean) ** 2 for gap in intervals) / len(intervals))
+    assert mean == pytest.approx(5e6, rel=0.03)
+    assert spread == pytest.approx(mean, rel=0.05)  # an exponential distribution's
+
+
+def test_constant_arrivals_are_even() -> None:
+    task = Task(protocol="http", host_port="x:1", requests=(), rate_per_s=1000.0, poisson=False)
+    times = due_times(task, 0)
+    assert [next(times) for _ in range(4)] == [0, 1_000_000, 2_000_000, 3_000_000]
+
+
+def test_an_interval_is_students() -> None:
+    found = interval([1.0, 2.0, 3.0])
+    assert found.mean == 2.0
+    assert found.half_width == pytest.approx(4.303 / math.sqrt(3), rel=1e-3)
+
+
+def test_the_servers_breakdown_is_a_difference() -> None:
+    def reading(requests: int, executions: int) -> list[dict[str, object]]:
+        phase = {"count": str(requests), "ns": str(requests * 2_000_000)}
+        phases = ("queue", "compute_input", "compute_infer", "compute_output")
+        inference = {"success": {"count": str(requests)}} | dict.fromkeys(phases, phase)
+        batches = [{"batch_size": "3", "compute_infer": {"count": str(executions), "ns": "1"}}]
+        return [
+            {"inference_stats": inference, "execution_count": str(executions), "inference_count": str(requests * 3),
+             "batch_stats": batches}
+        ]  # fmt: skip
+
+    seen = breakdown(reading(10, 5), reading(110, 30))
+    assert seen is not None
+    assert (seen.requests, seen.executions, seen.mean_batch_size) == (100, 25, 12.0)
+    assert seen.queue_ms == pytest.approx(2.0)
+    assert seen.batches == {3: 25}
+    assert breakdown(reading(10, 5), reading(10, 5)) is None
