@@ -10,6 +10,7 @@ gets another folder, and what was exported from the old one can still be verifie
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from resx.files import exclusive, sha256_of, write_atomic
 from resx.training import checkpoint
 from resx.training.data import DataSet
 from resx.zoo.building import build_from_spec
-from resx.zoo.spec import SPEC_FILE, FrozenModel
+from resx.zoo.spec import SPEC_FILE, FrozenModel, read_spec
 
 FOLDER, SIZES = "family", "sizes.json"
 OnSize: TypeAlias = Callable[[int, int], None]
@@ -68,7 +69,7 @@ def family_of(
     Raises:
         UsageError: the folder has no run, or no block of it can go.
     """
-    spec = checkpoint.read_spec(run / SPEC_FILE)
+    spec = read_spec(run / SPEC_FILE)
     most = shrink.require_removable(spec, None)
     folder = run / FOLDER / _key(run, data, options)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +123,10 @@ def rebuilt(run: Path, member: Member, data: DataSet, options: SearchOptions) ->
 def spread(members: Sequence[Member], count: int, chance: float) -> list[Member]:
     """Return the whole network and up to `count - 1` members of the front, largest first.
 
-    Chosen are those with which a bound on latency, drawn evenly from 0 to the whole network's, buys the highest
-    accuracy on average, where a bound that none holds counts as `chance`: the area under the front's staircase. So
-    they lie far apart, and neither two that are alike nor one that knows little more than chance takes a place.
+    Chosen are those with which a bound on latency, drawn evenly from 0 to the whole network's, buys the least error
+    on average, on a logarithmic scale: to halve the error is worth the same everywhere. A bound that none holds
+    counts as guessing. So members lie far apart, and neither two that are alike nor one that knows little more
+    than chance takes a place while there are better ones.
 
     Args:
         members: the whole network before all, each with a latency.
@@ -133,6 +135,7 @@ def spread(members: Sequence[Member], count: int, chance: float) -> list[Member]
     """
     assert count > 1, count
     whole = members[0]
+    nothing = _worth(chance)
     steps = [one for one in shrink.front(members) if one != whole][::-1]  # accuracy and latency rise
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for _ in range(min(count - 1, len(steps))):
@@ -140,13 +143,22 @@ def spread(members: Sequence[Member], count: int, chance: float) -> list[Member]
         for index, step in enumerate(steps):
             width = _latency(whole) - _latency(step)
             found = [
-                (area + width * (step.accuracy - (steps[chosen[-1]].accuracy if chosen else chance)), (*chosen, index))
+                (
+                    area
+                    + width * (_worth(step.accuracy) - (_worth(steps[chosen[-1]].accuracy) if chosen else nothing)),
+                    (*chosen, index),
+                )
                 for area, chosen in best
                 if not chosen or chosen[-1] < index
             ]
             longer += [max(found)] if found else []
         best = longer
     return [whole, *(steps[index] for index in max(best)[1][::-1])]
+
+
+def _worth(accuracy: float) -> float:
+    """Return how good an accuracy is: the logarithm of the error, turned round; one in a thousand counts as none."""
+    return -math.log(max(1 - accuracy, 1e-3))
 
 
 def _latency(member: Member) -> float:
