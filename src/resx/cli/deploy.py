@@ -42,12 +42,12 @@ def deploy(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show configuration and checks; change nothing.")] = False,
     best_under: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="TIME",
             help="Of NAME's family the most accurate member that answers within 5ms, 0.005s, 800us on the server.",
         ),
-    ] = "",
+    ] = None,
     no_wait: NoWait = False,
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
@@ -70,7 +70,7 @@ def deploy(
     published = Repository(repository)
     manner = Manner(rehearse=not no_rehearsal, trial_s=trial, keep_previous=keep_previous, wait=not no_wait)
     out = Output(as_json=json, quiet=quiet)
-    if best_under:
+    if best_under is not None:
         from resx.serving.best_under import candidates, parse_bound
 
         if version:
