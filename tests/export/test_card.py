@@ -55,6 +55,13 @@ def test_the_canarys_difference_is_relative_and_infinite_where_nothing_compares(
     assert cards.canary_difference(canary, np.array([[10.0, np.nan]])) == np.inf
 
 
+def test_a_card_from_before_there_were_families_names_none(tmp_path: Path) -> None:
+    fields = json.loads(cards.write_card(card()))
+    del fields["family"]
+    (tmp_path / "card.json").write_text(json.dumps(fields))
+    assert cards.read_card(tmp_path) == card()
+
+
 def test_a_card_from_before_there_were_engines_is_an_onnx_files(tmp_path: Path) -> None:
     fields = json.loads(cards.write_card(card()))
     del fields["engine"]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resx.export.card import Card, Quantisation
+    from resx.export.family import Family
 
 
 def headline(console: Console, card: Card, file: Path) -> None:
@@ -61,6 +62,7 @@ def version(console: Console, card: Card, file: Path, versions: list[int]) -> No
         "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
         "normalisation": f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
         f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
+        "family": _family(card.family) if card.family else "",
         "opset": str(card.opset),
         "verified on": card.verified_on,
         "files": ", ".join(f"{name} sha256 {digest}" for name, digest in card.files.items()),
@@ -71,6 +73,14 @@ def version(console: Console, card: Card, file: Path, versions: list[int]) -> No
         if text:
             console.print(f"{name:<14} {text}", markup=False, soft_wrap=True)
     proof(console, card)
+
+
+def _family(family: Family) -> str:
+    return (
+        f"{family.name}: {family.num_blocks} of {family.whole_blocks} blocks, {family.accuracy:.2%} of "
+        f"{family.num_images} {family.accuracy_on}, {family.latency_ms:.3g} ms at batch 1 in onnxruntime "
+        f"({family.threads} threads of {family.processor})"
+    )
 
 
 def _numbers(values: tuple[float, ...] | None) -> str:

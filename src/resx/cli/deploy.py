@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli import family
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
 from resx.cli.output import Output, table
+from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.serving.address import Address
@@ -39,6 +41,13 @@ def deploy(
         bool, typer.Option("--no-rehearsal", help="Do not try it under another name first; its files are not sent.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show configuration and checks; change nothing.")] = False,
+    best_under: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Of NAME's family the most accurate member that answers within 5ms, 0.005s, 800us on the server.",
+        ),
+    ] = None,
     no_wait: NoWait = False,
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
@@ -52,17 +61,26 @@ def deploy(
 ) -> None:
     """Let a version answer on a running server, if it answers as its card says; else the one before goes on.
 
-    Example: resx deploy densenet169
+    Examples: resx deploy densenet169; resx deploy digits --best-under 5ms
     """
     from resx.serving.deploy import Manner
     from resx.serving.deploy import deploy as deploy_model
     from resx.serving.repository import Repository
 
     published = Repository(repository)
-    published.version_folder(name, version or None)
-    address = _address(url, protocol, published, ca, cert, key, header)
     manner = Manner(rehearse=not no_rehearsal, trial_s=trial, keep_previous=keep_previous, wait=not no_wait)
     out = Output(as_json=json, quiet=quiet)
+    if best_under is not None:
+        from resx.serving.best_under import candidates, parse_bound
+
+        if version:
+            raise UsageError(f"--version {version}: --best-under takes each member's newest; leave one of them out")
+        bound_ms, members = parse_bound(best_under), candidates(published, name)
+        address = _address(url, protocol, published, ca, cert, key, header)
+        family.deploy_best(address, published, members, bound_ms, manner, dry_run=dry_run, out=out)
+        return
+    published.version_folder(name, version or None)
+    address = _address(url, protocol, published, ca, cert, key, header)
     if dry_run:
         _show_plan(out, address, published, name, version or None, manner)
         return

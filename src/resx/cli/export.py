@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli import engine
+from resx.cli import engine, family
 from resx.cli.card_view import headline, proof
 from resx.cli.options import Json, Quiet, RepositoryPath, Seed, Settings, chosen
 from resx.cli.output import Output
@@ -61,6 +61,10 @@ def export(
     ] = "",
     weights: Annotated[str, typer.Option(help="For a variant: none (random), imagenet, or a file.")] = "none",
     settings: Settings = None,
+    pareto: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Of a run: N depths, spread over accuracy and latency, as NAME-dBLOCKS."),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name in the repository. Default: the variant's or the run's.")] = "",
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network, or an open file.")
@@ -117,7 +121,7 @@ def export(
 ) -> None:
     """Export to ONNX or TensorRT, verify the file against PyTorch, and publish it as the next version.
 
-    Examples: resx export densenet169 --fp16; resx export runs/digits --int8
+    Examples: resx export densenet169 --fp16; resx export runs/digits --int8; resx export runs/digits --pareto 3
     """
     from resx.export.card import CALIBRATION_METHODS, INPUT_TYPES, TARGETS, SourceArguments
     from resx.export.request import ExportRequest
@@ -152,7 +156,11 @@ def export(
         raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
     kind = kind_of(source)
     model_name = name or _default_name(source, kind)
-    flags.require_free_target(published, model_name)
+    if pareto is None:
+        flags.require_free_target(published, model_name)
+    else:
+        own = {"--weights": weights != "none", "--set": bool(settings), "--image-size": image_size is not None}
+        family.require_sensible(pareto, source, flags, own)
     form = chosen("--target", target, TARGETS) if target else ("cpu" if flags.file_format == "onnx" else "gpu")
     if not target and flags.file_format == "onnx":
         from resx.export.runtimes import default_target
@@ -171,6 +179,11 @@ def export(
         keep_fp32=tuple(keep_fp32 or ()),
     )  # fmt: skip
     command = shlex.join(["resx", *sys.argv[1:]])
+    if pareto is not None:
+        family.export(
+            pareto, request, published, serving, name=model_name, force=force, command=command, out=out
+        )  # fmt: skip
+        return
     made = None if force else engine.reuse(flags, published, request, serving, name=model_name, command=command)
     if made is None:
         with out.steps() as step:

@@ -17,6 +17,7 @@ import pydantic
 from pydantic import Field
 
 from resx.errors import UsageError
+from resx.export.family import Family
 from resx.files import checked_name
 from resx.zoo.spec import Channels, FrozenModel, ModelSpec
 
@@ -271,6 +272,8 @@ class Card(FrozenModel):
     canary: Canary
     engine: Engine | None = None
     """None: the version is an ONNX file."""
+    family: Family | None = None
+    """Where it is one depth of several of a run."""
     files: dict[str, str]
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]

@@ -135,7 +135,7 @@ def _bring(
     if manner.rehearse and old is not None and version > old:
         on_step(f"rehearse version {version} under another name")
         with (
-            _rejecting(name, version, f"version {old} went on answering"),
+            rejecting(name, version, f"version {old} went on answering"),
             rehearsed(client, repository, name, version) as alias,
         ):
             canary(client, alias, version, card)
@@ -276,7 +276,7 @@ def load_endpoints(client: TritonClient, repository: Repository, name: str) -> N
 
 
 @contextlib.contextmanager
-def _rejecting(name: str, version: int, after: str) -> Iterator[None]:
+def rejecting(name: str, version: int, after: str) -> Iterator[None]:
     """Tell a version's failure as one, with what answers now."""
     try:
         yield

@@ -119,6 +119,19 @@ class Repository:
                 image_endpoint.write_endpoints(self.root, card, self.staging_parent())
             return published
 
+    def require_fitting(self, card: Card, options: ServingOptions) -> None:
+        """Check that `publish` would take a version with this card.
+
+        Raises:
+            UsageError: the name cannot be used, or the model's other versions have another interface.
+        """
+        self.require_publishable(card.name)
+        if options.image_endpoint:
+            image_endpoint.endpoints(card)
+            image_endpoint.require_free_names(self.root, card.name)
+        if self.versions(card.name):
+            self._require_same_interface(card.name, triton_config.config_text(card, options))
+
     def _publish_next(self, staged: Path, name: str, config: str, labels: str) -> Published:
         versions = self.versions(name)
         if not versions:
