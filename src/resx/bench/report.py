@@ -16,6 +16,7 @@ from resx._version import __version__
 from resx.bench.samples import Percentiles
 from resx.bench.server_statistics import ServerBreakdown
 from resx.errors import UsageError
+from resx.machine import processor
 from resx.serving.client import Address
 from resx.zoo.spec import FrozenModel
 
@@ -269,7 +270,7 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
     threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "")
     count = sum(int(group.get("count", 1)) for group in groups)
     return Environment(
-        resx=__version__, triton=triton, python=platform.python_version(), machine=_processor(),
+        resx=__version__, triton=triton, python=platform.python_version(), machine=processor(),
         usable_cores=len(os.sched_getaffinity(0)), governor=_governor(), load_average=round(os.getloadavg()[0], 2),
         server_is_local=is_local(address),
         server_threads=f"{count} instance{'s' if count > 1 else ''}" + (f" of {threads} threads" if threads else ""),
@@ -285,11 +286,3 @@ def is_local(address: Address) -> bool:
 def _governor() -> str:
     path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return path.read_text().strip() if path.exists() else ""
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:  # noqa: PTH123
-            return next(line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -209,7 +209,6 @@ def facts_of(repository: Repository, target: Target) -> dict[str, object]:
     except ResxError:
         return {}
     facts: dict[str, object] = {"precision": card.precision, "num_weights": card.num_weights}
-    member = getattr(card, "member", None)
-    if member is not None:
-        facts |= member.model_dump(mode="json")
+    if card.family is not None:
+        facts |= card.family.model_dump(mode="json")
     return facts

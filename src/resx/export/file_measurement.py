@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -46,12 +45,3 @@ def latencies_ms(files: Sequence[tuple[Path, Signature]], *, threads: int) -> li
         if round_ + 1 >= _WARM_UP + _FEWEST_ROUNDS and time.perf_counter() - begun > _LONGEST_S:
             break
     return [statistics.median(taken[_WARM_UP:]) for taken in times]
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

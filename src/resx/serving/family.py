@@ -140,7 +140,8 @@ def _fill(folder: Path, request: ExportRequest, plan: FamilyExport, name: str, o
 
 def _placed(card: Card, folder: Path, plan: FamilyExport, whole: Card) -> Card:
     """Return the card with its family's entry, of which the latency is still missing."""
-    from resx.export.file_measurement import accuracy, processor
+    from resx.export.file_measurement import accuracy
+    from resx.machine import processor
 
     split = plan.data.held_out
     entry = Family(
