@@ -52,6 +52,7 @@ shrink-table: $(STAMP)  ## resnet110 without a quarter of its blocks: accuracy a
 
 schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json
+	$(BIN)/resx bench --schema > docs/bench.schema.json
 
 wheel: $(STAMP)  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation

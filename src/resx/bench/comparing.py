@@ -58,17 +58,16 @@ def repeated(measurements: Sequence[Measurement]) -> tuple[Repeated, ...]:
 
 def compare(
     targets: Sequence[Target], plan: LoadPlan, extras: Extras, num_pairs: int, *,
-    on_round: Callable[[int, Target], None] = lambda _number, _target: None,
-) -> list[Measurement]:  # fmt: skip
+    on_round: Callable[[int, Target], None], on_measured: Callable[[Measurement], None],
+) -> None:  # fmt: skip
     """Measure all targets in turn, `num_pairs` times; the order is turned round each time."""
-    found = []
     for number in range(1, num_pairs + 1):
         for target in targets if number % 2 else reversed(targets):
             on_round(number, target)
-            found.append(measure(target, plan, extras, repeat=number))
-            if found[-1].interrupted:
-                return found
-    return found
+            measured = measure(target, plan, extras, repeat=number)
+            on_measured(measured)
+            if measured.interrupted:
+                return
 
 
 def ratios(targets: Sequence[Target], measurements: Sequence[Measurement]) -> tuple[Ratio, ...]:

@@ -52,6 +52,8 @@ class Extras:
     """Makes the requests' contents for a batch size; None: noise."""
     shared_memory: bool = False
     measure_ceiling: bool = True
+    ceilings: dict[tuple[str, str, int], float] = field(default_factory=dict)
+    """The generator's limits that were measured, per process, by protocol, model and batch size: once each."""
     on_progress: Callable[[Progress, float], None] = lambda _progress, _left_s: None
     """Told what the generators say, and how many seconds are left."""
     on_samples: Callable[[Measurement, Samples, int], None] = lambda _measured, _samples, _opened_ns: None
@@ -138,7 +140,10 @@ def _measured(
     parts = tasks(plan, target, requests)
     ceiling = None
     if extras.measure_ceiling:
-        ceiling = plan.processes * null_server.ceiling_per_s(parts[0], target.interface.num_classes, plan.batch_size)
+        known = (target.address.protocol, target.model, plan.batch_size)
+        if known not in extras.ceilings:
+            extras.ceilings[known] = null_server.ceiling_per_s(parts[0], target.interface.num_classes, plan.batch_size)
+        ceiling = plan.processes * extras.ceilings[known]
     seen = _Seen()
     with Generators(parts) as generators:
         generators.wait_until_ready()

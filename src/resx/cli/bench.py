@@ -145,6 +145,8 @@ def bench(
     show_result(out, result)
     for path in written:
         out.note(f"written: {path}")
+    if job.interrupted:
+        raise KeyboardInterrupt
     _judge(result, old, share)
 
 

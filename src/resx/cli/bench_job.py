@@ -77,6 +77,8 @@ class Job:
     out: Output
     keep_samples: bool
     kept: list[tuple[Measurement, Samples, int]] = field(default_factory=list)
+    interrupted: bool = False
+    """By Ctrl-C, between two windows."""
 
     def run(self) -> BenchResult:
         """Measure."""
@@ -90,18 +92,17 @@ class Job:
         facts: dict[str, float | str | bool | None] | None = None
         with self.out.live() as tell:
             extras = self._extras(payloads, tell)
-            if self.compare:
-                plan = self.plans[0]
-                found = comparing.compare(
-                    self.targets, plan, extras, self.repeat,
-                    on_round=lambda number, target: tell.begin(
-                        f"pair {number} of {self.repeat}, {target.model}, {plan.title}"
-                    ),
-                )  # fmt: skip
-            elif objective is not None:
-                facts = self._search(objective, extras, tell, found)
-            else:
-                self._measure_all(extras, tell, found)
+            try:
+                if self.compare:
+                    self._compare(extras, tell, found)
+                elif objective is not None:
+                    facts = self._search(objective, extras, tell, found)
+                else:
+                    self._measure_all(extras, tell, found)
+            except KeyboardInterrupt:
+                if not found:
+                    raise
+                self.interrupted = True  # between two windows: those that are whole are kept
         result = measuring.result_of(self.targets[0], found, command=command)
         return result.model_copy(
             update={
@@ -117,6 +118,17 @@ class Job:
         from resx.bench import files
 
         return files.write(wanted, result, self.kept)
+
+    def _compare(self, extras: Extras, tell: Live, found: list[Measurement]) -> None:
+        from resx.bench import comparing
+
+        plan = self.plans[0]
+        comparing.compare(
+            self.targets, plan, extras, self.repeat, on_measured=found.append,
+            on_round=lambda number, target: tell.begin(
+                f"pair {number} of {self.repeat}, {target.model}, {plan.title}"
+            ),
+        )  # fmt: skip
 
     def _measure_all(self, extras: Extras, tell: Live, found: list[Measurement]) -> None:
         from resx.bench.measuring import measure

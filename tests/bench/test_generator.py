@@ -1,0 +1,207 @@
+"""The generator against servers of known behaviour, which are ours and as simple as can be."""
+
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from resx.bench.generator import Generators
+from resx.bench.null_server import ceiling_per_s, null_server
+from resx.bench.samples import Samples, merged, percentiles
+from resx.bench.task import Task
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Handler(socketserver.BaseRequestHandler):
+    """Answers each request of a connection with what the server's function says."""
+
+    def handle(self) -> None:
+        self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while True:
+            got = b""
+            while len(got) < len(REQUEST):
+                part = self.request.recv(len(REQUEST) - len(got))
+                if not part:
+                    return
+                got += part
+            assert isinstance(self.server, Server)
+            answer = self.server.answer()
+            if not answer:
+                return
+            self.request.sendall(answer)
+
+
+class Server(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+    def __init__(self, answer: Callable[[], bytes]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answer = answer
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a client that goes away in the middle
+
+
+@contextmanager
+def serving(answer: Callable[[], bytes]) -> Iterator[int]:
+    with Server(answer) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def task(port: int, **fields: float) -> Task:
+    base = Task(protocol="http", host_port=f"127.0.0.1:{port}", requests=(REQUEST,), timeout_s=20.0)
+    return replace(base, **fields)  # type: ignore[arg-type]
+
+
+def load(part: Task, seconds: float) -> Samples:
+    with Generators([part]) as generators:
+        generators.wait_until_ready()
+        until = time.monotonic_ns() + int(seconds * 1e9)
+        while time.monotonic_ns() < until:
+            generators.watch(until)
+        return merged(generators.stop())
+
+
+def test_every_percentile_is_the_servers_own_within_two_percent() -> None:
+    """The server notes how long it really took, since its sleeps are longer on a busy machine."""
+    random.seed(0)
+    took_ms: list[float] = []
+
+    def answer() -> bytes:
+        begun = time.monotonic()
+        time.sleep(random.choice((0.04, 0.06, 0.1, 0.15, 0.3)) * random.uniform(0.9, 1.1))
+        took_ms.append((time.monotonic() - begun) * 1e3)
+        return OK
+
+    with serving(answer) as port:
+        seen = load(task(port, concurrency=48), 3.0)
+    assert not seen.error_counts
+    assert len(seen) == len(took_ms) > 700
+    expected, found = percentiles(np.array(took_ms)), percentiles(seen.latencies_ms)
+    for name in ("mean_ms", "p50_ms", "p90_ms", "p95_ms", "p99_ms"):
+        # Two milliseconds are what a busy machine takes between a socket and its process.
+        assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=0.02, abs=2.0), name
+    assert (found.max_ms or 0) >= (expected.max_ms or 1)
+
+
+def test_a_closed_loop_keeps_its_requests_in_flight() -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def answer() -> bytes:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        with lock:
+            now -= 1
+        return OK
+
+    with serving(answer) as port:
+        seen = load(task(port, concurrency=5), 0.6)
+    assert most == 5
+    assert len(seen) > 30
+
+
+def test_a_stall_is_seen_by_all_that_fell_due_in_it_and_not_by_one_request_only() -> None:
+    """A server that stops for a second under an open loop of 200/s: about 200 waited, half a second in mean."""
+    stall = threading.Event()
+    begun = time.monotonic()
+
+    def answer() -> bytes:
+        since = time.monotonic() - begun
+        if 1.5 <= since < 2.5:
+            stall.set()
+            time.sleep(2.5 - since)
+        return OK
+
+    with serving(answer) as port:
+        begun = time.monotonic()
+        open_loop = load(task(port, rate_per_s=200.0), 4.0)
+        assert stall.is_set()
+    waited = open_loop.latencies_ms[open_loop.latencies_ms > 100]
+    assert 100 < len(waited) < 260
+    assert 400 < waited.mean() < 700
+    assert 900 < open_loop.latencies_ms.max() < 1500
+    assert len(open_loop) == pytest.approx(800, rel=0.2)
+
+
+def test_errors_are_counted_by_what_the_server_says() -> None:
+    answers = iter(
+        [OK, b'HTTP/1.1 503 Unavailable\r\nContent-Length: 18\r\n\r\n{"error":"is full"', b"nonsense\r\n\r\n", b"", OK]
+        * 2000
+    )
+    lock = threading.Lock()
+
+    def answer() -> bytes:
+        with lock:
+            return next(answers)
+
+    with serving(answer) as port:
+        counts = load(task(port, concurrency=1), 1.0).error_counts
+    assert counts.pop("503 Unavailable: no reason given") > 0
+    assert counts.pop("the answer is not HTTP/1.1 with a Content-Length; give --protocol grpc") > 0
+    assert counts.pop("the connection was lost (the server closed the connection before it answered)") > 0
+    assert not counts
+
+
+def test_a_port_where_nobody_listens_is_not_asked_in_a_tight_loop() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        seen = load(task(unused.getsockname()[1], concurrency=2), 0.6)
+    assert list(seen.error_counts) == ["cannot connect (Connection refused)"]
+    assert len(seen) < 60
+
+
+def test_what_is_in_flight_when_it_stops_is_waited_for() -> None:
+    def answer() -> bytes:
+        time.sleep(0.7)
+        return OK
+
+    with serving(answer) as port:
+        seen = load(task(port, concurrency=3), 0.3)
+    assert len(seen.answered) == 3
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_the_generators_own_limit_is_far_above_a_small_models_rate(protocol: str) -> None:
+    """Ten times and more of what a small network is served at; a client of a library per request makes some 1,000."""
+    part = task(0, concurrency=4)
+    limit = ceiling_per_s(replace(part, protocol=protocol), 10, 1)  # type: ignore[arg-type]
+    assert limit > 500
+
+
+def test_a_null_server_ends_with_its_context() -> None:
+    with null_server("http", b"x") as port:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(REQUEST)
+            assert connection.recv(1000).endswith(b"x")
+        (process,) = (child for child in multiprocessing.active_children() if child.name == "resx-null")
+    assert not process.is_alive()
+
+
+def test_ctrl_c_does_not_end_a_generator() -> None:
+    with serving(lambda: OK) as port, Generators([task(port, concurrency=1)]) as generators:
+        generators.wait_until_ready()
+        time.sleep(0.3)
+        (child,) = (child for child in multiprocessing.active_children() if child.name == "resx-load")
+        assert child.pid
+        os.kill(child.pid, signal.SIGINT)
+        time.sleep(0.2)
+        assert len(merged(generators.stop())) > 0

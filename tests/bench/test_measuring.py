@@ -1,0 +1,235 @@
+"""The benchmark against the embedded Triton."""
+
+import csv
+import json
+import os
+import re
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hdrh.histogram import HdrHistogram
+from hdrh.log import HistogramLogReader
+
+from resx.bench import measuring, payloads
+from resx.bench.files import CSV_COLUMNS
+from resx.bench.measuring import Extras, target_of
+from resx.bench.plan import LoadPlan
+from resx.bench.report import schema_text
+from resx.serving import supervisor
+from resx.serving.client import PROTOCOLS, Protocol, TritonClient
+from resx.serving.embedded import Ports
+from resx.serving.repository import Repository
+from tests.conftest import Finished, RunningTriton, publish_tiny
+
+ROOT = Path(__file__).parents[2]
+SHORT = LoadPlan(concurrency=2, duration_s=1.0, warmup_s=0.3)
+QUICK = Extras(measure_ceiling=False)
+
+
+def images_that_triton_computed(triton: RunningTriton, model: str) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{triton.state.metrics_port}/metrics") as page:
+        found = re.findall(rf'nv_inference_count{{model="{model}",version="\d+"}} (\d+)', page.read().decode())
+    return sum(map(int, found))
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_answers_are_compared_with_the_card_and_a_wrong_one_is_found(triton: RunningTriton, protocol: Protocol) -> None:
+    target = target_of(triton.state.address(protocol), "tiny", 1)
+    right = payloads.canaries(triton.repository.card("tiny", 1), 3)
+    measured = measuring.measure(target, replace(SHORT, batch_size=3), replace(QUICK, payloads=lambda _t, _b: right))
+    assert measured.answers.checked > 10
+    assert measured.answers.wrong == 0
+    assert measured.answers.worst is not None
+    assert measured.invalid == ()
+    wrong = replace(right, expected=tuple(logits + 1 for logits in right.expected))
+    measured = measuring.measure(target, replace(SHORT, batch_size=3), replace(QUICK, payloads=lambda _t, _b: wrong))
+    assert measured.answers.wrong == measured.answers.checked > 10
+    assert any("sampled answers are wrong" in reason for reason in measured.invalid)
+
+
+def test_prometheus_statistics_and_client_agree(triton: RunningTriton) -> None:
+    before = images_that_triton_computed(triton, "tiny_fp16")
+    target = target_of(triton.state.address("http"), "tiny_fp16", None)
+    measured = measuring.measure(target, replace(SHORT, batch_size=2, warmup_s=0.0), QUICK)
+    deadline = time.monotonic() + 5  # Triton writes its counters a moment after the answer
+    while images_that_triton_computed(triton, "tiny_fp16") - before < 2 * measured.requests:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert measured.server is not None
+    assert sum(size * count for size, count in measured.server.batches.items()) == pytest.approx(
+        2 * measured.requests, rel=0.05, abs=12
+    )
+    # The first request, before the load, and what was in flight at the edges, are the difference; and the canary's.
+    assert images_that_triton_computed(triton, "tiny_fp16") - before == pytest.approx(
+        2 * measured.requests, rel=0.05, abs=20
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_an_open_loop_sends_what_falls_due(triton: RunningTriton, protocol: Protocol) -> None:
+    target = target_of(triton.state.address(protocol), "tiny", None)
+    plan = LoadPlan(rate_per_s=60.0, arrivals="constant", duration_s=2.0, warmup_s=0.3)
+    measured = measuring.measure(target, plan, QUICK)
+    assert measured.sent == pytest.approx(120, abs=2)
+    assert measured.late is not None
+    assert (measured.p50_ms or 0) >= (measured.service.p50_ms or 1)
+
+
+def test_inputs_go_through_shared_memory_where_the_server_lets_us(triton: RunningTriton) -> None:
+    target = target_of(triton.state.address("http"), "tiny", 1)
+    right = payloads.canaries(triton.repository.card("tiny", 1), 2)
+    extras = replace(QUICK, payloads=lambda _t, _b: right, shared_memory=True)
+    measured = measuring.measure(target, replace(SHORT, batch_size=2), extras)
+    assert measured.answers.checked > 10
+    assert measured.answers.wrong == 0
+    assert not list(Path("/dev/shm").glob(f"resx-bench-{os.getpid()}*"))
+
+
+def test_a_server_without_our_key_refuses_shared_memory_and_the_message_says_what_helps(
+    triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    done = resx("bench", "tiny", "--shared-memory", "--url", triton.url("http"), "--concurrency", "1")
+    assert done.code == 4
+    assert "--shared-memory" in done.err
+    assert "--allow-client-shm" in done.err
+
+
+def test_every_file_is_written_and_says_the_same(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    done = resx(
+        "bench", "tiny", f"--repository={triton.repository.root}", "--concurrency", "1:2", "--duration", "0.6",
+        "--warmup", "0.2", "--repeat", "2", "-o", "r.json", "--csv", "r.csv", "--samples", "r.jsonl", "--hdr-log",
+        "r.hlog", "--json",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result == done.json
+    jsonschema.validate(result, json.loads(schema_text()))
+    assert [measured["concurrency"] for measured in result["measurements"]] == [1, 1, 2, 2]
+    assert [entry["num_runs"] for entry in result["repeated"]] == [2, 2]
+    with (tmp_path / "r.csv").open() as file:
+        rows = list(csv.reader(file))
+    assert tuple(rows[0]) == CSV_COLUMNS
+    assert [row[0] for row in rows[1:]] == ["1", "1", "2", "2"]
+    answered = sum(measured["requests"] for measured in result["measurements"])
+    samples = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert len(samples) == answered
+    assert all(sample["due_s"] <= sample["sent_s"] <= sample["done_s"] for sample in samples)
+    reader = HistogramLogReader(str(tmp_path / "r.hlog"), HdrHistogram(1, 10**9, 3))
+    counts = []
+    while (histogram := reader.get_next_interval_histogram()) is not None:
+        counts.append(histogram.get_total_count())
+    reader.close()
+    assert counts == [measured["requests"] for measured in result["measurements"]]
+
+
+def test_models_are_compared_pair_by_pair_and_a_baseline_fails_with_exit_code_3(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    common = [f"--repository={triton.repository.root}", "--concurrency", "2", "--duration", "0.4", "--warmup", "0.1"]
+    done = resx("bench", "tiny", "tiny_float", "--compare", "--repeat", "3", *common, "--json", "-o", "r.json")
+    assert done.code == 0, done.err
+    assert [measured["model"] for measured in done.json["measurements"]] == [
+        "tiny", "tiny_float", "tiny_float", "tiny", "tiny", "tiny_float",
+    ]  # fmt: skip
+    ratio = next(ratio for ratio in done.json["ratios"] if ratio["what"] == "images_per_s")
+    assert (ratio["target"], ratio["base"], ratio["num_pairs"]) == ("tiny_float", "tiny", 3)
+    assert ratio["low"] <= ratio["ratio"] <= ratio["high"]
+    slower = json.loads((tmp_path / "r.json").read_text())
+    for measured in slower["measurements"]:
+        measured["images_per_s"] *= 10
+    (tmp_path / "old.json").write_text(json.dumps(slower))
+    done = resx("bench", "tiny", *common, "--baseline", "old.json", "--fail-above", "50%")
+    assert done.code == 3
+    assert "worse than the baseline by more than 50%" in done.err
+
+
+def test_a_second_without_an_answer_shows_in_the_tail_of_an_open_loop(
+    triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    def stall() -> None:
+        time.sleep(5.0)
+        os.kill(triton.state.server_pid, signal.SIGSTOP)
+        time.sleep(1.0)
+        os.kill(triton.state.server_pid, signal.SIGCONT)
+
+    thread = threading.Thread(target=stall)
+    thread.start()
+    done = resx(
+        "bench", "tiny", f"--repository={triton.repository.root}", "--rate", "60", "--duration", "9", "--warmup", "0",
+        "--json",
+    )  # fmt: skip
+    thread.join()
+    (measured,) = done.json["measurements"]
+    # Those that found the queue full of what had waited were refused at once; nothing else went wrong.
+    assert all("maximum queue size" in error for error in measured["errors"])
+    assert measured["max_ms"] > 900
+    waited = [second for second in measured["seconds"] if (second["p99_ms"] or 0) > 500]
+    assert waited
+    assert measured["sent"] == pytest.approx(540, rel=0.2)
+
+
+def test_a_server_that_disappears_leaves_what_was_measured_marked(
+    resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny")
+    state = supervisor.serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+    ended = threading.Timer(6.0, lambda: supervisor.stop(repository))
+    ended.start()
+    done = resx(
+        "bench", "tiny", "--url", str(state.address("http")), "--concurrency", "2", "--duration", "60", "-o", "r.json"
+    )
+    ended.join()
+    assert done.code == 1
+    assert "Traceback" not in done.err
+    (measured,) = json.loads((tmp_path / "r.json").read_text())["measurements"]
+    assert measured["interrupted"]
+    assert measured["requests"] > 10
+    assert "nothing was answered for 3 s" in measured["invalid"][0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--rate", "0"], "--rate 0"),
+        (["--rate", "1e9"], "--rate 1e9"),
+        (["--rate", "5", "--concurrency", "1"], "give one"),
+        (["--compare"], "needs two models"),
+        (["--slo", "p99"], "p99=15ms"),
+        (["-o", "missing/r.json"], "there is no folder missing"),
+        (["--report", "."], "is a folder"),
+        (["--data", "nowhere"], "no such folder"),
+        (["--check"], "no card"),
+        (["--baseline", "nothing.json"], "nothing.json"),
+        (["--fail-above", "x", "--baseline", "nothing.json"], "nothing.json"),
+        (["--processes", "5", "--concurrency", "2"], "processes=5"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_it_is_begun(
+    triton: RunningTriton, resx: Callable[..., Finished], arguments: list[str], words: str
+) -> None:
+    done = resx("bench", "tiny", "--url", triton.url("http"), *arguments)
+    assert done.code == 2, done.err
+    assert words in done.err
+    assert done.out == ""
+
+
+def test_the_published_schema_is_the_results() -> None:
+    assert (ROOT / "docs/bench.schema.json").read_text() == schema_text()
+
+
+def test_a_client_of_one_model_needs_no_repository(triton: RunningTriton, resx: Callable[..., Finished]) -> None:
+    done = resx("bench", "tiny", "--url", triton.url("grpc"), "--concurrency", "1", "--duration", "0.5", "--json")
+    assert done.code == 0, done.err
+    assert done.json["measurements"][0]["answers"]["checked"] == 0
+    with TritonClient(triton.state.address("grpc")) as client:
+        assert client.is_live()
