@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -33,10 +33,12 @@ class Fake(asyncio.Protocol):
     """When a stall begins and ends, in seconds of the loop's clock after the first request."""
     first = 0.0
     fail_from = 1 << 60
+    open: ClassVar[list[asyncio.Transport]]
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport, self.received = transport, b""
+        self.open.append(transport)
 
     def data_received(self, data: bytes) -> None:
         self.received += data
@@ -55,12 +57,13 @@ class Fake(asyncio.Protocol):
         type(self).answered += 1
         status = b"200 OK" if type(self).answered < type(self).fail_from else b"500 Oh"
         body = b'{"error": "told to fail"}'
-        self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
+        if not self.transport.is_closing():
+            self.transport.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
 
 
 @contextmanager
 def fake(**settings: Any) -> Iterator[Target]:
-    protocol = type("ThisFake", (Fake,), settings)
+    protocol = type("ThisFake", (Fake,), settings | {"open": []})
     loop = asyncio.new_event_loop()
     server = loop.run_until_complete(loop.create_server(protocol, "127.0.0.1", 0))
     thread = threading.Thread(target=loop.run_forever)
@@ -73,12 +76,17 @@ def fake(**settings: Any) -> Iterator[Target]:
     try:
         yield Target(address=address, model="fake", version=None, interface=interface)
     finally:
+        asyncio.run_coroutine_threadsafe(closed(server, protocol.open), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
-        server.close()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
         loop.close()
+
+
+async def closed(server: asyncio.Server, transports: list[asyncio.Transport]) -> None:
+    server.close()
+    for transport in transports:
+        transport.abort()
+    await asyncio.sleep(0.05)  # the transports let go of their sockets in turns of the loop
 
 
 def zeros(batch_size: int = 1) -> Payloads:
