@@ -109,7 +109,7 @@ def main() -> int:
             runs: dict[str, list[Run]] = {server: [] for server in servers}
             for number in range(options.rounds):
                 for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                    with _running(server, case, options) as running:
+                    with _running(server, case, options, Path(folder)) as running:
                         runs[server].append(_measured(running, case, options, wrk, Path(folder)))
                     print(f"{name} round {number + 1} {server}: {runs[server][-1]}", flush=True)
             sections.append(_section(name, runs))
@@ -161,8 +161,8 @@ def _case(name: str, root: Path) -> Case:
 
 
 @contextmanager
-def _running(server: str, case: Case, options: argparse.Namespace) -> Iterator[Running]:
-    """Run one server, and none when this ends."""
+def _running(server: str, case: Case, options: argparse.Namespace, folder: Path) -> Iterator[Running]:
+    """Run one server, and none when this ends; a peer's home is the folder, as Ray writes a token into it."""
     if server == "triton":
         state = serve_detached(case.repository, Ports(http=0, grpc=0, metrics=0))
         try:
@@ -180,6 +180,7 @@ def _running(server: str, case: Case, options: argparse.Namespace) -> Iterator[R
     model = case.repository.version_folder(case.name).absolute() / "model.onnx"
     command = [python, HERE.absolute() / f"{server}_server.py", model, str(port), "--spinning", options.spinning]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HOME": str(folder), "RAY_TMPDIR": str(folder)}
     process = subprocess.Popen(list(map(str, command)), start_new_session=True, env=environment)
     try:
         _wait_until_healthy(server, process, port)
