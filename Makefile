@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check bench faults digits-table shrink-table schemas wheel clean
+.PHONY: help setup demo test test-slow check bench bench-peers faults digits-table shrink-table schemas wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,6 +40,18 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/resnext_forms.py
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/lesion_time.py
+
+PEERS ?= fastapi litserve
+comma := ,
+empty :=
+
+bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind other servers; writes docs/benchmarks.md; PEERS="fastapi litserve ray_serve" adds Ray
+	$(BIN)/python benchmarks/peers.py --servers triton,$(subst $(empty) ,$(comma),$(strip $(PEERS))) -o docs/benchmarks.md
+
+.peers/%/.installed: benchmarks/peers/%.txt
+	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
+	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 faults: $(STAMP)  ## break a served model under load in every way and count what clients notice; about 35 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults --times 20

@@ -1,0 +1,359 @@
+"""The same ONNX file behind the embedded Triton, FastAPI, LitServe and Ray Serve, under the same load.
+
+    make bench-peers
+    python benchmarks/peers.py [--models resnet20,resnet50] [--servers triton,fastapi,litserve] [--rounds 5]
+                               [--seconds 8] [--concurrency 8] [-o docs/benchmarks.md]
+
+One server runs at a time, on all cores, with the client on the same ones. In each round every server is started,
+driven by resx's generator and by wrk (where it is installed), and stopped; the order rotates from round to round, and
+ratios are taken within a round, so that a machine whose speed drifts favours nobody. Requests of Triton have its
+protocol's head, the others are a plain POST of the image's bytes. Answers are compared with onnxruntime in process.
+Exit code 1 if a server gave a wrong answer or none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from math import exp, log
+from pathlib import Path
+
+import numpy as np
+
+from resx.bench import wire
+from resx.bench.generator import Generators
+from resx.bench.measuring import target_of
+from resx.bench.payloads import canaries
+from resx.bench.report import environment
+from resx.bench.samples import merged, percentiles
+from resx.bench.task import Task
+from resx.bench.wire import Target
+from resx.export.pipeline import ExportOptions
+from resx.export.runtimes import OnnxRuntimeModel, usable_cores
+from resx.export.source import load_source
+from resx.serving.embedded import Ports
+from resx.serving.publishing import export_into
+from resx.serving.repository import Repository
+from resx.serving.supervisor import serve_detached, stop
+from resx.serving.triton_config import ServingOptions
+
+HERE = Path(__file__).parent / "peers"
+NAMES = {"triton": "embedded Triton (resx)", "fastapi": "FastAPI", "litserve": "LitServe", "ray_serve": "Ray Serve"}
+WARMUP_S = 1.5
+CHECKED = 32
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """A server that answers."""
+
+    host_port: str
+    requests: tuple[bytes, ...]
+    triton: Target | None
+    """Whose answers have Triton's form; None: they are the logits' bytes."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """One server in one round."""
+
+    images_per_s: float
+    p50_ms: float
+    p99_ms: float | None
+    failed: int
+    wrong: int
+    checked: int
+    wrk_per_s: float | None
+    """None where wrk is not installed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Case:
+    """A model, and what is asked of it."""
+
+    name: str
+    repository: Repository
+    images: tuple[np.ndarray, ...]
+    """Each [1, 3, H, W]."""
+    expected: tuple[np.ndarray, ...]
+    """onnxruntime's logits, in this process."""
+    tolerance: float
+
+
+def main() -> int:
+    """Measure, print, and write the page."""
+    options = _options()
+    servers, failures = options.servers.split(","), 0
+    wrk = shutil.which("wrk")
+    if wrk is None:
+        print("wrk is not installed (apt install wrk): its columns stay empty")
+    _require_environments(servers, options.environments)
+    sections = []
+    with tempfile.TemporaryDirectory(prefix="resx-peers-") as folder:
+        for name in options.models.split(","):
+            case = _case(name, options.repository or Path(folder) / "model_repository")
+            runs: dict[str, list[Run]] = {server: [] for server in servers}
+            for number in range(options.rounds):
+                for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
+                    with _running(server, case, options, Path(folder)) as running:
+                        runs[server].append(_measured(running, case, options, wrk, Path(folder)))
+                    print(f"{name} round {number + 1} {server}: {runs[server][-1]}", flush=True)
+            sections.append(_section(name, runs))
+            failures += sum(run.wrong + run.failed + (not run.checked) for found in runs.values() for run in found)
+    page = _page(options, sections, wrk)
+    print(page)
+    if options.output:
+        options.output.write_text(page)
+    return 1 if failures else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The same ONNX file behind four servers, under the same load.")
+    parser.add_argument("--models", default="resnet20,resnet50")
+    parser.add_argument("--servers", default="triton,fastapi,litserve", help=f"of {','.join(NAMES)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--concurrency", type=int, default=8)
+    parser.add_argument("--spinning", choices=("on", "off"), default="off", help="of the peers' onnxruntime threads")
+    parser.add_argument("--repository", type=Path, help="take the models and their configuration from there")
+    parser.add_argument("--environments", type=Path, default=Path(".peers"), help="where `make bench-peers` put them")
+    parser.add_argument("-o", "--output", type=Path, help="write the page here")
+    found = parser.parse_args()
+    if unknown := [name for name in found.servers.split(",") if name not in NAMES]:
+        parser.error(f"--servers {','.join(unknown)}: give some of {','.join(NAMES)}")
+    if found.rounds < 1 or found.seconds <= 0 or found.concurrency < 1:
+        parser.error("give --rounds and --concurrency of 1 or more, and --seconds above 0")
+    return found
+
+
+def _require_environments(servers: list[str], folder: Path) -> None:
+    missing = [name for name in servers if name != "triton" and not (folder / name / "bin" / "python").exists()]
+    if missing:
+        raise SystemExit(f"{folder}: no environment of {', '.join(missing)}; `make bench-peers` makes them")
+
+
+def _case(name: str, root: Path) -> Case:
+    repository = Repository(root)
+    if name not in repository.names():
+        source = load_source(name, weights="none", seed=0)
+        export_into(repository, source, ExportOptions(max_batch_size=8), ServingOptions(), name=name, command="peers")
+    card, folder = repository.card(name), repository.version_folder(name)
+    payloads = canaries(card, 1)
+    model = OnnxRuntimeModel(folder / card.model_file)
+    return Case(
+        name=name, repository=repository, images=payloads.tensors, expected=tuple(map(model, payloads.tensors)),
+        tolerance=payloads.tolerance,
+    )  # fmt: skip
+
+
+@contextmanager
+def _running(server: str, case: Case, options: argparse.Namespace, folder: Path) -> Iterator[Running]:
+    """Run one server, and none when this ends; a peer's home is the folder, as Ray writes a token into it."""
+    if server == "triton":
+        state = serve_detached(case.repository, Ports(http=0, grpc=0, metrics=0))
+        try:
+            target = target_of(state.address("http"), case.name, None)
+            yield Running(
+                host_port=target.address.host_port, requests=wire.requests(target, case.images), triton=target
+            )
+        finally:
+            stop(case.repository)
+        return
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    python = options.environments.absolute() / server / "bin" / "python"
+    model = case.repository.version_folder(case.name).absolute() / "model.onnx"
+    command = [python, HERE.absolute() / f"{server}_server.py", model, str(port), "--spinning", options.spinning]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment |= {"HOME": str(folder), "RAY_TMPDIR": str(folder)}
+    process = subprocess.Popen(list(map(str, command)), start_new_session=True, env=environment)
+    try:
+        _wait_until_healthy(server, process, port)
+        host_port = f"127.0.0.1:{port}"
+        yield Running(
+            host_port=host_port, requests=tuple(_post(host_port, image) for image in case.images), triton=None
+        )
+    finally:
+        _end(process)
+
+
+def _post(host_port: str, image: np.ndarray) -> bytes:
+    body = image.tobytes()
+    head = f"POST /predict HTTP/1.1\r\nHost: {host_port}\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + body
+
+
+def _wait_until_healthy(server: str, process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SystemExit(f"{server}: ended with {process.returncode} before it answered")
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as answer:
+                if answer.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.2)
+    raise SystemExit(f"{server}: does not answer")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server and what it started: all in the session that was made for it."""
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(20)
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: str | None, folder: Path) -> Run:
+    task = Task(
+        protocol="http", host_port=running.host_port, requests=running.requests, concurrency=options.concurrency
+    )
+    with Generators([task]) as generators:
+        generators.wait_until_ready()
+        _pass(generators, WARMUP_S)
+        opened = time.monotonic_ns()
+        _pass(generators, options.seconds)
+        closed = time.monotonic_ns()
+        records = generators.stop()
+    samples = merged(records)
+    samples = samples.where((samples.done_ns >= opened) & (samples.done_ns < closed))
+    latency = percentiles(samples.answered.latencies_ms)
+    kept = [answer for record in records for answer in record.answers]
+    kept = kept[:: max(1, len(kept) // CHECKED)]
+    wrong = sum(not _is_right(running, case, payload, answer) for _, payload, answer in kept)
+    return Run(
+        images_per_s=len(samples.answered) / ((closed - opened) / 1e9), p50_ms=latency.p50_ms or float("nan"),
+        p99_ms=latency.p99_ms, failed=len(samples) - len(samples.answered), wrong=wrong, checked=len(kept),
+        wrk_per_s=_by_wrk(wrk, running, options, folder) if wrk else None,
+    )  # fmt: skip
+
+
+def _pass(generators: Generators, seconds: float) -> None:
+    until = time.monotonic_ns() + int(seconds * 1e9)
+    while time.monotonic_ns() < until:
+        generators.watch(until)
+
+
+def _is_right(running: Running, case: Case, payload: int, answer: bytes) -> bool:
+    expected = case.expected[payload]
+    if running.triton is not None:
+        logits = wire.logits_of(running.triton, answer, 1)
+    else:
+        body = answer.partition(b"\r\n\r\n")[2]
+        if len(body) != expected.nbytes:
+            return False
+        logits = np.frombuffer(body, np.float32).reshape(expected.shape)
+    return bool(np.abs(logits - expected).max() <= case.tolerance * np.abs(expected).max())
+
+
+def _by_wrk(wrk: str, running: Running, options: argparse.Namespace, folder: Path) -> float:
+    """Drive the server with wrk and the very bytes of one request; return answers per second."""
+    head, _, body = running.requests[0].partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    (folder / "body").write_bytes(body)
+    own = ("Host", "Content-Length")
+    headers = [line.split(": ", 1) for line in lines if line.split(":")[0] not in own]
+    script = [
+        f'local file = io.open("{folder / "body"}", "rb")', 'wrk.method = "POST"', 'wrk.body = file:read("*a")',
+        *(f'wrk.headers["{name}"] = "{value}"' for name, value in headers),
+    ]  # fmt: skip
+    (folder / "post.lua").write_text("\n".join(script) + "\n")
+    url = f"http://{running.host_port}{first.split()[1]}"
+    duration = f"{max(1, round(options.seconds))}s"
+    command = [
+        wrk,
+        "-t1",
+        f"-c{options.concurrency}",
+        f"-d{duration}",
+        "--timeout",
+        "60s",
+        "-s",
+        folder / "post.lua",
+        url,
+    ]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120)
+    if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
+        raise SystemExit(f"wrk: {url}: {done.stdout}")
+    return float(done.stdout.partition("Requests/sec:")[2].split()[0])
+
+
+def _section(model: str, runs: dict[str, list[Run]]) -> str:
+    lines = [
+        f"## {model}", "",
+        "| server | images/s | p50 ms | p99 ms | wrk, images/s | Triton is faster by | by wrk | answers, wrong |",
+        "|---|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for server, found in runs.items():
+        p99 = [run.p99_ms for run in found if run.p99_ms is not None]
+        wrk = [run.wrk_per_s for run in found if run.wrk_per_s is not None]
+        base = runs.get("triton", [])
+        cells = [
+            NAMES[server], _spread([run.images_per_s for run in found]), _spread([run.p50_ms for run in found]),
+            _spread(p99) if len(p99) == len(found) else "n/a", _spread(wrk) if wrk else "n/a",
+            _ratio([run.images_per_s for run in base], [run.images_per_s for run in found], server),
+            _ratio([run.wrk_per_s or 0 for run in base], wrk, server) if wrk else "n/a",
+            f"{sum(run.checked for run in found)}, {sum(run.wrong for run in found)}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float]) -> str:
+    """Return the median and the range."""
+    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+
+
+def _ratio(base: list[float], values: list[float], server: str) -> str:
+    """Return the geometric mean of the rounds' ratios, and their range."""
+    if server == "triton" or not base:
+        return ""
+    ratios = [one / other for one, other in zip(base, values, strict=True)]
+    return f"{exp(statistics.mean(map(log, ratios))):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
+
+
+def _page(options: argparse.Namespace, sections: list[str], wrk: str | None) -> str:
+    from resx.serving.address import parse_address
+
+    here = environment(parse_address("127.0.0.1", "http"), "", {})
+    pins = {
+        server: " ".join(line for line in (HERE / f"{server}.txt").read_text().split("\n") if "==" in line)
+        for server in options.servers.split(",") if server != "triton"
+    }  # fmt: skip
+    return "\n".join([
+        "# Benchmarks: the same file behind other servers", "",
+        "Written by this command; every figure is of one run of it:", "",
+        f"    {shlex.join(['python', *sys.argv])}", "",
+        f"{datetime.now(UTC):%Y-%m-%d}, {here.machine}, {usable_cores()} cores shared by server and client, "
+        f"Python {here.python}, load average {here.load_average} at the end.", "",
+        f"Closed loop, {options.concurrency} requests of one image in flight over HTTP, {options.rounds} rounds of "
+        f"{options.seconds:g} s for each server, one server at a time, their order rotating. Medians with the range "
+        "over the rounds; ratios are taken within a round (geometric mean and range). "
+        + ("wrk drives the same requests." if wrk else "wrk was not installed."), "",
+        "\n\n".join(sections), "",
+        "## The servers", "",
+        "- Triton: the embedded server as `resx serve` starts it, with the model's own config.pbtxt.",
+        *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
+        f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",
+    ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

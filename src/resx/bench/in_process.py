@@ -1,0 +1,258 @@
+"""Run a version's own file without a server: what serving it could give at most.
+
+Served divided by in-process throughput says what a server costs only if both run the same file with the same
+sessions. So a fresh process opens the file through the served backend's own code, `backends/onnxruntime/model.py`,
+with the model's config.pbtxt, once for each instance; each session computes one batch after the other. When the
+process ends, its memory and threads are gone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import multiprocessing
+import signal
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.bench.report import InProcess
+from resx.errors import MissingCapability, ResxError, UsageError
+from resx.export.card import Card
+from resx.serving import triton_config
+
+WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
+_START_S, _BATCH_S = 120.0, 60.0
+"""How long opening the file, and one batch, may take before the process is given up."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InProcessRun:
+    """What the file did without a server."""
+
+    images_per_s: float
+    p50_ms: float
+    """Of one run of the batch."""
+    num_batches: int
+    """That were measured, over all instances."""
+    batch_size: int
+    threads: int
+    """Of one instance."""
+    instances: int
+    logits: tuple[npt.NDArray[np.float32], ...]
+    """The answer [N, classes] to each tensor."""
+
+    def compared(self, served_images_per_s: float) -> InProcess:
+        """Return it as a result holds it, with the served throughput's share of this one."""
+        return InProcess(
+            images_per_s=self.images_per_s, p50_ms=self.p50_ms, batch_size=self.batch_size, threads=self.threads,
+            instances=self.instances, efficiency=served_images_per_s / self.images_per_s,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Job:
+    """What the process is told."""
+
+    path: str
+    config: dict[str, Any]
+    """config.pbtxt as Triton's JSON, which is what the backend reads."""
+    instances: int
+    duration_s: float
+    tensors: tuple[npt.NDArray[Any], ...]
+
+
+def measure_in_process(
+    version_folder: Path, card: Card, batch_size: int, *, instances: int, threads: int, duration_s: float,
+    tensors: Sequence[npt.NDArray[Any]],
+) -> InProcessRun:  # fmt: skip
+    """Run the version's file in a closed loop, each instance one batch after the other.
+
+    Args:
+        version_folder: of the repository; the model's config.pbtxt lies in the folder above, if it has one.
+        card: the version's.
+        batch_size: rows of each tensor.
+        instances: sessions that run at the same time; 0: as many as config.pbtxt says.
+        threads: of one instance; 0: as many as the served backend takes under config.pbtxt.
+        duration_s: of the measurement; a warm-up of a fifth of it, 2 s at most, comes before.
+        tensors: inputs [N, ...], taken in turn.
+
+    Raises:
+        MissingCapability: it is an engine rather than an ONNX file, or onnxruntime is not installed.
+        UsageError: the file does not take that batch, or config.pbtxt cannot be read.
+        ResxError: onnxruntime refuses the file or fails; its own reason.
+    """
+    if card.engine is not None:
+        raise MissingCapability(
+            f"{card.name}: its file is {card.model_file}, an engine; only an ONNX file runs in process here: "
+            "leave --in-process out, or give a version of --format onnx"
+        )
+    if importlib.util.find_spec("onnxruntime") is None:
+        raise MissingCapability("onnxruntime is not installed, so nothing runs in process; pip install 'resx[cpu]'")
+    _require(card, batch_size, instances, threads, duration_s, tensors)
+    config = _config(version_folder.parent, instances, threads)
+    job = _Job(
+        path=str(version_folder / card.model_file), config=config, instances=num_instances(config),
+        duration_s=duration_s, tensors=tuple(np.ascontiguousarray(tensor) for tensor in tensors),
+    )  # fmt: skip
+    return _run_apart(job, card.name)
+
+
+def served_config(model_folder: Path) -> dict[str, Any]:
+    """Return a model's config.pbtxt as Triton hands it to a backend; empty if it has none.
+
+    Raises:
+        UsageError: it is not a model configuration.
+    """
+    from google.protobuf import json_format
+
+    path = model_folder / triton_config.CONFIG_FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json_format.MessageToDict(
+        triton_config.parse(path.read_text()), preserving_proto_field_name=True
+    )
+    return found
+
+
+def num_instances(config: dict[str, Any]) -> int:
+    """Return how many instances a configuration asks for."""
+    return sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+
+
+def _config(model_folder: Path, instances: int, threads: int) -> dict[str, Any]:
+    """Return the served configuration with what was asked for instead."""
+    config = served_config(model_folder)
+    if instances:
+        config["instance_group"] = [{"count": instances}]
+    if threads:
+        config.setdefault("parameters", {})["intra_op_thread_count"] = {"string_value": str(threads)}
+    return config
+
+
+def _require(
+    card: Card, batch_size: int, instances: int, threads: int, duration_s: float, tensors: Sequence[npt.NDArray[Any]]
+) -> None:
+    fixed = card.signature.batch
+    if fixed is not None and batch_size != fixed:
+        raise UsageError(f"batch_size={batch_size}: {card.name} takes exactly {fixed}; give --batch-size {fixed}")
+    if fixed is None and not 1 <= batch_size <= card.max_batch_size:
+        raise UsageError(f"batch_size={batch_size}: {card.name} takes 1 to {card.max_batch_size}; give one of them")
+    if instances < 0 or threads < 0:
+        raise UsageError(f"instances={instances}, threads={threads}: give 1 or more, or 0 for what is served")
+    if not 0 < duration_s < float("inf"):
+        raise UsageError(f"duration_s={duration_s}: give a time above 0 s")
+    shape = (batch_size, *card.signature.input_dims)
+    for tensor in tensors:
+        if tensor.shape != shape:
+            raise UsageError(f"a tensor of shape {list(tensor.shape)}: {card.name} takes {list(shape)} here; give that")
+    if not tensors:
+        raise UsageError("no tensors: give one or more to compute")
+
+
+def _run_apart(job: _Job, name: str) -> InProcessRun:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_compute, args=(job, theirs), daemon=True, name="resx-in-process")
+    process.start()
+    theirs.close()
+    try:
+        if not ours.poll(_START_S + _BATCH_S * (len(job.tensors) + 2) + job.duration_s):
+            raise ResxError(f"{name}: the run in process does not end; is the machine overloaded?")
+        found = ours.recv()
+    except (EOFError, OSError) as error:
+        raise ResxError(f"{name}: the run in process ended unexpectedly; is memory short?") from error
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if isinstance(found, str):
+        raise ResxError(f"{name}: onnxruntime cannot run it: {found}")
+    assert isinstance(found, InProcessRun)
+    return found
+
+
+def _compute(job: _Job, pipe: Pipe) -> None:
+    """What the process does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        found: InProcessRun | str = _measured(job)
+    except Exception as error:  # whatever onnxruntime raises is told to who asked
+        found = str(error).partition("\n")[0]
+    pipe.send(found)
+
+
+def _measured(job: _Job) -> InProcessRun:
+    backend = _served_backend()
+    sessions = [backend.open_session(job.path, job.config) for _ in range(job.instances)]
+    options = backend._run_options(job.config)
+    name = sessions[0].get_inputs()[0].name
+    answers = [sessions[0].run(None, {name: tensor}, options)[0] for tensor in job.tensors]
+    warmup_s = min(MOST_WARMUP_S, WARMUP_SHARE * job.duration_s)
+    start = threading.Barrier(job.instances)
+    times: list[list[int]] = [[] for _ in sessions]
+    failures: list[Exception] = []
+
+    def loop(number: int) -> None:
+        """Note when the measurement began and when each batch was done, in ns."""
+        session, done = sessions[number], times[number]
+        turn = number
+        try:
+            start.wait()
+            begun = time.monotonic()
+            while (elapsed := time.monotonic() - begun) < warmup_s + job.duration_s:
+                if elapsed >= warmup_s and not done:
+                    done.append(time.monotonic_ns())
+                session.run(None, {name: job.tensors[turn % len(job.tensors)]}, options)
+                turn += 1
+                if done:
+                    done.append(time.monotonic_ns())
+        except Exception as error:
+            failures.append(error)
+
+    loops = [threading.Thread(target=loop, args=(number,)) for number in range(job.instances)]
+    for thread in loops:
+        thread.start()
+    for thread in loops:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return _summary(job, times, sessions[0].get_session_options().intra_op_num_threads, answers)
+
+
+def _summary(job: _Job, times: list[list[int]], threads: int, answers: list[npt.NDArray[Any]]) -> InProcessRun:
+    batch_size = len(job.tensors[0])
+    batches_ms = [(after - before) / 1e6 for done in times for before, after in itertools.pairwise(done)]
+    if not batches_ms:
+        raise ResxError("not one batch ended in time; measure longer")
+    # Each instance's own time, so that no part of a batch is lost at the end.
+    per_s = sum((len(done) - 1) / ((done[-1] - done[0]) / 1e9) for done in times if len(done) > 1)
+    return InProcessRun(
+        images_per_s=per_s * batch_size, p50_ms=statistics.median(batches_ms), num_batches=len(batches_ms),
+        batch_size=batch_size, threads=threads, instances=job.instances,
+        logits=tuple(answer.reshape(len(answer), -1).astype(np.float32) for answer in answers),
+    )  # fmt: skip
+
+
+def _served_backend() -> ModuleType:
+    """Load the served backend's module: outside a server, without the stub's module that it imports."""
+    import resx.serving
+
+    path = Path(resx.serving.__file__).parent / "backends" / "onnxruntime" / "model.py"
+    spec = importlib.util.spec_from_file_location("resx_served_backend", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,317 @@
+"""MLPerf's scenarios against a served model, by MLPerf's own load generator.
+
+    SingleStream   one sample at a time, the next when it was answered
+    MultiStream    eight samples at a time, the next when all were answered
+    Server         one sample at a time, due at random and independently (a Poisson process), latency from when due
+    Offline        all samples at once, sent in batches
+
+LoadGen makes the queries, times them and judges the run; what it says is reported in its words. It knows nothing of
+a request that failed: those are counted here, and make a run invalid.
+
+Source: github.com/mlcommons/inference, loadgen/; Reddi et al., MLPerf Inference Benchmark, ISCA 2020.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resx.bench import wire
+from resx.bench.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, Scenario, run
+from resx.bench.payloads import Payloads
+from resx.bench.report import Answers
+from resx.bench.samples import Percentiles, merged, percentiles
+from resx.bench.task import DRAIN_S, Task
+from resx.errors import MissingCapability, ResxError, ServerError, UsageError
+from resx.zoo.spec import FrozenModel
+
+SCENARIOS: dict[str, Scenario] = {
+    "single-stream": "SingleStream", "multi-stream": "MultiStream", "server": "Server", "offline": "Offline",
+}  # fmt: skip
+"""As they are typed, and as LoadGen writes them."""
+SUMMARY_FILE, DETAIL_FILE = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
+MLPERF_LEAST_S = 600.0
+"""What MLPerf's rules for submissions ask of a run, whatever LoadGen was told."""
+_LINE = ":::MLLOG "
+_START_S = 120.0
+_CHECKED_SHARE = 32
+"""Answers that are compared with the reference at most."""
+
+
+class ScenarioResult(FrozenModel):
+    """One run of LoadGen. Times are LoadGen's own; None where the scenario has none."""
+
+    scenario: Scenario
+    valid: bool
+    """LoadGen calls it valid, no request failed and no checked answer was wrong."""
+    loadgen_valid: bool
+    """LoadGen's verdict alone."""
+    reasons: tuple[str, ...]
+    """Why it is not valid: LoadGen's words, then what it cannot know."""
+    remarks: tuple[str, ...]
+    model: str
+    version: int | None
+    loadgen_version: str
+    duration_s: float
+    """Least duration that LoadGen was told."""
+    rate_per_s: float
+    """Asked for in the Server scenario; 0 elsewhere."""
+    latency_bound_ms: float
+    """Of the 99th percentile in the Server scenario; 0 elsewhere."""
+    batch_size: int
+    samples_per_query: int
+    connections: int
+    num_queries: int
+    num_samples: int
+    samples_per_s: float | None
+    """Completed; None in MultiStream, of which LoadGen says latencies only."""
+    scheduled_per_s: float | None
+    """Server: at which samples fell due."""
+    min_ms: float
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p95_ms: float
+    p97_ms: float
+    p99_ms: float
+    p99_9_ms: float
+    max_ms: float
+    """Of samples; in MultiStream of queries; in Offline from the beginning of the test."""
+    num_over_bound: int | None
+    """Server: queries that took longer than the bound."""
+    latency_bound_met: bool | None
+    min_duration_met: bool
+    min_queries_met: bool
+    early_stopping_met: bool
+    """Whether there were enough queries for the verdict to mean anything, by LoadGen's statistics."""
+    early_stopping: str
+    lines: tuple[str, ...]
+    """The results as LoadGen's summary has them."""
+    service: Percentiles
+    """From when a request was sent, over the connections."""
+    errors: dict[str, int]
+    answers: Answers
+    client_cpu_ms_per_request: float | None
+    """Of LoadGen and the requests together."""
+    summary: str
+    detail: str
+    """Paths of LoadGen's logs."""
+
+
+def require_loadgen() -> None:
+    """Raise MissingCapability unless LoadGen is installed."""
+    if importlib.util.find_spec("mlperf_loadgen") is None:
+        raise MissingCapability("MLPerf's LoadGen is not installed; pip install 'resx[loadgen]'")
+
+
+def run_scenario(
+    target: wire.Target, scenario: Scenario, payloads: Payloads, *, duration_s: float, rate_per_s: float,
+    latency_bound_ms: float, connections: int, log_folder: Path, seed: int, warmup_s: float = 1.0,
+    timeout_s: float = 60.0,
+) -> ScenarioResult:  # fmt: skip
+    """Run one scenario in performance mode.
+
+    Args:
+        target: a model, over HTTP.
+        scenario: LoadGen's name.
+        payloads: tensors of one batch size: 1 in SingleStream and Server, whose queries are single samples. Elsewhere
+            a request answers that many samples, the last one perhaps fewer.
+        duration_s: the least that LoadGen is told.
+        rate_per_s: Server: of the Poisson arrivals. Offline: samples a second to expect, 0 takes the warm-up's.
+        latency_bound_ms: Server: of the 99th percentile.
+        connections: requests in flight at most; those that are due beyond them wait, and their latency counts.
+        log_folder: for LoadGen's logs; made if it is not there, and logs of an earlier run are overwritten.
+        seed: of LoadGen's choices and of the arrivals.
+        warmup_s: before the test, not measured.
+        timeout_s: after which a request counts as failed.
+
+    Raises:
+        MissingCapability: LoadGen is not installed.
+        UsageError: the scenario does not go with the options, or the folder cannot be written.
+        ResxError: the first requests failed, or LoadGen ended; the reason.
+    """
+    require_loadgen()
+    batch_size = len(payloads.tensors[0])
+    _require(target, scenario, batch_size, duration_s, rate_per_s, latency_bound_ms, connections)
+    _require_writable(log_folder)
+    address = target.address
+    task = Task(
+        protocol="http", host_port=address.host_port, requests=wire.requests(target, payloads.tensors),
+        tls=address.tls, concurrency=connections, timeout_s=timeout_s,
+    )  # fmt: skip
+    job = Job(
+        scenario=scenario, task=task, batch_size=batch_size, duration_s=duration_s, rate_per_s=rate_per_s,
+        latency_bound_ms=latency_bound_ms, warmup_s=warmup_s, log_folder=str(log_folder), seed=seed,
+    )  # fmt: skip
+    finished = _run_apart(job, target.model)
+    return _result(target, job, payloads, finished)
+
+
+def _require(
+    target: wire.Target, scenario: Scenario, batch_size: int, duration_s: float, rate_per_s: float,
+    latency_bound_ms: float, connections: int,
+) -> None:  # fmt: skip
+    if target.address.protocol != "http":
+        raise UsageError(f"{target.address}: LoadGen's requests go over HTTP; give --protocol http and its port")
+    if scenario in ("SingleStream", "Server") and batch_size != 1:
+        raise UsageError(
+            f"batch_size={batch_size}: a query of {scenario} is one sample; give --batch-size 1, or offline"
+        )
+    if not 0 < duration_s < float("inf"):
+        raise UsageError(f"duration_s={duration_s}: give a time above 0 s")
+    if scenario == "Server" and not 0 < rate_per_s < float("inf"):
+        raise UsageError(f"rate={rate_per_s:g}: the server scenario needs a rate above 0 a second; give --rate")
+    if scenario == "Server" and not 0 < latency_bound_ms < float("inf"):
+        raise UsageError(f"latency_bound_ms={latency_bound_ms:g}: the server scenario needs a bound above 0 ms")
+    if rate_per_s < 0 or not 1 <= connections <= 1024:
+        raise UsageError(f"rate={rate_per_s:g}, connections={connections}: give 0 or more, and 1 to 1024")
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in (SUMMARY_FILE, DETAIL_FILE):
+            (folder / name).write_text("")
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: LoadGen's logs cannot be written there ({error.strerror}); give another"
+        ) from error
+
+
+def _run_apart(job: Job, model: str) -> Finished:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=run, args=(job, theirs), daemon=True, name="resx-loadgen")
+    process.start()
+    theirs.close()
+    longest_s = _START_S + job.warmup_s + 3 * job.duration_s + DRAIN_S + 2 * job.task.timeout_s
+    try:
+        if not ours.poll(longest_s):
+            raise ResxError(f"{model}: LoadGen does not end; its logs are in {job.log_folder}")
+        found = ours.recv()
+    except (EOFError, OSError) as error:
+        raise ResxError(f"{model}: LoadGen ended unexpectedly; its logs are in {job.log_folder}") from error
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+    if isinstance(found, str):
+        raise ResxError(f"{model}: {job.scenario}: {found}")
+    assert isinstance(found, Finished)
+    return found
+
+
+def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finished) -> ScenarioResult:
+    folder = Path(job.log_folder)
+    log = read_detail(folder / DETAIL_FILE)
+    samples = merged([finished.records])
+    answers = _checked(target, job, payloads, finished)
+    failed = len(samples) - len(samples.answered)
+    loadgen_valid = log["result_validity"] == "VALID"
+    early_stopping = _words(log.get("early_stopping_result", ""))
+    own_words = [_words(log.get("result_invalid_reason", "")), "" if log["early_stopping_met"] else early_stopping]
+    reasons = [f"LoadGen: {words}" for words in own_words if words]
+    if not loadgen_valid and not reasons:
+        reasons.append("LoadGen: INVALID, without a reason")
+    if failed:
+        reasons.append(f"{failed} of {len(samples)} requests failed")
+    if answers.wrong:
+        reasons.append(f"{answers.wrong} of {answers.checked} checked answers are wrong")
+    is_server = job.scenario == "Server"
+    queries = int(log["result_query_count"])
+    per_query = int(log["generated_samples_per_query"])
+    return ScenarioResult(
+        scenario=job.scenario, valid=not reasons, loadgen_valid=loadgen_valid, reasons=tuple(reasons),
+        remarks=_remarks(job, answers), model=target.model, version=target.version,
+        loadgen_version=str(log["loadgen_version"]).partition(" ")[0], duration_s=job.duration_s,
+        rate_per_s=job.rate_per_s if is_server else 0.0, latency_bound_ms=job.latency_bound_ms if is_server else 0.0,
+        batch_size=job.batch_size, samples_per_query=per_query, connections=job.task.concurrency,
+        num_queries=queries, num_samples=queries * per_query,
+        samples_per_s=_samples_per_s(log), scheduled_per_s=log.get("result_scheduled_samples_per_sec"),
+        num_over_bound=log.get("result_overlatency_query_count"),
+        latency_bound_met=log.get("result_perf_constraints_met"), min_duration_met=log["result_min_duration_met"],
+        min_queries_met=log["result_min_queries_met"], early_stopping_met=log["early_stopping_met"],
+        early_stopping=early_stopping, lines=_result_lines((folder / SUMMARY_FILE).read_text()),
+        service=percentiles(samples.answered.service_ms), errors=samples.error_counts, answers=answers,
+        client_cpu_ms_per_request=finished.cpu_s / len(samples) * 1e3 if len(samples) else None,
+        summary=str(folder / SUMMARY_FILE), detail=str(folder / DETAIL_FILE), **_latencies_ms(log, job.scenario),
+    )  # fmt: skip
+
+
+def read_detail(path: Path) -> dict[str, Any]:
+    """Return LoadGen's detailed log: the last value of each key.
+
+    Raises:
+        ResxError: it holds no result: LoadGen ended before its time.
+    """
+    found: dict[str, Any] = {}
+    for line in path.read_text(errors="replace").splitlines():
+        if line.startswith(_LINE):
+            entry = json.loads(line.removeprefix(_LINE))
+            found[entry["key"]] = entry["value"]
+    if "result_validity" not in found:
+        raise ResxError(f"{path}: no result in LoadGen's log; {found.get('error_runtime', 'it ended before its time')}")
+    return found
+
+
+def _latencies_ms(log: dict[str, Any], scenario: Scenario) -> dict[str, float]:
+    kind = "_query" if scenario == "MultiStream" else ""
+    names = {f"{name}_ms": f"result_{name}{kind}_latency_ns" for name in ("min", "mean", "max")}
+    percentile = "per_query_latency_ns" if scenario == "MultiStream" else "latency_ns"
+    for key, percent in {"50": "50.00", "90": "90.00", "95": "95.00", "97": "97.00", "99": "99.00"}.items():
+        names[f"p{key}_ms"] = f"result_{percent}_percentile_{percentile}"
+    names["p99_9_ms"] = f"result_99.90_percentile_{percentile}"
+    return {name: float(log[key]) / 1e6 for name, key in names.items()}
+
+
+def _samples_per_s(log: dict[str, Any]) -> float | None:
+    keys = ("result_completed_samples_per_sec", "result_qps_with_loadgen_overhead", "result_samples_per_second")
+    return next((float(log[key]) for key in keys if key in log), None)
+
+
+def _remarks(job: Job, answers: Answers) -> tuple[str, ...]:
+    remarks = {
+        f"LoadGen was told {job.duration_s:g} s; MLPerf's rules ask {MLPERF_LEAST_S:g} s of a submission":
+            job.duration_s < MLPERF_LEAST_S,
+        answers.reference: not answers.checked,
+        f"queries of {SAMPLES_PER_QUERY} samples in requests of {job.batch_size}": job.scenario == "MultiStream",
+    }  # fmt: skip
+    return tuple(text for text, holds in remarks.items() if holds and text)
+
+
+def _checked(target: wire.Target, job: Job, payloads: Payloads, finished: Finished) -> Answers:
+    """Compare answers, spread over the run, with the reference."""
+    kept = finished.records.answers if payloads.expected else ()
+    kept = kept[:: max(1, len(kept) // _CHECKED_SHARE)]
+    differences = []
+    for _, payload, answer in kept:
+        expected = payloads.expected[payload]
+        try:
+            logits = wire.logits_of(target, answer, job.batch_size)
+            fits = logits.shape == expected.shape and bool(np.isfinite(logits).all())
+        except ServerError:
+            fits = False
+        differences.append(float(np.abs(logits - expected).max() / np.abs(expected).max()) if fits else float("inf"))
+    finite = [difference for difference in differences if np.isfinite(difference)]
+    return Answers(
+        checked=len(kept), wrong=sum(not difference <= payloads.tolerance for difference in differences),
+        reference=payloads.reference, worst=max(finite, default=None), tolerance=payloads.tolerance,
+    )  # fmt: skip
+
+
+def _result_lines(summary: str) -> tuple[str, ...]:
+    """Return the summary's results: what stands between its title and the parameters."""
+    results = summary.partition("MLPerf Results Summary")[2].partition("Test Parameters Used")[0]
+    lines = (line.rstrip() for line in results.splitlines())
+    return tuple(line for line in lines if line and not line.startswith("==="))
+
+
+def _words(text: str) -> str:
+    """Return LoadGen's several lines as one."""
+    return re.sub(r"\s+", " ", text).replace("* ", "").strip()
