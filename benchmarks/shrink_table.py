@@ -78,7 +78,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="resnet110")
     parser.add_argument("--survival", type=float, default=0.5, help="p_L of the stochastic-depth run")
-    parser.add_argument("--share", type=float, default=0.25, help="of the blocks, to go")
+    parser.add_argument("--share", type=float, default=0.37, help="of the blocks, to go")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--image-size", type=int, default=16)

@@ -14,15 +14,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from resx.bench import null_server, wire
+from resx.bench.answers import compared
 from resx.bench.generator import Generators, tasks
 from resx.bench.payloads import Payloads, in_shared_memory, noise, require_batch
 from resx.bench.plan import LoadPlan
 from resx.bench.recorder import Progress, Records
 from resx.bench.report import (
-    Answers,
     BenchResult,
     Client,
     Late,
@@ -37,7 +36,7 @@ from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percenti
 from resx.bench.server_statistics import breakdown
 from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
 from resx.bench.wire import Target
-from resx.errors import ResxError, ServerError
+from resx.errors import ResxError
 from resx.serving.client import Address, TritonClient
 
 _GONE_S = 3.0
@@ -224,7 +223,7 @@ def _summary(
         ceiling_requests_per_s=ceiling,
     )
     late = _late(window, latency.p50_ms) if plan.is_open else None
-    answers = _checked(target, plan, payloads, seen)
+    answers = compared(target, payloads, plan.batch_size, _answers(seen) if payloads.expected else ())
     stability = _stability(done, seen)
     findings = Findings(
         plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,
@@ -257,34 +256,9 @@ def _late(window: Samples, p50_ms: float | None) -> Late:
     )  # fmt: skip
 
 
-def _checked(target: Target, plan: LoadPlan, payloads: Payloads, seen: _Seen) -> Answers:
-    """Compare the sampled answers of the window with the reference."""
-    checked = wrong = 0
-    worst: float | None = None
-    for _, payload, answer in _answers(seen) if payloads.expected else ():
-        checked += 1
-        try:
-            logits = wire.logits_of(target, answer, plan.batch_size)
-            difference = _difference(payloads.expected[payload], logits)
-        except ServerError:
-            difference = float("inf")
-        wrong += not difference <= payloads.tolerance
-        worst = max(worst or 0.0, difference)
-    finite = None if worst is None or not np.isfinite(worst) else worst
-    return Answers(
-        checked=checked, wrong=wrong, reference=payloads.reference, worst=finite, tolerance=payloads.tolerance
-    )
-
-
 def _answers(seen: _Seen) -> list[tuple[int, int, bytes]]:
     found = (answer for record in seen.records for answer in record.answers)
     return [answer for answer in found if seen.opened_ns <= answer[0]]
-
-
-def _difference(expected: npt.NDArray[np.float64], answer: npt.NDArray[np.float32]) -> float:
-    if answer.shape != expected.shape or not np.isfinite(answer).all():
-        return float("inf")
-    return float(np.abs(answer - expected).max() / np.abs(expected).max())
 
 
 def _stability(answered: Samples, seen: _Seen) -> Stability:

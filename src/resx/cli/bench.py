@@ -15,7 +15,9 @@ from resx.cli.output import Output
 from resx.errors import ParityError, ResxError, UsageError
 
 if TYPE_CHECKING:
+    from resx.bench.files import Wanted
     from resx.bench.report import BenchResult
+    from resx.cli.bench_job import Job
 
 OUTPUT_HELP = "Also write the result to this file, as JSON."
 
@@ -35,6 +37,15 @@ def bench(
     ] = "",
     rate: Annotated[str, typer.Option(help="Open loop, requests a second that fall due: a number or a list.")] = "",
     slo: Annotated[str, typer.Option(help="Search for the highest rate that holds it, as p99=15ms.")] = "",
+    scenario: Annotated[
+        str,
+        typer.Option(
+            help="MLPerf's LoadGen: single-stream, multi-stream, server (with --rate and --slo p99=...) or offline."
+        ),
+    ] = "",
+    loadgen_logs: Annotated[
+        Path, typer.Option("--loadgen-logs", metavar="DIR", help="Where LoadGen writes its logs.")
+    ] = Path("loadgen"),
     arrivals: Annotated[str, typer.Option(help="Of an open loop: poisson or constant.")] = "poisson",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images in a request.")] = 1,
     duration: Annotated[
@@ -110,7 +121,7 @@ def bench(
         return
     if not names:
         raise UsageError("NAME is missing: name a model that is loaded; `resx status` lists them")
-    if sum(map(bool, (concurrency, rate, slo))) > 1:
+    if sum(map(bool, (concurrency, rate, slo))) > 1 and not scenario:
         raise UsageError("--concurrency, --rate, --slo: a load is one of them; give one")
     if compare and (len(names) < 2 or slo):
         raise UsageError("--compare: needs two models or more, as NAME:1 NAME:2, and one load; leave --slo out")
@@ -140,6 +151,9 @@ def bench(
         repeat=repeat or (5 if compare else 1), data=data, check=check, in_process=in_process,
         shared_memory=shared_memory, repository=access.repository, out=out, keep_samples=samples is not None,
     )  # fmt: skip
+    if scenario:
+        _run_scenario(job, scenario, loadgen_logs, slo, wanted)
+        return
     result = job.run()
     written = job.write(wanted, result)
     show_result(out, result)
@@ -148,6 +162,30 @@ def bench(
     if job.interrupted:
         raise KeyboardInterrupt
     _judge(result, old, share)
+
+
+def _run_scenario(job: Job, name: str, logs: Path, slo: str, wanted: Wanted) -> None:
+    """Run LoadGen, print and write what it says.
+
+    Raises:
+        UsageError: the options do not go with the scenario.
+        ResxError: the run is not valid.
+    """
+    from resx.bench.slo import parse_slo
+    from resx.cli.bench_view import show_scenario
+    from resx.files import write_atomic
+
+    if len(job.targets) > 1 or job.compare or job.in_process or job.shared_memory or job.repeat > 1:
+        raise UsageError("--scenario: takes one model, without --compare, --repeat, --in-process and --shared-memory")
+    if any((wanted.csv, wanted.samples, wanted.hdr_log, wanted.html)):
+        raise UsageError("--scenario: LoadGen writes its own logs (--loadgen-logs); of the files only -o goes with it")
+    bound_ms = parse_slo(slo).bound_ms if slo else 0.0
+    result = job.run_scenario(name, logs, bound_ms)
+    if wanted.json:
+        write_atomic(wanted.json, result.model_dump_json(indent=2) + "\n")
+    show_scenario(job.out, result)
+    if not result.valid:
+        raise ResxError(f"INVALID: {result.reasons[0]}")
 
 
 def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resx.cli.bench_view import progress_text
+from resx.cli.options import chosen
 from resx.cli.output import Live, Output
 from resx.errors import ResxError, UsageError
 
 if TYPE_CHECKING:
     from resx.bench.files import Wanted
+    from resx.bench.loadgen import ScenarioResult
     from resx.bench.measuring import Extras
     from resx.bench.payloads import Payloads
     from resx.bench.plan import LoadPlan
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from resx.bench.wire import Target
     from resx.serving.address import Address
     from resx.serving.repository import Repository
+
+
+LOADGEN_CONNECTIONS = 24
+"""Fewer than a model's queue takes, unless the user bounds it lower; what is due beyond them waits, and that counts."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,6 +119,21 @@ class Job:
             }
         )
 
+    def run_scenario(self, name: str, log_folder: Path, latency_bound_ms: float) -> ScenarioResult:
+        """Run one of MLPerf's scenarios on the first target."""
+        from resx.bench import loadgen
+
+        scenario = loadgen.SCENARIOS[chosen("--scenario", name, tuple(loadgen.SCENARIOS))]
+        loadgen.require_loadgen()
+        target, plan = self.targets[0], self.plans[0]
+        with self.out.live() as tell:
+            tell.begin(f"{scenario} for {plan.duration_s:g} s, by LoadGen")
+            return loadgen.run_scenario(
+                target, scenario, self._payloads(target)(target, plan.batch_size), duration_s=plan.duration_s,
+                rate_per_s=plan.rate_per_s, latency_bound_ms=latency_bound_ms, connections=LOADGEN_CONNECTIONS,
+                log_folder=log_folder, seed=plan.seed, warmup_s=plan.warmup_s, timeout_s=plan.timeout_s,
+            )  # fmt: skip
+
     def write(self, wanted: Wanted, result: BenchResult) -> list[Path]:
         """Write the files."""
         from resx.bench import files
@@ -140,17 +161,26 @@ class Job:
                     tell.begin(f"{target.model}, {plan.title}{again}" if len(self.targets) > 1 else plan.title + again)
                     found.append(measure(target, plan, extras, repeat=number))
                     if self.in_process and not found[-1].interrupted:
-                        found[-1] = self._beside_in_process(found[-1], target, plan, tell)
+                        found[-1] = self._beside_in_process(found[-1], target, plan, extras, tell)
                     if found[-1].interrupted:
                         return
 
-    def _beside_in_process(self, measured: Measurement, target: Target, plan: LoadPlan, tell: Live) -> Measurement:
+    def _beside_in_process(
+        self, measured: Measurement, target: Target, plan: LoadPlan, extras: Extras, tell: Live
+    ) -> Measurement:
+        """Run the version's file without the server, in the largest batches that the load could make."""
         from resx.bench.in_process import measure_in_process
 
-        tell.begin(f"the same file in process, {plan.title}")
+        largest = max(1, target.interface.max_batch_size)
+        batch_size = min(largest, max(plan.concurrency, 1) * plan.batch_size)
+        tell.begin(f"the same file in process, batches of {batch_size}")
         folder = self.repository.version_folder(target.model, target.version)
-        reference = measure_in_process(folder, plan, target.interface, measured)
-        return measured.model_copy(update={"in_process": reference})
+        assert extras.payloads is not None
+        run = measure_in_process(
+            folder, self.repository.card(target.model, target.version), batch_size, instances=0, threads=0,
+            duration_s=plan.duration_s, tensors=extras.payloads(target, batch_size).tensors,
+        )  # fmt: skip
+        return measured.model_copy(update={"in_process": run.compared(measured.images_per_s)})
 
     def _search(
         self, objective: Slo, extras: Extras, tell: Live, found: list[Measurement]

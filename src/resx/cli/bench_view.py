@@ -10,6 +10,7 @@ from resx.cli.output import Output, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resx.bench.loadgen import ScenarioResult
     from resx.bench.recorder import Progress
     from resx.bench.report import BenchResult, Measurement, Ratio
 
@@ -98,6 +99,25 @@ def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
         f"{slo['asked']} holds up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
         f"{slo['share_of_capacity']:.0%} of the closed loop's {slo['capacity_per_s']:.4g}/s"
     )
+
+
+def show_scenario(out: Output, result: ScenarioResult) -> None:
+    """Print what LoadGen says."""
+    rows = [
+        [result.scenario, "n/a" if result.samples_per_s is None else f"{result.samples_per_s:.1f}",
+         *(f"{value:.2f}" for value in (result.p50_ms, result.p90_ms, result.p99_ms, result.max_ms)),
+         str(result.num_samples), str(sum(result.errors.values())), "VALID" if result.valid else "INVALID"]
+    ]  # fmt: skip
+    columns = ["scenario", "samples/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "samples", "failed", "verdict"]
+
+    def show(console: Console) -> None:
+        console.print(f"{result.model}, LoadGen {result.loadgen_version}", markup=False)
+        console.print(table("", columns, rows))
+        for text in (*(f"INVALID: {reason}" for reason in result.reasons), *result.remarks):
+            console.print(text, markup=False, soft_wrap=True)
+        console.print(f"logs: {result.summary}", markup=False, soft_wrap=True)
+
+    out.result(result.model_dump(mode="json"), show)
 
 
 def row(measured: Measurement) -> list[str]:
