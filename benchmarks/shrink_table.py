@@ -1,10 +1,10 @@
-"""A quarter of resnet110's blocks less, of a run with stochastic depth and one of constant depth, on the digits.
+"""More than a third of resnet110's blocks less, of a run with stochastic depth and one of constant depth, on the digits.
 
-    python benchmarks/shrink_table.py                                  trains first: hours on two cores
+    python benchmarks/shrink_table.py                                  trains first: half an hour on two cores
     python benchmarks/shrink_table.py --model resnet20 --epochs 2 --image-size 8 --rounds 20 --randoms 1
 
 Both networks are trained by one budget (a run below --runs that is there already is resumed, so this can be
-interrupted), then lose a quarter of their blocks: those that `resx shrink` finds, and random ones for comparison,
+interrupted), then lose 37 % of their blocks (20 of 54): those that `resx shrink` finds, and random ones for comparison,
 batch norms fitted anew in both. Accuracy is held-out. Latency is that of the embedded Triton: each network and its
 smaller one are served together and asked for one image in turn, so that whatever else the machine does slows both;
 a ratio is the smaller's time over the whole's of one round, and the median of the rounds is printed with the quartiles.
