@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 
 NUM_STYLES = 6
-"""Colours, dashes and marks; a seventh series looks like the first and is told by its label."""
+"""Colours and shapes of marks. The seventh series has the first's, with other dashes and hollow marks."""
 # Corners of the marks, relative to their size; the first is a circle.
 _OUTLINES: tuple[tuple[tuple[float, float], ...], ...] = (
     (),
@@ -146,6 +146,11 @@ def text(x: float, y: float, content: str, *, anchor: str = "start", style: str 
     return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(content)}</text>'
 
 
+def is_again(style: int) -> bool:
+    """Say whether a series is told from another of its colour by dashes and hollow marks."""
+    return style // NUM_STYLES % 2 == 1
+
+
 def line(points: Sequence[tuple[float, float] | None], style: int, *, extra: str = "") -> str:
     """Return a line through the places; None interrupts it. `extra` are further classes."""
     commands, pen_up = [], True
@@ -153,7 +158,8 @@ def line(points: Sequence[tuple[float, float] | None], style: int, *, extra: str
         if point is not None:
             commands.append(f"{'M' if pen_up else 'L'}{point[0]:.1f} {point[1]:.1f}")
         pen_up = point is None
-    return f'<path class="line s{style % NUM_STYLES} {extra}" d="{"".join(commands)}"/>' if commands else ""
+    classes = f"line s{style % NUM_STYLES} {extra or ('again' if is_again(style) else '')}".strip()
+    return f'<path class="{classes}" d="{"".join(commands)}"/>' if commands else ""
 
 
 def mark(x: float, y: float, style: int, title: str, *, hollow: bool = False, size: float = 3.6) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from resx.bench import charts
 from resx.bench.charts import Plot
-from resx.bench.html_parts import Figure, Table, brief, count, decimal, percent
+from resx.bench.html_parts import Figure, Table, brief, count, decimal, percent, shortened
 from resx.bench.report import BenchResult, Measurement, Ratio
 
-_ROW = 46
+_ROW, _LONGEST = 46, 28
+"""Height of a ratio, and characters of a model's name."""
+Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right and bottom."""
 _MEASURES = {"images_per_s": "images per second", "p50_ms": "p50", "p99_ms": "p99"}
 
 
@@ -77,7 +81,7 @@ def pareto(results: Sequence[BenchResult]) -> Figure | None:
         on_front = member in best
         parts.append(charts.mark(*place, 0 if on_front else 1, told, hollow=not on_front, size=4.2))
     for member, (x, y, anchor) in zip(found, _label_places(plot, found, places), strict=True):
-        parts.append(charts.text(x, y, member.name, anchor=anchor, style="name"))
+        parts.append(charts.text(x, y, shortened(member.name, _LONGEST), anchor=anchor, style="name"))
     beaten = [member.name for member in found if member not in best]
     return Figure(
         name="pareto", title="Accuracy against latency",
@@ -130,30 +134,36 @@ def _label_places(
     plot: Plot, found: Sequence[Member], places: Sequence[tuple[float, float]]
 ) -> list[tuple[float, float, str]]:
     """Return where each name stands: the first place around its mark that is free, right of it if none is."""
-    taken = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
+    taken: list[Box] = [(x - 5, y - 5, x + 5, y + 5) for x, y in places]
     chosen = []
     for member, (x, y) in zip(found, places, strict=True):
-        width = 6.4 * len(member.name)
+        width = 6.6 * min(len(member.name), _LONGEST)
         tries = [
             (x + dx, y + dy, anchor)
             for distance in (0, 13, 26, 39)
             for dx, dy, anchor in (
-                (8, 4 + distance, "start"), (8, 4 - distance, "start"), (-8, 4 + distance, "end"), (-8, 4 - distance, "end"),
+                (8, 4 + distance, "start"), (8, 4 - distance, "start"),
+                (-8, 4 + distance, "end"), (-8, 4 - distance, "end"),
             )
         ]  # fmt: skip
-        boxes = [(at_x - (width if anchor == "end" else 0), at_y - 10, at_x + (0 if anchor == "end" else width), at_y + 3)
-                 for at_x, at_y, anchor in tries]  # fmt: skip
+        boxes = [_text_box(*place, width) for place in tries]
         free = [
-            number for number, box in enumerate(boxes)
-            if box[0] >= 0 and box[2] <= plot.width and box[1] >= plot.top - 10 and not any(_meet(box, o) for o in taken)
-        ]  # fmt: skip
+            number
+            for number, box in enumerate(boxes)
+            if box[0] >= plot.left and box[2] <= plot.width and not any(_meet(box, other) for other in taken)
+        ]
         best = free[0] if free else 0
         taken.append(boxes[best])
         chosen.append(tries[best])
     return chosen
 
 
-def _meet(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> bool:
+def _text_box(x: float, y: float, anchor: str, width: float) -> Box:
+    left = x - width if anchor == "end" else x
+    return left, y - 10, left + width, y + 3
+
+
+def _meet(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
@@ -179,7 +189,9 @@ def ratios(found: Sequence[Ratio]) -> Figure | None:
     )
     for number, ratio in enumerate(found):
         y = 34.0 + number * _ROW
-        name = f"{ratio.target} to {ratio.base}, {_MEASURES[ratio.what]}: {ratio.ratio:.3f}"
+        name = (
+            f"{shortened(ratio.target, 18)} to {shortened(ratio.base, 18)}, {_MEASURES[ratio.what]}: {ratio.ratio:.3f}"
+        )
         parts.append(charts.text(plot.left, y - 14, name, style="name"))
         parts.append(
             f'<line class="interval s0" x1="{plot.x(ratio.low):.1f}" x2="{plot.x(ratio.high):.1f}" y1="{y}" y2="{y}"/>'
@@ -189,8 +201,8 @@ def ratios(found: Sequence[Ratio]) -> Figure | None:
     return Figure(
         name="ratios", title="Compared, pair by pair",
         pictures=[("", plot.svg("Ratios with 95 % confidence intervals beside 1", "".join(parts)))],
-        words="Geometric means over interleaved pairs, with 95 % confidence intervals; an interval that holds 1 shows no "
-        "difference. " + " ".join(f"{r.target}: {_read(r)}." for r in found),
+        words="Geometric means over interleaved pairs, with 95 % confidence intervals; an interval that holds 1 shows "
+        "no difference. " + " ".join(f"{r.target}: {_read(r)}." for r in found),
         table=Table(
             caption="Ratios to the first target",
             headings=["Target", "To", "Load", "Of", "Ratio", "Low", "High", "Pairs", "In words"],

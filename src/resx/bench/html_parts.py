@@ -31,6 +31,11 @@ def count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def shortened(name: str, most: int) -> str:
+    """Return a name of at most so many characters for a chart; the table beside it holds all of it."""
+    return name if len(name) <= most else name[: most - 1] + "…"
+
+
 def labels(measurements: Sequence[Measurement]) -> list[str]:
     """Return a name for each load that says no more than what tells it from the others."""
 
@@ -96,18 +101,20 @@ class Figure:
     legend: Sequence[tuple[str, str]] = ()
     """A sample and what it stands for."""
     table: Table | None = None
+    style: str = ""
+    """How several pictures stand: `many` across the page, `pairs` two by two in a column."""
 
     def html(self) -> str:
         """Return the figure. `pictures` and the legend's samples are markup, everything else is escaped."""
         legend = "".join(f"<li>{sample}<span>{escape(name)}</span></li>" for sample, name in self.legend)
-        several = len(self.pictures) > 1
         pictures = "".join(
             f'<div class="panel">{f"<h4>{escape(heading)}</h4>" if heading else ""}{svg}</div>'
             for heading, svg in self.pictures
         )
         numbers = f"<details><summary>The numbers</summary>{self.table.html()}</details>" if self.table else ""
+        style = f' class="{self.style}"' if self.style else ""
         return (
-            f'<figure id="{self.name}"{" class=many" if several else ""}><h3>{escape(self.title)}</h3>'
+            f'<figure id="{self.name}"{style}><h3>{escape(self.title)}</h3>'
             + (f'<ul class="legend">{legend}</ul>' if legend else "")
             + f'<div class="pictures">{pictures}</div><figcaption>{escape(self.words)}</figcaption>{numbers}</figure>'
         )

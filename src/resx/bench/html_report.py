@@ -15,6 +15,11 @@ from resx.bench.html_style import STYLE
 from resx.bench.report import BenchResult, Interval, Measurement
 from resx.bench.samples import MIN_SAMPLES
 
+_SLO_WORDS = {
+    "asked": "Asked", "bound_ms": "Bound, ms", "rate_per_s": "Highest rate that holds it, requests/s",
+    "capacity_per_s": "Closed loop reached, requests/s", "share_of_capacity": "The rate's share of that",
+    "reached_ms": "Latency at that rate, ms", "interrupted": "Interrupted",
+}  # fmt: skip
 # Without scripts, fonts, pictures or connections, even if a name should ever get by unescaped.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _PATTERN = (
@@ -29,7 +34,8 @@ def html(result: BenchResult, others: Sequence[BenchResult] = ()) -> str:
 
     The same results give the same text.
     """
-    title = " and ".join(dict.fromkeys(m.target for m in result.measurements)) or result.model
+    targets = list(dict.fromkeys(m.target for m in result.measurements)) or [result.model]
+    title = " and ".join(targets) if len(targets) < 3 else f"{len(targets)} models"
     sections = [
         ("verdict", "", _verdict(result)),
         ("loads", "Every load", _loads(result.measurements)),
@@ -72,31 +78,31 @@ def _subtitle(result: BenchResult) -> str:
 def _verdict(result: BenchResult) -> str:
     """The headline: may these figures be used, and why not; then the figures one looks for first."""
     named = list(zip(labels(result.measurements), result.measurements, strict=True))
-    invalid = [name for name, m in named if m.invalid]
+    word, told, bad = _headline(result)
     stopped = any(m.interrupted for m in result.measurements)
-    if not named:
-        word, told, bad = "INVALID", "nothing was measured", True
-    elif not invalid:
-        word, told, bad = "Valid", f"the figures of {_all(len(named))} may be used", False
-    else:
-        word, told, bad = (
-            "INVALID",
-            f"the figures of {len(invalid)} of {count(len(named), 'load')} must not be used",
-            True,
-        )
-    if result.slo is not None and named and invalid:
-        told += "; a search goes beyond what the server holds, so that is expected of some"
     interrupted = "<p>It was interrupted: these are the figures up to then.</p>" if stopped else ""
     reasons = _grouped((reason, name) for name, m in named for reason in m.invalid)
     remarks = _grouped((remark, name) for name, m in named for remark in m.remarks)
     return (
-        f'<div class="verdict{" bad" if bad else ""}"><h2><b>{"✗" if bad else "✓"} {word}</b>: {told}</h2>{interrupted}'
+        f'<div class="verdict{" bad" if bad else ""}"><h2><b>{"✗" if bad else "✓"} {word}</b>: {escape(told)}</h2>{interrupted}'
         + _list("Why", reasons, len(named)) + _list("Remarks", remarks, len(named)) + f"</div>{_facts(result)}"
     )  # fmt: skip
 
 
-def _all(number: int) -> str:
-    return "the one load" if number == 1 else f"all {number} loads"
+def _headline(result: BenchResult) -> tuple[str, str, bool]:
+    """Return the verdict's word, what it means, and whether it is a bad one."""
+    number, invalid = len(result.measurements), sum(bool(m.invalid) for m in result.measurements)
+    if not number:
+        return "INVALID", "nothing was measured", True
+    if result.slo is not None:
+        asked, rate = result.slo.get("asked"), result.slo.get("rate_per_s")
+        beyond = f"; {invalid} of {count(number, 'trial')} are INVALID, as a search goes beyond what the server holds"
+        if not isinstance(rate, int | float):
+            return "Not found", f"no rate was found that holds {asked}", True
+        return "Found", f"{brief(rate)} requests per second hold {asked}{beyond if invalid else ''}", False
+    if not invalid:
+        return "Valid", f"the figures of {'the one load' if number == 1 else f'all {number} loads'} may be used", False
+    return "INVALID", f"the figures of {invalid} of {count(number, 'load')} must not be used", True
 
 
 def _grouped(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -111,10 +117,14 @@ def _list(heading: str, groups: dict[str, list[str]], num_loads: int) -> str:
         return ""
     items = [
         f"<li>{escape(words)}"
-        + ("</li>" if len(names) == num_loads else f' <span class="quiet">({escape("; ".join(names))})</span></li>')
+        + ("</li>" if len(names) == num_loads else f' <span class="quiet">({escape(_few(names))})</span></li>')
         for words, names in groups.items()
     ]
     return f"<h3>{heading}</h3><ul>{''.join(items)}</ul>"
+
+
+def _few(names: Sequence[str]) -> str:
+    return "; ".join(names) if len(names) <= 4 else f"{'; '.join(names[:3])} and {len(names) - 3} more"
 
 
 def _facts(result: BenchResult) -> str:
@@ -177,8 +187,8 @@ def _client(measurements: Sequence[Measurement], names: Sequence[str]) -> str:
              decimal(m.client_cpu_ms_per_request, 3), decimal(100 * m.client.cpu_share, 1),
              decimal(ceiling, 0), decimal(100 * m.stability.spread, 1), m.contents, m.answers.reference, errors]
         )  # fmt: skip
-    headings = ["Load", "Sent", "Window, s", "Service p50, ms", "Service p99, ms", "Sent late, %", "CPU per request, ms",
-                "CPU of a core, %", "Client's ceiling, requests/s", "Spread of thirds, %", "Contents", "Compared with",
+    headings = ["Load", "Sent", "Window, s", "Service p50, ms", "Service p99, ms", "Sent late, %",
+                "CPU per request, ms", "CPU of a core, %", "Client's ceiling, requests/s", "Spread of thirds, %", "Contents", "Compared with",
                 "Errors"]  # fmt: skip
     caption = "What the load generator did; service times count from when a request was sent"
     return Table(caption=caption, headings=headings, rows=rows, words=frozenset({10, 11, 12})).html()
@@ -187,9 +197,7 @@ def _client(measurements: Sequence[Measurement], names: Sequence[str]) -> str:
 def _slo(result: BenchResult) -> str:
     if result.slo is None:
         return ""
-    facts = {key.replace("_per_s", ", per second").replace("_ms", ", ms").replace("_", " "): value
-             for key, value in result.slo.items()}  # fmt: skip
-    return _rows({key: _said(value) for key, value in facts.items()})
+    return _rows({_SLO_WORDS.get(key, key.replace("_", " ")): _said(value) for key, value in result.slo.items()})
 
 
 def _said(value: float | str | bool | None) -> str:
@@ -263,13 +271,13 @@ def _environment(result: BenchResult) -> str:
 def _reading() -> str:
     rules = ", ".join(f"p{known:g} {least:,}" for known, least in MIN_SAMPLES.items())
     items = (
-        "In an open loop, latency counts from the moment a request was due, not from when it was sent, so that a server "
-        "that stalls cannot hide the requests it kept waiting (no coordinated omission). In a closed loop the next "
+        "In an open loop, latency counts from the moment a request was due, not from when it was sent, so that a "
+        "server that stalls cannot hide the requests it kept waiting (no coordinated omission). In a closed loop the next "
         "request waits for an answer, so a stall shows in fewer samples than users would meet.",
         f"{MISSING} stands where there are too few samples for a percentile. The least numbers are {rules}.",
         "INVALID marks figures that must not be used, and the verdict says why. Remarks are what to keep in mind.",
         "Efficiency is the images per second that were served, over those that the same file reaches in process.",
-        "Queue and computation are the server's own means; what the client sees beyond them is transport and waiting for "
-        "a core.",
+        "Queue and computation are the server's own means; what the client sees beyond them is transport and waiting "
+        "for a core.",
     )
     return f'<div class="reading"><ul>{"".join(f"<li>{escape(item)}</li>" for item in items)}</ul></div>'

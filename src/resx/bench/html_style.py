@@ -38,7 +38,8 @@ a{color:var(--link)}
 .quiet,figcaption,caption,footer{color:var(--quiet)}
 .subtitle{color:var(--quiet);font-size:14.5px;max-width:none;overflow-wrap:anywhere}
 .subtitle code{font-size:13px}
-code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.9em;overflow-wrap:anywhere}
+code{font-family:ui-monospace,"SF Mono",Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.9em;
+  overflow-wrap:anywhere}
 .skip{position:absolute;left:-9999px;top:0;background:var(--ground);padding:10px 16px;z-index:1}
 .skip:focus{left:8px;top:8px}
 :focus-visible{outline:3px solid var(--link);outline-offset:2px;border-radius:2px}
@@ -56,27 +57,30 @@ nav a:hover{text-decoration:underline}
 .verdict li{margin:3px 0;max-width:90ch}
 .verdict h3{margin:14px 0 0;font-size:14.5px}
 .flag{font-size:11.5px;letter-spacing:.04em;margin-left:6px}
-.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(190px,1fr));gap:22px 32px;margin:32px 0 0}
+.facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:22px 28px;margin:32px 0 0}
 .facts dt{font-size:13.5px;color:var(--quiet)}
 .facts dd{margin:2px 0 0;font-size:25px;line-height:1.25;font-weight:600;font-variant-numeric:tabular-nums;
   letter-spacing:-.01em}
 .facts dd small{display:block;font-size:13.5px;font-weight:400;letter-spacing:0;color:var(--quiet);margin-top:2px}
 .scroll{overflow-x:auto;margin:0 0 8px;-webkit-overflow-scrolling:touch}
-table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums;min-width:100%}
+table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;min-width:100%}
 caption{text-align:left;font-size:13.5px;padding:0 0 8px}
-th,td{padding:7px 0 7px 22px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}
+th,td{padding:7px 0 7px 16px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}
 thead th{color:var(--quiet);font-size:13px;vertical-align:bottom;border-bottom-color:var(--quiet)}
 th:first-child,td:first-child{padding-left:0}
 th.words,td.words,tbody th{text-align:left}
 tbody tr:hover{background:var(--raised)}
+tbody th{min-width:132px;white-space:normal}
 .missing{color:var(--quiet)}
 details{margin-top:10px;font-size:14px}
 summary{cursor:pointer;color:var(--link);padding:4px 0;width:fit-content}
 details .scroll{margin-top:8px;max-height:420px;overflow-y:auto}
+.scroll+.plates{margin-top:36px}
 .plates{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:52px 56px;align-items:start}
 figure{margin:0;min-width:0}
 figure.many{grid-column:1/-1}
 .many .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));gap:26px 32px}
+.pairs .pictures{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:20px 24px;align-items:end}
 figcaption{font-size:14px;margin-top:10px;max-width:80ch;overflow-wrap:anywhere}
 .legend{list-style:none;margin:0 0 12px;padding:0;display:flex;flex-wrap:wrap;gap:3px 20px;font-size:13.5px}
 .legend li{display:flex;align-items:center;gap:8px;min-width:0;overflow-wrap:anywhere}
@@ -84,7 +88,7 @@ figcaption{font-size:14px;margin-top:10px;max-width:80ch;overflow-wrap:anywhere}
 .panel svg{display:block;width:100%;height:auto;overflow:visible}
 .panel{min-width:0}
 svg text{font-family:inherit;font-size:11.5px;fill:var(--quiet);font-variant-numeric:tabular-nums}
-svg .name{fill:var(--ink)}
+svg .name{fill:var(--ink);paint-order:stroke;stroke:var(--ground);stroke-width:4px;stroke-linejoin:round}
 .grid{stroke:var(--rule);stroke-width:1}
 .axis{stroke:var(--quiet);stroke-width:1}
 .one{stroke:var(--ink);stroke-width:1.2}
@@ -92,6 +96,7 @@ svg .name{fill:var(--ink)}
 .line{fill:none;stroke:var(--c);stroke-width:1.6;stroke-linejoin:round;stroke-linecap:round}
 .line.dashed{stroke-dasharray:5 4}
 .line.dotted{stroke-dasharray:.1 4;stroke-width:1.8}
+.line.again{stroke-dasharray:9 3 1.5 3}
 .line.none{display:none}
 .interval{stroke:var(--c);stroke-width:3;stroke-linecap:round}
 .mark,.sample{fill:var(--c);stroke:var(--ground);stroke-width:1}
@@ -102,7 +107,8 @@ rect.mark{stroke:none}
 .queue{fill:url(#waiting)}.input{fill:var(--c4)}.infer{fill:var(--c0)}.output{fill:var(--c3)}
 #waiting path{stroke:var(--c1);stroke-width:2.4}
 #waiting rect{fill:var(--c1);opacity:.25}
-dl.rows{display:grid;grid-template-columns:minmax(110px,max-content) minmax(0,1fr);gap:6px 28px;margin:0;font-size:14.5px}
+dl.rows{display:grid;grid-template-columns:minmax(110px,max-content) minmax(0,1fr);gap:6px 28px;margin:0;
+  font-size:14.5px}
 dl.rows dt{color:var(--quiet)}
 dl.rows dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .reading{font-size:15px}
@@ -116,6 +122,7 @@ footer{margin-top:56px;padding-top:18px;padding-bottom:44px;font-size:13.5px}
   .verdict{padding:16px}
   .facts{grid-template-columns:repeat(2,minmax(0,1fr));gap:20px 16px}
   .facts dd{font-size:21px}
+  tbody th{min-width:104px;max-width:136px;overflow-wrap:anywhere}
   figure:not(.many) svg text{font-size:13.5px}
   h2{margin-top:44px}
 }

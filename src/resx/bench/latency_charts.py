@@ -41,7 +41,7 @@ def over_time(measurements: Sequence[Measurement]) -> Figure | None:
         for name, measured in shown for second in measured.seconds
     ]  # fmt: skip
     return Figure(
-        name="time", title="Latency over time", pictures=pictures, legend=legend,
+        name="time", title="Latency over time", style="many", pictures=pictures, legend=legend,
         words="One picture per load, all on the same logarithmic scale. " + _worst_slice(shown) + (
             f" {count(failed, 'request')} failed." if failed else " No request failed."
         ),
@@ -112,14 +112,15 @@ def curves(measurements: Sequence[Measurement]) -> Figure | None:
         parts.append(_curve(plot, style, steps, measured.requests))
         for share, ms in _known(measured):
             at = plot.x(-math.log10(1 - share))
-            parts.append(charts.mark(at, plot.y(ms), style, f"{name}: p{100 * share:g} {brief(ms)} ms"))
-    legend = [(charts.swatch(style), name) for style, (name, _, _) in enumerate(found)]
+            told = f"{name}: p{100 * share:g} {brief(ms)} ms"
+            parts.append(charts.mark(at, plot.y(ms), style, told, hollow=charts.is_again(style)))
+    legend = [(charts.swatch(style, hollow=charts.is_again(style)), name) for style, (name, _, _) in enumerate(found)]
     return Figure(
         name="percentiles", title="Latency by percentile",
         pictures=[("", plot.svg(f"Latency by percentile of {count(len(found), 'load')}", "".join(parts)))],
         legend=legend,
-        words="Each step to the right is a tenth of the requests that are left. Marks: p50, p90, p95, p99, p99.9. Dotted "
-        "from where samples are too few to know a percentile, up to the slowest request. " + _widest(found),
+        words="Each step to the right is a tenth of the requests that are left. Marks: p50, p90, p95, p99, p99.9. "
+        "Dotted from where samples are too few to know a percentile, up to the slowest request. " + _widest(found),
         table=_percentile_table(found),
     )  # fmt: skip
 

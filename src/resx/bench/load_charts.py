@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from resx.bench import charts
 from resx.bench.charts import Plot
-from resx.bench.html_parts import Figure, Table, brief, count, decimal, labels, percent
+from resx.bench.html_parts import Figure, Table, brief, count, decimal, labels, percent, shortened
 from resx.bench.report import Measurement
 from resx.bench.server_statistics import ServerBreakdown
 
@@ -35,16 +35,17 @@ def throughput(measurements: Sequence[Measurement]) -> Figure | None:
     for style, (name, group) in enumerate(series.items()):
         ordered = sorted(group, key=lambda m: (m.concurrency, m.rate_per_s, m.repeat))
         parts.append(_load_line(plot, style, name, ordered))
-        legend += [
-            (charts.swatch(style), f"{name}, p50"), (charts.swatch(style, hollow=True, dashed=True), f"{name}, p99"),
-        ]  # fmt: skip
+        legend.append((charts.swatch(style), f"{name}, p50"))
+        if len(series) == 1:
+            legend.append((charts.swatch(style, hollow=True, dashed=True), f"{name}, p99"))
     best = max(measurements, key=lambda m: m.images_per_s)
     closed = any(m.load == "closed" for m in measurements)
     return Figure(
         name="throughput", title="Throughput against latency",
         pictures=[("", plot.svg("Throughput against latency: p50 and p99 of each load", "".join(parts)))],
         legend=legend,
-        words=("The number beside a mark is how many requests were in flight. " if closed else "")
+        words=("Dashed with hollow marks: p99. " if len(series) > 1 else "")
+        + ("The number beside a mark is how many requests were in flight. " if closed else "")
         + f"Most images per second: {brief(best.images_per_s)} at {best.title}"
         + (f", with p50 {brief(best.p50_ms)} ms" if best.p50_ms is not None else "")
         + (f" and p99 {brief(best.p99_ms)} ms." if best.p99_ms is not None else "."),
@@ -111,8 +112,8 @@ def split(measurements: Sequence[Measurement]) -> Figure | None:
         name="split", title="Where the time goes in the server",
         pictures=[("", plot.svg("Mean time of a request in queue and computation, a bar per load", "".join(parts)))],
         legend=[(charts.fill_swatch(style), word) for style, _, word in _PHASES],
-        words="Means per request, from Triton's own statistics over the measured window. The largest share of waiting is "
-        f"at {waiting[0]}: {percent(queue / (total or 1), 0)} of {brief(total)} ms.",
+        words="Means per request, from Triton's own statistics over the measured window. The largest share of waiting "
+        f"is at {waiting[0]}: {percent(queue / (total or 1), 0)} of {brief(total)} ms.",
         table=Table(
             caption="Mean time of a request in the server, ms",
             headings=["Load", "Queue", "Input", "Inference", "Output", "Sum", "Requests", "Executions"],
@@ -137,11 +138,8 @@ def _bar_axis(plot: Plot) -> str:
 
 def _bar_of(plot: Plot, top: float, name: str, server: ServerBreakdown) -> str:
     total = server.queue_ms + server.compute_ms
-    parts = [
-        charts.text(
-            plot.left, top + 8, f"{name}: {brief(total)} ms, {brief(server.queue_ms)} of it waiting", style="name"
-        )
-    ]
+    label = f"{shortened(name, 34)}: {brief(total)} ms, {brief(server.queue_ms)} waiting"
+    parts = [charts.text(plot.left, top + 8, label, style="name")]
     before = 0.0
     for style, field, word in _PHASES:
         ms = getattr(server, field)
@@ -160,7 +158,7 @@ def batches(measurements: Sequence[Measurement]) -> Figure | None:
     largest = max(max(server.batches) for _, server in shown)
     fullest = max(shown, key=lambda item: item[1].mean_batch_size)
     return Figure(
-        name="batches", title="Batches that the server ran",
+        name="batches", title="Batches that the server ran", style="pairs",
         pictures=[(name, _histogram(name, server, largest)) for name, server in shown],
         words="Share of the model's executions by number of images; one picture per load, all on the same scales. The "
         f"fullest on average are those of {fullest[0]}: {brief(fullest[1].mean_batch_size)} images.",
@@ -175,12 +173,12 @@ def batches(measurements: Sequence[Measurement]) -> Figure | None:
 
 
 def _histogram(name: str, server: ServerBreakdown, largest: int) -> str:
-    plot = Plot(width=320, height=160, x_range=(0.4, largest + 0.6), y_range=(0.0, 100.0))
-    step = max(1, round(charts.nice_step(largest, 8)))
+    plot = Plot(width=230, height=140, left=34, right=8, x_range=(0.4, largest + 0.6), y_range=(0.0, 100.0))
+    step = max(1, round(charts.nice_step(largest, 6)))
     sizes = [1, *(size for size in range(step, largest + 1, step) if size > 1)]
     parts = [plot.axes("images in a batch", "executions, %", x_ticks=[(float(size), str(size)) for size in sizes])]
     runs = sum(server.batches.values())
-    width = max(1.0, 0.7 * (plot.x(1.0 + 0.0) - plot.x(0.4)) / 0.6)
+    width = max(1.0, 0.7 * (plot.x(1.4) - plot.x(0.4)))
     foot = plot.y(0.0)
     for size, times in server.batches.items():
         top = plot.y(100 * times / runs)
