@@ -11,7 +11,7 @@ from resx.bench.charts import Plot
 from resx.bench.html_parts import Figure, Table, brief, count, decimal, percent, shortened
 from resx.bench.report import BenchResult, Measurement, Ratio
 
-_ROW, _LONGEST = 46, 28
+_ROW, _LONGEST = 46, 32
 """Height of a ratio, and characters of a model's name."""
 Box: TypeAlias = tuple[float, float, float, float]
 """Left, top, right and bottom."""
@@ -142,8 +142,8 @@ def _label_places(
             (x + dx, y + dy, anchor)
             for distance in (0, 13, 26, 39)
             for dx, dy, anchor in (
-                (8, 4 + distance, "start"), (8, 4 - distance, "start"),
-                (-8, 4 + distance, "end"), (-8, 4 - distance, "end"),
+                (8, 4 + distance, "start"), (-8, 4 + distance, "end"), (0, -9 - distance, "middle"),
+                (0, 17 + distance, "middle"), (8, 4 - distance, "start"), (-8, 4 - distance, "end"),
             )
         ]  # fmt: skip
         boxes = [_text_box(*place, width) for place in tries]
@@ -159,7 +159,7 @@ def _label_places(
 
 
 def _text_box(x: float, y: float, anchor: str, width: float) -> Box:
-    left = x - width if anchor == "end" else x
+    left = x - {"start": 0.0, "middle": 0.5, "end": 1.0}[anchor] * width
     return left, y - 10, left + width, y + 3
 
 

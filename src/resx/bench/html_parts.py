@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -12,8 +13,8 @@ MISSING = "n/a"
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
-    """Return a number with fixed decimals, so that columns align; n/a for None."""
-    return MISSING if value is None else f"{value:,.{digits}f}"
+    """Return a number with fixed decimals, so that columns align; n/a for None and what is not finite."""
+    return MISSING if value is None or not math.isfinite(value) else f"{value:,.{digits}f}"
 
 
 def brief(value: float) -> str:
@@ -69,7 +70,7 @@ class Table:
         body = "".join(self._row(number, row) for number, row in enumerate(self.rows))
         return (
             f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(self.caption)}"><table>'
-            f"<caption>{escape(self.caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f"<caption><span>{escape(self.caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
     def _row(self, number: int, row: Sequence[str]) -> str:

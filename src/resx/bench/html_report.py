@@ -84,7 +84,8 @@ def _verdict(result: BenchResult) -> str:
     reasons = _grouped((reason, name) for name, m in named for reason in m.invalid)
     remarks = _grouped((remark, name) for name, m in named for remark in m.remarks)
     return (
-        f'<div class="verdict{" bad" if bad else ""}"><h2><b>{"✗" if bad else "✓"} {word}</b>: {escape(told)}</h2>{interrupted}'
+        f'<div class="verdict{" bad" if bad else ""}"><h2><b>{"✗" if bad else "✓"} {word}</b>: {escape(told)}</h2>'
+        + interrupted
         + _list("Why", reasons, len(named)) + _list("Remarks", remarks, len(named)) + f"</div>{_facts(result)}"
     )  # fmt: skip
 
@@ -188,8 +189,8 @@ def _client(measurements: Sequence[Measurement], names: Sequence[str]) -> str:
              decimal(ceiling, 0), decimal(100 * m.stability.spread, 1), m.contents, m.answers.reference, errors]
         )  # fmt: skip
     headings = ["Load", "Sent", "Window, s", "Service p50, ms", "Service p99, ms", "Sent late, %",
-                "CPU per request, ms", "CPU of a core, %", "Client's ceiling, requests/s", "Spread of thirds, %", "Contents", "Compared with",
-                "Errors"]  # fmt: skip
+                "CPU per request, ms", "CPU of a core, %", "Client's ceiling, requests/s", "Spread of thirds, %",
+                "Contents", "Compared with", "Errors"]  # fmt: skip
     caption = "What the load generator did; service times count from when a request was sent"
     return Table(caption=caption, headings=headings, rows=rows, words=frozenset({10, 11, 12})).html()
 
@@ -272,8 +273,8 @@ def _reading() -> str:
     rules = ", ".join(f"p{known:g} {least:,}" for known, least in MIN_SAMPLES.items())
     items = (
         "In an open loop, latency counts from the moment a request was due, not from when it was sent, so that a "
-        "server that stalls cannot hide the requests it kept waiting (no coordinated omission). In a closed loop the next "
-        "request waits for an answer, so a stall shows in fewer samples than users would meet.",
+        "server that stalls cannot hide the requests it kept waiting (no coordinated omission). In a closed loop the "
+        "next request waits for an answer, so a stall shows in fewer samples than users would meet.",
         f"{MISSING} stands where there are too few samples for a percentile. The least numbers are {rules}.",
         "INVALID marks figures that must not be used, and the verdict says why. Remarks are what to keep in mind.",
         "Efficiency is the images per second that were served, over those that the same file reaches in process.",

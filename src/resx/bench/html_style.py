@@ -56,7 +56,7 @@ nav a:hover{text-decoration:underline}
 .verdict ul{margin:10px 0 0;padding-left:20px}
 .verdict li{margin:3px 0;max-width:90ch}
 .verdict h3{margin:14px 0 0;font-size:14.5px}
-.flag{font-size:11.5px;letter-spacing:.04em;margin-left:6px}
+.flag{font-size:11.5px;letter-spacing:.04em;white-space:nowrap}
 .facts{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:22px 28px;margin:32px 0 0}
 .facts dt{font-size:13.5px;color:var(--quiet)}
 .facts dd{margin:2px 0 0;font-size:25px;line-height:1.25;font-weight:600;font-variant-numeric:tabular-nums;
@@ -65,6 +65,7 @@ nav a:hover{text-decoration:underline}
 .scroll{overflow-x:auto;margin:0 0 8px;-webkit-overflow-scrolling:touch}
 table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;min-width:100%}
 caption{text-align:left;font-size:13.5px;padding:0 0 8px}
+caption span{display:inline-block;max-width:calc(100vw - 32px)}
 th,td{padding:7px 0 7px 16px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}
 thead th{color:var(--quiet);font-size:13px;vertical-align:bottom;border-bottom-color:var(--quiet)}
 th:first-child,td:first-child{padding-left:0}
@@ -119,6 +120,7 @@ footer{margin-top:56px;padding-top:18px;padding-bottom:44px;font-size:13.5px}
   header,main,footer{padding-left:16px;padding-right:16px}
   header{padding-top:28px}
   .plates{grid-template-columns:minmax(0,1fr);gap:48px}
+  dl.rows{grid-template-columns:repeat(2,minmax(0,1fr));gap:6px 16px}
   .verdict{padding:16px}
   .facts{grid-template-columns:repeat(2,minmax(0,1fr));gap:20px 16px}
   .facts dd{font-size:21px}
