@@ -307,8 +307,8 @@ def look(page: str, folder: Path, *, width: int, dark: bool = False) -> dict[str
     done = subprocess.run(
         [
             str(chromium), "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--dump-dom",
-            f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}", "--window-size=1400,1000",
-            frame.as_uri(),
+            f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+            "--window-size=1400,1000", frame.as_uri(),
         ],
         env=dict(debian.environment(chromium)), capture_output=True, text=True, timeout=200, check=True,
     )  # fmt: skip
