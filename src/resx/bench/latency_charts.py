@@ -119,7 +119,7 @@ def curves(measurements: Sequence[Measurement]) -> Figure | None:
         name="percentiles", title="Latency by percentile",
         pictures=[("", plot.svg(f"Latency by percentile of {count(len(found), 'load')}", "".join(parts)))],
         legend=legend,
-        words="Each step to the right is a tenth of the requests that are left. Marks: p50, p90, p95, p99, p99.9. "
+        words="Each step of the axis leaves a tenth of the requests. Marks: p50, p90, p95, p99, p99.9. "
         "Dotted from where samples are too few to know a percentile, up to the slowest request. " + _widest(found),
         table=_percentile_table(found),
     )  # fmt: skip
