@@ -1,4 +1,4 @@
-"""More than a third of resnet110's blocks less, of a run with stochastic depth and one of constant depth, on the digits.
+"""More than a third of resnet110's blocks less, with stochastic depth and with constant depth, on the digits.
 
     python benchmarks/shrink_table.py                                  trains first: half an hour on two cores
     python benchmarks/shrink_table.py --model resnet20 --epochs 2 --image-size 8 --rounds 20 --randoms 1

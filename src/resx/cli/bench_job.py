@@ -115,7 +115,12 @@ class Job:
                 "repeated": comparing.repeated(found) if objective is None else (),
                 "ratios": comparing.ratios(self.targets, found) if self.compare and found else (),
                 "slo": facts,
-                "models": {target.model: facts_of(self.repository, target) for target in self.targets},
+                "models": {
+                    target.model if target.version is None else f"{target.model}:{target.version}": facts_of(
+                        self.repository, target
+                    )
+                    for target in self.targets
+                },
             }
         )
 
@@ -252,5 +257,9 @@ def facts_of(repository: Repository, target: Target) -> dict[str, object]:
         return {}
     facts: dict[str, object] = {"precision": card.precision, "num_weights": card.num_weights}
     if card.family is not None:
-        facts |= card.family.model_dump(mode="json")
+        family = card.family
+        facts |= {
+            "family": family.name, "accuracy": family.accuracy, "kept_blocks": family.num_blocks,
+            "blocks": family.whole_blocks, "latency_ms": family.latency_ms,
+        }  # fmt: skip
     return facts

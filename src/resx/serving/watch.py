@@ -60,9 +60,16 @@ class StubWatch:
         self._next_scan = 0.0
 
     def scan(self) -> None:
-        """Learn which stubs there are, so that one that dies from now on is known."""
-        gone = {pid: stub for pid, stub in self._known.items() if is_zombie(pid, self._process.pid)}
-        self._known, self._next_scan = self._process.stubs() | gone, time.monotonic() + _SCAN_S
+        """Learn which stubs there are, so that one that dies from now on is known.
+
+        One that is known stays so while it is there, alive or not: the kernel's list of children misses some while
+        threads come and go (proc(5), /proc/PID/task/TID/children).
+        """
+        there = {pid: stub for pid, stub in self._known.items() if self._is_there(pid)}
+        self._known, self._next_scan = there | self._process.stubs(), time.monotonic() + _SCAN_S
+
+    def _is_there(self, pid: int) -> bool:
+        return is_alive(pid, self._process.pid) or is_zombie(pid, self._process.pid)
 
     def has_lost_one(self) -> bool:
         """Say whether a stub ended, for whatever reason, since this was last asked."""
