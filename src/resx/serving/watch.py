@@ -62,8 +62,8 @@ class StubWatch:
     def scan(self) -> None:
         """Learn which stubs there are, so that one that dies from now on is known.
 
-        One that is known stays so while it is there, alive or not: the kernel's list of children misses some while
-        threads come and go (proc(5), /proc/PID/task/TID/children).
+        One that is known stays so while it is there, alive or not: a walk through /proc now and then misses a
+        process. Forgotten for half a second, a stub that died in it was noticed by the canary only, after 2 s.
         """
         there = {pid: stub for pid, stub in self._known.items() if self._is_there(pid)}
         self._known, self._next_scan = there | self._process.stubs(), time.monotonic() + _SCAN_S
