@@ -179,7 +179,7 @@ def prometheus(watched: RunningTriton, tmp_path_factory: pytest.TempPathFactory)
     text = text.replace(":8002", f":{watched.state.metrics_port}")
     (folder / "prometheus.yml").write_text(re.sub(r"_(interval|timeout): \d+s", r"_\1: 1s", text))
     shutil.copy(CONFIGURATION / "rules.yml", folder)
-    port = Ports(http=0).resolved().http
+    port = Ports(http=0, grpc=0, metrics=0).resolved().http
     command = [
         str(program), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address={LOOPBACK}:{port}",

@@ -65,7 +65,7 @@ def proxy(triton: RunningTriton, tmp_path_factory: pytest.TempPathFactory) -> It
         check=True, capture_output=True, env=debian.environment(openssl),
     )  # fmt: skip
     (folder / "tokens.map").write_text(f'"{TOKEN["authorization"]}" tests;\n')
-    port = Ports(http=0).resolved().http
+    port = Ports(http=0, grpc=0, metrics=0).resolved().http
     text = CONFIGURATION.read_text()
     changes = {
         "/etc/resx/": f"{folder}/", "/tmp/resx-nginx": f"{folder}/nginx", "listen 8443": f"listen {LOOPBACK}:{port}",

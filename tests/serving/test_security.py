@@ -123,7 +123,7 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTri
         patch.setenv("RESX_STATE", str(folder / "state"))
         for name, value in VERTEX_AI.items():
             patch.setenv(name, value)
-        patch.setenv("AIP_HTTP_PORT", str(Ports(http=0).resolved().http))
+        patch.setenv("AIP_HTTP_PORT", str(Ports(http=0, grpc=0, metrics=0).resolved().http))
         previous = os.umask(0o000)  # the worst that a user may have set
         try:
             publish_tiny(repository, "tiny")
