@@ -104,3 +104,30 @@ def test_the_servers_breakdown_is_a_difference() -> None:
     assert seen.queue_ms == pytest.approx(2.0)
     assert seen.batches == {3: 25}
     assert breakdown(reading(10, 5), reading(10, 5)) is None
+
+
+def test_the_front_of_a_family_is_shown_where_cards_name_accuracies() -> None:
+    from resx.bench.report import BenchResult
+    from resx.cli.bench_view import front_rows
+
+    def measured(model: str, p50_ms: float) -> dict[str, object]:
+        return {"target": model, "p50_ms": p50_ms, "images_per_s": 1000 / p50_ms}
+
+    class Measured:
+        def __init__(self, fields: dict[str, object]) -> None:
+            self.__dict__.update(fields)
+
+    facts = {
+        "m-d9": {"accuracy": 0.99, "kept_blocks": 9, "blocks": 9},
+        "m-d5": {"accuracy": 0.97, "kept_blocks": 5, "blocks": 9},
+        "m-d3": {"accuracy": 0.90, "kept_blocks": 3, "blocks": 9},
+    }
+    measurements = tuple(Measured(measured(*pair)) for pair in (("m-d3", 4.0), ("m-d9", 5.0), ("m-d5", 3.0)))
+    result = BenchResult.model_construct(models=facts, measurements=measurements)
+    assert front_rows(result) == [
+        ["m-d9", "9 of 9", "99.00%", "5.00", "200.0", "*"],
+        ["m-d5", "5 of 9", "97.00%", "3.00", "333.3", "*"],
+        ["m-d3", "3 of 9", "90.00%", "4.00", "250.0", ""],
+    ]
+    del facts["m-d9"], facts["m-d3"]
+    assert front_rows(result) == []

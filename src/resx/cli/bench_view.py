@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import median
 from typing import TYPE_CHECKING
 
 from resx.cli.output import Output, table
@@ -54,8 +55,30 @@ def _show(console: Console, result: BenchResult) -> None:
             cells.append(f"{measured.in_process.efficiency:.2f}" if measured.in_process else "n/a")
         rows.append(cells)
     console.print(table("", columns, rows))
+    if front := front_rows(result):
+        title = "accuracy against latency: * no other is better in both"
+        console.print(table(title, ["model", "blocks", "accuracy", "p50 ms", "images/s", ""], front))
     for text in _remarks(result):
         console.print(text, markup=False, soft_wrap=True)
+
+
+def front_rows(result: BenchResult) -> list[list[str]]:
+    """Return a row for each model whose card names its accuracy, the most accurate first; none of fewer than two."""
+    members: list[tuple[str, float, str, float, float]] = []
+    for target, facts in result.models.items():
+        p50s = [m.p50_ms for m in result.measurements if m.target == target and m.p50_ms is not None]
+        rates = [m.images_per_s for m in result.measurements if m.target == target]
+        if "accuracy" in facts and p50s:
+            blocks = f"{facts['kept_blocks']} of {facts['blocks']}"
+            members.append((target, float(facts["accuracy"]), blocks, median(p50s), median(rates)))
+    if len(members) < 2:
+        return []
+    members.sort(key=lambda member: (-member[1], member[3]))
+    rows, fastest = [], float("inf")
+    for target, accuracy, blocks, p50_ms, rate in members:
+        is_on_front, fastest = p50_ms < fastest, min(fastest, p50_ms)
+        rows.append([target, blocks, f"{accuracy:.2%}", _ms(p50_ms), f"{rate:.1f}", "*" if is_on_front else ""])
+    return rows
 
 
 def _remarks(result: BenchResult) -> Iterator[str]:
