@@ -56,8 +56,8 @@ def _show(console: Console, result: BenchResult) -> None:
         rows.append(cells)
     console.print(table("", columns, rows))
     if front := front_rows(result):
-        title = "accuracy against latency: * no other is better in both"
-        console.print(table(title, ["model", "blocks", "accuracy", "p50 ms", "images/s", ""], front))
+        console.print(table("", ["model", "blocks", "accuracy", "p50 ms", "images/s", "front"], front))
+        console.print("front, *: no other model is better in both accuracy and latency", markup=False)
     for text in _remarks(result):
         console.print(text, markup=False, soft_wrap=True)
 
