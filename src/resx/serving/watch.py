@@ -63,8 +63,8 @@ class StubWatch:
         """Learn which stubs there are, so that one that dies from now on is known.
 
         One that is known stays so while it is there, whether or not a scan sees it. Where a scan's list replaced the
-        known ones, some killed stubs (1 or 2 of 20) were noticed only by the canary, after 2 s; since they are kept, none
-        of 40 was. Why a scan should miss a living stub was not found.
+        known ones, some killed stubs (1 or 2 of 20) were noticed only by the canary, after 2 s; since they are kept,
+        none of 40 was. Why a scan should miss a living stub was not found.
         """
         there = {pid: stub for pid, stub in self._known.items() if self._is_there(pid)}
         self._known, self._next_scan = there | self._process.stubs(), time.monotonic() + _SCAN_S
