@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check bench bench-peers faults digits-table shrink-table schemas wheel clean
+.PHONY: help setup demo test test-slow check bench bench-peers faults fleet digits-table shrink-table schemas manifests wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,13 +40,15 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/resnext_forms.py
 	$(BIN)/python benchmarks/depth.py
 	$(BIN)/python benchmarks/lesion_time.py
+	$(BIN)/python benchmarks/predict_speed.py
+	$(BIN)/python benchmarks/plan_check.py
 
 PEERS ?= fastapi litserve
 comma := ,
 empty :=
 
 bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind other servers; writes docs/benchmarks.md; PEERS="fastapi litserve ray_serve" adds Ray
-	$(BIN)/python benchmarks/peers.py --servers triton,$(subst $(empty) ,$(comma),$(strip $(PEERS))) -o docs/benchmarks.md
+	$(BIN)/python benchmarks/peers.py --tune --servers triton,$(subst $(empty) ,$(comma),$(strip $(PEERS))) -o docs/benchmarks.md
 
 .peers/%/.installed: benchmarks/peers/%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
@@ -55,6 +57,9 @@ bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind ot
 
 faults: $(STAMP)  ## break a served model under load in every way and count what clients notice; about 35 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults --times 20
+
+fleet: $(STAMP)  ## three servers behind HAProxy: one is killed, then all are upgraded, under load; about 2 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fleet
 
 digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds each, about an hour; writes docs/digits.md
 	$(BIN)/python benchmarks/digits_table.py --epochs 8 -o docs/digits.md
@@ -65,6 +70,9 @@ shrink-table: $(STAMP)  ## resnet110 without 20 of its 54 blocks: accuracy and s
 schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json
 	$(BIN)/resx bench --schema > docs/bench.schema.json
+
+manifests: $(STAMP)  ## write deploy/kubernetes and deploy/kserve
+	$(BIN)/python -m resx.serving.kustomization deploy
 
 wheel: $(STAMP)  ## build sdist and wheel into dist/
 	$(BIN)/python -m build --no-isolation

@@ -7,7 +7,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,6 +107,24 @@ class Asker(threading.Thread):
         self._halt.set()
         self.join(60)
         assert not self.is_alive(), "a request was neither answered nor refused within a minute"
+
+
+def row_without_loss(
+    fault: str, times: int, askers: Sequence[Asker], seconds: Sequence[float], missed: Collection[str]
+) -> Row:
+    """Return the row of a fault that no client may notice: a lost request or a wrong answer is a bar missed."""
+    events = [event for asker in askers for event in asker.events]
+    failed = [event for event in events if event.error]
+    wrong = sum(not event.right for event in events)
+    found = set(missed)
+    if failed:
+        found.add(f"{len(failed)} requests failed: {failed[0].error}")
+    if wrong:
+        found.add(f"{wrong} wrong answers")
+    return Row(
+        fault=fault, times=times, sent=len(events), lost=len(failed), wrong=wrong, seconds=tuple(seconds),
+        missed=tuple(sorted(found)),
+    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.fault_clients import FREE, MODEL, Row, current, load, published
+from benchmarks.fault_clients import FREE, MODEL, Row, current, load, published, row_without_loss
 from benchmarks.fault_deploys import copy_version
 from tests.conftest import publish_tiny
 
@@ -83,17 +83,7 @@ def killed_deploys(times: int) -> list[Row]:
                 missed.add(f"the last deployment left {client.model_versions()}")
             if current(repository).restarts:
                 missed.add(f"the server was brought back: {current(repository).last_recovery}")
-    events = [event for asker in askers for event in asker.events]
-    failed = [event for event in events if event.error]
-    wrong = sum(not event.right for event in events)
-    if failed:
-        missed.add(f"{len(failed)} requests failed: {failed[0].error}")
-    if wrong:
-        missed.add(f"{wrong} wrong answers")
-    return [
-        Row(fault="SIGKILL of resx deploy, under load", times=times, sent=len(events), lost=len(failed), wrong=wrong,
-            seconds=tuple(seconds), missed=tuple(sorted(missed)))
-    ]  # fmt: skip
+    return [row_without_loss("SIGKILL of resx deploy, under load", times, askers, seconds, missed)]
 
 
 def disk_full(times: int) -> list[Row]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 import onnx.numpy_helper
-from benchmarks.fault_clients import FREE, MODEL, Questions, Row, load, published
+from benchmarks.fault_clients import FREE, MODEL, Questions, Row, load, published, row_without_loss
 from tests.conftest import publish_tiny
 
 from resx.files import sha256_of
@@ -50,20 +50,9 @@ def swaps(times: int) -> list[Row]:
                 answering = done.version
                 seen.add(answering)
                 time.sleep(0.3)
-    events = [event for asker in askers for event in asker.events]
-    failed = [event for event in events if event.error]
-    wrong = sum(not event.right for event in events)
-    unseen = seen - {event.version for event in events}
-    bars = {
-        f"{len(failed)} requests failed: {failed[0].error if failed else ''}": bool(failed),
-        f"{wrong} wrong answers": wrong > 0,
-        f"no answer named version {sorted(unseen)}": bool(unseen),
-    }
-    row = Row(
-        fault="version swaps under load", times=times, sent=len(events), lost=len(failed), wrong=wrong,
-        seconds=tuple(seconds), missed=tuple(what for what, bad in bars.items() if bad),
-    )  # fmt: skip
-    return [row]
+    unseen = seen - {event.version for asker in askers for event in asker.events}
+    missed = {f"no answer named version {sorted(unseen)}"} if unseen else set()
+    return [row_without_loss("version swaps under load", times, askers, seconds, missed)]
 
 
 def bad_versions(times: int) -> list[Row]:
@@ -97,17 +86,7 @@ def bad_version(name: str, spoil: Callable[[Repository, Path], None], times: int
                 if client.model_versions() != {MODEL: [1]} or deployed(repository) != {MODEL: (1,)}:
                     missed.add(f"afterwards {client.model_versions()} were loaded")
                 time.sleep(0.2)
-    events = [event for asker in askers for event in asker.events]
-    failed = [event for event in events if event.error]
-    wrong = sum(not event.right for event in events)
-    if failed:
-        missed.add(f"{len(failed)} requests failed: {failed[0].error}")
-    if wrong:
-        missed.add(f"{wrong} wrong answers")
-    return Row(
-        fault=f"bad version: {name}", times=times, sent=len(events), lost=len(failed), wrong=wrong,
-        seconds=tuple(seconds), missed=tuple(sorted(missed)),
-    )  # fmt: skip
+    return row_without_loss(f"bad version: {name}", times, askers, seconds, missed)
 
 
 def copy_version(repository: Repository, questions: Questions | None, of: int) -> Path:

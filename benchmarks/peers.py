@@ -2,13 +2,14 @@
 
     make bench-peers
     python benchmarks/peers.py [--models resnet20,resnet50] [--servers triton,fastapi,litserve] [--rounds 5]
-                               [--seconds 8] [--concurrency 8] [-o docs/benchmarks.md]
+                               [--seconds 8] [--concurrency 8] [--tune] [-o docs/benchmarks.md]
 
 One server runs at a time, on all cores, with the client on the same ones. In each round every server is started,
 driven by resx's generator and by wrk (where it is installed), and stopped; the order rotates from round to round, and
 ratios are taken within a round, so that a machine whose speed drifts favours nobody. Requests of Triton have its
-protocol's head, the others are a plain POST of the image's bytes. Answers are compared with onnxruntime in process.
-Exit code 1 if a server gave a wrong answer or none.
+protocol's head, the others are a plain POST of the image's bytes. With `--tune` Triton's configuration is first found
+by `resx tune` under the same concurrency. Answers are compared with onnxruntime in process. Exit code 1 if a server
+gave a wrong answer or none.
 """
 
 from __future__ import annotations
@@ -38,17 +39,19 @@ from resx.bench import wire
 from resx.bench.generator import Generators
 from resx.bench.measuring import target_of
 from resx.bench.payloads import canaries
+from resx.bench.recorder import Records
 from resx.bench.report import environment
 from resx.bench.samples import merged, percentiles
 from resx.bench.task import Task
 from resx.bench.wire import Target
+from resx.cli.tune import words
 from resx.export.pipeline import ExportOptions
 from resx.export.runtimes import OnnxRuntimeModel, usable_cores
 from resx.export.source import load_source
+from resx.serving.detached import serve_detached, stop
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into
 from resx.serving.repository import Repository
-from resx.serving.supervisor import serve_detached, stop
 from resx.serving.triton_config import ServingOptions
 
 HERE = Path(__file__).parent / "peers"
@@ -82,6 +85,15 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class _Load:
+    """What resx's generator saw, and the window that counts."""
+
+    records: list[Records]
+    opened_ns: int
+    closed_ns: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Case:
     """A model, and what is asked of it."""
 
@@ -97,7 +109,7 @@ class Case:
 def main() -> int:
     """Measure, print, and write the page."""
     options = _options()
-    servers, failures = options.servers.split(","), 0
+    servers, failures, settings = options.servers.split(","), 0, dict[str, str]()
     wrk = shutil.which("wrk")
     if wrk is None:
         print("wrk is not installed (apt install wrk): its columns stay empty")
@@ -106,6 +118,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="resx-peers-") as folder:
         for name in options.models.split(","):
             case = _case(name, options.repository or Path(folder) / "model_repository")
+            if options.tune and "triton" in servers:
+                settings[name] = _tuned(case, options.concurrency)
             runs: dict[str, list[Run]] = {server: [] for server in servers}
             for number in range(options.rounds):
                 for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
@@ -114,7 +128,7 @@ def main() -> int:
                     print(f"{name} round {number + 1} {server}: {runs[server][-1]}", flush=True)
             sections.append(_section(name, runs))
             failures += sum(run.wrong + run.failed + (not run.checked) for found in runs.values() for run in found)
-    page = _page(options, sections, wrk)
+    page = _page(options, sections, wrk, settings)
     print(page)
     if options.output:
         options.output.write_text(page)
@@ -129,6 +143,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--concurrency", type=int, default=8)
     parser.add_argument("--spinning", choices=("on", "off"), default="off", help="of the peers' onnxruntime threads")
+    parser.add_argument("--tune", action="store_true", help="let `resx tune` find Triton's configuration first")
     parser.add_argument("--repository", type=Path, help="take the models and their configuration from there")
     parser.add_argument("--environments", type=Path, default=Path(".peers"), help="where `make bench-peers` put them")
     parser.add_argument("-o", "--output", type=Path, help="write the page here")
@@ -158,6 +173,18 @@ def _case(name: str, root: Path) -> Case:
         name=name, repository=repository, images=payloads.tensors, expected=tuple(map(model, payloads.tensors)),
         tolerance=payloads.tolerance,
     )  # fmt: skip
+
+
+def _tuned(case: Case, concurrency: int) -> str:
+    """Run `resx tune` and say what it chose."""
+    state = serve_detached(case.repository, Ports(http=0, grpc=0, metrics=0))
+    command = ["-m", "resx", "tune", case.name, f"--repository={case.repository.root}", f"--concurrency={concurrency}"]
+    try:
+        subprocess.run([sys.executable, *command, f"--url={state.address('http')}"], check=True)
+    finally:
+        stop(case.repository)
+    tuning = case.repository.card(case.name).tuning
+    return words(tuning.chosen) if tuning else "none better than its own"
 
 
 @contextmanager
@@ -223,27 +250,37 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: str | None, folder: Path) -> Run:
-    task = Task(
-        protocol="http", host_port=running.host_port, requests=running.requests, concurrency=options.concurrency
-    )
+    """Load the server twice by resx's generator and twice by wrk, in the order ABBA."""
+    half, loads, by_wrk = options.seconds / 2, list[_Load](), list[float]()
+    for who in "resx", "wrk", "wrk", "resx":
+        if who == "resx":
+            loads.append(_by_resx(running, options.concurrency, half))
+        elif wrk:
+            by_wrk.append(_by_wrk(wrk, running, options.concurrency, half, folder))
+    samples = merged([record for load in loads for record in load.records])
+    inside = [(samples.done_ns >= load.opened_ns) & (samples.done_ns < load.closed_ns) for load in loads]
+    samples = samples.where(np.logical_or.reduce(inside))
+    latency = percentiles(samples.answered.latencies_ms)
+    kept = [answer for load in loads for record in load.records for answer in record.answers]
+    kept = kept[:: max(1, len(kept) // CHECKED)]
+    wrong = sum(not _is_right(running, case, payload, answer) for _, payload, answer in kept)
+    seconds = sum(load.closed_ns - load.opened_ns for load in loads) / 1e9
+    return Run(
+        images_per_s=len(samples.answered) / seconds, p50_ms=latency.p50_ms or float("nan"),
+        p99_ms=latency.p99_ms, failed=len(samples) - len(samples.answered), wrong=wrong, checked=len(kept),
+        wrk_per_s=statistics.mean(by_wrk) if by_wrk else None,
+    )  # fmt: skip
+
+
+def _by_resx(running: Running, concurrency: int, seconds: float) -> _Load:
+    task = Task(protocol="http", host_port=running.host_port, requests=running.requests, concurrency=concurrency)
     with Generators([task]) as generators:
         generators.wait_until_ready()
         _pass(generators, WARMUP_S)
-        opened = time.monotonic_ns()
-        _pass(generators, options.seconds)
-        closed = time.monotonic_ns()
-        records = generators.stop()
-    samples = merged(records)
-    samples = samples.where((samples.done_ns >= opened) & (samples.done_ns < closed))
-    latency = percentiles(samples.answered.latencies_ms)
-    kept = [answer for record in records for answer in record.answers]
-    kept = kept[:: max(1, len(kept) // CHECKED)]
-    wrong = sum(not _is_right(running, case, payload, answer) for _, payload, answer in kept)
-    return Run(
-        images_per_s=len(samples.answered) / ((closed - opened) / 1e9), p50_ms=latency.p50_ms or float("nan"),
-        p99_ms=latency.p99_ms, failed=len(samples) - len(samples.answered), wrong=wrong, checked=len(kept),
-        wrk_per_s=_by_wrk(wrk, running, options, folder) if wrk else None,
-    )  # fmt: skip
+        opened_ns = time.monotonic_ns()
+        _pass(generators, seconds)
+        closed_ns = time.monotonic_ns()
+        return _Load(records=generators.stop(), opened_ns=opened_ns, closed_ns=closed_ns)
 
 
 def _pass(generators: Generators, seconds: float) -> None:
@@ -264,7 +301,7 @@ def _is_right(running: Running, case: Case, payload: int, answer: bytes) -> bool
     return bool(np.abs(logits - expected).max() <= case.tolerance * np.abs(expected).max())
 
 
-def _by_wrk(wrk: str, running: Running, options: argparse.Namespace, folder: Path) -> float:
+def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder: Path) -> float:
     """Drive the server with wrk and the very bytes of one request; return answers per second."""
     head, _, body = running.requests[0].partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -277,11 +314,11 @@ def _by_wrk(wrk: str, running: Running, options: argparse.Namespace, folder: Pat
     ]  # fmt: skip
     (folder / "post.lua").write_text("\n".join(script) + "\n")
     url = f"http://{running.host_port}{first.split()[1]}"
-    duration = f"{max(1, round(options.seconds))}s"
+    duration = f"{max(1, round(seconds))}s"
     command = [
         wrk,
         "-t1",
-        f"-c{options.concurrency}",
+        f"-c{concurrency}",
         f"-d{duration}",
         "--timeout",
         "60s",
@@ -313,7 +350,15 @@ def _section(model: str, runs: dict[str, list[Run]]) -> str:
             f"{sum(run.checked for run in found)}, {sum(run.wrong for run in found)}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"- {NAMES[server]}: resx's generator got {agreed} of what wrk got."
+                    for server, found in runs.items() if (agreed := _agreement(found)))]  # fmt: skip
     return "\n".join(lines)
+
+
+def _agreement(runs: list[Run]) -> str:
+    """Return resx's answers per second over wrk's, of the same server in the same round."""
+    ratios = [run.images_per_s / run.wrk_per_s for run in runs if run.wrk_per_s]
+    return f"{exp(statistics.mean(map(log, ratios))):.3f} ({min(ratios):.3f} to {max(ratios):.3f})" if ratios else ""
 
 
 def _spread(values: list[float]) -> str:
@@ -329,7 +374,7 @@ def _ratio(base: list[float], values: list[float], server: str) -> str:
     return f"{exp(statistics.mean(map(log, ratios))):.2f}x ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
-def _page(options: argparse.Namespace, sections: list[str], wrk: str | None) -> str:
+def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, settings: dict[str, str]) -> str:
     from resx.serving.address import parse_address
 
     here = environment(parse_address("127.0.0.1", "http"), "", {})
@@ -350,6 +395,7 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None) -> 
         "\n\n".join(sections), "",
         "## The servers", "",
         "- Triton: the embedded server as `resx serve` starts it, with the model's own config.pbtxt.",
+        *(f"- Triton's {name}, found by `resx tune`: {setting}." for name, setting in settings.items()),
         *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
         f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",
     ])  # fmt: skip

@@ -1,5 +1,6 @@
 """Fewer blocks: searched by measurement, written as a run like any other."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_the_search_takes_the_cheapest_block_first_and_nests_its_choices(
     assert found[0].spec.dropped_blocks == (min(losses, key=losses.__getitem__),)
     dropped = [set(one.spec.dropped_blocks) for one in found]
     assert [len(one) for one in dropped] == [1, 2, 3, 4]
-    assert all(a < b for a, b in zip(dropped, dropped[1:], strict=False))  # noqa: RUF007
+    assert all(a < b for a, b in itertools.pairwise(dropped))
     assert dropped[-1] == {1, 2, 4, 5}
     assert found[1].member.accuracy == pytest.approx(accuracy(found[1].model, spec, digits8.held_out))
 

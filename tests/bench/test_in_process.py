@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resx.bench.in_process import InProcessRun, _Job, _summary, measure_in_process, num_instances, served_config
+from resx.bench.in_process import InProcessRun, _Job, _summary, measure_in_process
 from resx.bench.payloads import canaries
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card, Engine
 from resx.export.runtimes import OnnxRuntimeModel, usable_cores
 from resx.serving.repository import Published, Repository
+from resx.serving.served_file import num_instances, served_config
 from tests.conftest import publish_tiny
 
 
@@ -113,7 +114,7 @@ def test_a_broken_file_gives_onnxruntimes_reason(tiny: tuple[Card, Published], t
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "model.onnx").write_bytes(b"no model")
 
-    with pytest.raises(ResxError, match="tiny: onnxruntime cannot run it: .*(INVALID|parsing)"):
+    with pytest.raises(ResxError, match="tiny: onnxruntime in process: .*(INVALID|parsing)"):
         measure_in_process(
             tmp_path / "1", card, 1, instances=1, threads=1, duration_s=0.1, tensors=canaries(card, 1).tensors
         )

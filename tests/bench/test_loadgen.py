@@ -74,7 +74,7 @@ def fake(**settings: Any) -> Iterator[Target]:
     )  # fmt: skip
     address = parse_address(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "http")
     try:
-        yield Target(address=address, model="fake", version=None, interface=interface)
+        yield Target(address=address, model="fake", version=None, answering=1, interface=interface)
     finally:
         asyncio.run_coroutine_threadsafe(closed(server, protocol.open), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
@@ -241,7 +241,11 @@ def test_what_does_not_go_together_is_refused(
 def test_grpc_is_refused_with_the_remedy(tmp_path: Path) -> None:
     with fake() as target:
         over_grpc = Target(
-            address=parse_address("127.0.0.1:1", "grpc"), model="m", version=None, interface=target.interface
+            address=parse_address("127.0.0.1:1", "grpc"),
+            model="m",
+            version=None,
+            answering=1,
+            interface=target.interface,
         )
         with pytest.raises(UsageError, match="give --protocol http"):
             run(over_grpc, "Server", zeros(), tmp_path)

@@ -24,8 +24,10 @@ from resx.bench.plan import LoadPlan
 from resx.bench.report import schema_text
 from resx.serving import supervisor
 from resx.serving.client import PROTOCOLS, Protocol, TritonClient
+from resx.serving.deploy import deploy
 from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
+from resx.serving.rollback import undeploy
 from tests.conftest import Finished, RunningTriton, publish_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -205,6 +207,11 @@ def test_a_server_that_disappears_leaves_what_was_measured_marked(
         (["--rate", "5", "--concurrency", "1"], "give one"),
         (["--compare"], "needs two models"),
         (["--slo", "p99"], "p99=15ms"),
+        (["tiny_float", "--slo", "p99=15ms"], "searches for one model"),
+        (["--slo", "p99=15ms", "--in-process"], "--in-process"),
+        (["--slo", "p99=15ms", "--baseline", "nothing.json"], "--baseline"),
+        (["--scenario", "offline", "--concurrency", "2"], "leave --concurrency out"),
+        (["--scenario", "server", "--rate", "20", "--slo", "p90=15ms"], "give p99"),
         (["-o", "missing/r.json"], "there is no folder missing"),
         (["--report", "."], "is a folder"),
         (["--data", "nowhere"], "no such folder"),
@@ -221,6 +228,41 @@ def test_what_cannot_be_measured_is_refused_before_it_is_begun(
     assert done.code == 2, done.err
     assert words in done.err
     assert done.out == ""
+
+
+def test_answers_are_held_to_the_card_of_the_version_that_answers_not_of_the_newest(
+    triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    publish_tiny(triton.repository, "twice")
+    with TritonClient(triton.state.address("grpc")) as client:
+        deploy(client, triton.repository, "twice")
+        publish_tiny(triton.repository, "twice", seed=5)  # there, and not deployed
+        done = resx(
+            "bench", "twice", f"--repository={triton.repository.root}", "--concurrency", "1", "--duration", "0.5",
+            "--in-process", "--json",
+        )  # fmt: skip
+        undeploy(client, triton.repository, "twice")
+    assert done.code == 0, done.err
+    assert done.json["measurements"][0]["answers"]["checked"] > 10
+
+
+def test_a_search_ends_with_a_rate_that_holds_the_objective(
+    triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    options = [f"--repository={triton.repository.root}", "--duration", "1", "--warmup", "0.2", "--json"]
+    done = resx("bench", "tiny", "--slo", "p50=2s", *options)
+    found = done.json["slo"]
+    if done.code:  # a machine too busy for the client to send in time: the search must say that, and nothing else
+        assert done.code == 3
+        assert "did not get the processor in time" in done.err
+        assert found["rate_per_s"] is None
+    else:
+        assert found["rate_per_s"] > 0
+        assert found["reached_ms"] <= 2000
+        assert found["share_of_capacity"] == pytest.approx(found["rate_per_s"] / found["capacity_per_s"])
+    done = resx("bench", "tiny", "--slo", "p50=1us", *options)
+    assert done.code == 3
+    assert "no rate holds it" in done.err
 
 
 def test_the_published_schema_is_the_results() -> None:

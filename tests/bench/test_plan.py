@@ -1,14 +1,20 @@
 import itertools
 import math
+from typing import Any, cast
 
 import pytest
 
+from resx.bench import slo
 from resx.bench.comparing import interval, share_of
+from resx.bench.measuring import Extras
 from resx.bench.plan import LoadPlan, concurrencies, rates
+from resx.bench.report import Late
 from resx.bench.server_statistics import breakdown
-from resx.bench.slo import parse_slo
+from resx.bench.slo import CLOSENESS, parse_slo, search
 from resx.bench.task import Task, due_times
+from resx.bench.wire import Target
 from resx.errors import UsageError
+from tests.bench.report_page import measurement
 
 
 @pytest.mark.parametrize(
@@ -131,3 +137,52 @@ def test_the_front_of_a_family_is_shown_where_cards_name_accuracies() -> None:
     ]
     del facts["m-d9"], facts["m-d3"]
     assert front_rows(result) == []
+
+
+@pytest.mark.parametrize("holds_up_to_per_s", [30.0, 470.0, 640.0])
+def test_a_search_closes_in_on_the_highest_rate_that_holds(
+    monkeypatch: pytest.MonkeyPatch, holds_up_to_per_s: float
+) -> None:
+    """Of a server whose latency passes the bound at a known rate."""
+
+    def fake(_target: Any, plan: LoadPlan, _extras: Any, *, repeat: int = 1) -> Any:
+        p50_ms = 10.0 if plan.rate_per_s <= holds_up_to_per_s else 500.0
+        per_s = plan.rate_per_s or 600.0
+        changes = {"p50_ms": p50_ms, "requests_per_s": per_s, "window_s": 1.0, "sent": round(per_s)}
+        return measurement(rate=plan.rate_per_s, repeat=repeat, **changes)
+
+    monkeypatch.setattr(slo, "measure", fake)
+    plan = LoadPlan(concurrency=1, duration_s=1.0)
+    found = search(cast(Target, None), parse_slo("p50=100ms"), plan, Extras(measure_ceiling=False))
+    assert found.capacity_per_s == 600.0
+    assert found.rate_per_s is not None
+    assert holds_up_to_per_s / CLOSENESS**2 <= found.rate_per_s <= holds_up_to_per_s
+    assert found.trials[-1].rate_per_s == found.rate_per_s, "the rate that is told has held once more"
+    assert len(found.trials) <= 12
+    begun = search(cast(Target, None), parse_slo("p50=100ms"), plan, Extras(measure_ceiling=False), start_per_s=200.0)
+    assert begun.trials[0].rate_per_s == 200.0
+    assert begun.rate_per_s is not None
+    assert holds_up_to_per_s / CLOSENESS**2 <= begun.rate_per_s <= holds_up_to_per_s
+
+
+def test_a_search_does_not_blame_the_server_for_a_late_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+
+    def fake(_target: Any, plan: LoadPlan, _extras: Any, *, repeat: int = 1) -> Any:
+        asked.append(plan.rate_per_s)
+        late = Late(threshold_ms=1.0, num_late=40, share=0.4, max_ms=9.0)
+        changes = {"p50_ms": 1.0, "requests_per_s": plan.rate_per_s, "window_s": 1.0, "sent": round(plan.rate_per_s)}
+        made = measurement(rate=plan.rate_per_s, repeat=repeat, **changes)
+        return made.model_copy(update={"late": late, "invalid": ("late",)} if len(asked) in late_ones else {})
+
+    monkeypatch.setattr(slo, "measure", fake)
+    plan, extras = LoadPlan(concurrency=1, duration_s=1.0), Extras(measure_ceiling=False)
+    late_ones = {1}
+    found = search(cast(Target, None), parse_slo("p50=100ms"), plan, extras, start_per_s=100.0)
+    assert asked[:3] == [100.0, 100.0, 150.0], "one that was late is measured again"
+    assert found.rate_per_s is not None
+    late_ones = set(range(100))
+    asked.clear()
+    found = search(cast(Target, None), parse_slo("p50=100ms"), plan, extras, start_per_s=100.0)
+    assert found.rate_per_s is None
+    assert len(asked) == 6, "a client that never gets the processor is not asked for ever"

@@ -6,10 +6,23 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = ("torch", "tritonclient", "onnx", "onnxruntime", "matplotlib", "sklearn", "tensorrt")
+HEAVY = (
+    "torch",
+    "tritonclient",
+    "onnx",
+    "onnxruntime",
+    "matplotlib",
+    "sklearn",
+    "tensorrt",
+    "pyarrow",
+    "fsspec",
+    "ray",
+)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["query", "--help"], ["export", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["query", "--help"], ["export", "--help"], ["predict", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys; sys.argv = ['resx', *sys.argv[1:]]\n"

@@ -166,7 +166,7 @@ def test_a_setting_that_cannot_be_fails_the_load_and_says_why(
 
 
 def test_every_setting_of_the_cpp_backend_is_taken(triton: RunningTriton, root: Path) -> None:
-    onnx_files.sum_and_half(root / "tuned" / "1" / "model.onnx")
+    onnx_files.sum_and_half(root / "every_setting" / "1" / "model.onnx")
     settings = {
         "intra_op_thread_count": "2", "inter_op_thread_count": "2", "execution_mode": "1", "enable_mem_arena": "true",
         "enable_mem_pattern": "0", "memory.enable_memory_arena_shrinkage": "cpu:0",
@@ -174,15 +174,15 @@ def test_every_setting_of_the_cpp_backend_is_taken(triton: RunningTriton, root: 
     }  # fmt: skip
     lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in settings.items()]
     put_config(
-        triton, "tuned",
+        triton, "every_setting",
         'backend: "onnxruntime"\nmax_batch_size: 4\noptimization { graph { level: -1 } }\n'
         "instance_group [ { count: 2 kind: KIND_CPU } ]\n" + "\n".join(lines),
     )  # fmt: skip
-    serve(triton, "tuned")
+    serve(triton, "every_setting")
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(triton, "tuned", "half", x=X)["half"], range(50)))
+        answers = list(pool.map(lambda _: ask(triton, "every_setting", "half", x=X)["half"], range(50)))
     assert all(np.array_equal(answer, X / 2) for answer in answers)
-    assert config_of(triton, "tuned")["instance_group"][0]["count"] == 2
+    assert config_of(triton, "every_setting")["instance_group"][0]["count"] == 2
 
 
 def test_the_servers_log_does_not_grow_with_the_requests(triton: RunningTriton) -> None:

@@ -73,8 +73,8 @@ class HttpLoop:
                 if descriptor == self._pipe.fileno():
                     self._pipe.recv()
                     self._stopped_ns = time.monotonic_ns()
-                else:
-                    self._handle(self._connections[descriptor], event)
+                elif connection := self._connections.get(descriptor):  # not one that an event before this one ended
+                    self._handle(connection, event)
             if now - told > PROGRESS_S * 1e9:
                 told = now
                 self._pipe.send(self._recorder.progress(self._in_flight))
@@ -174,7 +174,7 @@ class HttpLoop:
             self._recorder.failed(due, sent, http_error(answer))
         failed = not connection.is_ok
         connection.end()
-        if connection.closes:
+        if connection.closes or connection.wants_writing:  # answered before it had all of the request: a refusal
             self._drop(connection)
         else:
             self._idle.append(connection)

@@ -10,26 +10,24 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-import multiprocessing
 import signal
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from resx.bench.apart import run_apart
 from resx.bench.report import InProcess
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card
-from resx.serving import triton_config
+from resx.serving.served_file import num_instances, served_backend, served_config
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
 _START_S, _BATCH_S = 120.0, 60.0
@@ -105,29 +103,8 @@ def measure_in_process(
         path=str(version_folder / card.model_file), config=config, instances=num_instances(config),
         duration_s=duration_s, tensors=tuple(np.ascontiguousarray(tensor) for tensor in tensors),
     )  # fmt: skip
-    return _run_apart(job, card.name)
-
-
-def served_config(model_folder: Path) -> dict[str, Any]:
-    """Return a model's config.pbtxt as Triton hands it to a backend; empty if it has none.
-
-    Raises:
-        UsageError: it is not a model configuration.
-    """
-    from google.protobuf import json_format
-
-    path = model_folder / triton_config.CONFIG_FILE
-    if not path.is_file():
-        return {}
-    found: dict[str, Any] = json_format.MessageToDict(
-        triton_config.parse(path.read_text()), preserving_proto_field_name=True
-    )
-    return found
-
-
-def num_instances(config: dict[str, Any]) -> int:
-    """Return how many instances a configuration asks for."""
-    return sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+    most_s = _START_S + _BATCH_S * (len(tensors) + 2) + duration_s
+    return run_apart(_compute, job, InProcessRun, f"{card.name}: onnxruntime in process", most_s)
 
 
 def _config(model_folder: Path, instances: int, threads: int) -> dict[str, Any]:
@@ -160,28 +137,6 @@ def _require(
         raise UsageError("no tensors: give one or more to compute")
 
 
-def _run_apart(job: _Job, name: str) -> InProcessRun:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_compute, args=(job, theirs), daemon=True, name="resx-in-process")
-    process.start()
-    theirs.close()
-    try:
-        if not ours.poll(_START_S + _BATCH_S * (len(job.tensors) + 2) + job.duration_s):
-            raise ResxError(f"{name}: the run in process does not end; is the machine overloaded?")
-        found = ours.recv()
-    except (EOFError, OSError) as error:
-        raise ResxError(f"{name}: the run in process ended unexpectedly; is memory short?") from error
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-    if isinstance(found, str):
-        raise ResxError(f"{name}: onnxruntime cannot run it: {found}")
-    assert isinstance(found, InProcessRun)
-    return found
-
-
 def _compute(job: _Job, pipe: Pipe) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -193,7 +148,7 @@ def _compute(job: _Job, pipe: Pipe) -> None:
 
 
 def _measured(job: _Job) -> InProcessRun:
-    backend = _served_backend()
+    backend = served_backend()
     sessions = [backend.open_session(job.path, job.config) for _ in range(job.instances)]
     options = backend._run_options(job.config)
     name = sessions[0].get_inputs()[0].name
@@ -242,17 +197,3 @@ def _summary(job: _Job, times: list[list[int]], threads: int, answers: list[npt.
         batch_size=batch_size, threads=threads, instances=job.instances,
         logits=tuple(answer.reshape(len(answer), -1).astype(np.float32) for answer in answers),
     )  # fmt: skip
-
-
-def _served_backend() -> ModuleType:
-    """Load the served backend's module: outside a server, without the stub's module that it imports."""
-    import resx.serving
-
-    path = Path(resx.serving.__file__).parent / "backends" / "onnxruntime" / "model.py"
-    spec = importlib.util.spec_from_file_location("resx_served_backend", path)
-    assert spec is not None
-    assert spec.loader is not None
-    sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
 import re
 from pathlib import Path
 from typing import Any
 
 from resx.bench import wire
 from resx.bench.answers import compared
+from resx.bench.apart import run_apart
 from resx.bench.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, Scenario, run
 from resx.bench.payloads import Payloads
 from resx.bench.report import Answers
@@ -148,7 +148,8 @@ def run_scenario(
         scenario=scenario, task=task, batch_size=batch_size, duration_s=duration_s, rate_per_s=rate_per_s,
         latency_bound_ms=latency_bound_ms, warmup_s=warmup_s, log_folder=str(log_folder), seed=seed,
     )  # fmt: skip
-    finished = _run_apart(job, target.model)
+    most_s = _START_S + warmup_s + 3 * duration_s + DRAIN_S + 2 * timeout_s
+    finished = run_apart(run, job, Finished, f"{target.model}: {scenario}", most_s)
     return _result(target, job, payloads, finished)
 
 
@@ -181,29 +182,6 @@ def _require_writable(folder: Path) -> None:
         raise UsageError(
             f"{folder}: LoadGen's logs cannot be written there ({error.strerror}); give another"
         ) from error
-
-
-def _run_apart(job: Job, model: str) -> Finished:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=run, args=(job, theirs), daemon=True, name="resx-loadgen")
-    process.start()
-    theirs.close()
-    longest_s = _START_S + job.warmup_s + 3 * job.duration_s + DRAIN_S + 2 * job.task.timeout_s
-    try:
-        if not ours.poll(longest_s):
-            raise ResxError(f"{model}: LoadGen does not end; its logs are in {job.log_folder}")
-        found = ours.recv()
-    except (EOFError, OSError) as error:
-        raise ResxError(f"{model}: LoadGen ended unexpectedly; its logs are in {job.log_folder}") from error
-    finally:
-        process.kill()
-        process.join()
-        ours.close()
-    if isinstance(found, str):
-        raise ResxError(f"{model}: {job.scenario}: {found}")
-    assert isinstance(found, Finished)
-    return found
 
 
 def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finished) -> ScenarioResult:

@@ -18,7 +18,7 @@ import numpy as np
 from resx.bench import null_server, wire
 from resx.bench.answers import compared
 from resx.bench.generator import Generators, tasks
-from resx.bench.payloads import Payloads, in_shared_memory, noise, require_batch
+from resx.bench.payloads import Payloads, in_shared_memory, noise, request_images, require_batch
 from resx.bench.plan import LoadPlan
 from resx.bench.recorder import Progress, Records
 from resx.bench.report import (
@@ -94,9 +94,18 @@ def run(
 
 
 def target_of(address: Address, model: str, version: int | None) -> Target:
-    """Ask the server for the model's interface."""
+    """Ask the server for the model's interface, and for an answer.
+
+    Raises:
+        UsageError: the model is not loaded.
+        MissingCapability: no server answers.
+        ResxError: the request failed; the server's own reason.
+    """
     with TritonClient(address) as client:
-        return Target(address=address, model=model, version=version, interface=client.interface(model, version))
+        interface = client.interface(model, version)
+        images = request_images(interface, interface.max_batch_size if interface.fixed_batch else 1, seed=0)
+        answering = client.infer(model, interface, images, version).version
+        return Target(address=address, model=model, version=version, answering=answering, interface=interface)
 
 
 def result_of(target: Target, measurements: Sequence[Measurement], *, command: str = "") -> BenchResult:
@@ -183,7 +192,7 @@ def _run(
     except KeyboardInterrupt:
         seen.interrupted = "Ctrl-C"
         if not seen.opened_ns:
-            cpu, seen.opened_ns = generators.cpu_s(), begun
+            cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()  # of the warm-up nothing counts
     seen.closed_ns = time.monotonic_ns()
     seen.cpu_s = generators.cpu_s() - cpu
     _read(client, target, seen)

@@ -106,13 +106,6 @@ def histogram(latencies_ms: npt.NDArray[np.float64]) -> Any:
     return made
 
 
-def percentile(latencies_ms: npt.NDArray[np.float64], percent: float) -> float | None:
-    """Return a percentile in ms; None where the samples do not suffice. `percent` is one of MIN_SAMPLES."""
-    if len(latencies_ms) < MIN_SAMPLES[percent]:
-        return None
-    return float(histogram(latencies_ms).get_value_at_percentile(percent)) / 1e3
-
-
 def percentiles(latencies_ms: npt.NDArray[np.float64]) -> Percentiles:
     """Return what the samples suffice for; the largest one is always known."""
     if not len(latencies_ms):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
 
@@ -30,6 +30,8 @@ class ServerBreakdown(FrozenModel):
     compute_output_ms: float
     batches: dict[int, int] = pydantic.Field(default_factory=dict)
     """How often the model ran on each number of images."""
+    batch_compute_ms: dict[int, float] = pydantic.Field(default_factory=dict)
+    """Mean time of one run (input, infer and output) on each number of images; empty in results of older versions."""
 
     @property
     def compute_ms(self) -> float:
@@ -47,20 +49,25 @@ def breakdown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
     mean_ms = {
         f"{phase}_ms": (_total(after, phase, "ns") - _total(before, phase, "ns")) / requests / 1e6 for phase in _PHASES
     }
-    batches = _batches(after)
-    batches.subtract(_batches(before))
+    runs, times_ns = (_difference(before, after, what) for what in ("count", "ns"))
+    batches = {size: count for size, count in sorted(runs.items()) if count > 0}
     return ServerBreakdown(
-        requests=requests, executions=executions, mean_batch_size=images / executions, **mean_ms,
-        batches={size: count for size, count in sorted(batches.items()) if count > 0},
+        requests=requests, executions=executions, mean_batch_size=images / executions, **mean_ms, batches=batches,
+        batch_compute_ms={size: times_ns[size] / count / 1e6 for size, count in batches.items()},
     )  # fmt: skip
 
 
-def _batches(statistics: Sequence[Mapping[str, Any]]) -> Counter[int]:
-    counts: Counter[int] = Counter()
-    for version in statistics:
-        for batch in version.get("batch_stats", ()):
-            counts[int(batch["batch_size"])] += int(batch["compute_infer"].get("count", 0))
-    return counts
+def _difference(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], what: Literal["count", "ns"]
+) -> Counter[int]:
+    """Return the runs by batch size, or the time that they took in all phases, between two readings."""
+    sums: Counter[int] = Counter()
+    for statistics, sign in ((after, 1), (before, -1)):
+        for version in statistics:
+            for batch in version.get("batch_stats", ()):
+                phases = ("compute_infer",) if what == "count" else _PHASES[1:]
+                sums[int(batch["batch_size"])] += sign * sum(int(batch.get(phase, {}).get(what, 0)) for phase in phases)
+    return sums
 
 
 def _total(statistics: Sequence[Mapping[str, Any]], phase: str, what: str) -> int:

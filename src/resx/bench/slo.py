@@ -16,12 +16,17 @@ from resx.bench.measuring import Extras, measure
 from resx.bench.plan import MAX_RATE_PER_S, LoadPlan
 from resx.bench.report import Measurement
 from resx.bench.samples import MIN_SAMPLES
+from resx.bench.verdict import is_too_late
 from resx.bench.wire import Target
 from resx.errors import UsageError
 
 CLOSENESS = 1.04
-"""The search ends where the rates that held and did not are this close."""
+"""A search ends where the rates that held and did not are this close."""
+_STEP = 1.5
+"""From a rate to the next where nothing says how far to go."""
 _MOST_TRIALS = 12
+_LATE_TRIALS = 6
+"""So many in a row in which the client did not get the processor, at three rates: the next would not either."""
 _LONGEST_S = 60.0
 """A rate that needs longer for enough samples is not tried."""
 _PROBE_CONCURRENCY = 8
@@ -40,11 +45,25 @@ class Slo:
         """The name of the percentile in a measurement."""
         return f"p{self.percent:g}_ms".replace(".", "_")
 
+    def __str__(self) -> str:
+        """Return it as it is asked for."""
+        return f"p{self.percent:g}={self.bound_ms:g}ms"
+
     def holds(self, measured: Measurement) -> bool:
-        """Say whether a trial held it."""
+        """Say whether a trial held it.
+
+        Whoever falls behind has answered fewer by the window's end than fell due in it, less those that may still be
+        in flight (Little's law with the bound). What fell due, and not the rate: few random arrivals stray from it.
+        """
         value = getattr(measured, self.field)
-        achieved = measured.requests_per_s >= 0.95 * measured.rate_per_s
+        in_flight = measured.rate_per_s * self.bound_ms / 1e3
+        achieved = measured.requests_per_s * measured.window_s >= 0.95 * measured.sent - in_flight
         return value is not None and value <= self.bound_ms and not (measured.failed or measured.invalid) and achieved
+
+    def least_s(self, rate_per_s: float) -> float:
+        """Return how long a trial must last so that enough requests for the percentile fall due, almost surely."""
+        least = MIN_SAMPLES[self.percent]
+        return (least + 4 * math.sqrt(least) + 8) / rate_per_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,7 +74,7 @@ class Found:
     """None: not even the lowest rate held."""
     trials: tuple[Measurement, ...]
     capacity_per_s: float
-    """Of a closed loop, which the search began with."""
+    """Of a closed loop, which the search began with; 0: it began with a rate."""
 
 
 def parse_slo(text: str) -> Slo:
@@ -72,48 +91,73 @@ def parse_slo(text: str) -> Slo:
 
 
 def search(
-    target: Target, slo: Slo, plan: LoadPlan, extras: Extras, *,
+    target: Target, slo: Slo, plan: LoadPlan, extras: Extras, *, start_per_s: float | None = None,
+    closeness: float = CLOSENESS,
     on_trial: Callable[[str], None] = lambda _text: None, on_measured: Callable[[Measurement], None] = lambda _m: None,
 ) -> Found:  # fmt: skip
-    """Search, with trials of `plan.duration_s`, longer where a rate gives too few samples for the percentile."""
-    on_trial(f"closed loop of {_PROBE_CONCURRENCY}, for a first idea")
-    probe = measure(target, replace(plan, rate_per_s=0.0, concurrency=_PROBE_CONCURRENCY), extras)
-    on_measured(probe)
-    capacity = probe.requests_per_s
+    """Search, with trials of `plan.duration_s`, longer where a rate gives too few samples for the percentile.
+
+    Args:
+        target: is asked.
+        slo: must hold.
+        plan: of a trial; its rate and concurrency do not count.
+        extras: as for any measurement.
+        start_per_s: the first rate. None: one that a closed loop suggests.
+        closeness: ratio of rates at which the search ends.
+        on_trial: told of each load.
+        on_measured: given each.
+    """
     trials: list[Measurement] = []
+    capacity, high = 0.0, math.inf
+    rate = start_per_s
+    if rate is None:
+        on_trial(f"closed loop of {_PROBE_CONCURRENCY}, for a first idea")
+        probe = measure(target, replace(plan, rate_per_s=0.0, concurrency=_PROBE_CONCURRENCY), extras)
+        on_measured(probe)
+        capacity = probe.requests_per_s
+        if not capacity or probe.interrupted:
+            return Found(rate_per_s=None, trials=(), capacity_per_s=capacity)
+        rate, high = 0.8 * capacity, 1.25 * capacity
 
     def trial(rate: float, seed: int) -> bool:
-        least_s = 1.2 * MIN_SAMPLES[slo.percent] / rate  # the arrivals are random: some more than the least
-        on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
-        wanted = replace(
-            plan, concurrency=0, rate_per_s=rate, duration_s=max(plan.duration_s, least_s), seed=plan.seed + seed
-        )
-        trials.append(measure(target, wanted, extras, repeat=len(trials) + 1))
-        on_measured(trials[-1])
+        for again in (0, 1):
+            on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
+            wanted = replace(
+                plan, concurrency=0, rate_per_s=rate, duration_s=max(plan.duration_s, slo.least_s(rate)),
+                seed=plan.seed + seed + 500 * again,
+            )  # fmt: skip
+            trials.append(measure(target, wanted, extras, repeat=len(trials) + 1))
+            on_measured(trials[-1])
+            if not _left_late(trials[-1]):  # else it says nothing of the server
+                break
         return slo.holds(trials[-1])
+
+    def hopeless() -> bool:
+        last = trials[-_LATE_TRIALS:]
+        return trials[-1].interrupted or (len(last) == _LATE_TRIALS and all(map(_left_late, last)))
 
     def found(rate: float | None) -> Found:
         return Found(rate_per_s=rate, trials=tuple(trials), capacity_per_s=capacity)
 
-    if not capacity or probe.interrupted:
-        return found(None)
-    high = min(1.25 * capacity, MAX_RATE_PER_S)
-    low = 0.0
-    rate = 0.8 * capacity
+    high, low = min(high, MAX_RATE_PER_S), 0.0
     while len(trials) < _MOST_TRIALS:
         if trial(rate, 0):
             low = rate
         else:
             high = rate
-        if trials[-1].interrupted:
+        if hopeless():
             return found(None)
-        if low and high / low <= CLOSENESS:
+        if low and high / low <= closeness:
             break
-        rate = math.sqrt(low * high) if low else high / 2
-        if 1.2 * MIN_SAMPLES[slo.percent] / rate > _LONGEST_S:
+        rate = min(math.sqrt(low * high), _STEP * low) if low else high / (2 if start_per_s is None else _STEP)
+        if slo.least_s(rate) > _LONGEST_S:
             return found(None)
     while low and not trial(low, 1000 + len(trials)):
-        if trials[-1].interrupted or len(trials) > _MOST_TRIALS + 4:
+        if hopeless() or len(trials) > _MOST_TRIALS + 4:
             return found(None)
-        low /= CLOSENESS
+        low /= closeness
     return found(low or None)
+
+
+def _left_late(measured: Measurement) -> bool:
+    return measured.late is not None and is_too_late(measured.late)

@@ -10,6 +10,8 @@ from resx.bench.server_statistics import ServerBreakdown
 
 LATE_SHARE, LATE_LEAST_MS, LATE_OF_MEDIAN = 0.01, 1.0, 0.1
 """A request is late if it left more than 1 ms, and more than a tenth of the median latency, after it was due."""
+_LEAST_LATE = 2
+"""One late request is no share: of nine it would be 11 %, and say nothing of the other eight."""
 STABLE_SPREAD = 0.10
 CLIENT_BOUND = 10.0
 """The generator must be able to make ten times what it did."""
@@ -36,6 +38,11 @@ class Findings:
     server_is_local: bool
 
 
+def is_too_late(late: Late) -> bool:
+    """Say whether so many requests left late that the load was not the one that was asked for."""
+    return late.num_late >= _LEAST_LATE and late.share > LATE_SHARE
+
+
 def reasons_against(found: Findings) -> tuple[str, ...]:
     """Return why the figures must not be used; nothing if they may."""
     reasons = []
@@ -45,7 +52,7 @@ def reasons_against(found: Findings) -> tuple[str, ...]:
         reasons.append(f"{found.answers.wrong} of {found.answers.checked} sampled answers are wrong")
     if found.interrupted:
         reasons.append(f"it ended early: {found.interrupted}")
-    if found.late is not None and found.late.share > LATE_SHARE:
+    if found.late is not None and is_too_late(found.late):
         reasons.append(
             f"{found.late.share:.1%} of the requests left more than {found.late.threshold_ms:.1f} ms late: the client "
             "did not get the processor in time; end other load, lower --rate, or send from another machine"

@@ -42,6 +42,8 @@ class Target:
     model: str
     version: int | None
     """None: the newest that the server has loaded."""
+    answering: int
+    """The version that answered when the server was asked for the model."""
     interface: Interface
 
 

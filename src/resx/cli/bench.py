@@ -91,7 +91,11 @@ def bench(
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
     protocol: Annotated[
-        str, typer.Option("--protocol", help="http or grpc. Default: http, which costs the client less.")
+        str,
+        typer.Option(
+            "--protocol",
+            help="http or grpc. Default: http, which costs the client less; grpc of a --url that is host:port.",
+        ),
     ] = "",
     ca: Ca = "",
     cert: Cert = "",
@@ -123,8 +127,10 @@ def bench(
         raise UsageError("NAME is missing: name a model that is loaded; `resx status` lists them")
     if sum(map(bool, (concurrency, rate, slo))) > 1 and not scenario:
         raise UsageError("--concurrency, --rate, --slo: a load is one of them; give one")
-    if compare and (len(names) < 2 or slo):
-        raise UsageError("--compare: needs two models or more, as NAME:1 NAME:2, and one load; leave --slo out")
+    _require_fitting(
+        names, slo=bool(slo), scenario=bool(scenario), compare=compare, in_process=in_process,
+        baseline=baseline is not None, concurrency=bool(concurrency),
+    )  # fmt: skip
     wanted = Wanted(json=output, csv=csv, samples=samples, hdr_log=hdr_log, html=report)
     wanted.require_writable()
     base = LoadPlan(
@@ -164,6 +170,22 @@ def bench(
     _judge(result, old, share)
 
 
+def _require_fitting(
+    names: list[str], *, slo: bool, scenario: bool, compare: bool, in_process: bool, baseline: bool, concurrency: bool
+) -> None:
+    """Raise UsageError if an option would be ignored beside another."""
+    if compare and (len(names) < 2 or slo):
+        raise UsageError("--compare: needs two models or more, as NAME:1 NAME:2, and one load; leave --slo out")
+    if slo and not scenario and len(names) > 1:
+        raise UsageError(f"--slo: searches for one model, {len(names)} are named; run it once for each")
+    if in_process and (compare or slo):
+        raise UsageError("--in-process: goes beside --concurrency or --rate; leave --compare and --slo out")
+    if baseline and (slo or scenario):
+        raise UsageError("--baseline: compares --concurrency or --rate; leave --slo and --scenario out")
+    if scenario and concurrency:
+        raise UsageError("--scenario: LoadGen decides what is in flight; leave --concurrency out")
+
+
 def _run_scenario(job: Job, name: str, logs: Path, slo: str, wanted: Wanted) -> None:
     """Run LoadGen, print and write what it says.
 
@@ -179,8 +201,10 @@ def _run_scenario(job: Job, name: str, logs: Path, slo: str, wanted: Wanted) -> 
         raise UsageError("--scenario: takes one model, without --compare, --repeat, --in-process and --shared-memory")
     if any((wanted.csv, wanted.samples, wanted.hdr_log, wanted.html)):
         raise UsageError("--scenario: LoadGen writes its own logs (--loadgen-logs); of the files only -o goes with it")
-    bound_ms = parse_slo(slo).bound_ms if slo else 0.0
-    result = job.run_scenario(name, logs, bound_ms)
+    bound = parse_slo(slo) if slo else None
+    if bound is not None and bound.percent != 99:
+        raise UsageError(f"--slo {slo}: LoadGen's server scenario is run for the 99th percentile; give p99=...")
+    result = job.run_scenario(name, logs, bound.bound_ms if bound else 0.0)
     if wanted.json:
         write_atomic(wanted.json, result.model_dump_json(indent=2) + "\n")
     show_scenario(job.out, result)
@@ -204,20 +228,32 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
         raise ParityError(
             f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --served` says more"
         )
+    if result.slo:  # a search goes beyond what client and server can do, on purpose
+        _judge_search(result)
+        return
     failed = sum(measured.failed for measured in measurements)
     if failed:
         sent = sum(measured.sent for measured in measurements)
         reason = next(message for measured in measurements for message in measured.errors)
         raise ResxError(f"{failed} of {sent} requests failed: {reason}")
-    # A search goes beyond what client and server can do, on purpose.
-    invalid = [] if result.slo else [measured for measured in measurements if measured.invalid]
+    invalid = [measured for measured in measurements if measured.invalid]
     if invalid:
         raise ResxError(f"INVALID at {invalid[0].title}: {invalid[0].invalid[0]}")
-    if result.slo and result.slo["rate_per_s"] is None:
-        raise ParityError(f"--slo {result.slo['asked']}: no rate holds it; the server's own latency is above the bound")
     if old is not None:
         from resx.bench.comparing import regressions
 
         worse = regressions(result, old, share)
         if worse:
             raise ParityError(f"worse than the baseline by more than {share:.0%}: {'; '.join(worse)}")
+
+
+def _judge_search(result: BenchResult) -> None:
+    """Raise ParityError if no rate was found that holds the objective, with the reason."""
+    assert result.slo is not None
+    if result.slo["rate_per_s"] is not None:
+        return
+    trials = [measured for measured in result.measurements if measured.load == "open"]
+    lowest = min(trials or result.measurements, key=lambda measured: measured.rate_per_s)
+    unusable = lowest.invalid or lowest.errors
+    why = f"at {lowest.title} {next(iter(unusable))}" if unusable else "the server's own latency is above the bound"
+    raise ParityError(f"--slo {result.slo['asked']}: no rate holds it; {why}")

@@ -50,7 +50,7 @@ class Access:
         from resx.cli.connection import address_of
 
         given = url or self.url
-        protocol = self.protocol or ("" if "://" in given or given else "http")
+        protocol = self.protocol or ("" if given else "http")
         return address_of(
             given, protocol, self.repository, ca=self.ca, cert=self.cert, key=self.key, headers=self.headers
         )
@@ -179,10 +179,10 @@ class Job:
         largest = max(1, target.interface.max_batch_size)
         batch_size = min(largest, max(plan.concurrency, 1) * plan.batch_size)
         tell.begin(f"the same file in process, batches of {batch_size}")
-        folder = self.repository.version_folder(target.model, target.version)
+        folder = self.repository.version_folder(target.model, target.answering)
         assert extras.payloads is not None
         run = measure_in_process(
-            folder, self.repository.card(target.model, target.version), batch_size, instances=0, threads=0,
+            folder, self.repository.card(target.model, target.answering), batch_size, instances=0, threads=0,
             duration_s=plan.duration_s, tensors=extras.payloads(target, batch_size).tensors,
         )  # fmt: skip
         return measured.model_copy(update={"in_process": run.compared(measured.images_per_s)})
@@ -210,8 +210,8 @@ class Job:
         card = folder = None
         if self.check is not False or self.data:
             try:
-                folder = self.repository.version_folder(target.model, target.version)
-                card = self.repository.card(target.model, target.version) if (folder / FILE_NAME).exists() else None
+                folder = self.repository.version_folder(target.model, target.answering)
+                card = self.repository.card(target.model, target.answering) if (folder / FILE_NAME).exists() else None
             except UsageError:
                 folder = None
         if self.check and card is None:
@@ -252,7 +252,7 @@ class Job:
 def facts_of(repository: Repository, target: Target) -> dict[str, object]:
     """Return what the card says of a model's accuracy and family; nothing where there is no card."""
     try:
-        card = repository.card(target.model, target.version)
+        card = repository.card(target.model, target.answering)
     except ResxError:
         return {}
     facts: dict[str, object] = {"precision": card.precision, "num_weights": card.num_weights}

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli import family
+from resx.cli import family, fleet
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
 from resx.cli.output import Output, table
+from resx.cli.render import Rendering, render, require_fitting
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(help="A model of the repository.")]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="End if another command is deploying the model.")]
+
+Urls = Annotated[
+    str,
+    typer.Option(
+        metavar="URL[,URL...]",
+        help="host:port of the server, or grpc://, grpcs://, http://, https:// and that; several are changed one after "
+        "another, all or none. Default: the one that `resx serve` runs over the repository.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -31,6 +41,7 @@ def register(app: typer.Typer) -> None:
 
 
 def deploy(
+    context: typer.Context,
     name: Name,
     version: Annotated[int, typer.Option(min=0, help="0: the newest.")] = 0,
     trial: Annotated[float, typer.Option(min=0, help="Seconds to watch it with the version before at hand.")] = 2.0,
@@ -50,29 +61,53 @@ def deploy(
     ] = None,
     no_wait: NoWait = False,
     repository: RepositoryPath = Path("model_repository"),
-    url: Url = "",
+    url: Urls = "",
     protocol: ProtocolName = "",
     ca: Ca = "",
     cert: Cert = "",
     key: Key = "",
     header: Header = None,
+    system: Annotated[
+        str, typer.Option("--render", metavar="SYSTEM", help="Ask no server; print manifests: kubernetes or kserve.")
+    ] = "",
+    image: Annotated[str, typer.Option(help="Of --render: Triton's image. Default: NVIDIA's, pinned.")] = "",
+    replicas: Annotated[int, typer.Option(help="Of --render: pods, the least where they are scaled.")] = 2,
+    gpu: Annotated[bool, typer.Option("--gpu", help="Of --render: a GPU for each pod.")] = False,
+    storage: Annotated[
+        str,
+        typer.Option(help="Of --render: pvc:CLAIM, s3://BUCKET/PREFIX or oci:IMAGE. Default: pvc:model-repository."),
+    ] = "",
+    autoscaler: Annotated[
+        str, typer.Option(help="Of --render: hpa, keda or none. Default: hpa; for kserve none.")
+    ] = "",
+    folder: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Of --render: a file for each object.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Let a version answer on a running server, if it answers as its card says; else the one before goes on.
 
-    Examples: resx deploy densenet169; resx deploy digits --best-under 5ms
+    Examples: resx deploy densenet169; resx deploy digits --best-under 5ms; resx deploy digits --url a:8001,b:8001
     """
     from resx.serving.deploy import Manner
     from resx.serving.deploy import deploy as deploy_model
     from resx.serving.repository import Repository
 
-    published = Repository(repository)
+    published, out = Repository(repository), Output(as_json=json, quiet=quiet)
+    rendering = Rendering(
+        system=system, image=image, replicas=replicas, gpu=gpu, storage=storage, autoscaler=autoscaler, folder=folder
+    )
+    require_fitting(rendering, context)
+    if system:
+        render(published, name, rendering, out)
+        return
     manner = Manner(rehearse=not no_rehearsal, trial_s=trial, keep_previous=keep_previous, wait=not no_wait)
-    out = Output(as_json=json, quiet=quiet)
     if best_under is not None:
         from resx.serving.best_under import candidates, parse_bound
 
+        if "," in url:
+            raise UsageError(f"--url {url}: --best-under measures one server; give one address")
         if version:
             raise UsageError(f"--version {version}: --best-under takes each member's newest; leave one of them out")
         bound_ms, members = parse_bound(best_under), candidates(published, name)
@@ -80,6 +115,13 @@ def deploy(
         family.deploy_best(address, published, members, bound_ms, manner, dry_run=dry_run, out=out)
         return
     published.version_folder(name, version or None)
+    if "," in url:
+        servers = fleet.members_of(
+            url, published, lambda part: _address(part, protocol, published, ca, cert, key, header)
+        )
+        act = fleet.show_plans if dry_run else fleet.deploy_to_all
+        act(servers, published, name, version or None, manner, out)
+        return
     address = _address(url, protocol, published, ca, cert, key, header)
     if dry_run:
         _show_plan(out, address, published, name, version or None, manner)

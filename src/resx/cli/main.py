@@ -23,11 +23,14 @@ from resx.cli import (
     models,
     output,
     paths,
+    plan,
+    predict,
     query,
     serve,
     shrink,
     status,
     train,
+    tune,
     verify,
 )  # fmt: skip
 from resx.errors import ResxError
@@ -44,7 +47,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for group in (
-    models, train, lesion, paths, shrink, export, verify, serve, status, deploy, query, bench, doctor, demo,
+    models, train, lesion, paths, shrink, export, verify, serve, status, deploy, query, predict, bench, tune,
+    plan, doctor, demo,
 ):  # fmt: skip
     group.register(app)
 

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from resx.errors import UsageError
 from resx.export.family import Family
+from resx.export.tuning import Tuning
 from resx.files import checked_name
 from resx.zoo.spec import Channels, FrozenModel, ModelSpec
 
@@ -274,6 +275,8 @@ class Card(FrozenModel):
     """None: the version is an ONNX file."""
     family: Family | None = None
     """Where it is one depth of several of a run."""
+    tuning: Tuning | None = None
+    """Where `resx tune` chose the configuration that it was published with."""
     files: dict[str, str]
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]

@@ -6,6 +6,7 @@ cut the centre.
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,16 @@ def load_image(path: Path) -> Image.Image:
     Raises:
         UsageError: the file is missing, or is no image that Pillow knows.
     """
-    try:
-        with Image.open(path, formats=PICTURE_FORMATS) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{path}: not an image that can be decoded; give a PNG, JPEG or WebP file") from error
+    return _decoded(path, path)
+
+
+def image_of(content: bytes, name: str) -> Image.Image:
+    """Decode a file's bytes as `load_image` decodes the file.
+
+    Raises:
+        UsageError: they are no image that Pillow knows; the message begins with the name.
+    """
+    return _decoded(io.BytesIO(content), name)
 
 
 def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> npt.NDArray[np.uint8]:
@@ -83,3 +87,13 @@ def photograph_crops(num_images: int, size: int, *, seed: int) -> npt.NDArray[np
         crop = photograph.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
         crops.append(np.asarray(crop).transpose(2, 0, 1))
     return np.stack(crops)
+
+
+def _decoded(file: Path | io.BytesIO, name: object) -> Image.Image:
+    try:
+        with Image.open(file, formats=PICTURE_FORMATS) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise UsageError(f"{name}: no such file") from None
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise UsageError(f"{name}: not an image that can be decoded; give a PNG, JPEG or WebP file") from error

@@ -33,7 +33,7 @@ from resx.serving.address import (
 __all__ = [
     "CONTROL_HEADER", "CONTROL_KEY_VARIABLE", "DEFAULT_PORTS", "PROTOCOLS", "Address", "Answer", "ConnectionLost",
     "Interface", "ModelProcessLost", "NoAnswerInTime", "NotLoaded", "Prediction", "Protocol", "TritonClient",
-    "parse_address",
+    "interface_of", "parse_address",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -118,6 +118,31 @@ class Interface:
         return self.input_dims[1], self.input_dims[2]
 
 
+def interface_of(model: str, config: Mapping[str, Any]) -> Interface:
+    """Return what a model takes and gives by its configuration, as Triton's JSON.
+
+    Raises:
+        UsageError: it takes more than one tensor.
+    """
+    if len(config["input"]) != 1:
+        names = ", ".join(tensor["name"] for tensor in config["input"])
+        raise UsageError(f"{model}: takes {names}; resx sends one tensor: use tritonclient for it")
+    sent, given = config["input"][0], config["output"][0]
+    largest = int(config.get("max_batch_size", 0))
+    dims, output_dims = ([int(dim) for dim in tensor["dims"]] for tensor in (sent, given))
+    fixed = largest == 0 and len(dims) > 1
+    return Interface(
+        input_name=sent["name"],
+        input_type=sent["data_type"].removeprefix("TYPE_"),
+        output_name=given["name"],
+        num_classes=math.prod(output_dims[1:] if fixed else output_dims),
+        input_dims=tuple(dims[1:] if fixed else dims),
+        max_batch_size=max(1, dims[0]) if fixed else largest,
+        fixed_batch=fixed,
+        parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
+    )
+
+
 class TritonClient:
     """A connection to one server."""
 
@@ -135,6 +160,8 @@ class TritonClient:
         self.address = address
         self._timeout_s = timeout_s
         self._retries = retries
+        self.num_sent_again = 0
+        """Requests that were lost and repeated, each time counted."""
         self._module = importlib.import_module(f"tritonclient.{address.protocol}")
         self._headers = dict(address.headers)
         if address.protocol == "http":
@@ -215,24 +242,7 @@ class TritonClient:
         """
         options = self._of(model, version) | self._as_json()
         found = self._patiently(lambda: self._json(self._client.get_model_config, options))
-        config = found.get("config", found)
-        if len(config["input"]) != 1:
-            names = ", ".join(tensor["name"] for tensor in config["input"])
-            raise UsageError(f"{model}: takes {names}; resx sends one tensor: use tritonclient for it")
-        sent, given = config["input"][0], config["output"][0]
-        largest = int(config.get("max_batch_size", 0))
-        dims, output_dims = ([int(dim) for dim in tensor["dims"]] for tensor in (sent, given))
-        fixed = largest == 0 and len(dims) > 1
-        return Interface(
-            input_name=sent["name"],
-            input_type=sent["data_type"].removeprefix("TYPE_"),
-            output_name=given["name"],
-            num_classes=math.prod(output_dims[1:] if fixed else output_dims),
-            input_dims=tuple(dims[1:] if fixed else dims),
-            max_batch_size=max(1, dims[0]) if fixed else largest,
-            fixed_batch=fixed,
-            parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
-        )
+        return interface_of(model, found.get("config", found))
 
     def infer(self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None) -> Answer:
         """Return the logits [N, classes] for one request of images [N, 3, H, W]; more axes are flattened."""
@@ -333,6 +343,7 @@ class TritonClient:
             try:
                 return call()
             except (ConnectionLost, ModelProcessLost):
+                self.num_sent_again += 1
                 time.sleep(min(FIRST_WAIT_S * 2**tries_before, LONGEST_WAIT_S))
         return call()
 
@@ -400,6 +411,8 @@ class TritonClient:
             return NoAnswerInTime(f"{self.address}: no answer within {self._timeout_s:g} s")
         if "Stub process" in message and "not healthy" in message:
             return ModelProcessLost(f"{self.address}: {message}")
+        if status in {"502", "503"}:
+            return self._unreachable(f"status {status} of a proxy: it has no server behind it, or lost it")
         if status in {"401", "403", "407"} or "UNAUTHENTICATED" in status or "PERMISSION_DENIED" in status:
             return MissingCapability(
                 f"{self.address}: refused ({status}); what it wants to be shown goes into RESX_HEADERS or --header"

@@ -28,7 +28,7 @@ from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.embedded import TRITON_VERSION
 from resx.serving.rehearsal import forget_rehearsal, rehearsed
 from resx.serving.repository import Repository
-from resx.serving.state import record_deployed, record_previous, running_server
+from resx.serving.state import OURS, record_deployed, record_previous, remembered_as
 from resx.serving.triton_config import CONFIG_FILE
 
 _BUSY_S = 30.0
@@ -75,18 +75,6 @@ class Manner:
 FIRST = Manner()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Loaded:
-    """What the server had of a model when the deployment began."""
-
-    versions: tuple[int, ...]
-
-    @property
-    def answering(self) -> int | None:
-        """The version that requests without one go to."""
-        return max(self.versions, default=None)
-
-
 def deploy(
     client: TritonClient, repository: Repository, name: str, version: int | None = None, *,
     manner: Manner = FIRST, on_step: Callable[[str], None] = lambda _step: None,
@@ -104,29 +92,37 @@ def deploy(
     """
     repository.version_folder(name, version)
     with alone(repository, name, wait=manner.wait, on_step=on_step):
-        folder = repository.version_folder(name, version)
-        number = int(folder.name)
-        card = check_files(client, repository, name, number)
-        if not (repository.root / name / CONFIG_FILE).is_file():
-            return _load_bare(client, repository, name, version)
-        loaded = _Loaded(versions=tuple(client.model_versions().get(name, ())))
-        forget_rehearsal(client, name)
-        difference = _bring(client, repository, name, number, card, loaded, manner, on_step)
-        kept = manner.keep_previous and loaded.answering not in {None, number}
-        record(client, repository, name, [loaded.answering, number] if kept else [number], loaded.answering)
-        load_endpoints(client, repository, name)
-        return Deployed(
-            name=name, version=number, previous=loaded.answering, canary_difference=difference,
-            checked=card is not None, kept=kept,
-        )  # fmt: skip
+        return deploy_alone(client, repository, name, version, manner=manner, on_step=on_step)
+
+
+def deploy_alone(
+    client: TritonClient, repository: Repository, name: str, version: int | None, *,
+    manner: Manner, on_step: Callable[[str], None],
+) -> Deployed:  # fmt: skip
+    """Do what `deploy` does, for a caller that holds the model by `alone`."""
+    number = int(repository.version_folder(name, version).name)
+    card = check_files(client, repository, name, number)
+    if not (repository.root / name / CONFIG_FILE).is_file():
+        return _load_bare(client, repository, name, version)
+    loaded = tuple(client.model_versions().get(name, ()))
+    answering = max(loaded, default=None)
+    forget_rehearsal(client, name)
+    difference = _bring(client, repository, name, number, card, loaded, manner, on_step)
+    kept = manner.keep_previous and answering not in {None, number}
+    record(client, repository, name, [answering, number] if kept else [number], answering)
+    load_endpoints(client, repository, name)
+    return Deployed(
+        name=name, version=number, previous=answering, canary_difference=difference,
+        checked=card is not None, kept=kept,
+    )  # fmt: skip
 
 
 def _bring(
-    client: TritonClient, repository: Repository, name: str, version: int, card: Card | None, loaded: _Loaded,
+    client: TritonClient, repository: Repository, name: str, version: int, card: Card | None, loaded: Sequence[int],
     manner: Manner, on_step: Callable[[str], None],
 ) -> float:  # fmt: skip
     """Rehearse, load, prove, switch and watch; return the canary's difference, with the model as it is to stay."""
-    old = loaded.answering
+    old = max(loaded, default=None)
     if manner.keep_previous and old is not None and old > version:
         raise UsageError(
             f"{name}: version {old} cannot be kept beside {version}, as requests without a version go to the newest; "
@@ -150,7 +146,7 @@ def _bring(
         if not manner.keep_previous and len(beside) > 1:
             switch(client, repository, name, [version])
     except (ResxError, KeyboardInterrupt) as error:
-        after = _restore(client, repository, name, loaded)
+        after = restore(client, repository, name, loaded)
         if isinstance(error, MissingCapability | KeyboardInterrupt):
             raise
         raise VersionRejected(f"{_of(name, version, error)}; {after}") from error
@@ -252,13 +248,12 @@ def record(
     client: TritonClient, repository: Repository, name: str, versions: Sequence[int | None], previous: int | None
 ) -> None:
     """Remember what is served from now on, for the server's supervisor if it is ours, and what was before."""
-    state = running_server(repository)
-    ours = bool(state and state.is_at(client.address.host_port))
+    server = remembered_as(repository, client.address.host_port)
     serving = [version for version in versions if version is not None]
-    if ours:
+    if server == OURS:
         record_deployed(repository, name, serving)
     if previous is not None and previous != max(serving, default=None):
-        record_previous(repository, "" if ours else client.address.host_port, name, previous)
+        record_previous(repository, server, name, previous)
 
 
 def load_endpoints(client: TritonClient, repository: Repository, name: str) -> None:
@@ -298,19 +293,18 @@ def _try_out(client: TritonClient, name: str, version: int, card: Card | None, s
         canary(client, name, version, card)
 
 
-def _restore(client: TritonClient, repository: Repository, name: str, loaded: _Loaded) -> str:
+def restore(client: TritonClient, repository: Repository, name: str, loaded: Sequence[int]) -> str:
     """Load what was loaded before; return in words what answers now."""
-    old = loaded.answering
     try:
-        if old is None:
+        if not loaded:
             client.unload(name)
             return "it was unloaded"
-        switch(client, repository, name, loaded.versions)
+        switch(client, repository, name, loaded)
     except (ConnectionLost, NoAnswerInTime):
         return "the server does not answer any more; `resx status` tells what came back"
     except ResxError as error:
         return f"what was loaded before could not be restored: {error}"
-    return f"version {old} answers again"
+    return f"version {max(loaded)} answers again"
 
 
 def _load_bare(client: TritonClient, repository: Repository, name: str, version: int | None) -> Deployed:

@@ -26,7 +26,7 @@ def config_json(repository: Repository, name: str, versions: Sequence[int]) -> s
     Raises:
         UsageError: the configuration cannot be read.
     """
-    return _json(_pinned(repository, name, versions))
+    return as_json(_pinned(repository, name, versions))
 
 
 def reloading_json(repository: Repository, name: str, versions: Sequence[int]) -> str:
@@ -37,7 +37,7 @@ def reloading_json(repository: Repository, name: str, versions: Sequence[int]) -
     """
     message = _pinned(repository, name, versions)
     message.parameters["resx.loaded"].string_value = str(time.time_ns())
-    return _json(message)
+    return as_json(message)
 
 
 def rehearsal_json(repository: Repository, name: str, version: int, alias: str) -> str:
@@ -47,7 +47,7 @@ def rehearsal_json(repository: Repository, name: str, version: int, alias: str) 
     message.ClearField("response_cache")  # its answer must be computed
     for group in message.instance_group:
         group.count = 1
-    return _json(message)
+    return as_json(message)
 
 
 @contextmanager
@@ -84,7 +84,8 @@ def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
     return message
 
 
-def _json(message: Any) -> str:
+def as_json(message: Any) -> str:
+    """Return a configuration as JSON, for `TritonClient.load`."""
     from google.protobuf import json_format
 
     return str(json_format.MessageToJson(message, preserving_proto_field_name=True))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,15 @@ from pathlib import Path
 from resx.errors import UsageError, nearest
 from resx.export import card as cards
 from resx.export.card import Card
-from resx.files import checked_name, exclusive, publish_folder, remove_abandoned, staging_folder, write_atomic
+from resx.files import (
+    checked_name,
+    exclusive,
+    publish_folder,
+    remove_abandoned,
+    sha256_of,
+    staging_folder,
+    write_atomic,
+)
 from resx.serving import image_endpoint, triton_config
 from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
@@ -119,6 +128,15 @@ class Repository:
                 image_endpoint.write_endpoints(self.root, card, self.staging_parent())
             return published
 
+    def publish_configured(self, staged: Path, card: Card, config: str) -> Published:
+        """Make the staged version the newest one of a model that is there, under this text of config.pbtxt.
+
+        Raises:
+            UsageError: the model's other versions take another input or give another output.
+        """
+        with exclusive(self.root):
+            return self._publish_next(staged, card.name, config, triton_config.labels_text(card))
+
     def require_fitting(self, card: Card, options: ServingOptions) -> None:
         """Check that `publish` would take a version with this card.
 
@@ -143,6 +161,59 @@ class Repository:
         _write_if_changed(self.root / name / CONFIG_FILE, config)
         publish_folder(staged, self.root / name / str(version))
         return Published(name=name, version=version, folder=self.root / name / str(version))
+
+    def publish_copy(self, source: Repository, name: str, version: int) -> None:
+        """Take another repository's version under its number, with its configuration and its image endpoint.
+
+        Raises:
+            UsageError: as `require_copyable`.
+        """
+        from_model, to_model = source.root / name, self.root / name
+        self.root.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.root), self.stage() as staged:
+            self.require_copyable(source, name, version)
+            shutil.copytree(from_model / str(version), staged / str(version))
+            beside = [path for path in from_model.iterdir() if path.is_file()]
+            if to_model.exists():
+                for path in beside:
+                    _write_if_changed(to_model / path.name, path.read_text())
+                publish_folder(staged / str(version), to_model / str(version))
+            else:
+                for path in beside:
+                    shutil.copyfile(path, staged / path.name)
+                publish_folder(staged, to_model)
+            if source.endpoints(name):
+                image_endpoint.write_endpoints(self.root, source.card(name, version), self.staging_parent())
+
+    def require_copyable(self, source: Repository, name: str, version: int) -> None:
+        """Check that `publish_copy` would take another repository's version.
+
+        Raises:
+            UsageError: the number or a name is taken, the interface is another, or resx did not make it.
+        """
+        if not (source.root / name / str(version) / cards.FILE_NAME).is_file():
+            raise UsageError(
+                f"{name} version {version}: has no card, so it is not copied; copy it to {self.root} yourself"
+            )
+        self.require_publishable(name)
+        if version in self.versions(name):
+            raise UsageError(
+                f"{self.root / name / str(version)}: is another version of that number; versions of servers that "
+                f"change together need one number: export {name} again, into {source.root}"
+            )
+        if source.endpoints(name):
+            image_endpoint.require_free_names(self.root, name)
+        if self.versions(name):
+            self._require_same_interface(name, (source.root / name / CONFIG_FILE).read_text())
+
+    def has_copy(self, source: Repository, name: str, version: int) -> bool:
+        """Say whether the version of that number has the same files here."""
+        folders = [root / name / str(version) for root in (self.root, source.root)]
+        mine, theirs = (
+            {path.relative_to(folder): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+            for folder in folders
+        )
+        return mine == theirs
 
     def newest(self, name: str) -> Published | None:
         """Return a model's newest version, or None."""

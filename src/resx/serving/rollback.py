@@ -12,7 +12,7 @@ from resx.serving.client import NotLoaded, TritonClient
 from resx.serving.deploy import FIRST, Deployed, Manner, alone, deploy, record
 from resx.serving.rehearsal import forget_rehearsal
 from resx.serving.repository import Repository
-from resx.serving.state import previous, running_server
+from resx.serving.state import previous, remembered_as
 
 _UNLOAD_S = 60.0
 
@@ -47,9 +47,7 @@ def version_before(client: TritonClient, repository: Repository, name: str) -> i
     if not loaded:
         raise NotLoaded(f"{name}: is not loaded on {client.address}; `resx deploy {name}` loads it")
     answering, published = loaded[-1], repository.versions(name)
-    state = running_server(repository)
-    server = "" if state and state.is_at(client.address.host_port) else client.address.host_port
-    remembered = previous(repository, name).get(server)
+    remembered = previous(repository, name).get(remembered_as(repository, client.address.host_port))
     if len(loaded) > 1:
         return loaded[-2]
     if remembered not in {None, answering} and remembered in published:

@@ -36,6 +36,8 @@ from resx.zoo.spec import FrozenModel
 STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED, PREVIOUS = (
     "server.json", "ended.json", "control.key", "server.log", "serve.log", "deployed", "previous",
 )  # fmt: skip
+OURS = ""
+"""The repository's own server, among those of `previous`."""
 
 
 class Recovery(FrozenModel):
@@ -135,6 +137,23 @@ def running_server(repository: Repository) -> ServerState | None:
     return state if state and _is_locked(folder) else None
 
 
+def server_at(host_port: str) -> ServerState | None:
+    """Return the embedded server of this user that listens there, whichever repository it serves, or None."""
+    host, _, port = host_port.rpartition(":")
+    where = f"{LOOPBACK if host == 'localhost' else host}:{port}"
+    for path in (state_folder() / "servers").glob(f"*/{STATE}"):
+        state = read_state(path.parent)
+        if state and state.is_at(where) and _is_locked(path.parent):
+            return state
+    return None
+
+
+def remembered_as(repository: Repository, host_port: str) -> str:
+    """Return what `previous` calls a server: OURS if it is the repository's own."""
+    state = running_server(repository)
+    return OURS if state and state.is_at(host_port) else host_port
+
+
 def gave_up(repository: Repository) -> Ended | None:
     """Return why the last server of this repository gave up, or None if it did not, or another runs."""
     try:
@@ -184,7 +203,7 @@ def record_previous(repository: Repository, server: str, name: str, version: int
 
     Args:
         repository: the model's.
-        server: `host:port`; empty for the repository's own server.
+        server: as `remembered_as` says.
         name: the model's.
         version: the one that answered.
     """

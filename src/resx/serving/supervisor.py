@@ -204,8 +204,6 @@ class _Server:
             while True:
                 if self._running.wait(_TICK_S):
                     return Fault(reason=self._why_ended())
-                if self._stubs.has_lost_one():
-                    canaries.hurry()
                 if fault := self._stubs.fault() or canaries.fault:
                     return fault
                 for log in (self._log, self._folder / states.OWN_LOG):

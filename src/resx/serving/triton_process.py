@@ -186,18 +186,17 @@ def remove_remains(server_pid: int, supervisor_pid: int, http_port: int) -> None
     remove_shared_memory(prefix)
 
 
+def is_child(pid: int, parent: int) -> bool:
+    """Say whether `parent` has a child of that id, dead or alive."""
+    return _stat(pid)[1:2] == [str(parent)]
+
+
 def is_zombie(pid: int, parent: int) -> bool:
     """Say whether a child of `parent` has ended and has not been waited for.
 
     Triton waits for the stubs that it ends itself, so a stub that stays a zombie crashed.
     """
     return _stat(pid)[:2] == ["Z", str(parent)]
-
-
-def is_alive(pid: int, parent: int) -> bool:
-    """Say whether a child of `parent` has not ended."""
-    state = _stat(pid)[:2]
-    return len(state) == 2 and state[1] == str(parent) and state[0] not in {"Z", "X"}
 
 
 def ending_of(code: int) -> str:

@@ -1,8 +1,7 @@
 """Is the server well? Three things are watched, as Triton 2.51 says READY whatever became of its stubs.
 
     the process     ended: a fault
-    the stubs       one that ended without Triton waiting for it: a fault of its model (a look at /proc). Triton also
-                    waits for a crashed one, if it looks at it by chance, so at any that ended the canaries hurry
+    the stubs       one that ended without Triton waiting for it: a fault of its model (a look at /proc)
     the answers     each deployed version is asked its canary: no answer, or another than its card's, is a fault
 
 An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core. A
@@ -32,7 +31,7 @@ from resx.serving.client import (
     TritonClient,
 )
 from resx.serving.repository import Repository
-from resx.serving.triton_process import Stub, TritonProcess, is_alive, is_zombie
+from resx.serving.triton_process import Stub, TritonProcess, is_child, is_zombie
 
 _COST = 0.02
 _SCAN_S = 0.5
@@ -56,27 +55,16 @@ class StubWatch:
         self._process = process
         self._known: dict[int, Stub] = {}
         self._died_at: dict[int, float] = {}
-        self._living: set[int] = set()
         self._next_scan = 0.0
 
     def scan(self) -> None:
         """Learn which stubs there are, so that one that dies from now on is known.
 
-        One that is known stays so while it is there, whether or not a scan sees it. Where a scan's list replaced the
-        known ones, some killed stubs (1 or 2 of 20) were noticed only by the canary, after 2 s; since they are kept,
-        none of 40 was. Why a scan should miss a living stub was not found.
+        Those that were known stay so while they are there, dead or alive: one that dies while /proc is walked is no
+        longer named by its command line, and would be forgotten before anybody saw that it is dead.
         """
-        there = {pid: stub for pid, stub in self._known.items() if self._is_there(pid)}
+        there = {pid: stub for pid, stub in self._known.items() if is_child(pid, self._process.pid)}
         self._known, self._next_scan = there | self._process.stubs(), time.monotonic() + _SCAN_S
-
-    def _is_there(self, pid: int) -> bool:
-        return is_alive(pid, self._process.pid) or is_zombie(pid, self._process.pid)
-
-    def has_lost_one(self) -> bool:
-        """Say whether a stub ended, for whatever reason, since this was last asked."""
-        living = {pid for pid in self._known if is_alive(pid, self._process.pid)}
-        lost, self._living = self._living - living, living
-        return bool(lost)
 
     def fault(self) -> Fault | None:
         """Return the fault of a stub that crashed; each is told once."""
@@ -119,29 +107,17 @@ class CanaryWatch(threading.Thread):
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._halt = threading.Event()
         self._due: dict[tuple[str, int], float] = {}
-        self._asked_at: dict[tuple[str, int], float] = {}
-        self._wanted_at, self._wanted = 0.0, threading.Event()
         self._expected: dict[tuple[str, int], _Expected] = {}
 
     def stop(self) -> None:
         """Ask no more; does not wait for an answer that is under way."""
         self._halt.set()
-        self._wanted.set()
-
-    def hurry(self) -> None:
-        """Ask every version now, due or not."""
-        self._wanted_at = time.monotonic()
-        self._wanted.set()
 
     def run(self) -> None:
         """Ask until stopped or until a fault is found."""
         client = TritonClient(self._address, timeout_s=self._timeout_s)
         try:
-            while self.fault is None:
-                self._wanted.wait(min(0.25, self._interval_s))
-                self._wanted.clear()
-                if self._halt.is_set():
-                    break
+            while self.fault is None and not self._halt.wait(min(0.25, self._interval_s)):
                 for name, versions in self._deployed().items():
                     for version in versions:
                         self.fault = self.fault or self._ask_if_due(client, name, version)
@@ -149,16 +125,14 @@ class CanaryWatch(threading.Thread):
             client.close()
 
     def _ask_if_due(self, client: TritonClient, name: str, version: int) -> Fault | None:
-        key, begun = (name, version), time.monotonic()
-        is_due = begun >= self._due.get(key, 0.0) or self._asked_at.get(key, 0.0) < self._wanted_at
-        if self._halt.is_set() or not is_due:
+        if self._halt.is_set() or time.monotonic() < self._due.get((name, version), 0.0):
             return None
-        self._asked_at[key] = begun
+        begun = time.monotonic()
         fault = self._ask(client, name, version)
         if fault and version not in self._deployed().get(name, ()):
             return None  # undeployed, or another version's turn, while it was asked
         took_s = time.monotonic() - begun
-        self._due[key] = time.monotonic() + max(self._interval_s, took_s / _COST)
+        self._due[name, version] = time.monotonic() + max(self._interval_s, took_s / _COST)
         return fault
 
     def _ask(self, client: TritonClient, name: str, version: int) -> Fault | None:

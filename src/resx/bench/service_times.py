@@ -1,0 +1,228 @@
+"""How long a served model takes for each batch size, from a benchmark's result or measured now.
+
+The means are Triton's own, of runs while every instance had work: instances that share cores slow each other, and an
+instance that runs alone would promise too much. A batch after a pause takes longer than one that follows another, as
+cores and caches have gone to sleep: open loops, where there are some, stand for small batches and for what a request
+costs outside of the computation. Their spread is that of the latency of single requests, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from resx.bench.measuring import Extras, measure, result_of
+from resx.bench.plan import MAX_CONCURRENCY, MAX_RATE_PER_S, LoadPlan
+from resx.bench.report import BenchResult, Measurement
+from resx.bench.simulation import Batching, Service
+from resx.bench.wire import Target
+from resx.errors import UsageError
+from resx.zoo.spec import FrozenModel
+
+LEAST_RUNS = 5
+"""Of a batch size, for its mean to count."""
+SLEEP_MS = 5.0
+"""Of the embedded server's batcher (`resx.serving.batcher_waits`); 500 in NVIDIA's container."""
+MISSED = 0.3
+CALM = 0.4
+"""Of the highest closed loop: the open one in which instances also pause."""
+_WAITING = 1.0
+"""Requests that wait per instance, on average, for the time between batches to be the server's and not the load's."""
+_PARTS = 256
+
+
+class ServiceTimes(FrozenModel):
+    """What was measured of one replica."""
+
+    model: str
+    instances: int
+    runs: dict[int, int]
+    """Of each batch size."""
+    mean_ms: tuple[float, ...]
+    """By batch size, from 1; those without runs lie between their neighbours."""
+    shape: tuple[float, ...]
+    """Quantiles of a service time, in means."""
+    turnaround_ms: tuple[float, ...]
+    """From an instance's answer until it has the next batch, by the batch's size; 0 where no load kept it busy."""
+    overhead_ms: float
+    """Of a request outside queue and computation: network, server, client."""
+
+    @property
+    def cv(self) -> float:
+        """Standard deviation of a service time, in means."""
+        return float(np.std(self.shape))
+
+    def service(self) -> Service:
+        """Return it for the simulation."""
+        return Service(
+            mean_s=tuple(mean / 1e3 for mean in self.mean_ms), shape=self.shape,
+            turnaround_s=tuple(value / 1e3 for value in self.turnaround_ms),
+            overhead_s=self.overhead_ms / 1e3,
+        )  # fmt: skip
+
+
+def batching_of(config: Mapping[str, Any], sleep_ms: float = SLEEP_MS) -> Batching:
+    """Return how a model's configuration, as Triton's JSON, joins requests.
+
+    Raises:
+        UsageError: a number in it cannot be.
+    """
+    groups = config.get("instance_group") or [{}]
+    instances = sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups)
+    dynamic = config.get("dynamic_batching")
+    if dynamic is None:
+        return Batching(instances=max(1, instances))
+    policy = dynamic.get("default_queue_policy", {})
+    bound = int(policy.get("max_queue_size", 0))
+    largest = max(1, int(config.get("max_batch_size", 0)))
+    # No batch is larger than what may wait for it.
+    largest = min(largest, bound) if bound else largest
+    waits = bound or int(policy.get("default_timeout_microseconds", 0)) or policy.get("allow_timeout_override")
+    return Batching(
+        max_batch_size=largest, instances=max(1, instances), max_queue_size=bound,
+        preferred_sizes=tuple(size for size in map(int, dynamic.get("preferred_batch_size", ())) if size <= largest),
+        max_delay_s=int(dynamic.get("max_queue_delay_microseconds", 0)) / 1e6,
+        sleep_s=sleep_ms / 1e3 if waits else 0.0, missed=MISSED if waits else 0.0,
+    )  # fmt: skip
+
+
+def concurrencies_for(batching: Batching) -> list[int]:
+    """Return the closed loops that show every batch size: one request, then up to three of the largest batches."""
+    least, most = 2 * batching.instances, 3 * batching.max_batch_size * batching.instances
+    if batching.max_queue_size:
+        most = min(most, batching.max_queue_size)
+    most = min(max(most, least), MAX_CONCURRENCY)
+    found = [1]
+    while least < most:
+        found.append(least)
+        least *= 2
+    return [*found, most]
+
+
+def measured_now(
+    target: Target, batching: Batching, *, duration_s: float, seed: int,
+    on_load: Callable[[str], None] = lambda _title: None,
+) -> BenchResult:  # fmt: skip
+    """Measure a served model in closed loops, as `resx bench --concurrency` does, and in an open one well below them.
+
+    Raises:
+        ResxError: the first request failed; the server's own reason.
+    """
+    found = []
+    for concurrency in concurrencies_for(batching):
+        plan = LoadPlan(concurrency=concurrency, duration_s=duration_s, warmup_s=min(1.0, duration_s / 4), seed=seed)
+        on_load(f"measuring {target.model}, {plan.title}")
+        found.append(measure(target, plan, Extras(measure_ceiling=False)))
+    rate_per_s = min(MAX_RATE_PER_S, max(CALM * max(one.requests_per_s for one in found), 1.0))
+    plan = LoadPlan(rate_per_s=rate_per_s, duration_s=2 * duration_s, warmup_s=min(1.0, duration_s / 4), seed=seed)
+    on_load(f"measuring {target.model}, {plan.title}")
+    return result_of(target, [*found, measure(target, plan, Extras(measure_ceiling=False))])
+
+
+def service_times(
+    result: BenchResult, model: str, batching: Batching, version: int | None = None, where: str = "the measurement"
+) -> ServiceTimes:
+    """Read service times out of a benchmark's result.
+
+    Args:
+        result: of `resx bench NAME --concurrency ... -o FILE`, with requests of one image.
+        model: that it must be of.
+        batching: of the model; what it cannot do is not asked for.
+        version: that it must be of; None: any.
+        where: what the result is called in errors.
+
+    Raises:
+        UsageError: it is of another model or version, or does not show every batch size.
+    """
+    loads = [one for one in result.measurements if one.model == model and (version in (None, one.version))]
+    if not loads:
+        known = ", ".join(sorted({one.target for one in result.measurements}))
+        asked = model if version is None else f"{model}:{version}"
+        raise UsageError(f"{where}: is of {known or 'nothing'}, not of {asked}; give a result of `resx bench {asked}`")
+    if result.environment.response_cache:
+        raise UsageError(f"{where}: {model} answered from its response cache; measure without it")
+    counts = ",".join(map(str, concurrencies_for(batching)))
+    remedy = f"`resx bench {model} --concurrency {counts} -o FILE` makes one that suffices"
+    loads = [one for one in loads if one.server and one.batch_size == 1 and not one.interrupted and not one.failed]
+    alone = [one for one in loads if one.load == "closed" and one.concurrency == 1]
+    busy = [one for one in loads if one.load == "open" or one.concurrency >= 2 * batching.instances]
+    if not alone or not busy:
+        raise UsageError(f"{where}: holds no whole load of single images at concurrency 1 and above; {remedy}")
+    paused = any(one.load == "open" for one in busy)
+    runs, sums_ms = _pooled([*busy, *(alone if batching.instances == 1 and not paused else ())])
+    known_sizes = [size for size, count in sorted(runs.items()) if count >= LEAST_RUNS]
+    largest = batching.max_batch_size
+    if not known_sizes or known_sizes[0] > max(1, largest // 4) or known_sizes[-1] < largest:
+        seen = ", ".join(map(str, known_sizes)) or "none"
+        raise UsageError(f"{where}: batches of {seen} were run {LEAST_RUNS} times; sizes to {largest} count; {remedy}")
+    means = np.interp(np.arange(1, largest + 1), known_sizes, [sums_ms[size] / runs[size] for size in known_sizes])
+    return ServiceTimes(
+        model=model, instances=batching.instances, runs={size: runs[size] for size in known_sizes},
+        mean_ms=tuple(np.maximum.accumulate(means).tolist()), shape=_shape(alone[0], batching),
+        turnaround_ms=_turnaround_ms(busy, batching), overhead_ms=_overhead_ms(busy, batching),
+    )  # fmt: skip
+
+
+def _pooled(loads: Sequence[Measurement]) -> tuple[Counter[int], dict[int, float]]:
+    """Return how often each batch size ran in these loads, and the time that it took in all."""
+    runs: Counter[int] = Counter()
+    sums_ms: dict[int, float] = {}
+    for load in loads:
+        assert load.server is not None
+        for size, mean_ms in load.server.batch_compute_ms.items():
+            count = load.server.batches[size]
+            runs[size] += count
+            sums_ms[size] = sums_ms.get(size, 0.0) + count * mean_ms
+    return runs, sums_ms
+
+
+def _turnaround_ms(busy: Sequence[Measurement], batching: Batching) -> tuple[float, ...]:
+    """Return by batch size how long an instance that had work waiting did not compute, from the batches per second."""
+    found: dict[float, float] = {}
+    for load in busy:
+        server = load.server
+        if server is None or not server.executions or _waiting(load) < _WAITING * batching.instances:
+            continue
+        cycle_ms = 1e3 * load.window_s * batching.instances / server.executions
+        compute_ms = sum(server.batches[size] * mean for size, mean in server.batch_compute_ms.items())
+        found[server.mean_batch_size] = max(0.0, cycle_ms - compute_ms / server.executions)
+    sizes = sorted(found)
+    if not sizes:
+        return (0.0,)
+    every = np.arange(1, batching.max_batch_size + 1)
+    return tuple(np.interp(every, sizes, [found[size] for size in sizes]).tolist())
+
+
+def _waiting(load: Measurement) -> float:
+    """Return the mean number of requests in the server's queue (Little's law)."""
+    return load.requests_per_s * load.server.queue_ms / 1e3 if load.server else 0.0
+
+
+def _overhead_ms(busy: Sequence[Measurement], batching: Batching) -> float:
+    """Return the mean of what the client saw beyond queue and computation: in open loops, if there are any that the
+    server kept up with, else in closed ones whose batches are not yet all full.
+    """
+    most = max(2, batching.max_batch_size) * batching.instances
+    calm = [one for one in busy if one.load == "open" and _waiting(one) < _WAITING * batching.instances]
+    found = [
+        one.service.mean_ms - one.server.queue_ms - one.server.compute_ms
+        for one in calm or [one for one in busy if one.load == "closed" and one.concurrency <= most]
+        if one.server and one.service.mean_ms is not None
+    ]
+    return max(0.0, float(np.mean(found))) if found else 0.0
+
+
+def _shape(alone: Measurement, batching: Batching) -> tuple[float, ...]:
+    """Return the latencies of requests that were alone, relative to their mean, without the batcher's sleep."""
+    from hdrh.histogram import HdrHistogram
+
+    assert alone.server is not None
+    made = HdrHistogram.decode(alone.hdr)
+    # Requests that found the batcher asleep are the slowest; they waited for about as long as it sleeps, at most.
+    slept = min(0.1, 2 * alone.server.queue_ms / 1e3 / batching.sleep_s) if batching.sleep_s else 0.0
+    percents = (1 - slept) * 100 * (np.arange(_PARTS) + 0.5) / _PARTS
+    values = np.array([made.get_value_at_percentile(percent) for percent in percents], np.float64)
+    return tuple((values / values.mean()).tolist())

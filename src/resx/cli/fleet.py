@@ -1,0 +1,115 @@
+"""`resx deploy NAME --url A,B,C`: several servers, one after another, and one line about each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from resx.cli.output import Output
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.serving.address import Address
+    from resx.serving.deploy import Manner
+    from resx.serving.fleet import Member, Outcome, Rollout
+    from resx.serving.repository import Repository
+
+
+def members_of(url: str, repository: Repository, address_of: Callable[[str], Address]) -> list[Member]:
+    """Return the servers that a list of addresses names.
+
+    Raises:
+        UsageError: an address is malformed, or two are the same server's.
+    """
+    from resx.serving.fleet import member_at
+    from resx.serving.state import server_at
+
+    members: list[Member] = []
+    seen: dict[str, str] = {}
+    for part in (part.strip() for part in url.split(",")):
+        if not part:
+            raise UsageError(f"--url {url}: an address is empty; give A,B,C without a comma at the end")
+        member = member_at(address_of(part), repository)
+        host_port = member.address.host_port.lower().replace("localhost:", "127.0.0.1:")
+        state = server_at(host_port)
+        identity = f"process {state.pid}" if state else host_port
+        if identity in seen:
+            raise UsageError(f"--url {url}: {seen[identity]} and {part} are one server; name each once")
+        seen[identity] = part
+        members.append(member)
+    return members
+
+
+def deploy_to_all(
+    members: Sequence[Member], repository: Repository, name: str, version: int | None, manner: Manner, out: Output
+) -> None:
+    """Deploy to each in turn and print what happened; end as the failure of the first that refused.
+
+    Raises:
+        ResxError: as `roll_out`, or what ended it; the lines are printed by then.
+        KeyboardInterrupt: likewise.
+    """
+    from resx.serving.fleet import roll_out
+
+    with out.steps() as step:
+        rollout = roll_out(members, repository, name, version, manner=manner, on_step=step)
+    payload = {
+        "name": rollout.name, "version": rollout.version, "deployed": rollout.ended_by is None,
+        "servers": [_as_json(outcome) for outcome in rollout.outcomes],
+    }  # fmt: skip
+    lines = [_line(rollout, outcome) for outcome in rollout.outcomes]
+    out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
+    if rollout.ended_by is not None:
+        raise rollout.ended_by
+
+
+def show_plans(
+    members: Sequence[Member], repository: Repository, name: str, version: int | None, manner: Manner, out: Output
+) -> None:
+    """Print what would be done on each; nothing is changed."""
+    from resx.serving.fleet import plans
+
+    found = plans(members, repository, name, version, manner)
+    payload = {
+        "name": name, "version": found[0][0].version,
+        "servers": [
+            {"url": str(member.address), "repository": str(member.repository.root), "answering": one.answering,
+             "publishes": copies, "diff": list(one.diff), "checks": list(one.checks)}
+            for member, (one, copies) in zip(members, found, strict=True)
+        ],
+    }  # fmt: skip
+    lines = [f"{name} version {found[0][0].version} on {len(members)} servers, one after another; nothing was changed"]
+    for member, (one, copies) in zip(members, found, strict=True):
+        answering = f"version {one.answering} answers" if one.answering else "it is not loaded"
+        lines.append(f"{member.address}, where {answering}")
+        steps = [f"copy it into {member.repository.root}"] if copies else []
+        lines += [f"  {number}. {check}" for number, check in enumerate([*steps, *one.checks], 1)]
+        lines += one.diff or ["configuration: as it is"]
+    out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
+
+
+def _as_json(outcome: Outcome) -> dict[str, Any]:
+    done = outcome.done
+    return {
+        "url": str(outcome.member.address), "repository": str(outcome.member.repository.root),
+        "happened": outcome.happened, "previous": outcome.before, "trouble": outcome.trouble or None,
+        "canary_difference": done.canary_difference if done else None, "checked": done.checked if done else None,
+        "previous_kept": bool(done and done.kept),
+    }  # fmt: skip
+
+
+def _line(rollout: Rollout, outcome: Outcome) -> str:
+    where, done = outcome.member.address, outcome.done
+    before = f"version {outcome.before} answers" if outcome.before else "it is not loaded"
+    if outcome.happened == "deployed" and done:
+        proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
+        was = f", version {outcome.before} before" if outcome.before not in {None, rollout.version} else ""
+        kept = ", still loaded" if done.kept else ""
+        return f"{where}: {rollout.name} version {rollout.version} answers: {proof}{was}{kept}"
+    if outcome.happened == "rolled back":
+        return f"{where}: rolled back, {before} again" if outcome.before else f"{where}: rolled back, {before}"
+    if outcome.happened == "not rolled back":
+        return f"{where}: NOT ROLLED BACK, {outcome.trouble}"
+    if outcome.happened == "refused":
+        return f"{where}: version {rollout.version} refused, {before}"
+    return f"{where}: untouched, {before}"

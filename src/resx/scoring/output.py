@@ -1,0 +1,98 @@
+"""The output: the parts' rows, in their order, in the format that its name asks for.
+
+    .parquet    path, classes, labels, probabilities (lists of the `top` most likely, best first), error
+    .jsonl      the same, one object a line
+    .csv        path, class_1, label_1, probability_1, class_2, ..., error
+
+Parts are read one after the other, so memory does not depend on their number.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from resx.errors import UsageError
+from resx.scoring.parts import MERGED, Parts, writing
+from resx.scoring.rows import schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Write: TypeAlias = "Callable[[Path, Iterable[pa.Table], int], None]"
+
+
+def require_format(out: Path) -> None:
+    """Check that the output's name says a format.
+
+    Raises:
+        UsageError: it does not.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise UsageError(f"-o {out}: the format is told by the name; give one that ends in {', '.join(FORMATS)}")
+
+
+def merge(parts: Parts, out: Path) -> int:
+    """Write all parts' rows to the output, which is replaced in one step; return how many rows have an error.
+
+    Raises:
+        ResxError: a part is damaged, or the output cannot be written.
+    """
+    errors = 0
+
+    def tables() -> Iterable[pa.Table]:
+        nonlocal errors
+        for number in range(parts.num_parts):
+            table = parts.read(number)
+            errors += table.num_rows - table["error"].null_count
+            yield table
+
+    staged = parts.folder / MERGED
+    with writing(out):
+        FORMATS[out.suffix.lower()](staged, tables(), parts.manifest.top)
+        with staged.open("rb") as file:
+            os.fsync(file.fileno())
+        staged.replace(out)
+    return errors
+
+
+def _write_parquet(path: Path, tables: Iterable[pa.Table], top: int) -> None:  # noqa: ARG001
+    from pyarrow import parquet
+
+    with parquet.ParquetWriter(path, schema()) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _write_jsonl(path: Path, tables: Iterable[pa.Table], top: int) -> None:  # noqa: ARG001
+    with path.open("w", encoding="utf-8") as file:
+        for table in tables:
+            for row in table.to_pylist():
+                row["probabilities"] = [_short(share) for share in row["probabilities"]]
+                file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_csv(path: Path, tables: Iterable[pa.Table], top: int) -> None:
+    names = [f"{name}_{place}" for place in range(1, top + 1) for name in ("class", "label", "probability")]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["path", *names, "error"])
+        for table in tables:
+            for row in table.to_pylist():
+                best = zip(row["classes"], row["labels"], map(_short, row["probabilities"]), strict=True)
+                cells: list[Any] = [value for guess in best for value in guess]
+                writer.writerow([row["path"], *(cells or [""] * 3 * top), row["error"] or ""])
+
+
+def _short(share: float) -> float:
+    """Return an fp32 number as the shortest decimal that means it."""
+    return float(str(np.float32(share)))
+
+
+FORMATS: dict[str, Write] = {".parquet": _write_parquet, ".csv": _write_csv, ".jsonl": _write_jsonl}

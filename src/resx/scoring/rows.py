@@ -1,0 +1,133 @@
+"""From an image to its row: decoded and prepared as `resx query` does, scored, brought to the most likely classes.
+
+An image that cannot be read is a row too: its classes are empty and `error` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.errors import UsageError
+from resx.export.images import image_of
+from resx.scoring.source import Row
+from resx.serving.client import Interface
+from resx.serving.images import model_input
+from resx.serving.triton_config import PROBABILITIES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Compute: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
+"""Logits [N, classes], or probabilities where the softmax is in the file, for a batch of the model's input."""
+NOT_FINITE = "the model's answer is not finite"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """What is asked, and how its answers are read. It can be sent to another process."""
+
+    name: str
+    version: int
+    sha256: str
+    """Of the file; of a server's model, of its configuration."""
+    interface: Interface
+    labels: tuple[str, ...]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the largest batch, or of the only one that it takes."""
+        return max(1, self.interface.max_batch_size)
+
+    def label(self, index: int) -> str:
+        """Return a class's label; `class-N` where there is none, as `resx query` calls it."""
+        return (self.labels[index] if index < len(self.labels) else "") or f"class-{index}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared:
+    """One image as the model takes it [1, 3, H, W], or why not."""
+
+    path: str
+    x: npt.NDArray[Any] | None
+    error: str | None = None
+
+
+def prepare(row: Row, interface: Interface) -> Prepared:
+    """Read, decode, resize and crop one image. Never raises: whatever is wrong with a file is its row's error."""
+    try:
+        image = image_of(row.read(), row.path)
+        return Prepared(path=row.path, x=model_input([image], interface))
+    except UsageError as error:
+        return Prepared(path=row.path, x=None, error=str(error).removeprefix(f"{row.path}: "))
+    except OSError as error:
+        return Prepared(path=row.path, x=None, error=error.strerror or str(error) or type(error).__name__)
+    except Exception as error:  # a driver or a decoder may raise anything, and one file must not end the others
+        return Prepared(path=row.path, x=None, error=f"{type(error).__name__}: {error}".partition("\n")[0])
+
+
+def score(batch: Sequence[Prepared], model: Model, compute: Compute, top: int) -> pa.Table:
+    """Return a batch's rows: path, classes, labels, probabilities, error.
+
+    Raises:
+        ResxError: the model fails; what `compute` raises.
+    """
+    good = [one.x for one in batch if one.x is not None]
+    probabilities = iter(list(_probabilities(np.concatenate(good), model, compute)) if good else [])
+    classes: list[list[int]] = []
+    shares: list[list[float]] = []
+    errors: list[str | None] = []
+    for one in batch:
+        row = next(probabilities) if one.x is not None else None
+        error = one.error if row is None or np.isfinite(row).all() else NOT_FINITE
+        best = np.argsort(-row, kind="stable")[:top] if row is not None and error is None else None
+        classes.append([] if best is None else best.tolist())
+        shares.append([] if row is None or best is None else row[best].tolist())
+        errors.append(error)
+    return _table([one.path for one in batch], classes, shares, errors, model)
+
+
+def schema() -> pa.Schema:
+    """Return the columns of a row."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            ("classes", pa.list_(pa.int32())),
+            ("labels", pa.list_(pa.string())),
+            ("probabilities", pa.list_(pa.float32())),
+            ("error", pa.string()),
+        ]
+    )
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return probabilities [N, classes] in fp32; large logits do not overflow."""
+    with np.errstate(invalid="ignore"):  # a row that is not finite is told as such
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _probabilities(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
+    num_rows = len(x)
+    if model.interface.fixed_batch:
+        x = np.concatenate([x, np.repeat(x[-1:], model.batch_size - num_rows, axis=0)])
+    answer = compute(x)[:num_rows]
+    return answer if model.interface.parameters.get("resx.output") == PROBABILITIES else softmax(answer)
+
+
+def _table(
+    paths: list[str], classes: list[list[int]], shares: list[list[float]], errors: list[str | None], model: Model
+) -> pa.Table:
+    import pyarrow as pa
+
+    labels = [[model.label(index) for index in row] for row in classes]
+    return pa.table(
+        {"path": paths, "classes": classes, "labels": labels, "probabilities": shares, "error": errors},
+        schema=schema(),
+    )

@@ -1,0 +1,181 @@
+"""One run of `resx predict`: list, score what no earlier run finished, merge."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from resx.errors import MissingCapability, UsageError
+from resx.scoring.local import Device, ModelFile, Sessions, usable_cores
+from resx.scoring.output import merge
+from resx.scoring.parts import Manifest, Parts, open_parts, part_rows_for, remove_parts
+from resx.scoring.rows import Model
+from resx.scoring.source import Source
+from resx.scoring.stream import scored, workers_for
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wanted:
+    """What is to be written."""
+
+    source: Source
+    source_text: str
+    out: Path
+    top: int = 5
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    """What a run did."""
+
+    rows: int
+    errors: int
+    """Of all rows."""
+    scored_rows: int
+    """By this run; the others were there."""
+    resumed_parts: int
+    seconds: float
+    """Of scoring, without what came before the first row."""
+
+    @property
+    def images_per_s(self) -> float:
+        """Of this run."""
+        return self.scored_rows / self.seconds if self.seconds else 0.0
+
+
+class Engine(Protocol):
+    """Something that scores parts: this process, a server, a cluster."""
+
+    @property
+    def model(self) -> Model:
+        """What it asks."""
+
+    def scored_parts(self, source: Source, parts: Parts, numbers: list[int], on_rows: OnRows) -> Scored:
+        """Give each of the parts once, in any order, and tell how many rows more are scored."""
+
+
+OnRows = Callable[[int], None]
+Scored = Iterator[tuple[int, "pa.Table"]]
+
+
+def predict(engine: Engine, wanted: Wanted, on_progress: Callable[[int, int], None]) -> Predicted:
+    """Write a row for each image of the source; go on where an earlier run of the same request stopped.
+
+    Args:
+        engine: scores.
+        wanted: what is to be written.
+        on_progress: told how many rows of how many are there, first what was there before.
+
+    Raises:
+        UsageError: an earlier run was asked for something else, or `top` is more than the classes.
+        ResxError: the model, the server, the cluster or the disk fails. What is finished stays, and so it does
+            after an interrupt or a kill.
+    """
+    model, num_rows = engine.model, wanted.source.num_rows
+    if wanted.top > model.interface.num_classes:
+        raise UsageError(
+            f"--top {wanted.top}: {model.name} has {model.interface.num_classes} classes; give that or less"
+        )
+    manifest = Manifest(
+        model=model.name, version=model.version, model_sha256=model.sha256, source=wanted.source_text,
+        listing_sha256=wanted.source.sha256, num_rows=num_rows, top=wanted.top,
+        part_rows=part_rows_for(num_rows, model.batch_size),
+    )  # fmt: skip
+    with open_parts(wanted.out, manifest, overwrite=wanted.overwrite) as parts:
+        missing = parts.missing()
+        done = before = num_rows - sum(map(parts.size, missing))
+        on_progress(done, num_rows)
+
+        def on_rows(more: int) -> None:
+            nonlocal done
+            done += more
+            on_progress(done, num_rows)
+
+        started = time.monotonic()
+        for number, table in engine.scored_parts(wanted.source, parts, missing, on_rows):
+            parts.write(number, table)
+        seconds = time.monotonic() - started
+        errors = merge(parts, wanted.out)
+        remove_parts(parts)
+    return Predicted(
+        rows=num_rows, errors=errors, scored_rows=num_rows - before, resumed_parts=parts.num_parts - len(missing),
+        seconds=seconds,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class InThisProcess:
+    """The version's file, computed here."""
+
+    file: ModelFile
+    device: Device = "cpu"
+
+    @property
+    def model(self) -> Model:
+        """What it asks."""
+        return self.file.model
+
+    def scored_parts(self, source: Source, parts: Parts, numbers: list[int], on_rows: OnRows) -> Scored:
+        """Give the parts in their order."""
+        instances = self.file.instances
+        compute = Sessions(self.file.path, self.model, self.file.config, instances=instances, device=self.device)
+        workers = workers_for(source, in_flight=instances, cores=usable_cores())
+        for first, last in stretches(numbers):
+            stretch = source.part(parts.bounds(first)[0], parts.bounds(last)[1])
+            tables = scored(stretch, self.model, compute, parts.manifest.top, workers)
+            yield from cut(told(tables, on_rows), parts, range(first, last + 1))
+
+
+def stretches(numbers: list[int]) -> list[tuple[int, int]]:
+    """Return numbers as the first and last of those that follow each other, so that streaming does not stop."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def told(tables: Iterable[pa.Table], on_rows: OnRows) -> Iterator[pa.Table]:
+    """Give the tables and tell the rows of each."""
+    for table in tables:
+        on_rows(table.num_rows)
+        yield table
+
+
+def cut(tables: Iterable[pa.Table], parts: Parts, numbers: Iterable[int]) -> Scored:
+    """Give the rows of consecutive parts as those parts."""
+    import pyarrow as pa
+
+    waiting: list[pa.Table] = []
+    expected = iter(numbers)
+    number = next(expected, None)
+    for table in tables:
+        waiting.append(table)
+        while number is not None and sum(one.num_rows for one in waiting) >= parts.size(number):
+            joined = pa.concat_tables(waiting)
+            yield number, joined.slice(0, parts.size(number)).combine_chunks()
+            rest = joined.slice(parts.size(number))
+            waiting = [rest] if rest.num_rows else []
+            number = next(expected, None)
+    assert number is None, number
+
+
+def require_packages() -> None:
+    """Check for the packages of `resx[predict]`.
+
+    Raises:
+        MissingCapability: one is not installed.
+    """
+    for name in ("pyarrow", "fsspec"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingCapability(f"{name} is not installed; pip install 'resx[predict]'")

@@ -1,0 +1,47 @@
+"""A version's file opened as the embedded server opens it: the backend's own code under the model's config.pbtxt."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from resx.serving import triton_config
+
+
+def served_config(model_folder: Path) -> dict[str, Any]:
+    """Return a model's config.pbtxt as Triton hands it to a backend; empty if it has none.
+
+    Raises:
+        UsageError: it is not a model configuration.
+    """
+    from google.protobuf import json_format
+
+    path = model_folder / triton_config.CONFIG_FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json_format.MessageToDict(
+        triton_config.parse(path.read_text()), preserving_proto_field_name=True
+    )
+    return found
+
+
+def num_instances(config: dict[str, Any]) -> int:
+    """Return how many instances a configuration asks for."""
+    return sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+
+
+@cache
+def served_backend() -> ModuleType:
+    """Load the served backend's module: outside a server, without the stub's module that it imports."""
+    path = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
+    spec = importlib.util.spec_from_file_location("resx_served_backend", path)
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

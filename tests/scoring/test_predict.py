@@ -1,0 +1,252 @@
+"""`resx predict` as a user runs it, and its answers against those of `resx query`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image
+from pyarrow import parquet
+
+from resx.scoring.local import Sessions, find_model
+from resx.scoring.rows import NOT_FINITE, Prepared, score, softmax
+from resx.serving.client import Interface
+from resx.serving.repository import Repository
+from tests.conftest import Finished, RunningTriton, publish_tiny
+
+Resx = Callable[..., Finished]
+
+
+def predicted(resx: Resx, repository: Repository, source: str | Path, out: Path, *options: str) -> Finished:
+    done = resx("predict", "tiny", source, "-o", out, "--repository", repository.root, "--json", *options)
+    assert done.code == 0, done.err
+    return done
+
+
+def test_every_image_is_a_row_and_a_bad_one_says_why(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    done = predicted(resx, published, images, tmp_path / "out.parquet", "--top", "3")
+
+    table = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["path"] for row in table] == sorted(map(str, images.glob("*/*.*")))
+    assert (done.json["rows"], done.json["errors"], done.json["skipped"]) == (44, 2, 1)
+    assert done.json["images_per_s"] > 0
+    for row in table:
+        bad = "broken" in row["path"] or "empty" in row["path"]
+        assert (row["error"] is not None) == bad
+        assert len(row["classes"]) == len(row["labels"]) == len(row["probabilities"]) == (0 if bad else 3)
+        assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
+    assert "not an image that can be decoded" in table[21]["error"]
+    assert "1 other file skipped" in done.err
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "out.parquet"]
+
+
+def test_the_formats_hold_the_same_rows(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:
+    for suffix in ("parquet", "csv", "jsonl"):
+        predicted(resx, published, images, tmp_path / f"out.{suffix}", "--top", "2")
+
+    rows = parquet.read_table(tmp_path / "out.parquet").to_pylist()
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    with (tmp_path / "out.csv").open(newline="") as file:
+        cells = list(csv.DictReader(file))
+    for row, line, cell in zip(rows, lines, cells, strict=True):
+        assert np.float32(line.pop("probabilities")).tolist() == row["probabilities"]
+        assert line == {key: value for key, value in row.items() if key != "probabilities"}
+        assert (cell["path"], cell["error"]) == (row["path"], row["error"] or "")
+        assert [cell["class_1"], cell["class_2"]] == (list(map(str, row["classes"])) or ["", ""])
+        assert [float(np.float32(cell[f"probability_{place}"])) for place in (1, 2) if not row["error"]] == row[
+            "probabilities"
+        ]
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("name", ["tiny", "tiny_float"])
+def test_the_answers_are_those_of_query(
+    name: str, resx: Resx, triton: RunningTriton, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "shapes"
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    for number, (height, width) in enumerate([(16, 16), (50, 20), (17, 90), (200, 333), (16, 300), (9, 7)]):
+        pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    Image.open(images / "0" / "00000.jpg").convert("L").save(folder / "grey.jpg")
+    paths = sorted(folder.iterdir())
+
+    asked = resx("query", name, *paths, "--repository", triton.repository.root, "--url", triton.url(), "--json")
+    done = resx("predict", name, folder, "-o", "out.jsonl", "--repository", triton.repository.root)
+
+    assert (asked.code, done.code) == (0, 0), asked.err + done.err
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for row, entry in zip(rows, asked.json["images"], strict=True):
+        assert row["path"] == entry["image"]
+        assert row["classes"] == [guess["index"] for guess in entry["top"]]
+        assert row["labels"] == [guess["label"] for guess in entry["top"]]
+        assert row["probabilities"] == pytest.approx([guess["probability"] for guess in entry["top"]], abs=1e-5)
+
+
+def test_a_list_keeps_its_order_and_its_repetitions(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    listed = [str(images / "1" / "00003.jpg"), "nowhere.jpg", str(images / "0" / "00000.jpg"), str(images), "\n"]
+    (tmp_path / "list.txt").write_text("\n".join([*listed, listed[0]]))
+
+    predicted(resx, published, "list.txt", tmp_path / "out.jsonl")
+
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == [*listed[:4], listed[0]]
+    assert [row["error"] for row in rows] == [None, "No such file or directory", None, "Is a directory", None]
+    assert rows[0] == rows[4]
+
+
+def test_a_glob_takes_what_it_matches(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:
+    done = predicted(resx, published, f"{images}/**/0000[0-3].*", tmp_path / "out.csv")
+
+    assert done.json["rows"] == 4
+
+
+@pytest.mark.parametrize("as_structure", [False, True])
+def test_parquet_gives_the_rows_of_the_files_that_it_holds(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path, as_structure: bool
+) -> None:
+    paths = sorted(map(str, images.glob("*/*.*")))
+    content: list[object] = [Path(path).read_bytes() for path in paths]
+    if as_structure:
+        content = [{"bytes": one, "path": None} for one in content]
+    table = pa.table({"path": paths, "image": content, "id": list(range(len(paths)))})
+    (tmp_path / "tables").mkdir()
+    parquet.write_table(table.slice(0, 30), tmp_path / "tables" / "a.parquet", row_group_size=7)
+    parquet.write_table(table.slice(30), tmp_path / "tables" / "b.parquet")
+
+    predicted(resx, published, images, tmp_path / "files.parquet")
+    predicted(resx, published, tmp_path / "tables", tmp_path / "out.parquet")
+
+    assert parquet.read_table(tmp_path / "out.parquet").equals(parquet.read_table(tmp_path / "files.parquet"))
+
+
+def test_a_name_that_is_no_utf8_is_shown_escaped(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    os.link(images / "0" / "00000.jpg", os.fsencode(folder) + b"/a\xff.jpg")
+
+    predicted(resx, published, folder, tmp_path / "out.jsonl")
+
+    row = json.loads((tmp_path / "out.jsonl").read_text())
+    assert row["path"] == f"{folder}/a\\xff.jpg"
+    assert row["error"] is None
+
+
+def test_a_version_can_be_named(resx: Resx, images: Path, tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny", seed=0)
+    publish_tiny(repository, "tiny", seed=1)
+    for number, name in enumerate(("tiny:1", "tiny:2", "tiny")):
+        done = resx("predict", name, images / "0", "-o", f"{number}.parquet", "--json")
+        assert (done.code, done.json["version"]) == (0, (1, 2, 2)[number]), done.err
+
+    first, second, newest = (parquet.read_table(tmp_path / f"{number}.parquet") for number in range(3))
+    assert newest.equals(second)
+    assert not newest.equals(first)
+
+
+def test_a_bare_file_without_configuration_is_scored(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "model_repository" / "bare" / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    file.write_bytes((published.version_folder("tiny") / "model.onnx").read_bytes())
+
+    done = resx("predict", "bare", images / "0", "-o", "bare.parquet")
+    predicted(resx, published, images / "0", tmp_path / "tiny.parquet")
+
+    assert done.code == 0, done.err
+    bare, tiny = (parquet.read_table(tmp_path / f"{name}.parquet") for name in ("bare", "tiny"))
+    assert bare["classes"].equals(tiny["classes"])
+
+
+def test_an_answer_that_is_not_finite_is_an_error(published: Repository) -> None:
+    model = find_model(published, "tiny", None).model
+    batch = [Prepared(path=str(n), x=np.zeros((1, 3, 16, 16), np.uint8)) for n in range(3)]
+    logits = np.array([[0.0, 1.0, 2.0], [np.nan, 0, 0], [np.inf, 0, 0]], np.float32)
+
+    table = score(batch, model, lambda _: logits, 2).to_pylist()
+
+    assert [row["error"] for row in table] == [None, NOT_FINITE, NOT_FINITE]
+    assert [row["classes"] for row in table] == [[2, 1], [], []]
+
+
+def test_softmax_of_large_logits_does_not_overflow() -> None:
+    logits = np.array([[1e4, 1e4 - 1, -1e4], [0, 0, 0]], np.float32)
+
+    found = softmax(logits)
+
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, [[0.731059, 0.268941, 0], [1 / 3] * 3], atol=1e-6)
+
+
+def test_a_fixed_batch_is_filled_up(published: Repository) -> None:
+    file = find_model(published, "tiny", None)
+    fixed = file.model.interface
+    interface = Interface(
+        input_name=fixed.input_name, input_type=fixed.input_type, output_name=fixed.output_name, num_classes=10,
+        input_dims=fixed.input_dims, max_batch_size=4, fixed_batch=True, parameters=fixed.parameters,
+    )  # fmt: skip
+    compute = Sessions(file.path, file.model, file.config, instances=1, device="cpu")
+    sizes = []
+
+    def counted(x: np.ndarray) -> np.ndarray:
+        sizes.append(len(x))
+        return compute(x)
+
+    random = np.random.default_rng(0)
+    batch = [Prepared(path=str(n), x=random.integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)) for n in range(3)]
+    filled = score(batch, replace(file.model, interface=interface), counted, 10)
+
+    assert sizes == [4]
+    assert filled["classes"].equals(score(batch, file.model, compute, 10)["classes"])
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "code", "words"),
+    [
+        ("empty", "o.csv", 2, "no images"),
+        ("empty.txt", "o.csv", 2, "no images"),
+        ("none/*.jpg", "o.csv", 2, "no images"),
+        ("nowhere", "o.csv", 2, "no such file"),
+        ("numbers.parquet", "o.csv", 2, "no column of bytes among number (int64)"),
+        ("two.parquet", "o.csv", 2, "bytes in a, b; say which by --column"),
+        ("broken.parquet", "o.csv", 2, "no Parquet file"),
+        ("memory://nothing", "o.csv", 2, "nothing is there"),
+        ("nonsense://bucket/x", "o.csv", 2, "Protocol not known"),
+        ("adl://bucket/x", "o.csv", 4, "no driver for adl:// is installed; pip install"),
+        ("list.txt", "o.xyz", 2, "give one that ends in .parquet, .csv, .jsonl"),
+        ("list.txt", "nowhere/o.csv", 2, "no folder nowhere; make it"),
+    ],
+)
+def test_a_source_or_output_that_cannot_be_is_one_line(
+    resx: Resx, published: Repository, tmp_path: Path, source: str, out: str, code: int, words: str
+) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "list.txt").write_text("a.jpg\n")
+    (tmp_path / "broken.parquet").write_bytes(b"no")
+    parquet.write_table(pa.table({"number": [1]}), tmp_path / "numbers.parquet")
+    parquet.write_table(pa.table({"a": [b"1"], "b": [b"2"]}), tmp_path / "two.parquet")
+    before = sorted(tmp_path.iterdir())
+
+    done = resx("predict", "tiny", source, "-o", out, "--repository", published.root)
+
+    assert done.code == code, done.err
+    assert words in done.err
+    assert len(done.err.splitlines()) == 1
+    assert sorted(tmp_path.iterdir()) == before
