@@ -1,15 +1,16 @@
 """The same ONNX file behind the embedded Triton, FastAPI, LitServe and Ray Serve, under the same load.
 
     make bench-peers
-    python benchmarks/peers.py [--models resnet20,resnet50] [--servers triton,fastapi,litserve] [--rounds 5]
-                               [--seconds 8] [--concurrency 8] [--tune] [-o docs/benchmarks.md]
+    python benchmarks/peers.py [--models resnet20,resnet50,resnet50:int8] [--servers triton,fastapi,litserve]
+                               [--rounds 5] [--seconds 8] [--concurrency 8] [--tune] [-o docs/benchmarks.md]
 
 One server runs at a time, on all cores, with the client on the same ones. In each round every server is started,
 driven by resx's generator and by wrk (where it is installed), and stopped; the order rotates from round to round, and
 ratios are taken within a round, so that a machine whose speed drifts favours nobody. Requests of Triton have its
 protocol's head, the others are a plain POST of the image's bytes. With `--tune` Triton's configuration is first found
-by `resx tune` under the same concurrency. Answers are compared with onnxruntime in process. Exit code 1 if a server
-gave a wrong answer or none.
+by `resx tune` under the same concurrency. MODEL:int8 lets Triton serve the int8 file that `resx export --int8` makes,
+which passed parity, and the others the fp32 file. Answers are compared with onnxruntime in process, over the file that
+the server has. Exit code 1 if a server gave a wrong answer or none.
 """
 
 from __future__ import annotations
@@ -99,10 +100,14 @@ class Case:
 
     name: str
     repository: Repository
+    plain: Path
+    """The fp32 file, which the peers serve."""
     images: tuple[np.ndarray, ...]
     """Each [1, 3, H, W]."""
     expected: tuple[np.ndarray, ...]
-    """onnxruntime's logits, in this process."""
+    """onnxruntime's logits of Triton's file, in this process."""
+    expected_plain: tuple[np.ndarray, ...]
+    """Those of the fp32 file."""
     tolerance: float
 
 
@@ -116,10 +121,12 @@ def main() -> int:
     _require_environments(servers, options.environments)
     sections = []
     with tempfile.TemporaryDirectory(prefix="resx-peers-") as folder:
-        for name in options.models.split(","):
-            case = _case(name, options.repository or Path(folder) / "model_repository")
+        for asked in options.models.split(","):
+            repository = Repository(options.repository or Path(folder) / "model_repository")
+            name = _published(asked, repository)
             if options.tune and "triton" in servers:
-                settings[name] = _tuned(case, options.concurrency)
+                settings[name] = _tuned(name, repository, options.concurrency)
+            case = _case(name, repository)
             runs: dict[str, list[Run]] = {server: [] for server in servers}
             for number in range(options.rounds):
                 for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
@@ -137,7 +144,7 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The same ONNX file behind four servers, under the same load.")
-    parser.add_argument("--models", default="resnet20,resnet50")
+    parser.add_argument("--models", default="resnet20,resnet50,resnet50:int8")
     parser.add_argument("--servers", default="triton,fastapi,litserve", help=f"of {','.join(NAMES)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
@@ -161,29 +168,40 @@ def _require_environments(servers: list[str], folder: Path) -> None:
         raise SystemExit(f"{folder}: no environment of {', '.join(missing)}; `make bench-peers` makes them")
 
 
-def _case(name: str, root: Path) -> Case:
-    repository = Repository(root)
-    if name not in repository.names():
-        source = load_source(name, weights="none", seed=0)
-        export_into(repository, source, ExportOptions(max_batch_size=8), ServingOptions(), name=name, command="peers")
+def _published(asked: str, repository: Repository) -> str:
+    """See that MODEL or MODEL:int8 is in the repository, its fp32 file as version 1; return its name there."""
+    model, _, precision = asked.partition(":")
+    name = f"{model}-{precision}" if precision else model
+    if name in repository.names():
+        return name
+    source = load_source(model, weights="none", seed=0)
+    export_into(repository, source, ExportOptions(max_batch_size=8), ServingOptions(), name=name, command="peers")
+    if precision:
+        command = ["-m", "resx", "export", model, "--weights=none", f"--{precision}", f"--name={name}", "-q"]
+        subprocess.run([sys.executable, *command, f"--repository={repository.root}"], check=True, stdout=sys.stderr)
+    return name
+
+
+def _case(name: str, repository: Repository) -> Case:
     card, folder = repository.card(name), repository.version_folder(name)
     payloads = canaries(card, 1)
-    model = OnnxRuntimeModel(folder / card.model_file)
+    plain = repository.version_folder(name, 1).absolute() / repository.card(name, 1).model_file
+    served, unquantised = (OnnxRuntimeModel(path) for path in (folder / card.model_file, plain))
     return Case(
-        name=name, repository=repository, images=payloads.tensors, expected=tuple(map(model, payloads.tensors)),
-        tolerance=payloads.tolerance,
+        name=name, repository=repository, plain=plain, images=payloads.tensors, tolerance=payloads.tolerance,
+        expected=tuple(map(served, payloads.tensors)), expected_plain=tuple(map(unquantised, payloads.tensors)),
     )  # fmt: skip
 
 
-def _tuned(case: Case, concurrency: int) -> str:
+def _tuned(name: str, repository: Repository, concurrency: int) -> str:
     """Run `resx tune` and say what it chose."""
-    state = serve_detached(case.repository, Ports(http=0, grpc=0, metrics=0))
-    command = ["-m", "resx", "tune", case.name, f"--repository={case.repository.root}", f"--concurrency={concurrency}"]
+    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+    command = ["-m", "resx", "tune", name, f"--repository={repository.root}", f"--concurrency={concurrency}"]
     try:
         subprocess.run([sys.executable, *command, f"--url={state.address('http')}"], check=True)
     finally:
-        stop(case.repository)
-    tuning = case.repository.card(case.name).tuning
+        stop(repository)
+    tuning = repository.card(name).tuning
     return words(tuning.chosen) if tuning else "none better than its own"
 
 
@@ -204,8 +222,7 @@ def _running(server: str, case: Case, options: argparse.Namespace, folder: Path)
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     python = options.environments.absolute() / server / "bin" / "python"
-    model = case.repository.version_folder(case.name).absolute() / "model.onnx"
-    command = [python, HERE.absolute() / f"{server}_server.py", model, str(port), "--spinning", options.spinning]
+    command = [python, HERE.absolute() / f"{server}_server.py", case.plain, str(port), "--spinning", options.spinning]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HOME": str(folder), "RAY_TMPDIR": str(folder)}
     process = subprocess.Popen(list(map(str, command)), start_new_session=True, env=environment)
@@ -290,7 +307,7 @@ def _pass(generators: Generators, seconds: float) -> None:
 
 
 def _is_right(running: Running, case: Case, payload: int, answer: bytes) -> bool:
-    expected = case.expected[payload]
+    expected = (case.expected if running.triton else case.expected_plain)[payload]
     if running.triton is not None:
         logits = wire.logits_of(running.triton, answer, 1)
     else:
@@ -314,18 +331,8 @@ def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder
     ]  # fmt: skip
     (folder / "post.lua").write_text("\n".join(script) + "\n")
     url = f"http://{running.host_port}{first.split()[1]}"
-    duration = f"{max(1, round(seconds))}s"
-    command = [
-        wrk,
-        "-t1",
-        f"-c{concurrency}",
-        f"-d{duration}",
-        "--timeout",
-        "60s",
-        "-s",
-        folder / "post.lua",
-        url,
-    ]
+    options = ["-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"]
+    command = [wrk, *options, "-s", folder / "post.lua", url]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise SystemExit(f"wrk: {url}: {done.stdout}")
@@ -394,7 +401,8 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
         + ("wrk drives the same requests." if wrk else "wrk was not installed."), "",
         "\n\n".join(sections), "",
         "## The servers", "",
-        "- Triton: the embedded server as `resx serve` starts it, with the model's own config.pbtxt.",
+        "- Triton: the embedded server as `resx serve` starts it, with the model's own config.pbtxt. Of a model named "
+        "-int8 it serves the int8 file, the others the fp32 file.",
         *(f"- Triton's {name}, found by `resx tune`: {setting}." for name, setting in settings.items()),
         *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
         f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",

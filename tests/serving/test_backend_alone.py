@@ -32,6 +32,16 @@ class Tensor:
     from_dlpack = classmethod(lambda cls, name, capsule: cls(name, capsule))
 
 
+class Input:
+    """Stands for the stub's: gives a capsule, as it does."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def to_dlpack(self) -> object:
+        return self.array.__dlpack__()
+
+
 class Error:
     INTERNAL, INVALID_ARG, CANCELLED = 1, 3, 7
 
@@ -55,11 +65,15 @@ class Request:
         return list(self.outputs)
 
 
+def input_by_name(request: Request, name: str) -> Input | None:
+    return Input(request.inputs[name]) if name in request.inputs else None
+
+
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     utils = ModuleType("triton_python_backend_utils")
     utils.Tensor, utils.TritonError, utils.InferenceResponse = Tensor, Error, Response  # type: ignore[attr-defined]
-    utils.get_input_tensor_by_name = lambda request, name: request.inputs.get(name)  # type: ignore[attr-defined]
+    utils.get_input_tensor_by_name = input_by_name  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
     spec = importlib.util.spec_from_file_location("backend_under_test", MODEL)
     assert spec is not None
@@ -102,10 +116,18 @@ def counting_runs(model: Any) -> list[dict[str, np.ndarray]]:
 def test_a_cancelled_request_is_skipped_and_its_neighbours_are_not(backend: ModuleType, tmp_path: Path) -> None:
     model = instance(backend, tmp_path)
     seen = counting_runs(model)
+    model.last_run_s = 2 * backend.WORTH_ASKING_S
     cancelled, answered = model.execute([Request(x=rows(1), cancelled=True), Request(x=rows(2))])
     assert cancelled.error.code == Error.CANCELLED
     assert answered.tensors["half"].tolist() == [[1, 1]]
     assert [len(inputs["x"]) for inputs in seen] == [1]
+
+
+def test_nobody_is_asked_whether_a_quick_run_is_still_wanted(backend: ModuleType, tmp_path: Path) -> None:
+    """The answer takes longer than the run: see the backend's module docstring."""
+    model = instance(backend, tmp_path)
+    (answer,) = model.execute([Request(x=rows(1), cancelled=True)])
+    assert answer.tensors["half"].tolist() == [[0.5, 0.5]]
 
 
 def test_a_request_that_fills_the_batch_is_not_copied(backend: ModuleType, tmp_path: Path) -> None:

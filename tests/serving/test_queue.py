@@ -9,7 +9,7 @@ import pytest
 from resx.bench import measuring
 from resx.bench.plan import LoadPlan
 from resx.errors import ServerBusy
-from resx.serving import batcher_waits
+from resx.serving import batcher_patch
 from resx.serving.client import PROTOCOLS, Protocol
 from resx.serving.deploy import deploy
 from resx.serving.embedded import install
@@ -59,7 +59,7 @@ def test_a_full_queue_refuses_by_name_and_the_next_request_is_answered(
 @pytest.mark.triton
 @pytest.mark.parametrize("concurrency", [1, 2])
 def test_a_bound_delays_nobody(triton: RunningTriton, concurrency: int) -> None:
-    """With Triton's own sleeps of 500 ms this fails within seconds; see resx/serving/batcher_waits.py."""
+    """With Triton's own sleeps of 500 ms this fails within seconds; see resx/serving/batcher_patch.py."""
     assert "max_queue_size: 32" in (triton.repository.root / "tiny" / "config.pbtxt").read_text()
     plan = LoadPlan(concurrency=concurrency, duration_s=4.0, warmup_s=0.5)
     (measured,) = measuring.run(triton.state.address("grpc"), "tiny", [plan]).measurements
@@ -79,20 +79,22 @@ def test_a_repeated_request_comes_from_the_cache_where_that_is_asked_for(triton:
 
 
 @pytest.mark.triton
-def test_the_installed_library_sleeps_five_milliseconds() -> None:
-    library = (install().libraries / batcher_waits.LIBRARY).read_bytes()
+def test_the_installed_library_fetches_ahead_and_sleeps_five_milliseconds() -> None:
+    library = (install().libraries / batcher_patch.LIBRARY).read_bytes()
     assert int.from_bytes(library[1889342:1889346], "little") == 5_000
     assert int.from_bytes(library[1890002:1890006], "little") == 5_000_000
+    assert library[3094237:3094240] == bytes.fromhex("31c090")
 
 
-def test_only_the_pinned_library_is_touched_and_only_its_two_numbers(tmp_path: Path) -> None:
-    content = bytearray(1_900_000)
+def test_only_the_pinned_library_is_touched_and_only_in_three_places(tmp_path: Path) -> None:
+    content = bytearray(3_100_000)
     content[1889341:1889346] = bytes.fromhex("ba20a10700")
     content[1890000:1890006] = bytes.fromhex("41bc0065cd1d")
-    (tmp_path / batcher_waits.LIBRARY).write_bytes(content)
-    batcher_waits.shorten_batcher_waits(tmp_path)
-    after = (tmp_path / batcher_waits.LIBRARY).read_bytes()
+    content[3094237:3094245] = bytes.fromhex("8b416085c00f94c0")
+    (tmp_path / batcher_patch.LIBRARY).write_bytes(content)
+    batcher_patch.patch_batcher(tmp_path)
+    after = (tmp_path / batcher_patch.LIBRARY).read_bytes()
     changed = [index for index, (old, new) in enumerate(zip(content, after, strict=True)) if old != new]
-    assert set(changed) <= {*range(1889342, 1889346), *range(1890002, 1890006)}
+    assert set(changed) <= {*range(1889342, 1889346), *range(1890002, 1890006), *range(3094237, 3094240)}
     with pytest.raises(AssertionError, match="of another wheel"):
-        batcher_waits.shorten_batcher_waits(tmp_path)
+        batcher_patch.patch_batcher(tmp_path)

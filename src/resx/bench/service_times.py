@@ -25,8 +25,11 @@ from resx.zoo.spec import FrozenModel
 LEAST_RUNS = 5
 """Of a batch size, for its mean to count."""
 SLEEP_MS = 5.0
-"""Of the embedded server's batcher (`resx.serving.batcher_waits`); 500 in NVIDIA's container."""
+"""Of the embedded server's batcher under a policy that holds requests back (`resx.serving.batcher_patch`)."""
 MISSED = 0.3
+"""Share of the instances' returns that a batcher misses which fetches nothing ahead."""
+FETCHED_AHEAD = 2
+"""Batches for each instance."""
 CALM = 0.4
 """Of the highest closed loop: the open one in which instances also pause."""
 _WAITING = 1.0
@@ -64,28 +67,35 @@ class ServiceTimes(FrozenModel):
         )  # fmt: skip
 
 
-def batching_of(config: Mapping[str, Any], sleep_ms: float = SLEEP_MS) -> Batching:
+def batching_of(config: Mapping[str, Any], sleep_ms: float = 0.0) -> Batching:
     """Return how a model's configuration, as Triton's JSON, joins requests.
+
+    Args:
+        config: of the model.
+        sleep_ms: of the batcher, in a server whose bounded queue fetches nothing ahead; 0: the embedded server, whose
+            does.
 
     Raises:
         UsageError: a number in it cannot be.
     """
     groups = config.get("instance_group") or [{}]
-    instances = sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups)
+    instances = max(1, sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups))
     dynamic = config.get("dynamic_batching")
     if dynamic is None:
-        return Batching(instances=max(1, instances))
+        return Batching(instances=instances)
     policy = dynamic.get("default_queue_policy", {})
     bound = int(policy.get("max_queue_size", 0))
     largest = max(1, int(config.get("max_batch_size", 0)))
-    # No batch is larger than what may wait for it.
-    largest = min(largest, bound) if bound else largest
-    waits = bound or int(policy.get("default_timeout_microseconds", 0)) or policy.get("allow_timeout_override")
+    holds_back = bool(int(policy.get("default_timeout_microseconds", 0)) or policy.get("allow_timeout_override"))
+    sleeps = holds_back or bool(bound and sleep_ms)
+    # Without fetching ahead no batch is larger than what may wait for it.
+    largest = min(largest, bound) if bound and sleeps else largest
+    ahead = 0 if sleeps else FETCHED_AHEAD * instances * largest
     return Batching(
-        max_batch_size=largest, instances=max(1, instances), max_queue_size=bound,
+        max_batch_size=largest, instances=instances, max_queue_size=bound + ahead if bound else 0,
         preferred_sizes=tuple(size for size in map(int, dynamic.get("preferred_batch_size", ())) if size <= largest),
         max_delay_s=int(dynamic.get("max_queue_delay_microseconds", 0)) / 1e6,
-        sleep_s=sleep_ms / 1e3 if waits else 0.0, missed=MISSED if waits else 0.0,
+        sleep_s=(sleep_ms or SLEEP_MS) / 1e3 if sleeps else 0.0, missed=MISSED if sleeps else 0.0,
     )  # fmt: skip
 
 

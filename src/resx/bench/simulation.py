@@ -4,8 +4,10 @@ A replica is one server. Its dynamic batcher takes, whenever an instance is free
 to the largest batch. As core's dynamic_batch_scheduler.cc does it (github.com/triton-inference-server/core):
 
 - of preferred sizes the largest that the queue fills is sent, else everything, once the oldest has waited the delay;
-- a queue policy (a bound) ends prefetching, and an instance that comes back is then missed at times: what waits is
-  taken when the next request arrives, or when the batcher's sleep ends, counted from when it handed out a batch;
+- batches are fetched ahead, two for each instance, and go on filling until an instance takes them;
+- a queue policy ends that (in the embedded server a bound does not, `resx.serving.batcher_patch`), and an instance that
+  comes back is then missed at times: what waits is taken when the next request arrives, or when the batcher's sleep
+  ends, counted from when it handed out a batch;
 - what finds the queue full is refused.
 
 Times are seconds here. Requests have one image each. A latency is from arrival to answer; inf: refused.
@@ -42,7 +44,7 @@ class Batching:
     max_delay_s: float = 0.0
     """How long the oldest request may wait for others."""
     max_queue_size: int = 0
-    """Requests that may wait; 0: any number."""
+    """Requests that may wait, with those that are fetched ahead; 0: any number."""
     sleep_s: float = 0.0
     """How long the batcher sleeps if nobody wakes it; 0: it fetches ahead, and no instance is left waiting."""
     missed: float = 0.0

@@ -174,6 +174,7 @@ def undeploy(
     key: Key = "",
     header: Header = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Unload a model with its image endpoint; accepted requests are answered, and its files stay.
 
@@ -184,7 +185,7 @@ def undeploy(
 
     published = Repository(repository)
     address = _address(url, protocol, published, ca, cert, key, header)
-    out = Output(as_json=json, quiet=True)
+    out = Output(as_json=json, quiet=quiet)
     versions = _with_client(address, out, lambda client, _step: take_away(client, published, name))
     gone = f"{name} version {', '.join(map(str, versions))} no longer answers on {address}"
     line = f"{gone}; `resx deploy {name}` brings it back"
@@ -199,6 +200,7 @@ def gc(
     repository: RepositoryPath = Path("model_repository"),
     url: Annotated[str, typer.Option(help="A further server over the repository; what it has loaded is kept.")] = "",
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Delete old versions from the repository; never one that is deployed, loaded, or that a rollback would go to.
 
@@ -223,7 +225,7 @@ def gc(
     }
     rows = [[one.name, str(one.version), f"{one.size_bytes / 1e6:.1f}"] for one in old]
     total = f"{sum(one.size_bytes for one in old) / 1e6:.1f} MB {'would be' if dry_run else 'were'} deleted"
-    Output(as_json=json, quiet=True).result(
+    Output(as_json=json, quiet=quiet).result(
         payload, lambda console: console.print(table(total, ["model", "version", "MB"], rows) if rows else total)
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from resx.cli.options import Json, RepositoryPath
+from resx.cli.options import Json, Quiet, RepositoryPath
 from resx.cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("doctor")(doctor)
 
 
-def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = False) -> None:
+def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:
     """Check Python, PyTorch, ONNX Runtime, TensorRT, Triton, GPU, Docker, ports and disk.
 
     Example: resx doctor
@@ -38,4 +38,4 @@ def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = F
         rows = [[f.what, "found" if f.found else "missing", f.detail, f.needed_for, f.remedy] for f in findings]
         console.print(table("", ["what", "", "detail", "needed for", "remedy"], rows, left=5))
 
-    Output(as_json=json, quiet=True).result(payload, show)
+    Output(as_json=json, quiet=quiet).result(payload, show)

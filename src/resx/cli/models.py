@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Json, RepositoryPath
+from resx.cli.options import Json, Quiet, RepositoryPath
 from resx.cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("info")(info)
 
 
-def list_variants(json: Json = False) -> None:
+def list_variants(json: Json = False, quiet: Quiet = False) -> None:
     """List every variant: parameters, multiply-adds, input, published figure, paper.
 
     Example: resx models
@@ -49,7 +49,7 @@ def list_variants(json: Json = False) -> None:
         for name, variant in VARIANTS.items()
     ]  # fmt: skip
     columns = ["name", "family", "parameters", "GMACs", "input", "published", "paper"]
-    Output(as_json=json, quiet=True).result(
+    Output(as_json=json, quiet=quiet).result(
         {"models": entries}, lambda console: console.print(table("", columns, rows, left=2))
     )
 
@@ -61,6 +61,7 @@ def info(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of card.json instead.")] = False,
     repository: RepositoryPath = Path("model_repository"),
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show what a variant, run, published model or .onnx file is.
 
@@ -88,7 +89,7 @@ def info(
         for key, value in _flat(facts):
             console.print(f"{key:<28} {value}", markup=False, soft_wrap=True)
 
-    Output(as_json=json, quiet=True).result(facts, show)
+    Output(as_json=json, quiet=quiet).result(facts, show)
 
 
 def _facts(thing: str, repository: Path) -> dict[str, Any]:

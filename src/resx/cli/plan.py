@@ -41,8 +41,9 @@ def plan(
     balancing: Annotated[str, typer.Option(help="random, round-robin or least-connections.")] = "random",
     cost_per_hour: Annotated[float | None, typer.Option("--cost-per-hour", help="Of one replica.")] = None,
     batcher_sleep: Annotated[
-        float, typer.Option("--batcher-sleep", min=0, help="ms; NVIDIA's container: 500. See docs/serving.md.")
-    ] = 5.0,
+        float,
+        typer.Option("--batcher-sleep", min=0, help="ms; 500 for NVIDIA's container, as docs/serving.md explains."),
+    ] = 0.0,
     duration: Annotated[float, typer.Option(min=0.5, help="Seconds to measure, per load.")] = 4.0,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw into a png, svg or pdf.")] = None,
     repository: RepositoryPath = Path("model_repository"),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, RepositoryPath, Url
+from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
 from resx.cli.output import Output, table
 from resx.errors import UsageError
 
@@ -39,6 +39,7 @@ def query(
     key: Key = "",
     header: Header = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Ask the server what is on each image: the most likely labels with their probabilities.
 
@@ -76,4 +77,4 @@ def query(
         ]
         console.print(table("", ["image", "label", "probability"], rows, left=2))
 
-    Output(as_json=json, quiet=True).result({"model": name, "url": str(address), "images": entries}, show)
+    Output(as_json=json, quiet=quiet).result({"model": name, "url": str(address), "images": entries}, show)

@@ -81,7 +81,7 @@ def serve(
         )  # fmt: skip
 
 
-def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False) -> None:
+def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:
     """Stop the server of this repository; requests that it accepted are answered first.
 
     Example: resx stop
@@ -90,7 +90,7 @@ def stop(repository: RepositoryPath = Path("model_repository"), json: Json = Fal
     from resx.serving.repository import Repository
 
     state = stop_server(Repository(repository))
-    Output(as_json=json, quiet=True).result(
+    Output(as_json=json, quiet=quiet).result(
         {"stopped": state.pid}, lambda console: console.print(f"stopped process {state.pid}")
     )
 

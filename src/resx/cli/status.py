@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, RepositoryPath, Url
+from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
 from resx.cli.output import Output, table
 from resx.errors import MissingCapability, ResxError, UsageError
 
@@ -36,6 +36,7 @@ def status(
     key: Key = "",
     header: Header = None,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Show whether a server runs, each model's versions, requests and times, and how often it had to be brought back.
 
@@ -70,7 +71,7 @@ def status(
     except ResxError:
         if state is None or state.phase == "serving":
             raise
-    Output(as_json=json, quiet=True).result(payload, lambda console: _show(console, payload))
+    Output(as_json=json, quiet=quiet).result(payload, lambda console: _show(console, payload))
 
 
 def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
@@ -132,6 +133,7 @@ def logs(
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines from the end.")] = 50,
     follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the server ends, or Ctrl-C.")] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Print the end of the log of this repository's server, running or not: Triton's lines and the supervisor's.
 
@@ -150,7 +152,7 @@ def logs(
     position = log.stat().st_size
     tail = files.last_lines(log, lines)
     if json:
-        Output(as_json=True, quiet=True).result({"log": str(log), "lines": tail}, lambda _console: None)
+        Output(as_json=True, quiet=quiet).result({"log": str(log), "lines": tail}, lambda _console: None)
         return
     sys.stdout.write("".join(f"{line}\n" for line in tail))
     sys.stdout.flush()

@@ -38,7 +38,7 @@ from resx.files import (
     staging_folder,
     write_atomic,
 )
-from resx.serving.batcher_waits import shorten_batcher_waits
+from resx.serving.batcher_patch import patch_batcher
 from resx.serving.region_modes import close_regions
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
@@ -50,7 +50,7 @@ RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
 _UNPACKED_BYTES = 300_000_000
-_LAYOUT = 3
+_LAYOUT = 4
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
 
@@ -232,7 +232,7 @@ def _unpack(wheel: Path, root: Path) -> None:
                         shutil.copyfileobj(source, file)
     for program in (root / "bin/tritonserver", root / "backends/python/triton_python_backend_stub"):
         program.chmod(0o755)
-    shorten_batcher_waits(root / "libs")
+    patch_batcher(root / "libs")
     close_regions(root / "backends/python")
 
 

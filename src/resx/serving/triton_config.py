@@ -35,8 +35,9 @@ class ServingOptions:
     late for most clients, and after an overload they are what delays the next one.
 
     A bound has a price that Triton's documentation does not name: its batcher no longer fetches ahead, and a
-    request that comes at a bad moment is noticed only when the batcher's sleep ends. `resx.serving.batcher_waits`
-    makes that 5 ms in the embedded server; in NVIDIA's container it is 500 ms.
+    request that comes at a bad moment is noticed only when the batcher's sleep of 500 ms ends. So it is in NVIDIA's
+    container; `resx.serving.batcher_patch` takes that from the embedded server, which fetches up to two batches for
+    each instance beyond the bound.
     """
     warm_up: bool = True
     """Run batches of 1 and of the largest size before a model is ready, so that no client's request is the first."""
