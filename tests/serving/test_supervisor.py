@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from resx.errors import MissingCapability, UsageError
-from resx.serving import embedded, supervisor
+from resx.serving import embedded, supervisor, triton_process
 from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
 from resx.serving.supervisor import ServerState
@@ -100,6 +100,25 @@ def test_a_killed_supervisor_takes_its_server_with_it_and_can_be_started_again(r
     assert supervisor.running_server(repository) is None, "the dead one's state file does not count"
     again = supervisor.serve_detached(repository, FREE)
     assert again.pid != state.pid
+
+
+def test_a_stub_that_outlived_its_killed_server_is_ended_and_others_are_not() -> None:
+    """Seen under load: a stub that waits for a lock which its server held as it was killed waits for ever."""
+
+    def stand_in(region: str) -> subprocess.Popen[bytes]:
+        words = [f"/elsewhere/{triton_process.STUB}", "-c", "import time; time.sleep(60)", region]
+        return subprocess.Popen(words, executable=sys.executable)
+
+    ours, others = stand_in("resx-999999-8000-5cc18802"), stand_in("resx-999999-80001-5cc18802")
+    try:
+        wait_until(lambda: all(triton_process.STUB in psutil.Process(one.pid).cmdline()[0] for one in (ours, others)))
+        triton_process.remove_remains(server_pid=2**22 + 1, supervisor_pid=999999, http_port=8000)
+        assert ours.wait(10) == -signal.SIGKILL
+        assert others.poll() is None
+    finally:
+        for one in (ours, others):
+            one.kill()
+            one.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

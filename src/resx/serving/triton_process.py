@@ -28,6 +28,7 @@ from resx.serving.embedded import (
 )
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
+STUB = "triton_python_backend_stub"
 STACK_BYTES = 64 * 2**20
 _RESTRICTIONS = tuple(
     f"{flag}={RESTRICTED_APIS}:{CONTROL_HEADER}=" for flag in ("--http-restricted-api", "--grpc-restricted-protocol")
@@ -172,9 +173,10 @@ def remove_shared_memory(prefix: str) -> None:
 
 
 def remove_remains(server_pid: int, supervisor_pid: int, http_port: int) -> None:
-    """End the server of a supervisor that was killed, if it still lives, and remove its shared memory.
+    """End the server of a supervisor that was killed, and stubs that outlived it, and remove their shared memory.
 
-    Its command line carries the supervisor's id and its port, so no other process that got its id is met.
+    Their command lines carry the supervisor's id and its port, so no other process that got their id is met. A stub
+    sees that its server died unless that held the lock which both of them take: then it waits for ever.
     """
     prefix = shared_memory_prefix(supervisor_pid, http_port)
     if any(argument.endswith(f"={prefix}") for argument in _command_line(server_pid)):
@@ -183,6 +185,11 @@ def remove_remains(server_pid: int, supervisor_pid: int, http_port: int) -> None
         deadline = time.monotonic() + 5
         while _command_line(server_pid) and time.monotonic() < deadline:
             time.sleep(0.02)
+    for pid in _processes():
+        words = _command_line(pid)
+        if words and Path(words[0]).name == STUB and any(word.startswith(prefix) for word in words):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
     remove_shared_memory(prefix)
 
 
@@ -210,7 +217,11 @@ def ending_of(code: int) -> str:
 
 def _children(pid: int) -> list[int]:
     """Return the ids of a process's children, zombies too; Linux has an index of them only if built with one."""
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*") if _stat(int(path.name))[1:2] == [str(pid)]]
+    return [child for child in _processes() if _stat(child)[1:2] == [str(pid)]]
+
+
+def _processes() -> list[int]:
+    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
 
 
 def _stat(pid: int) -> list[str]:
