@@ -195,7 +195,7 @@ def _highest_rate(
 
 
 def _alone_ms(times: ServiceTimes, slo: Slo) -> float:
-    return times.overhead_ms + times.mean_ms[0] * float(np.percentile(times.shape, slo.percent))
+    return times.overhead_ms + times.rested * times.mean_ms[0] * float(np.percentile(times.shape, slo.percent))
 
 
 def _overloaded(replicas: int, rate_per_s: float, capacity_per_s: float, batching: Batching) -> Estimate:

@@ -2,15 +2,15 @@
 
 The means are Triton's own, of runs while every instance had work: instances that share cores slow each other, and an
 instance that runs alone would promise too much. A batch after a pause takes longer than one that follows another, as
-cores and caches have gone to sleep: open loops, where there are some, stand for small batches and for what a request
-costs outside of the computation. Their spread is that of the latency of single requests, one at a time.
+cores and caches have turned to something else. How much, and what a request costs outside of the computation, is seen
+in open loops, or where there are none in requests one at a time. The spread is that of the latency of the latter.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -45,7 +45,9 @@ class ServiceTimes(FrozenModel):
     runs: dict[int, int]
     """Of each batch size."""
     mean_ms: tuple[float, ...]
-    """By batch size, from 1; those without runs lie between their neighbours."""
+    """By batch size, from 1, while requests wait; those without runs lie between their neighbours."""
+    rested: float
+    """How much longer a batch takes that finds its instance without work: a factor, 1 or more."""
     shape: tuple[float, ...]
     """Quantiles of a service time, in means."""
     turnaround_ms: tuple[float, ...]
@@ -61,7 +63,8 @@ class ServiceTimes(FrozenModel):
     def service(self) -> Service:
         """Return it for the simulation."""
         return Service(
-            mean_s=tuple(mean / 1e3 for mean in self.mean_ms), shape=self.shape,
+            mean_s=tuple(mean / 1e3 for mean in self.mean_ms),
+            rested_s=tuple(self.rested * mean / 1e3 for mean in self.mean_ms), shape=self.shape,
             turnaround_s=tuple(value / 1e3 for value in self.turnaround_ms),
             overhead_s=self.overhead_ms / 1e3,
         )  # fmt: skip
@@ -161,32 +164,46 @@ def service_times(
     busy = [one for one in loads if one.load == "open" or one.concurrency >= 2 * batching.instances]
     if not alone or not busy:
         raise UsageError(f"{where}: holds no whole load of single images at concurrency 1 and above; {remedy}")
-    paused = any(one.load == "open" for one in busy)
-    runs, sums_ms = _pooled([*busy, *(alone if batching.instances == 1 and not paused else ())])
-    known_sizes = [size for size, count in sorted(runs.items()) if count >= LEAST_RUNS]
-    largest = batching.max_batch_size
-    if not known_sizes or known_sizes[0] > max(1, largest // 4) or known_sizes[-1] < largest:
-        seen = ", ".join(map(str, known_sizes)) or "none"
-        raise UsageError(f"{where}: batches of {seen} were run {LEAST_RUNS} times; sizes to {largest} count; {remedy}")
-    means = np.interp(np.arange(1, largest + 1), known_sizes, [sums_ms[size] / runs[size] for size in known_sizes])
+    calm = [one for one in busy if one.load == "open"] or alone
+    closed = [one for one in busy if one.load == "closed"]
+    # What closed loops do not show is taken from whatever does; one of several instances, alone, is too quick for it.
+    seen = _seen([*busy, *(alone if batching.instances == 1 else ())]) | _seen(closed)
+    sizes, largest = sorted(seen), batching.max_batch_size
+    if not sizes or sizes[0] > max(1, largest // 4) or sizes[-1] < largest:
+        known = ", ".join(map(str, sizes)) or "none"
+        raise UsageError(f"{where}: batches of {known} were run {LEAST_RUNS} times; sizes to {largest} count; {remedy}")
+    means = np.interp(np.arange(1, largest + 1), sizes, [seen[size].mean_ms for size in sizes])
+    mean_ms = tuple(np.maximum.accumulate(means).tolist())
     return ServiceTimes(
-        model=model, instances=batching.instances, runs={size: runs[size] for size in known_sizes},
-        mean_ms=tuple(np.maximum.accumulate(means).tolist()), shape=_shape(alone[0], batching),
+        model=model, instances=batching.instances, runs={size: seen[size].runs for size in sizes},
+        mean_ms=mean_ms, rested=_rested(calm, mean_ms), shape=_shape(alone[0], batching),
         turnaround_ms=_turnaround_ms(busy, batching), overhead_ms=_overhead_ms(busy, batching),
     )  # fmt: skip
 
 
-def _pooled(loads: Sequence[Measurement]) -> tuple[Counter[int], dict[int, float]]:
-    """Return how often each batch size ran in these loads, and the time that it took in all."""
+class _Batches(NamedTuple):
+    """What was seen of a batch size."""
+
+    runs: int
+    mean_ms: float
+
+
+def _seen(loads: Sequence[Measurement]) -> dict[int, _Batches]:
+    """Return the batch sizes that ran often enough in these loads together, and how long they took."""
     runs: Counter[int] = Counter()
-    sums_ms: dict[int, float] = {}
+    sums_ms: dict[int, float] = defaultdict(float)
     for load in loads:
         assert load.server is not None
         for size, mean_ms in load.server.batch_compute_ms.items():
-            count = load.server.batches[size]
-            runs[size] += count
-            sums_ms[size] = sums_ms.get(size, 0.0) + count * mean_ms
-    return runs, sums_ms
+            runs[size] += load.server.batches[size]
+            sums_ms[size] += load.server.batches[size] * mean_ms
+    return {size: _Batches(runs[size], sums_ms[size] / runs[size]) for size in runs if runs[size] >= LEAST_RUNS}
+
+
+def _rested(calm: Sequence[Measurement], mean_ms: Sequence[float]) -> float:
+    """Return how much longer single requests took to compute where most of them found an instance without work."""
+    single = _seen(calm).get(1)
+    return max(1.0, single.mean_ms / mean_ms[0]) if single else 1.0
 
 
 def _turnaround_ms(busy: Sequence[Measurement], batching: Batching) -> tuple[float, ...]:

@@ -75,7 +75,10 @@ class Service:
     """How long an instance is busy with a batch."""
 
     mean_s: tuple[float, ...]
-    """By batch size, from 1."""
+    """By batch size, from 1, of a batch that was waiting."""
+    rested_s: tuple[float, ...] = ()
+    """The same of a batch that found its instance without work: core and caches have turned to something else. Empty:
+    it takes no longer."""
     shape: tuple[float, ...] = (1.0,)
     """Equally likely factors of the mean; their own mean is 1."""
     turnaround_s: tuple[float, ...] = (0.0,)
@@ -192,6 +195,7 @@ class _Fleet:
         self._arrived: list[float] = arrived.tolist()
         self._factors: list[float] = rng.choice(np.asarray(service.shape), len(arrived)).tolist()
         self._missed: list[bool] = (rng.random(len(arrived)) < batching.missed).tolist()
+        self._rested = service.rested_s or service.mean_s
         self._simple = not batching.preferred_sizes and not batching.max_delay_s
         self._events: list[tuple[float, int, int, int]] = []  # when, what, replica, answered by it
         self._least = [(0, number, number) for number in range(replicas)]  # in flight, stamp, replica
@@ -215,7 +219,7 @@ class _Fleet:
             if not single:
                 self._count(number, 1)
             if replica.idle:
-                self._hand_out(now_s, number)
+                self._hand_out(now_s, number, self._rested)
         while events:
             self._happen(*heapq.heappop(events))
 
@@ -233,9 +237,9 @@ class _Fleet:
                 heapq.heappush(self._events, (replica.asleep_s + ticks * sleep_s, _WAKE, number, 0))
                 return
         if replica.queue and replica.idle:
-            self._hand_out(now_s, number)
+            self._hand_out(now_s, number, self._service.mean_s if what == _FREE else self._rested)
 
-    def _hand_out(self, now_s: float, number: int) -> None:
+    def _hand_out(self, now_s: float, number: int, mean_s: tuple[float, ...]) -> None:
         """Give batches to the instances that wait, as the batcher does when it is awake."""
         replica, batching, service = self._replicas[number], self._batching, self._service
         queue, largest = replica.queue, batching.max_batch_size
@@ -248,7 +252,7 @@ class _Fleet:
                 if not size:
                     heapq.heappush(self._events, (oldest_s + batching.max_delay_s, _WAKE, number, 0))
                     return
-            taken_s = service.mean_s[size - 1] * self._factors[len(self.batch_sizes)]
+            taken_s = mean_s[size - 1] * self._factors[len(self.batch_sizes)]
             self.batch_sizes.append(size)
             self.busy_s += taken_s
             done_s = now_s + taken_s
