@@ -1,9 +1,10 @@
 """How long a served model takes for each batch size, from a benchmark's result or measured now.
 
 The means are Triton's own, of runs while every instance had work: instances that share cores slow each other, and an
-instance that runs alone would promise too much. A batch after a pause takes longer than one that follows another, as
-cores and caches have turned to something else. How much, and what a request costs outside of the computation, is seen
-in open loops, or where there are none in requests one at a time. The spread is that of the latency of the latter.
+instance that runs alone would promise too much. A request that comes after a pause takes longer than one that follows
+another, as cores, caches and threads have turned to something else. How much longer, what it costs outside of the
+computation, and how its time varies is seen in an open loop far below the capacity; where there is none, in requests
+one at a time.
 """
 
 from __future__ import annotations
@@ -30,8 +31,14 @@ MISSED = 0.3
 """Share of the instances' returns that a batcher misses which fetches nothing ahead."""
 FETCHED_AHEAD = 2
 """Batches for each instance."""
-CALM = 0.4
-"""Of the highest closed loop: the open one in which instances also pause."""
+CALM = 0.1
+"""Of the highest closed loop: the open one in which nearly all requests find an instance without work."""
+_CALM_AT_MOST = 0.2
+"""Utilisation up to which an open loop counts as such."""
+_SAMPLES_OF_CALM = 662
+"""As many as a 99th percentile takes; with fewer, single requests say more."""
+_MOST_CALM = 8
+"""Loads of the others' duration that it may take."""
 _WAITING = 1.0
 """Requests that wait per instance, on average, for the time between batches to be the server's and not the load's."""
 _PARTS = 256
@@ -53,7 +60,7 @@ class ServiceTimes(FrozenModel):
     turnaround_ms: tuple[float, ...]
     """From an instance's answer until it has the next batch, by the batch's size; 0 where no load kept it busy."""
     overhead_ms: float
-    """Of a request outside queue and computation: network, server, client."""
+    """Of a request that does not wait, outside of the computation: network, server, client."""
 
     @property
     def cv(self) -> float:
@@ -130,7 +137,9 @@ def measured_now(
         on_load(f"measuring {target.model}, {plan.title}")
         found.append(measure(target, plan, Extras(measure_ceiling=False)))
     rate_per_s = min(MAX_RATE_PER_S, max(CALM * max(one.requests_per_s for one in found), 1.0))
-    plan = LoadPlan(rate_per_s=rate_per_s, duration_s=2 * duration_s, warmup_s=min(1.0, duration_s / 4), seed=seed)
+    # Some more than count, as arrivals are random; a slow model does not get them, and does not need them.
+    calm_s = min(max(2 * duration_s, 1.2 * _SAMPLES_OF_CALM / rate_per_s), _MOST_CALM * duration_s)
+    plan = LoadPlan(rate_per_s=rate_per_s, duration_s=calm_s, warmup_s=min(1.0, duration_s / 4), seed=seed)
     on_load(f"measuring {target.model}, {plan.title}")
     return result_of(target, [*found, measure(target, plan, Extras(measure_ceiling=False))])
 
@@ -164,7 +173,6 @@ def service_times(
     busy = [one for one in loads if one.load == "open" or one.concurrency >= 2 * batching.instances]
     if not alone or not busy:
         raise UsageError(f"{where}: holds no whole load of single images at concurrency 1 and above; {remedy}")
-    calm = [one for one in busy if one.load == "open"] or alone
     closed = [one for one in busy if one.load == "closed"]
     # What closed loops do not show is taken from whatever does; one of several instances, alone, is too quick for it.
     seen = _seen([*busy, *(alone if batching.instances == 1 else ())]) | _seen(closed)
@@ -174,10 +182,11 @@ def service_times(
         raise UsageError(f"{where}: batches of {known} were run {LEAST_RUNS} times; sizes to {largest} count; {remedy}")
     means = np.interp(np.arange(1, largest + 1), sizes, [seen[size].mean_ms for size in sizes])
     mean_ms = tuple(np.maximum.accumulate(means).tolist())
+    calm = _calmest(busy, mean_ms[0] / batching.instances) or alone[0]
     return ServiceTimes(
         model=model, instances=batching.instances, runs={size: seen[size].runs for size in sizes},
-        mean_ms=mean_ms, rested=_rested(calm, mean_ms), shape=_shape(alone[0], batching),
-        turnaround_ms=_turnaround_ms(busy, batching), overhead_ms=_overhead_ms(busy, batching),
+        mean_ms=mean_ms, rested=_rested(calm, mean_ms[0]), shape=_shape(calm, batching),
+        turnaround_ms=_turnaround_ms(busy, batching), overhead_ms=_overhead_ms(calm, alone[0], batching),
     )  # fmt: skip
 
 
@@ -200,10 +209,24 @@ def _seen(loads: Sequence[Measurement]) -> dict[int, _Batches]:
     return {size: _Batches(runs[size], sums_ms[size] / runs[size]) for size in runs if runs[size] >= LEAST_RUNS}
 
 
-def _rested(calm: Sequence[Measurement], mean_ms: Sequence[float]) -> float:
-    """Return how much longer single requests took to compute where most of them found an instance without work."""
-    single = _seen(calm).get(1)
-    return max(1.0, single.mean_ms / mean_ms[0]) if single else 1.0
+def _calmest(loads: Sequence[Measurement], busy_ms: float) -> Measurement | None:
+    """Return the open loop of the lowest rate, if it keeps the instances idle most of the time.
+
+    Args:
+        loads: among which it is.
+        busy_ms: of the server, for each request.
+    """
+    calm = [
+        one for one in loads
+        if one.load == "open" and one.requests >= _SAMPLES_OF_CALM and one.rate_per_s * busy_ms / 1e3 <= _CALM_AT_MOST
+    ]  # fmt: skip
+    return min(calm, key=lambda one: one.rate_per_s, default=None)
+
+
+def _rested(calm: Measurement, busy_ms: float) -> float:
+    """Return how much longer a single request's computation took where it found an instance without work."""
+    single = _seen([calm]).get(1)
+    return max(1.0, single.mean_ms / busy_ms) if single else 1.0
 
 
 def _turnaround_ms(busy: Sequence[Measurement], batching: Batching) -> tuple[float, ...]:
@@ -228,28 +251,27 @@ def _waiting(load: Measurement) -> float:
     return load.requests_per_s * load.server.queue_ms / 1e3 if load.server else 0.0
 
 
-def _overhead_ms(busy: Sequence[Measurement], batching: Batching) -> float:
-    """Return the mean of what the client saw beyond queue and computation: in open loops, if there are any that the
-    server kept up with, else in closed ones whose batches are not yet all full.
+def _overhead_ms(calm: Measurement, alone: Measurement, batching: Batching) -> float:
+    """Return what a request took beyond computing and waiting for others, from when it was due.
+
+    A request alone is in the queue for as long as it takes to be handed on, or as the batcher sleeps.
     """
-    most = max(2, batching.max_batch_size) * batching.instances
-    calm = [one for one in busy if one.load == "open" and _waiting(one) < _WAITING * batching.instances]
-    found = [
-        one.service.mean_ms - one.server.queue_ms - one.server.compute_ms
-        for one in calm or [one for one in busy if one.load == "closed" and one.concurrency <= most]
-        if one.server and one.service.mean_ms is not None
-    ]
-    return max(0.0, float(np.mean(found))) if found else 0.0
+    assert calm.server is not None
+    assert alone.server is not None
+    if calm.mean_ms is None:
+        return 0.0
+    handed_on_ms = 0.0 if batching.sleep_s else min(alone.server.queue_ms, calm.server.queue_ms)
+    return max(0.0, calm.mean_ms - calm.server.queue_ms + handed_on_ms - calm.server.compute_ms)
 
 
-def _shape(alone: Measurement, batching: Batching) -> tuple[float, ...]:
-    """Return the latencies of requests that were alone, relative to their mean, without the batcher's sleep."""
+def _shape(calm: Measurement, batching: Batching) -> tuple[float, ...]:
+    """Return the latencies of requests that did not wait, relative to their mean, without the batcher's sleep."""
     from hdrh.histogram import HdrHistogram
 
-    assert alone.server is not None
-    made = HdrHistogram.decode(alone.hdr)
+    assert calm.server is not None
+    made = HdrHistogram.decode(calm.hdr)
     # Requests that found the batcher asleep are the slowest; they waited for about as long as it sleeps, at most.
-    slept = min(0.1, 2 * alone.server.queue_ms / 1e3 / batching.sleep_s) if batching.sleep_s else 0.0
+    slept = min(0.1, 2 * calm.server.queue_ms / 1e3 / batching.sleep_s) if batching.sleep_s else 0.0
     percents = (1 - slept) * 100 * (np.arange(_PARTS) + 0.5) / _PARTS
     values = np.array([made.get_value_at_percentile(percent) for percent in percents], np.float64)
     return tuple((values / values.mean()).tolist())
