@@ -42,6 +42,7 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/lesion_time.py
 	$(BIN)/python benchmarks/predict_speed.py
 	$(BIN)/python benchmarks/plan_check.py
+	$(BIN)/python benchmarks/load_checks.py
 
 PEERS ?= fastapi litserve
 comma := ,

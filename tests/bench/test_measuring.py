@@ -103,6 +103,13 @@ def test_a_server_without_our_key_refuses_shared_memory_and_the_message_says_wha
     assert "--allow-client-shm" in done.err
 
 
+def test_closed_and_open_loops_are_one_result(triton: RunningTriton, resx: Callable[..., Finished]) -> None:
+    words = ("--concurrency", "1,2", "--rate", "30", "--duration", "0.6", "--warmup", "0.2", "--json", "-q")
+    done = resx("bench", "tiny", f"--repository={triton.repository.root}", *words)
+    loads = [(one["load"], one["concurrency"], one["rate_per_s"]) for one in done.json["measurements"]]
+    assert loads == [("closed", 1, 0.0), ("closed", 2, 0.0), ("open", 0, 30.0)]
+
+
 def test_every_file_is_written_and_says_the_same(
     triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
 ) -> None:
@@ -204,7 +211,8 @@ def test_a_server_that_disappears_leaves_what_was_measured_marked(
     [
         (["--rate", "0"], "--rate 0"),
         (["--rate", "1e9"], "--rate 1e9"),
-        (["--rate", "5", "--concurrency", "1"], "give one"),
+        (["--slo", "p99=15ms", "--rate", "5"], "leave --concurrency and --rate out"),
+        (["--compare", "tiny_fp16", "--rate", "5", "--concurrency", "1"], "takes one load"),
         (["--compare"], "needs two models"),
         (["--slo", "p99"], "p99=15ms"),
         (["tiny_float", "--slo", "p99=15ms"], "searches for one model"),

@@ -111,7 +111,7 @@ def bench(
     client is the load generator's CPU time per request. A sample of the answers is compared with what the version's
     card records.
 
-    Examples: resx bench resnet50 --concurrency 1:16; resx bench resnet50 --rate 20,40 --report report.html;
+    Examples: resx bench resnet50 --concurrency 1:16 --rate 5; resx bench resnet50 --rate 20,40 --report report.html;
     resx bench resnet50:1 resnet50:2 --compare
     """
     from resx.bench import report as reports
@@ -125,8 +125,8 @@ def bench(
         return
     if not names:
         raise UsageError("NAME is missing: name a model that is loaded; `resx status` lists them")
-    if sum(map(bool, (concurrency, rate, slo))) > 1 and not scenario:
-        raise UsageError("--concurrency, --rate, --slo: a load is one of them; give one")
+    if slo and (concurrency or rate) and not scenario:
+        raise UsageError(f"--slo {slo}: searches for the rate itself; leave --concurrency and --rate out")
     _require_fitting(
         names, slo=bool(slo), scenario=bool(scenario), compare=compare, in_process=in_process,
         baseline=baseline is not None, concurrency=bool(concurrency),
@@ -138,11 +138,10 @@ def bench(
         duration_s=duration if duration is not None else (3.0 if compare else 10.0), warmup_s=warmup, timeout_s=timeout,
         seed=seed,
     )  # fmt: skip
-    if rate:
-        plans = [replace(base, concurrency=0, rate_per_s=value, processes=processes) for value in rates(rate)]
-    else:
-        counts = concurrencies(concurrency or ("8" if compare else "1,4,8"))
-        plans = [replace(base, concurrency=value, processes=processes) for value in counts]
+    closed = concurrency or ("" if rate else "8" if compare else "1,4,8")
+    counts, rates_per_s = concurrencies(closed) if closed else [], rates(rate) if rate else []
+    plans = [replace(base, concurrency=count, processes=processes) for count in counts]
+    plans += [replace(base, concurrency=0, rate_per_s=value, processes=processes) for value in rates_per_s]
     if compare and len(plans) != 1:
         raise UsageError("--compare: takes one load; give one --concurrency or one --rate")
     old = reports.read_result(baseline) if baseline else None

@@ -1,0 +1,212 @@
+"""Is `resx bench` right, and what does serving cost? Each claim beside the measurement that it rests on.
+
+    python benchmarks/load_checks.py [--model resnet20] [--instances 2] [--threads 1] [--max-batch 4]
+                                     [--rounds 3] [--seconds 6]
+
+stall       the server is stopped (SIGSTOP) for a second in the middle of an open loop. Of the requests that fall due in
+            that second each waits for the rest of it, so of a window of D seconds p99 is 1 s - D / 100 and more.
+loadgen     MLPerf's LoadGen, Server scenario, and an open loop of the same Poisson rate, in turns: their p99.
+added       the median of single requests, one at a time, less that of the file in process with the same threads.
+poisson     the highest Poisson rate whose p99 is within three times a single request's median, as a share of what a
+            closed loop of 32 gets.
+client      processor time of the load generator for a request, closed loop of 8 and open loop.
+
+The default is what `resx tune resnet20` finds on 2 cores. Client and server share the machine. Exit code 1 if a bar is
+missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from resx.bench import loadgen, measuring
+from resx.bench.in_process import measure_in_process
+from resx.bench.measuring import Extras
+from resx.bench.payloads import canaries
+from resx.bench.plan import LoadPlan
+from resx.bench.report import Measurement
+from resx.bench.slo import Slo, search
+from resx.bench.wire import Target
+from resx.export.pipeline import ExportOptions
+from resx.export.source import load_source
+from resx.serving.detached import serve_detached, stop
+from resx.serving.embedded import Ports
+from resx.serving.publishing import export_into
+from resx.serving.repository import Repository
+from resx.serving.state import ServerState
+from resx.serving.triton_config import ServingOptions
+
+STALL_S = 1.0
+SHARE = 0.4
+"""Of the closed loop of 8: the rate of the open loops."""
+SMALL_PIXELS = 64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bench:
+    """A served model and how long to load it."""
+
+    repository: Repository
+    state: ServerState
+    target: Target
+    rounds: int
+    seconds: float
+
+    def load(self, *, concurrency: int = 0, rate_per_s: float = 0.0, seed: int = 0) -> Measurement:
+        """Run one load."""
+        plan = LoadPlan(
+            concurrency=concurrency, rate_per_s=rate_per_s, duration_s=self.seconds, warmup_s=1.0, seed=seed
+        )
+        return measuring.measure(self.target, plan, Extras(measure_ceiling=False))
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Checks of the benchmark and of what serving costs.")
+    parser.add_argument("--model", default="resnet20")
+    parser.add_argument("--instances", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="of an instance; 0: all cores")
+    parser.add_argument("--max-batch", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="resx-checks-") as folder:
+        repository = Repository(Path(folder) / "model_repository")
+        serving = ServingOptions(instances=options.instances, threads=options.threads)
+        export = ExportOptions(max_batch_size=options.max_batch)
+        source = load_source(options.model, weights="none", seed=0)
+        export_into(repository, source, export, serving, name=options.model, command="load_checks")
+        state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+        try:
+            target = measuring.target_of(state.address("http"), options.model, None)
+            bench = Bench(
+                repository=repository, state=state, target=target, rounds=options.rounds, seconds=options.seconds
+            )
+            missed = _check(bench, Path(folder) / "loadgen")
+        finally:
+            stop(repository)
+    print("all bars hold" if not missed else f"MISSED: {', '.join(missed)}")
+    return 1 if missed else 0
+
+
+def _check(bench: Bench, logs: Path) -> list[str]:
+    closed = bench.load(concurrency=8)
+    rate = round(SHARE * closed.requests_per_s, 1)
+    print(f"{bench.target.model}: closed loop of 8 {closed.images_per_s:.1f}/s; open loops of {rate:g}/s", flush=True)
+    found = {
+        "stall": _stall(bench, rate), "loadgen": _loadgen(bench, rate, logs), "added": _added(bench),
+        "poisson": _poisson(bench), "client": _client(bench, closed, rate),
+    }  # fmt: skip
+    return [name for name, holds in found.items() if not holds]
+
+
+def _stall(bench: Bench, rate: float) -> bool:
+    server, timers = bench.state.server_pid, list[threading.Timer]()
+    moments = ((0.5, signal.SIGSTOP), (0.5 + STALL_S / bench.seconds, signal.SIGCONT))
+    for share, number in moments:
+        send: Callable[..., None] = os.kill
+        timers.append(threading.Timer(1.5 + share * bench.seconds, send, (server, number)))
+    for timer in timers:
+        timer.start()
+    try:
+        measured = bench.load(rate_per_s=rate)
+    finally:
+        for timer in timers:
+            timer.cancel()
+        os.kill(server, signal.SIGCONT)
+    assert measured.late is not None
+    if measured.p99_ms is None or measured.max_ms is None:
+        print(f"stall: {measured.sent} requests, too few for p99")
+        return True
+    expected_ms = 1e3 * (STALL_S - bench.seconds / 100)
+    holds = measured.p99_ms >= 0.95 * expected_ms and 1e3 * STALL_S * 0.95 <= measured.max_ms
+    print(
+        f"stall: p99 {measured.p99_ms:.0f} ms (at least {expected_ms:.0f}), max {measured.max_ms:.0f} ms, service p99 "
+        f"{measured.service.p99_ms or 0:.0f} ms; {measured.requests_per_s:.1f}/s answered, "
+        f"{measured.late.share:.1%} left late",
+        flush=True,
+    )
+    return holds
+
+
+def _loadgen(bench: Bench, rate: float, logs: Path) -> bool:
+    payloads = canaries(bench.repository.card(bench.target.model), 1)
+    ours, theirs = list[float](), list[float]()
+    for number in range(bench.rounds):
+        for who in ("resx", "loadgen") if number % 2 else ("loadgen", "resx"):
+            if who == "resx":
+                measured = bench.load(rate_per_s=rate, seed=number)
+                ours += [measured.p99_ms] if measured.p99_ms is not None else []
+            else:
+                result = loadgen.run_scenario(
+                    bench.target, "Server", payloads, duration_s=bench.seconds, rate_per_s=rate,
+                    latency_bound_ms=10_000.0, connections=256, log_folder=logs, seed=number,
+                )  # fmt: skip
+                theirs.append(result.p99_ms)
+    if not ours:
+        print("loadgen: too few requests for p99")
+        return True
+    ratio = statistics.median(ours) / statistics.median(theirs)
+    print(
+        f"loadgen: p99 {_spread(ours)} ms, LoadGen's {_spread(theirs)} ms, of {len(ours)} rounds each: "
+        f"{ratio:.2f} (bar 0.90 to 1.10)",
+        flush=True,
+    )
+    return 0.9 <= ratio <= 1.1
+
+
+def _added(bench: Bench) -> bool:
+    name, added = bench.target.model, list[float]()
+    folder, card = bench.repository.version_folder(name), bench.repository.card(name)
+    tensors = canaries(card, 1).tensors
+    for _ in range(bench.rounds):
+        served = bench.load(concurrency=1)
+        alone = measure_in_process(
+            folder, card, 1, instances=1, threads=0, duration_s=bench.seconds, tensors=tensors
+        ).p50_ms
+        assert served.p50_ms is not None
+        added.append(served.p50_ms - alone)
+    bar = 1.0 if card.source.spec.image_size <= SMALL_PIXELS else 2.0
+    median = statistics.median(added)
+    print(f"added: p50 {_spread(added)} ms above in process, {bench.rounds} rounds (bar {bar:g} ms)", flush=True)
+    return median <= bar
+
+
+def _poisson(bench: Bench) -> bool:
+    offline = bench.load(concurrency=32).images_per_s
+    single = bench.load(concurrency=1).p50_ms
+    assert single is not None
+    plan = LoadPlan(concurrency=1, duration_s=bench.seconds, warmup_s=0.5)
+    bound = Slo(percent=99, bound_ms=3 * single)
+    found = search(bench.target, bound, plan, Extras(measure_ceiling=False))
+    share = (found.rate_per_s or 0.0) / offline
+    print(
+        f"poisson: {found.rate_per_s or 0:.1f}/s with {bound}, a closed loop of 32 {offline:.1f}/s: {share:.2f} "
+        "(bar 0.80)",
+        flush=True,
+    )
+    return share >= 0.8
+
+
+def _client(bench: Bench, closed: Measurement, rate: float) -> bool:
+    opened = bench.load(rate_per_s=rate)
+    costs = [load.client_cpu_ms_per_request or 0.0 for load in (closed, opened)]
+    print(f"client: {costs[0]:.3f} ms a request in the closed loop, {costs[1]:.3f} in the open one (bar 0.15)")
+    return max(costs) <= 0.15
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
