@@ -3,10 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from resx.bench.samples import Samples
 from resx.bench.slo import parse_slo
-from resx.bench.tuning import Bench, Search, batch_settings, front, halve, outcome, thread_settings
+from resx.bench.tuning import Bench, Search, answers_per_s, batch_settings, front, halve, outcome, thread_settings
 from resx.errors import ResxError
 from resx.export.tuning import Setting, Trial, Tuning
 from resx.serving import triton_config
@@ -27,6 +29,26 @@ def trial(
         setting=setting, stage="threads", seconds=seconds, images_per_s=per_s, p50_ms=1.0, p99_ms=1.0,
         single_ms=single_ms, invalid=why,
     )  # fmt: skip
+
+
+def answers_at(*moments_s: float) -> Samples:
+    done = np.array([int(moment * 1e9) for moment in moments_s], np.int64)
+    return Samples(due_ns=done, sent_ns=done, done_ns=done, kind=np.zeros(len(done), np.int64), errors=())
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 0.1, 0.2])
+def test_batches_at_the_ends_of_a_window_do_not_change_the_throughput(offset_s: float) -> None:
+    """A batch of 8 each quarter of a second: counted over 2 s of window, 64 or 72 answers."""
+    moments = [offset_s + 0.25 * batch for batch in range(9) if offset_s + 0.25 * batch <= 2.0 for _ in range(8)]
+    found = answers_per_s(answers_at(*moments))
+    assert found is not None
+    assert abs(found / 32 - 1) < 0.02
+
+
+def test_too_few_answers_have_no_slope() -> None:
+    assert answers_per_s(answers_at()) is None
+    assert answers_per_s(answers_at(1.0)) is None
+    assert answers_per_s(answers_at(1.0, 1.0)) is None
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 48])

@@ -5,7 +5,9 @@ how many threads, then how large batches may get and how long a request may wait
 measured briefly, in turns; a third goes on, with twice the time. The setting that was in force is never dropped. In
 the end the best one and that are measured in pairs, and only a difference that the pairs are sure of counts.
 
-Under a service level objective a setting's throughput is the highest rate of random arrivals at which it holds.
+Under a service level objective a setting's throughput is the highest rate of random arrivals at which it holds. Without
+one it is the slope of the answers over time in a closed loop: their number over the window's length would be off by a
+batch at each end, which is a quarter of what a slow model answers in a second. Slow models are loaded longer.
 
 No setting has more threads than cores.
 """
@@ -24,6 +26,7 @@ from resx.bench.measuring import Extras, measure
 from resx.bench.payloads import canaries
 from resx.bench.plan import LoadPlan
 from resx.bench.report import Measurement, is_local
+from resx.bench.samples import Samples
 from resx.bench.slo import Slo, search
 from resx.bench.wire import Target
 from resx.errors import ParityError, ResxError
@@ -38,6 +41,8 @@ _KEPT = 3
 _WARMUP_S = 0.5
 _CLOSENESS = 1.06
 """Of a trial's search for a rate."""
+_LEAST_ROUNDS = 12
+"""Answers of each request in flight, in a load of the first round."""
 _CAUTION = 0.85
 """Of the highest rate that has held so far, where the next setting's search begins."""
 Stage = Literal["threads", "batching"]
@@ -113,7 +118,11 @@ class Bench:
         """Load a setting, check its answer, measure it under both loads, and unload it."""
         as_it_is = setting == self.before
         card = self.repository.card(self.name, setting.version)
-        extras = Extras(payloads=lambda _target, batch: canaries(card, batch), measure_ceiling=False)
+        slopes: list[float] = []
+        extras = Extras(
+            payloads=lambda _target, batch: canaries(card, batch), measure_ceiling=False,
+            on_samples=lambda load, samples, _opened: slopes.append(answers_per_s(samples) or load.requests_per_s),
+        )  # fmt: skip
         plan = LoadPlan(
             concurrency=self.search.concurrency, duration_s=seconds, warmup_s=min(_WARMUP_S, seconds),
             seed=self.search.seed, batch_size=self.images_per_request(setting),
@@ -137,7 +146,7 @@ class Bench:
         reasons = [reason for load in loads for reason in load.invalid]
         reasons += [f"{load.failed} requests failed" for load in loads if load.failed]
         return Trial(
-            setting=setting, stage=stage, seconds=seconds, images_per_s=self._images_per_s(many),
+            setting=setting, stage=stage, seconds=seconds, images_per_s=self._images_per_s(many, slopes[-1]),
             p50_ms=many.p50_ms if many else None, p99_ms=many.p99_ms if many else None, single_ms=one.p50_ms,
             invalid=reasons[0] if reasons else "",
         )  # fmt: skip
@@ -148,7 +157,7 @@ class Bench:
         """Measure the load whose throughput counts; None where the objective holds at no rate."""
         slo = self.search.slo
         if slo is None:
-            return measure(target, plan, extras)
+            return measure(target, replace(plan, duration_s=self._stretched_s(plan, alone)), extras)
         if alone.p50_ms is not None and alone.p50_ms > slo.bound_ms:
             return None
         found = search(target, slo, plan, extras, start_per_s=start_per_s, closeness=_CLOSENESS)
@@ -157,14 +166,30 @@ class Bench:
         # Without a rate, the last trial tells whether the server was too slow, or nothing could be measured.
         return found.trials[-1] if found.rate_per_s or (found.trials and found.trials[-1].invalid) else None
 
-    def _images_per_s(self, many: Measurement | None) -> float:
+    def _stretched_s(self, plan: LoadPlan, alone: Measurement) -> float:
+        """Return how long a closed loop is to be, by how long a single request takes."""
+        single_s = (alone.p50_ms or alone.max_ms or 0.0) / 1e3
+        least_s = _LEAST_ROUNDS * plan.concurrency * single_s
+        return plan.duration_s * max(1.0, least_s / self.search.duration_s)
+
+    def _images_per_s(self, many: Measurement | None, answers_per_s: float) -> float:
         if many is None:
             return 0.0
         if self.search.slo is not None:
             return many.rate_per_s * many.batch_size
+        found = answers_per_s * many.batch_size
         if self.search.client_elsewhere and is_local(self.address):
-            return many.images_per_s / max(0.1, 1 - many.client.cpu_share / self.search.cores)
-        return many.images_per_s
+            return found / max(0.1, 1 - many.client.cpu_share / self.search.cores)
+        return found
+
+
+def answers_per_s(samples: Samples) -> float | None:
+    """Return the slope of the number of answers over time (least squares); None for fewer than two moments."""
+    done_s = np.sort(samples.answered.done_ns - samples.done_ns.min(initial=0)) / 1e9
+    spread_s = done_s - done_s.mean() if len(done_s) else done_s
+    if not spread_s.any():
+        return None
+    return float(spread_s @ np.arange(len(done_s)) / (spread_s @ spread_s))
 
 
 def thread_settings(before: Setting, versions: Iterable[int], cores: int, *, on_cpu: bool) -> list[Setting]:
