@@ -9,8 +9,9 @@ driven by resx's generator and by wrk (where it is installed), and stopped; the 
 ratios are taken within a round, so that a machine whose speed drifts favours nobody. Requests of Triton have its
 protocol's head, the others are a plain POST of the image's bytes. With `--tune` Triton's configuration is first found
 by `resx tune` under the same concurrency. MODEL:int8 lets Triton serve the int8 file that `resx export --int8` makes,
-which passed parity, and the others the fp32 file. Answers are compared with onnxruntime in process, over the file that
-the server has. Exit code 1 if a server gave a wrong answer or none.
+and the others the fp32 file. Weights are random, and their answers do not survive rounding, so that file is made with
+--no-verify: what it gives is its speed. Answers are compared with onnxruntime in process, over the file that the server
+has. Exit code 1 if a server gave a wrong answer or none.
 """
 
 from __future__ import annotations
@@ -177,8 +178,9 @@ def _published(asked: str, repository: Repository) -> str:
     source = load_source(model, weights="none", seed=0)
     export_into(repository, source, ExportOptions(max_batch_size=8), ServingOptions(), name=name, command="peers")
     if precision:
-        command = ["-m", "resx", "export", model, "--weights=none", f"--{precision}", f"--name={name}", "-q"]
-        subprocess.run([sys.executable, *command, f"--repository={repository.root}"], check=True, stdout=sys.stderr)
+        options = [f"--{precision}", "--calibrate=random", "--no-verify", f"--name={name}", "-q"]
+        command = [sys.executable, "-m", "resx", "export", model, "--weights=none", *options]
+        subprocess.run([*command, f"--repository={repository.root}"], check=True, stdout=sys.stderr)
     return name
 
 
@@ -402,7 +404,7 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
         "\n\n".join(sections), "",
         "## The servers", "",
         "- Triton: the embedded server as `resx serve` starts it, with the model's own config.pbtxt. Of a model named "
-        "-int8 it serves the int8 file, the others the fp32 file.",
+        "-int8 it serves the int8 file, made with --no-verify as weights are random; the others serve the fp32 file.",
         *(f"- Triton's {name}, found by `resx tune`: {setting}." for name, setting in settings.items()),
         *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
         f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",
