@@ -6,7 +6,7 @@
 stall       the server is stopped (SIGSTOP) for a second in the middle of an open loop. Of the requests that fall due in
             that second each waits for the rest of it, so of a window of D seconds p99 is 1 s - D / 100 and more.
 loadgen     MLPerf's LoadGen, Server scenario, and an open loop of the same Poisson rate, in turns: their p99. At most
-            100/s: its client is not put before others, as resx's is, and at 980/s on shared cores it saw 42 ms beside 5.
+            100/s: its client is not put before others, as resx's is; at 980/s on shared cores it saw 42 ms beside 5.
 added       the median of single requests, one at a time, less that of the file in process with the same threads.
 poisson     the highest Poisson rate whose p99 is within three times a single request's median, as a share of what a
             closed loop of 32 gets.
