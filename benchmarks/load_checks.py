@@ -131,8 +131,8 @@ def _stall(bench: Bench, rate: float) -> bool:
         os.kill(server, signal.SIGCONT)
     assert measured.late is not None
     if measured.p99_ms is None or measured.max_ms is None:
-        print(f"stall: {measured.sent} requests, too few for p99")
-        return True
+        print(f"stall: {measured.sent} requests, too few for p99; give --seconds more")
+        return False
     expected_ms = 1e3 * (STALL_S - bench.seconds / 100)
     holds = measured.p99_ms >= 0.95 * expected_ms and measured.max_ms >= 0.95e3 * STALL_S
     print(
@@ -159,8 +159,8 @@ def _loadgen(bench: Bench, rate: float, logs: Path) -> bool:
                 )  # fmt: skip
                 theirs.append(result.p99_ms)
     if not ours:
-        print("loadgen: too few requests for p99")
-        return True
+        print("loadgen: too few requests for p99; give a faster model")
+        return False
     ratio = statistics.median(ours) / statistics.median(theirs)
     print(
         f"loadgen: p99 {_spread(ours)} ms, LoadGen's {_spread(theirs)} ms, of {len(ours)} rounds each: "
