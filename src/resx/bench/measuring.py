@@ -1,8 +1,9 @@
 """Run loads one after another, and say of each whether its figures may be used.
 
-A window opens after the warm-up, at the moment when the server's statistics have been read, and closes when they are
-read again, so that client and server speak of the same time to within the requests in flight. In a closed loop a
-request belongs to the window if its answer came in it; in an open one if it was due in it, however late its answer.
+A window opens after the warm-up, at the moment when the server's statistics have been read, and closes before they are
+read again, so that client and server speak of the same time to within the requests in flight and those of the two
+readings. In a closed loop a request belongs to the window if its answer came in it; in an open one if it was due in it,
+however late its answer.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from resx.bench.report import (
     is_local,
 )
 from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percentiles
-from resx.bench.server_statistics import breakdown
+from resx.bench.server_statistics import ServerBreakdown, breakdown
 from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
 from resx.bench.wire import Target
 from resx.errors import ResxError
@@ -59,6 +60,15 @@ class Extras:
     """Given every sample of a window."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reading:
+    """The server's statistics, taken at some moment between two of ours; empty where the server is gone."""
+
+    statistics: list[dict[str, Any]]
+    begun_ns: int
+    ended_ns: int
+
+
 @dataclass(slots=True)
 class _Seen:
     """One run of the generators."""
@@ -69,7 +79,23 @@ class _Seen:
     cpu_s: float = 0.0
     interrupted: str = ""
     """Why the window closed early."""
-    readings: list[list[dict[str, Any]]] = field(default_factory=list)
+    readings: list[_Reading] = field(default_factory=list)
+
+    @property
+    def server(self) -> ServerBreakdown | None:
+        """What the server says of the time between the two readings."""
+        statistics = [reading.statistics for reading in self.readings]
+        return breakdown(*statistics) if len(statistics) == 2 and all(statistics) else None
+
+    def most_served(self, samples: Samples) -> int:
+        """Return how many requests of ours the server can have counted: those open at some moment between readings.
+
+        A reading takes the longer the busier the server is, and the load goes on during it.
+        """
+        if len(self.readings) < 2:
+            return 0
+        before, after = self.readings
+        return int(((samples.done_ns >= before.begun_ns) & (samples.sent_ns <= after.ended_ns)).sum())
 
 
 def run(
@@ -201,10 +227,12 @@ def _run(
 
 def _read(client: TritonClient, target: Target, seen: _Seen) -> None:
     """Read the server's statistics; a server that is gone has none, and the load goes on to say so."""
+    begun_ns = time.monotonic_ns()
     try:
-        seen.readings.append(client.statistics(target.model, target.version))
+        statistics = client.statistics(target.model, target.version)
     except ResxError:
-        seen.readings.append([])
+        statistics = []
+    seen.readings.append(_Reading(statistics=statistics, begun_ns=begun_ns, ended_ns=time.monotonic_ns()))
 
 
 def _in_window(samples: Samples, plan: LoadPlan, seen: _Seen) -> Samples:
@@ -224,7 +252,7 @@ def _summary(
     in_time = int(((done.done_ns >= seen.opened_ns) & (done.done_ns < seen.closed_ns)).sum())
     per_s = in_time / window_s if window_s else 0.0
     latency = percentiles(answered.latencies_ms)
-    server = breakdown(*seen.readings) if all(seen.readings) and len(seen.readings) == 2 else None
+    server = seen.server
     client = Client(
         processes=plan.processes,
         cpu_ms_per_request=seen.cpu_s / in_time * 1e3 if in_time else None,
@@ -236,8 +264,8 @@ def _summary(
     stability = _stability(done, seen)
     findings = Findings(
         plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,
-        late=late, answers=answers, stability=stability, server=server, interrupted=seen.interrupted,
-        server_is_local=is_local(target.address),
+        late=late, answers=answers, stability=stability, server=server, most_served=seen.most_served(samples),
+        interrupted=seen.interrupted, server_is_local=is_local(target.address),
     )  # fmt: skip
     failed = len(window) - len(answered)
     return Measurement(

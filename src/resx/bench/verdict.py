@@ -15,6 +15,7 @@ _LEAST_LATE = 2
 STABLE_SPREAD = 0.10
 CLIENT_BOUND = 10.0
 """The generator must be able to make ten times what it did."""
+SOMEBODY_ELSE = "somebody else asked the model in the meantime"
 _ACHIEVED = 0.95
 
 
@@ -33,6 +34,8 @@ class Findings:
     answers: Answers
     stability: Stability
     server: ServerBreakdown | None
+    most_served: int
+    """Requests of this load that the server can have counted; what it counted beyond them was somebody else's."""
     interrupted: str
     """Why the window closed early; empty: it did not."""
     server_is_local: bool
@@ -78,10 +81,8 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
         remarks.append(
             f"client-bound: the generator could make {ceiling:.0f}/s at most, less than {CLIENT_BOUND:g} times this"
         )
-    # What was in flight as the window opened counts for the server and not for the window.
-    in_flight = plan.concurrency or int(4 * plan.rate_per_s**0.5) + 16
-    if found.server is not None and found.server.requests > 1.02 * found.answered + in_flight:
-        remarks.append("somebody else asked the model in the meantime")
+    if found.server is not None and found.server.requests > found.most_served:
+        remarks.append(SOMEBODY_ELSE)
     if found.server_is_local:
         remarks.append("client and server share this machine")
     if found.answered and not found.answers.checked:
