@@ -131,7 +131,7 @@ def _generate(task: Task, pipe: Pipe) -> None:
     """What a process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
-        _go_before_others(task)
+        go_before_others(task)
     recorder = Recorder()
     if task.protocol == "grpc":
         from resx.bench.grpc_loop import run_grpc as run
@@ -152,7 +152,7 @@ def _generate(task: Task, pipe: Pipe) -> None:
         pass  # whoever held the reins is gone
 
 
-def _go_before_others(task: Task) -> None:
+def go_before_others(task: Task) -> None:
     """Take a core as soon as there is something to do, where that is allowed; it sleeps most of the time.
 
     A sender that has to wait for a core sends late. With niceness alone 1 to 5 % of an open loop's requests left more

@@ -35,13 +35,11 @@ class HttpLoop:
 
     def __init__(self, task: Task, recorder: Recorder, pipe: Pipe) -> None:
         self._task, self._recorder, self._pipe = task, recorder, pipe
-        host, _, port = task.host_port.rpartition(":")
-        self._peer = (host.strip("[]"), int(port))
         self._context = task.tls.context() if task.tls else None
         self._poll = select.epoll()
         self._poll.register(pipe.fileno(), select.EPOLLIN)
-        self._connections: dict[int, _Connection] = {}
-        self._idle: list[_Connection] = []
+        self._connections: dict[int, Connection] = {}
+        self._idle: list[Connection] = []
         self._waiting: deque[int] = deque()
         """Due times of requests for which there is no connection left."""
         self._resume: list[tuple[int, int]] = []
@@ -117,12 +115,12 @@ class HttpLoop:
         connection.begin(payloads[connection.payload], due_ns)
         self._write(connection)
 
-    def _opened(self, due_ns: int) -> _Connection | None:
+    def _opened(self, due_ns: int) -> Connection | None:
         if len(self._connections) >= self._most_connections:
             self._waiting.append(due_ns)
             return None
         try:
-            connection = _Connection(_connected(self._peer, self._context, self._task.timeout_s))
+            connection = open_connection(self._task, self._context)
         except OSError as error:
             self._recorder.failed(due_ns, time.monotonic_ns(), f"cannot connect ({error.strerror or error})")
             self._pause()
@@ -136,7 +134,7 @@ class HttpLoop:
             when = time.monotonic_ns() + int(PAUSE_S * 1e9)
             heapq.heappush(self._resume, (when, len(self._resume)))
 
-    def _write(self, connection: _Connection) -> None:
+    def _write(self, connection: Connection) -> None:
         try:
             whole = connection.write()
         except OSError as error:
@@ -148,7 +146,7 @@ class HttpLoop:
             events = select.EPOLLIN if whole else select.EPOLLIN | select.EPOLLOUT
             self._poll.modify(connection.descriptor, events)
 
-    def _handle(self, connection: _Connection, event: int) -> None:
+    def _handle(self, connection: Connection, event: int) -> None:
         if event & select.EPOLLOUT and connection.wants_writing:
             self._write(connection)
             if connection.descriptor not in self._connections:
@@ -166,7 +164,7 @@ class HttpLoop:
         if answer is not None:
             self._finish(connection, answer)
 
-    def _finish(self, connection: _Connection, answer: bytes) -> None:
+    def _finish(self, connection: Connection, answer: bytes) -> None:
         due, sent = connection.due_ns, connection.sent_ns
         if connection.is_ok:
             self._recorder.answered(due, sent, connection.payload, answer)
@@ -188,7 +186,7 @@ class HttpLoop:
         else:
             self._send(time.monotonic_ns())
 
-    def _lost(self, connection: _Connection, reason: str) -> None:
+    def _lost(self, connection: Connection, reason: str) -> None:
         due, sent = connection.due_ns, connection.sent_ns
         self._drop(connection)
         if not due:
@@ -197,7 +195,7 @@ class HttpLoop:
         if not self._stopped_ns:
             self._pause()
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: Connection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
         self._connections.pop(connection.descriptor, None)
@@ -210,8 +208,8 @@ class HttpLoop:
                 self._lost(connection, f"no answer within {self._task.timeout_s:g} s")
 
 
-class _Connection:
-    """A socket and the request that is on it."""
+class Connection:
+    """A socket that does not block, and the request that is on it."""
 
     __slots__ = (
         "_buffer", "_left", "_needed", "_secure", "closes", "descriptor", "due_ns", "is_ok", "payload", "sent_ns",
@@ -229,11 +227,13 @@ class _Connection:
         self.is_ok = self.closes = self.wants_writing = False
 
     def begin(self, request: bytes, due_ns: int) -> None:
+        """Take a request, which is then to be written."""
         self._left = memoryview(request)
         self.due_ns = due_ns
         self.sent_ns = time.monotonic_ns()
 
     def end(self) -> None:
+        """Let go of the request and its answer."""
         self._buffer, self._needed, self.due_ns = b"", 0, 0
 
     def write(self) -> bool:
@@ -280,12 +280,19 @@ class _Connection:
         self.closes = b"connection: close" in head.lower()
 
 
-def _connected(peer: tuple[str, int], context: ssl.SSLContext | None, timeout_s: float) -> socket.socket:
-    plain = socket.create_connection(peer, timeout=min(timeout_s, 5.0))
+def open_connection(task: Task, context: ssl.SSLContext | None) -> Connection:
+    """Return a connection to the task's server, secured by the context if there is one; 5 s are enough for it.
+
+    Raises:
+        OSError: there is none.
+    """
+    host, _, port = task.host_port.rpartition(":")
+    host = host.strip("[]")
+    plain = socket.create_connection((host, int(port)), timeout=min(task.timeout_s, 5.0))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made = context.wrap_socket(plain, server_hostname=peer[0]) if context else plain
+    made = context.wrap_socket(plain, server_hostname=host) if context else plain
     made.setblocking(False)
-    return made
+    return Connection(made)
 
 
 def _descriptors() -> int:

@@ -143,6 +143,7 @@ def run_scenario(
     task = Task(
         protocol="http", host_port=address.host_port, requests=wire.requests(target, payloads.tensors),
         tls=address.tls, concurrency=connections, timeout_s=timeout_s,
+        rate_per_s=rate_per_s if scenario == "Server" else 0.0,
     )  # fmt: skip
     job = Job(
         scenario=scenario, task=task, batch_size=batch_size, duration_s=duration_s, rate_per_s=rate_per_s,
@@ -168,7 +169,9 @@ def _require(
     if scenario == "Server" and not 0 < rate_per_s < float("inf"):
         raise UsageError(f"rate={rate_per_s:g}: the server scenario needs a rate above 0 a second; give --rate")
     if scenario == "Server" and not 0 < latency_bound_ms < float("inf"):
-        raise UsageError(f"latency_bound_ms={latency_bound_ms:g}: the server scenario needs a bound above 0 ms")
+        raise UsageError(
+            f"latency_bound_ms={latency_bound_ms:g}: the server scenario needs a bound of its p99; give --slo p99=15ms"
+        )
     if rate_per_s < 0 or not 1 <= connections <= 1024:
         raise UsageError(f"rate={rate_per_s:g}, connections={connections}: give 0 or more, and 1 to 1024")
 
