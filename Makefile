@@ -34,6 +34,8 @@ check: $(STAMP)  ## lint, types, direction of the imports
 
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/serving_efficiency.py
+	$(BIN)/python benchmarks/serving_efficiency.py --native --instances 2 --threads 1 --max-batch 4 --bar 0.95
+	$(BIN)/python benchmarks/serving_efficiency.py --native --model resnet20 --instances 2 --threads 1 --max-batch 4 --bar 0.75
 	$(BIN)/python benchmarks/precision_speed.py
 	$(BIN)/python benchmarks/engine_sizes.py
 	$(BIN)/python benchmarks/stochastic_depth_epoch.py
@@ -49,7 +51,7 @@ comma := ,
 empty :=
 
 bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind other servers; writes docs/benchmarks.md; PEERS="fastapi litserve ray_serve" adds Ray
-	$(BIN)/python benchmarks/peers.py --tune --servers triton,$(subst $(empty) ,$(comma),$(strip $(PEERS))) -o docs/benchmarks.md
+	$(BIN)/python benchmarks/peers.py --tune --servers triton,triton_isolated,$(subst $(empty) ,$(comma),$(strip $(PEERS))) -o docs/benchmarks.md
 
 .peers/%/.installed: benchmarks/peers/%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*

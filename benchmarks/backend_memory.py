@@ -1,6 +1,6 @@
 """Memory of the embedded server and of its Python stub over very many requests of a tiny model.
 
-    python -m benchmarks.backend_memory [--requests 200000] [--bar-mib 16]
+    python -m benchmarks.backend_memory [--requests 200000] [--bar-mib 16] [--native]
 
 Each request carries one image of a three-block network, from several connections at once. Memory is the resident
 set of tritonserver and of its stubs, read from /proc after a tenth of the requests (everything is warm by then)
@@ -59,11 +59,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Memory of the embedded server over very many requests.")
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--bar-mib", type=float, default=16.0, help="most growth")
+    parser.add_argument("--native", action="store_true", help="of the native backend, which has no stubs")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="resx-memory-") as folder:
         repository = Repository(Path(folder) / "model_repository")
         publish_tiny(repository, "tiny")
-        state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+        state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"] if options.native else [])
         try:
             course = memory_over_requests(state, "tiny", options.requests)
         finally:

@@ -1,7 +1,7 @@
 """Is `resx bench` right, and what does serving cost? Each claim beside the measurement that it rests on.
 
     python benchmarks/load_checks.py [--model resnet20] [--instances 2] [--threads 1] [--max-batch 4]
-                                     [--rounds 3] [--seconds 6]
+                                     [--native] [--rounds 3] [--seconds 6]
 
 stall       the server is stopped (SIGSTOP) for a second in the middle of an open loop. Of the requests that fall due in
             that second each waits for the rest of it, so of a window of D seconds p99 is 1 s - D / 100 and more.
@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--instances", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1, help="of an instance; 0: all cores")
     parser.add_argument("--max-batch", type=int, default=4)
+    parser.add_argument("--native", action="store_true", help="`resx serve --native`")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0)
     options = parser.parse_args()
@@ -89,7 +90,8 @@ def main() -> int:
         export = ExportOptions(max_batch_size=options.max_batch)
         source = load_source(options.model, weights="none", seed=0)
         export_into(repository, source, export, serving, name=options.model, command="load_checks")
-        state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+        native = ["--native"] if options.native else []
+        state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0), native)
         try:
             target = measuring.target_of(state.address("http"), options.model, None)
             bench = Bench(

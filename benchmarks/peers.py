@@ -1,13 +1,17 @@
 """The same ONNX file behind the embedded Triton, FastAPI, LitServe and Ray Serve, under the same load.
 
     make bench-peers
-    python benchmarks/peers.py [--models resnet20,resnet50,resnet50:int8] [--servers triton,fastapi,litserve]
+    python benchmarks/peers.py [--models resnet20,resnet50,resnet50:int8]
+                               [--servers triton,triton_isolated,fastapi,litserve]
                                [--rounds 5] [--seconds 8] [--concurrency 8] [--tune] [-o docs/benchmarks.md]
 
 One server runs at a time, on all cores, with the client on the same ones. In each round every server is started,
 driven by resx's generator and by wrk (where it is installed), and stopped; the order rotates from round to round, and
 ratios are taken within a round, so that a machine whose speed drifts favours nobody. Requests of Triton have its
-protocol's head, the others are a plain POST of the image's bytes. With `--tune` Triton's configuration is first found
+protocol's head, the others are a plain POST of the image's bytes. `triton` is `resx serve --native`, the one that the
+ratios are of; `triton_isolated` is `resx serve`. A window of a slow model is longer than `--seconds`, so that it holds
+some hundred answers: wrk starts cold and does not count what is on its way at its end. With `--tune` Triton's
+configuration is first found
 by `resx tune` under the same concurrency. MODEL:int8 lets Triton serve the int8 file that `resx export --int8` makes,
 and the others the fp32 file. Weights are random, and their answers do not survive rounding, so that file is made with
 --no-verify: what it gives is its speed. Answers are compared with onnxruntime in process, over the file that the server
@@ -57,9 +61,17 @@ from resx.serving.repository import Repository
 from resx.serving.triton_config import ServingOptions
 
 HERE = Path(__file__).parent / "peers"
-NAMES = {"triton": "embedded Triton (resx)", "fastapi": "FastAPI", "litserve": "LitServe", "ray_serve": "Ray Serve"}
+NAMES = {
+    "triton": "Triton, `resx serve --native`",
+    "triton_isolated": "Triton, `resx serve`",
+    "fastapi": "FastAPI",
+    "litserve": "LitServe",
+    "ray_serve": "Ray Serve",
+}
 WARMUP_S = 1.5
 CHECKED = 32
+LEAST_ANSWERS = 250
+"""In each of a run's four windows, at the speed of a single image in process."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +122,8 @@ class Case:
     expected_plain: tuple[np.ndarray, ...]
     """Those of the fp32 file."""
     tolerance: float
+    window_s: float
+    """Of each of a run's four loads."""
 
 
 def main() -> int:
@@ -127,7 +141,7 @@ def main() -> int:
             name = _published(asked, repository)
             if options.tune and "triton" in servers:
                 settings[name] = _tuned(name, repository, options.concurrency)
-            case = _case(name, repository)
+            case = _case(name, repository, options.seconds / 4)
             runs: dict[str, list[Run]] = {server: [] for server in servers}
             for number in range(options.rounds):
                 for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
@@ -146,7 +160,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The same ONNX file behind four servers, under the same load.")
     parser.add_argument("--models", default="resnet20,resnet50,resnet50:int8")
-    parser.add_argument("--servers", default="triton,fastapi,litserve", help=f"of {','.join(NAMES)}")
+    parser.add_argument("--servers", default="triton,triton_isolated,fastapi,litserve", help=f"of {','.join(NAMES)}")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--concurrency", type=int, default=8)
@@ -164,9 +178,13 @@ def _options() -> argparse.Namespace:
 
 
 def _require_environments(servers: list[str], folder: Path) -> None:
-    missing = [name for name in servers if name != "triton" and not (folder / name / "bin" / "python").exists()]
+    missing = [name for name in servers if not _is_triton(name) and not (folder / name / "bin" / "python").exists()]
     if missing:
         raise SystemExit(f"{folder}: no environment of {', '.join(missing)}; `make bench-peers` makes them")
+
+
+def _is_triton(server: str) -> bool:
+    return server.startswith("triton")
 
 
 def _published(asked: str, repository: Repository) -> str:
@@ -184,20 +202,24 @@ def _published(asked: str, repository: Repository) -> str:
     return name
 
 
-def _case(name: str, repository: Repository) -> Case:
+def _case(name: str, repository: Repository, least_s: float) -> Case:
     card, folder = repository.card(name), repository.version_folder(name)
     payloads = canaries(card, 1)
     plain = repository.version_folder(name, 1).absolute() / repository.card(name, 1).model_file
     served, unquantised = (OnnxRuntimeModel(path) for path in (folder / card.model_file, plain))
+    expected = tuple(map(served, payloads.tensors))
+    started = time.perf_counter()
+    expected_plain = tuple(map(unquantised, payloads.tensors))
+    image_s = (time.perf_counter() - started) / len(expected_plain)
     return Case(
         name=name, repository=repository, plain=plain, images=payloads.tensors, tolerance=payloads.tolerance,
-        expected=tuple(map(served, payloads.tensors)), expected_plain=tuple(map(unquantised, payloads.tensors)),
+        expected=expected, expected_plain=expected_plain, window_s=round(max(least_s, LEAST_ANSWERS * image_s)),
     )  # fmt: skip
 
 
 def _tuned(name: str, repository: Repository, concurrency: int) -> str:
     """Run `resx tune` and say what it chose."""
-    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"])
     command = ["-m", "resx", "tune", name, f"--repository={repository.root}", f"--concurrency={concurrency}"]
     try:
         subprocess.run([sys.executable, *command, f"--url={state.address('http')}"], check=True)
@@ -210,8 +232,9 @@ def _tuned(name: str, repository: Repository, concurrency: int) -> str:
 @contextmanager
 def _running(server: str, case: Case, options: argparse.Namespace, folder: Path) -> Iterator[Running]:
     """Run one server, and none when this ends; a peer's home is the folder, as Ray writes a token into it."""
-    if server == "triton":
-        state = serve_detached(case.repository, Ports(http=0, grpc=0, metrics=0))
+    if _is_triton(server):
+        native = ["--native"] if server == "triton" else []
+        state = serve_detached(case.repository, Ports(http=0, grpc=0, metrics=0), native)
         try:
             target = target_of(state.address("http"), case.name, None)
             yield Running(
@@ -270,12 +293,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: str | None, folder: Path) -> Run:
     """Load the server twice by resx's generator and twice by wrk, in the order ABBA."""
-    half, loads, by_wrk = options.seconds / 2, list[_Load](), list[float]()
+    loads, by_wrk = list[_Load](), list[float]()
     for who in "resx", "wrk", "wrk", "resx":
         if who == "resx":
-            loads.append(_by_resx(running, options.concurrency, half))
+            loads.append(_by_resx(running, options.concurrency, case.window_s))
         elif wrk:
-            by_wrk.append(_by_wrk(wrk, running, options.concurrency, half, folder))
+            by_wrk.append(_by_wrk(wrk, running, options.concurrency, case.window_s, folder))
     samples = merged([record for load in loads for record in load.records])
     inside = [(samples.done_ns >= load.opened_ns) & (samples.done_ns < load.closed_ns) for load in loads]
     samples = samples.where(np.logical_or.reduce(inside))
@@ -335,7 +358,7 @@ def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder
     url = f"http://{running.host_port}{first.split()[1]}"
     options = ["-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"]
     command = [wrk, *options, "-s", folder / "post.lua", url]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120 + seconds)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise SystemExit(f"wrk: {url}: {done.stdout}")
     return float(done.stdout.partition("Requests/sec:")[2].split()[0])
@@ -389,7 +412,7 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
     here = environment(parse_address("127.0.0.1", "http"), "", {})
     pins = {
         server: " ".join(line for line in (HERE / f"{server}.txt").read_text().split("\n") if "==" in line)
-        for server in options.servers.split(",") if server != "triton"
+        for server in options.servers.split(",") if not _is_triton(server)
     }  # fmt: skip
     return "\n".join([
         "# Benchmarks: the same file behind other servers", "",
@@ -398,14 +421,16 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
         f"{datetime.now(UTC):%Y-%m-%d}, {here.machine}, {usable_cores()} cores shared by server and client, "
         f"Python {here.python}, load average {here.load_average} at the end.", "",
         f"Closed loop, {options.concurrency} requests of one image in flight over HTTP, {options.rounds} rounds of "
-        f"{options.seconds:g} s for each server, one server at a time, their order rotating. Medians with the range "
+        f"{options.seconds:g} s or more for each server, half of it wrk's, one server at a time, their order rotating. "
+        f"A window holds about {LEAST_ANSWERS} answers or more. Medians with the range "
         "over the rounds; ratios are taken within a round (geometric mean and range). "
         + ("wrk drives the same requests." if wrk else "wrk was not installed."), "",
         "\n\n".join(sections), "",
         "## The servers", "",
-        "- Triton: the embedded server as `resx serve` starts it, with the model's own config.pbtxt. Of a model named "
-        "-int8 it serves the int8 file, made with --no-verify as weights are random; the others serve the fp32 file.",
-        *(f"- Triton's {name}, found by `resx tune`: {setting}." for name, setting in settings.items()),
+        "- Triton: the embedded server, which computes in itself (`--native`) or in a Python process for each "
+        "instance, with the model's own config.pbtxt. Of a model named -int8 it serves the int8 file, made with "
+        "--no-verify as weights are random; the peers serve the fp32 file.",
+        *(f"- Triton's {name}, found by `resx tune` on the native one: {found}." for name, found in settings.items()),
         *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
         f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",
     ])  # fmt: skip

@@ -1,10 +1,12 @@
-"""Served against in-process throughput of one ONNX file, same threads, interleaved in one run.
+"""Served against in-process throughput of one ONNX file, same instances and threads, interleaved in one run.
 
-    python benchmarks/serving_efficiency.py [--model resnet50] [--rounds 5] [--seconds 8]
+    python benchmarks/serving_efficiency.py [--model resnet50] [--instances 1] [--threads 0] [--max-batch 8] [--native]
+                                            [--rounds 5] [--seconds 8] [--bar 0.90]
 
-In process: batches of 8, one after another. Served: the embedded Triton, 8 requests of one image in flight,
-the client on the same cores. Each round measures both, in turns of order, so that a machine whose speed
-drifts does not favour one; the ratio is taken round by round. Exit code 1 if the median is below the bar.
+In process: a session for each instance, each one largest batch after the other. Served: the embedded Triton, 8 requests
+of one image in flight over HTTP, the client on the same cores. Each round measures both, in turns of order, so that a
+machine whose speed drifts does not favour one; the ratio is taken round by round. Exit code 1 if the median is below
+the bar.
 """
 
 from __future__ import annotations
@@ -13,16 +15,16 @@ import argparse
 import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import numpy as np
-
 from resx.bench import measuring
+from resx.bench.in_process import measure_in_process
+from resx.bench.measuring import Extras
+from resx.bench.payloads import canaries
 from resx.bench.plan import LoadPlan
 from resx.bench.report import Measurement
 from resx.export.pipeline import ExportOptions
-from resx.export.runtimes import OnnxRuntimeModel, usable_cores
+from resx.export.runtimes import usable_cores
 from resx.export.source import load_source
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into
@@ -37,6 +39,10 @@ def main() -> int:
     """Measure, print the rounds and the ratio, and say whether the bar holds."""
     parser = argparse.ArgumentParser(description="Served against in-process throughput.")
     parser.add_argument("--model", default="resnet50")
+    parser.add_argument("--instances", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=0, help="of an instance; 0: all cores")
+    parser.add_argument("--max-batch", type=int, default=CONCURRENCY)
+    parser.add_argument("--native", action="store_true", help="`resx serve --native`")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--bar", type=float, default=0.90, help="least served / in-process")
@@ -44,9 +50,11 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="resx-bench-") as folder:
         repository = Repository(Path(folder) / "model_repository")
         source = load_source(options.model, weights="none", seed=0)
-        export = ExportOptions(max_batch_size=CONCURRENCY)
-        export_into(repository, source, export, ServingOptions(), name=options.model, command="make bench")
-        state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+        export = ExportOptions(max_batch_size=options.max_batch)
+        serving = ServingOptions(instances=options.instances, threads=options.threads)
+        export_into(repository, source, export, serving, name=options.model, command="make bench")
+        native = ["--native"] if options.native else []
+        state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0), native)
         try:
             ratios = _rounds(repository, state, options.model, options.rounds, options.seconds)
         finally:
@@ -54,7 +62,8 @@ def main() -> int:
     median = statistics.median(ratios)
     holds = median >= options.bar
     print(
-        f"{options.model}: served (concurrency {CONCURRENCY}) / in-process (batch {CONCURRENCY}), "
+        f"{options.model}{', native' if options.native else ''}, {options.instances} x {options.threads or 'all'} "
+        f"threads, batches of {options.max_batch}: served (concurrency {CONCURRENCY}) / in-process, "
         f"{usable_cores()} cores: median {median:.3f}, {min(ratios):.3f} to {max(ratios):.3f} "
         f"over {len(ratios)} rounds; bar {options.bar:.2f} {'holds' if holds else 'MISSED'}"
     )
@@ -62,40 +71,39 @@ def main() -> int:
 
 
 def _rounds(repository: Repository, state: ServerState, name: str, rounds: int, seconds: float) -> list[float]:
-    model = OnnxRuntimeModel(repository.version_folder(name) / "model.onnx")
-    image_size = repository.card(name).source.spec.image_size
-    batch = np.random.default_rng(0).integers(0, 256, (CONCURRENCY, 3, image_size, image_size), dtype=np.uint8)
     print(f"{'round':>5} {'in-process/s':>13} {'served/s':>9} {'ratio':>6} {'mean batch':>11} {'client ms':>10}")
     ratios = []
     for number in range(1, rounds + 1):
         # Every other round begins with the other one.
         if number % 2:
-            direct, served = _in_process(model, batch, seconds), _served(state, name, seconds)
+            direct, served = _in_process(repository, name, seconds), _served(state, name, seconds)
         else:
-            served, direct = _served(state, name, seconds), _in_process(model, batch, seconds)
+            served, direct = _served(state, name, seconds), _in_process(repository, name, seconds)
         ratios.append(served.images_per_s / direct)
         mean_batch = served.server.mean_batch_size if served.server else float("nan")
         print(
             f"{number:>5} {direct:>13.1f} {served.images_per_s:>9.1f} {ratios[-1]:>6.3f} {mean_batch:>11.1f} "
-            f"{served.client_cpu_ms_per_request or 0:>10.2f}",
+            f"{served.client_cpu_ms_per_request or 0:>10.3f}",
             flush=True,
         )
     return ratios
 
 
-def _in_process(model: OnnxRuntimeModel, batch: np.ndarray, seconds: float) -> float:
+def _in_process(repository: Repository, name: str, seconds: float) -> float:
     """Return images per second."""
-    model(batch)
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        model(batch)
-        count += len(batch)
-    return count / (time.perf_counter() - started)
+    card = repository.card(name)
+    batches = canaries(card, card.max_batch_size).tensors
+    run = measure_in_process(
+        repository.version_folder(name), card, card.max_batch_size, instances=0, threads=0, duration_s=seconds,
+        tensors=batches,
+    )  # fmt: skip
+    return run.images_per_s
 
 
 def _served(state: ServerState, name: str, seconds: float) -> Measurement:
     plan = LoadPlan(concurrency=CONCURRENCY, duration_s=seconds, warmup_s=1.5)
-    return measuring.run(state.address("grpc"), name, [plan]).measurements[0]
+    target = measuring.target_of(state.address("http"), name, None)
+    return measuring.measure(target, plan, Extras(measure_ceiling=False))
 
 
 if __name__ == "__main__":

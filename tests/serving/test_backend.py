@@ -1,4 +1,7 @@
-"""The embedded server's onnxruntime backend, inside a real Triton, on files that resx did not make."""
+"""The embedded server's onnxruntime backends, inside a real Triton, on files that resx did not make.
+
+Python processes and the native backend have one contract, so every test runs on a server of each.
+"""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +16,12 @@ from onnx import TensorProto
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
 from resx.errors import ResxError
+from resx.serving import detached
 from resx.serving.deploy import deploy
-from tests.conftest import RunningTriton
+from resx.serving.embedded import Ports
+from resx.serving.native_backend import missing_for_native
+from resx.serving.repository import Repository
+from tests.conftest import RunningTriton, publish_tiny
 from tests.serving import onnx_files
 
 pytestmark = pytest.mark.triton
@@ -46,47 +53,93 @@ def put_config(triton: RunningTriton, name: str, text: str) -> None:
     (triton.repository.root / name / "config.pbtxt").write_text(text)
 
 
+def statistics(triton: RunningTriton, name: str) -> dict[str, Any]:
+    with triton_http.InferenceServerClient(triton.url("http").removeprefix("http://")) as client:
+        (stats,) = client.get_inference_statistics(name)["model_stats"]
+    return dict(stats)
+
+
+@pytest.fixture(scope="module")
+def native_triton(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) -> Iterator[RunningTriton]:
+    """A server with the native backend that serves `tiny`."""
+    if reason := missing_for_native():
+        pytest.skip(reason)
+    repository = Repository(tmp_path_factory.mktemp("native") / "model_repository")
+    publish_tiny(repository, "tiny")
+    state = detached.serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"])
+    yield RunningTriton(repository=repository, state=state)
+    detached.stop(repository)
+
+
+@pytest.fixture(params=["python", "native"])
+def server(request: pytest.FixtureRequest) -> RunningTriton:
+    """A server of each kind."""
+    running: RunningTriton = request.getfixturevalue("triton" if request.param == "python" else "native_triton")
+    return running
+
+
 @pytest.fixture
-def root(triton: RunningTriton) -> Iterator[Path]:
+def root(server: RunningTriton) -> Iterator[Path]:
     """The repository's folder; what a test loads is unloaded."""
-    before = set(triton.repository.names())
-    yield triton.repository.root
-    with triton.client() as client:
-        for name in set(triton.repository.names()) - before:
+    before = set(server.repository.names())
+    yield server.repository.root
+    with server.client() as client:
+        for name in set(server.repository.names()) - before:
             client.unload(name)
 
 
-def test_a_bare_folder_with_anothers_file_is_served(triton: RunningTriton, root: Path) -> None:
+def test_a_bare_folder_with_anothers_file_is_served(server: RunningTriton, root: Path) -> None:
     onnx_files.sum_and_half(root / "bare" / "1" / "model.onnx")
-    assert "bare" in triton.repository.names()
-    serve(triton, "bare")
+    assert "bare" in server.repository.names()
+    serve(server, "bare")
 
-    answer = ask(triton, "bare", x=X)
+    answer = ask(server, "bare", x=X)
     assert np.array_equal(answer["total"].ravel(), X.sum(axis=1))
     assert np.array_equal(answer["half"], X / 2)
-    config = config_of(triton, "bare")
+    config = config_of(server, "bare")
     assert config["max_batch_size"] == 4
     assert config["input"][0]["dims"] == [-1]
     assert "dynamic_batching" in config
 
 
-def test_a_fixed_first_axis_means_no_batching(triton: RunningTriton, root: Path) -> None:
+def test_a_fixed_first_axis_means_no_batching(server: RunningTriton, root: Path) -> None:
     onnx_files.identity(root / "fixed" / "1" / "model.onnx", TensorProto.FLOAT, [2, 3])
-    serve(triton, "fixed")
-    config = config_of(triton, "fixed")
+    serve(server, "fixed")
+    config = config_of(server, "fixed")
     assert config["max_batch_size"] == 0
     assert config["input"][0]["dims"] == [2, 3]
-    assert np.array_equal(ask(triton, "fixed", x=X)["y"], X)
+    assert np.array_equal(ask(server, "fixed", x=X)["y"], X)
 
 
-def test_a_batch_size_that_the_file_cannot_have_is_refused(triton: RunningTriton, root: Path) -> None:
+def test_numbers_without_axes_go_in_and_come_out(server: RunningTriton, root: Path) -> None:
+    onnx_files.identity(root / "number" / "1" / "model.onnx", TensorProto.INT64, [])
+    serve(server, "number")
+    assert ask(server, "number", x=np.array([7]))["y"].tolist() == [7]
+
+
+def test_what_config_says_is_kept_where_the_rest_is_completed(server: RunningTriton, root: Path) -> None:
+    onnx_files.sum_and_half(root / "partly" / "1" / "model.onnx")
+    put_config(
+        server, "partly",
+        'backend: "onnxruntime"\nmax_batch_size: 6\noutput { name: "half" data_type: TYPE_FP32 dims: [ -1 ] }\n'
+        "dynamic_batching { max_queue_delay_microseconds: 7 }\n",
+    )  # fmt: skip
+    serve(server, "partly")
+    config = config_of(server, "partly")
+    assert [tensor["name"] for tensor in config["input"]] == ["x"]
+    assert [tensor["name"] for tensor in config["output"]] == ["half"]
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 7
+    assert np.array_equal(ask(server, "partly", x=X)["half"], X / 2)
+
+
+def test_a_batch_size_that_the_file_cannot_have_is_refused(server: RunningTriton, root: Path) -> None:
     onnx_files.identity(root / "unbatched" / "1" / "model.onnx", TensorProto.FLOAT, [2, 3])
-    put_config(triton, "unbatched", 'backend: "onnxruntime"\nmax_batch_size: 8\n')
+    put_config(server, "unbatched", 'backend: "onnxruntime"\nmax_batch_size: 8\n')
     with pytest.raises(ResxError, match="first axis of an input or output is fixed; write 0"):
-        serve(triton, "unbatched")
+        serve(server, "unbatched")
 
 
-def test_every_numeric_type_comes_back_exactly(triton: RunningTriton, root: Path) -> None:
+def test_every_numeric_type_comes_back_exactly(server: RunningTriton, root: Path) -> None:
     elements = {
         "bool": TensorProto.BOOL, "uint8": TensorProto.UINT8, "uint16": TensorProto.UINT16,
         "uint32": TensorProto.UINT32, "uint64": TensorProto.UINT64, "int8": TensorProto.INT8,
@@ -94,51 +147,51 @@ def test_every_numeric_type_comes_back_exactly(triton: RunningTriton, root: Path
         "float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE,
     }  # fmt: skip
     onnx_files.identities(root / "types" / "1" / "model.onnx", elements, ["n", 300])
-    serve(triton, "types")
+    serve(server, "types")
     numbers = np.random.default_rng(0).integers(0, 256, (3, 300))
     sent = {name: numbers.astype(name) for name in elements}
-    answer = ask(triton, "types", **sent)
+    answer = ask(server, "types", **sent)
     for name, array in sent.items():
         assert answer[f"y_{name}"].dtype == array.dtype
         assert np.array_equal(answer[f"y_{name}"], array), name
 
 
-def test_strings_are_refused_with_what_is_served(triton: RunningTriton, root: Path) -> None:
+def test_strings_are_refused_with_what_is_served(server: RunningTriton, root: Path) -> None:
     onnx_files.identity(root / "words" / "1" / "model.onnx", TensorProto.STRING, ["n", 1])
     with pytest.raises(ResxError, match=r"tensor\(string\); this backend serves tensor\(bool\)"):
-        serve(triton, "words")
+        serve(server, "words")
 
 
-def test_only_the_outputs_asked_for_come_back(triton: RunningTriton, root: Path) -> None:
+def test_only_the_outputs_asked_for_come_back(server: RunningTriton, root: Path) -> None:
     onnx_files.sum_and_half(root / "chosen" / "1" / "model.onnx")
-    serve(triton, "chosen")
-    assert set(ask(triton, "chosen", "half", x=X)) == {"half"}
-    assert set(ask(triton, "chosen", "total", "half", x=X)) == {"total", "half"}
+    serve(server, "chosen")
+    assert set(ask(server, "chosen", "half", x=X)) == {"half"}
+    assert set(ask(server, "chosen", "total", "half", x=X)) == {"total", "half"}
 
 
-def test_requests_of_different_shapes_at_once_each_get_their_own_answer(triton: RunningTriton, root: Path) -> None:
+def test_requests_of_different_shapes_at_once_each_get_their_own_answer(server: RunningTriton, root: Path) -> None:
     onnx_files.sum_and_half(root / "ragged" / "1" / "model.onnx")
-    serve(triton, "ragged")
+    serve(server, "ragged")
     images = [np.full((1 + index % 2, 1 + index % 7), index, np.float32) for index in range(200)]
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda x: ask(triton, "ragged", x=x), images))
+        answers = list(pool.map(lambda x: ask(server, "ragged", x=x), images))
     for sent, answer in zip(images, answers, strict=True):
         assert np.array_equal(answer["half"], sent / 2)
         assert np.array_equal(answer["total"].ravel(), sent.sum(axis=1))
 
 
-def test_one_requests_fault_does_not_fail_its_batch(triton: RunningTriton, root: Path) -> None:
+def test_one_requests_fault_does_not_fail_its_batch(server: RunningTriton, root: Path) -> None:
     onnx_files.lookup(root / "table" / "1" / "model.onnx")
     put_config(
-        triton, "table",
+        server, "table",
         # A delay, so that good and bad requests meet in one batch.
         'backend: "onnxruntime"\nmax_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n',
     )  # fmt: skip
-    serve(triton, "table")
+    serve(server, "table")
 
     def look_up(index: int) -> float | str:
         try:
-            return float(ask(triton, "table", x=np.array([[index]], np.int64))["y"][0, 0])
+            return float(ask(server, "table", x=np.array([[index]], np.int64))["y"][0, 0])
         except InferenceServerException as error:
             return str(error.status())
 
@@ -152,20 +205,30 @@ def test_one_requests_fault_does_not_fail_its_batch(triton: RunningTriton, root:
     ("line", "reason"),
     [
         ('parameters { key: "execution_mode" value { string_value: "2" } }', "execution_mode='2'.*give 0 or 1"),
+        (
+            'parameters { key: "intra_op_thread_count" value { string_value: "-1" } }',
+            r"intra_op_thread_count='-1'.*give 0 \(the default\) to 1024",
+        ),
+        (
+            'parameters { key: "memory.enable_memory_arena_shrinkage" value { string_value: "cpu:1" } }',
+            "shrinkage='cpu:1'.*give cpu:0",
+        ),
+        ("optimization { graph { level: 5 } }", r"optimization.graph.level: 5.*give -1 \(basic\)"),
+        ('default_model_filename: "../1/model.onnx"', "leads out of the version's folder"),
         ('default_model_filename: "other.onnx"', "other.onnx: no such file"),
         ('output { name: "nope" data_type: TYPE_FP32 dims: [ 3 ] }', "output .*nope.*has"),
     ],
 )  # fmt: skip
 def test_a_setting_that_cannot_be_fails_the_load_and_says_why(
-    triton: RunningTriton, root: Path, line: str, reason: str
+    server: RunningTriton, root: Path, line: str, reason: str
 ) -> None:
     onnx_files.identity(root / "misset" / "1" / "model.onnx", TensorProto.FLOAT, ["n", 3])
-    put_config(triton, "misset", f'backend: "onnxruntime"\nmax_batch_size: 4\n{line}\n')
+    put_config(server, "misset", f'backend: "onnxruntime"\nmax_batch_size: 4\n{line}\n')
     with pytest.raises(ResxError, match=reason):
-        serve(triton, "misset")
+        serve(server, "misset")
 
 
-def test_every_setting_of_the_cpp_backend_is_taken(triton: RunningTriton, root: Path) -> None:
+def test_every_setting_of_the_cpp_backend_is_taken(server: RunningTriton, root: Path) -> None:
     onnx_files.sum_and_half(root / "every_setting" / "1" / "model.onnx")
     settings = {
         "intra_op_thread_count": "2", "inter_op_thread_count": "2", "execution_mode": "1", "enable_mem_arena": "true",
@@ -174,23 +237,63 @@ def test_every_setting_of_the_cpp_backend_is_taken(triton: RunningTriton, root: 
     }  # fmt: skip
     lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in settings.items()]
     put_config(
-        triton, "every_setting",
+        server, "every_setting",
         'backend: "onnxruntime"\nmax_batch_size: 4\noptimization { graph { level: -1 } }\n'
         "instance_group [ { count: 2 kind: KIND_CPU } ]\n" + "\n".join(lines),
     )  # fmt: skip
-    serve(triton, "every_setting")
+    serve(server, "every_setting")
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: ask(triton, "every_setting", "half", x=X)["half"], range(50)))
+        answers = list(pool.map(lambda _: ask(server, "every_setting", "half", x=X)["half"], range(50)))
     assert all(np.array_equal(answer, X / 2) for answer in answers)
-    assert config_of(triton, "every_setting")["instance_group"][0]["count"] == 2
+    assert config_of(server, "every_setting")["instance_group"][0]["count"] == 2
 
 
-def test_the_servers_log_does_not_grow_with_the_requests(triton: RunningTriton) -> None:
+def test_instances_that_share_a_session_answer_at_once(server: RunningTriton, root: Path) -> None:
+    """The native backend's instances do, where each computes on one thread."""
+    onnx_files.sum_and_half(root / "pair" / "1" / "model.onnx")
+    put_config(
+        server, "pair",
+        'backend: "onnxruntime"\nmax_batch_size: 4\ninstance_group [ { count: 3 kind: KIND_CPU } ]\n'
+        'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n',
+    )  # fmt: skip
+    serve(server, "pair")
+    images = [np.full((1 + index % 4, 1000 + index % 3), index, np.float32) for index in range(120)]
+    with ThreadPoolExecutor(12) as pool:
+        answers = list(pool.map(lambda x: ask(server, "pair", x=x), images))
+    for sent, answer in zip(images, answers, strict=True):
+        assert np.array_equal(answer["half"], sent / 2)
+        assert np.allclose(answer["total"].ravel(), sent.sum(axis=1))
+
+
+def test_triton_counts_what_was_computed(server: RunningTriton, root: Path) -> None:
+    onnx_files.lookup(root / "counted" / "1" / "model.onnx")
+    serve(server, "counted")
+    ask(server, "counted", x=np.array([[0], [1], [2]], np.int64))
+    stats = statistics(server, "counted")
+    assert (stats["inference_count"], stats["execution_count"]) == (3, 1)
+    assert stats["inference_stats"]["success"]["count"] == 1
+    assert stats["inference_stats"]["compute_infer"]["ns"] > 0
+    assert [entry["batch_size"] for entry in stats["batch_stats"]] == [3]
+
+
+def test_the_native_backend_counts_failures_as_such(native_triton: RunningTriton) -> None:
+    """The stub of the Python backend counts a request that it answers with an error as a success."""
+    onnx_files.lookup(native_triton.repository.root / "failing" / "1" / "model.onnx")
+    serve(native_triton, "failing")
+    with pytest.raises(InferenceServerException, match="onnxruntime: .*indices element out of data bounds"):
+        ask(native_triton, "failing", x=np.array([[99]], np.int64))
+    stats = statistics(native_triton, "failing")
+    assert stats["inference_stats"]["fail"]["count"] == 1
+    assert not stats["inference_stats"]["success"].get("count")
+    assert not stats.get("batch_stats")
+
+
+def test_the_servers_log_does_not_grow_with_the_requests(server: RunningTriton) -> None:
     """numpy used to write a traceback per answer: see the backend's first lines."""
-    log = Path(triton.state.log)
+    log = Path(server.state.log)
     images = np.zeros((1, 3, 16, 16), np.uint8)
-    ask(triton, "tiny", image=images)
+    ask(server, "tiny", image=images)
     before = log.stat().st_size
     for _ in range(50):
-        ask(triton, "tiny", image=images)
+        ask(server, "tiny", image=images)
     assert log.stat().st_size - before < 1000, log.read_text()[before:][:2000]

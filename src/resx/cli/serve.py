@@ -33,6 +33,14 @@ def serve(
     http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
     grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8001,
     metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8002,
+    native: Annotated[
+        bool,
+        typer.Option(
+            "--native",
+            help="Compute in the server itself: a fifth more of a small network, but what crashes takes the server "
+            "along, not its model alone. Compiled at first use.",
+        ),
+    ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return as soon as it is ready.")] = False,
     exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds to answer what was accepted, at the end.")] = 10,
     tries: Annotated[int, typer.Option(min=1, help="Failed recoveries in a row before it gives up.")] = 5,
@@ -69,6 +77,7 @@ def serve(
     if detach:
         wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
         wanted += [f"--exit-timeout={exit_timeout}", f"--tries={tries}", f"--canary-timeout={canary_timeout}"]
+        wanted += ["--native"] if native else []
         with out.steps() as step:
             step("start the server, load the models and check their answers")
             state = serve_detached(published, ports, wanted)
@@ -76,7 +85,7 @@ def serve(
         return
     with out.steps() as step:
         run(
-            published, ports, models, policy=policy, on_step=step,
+            published, ports, models, policy=policy, native=native, on_step=step,
             on_ready=lambda state, deployed, errors: _say_ready(out, published, state, deployed, errors),
         )  # fmt: skip
 

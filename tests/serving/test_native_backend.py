@@ -1,0 +1,110 @@
+"""What the native backend has to itself: how it is compiled, and what becomes of a server that has it.
+
+What it answers is in test_backend.py, beside the Python backend.
+"""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from resx.errors import MissingCapability
+from resx.serving import detached, native_backend
+from resx.serving.client import TritonClient
+from resx.serving.embedded import Ports
+from resx.serving.repository import Repository
+from resx.serving.state import ServerState, running_server
+from resx.serving.triton_process import STUB
+from tests.conftest import Finished, publish_tiny
+from tests.serving.test_supervisor import wait_until
+
+FREE = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
+
+
+@pytest.fixture
+def repository(tmp_path: Path, state_folder: Path) -> Iterator[Repository]:
+    """A repository with `tiny`, whose server, if one runs, is stopped."""
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny")
+    yield repository
+    if running_server(repository):
+        detached.stop(repository)
+
+
+def test_without_a_compiler_the_message_says_what_to_install(
+    repository: Repository, resx: Callable[..., Finished]
+) -> None:
+    done = resx("serve", f"--repository={repository.root}", *FREE, "--native", env={"CXX": "no-such-compiler"})
+    assert done.code == 4
+    assert done.out == ""
+    assert done.err.splitlines()[-1] == (
+        "error: --native compiles its backend and there is no C++ compiler; install g++ or set CXX; "
+        "`resx serve` without --native needs none"
+    )
+
+
+def test_a_compiler_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text(
+        "#!/bin/sh\necho 'a.cc: In function f:' >&2\necho 'a.cc:1:2: error: no such thing' >&2\nexit 1\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    target = tmp_path / "backend"
+    with pytest.raises(MissingCapability, match=r"\(a.cc:1:2: error: no such thing\); `resx serve` without --native"):
+        native_backend.put_native_backend(target, lambda _step: None)
+    assert list(target.iterdir()) == []
+
+
+def test_a_wheel_without_the_library_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_backend, "onnxruntime_library", lambda: None)
+    monkeypatch.setenv("CXX", "true")
+    assert "lacks libonnxruntime.so" in str(native_backend.missing_for_native())
+
+
+def test_it_is_compiled_once_and_again_when_a_source_changes(tmp_path: Path) -> None:
+    if reason := native_backend.missing_for_native():
+        pytest.skip(reason)
+    steps: list[str] = []
+    native_backend.put_native_backend(tmp_path, steps.append)
+    first = (tmp_path / native_backend.LIBRARY).read_bytes()
+    native_backend.put_native_backend(tmp_path, steps.append)
+    assert len(steps) == 1
+    (tmp_path / "built-of.sha256").write_text("of another version")
+    native_backend.put_native_backend(tmp_path, steps.append)
+    assert len(steps) == 2
+    assert (tmp_path / native_backend.LIBRARY).read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["built-of.sha256", native_backend.LIBRARY]
+
+
+@pytest.mark.triton
+def test_a_native_server_has_no_python_process_and_comes_back_when_it_is_killed(repository: Repository) -> None:
+    if reason := native_backend.missing_for_native():
+        pytest.skip(reason)
+    state = detached.serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"])
+    assert not any(STUB in " ".join(child.cmdline()) for child in psutil.Process(state.server_pid).children(True))
+    before = answer(state)
+
+    os.kill(state.server_pid, signal.SIGSEGV)
+
+    wait_until(lambda: current(repository).restarts == 1 and current(repository).phase == "serving")
+    after = current(repository)
+    assert after.server_pid != state.server_pid
+    assert np.array_equal(answer(after), before)
+    assert not any(STUB in " ".join(child.cmdline()) for child in psutil.Process(after.server_pid).children(True))
+
+
+def current(repository: Repository) -> ServerState:
+    state = running_server(repository)
+    assert state is not None
+    return state
+
+
+def answer(state: ServerState) -> np.ndarray:
+    with TritonClient(state.address("grpc"), timeout_s=30) as client:
+        outputs = client.infer("tiny", client.interface("tiny"), np.full((1, 3, 16, 16), 7, np.uint8))
+        return outputs.logits
