@@ -11,17 +11,17 @@ ratios are taken within a round, so that a machine whose speed drifts favours no
 protocol's head, the others are a plain POST of the image's bytes. `triton` is `resx serve --native`, the one that the
 ratios are of; `triton_isolated` is `resx serve`. A window of a slow model is longer than `--seconds`, so that it holds
 some hundred answers: wrk starts cold and does not count what is on its way at its end. With `--tune` Triton's
-configuration is first found
-by `resx tune` under the same concurrency. MODEL:int8 lets Triton serve the int8 file that `resx export --int8` makes,
-and the others the fp32 file. Weights are random, and their answers do not survive rounding, so that file is made with
---no-verify: what it gives is its speed. Answers are compared with onnxruntime in process, over the file that the server
-has. Exit code 1 if a server gave a wrong answer or none.
+configuration is first found by `resx tune` under the same concurrency. MODEL:int8 lets Triton serve the int8 file that
+`resx export --int8` makes, and the others the fp32 file. Weights are random, and their answers do not survive rounding,
+so that file is made with --no-verify: what it gives is its speed. Answers are compared with onnxruntime in process,
+over the file that the server has. Exit code 1 if a server gave a wrong answer or none.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -96,6 +96,7 @@ class Run:
     checked: int
     wrk_per_s: float | None
     """None where wrk is not installed."""
+    wrk_p50_ms: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,7 +294,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: str | None, folder: Path) -> Run:
     """Load the server twice by resx's generator and twice by wrk, in the order ABBA."""
-    loads, by_wrk = list[_Load](), list[float]()
+    loads, by_wrk = list[_Load](), list[tuple[float, float]]()
     for who in "resx", "wrk", "wrk", "resx":
         if who == "resx":
             loads.append(_by_resx(running, options.concurrency, case.window_s))
@@ -310,7 +311,8 @@ def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: st
     return Run(
         images_per_s=len(samples.answered) / seconds, p50_ms=latency.p50_ms or float("nan"),
         p99_ms=latency.p99_ms, failed=len(samples) - len(samples.answered), wrong=wrong, checked=len(kept),
-        wrk_per_s=statistics.mean(by_wrk) if by_wrk else None,
+        wrk_per_s=statistics.mean(per_s for per_s, _ in by_wrk) if by_wrk else None,
+        wrk_p50_ms=statistics.mean(p50_ms for _, p50_ms in by_wrk) if by_wrk else None,
     )  # fmt: skip
 
 
@@ -343,8 +345,8 @@ def _is_right(running: Running, case: Case, payload: int, answer: bytes) -> bool
     return bool(np.abs(logits - expected).max() <= case.tolerance * np.abs(expected).max())
 
 
-def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder: Path) -> float:
-    """Drive the server with wrk and the very bytes of one request; return answers per second."""
+def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder: Path) -> tuple[float, float]:
+    """Drive the server with wrk and the very bytes of one request; return answers per second and the median in ms."""
     head, _, body = running.requests[0].partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     (folder / "body").write_bytes(body)
@@ -356,12 +358,14 @@ def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder
     ]  # fmt: skip
     (folder / "post.lua").write_text("\n".join(script) + "\n")
     url = f"http://{running.host_port}{first.split()[1]}"
-    options = ["-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "60s"]
+    options = ["-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "--latency"]
     command = [wrk, *options, "-s", folder / "post.lua", url]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120 + seconds)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:
         raise SystemExit(f"wrk: {url}: {done.stdout}")
-    return float(done.stdout.partition("Requests/sec:")[2].split()[0])
+    median, unit = re.findall(r"^ +50% +([\d.]+)(us|ms|s)$", done.stdout, re.MULTILINE)[0]
+    per_ms = {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
+    return float(done.stdout.partition("Requests/sec:")[2].split()[0]), float(median) * per_ms
 
 
 def _section(model: str, runs: dict[str, list[Run]]) -> str:
@@ -382,15 +386,18 @@ def _section(model: str, runs: dict[str, list[Run]]) -> str:
             f"{sum(run.checked for run in found)}, {sum(run.wrong for run in found)}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(f"- {NAMES[server]}: resx's generator got {agreed} of what wrk got."
-                    for server, found in runs.items() if (agreed := _agreement(found)))]  # fmt: skip
+    lines += ["", *(
+        f"- {NAMES[server]}: resx's generator over wrk, of the same server in the same round: answers "
+        f"{_agreement([run.images_per_s / run.wrk_per_s for run in found if run.wrk_per_s])}, "
+        f"p50 {_agreement([run.p50_ms / run.wrk_p50_ms for run in found if run.wrk_p50_ms])}."
+        for server, found in runs.items() if found[0].wrk_per_s
+    )]  # fmt: skip
     return "\n".join(lines)
 
 
-def _agreement(runs: list[Run]) -> str:
-    """Return resx's answers per second over wrk's, of the same server in the same round."""
-    ratios = [run.images_per_s / run.wrk_per_s for run in runs if run.wrk_per_s]
-    return f"{exp(statistics.mean(map(log, ratios))):.3f} ({min(ratios):.3f} to {max(ratios):.3f})" if ratios else ""
+def _agreement(ratios: list[float]) -> str:
+    """Return the geometric mean of the ratios and their range."""
+    return f"{exp(statistics.mean(map(log, ratios))):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
 
 
 def _spread(values: list[float]) -> str:

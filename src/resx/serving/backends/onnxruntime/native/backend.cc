@@ -10,14 +10,16 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cctype>
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <numeric>
-#include <optional>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
