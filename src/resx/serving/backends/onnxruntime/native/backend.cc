@@ -723,7 +723,7 @@ class Instance {
         if (memory == TRITONSERVER_MEMORY_GPU || size > static_cast<size_t>(limit - end)) {
           refuse("input '" + inputs_[place].described.name + "' came in memory that this backend cannot read");
         }
-        std::memcpy(end, part, size);
+        if (size > 0) std::memcpy(end, part, size);
         end += size;
       }
       if (end != limit) refuse("input '" + inputs_[place].described.name + "' is shorter than it said");
