@@ -11,18 +11,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from benchmarks.fault_clients import FREE, current, wait_until
 
 from resx.errors import MissingCapability
 from resx.serving import detached, native_backend
 from resx.serving.client import TritonClient
-from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
 from resx.serving.state import ServerState, running_server
 from resx.serving.triton_process import STUB
 from tests.conftest import Finished, publish_tiny
-from tests.serving.test_supervisor import wait_until
-
-FREE = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
 
 
 @pytest.fixture
@@ -38,7 +35,8 @@ def repository(tmp_path: Path, state_folder: Path) -> Iterator[Repository]:
 def test_without_a_compiler_the_message_says_what_to_install(
     repository: Repository, resx: Callable[..., Finished]
 ) -> None:
-    done = resx("serve", f"--repository={repository.root}", *FREE, "--native", env={"CXX": "no-such-compiler"})
+    free = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
+    done = resx("serve", f"--repository={repository.root}", *free, "--native", env={"CXX": "no-such-compiler"})
     assert done.code == 4
     assert done.out == ""
     assert done.err.splitlines()[-1] == (
@@ -85,23 +83,17 @@ def test_it_is_compiled_once_and_again_when_a_source_changes(tmp_path: Path) -> 
 def test_a_native_server_has_no_python_process_and_comes_back_when_it_is_killed(repository: Repository) -> None:
     if reason := native_backend.missing_for_native():
         pytest.skip(reason)
-    state = detached.serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"])
+    state = detached.serve_detached(repository, FREE, ["--native"])
     assert not any(STUB in " ".join(child.cmdline()) for child in psutil.Process(state.server_pid).children(True))
     before = answer(state)
 
     os.kill(state.server_pid, signal.SIGSEGV)
 
-    wait_until(lambda: current(repository).restarts == 1 and current(repository).phase == "serving")
+    wait_until(lambda: current(repository).restarts == 1 and current(repository).phase == "serving", "it is back")
     after = current(repository)
     assert after.server_pid != state.server_pid
     assert np.array_equal(answer(after), before)
     assert not any(STUB in " ".join(child.cmdline()) for child in psutil.Process(after.server_pid).children(True))
-
-
-def current(repository: Repository) -> ServerState:
-    state = running_server(repository)
-    assert state is not None
-    return state
 
 
 def answer(state: ServerState) -> np.ndarray:

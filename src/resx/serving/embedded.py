@@ -80,21 +80,6 @@ class Installation:
     onnxruntime: Path | None = None
     """The library that the native backend loads; None: Python processes compute."""
 
-    def native(self, on_step: Callable[[str], None]) -> Installation:
-        """Return the same server with the native backend, which is compiled first if need be.
-
-        Raises:
-            MissingCapability: it cannot be.
-        """
-        folder = self.backends.with_name("backends-native")
-        put_native_backend(folder / "onnxruntime", on_step)
-        (folder / "python").mkdir(exist_ok=True)
-        for file in (entry for entry in (self.backends / "python").iterdir() if entry.is_file()):
-            target = folder / "python" / file.name
-            with contextlib.suppress(FileExistsError):
-                target.hardlink_to(file)  # Triton refuses links that leave the folder
-        return replace(self, backends=folder, onnxruntime=onnxruntime_library())
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ports:
@@ -184,7 +169,7 @@ def install(on_step: Callable[[str], None] = lambda _step: None, *, native: bool
     if reason := missing_for_install() or (missing_for_native() if native else None):
         raise MissingCapability(reason)
     installation = _unpacked(on_step)
-    return installation.native(on_step) if native else installation
+    return _with_native_backend(installation, on_step) if native else installation
 
 
 def _unpacked(on_step: Callable[[str], None]) -> Installation:
@@ -205,6 +190,17 @@ def _unpacked(on_step: Callable[[str], None]) -> Installation:
     assert found is not None
     _write_backend(found.backends)
     return found
+
+
+def _with_native_backend(installation: Installation, on_step: Callable[[str], None]) -> Installation:
+    """Return the same server with the native backend, which is compiled first if need be."""
+    folder = installation.backends.with_name("backends-native")
+    put_native_backend(folder / "onnxruntime", on_step)
+    (folder / "python").mkdir(exist_ok=True)
+    for file in (entry for entry in (installation.backends / "python").iterdir() if entry.is_file()):
+        with contextlib.suppress(FileExistsError):
+            (folder / "python" / file.name).hardlink_to(file)  # Triton refuses links that leave the folder
+    return replace(installation, backends=folder, onnxruntime=onnxruntime_library())
 
 
 def last_error(log: Path) -> str:
