@@ -1,5 +1,6 @@
 """The generator against servers of known behaviour, which are ours and as simple as can be."""
 
+import itertools
 import multiprocessing
 import os
 import random
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +21,8 @@ from resx.bench.generator import Generators
 from resx.bench.null_server import ceiling_per_s, null_server
 from resx.bench.samples import Samples, merged, percentiles
 from resx.bench.task import Task
+from resx.serving.address import Tls
+from tests.serving.tls_proxy import make_certificates, tls_proxy
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -29,13 +33,11 @@ class Handler(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        while True:
-            got = b""
-            while len(got) < len(REQUEST):
-                part = self.request.recv(len(REQUEST) - len(got))
-                if not part:
-                    return
-                got += part
+        incoming = self.request.makefile("rb")
+        while head := list(itertools.takewhile(lambda line: line.strip(), incoming)):
+            (length,) = (int(line.split(b":")[1]) for line in head if line.startswith(b"Content-Length:"))
+            if len(incoming.read(length)) < length:
+                return
             assert isinstance(self.server, Server)
             answer = self.server.answer()
             if not answer:
@@ -45,9 +47,9 @@ class Handler(socketserver.BaseRequestHandler):
 
 class Server(socketserver.ThreadingTCPServer):
     daemon_threads = True
-    request_queue_size = 256
 
-    def __init__(self, answer: Callable[[], bytes]) -> None:
+    def __init__(self, answer: Callable[[], bytes], *, backlog: int = 256) -> None:
+        self.request_queue_size = backlog
         super().__init__(("127.0.0.1", 0), Handler)
         self.answer = answer
 
@@ -142,6 +144,18 @@ def test_a_stall_is_seen_by_all_that_fell_due_in_it_and_not_by_one_request_only(
     assert len(open_loop) == pytest.approx(800, rel=0.2)
 
 
+def test_nothing_leaves_late_because_a_server_that_stands_still_takes_no_more_connections() -> None:
+    """Its backlog is full after a few, and the next are connected by a SYN sent again a second later."""
+    with Server(lambda: OK, backlog=4) as server:
+        threading.Timer(0.8, server.serve_forever).start()
+        seen = load(task(server.server_address[1], rate_per_s=100.0), 1.5)
+        server.shutdown()
+    assert not seen.error_counts
+    assert len(seen) == pytest.approx(150, rel=0.4)
+    assert seen.latencies_ms.max() > 900, "the backlog was never full"
+    assert np.percentile((seen.sent_ns - seen.due_ns) / 1e6, 90) < 50
+
+
 def test_errors_are_counted_by_what_the_server_says() -> None:
     answers = iter(
         [OK, b'HTTP/1.1 503 Unavailable\r\nContent-Length: 18\r\n\r\n{"error":"is full"', b"nonsense\r\n\r\n", b"", OK]
@@ -159,6 +173,20 @@ def test_errors_are_counted_by_what_the_server_says() -> None:
     assert counts.pop("the answer is not HTTP/1.1 with a Content-Length; give --protocol grpc") > 0
     assert counts.pop("the connection was lost (the server closed the connection before it answered)") > 0
     assert not counts
+
+
+def test_a_load_over_tls_opens_its_connections_and_trusts_whom_it_is_told_to(tmp_path: Path) -> None:
+    """A request larger than what a socket takes at once, over connections that are negotiated while others answer."""
+    certificates = make_certificates(tmp_path)
+    large = (REQUEST.replace(b": 4", b": 4000000") + bytes(4_000_000 - 4), REQUEST)
+    with serving(lambda: OK) as plain, tls_proxy(plain, certificates) as port:
+        part = replace(task(port, concurrency=4), host_port=f"localhost:{port}", requests=large)
+        seen = load(replace(part, tls=Tls(ca=str(certificates.ca))), 1.0)
+        others = load(replace(part, tls=Tls(ca=str(certificates.other_ca))), 0.3)
+    assert not seen.error_counts
+    assert len(seen.answered) > 20
+    assert not len(others.answered)
+    assert all("CERTIFICATE_VERIFY_FAILED" in reason for reason in others.error_counts)
 
 
 def test_a_port_where_nobody_listens_is_not_asked_in_a_tight_loop() -> None:

@@ -3,7 +3,7 @@
 Python processes and the native backend have one contract, so every test runs on a server of each.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
+from benchmarks.fault_clients import wait_until
 from onnx import TensorProto
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -53,10 +54,16 @@ def put_config(triton: RunningTriton, name: str, text: str) -> None:
     (triton.repository.root / name / "config.pbtxt").write_text(text)
 
 
-def statistics(triton: RunningTriton, name: str) -> dict[str, Any]:
+def statistics(triton: RunningTriton, name: str, counted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """Return a model's statistics, once there is something: of the Python backend Triton counts after it answers."""
     with triton_http.InferenceServerClient(triton.url("http").removeprefix("http://")) as client:
-        (stats,) = client.get_inference_statistics(name)["model_stats"]
-    return dict(stats)
+
+        def read() -> dict[str, Any]:
+            (stats,) = client.get_inference_statistics(name)["model_stats"]
+            return dict(stats)
+
+        wait_until(lambda: bool(counted(read())), f"{name} is counted")
+        return read()
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +276,7 @@ def test_triton_counts_what_was_computed(server: RunningTriton, root: Path) -> N
     onnx_files.lookup(root / "counted" / "1" / "model.onnx")
     serve(server, "counted")
     ask(server, "counted", x=np.array([[0], [1], [2]], np.int64))
-    stats = statistics(server, "counted")
+    stats = statistics(server, "counted", lambda stats: stats["execution_count"])
     assert (stats["inference_count"], stats["execution_count"]) == (3, 1)
     assert stats["inference_stats"]["success"]["count"] == 1
     assert stats["inference_stats"]["compute_infer"]["ns"] > 0
@@ -282,7 +289,7 @@ def test_the_native_backend_counts_failures_as_such(native_triton: RunningTriton
     serve(native_triton, "failing")
     with pytest.raises(InferenceServerException, match="onnxruntime: .*indices element out of data bounds"):
         ask(native_triton, "failing", x=np.array([[99]], np.int64))
-    stats = statistics(native_triton, "failing")
+    stats = statistics(native_triton, "failing", lambda stats: stats["inference_stats"]["fail"].get("count"))
     assert stats["inference_stats"]["fail"]["count"] == 1
     assert not stats["inference_stats"]["success"].get("count")
     assert not stats.get("batch_stats")

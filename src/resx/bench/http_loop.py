@@ -3,7 +3,9 @@
 On a machine that the server shares, what the client takes is missing there; and a client that polls is measured
 instead of the server. So: no library for each request but bytes that were made before, one system call to send
 and one to receive, epoll for all connections. A wait for the next due time goes through select, because its
-timeout has microseconds where epoll's has milliseconds.
+timeout has microseconds where epoll's has milliseconds. Nor does it wait for a connection: a server that stands
+still accepts until its backlog is full (1,024 for Triton), and the next connection then takes a second or more, in
+which all that falls due would be late.
 
 HTTP/1.1 as Triton and proxies in front of it speak it: keep-alive, answers with a Content-Length. No redirects,
 no chunked answers, no pipelining.
@@ -11,7 +13,9 @@ no chunked answers, no pipelining.
 
 from __future__ import annotations
 
+import errno
 import heapq
+import os
 import select
 import socket
 import ssl
@@ -19,6 +23,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection as Pipe
+from typing import Any, TypeAlias
 
 from resx.bench.recorder import NO_ANSWER, Recorder
 from resx.bench.task import DRAIN_S, PAUSE_S, PROGRESS_S, Task, due_times
@@ -27,6 +32,9 @@ from resx.bench.wire import content_length, http_error
 _IDLE_S = 0.25
 _RECEIVE = 1 << 18
 _DESCRIPTORS_LEFT = 64
+_WRITABLE = select.EPOLLIN | select.EPOLLOUT
+Peer: TypeAlias = tuple[int, Any]
+"""A family of addresses, and one."""
 _LOST = "the server closed the connection before it answered"
 
 
@@ -36,6 +44,8 @@ class HttpLoop:
     def __init__(self, task: Task, recorder: Recorder, pipe: Pipe) -> None:
         self._task, self._recorder, self._pipe = task, recorder, pipe
         self._context = task.tls.context() if task.tls else None
+        self._peer: Peer | None = None
+        """Where the first connection was made to, so that a name is looked up once."""
         self._poll = select.epoll()
         self._poll.register(pipe.fileno(), select.EPOLLIN)
         self._connections: dict[int, Connection] = {}
@@ -120,13 +130,17 @@ class HttpLoop:
             self._waiting.append(due_ns)
             return None
         try:
-            connection = open_connection(self._task, self._context)
+            if self._peer is None:
+                connection = open_connection(self._task, self._context)
+                self._peer = peer_of(connection)
+            else:
+                connection = begin_connection(self._peer)
         except OSError as error:
-            self._recorder.failed(due_ns, time.monotonic_ns(), f"cannot connect ({error.strerror or error})")
+            self._recorder.failed(due_ns, time.monotonic_ns(), _cannot_connect(error))
             self._pause()
             return None
         self._connections[connection.descriptor] = connection
-        self._poll.register(connection.descriptor, select.EPOLLIN)
+        self._poll.register(connection.descriptor, connection.awaits)
         return connection
 
     def _pause(self) -> None:
@@ -135,19 +149,26 @@ class HttpLoop:
             heapq.heappush(self._resume, (when, len(self._resume)))
 
     def _write(self, connection: Connection) -> None:
+        if connection.is_connecting:
+            return
+        awaited = connection.awaits
         try:
-            whole = connection.write()
+            connection.write()
         except OSError as error:
             self._lost(connection, f"the connection was lost ({error.strerror or error})")
             return
-        if whole is connection.wants_writing:
+        if connection.awaits != awaited:
             # epoll's set changes only where a request does not fit into the socket's buffer, and back.
-            connection.wants_writing = not whole
-            events = select.EPOLLIN if whole else select.EPOLLIN | select.EPOLLOUT
-            self._poll.modify(connection.descriptor, events)
+            self._poll.modify(connection.descriptor, connection.awaits)
 
     def _handle(self, connection: Connection, event: int) -> None:
-        if event & select.EPOLLOUT and connection.wants_writing:
+        if connection.is_connecting:
+            try:
+                connection.connected(self._context, host_of(self._task))
+            except OSError as error:
+                self._lost(connection, _cannot_connect(error))
+                return
+        if connection.unsent:
             self._write(connection)
             if connection.descriptor not in self._connections:
                 return
@@ -172,7 +193,7 @@ class HttpLoop:
             self._recorder.failed(due, sent, http_error(answer))
         failed = not connection.is_ok
         connection.end()
-        if connection.closes or connection.wants_writing:  # answered before it had all of the request: a refusal
+        if connection.closes or connection.unsent:  # answered before it had all of the request: a refusal
             self._drop(connection)
         else:
             self._idle.append(connection)
@@ -212,23 +233,39 @@ class Connection:
     """A socket that does not block, and the request that is on it."""
 
     __slots__ = (
-        "_buffer", "_left", "_needed", "_secure", "closes", "descriptor", "due_ns", "is_ok", "payload", "sent_ns",
-        "socket", "wants_writing",
+        "_buffer", "_needed", "_secure", "awaits", "closes", "descriptor", "due_ns", "is_connecting", "is_ok",
+        "payload", "sent_ns", "socket", "unsent",
     )  # fmt: skip
 
-    def __init__(self, connected: socket.socket) -> None:
-        self.socket = connected
-        self.descriptor = connected.fileno()
-        self._secure = isinstance(connected, ssl.SSLSocket)
-        self._left = memoryview(b"")
+    def __init__(self, plain_or_secured: socket.socket, *, is_connecting: bool = False) -> None:
+        self.socket = plain_or_secured
+        self.descriptor = plain_or_secured.fileno()
+        self._secure = isinstance(plain_or_secured, ssl.SSLSocket)
+        self.unsent = memoryview(b"")
         self._buffer = b""
         self._needed = 0
         self.payload = self.due_ns = self.sent_ns = 0
-        self.is_ok = self.closes = self.wants_writing = False
+        self.is_ok = self.closes = False
+        self.is_connecting = is_connecting
+        self.awaits = _WRITABLE if is_connecting else select.EPOLLIN
+        """The events of epoll that go on with it."""
+
+    def connected(self, context: ssl.SSLContext | None, host: str) -> None:
+        """Find out what became of the attempt to connect; TLS is negotiated with what is written first.
+
+        Raises:
+            OSError: it failed.
+        """
+        if number := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(number, os.strerror(number))
+        self.is_connecting = False
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_hostname=host, do_handshake_on_connect=False)
+            self._secure = True
 
     def begin(self, request: bytes, due_ns: int) -> None:
         """Take a request, which is then to be written."""
-        self._left = memoryview(request)
+        self.unsent = memoryview(request)
         self.due_ns = due_ns
         self.sent_ns = time.monotonic_ns()
 
@@ -236,14 +273,21 @@ class Connection:
         """Let go of the request and its answer."""
         self._buffer, self._needed, self.due_ns = b"", 0, 0
 
-    def write(self) -> bool:
-        """Write what fits; return whether all of the request is gone."""
-        while self._left:
+    def write(self) -> None:
+        """Write what fits; see `unsent` and `awaits`.
+
+        Raises:
+            OSError: the connection is lost.
+        """
+        self.awaits = select.EPOLLIN
+        while self.unsent:
             try:
-                self._left = self._left[self.socket.send(self._left) :]
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                return False
-        return True
+                self.unsent = self.unsent[self.socket.send(self.unsent) :]
+            except ssl.SSLWantReadError:
+                return
+            except (BlockingIOError, ssl.SSLWantWriteError):
+                self.awaits = _WRITABLE
+                return
 
     def read(self) -> bytes | None:
         """Read what is there; return the whole answer, or None while parts are missing.
@@ -286,13 +330,43 @@ def open_connection(task: Task, context: ssl.SSLContext | None) -> Connection:
     Raises:
         OSError: there is none.
     """
-    host, _, port = task.host_port.rpartition(":")
-    host = host.strip("[]")
-    plain = socket.create_connection((host, int(port)), timeout=min(task.timeout_s, 5.0))
+    port = int(task.host_port.rpartition(":")[2])
+    plain = socket.create_connection((host_of(task), port), timeout=min(task.timeout_s, 5.0))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made = context.wrap_socket(plain, server_hostname=host) if context else plain
+    made = context.wrap_socket(plain, server_hostname=host_of(task)) if context else plain
     made.setblocking(False)
     return Connection(made)
+
+
+def begin_connection(peer: Peer) -> Connection:
+    """Return a connection that is on its way, without waiting for it.
+
+    Raises:
+        OSError: it cannot be.
+    """
+    family, address = peer
+    plain = socket.socket(family, socket.SOCK_STREAM)
+    plain.setblocking(False)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    number = plain.connect_ex(address)
+    if number not in (0, errno.EINPROGRESS):
+        plain.close()
+        raise OSError(number, os.strerror(number))
+    return Connection(plain, is_connecting=True)
+
+
+def peer_of(connection: Connection) -> Peer:
+    """Return where a connection goes to."""
+    return connection.socket.family, connection.socket.getpeername()
+
+
+def host_of(task: Task) -> str:
+    """Return the server's name or address, without its port."""
+    return task.host_port.rpartition(":")[0].strip("[]")
+
+
+def _cannot_connect(error: OSError) -> str:
+    return f"cannot connect ({error.strerror or error})"
 
 
 def _descriptors() -> int:

@@ -184,13 +184,13 @@ class _Streams:
         return connection
 
     def _written(self, connection: Connection, request: _Request) -> list[_Ended]:
+        awaited = connection.awaits
         try:
-            whole = connection.write()
+            connection.write()
         except OSError as error:
             return [self._lost(connection, request, f"the connection was lost ({_why(error)})")]
-        if whole is connection.wants_writing:
-            connection.wants_writing = not whole
-            self._poll.modify(connection.descriptor, select.EPOLLIN | (0 if whole else select.EPOLLOUT))
+        if connection.awaits != awaited:
+            self._poll.modify(connection.descriptor, connection.awaits)
         return []
 
     def _handled(self, descriptor: int, event: int) -> list[_Ended]:
@@ -198,7 +198,7 @@ class _Streams:
             self._drop_idle(descriptor)
             return []
         connection, request = self._busy[descriptor]
-        if event & select.EPOLLOUT and (ended := self._written(connection, request)):
+        if connection.unsent and (ended := self._written(connection, request)):
             return ended
         if not event & ~select.EPOLLOUT:
             return []
