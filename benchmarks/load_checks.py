@@ -1,14 +1,15 @@
 """Is `resx bench` right, and what does serving cost? Each claim beside the measurement that it rests on.
 
     python benchmarks/load_checks.py [--model resnet20] [--instances 2] [--threads 1] [--max-batch 4]
-                                     [--native] [--rounds 3] [--seconds 6]
+                                     [--native] [--rounds 3] [--seconds 6] [--only stall,poisson]
 
 stall       the server is stopped (SIGSTOP) for a second in the middle of an open loop. Of the requests that fall due in
             that second each waits for the rest of it, so of a window of D seconds p99 is 1 s - D / 100 and more.
 loadgen     MLPerf's LoadGen, Server scenario, and an open loop of the same Poisson rate, in turns: their p99.
 added       the median of single requests, one at a time, less that of the file in process with the same threads.
 poisson     the highest Poisson rate whose p99 is within three times a single request's median, as a share of what a
-            closed loop of 32 gets.
+            closed loop of 32 gets. Beside it what queueing leaves of it, by the simulation that `resx plan` uses: with
+            the service times that were measured, and with ones that are always their mean and nothing between them.
 client      processor time of the load generator for a request, closed loop of 8 and open loop.
 
 The default is what `resx tune resnet20` finds on 2 cores. Client and server share the machine. Exit code 1 if a bar is
@@ -29,16 +30,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.bench import loadgen, measuring
+from resx.bench.capacity import Question, planned
 from resx.bench.in_process import measure_in_process
 from resx.bench.measuring import Extras
 from resx.bench.payloads import canaries
 from resx.bench.plan import LoadPlan
 from resx.bench.report import Measurement
+from resx.bench.service_times import batching_of, measured_now, service_times
 from resx.bench.slo import Slo, search
 from resx.bench.wire import Target
 from resx.cli.bench_job import LOADGEN_CONNECTIONS
+from resx.errors import ResxError
 from resx.export.pipeline import ExportOptions
 from resx.export.source import load_source
+from resx.serving.client import TritonClient
 from resx.serving.detached import serve_detached, stop
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into
@@ -46,6 +51,7 @@ from resx.serving.repository import Repository
 from resx.serving.state import ServerState
 from resx.serving.triton_config import ServingOptions
 
+CHECKS = ("stall", "loadgen", "added", "poisson", "client")
 STALL_S = 1.0
 SHARE = 0.4
 """Of the closed loop of 8: the rate of the open loops."""
@@ -83,7 +89,10 @@ def main() -> int:
     parser.add_argument("--native", action="store_true", help="`resx serve --native`")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--only", default=",".join(CHECKS), help=f"of {','.join(CHECKS)}")
     options = parser.parse_args()
+    if unknown := [name for name in options.only.split(",") if name not in CHECKS]:
+        parser.error(f"--only {','.join(unknown)}: give some of {','.join(CHECKS)}")
     with tempfile.TemporaryDirectory(prefix="resx-checks-") as folder:
         repository = Repository(Path(folder) / "model_repository")
         serving = ServingOptions(instances=options.instances, threads=options.threads)
@@ -97,23 +106,23 @@ def main() -> int:
             bench = Bench(
                 repository=repository, state=state, target=target, rounds=options.rounds, seconds=options.seconds
             )
-            missed = _check(bench, Path(folder) / "loadgen")
+            missed = _check(bench, options.only.split(","), Path(folder) / "loadgen")
         finally:
             stop(repository)
     print("all bars hold" if not missed else f"MISSED: {', '.join(missed)}")
     return 1 if missed else 0
 
 
-def _check(bench: Bench, logs: Path) -> list[str]:
+def _check(bench: Bench, names: list[str], logs: Path) -> list[str]:
     closed = bench.load(concurrency=8)
     rate = round(SHARE * closed.requests_per_s, 1)
     print(f"{bench.target.model}: closed loop of 8 {closed.images_per_s:.1f}/s; open loops of {rate:g}/s", flush=True)
-    found = {
-        "stall": _stall(bench, rate), "loadgen": _loadgen(bench, rate, logs),
-        "added": _added(bench),
-        "poisson": _poisson(bench), "client": _client(bench, closed, rate),
+    checks: dict[str, Callable[[], bool]] = {
+        "stall": lambda: _stall(bench, rate), "loadgen": lambda: _loadgen(bench, rate, logs),
+        "added": lambda: _added(bench), "poisson": lambda: _poisson(bench),
+        "client": lambda: _client(bench, closed, rate),
     }  # fmt: skip
-    return [name for name, holds in found.items() if not holds]
+    return [name for name in names if not checks[name]()]
 
 
 def _stall(bench: Bench, rate: float) -> bool:
@@ -182,7 +191,7 @@ def _added(bench: Bench) -> bool:
         ).p50_ms
         assert served.p50_ms is not None
         added.append(served.p50_ms - alone)
-    bar = 1.0 if card.source.spec.image_size <= SMALL_PIXELS else 2.0
+    bar = 1.0 if card.signature.input_dims[-1] <= SMALL_PIXELS else 2.0
     median = statistics.median(added)
     print(f"added: p50 {_spread(added)} ms above in process, {bench.rounds} rounds (bar {bar:g} ms)", flush=True)
     return median <= bar
@@ -198,10 +207,27 @@ def _poisson(bench: Bench) -> bool:
     share = (found.rate_per_s or 0.0) / offline
     print(
         f"poisson: {found.rate_per_s or 0:.1f}/s with {bound}, a closed loop of 32 {offline:.1f}/s: {share:.2f} "
-        "(bar 0.80)",
+        f"(bar 0.80); {_left_by_queueing(bench, bound, offline)}",
         flush=True,
     )
     return share >= 0.8
+
+
+def _left_by_queueing(bench: Bench, bound: Slo, offline: float) -> str:
+    """Say which share of the offline throughput a simulated queue could have under the bound."""
+    with TritonClient(bench.state.address("http")) as client:
+        batching = batching_of(client.config(bench.target.model))
+    result = measured_now(bench.target, batching, duration_s=bench.seconds, seed=0)
+    times = service_times(result, bench.target.model, batching)
+    constant = times.model_copy(update={"rested": 1.0, "shape": (1.0,), "turnaround_ms": (0.0,)})
+    found = list[str]()
+    for words, of in (("a queue with the measured service times", times), ("with constant ones", constant)):
+        try:
+            question = Question(rate_per_s=offline / 100, slo=bound)
+            found.append(f"{words} {planned(of, batching, question).highest_rate_per_s / offline:.2f}")
+        except ResxError as error:
+            found.append(f"{words}: {error}")
+    return ", ".join(found)
 
 
 def _client(bench: Bench, closed: Measurement, rate: float) -> bool:

@@ -2,7 +2,7 @@
 
     make bench-peers
     python benchmarks/peers.py [--models resnet20,resnet50,resnet50:int8]
-                               [--servers triton,triton_isolated,fastapi,litserve]
+                               [--servers triton,triton_isolated,fastapi,litserve,in_process]
                                [--rounds 5] [--seconds 8] [--concurrency 8] [--tune] [-o docs/benchmarks.md]
 
 One server runs at a time, on all cores, with the client on the same ones. In each round every server is started,
@@ -11,7 +11,9 @@ ratios are taken within a round, so that a machine whose speed drifts favours no
 protocol's head, the others are a plain POST of the image's bytes. `triton` is `resx serve --native`, the one that the
 ratios are of; `triton_isolated` is `resx serve`. A window of a slow model is longer than `--seconds`, so that it holds
 some hundred answers: wrk starts cold and does not count what is on its way at its end. With `--tune` Triton's
-configuration is first found by `resx tune` under the same concurrency. MODEL:int8 lets Triton serve the int8 file that
+configuration is first found by `resx tune` under the same concurrency. `in_process` is no server: the file that
+Triton has, in as many sessions with as many threads, one full batch after the other, which is what a server could give
+at most. MODEL:int8 lets Triton serve the int8 file that
 `resx export --int8` makes, and the others the fp32 file. Weights are random, and their answers do not survive rounding,
 so that file is made with --no-verify: what it gives is its speed. Answers are compared with onnxruntime in process,
 over the file that the server has. Exit code 1 if a server gave a wrong answer or none.
@@ -43,6 +45,7 @@ import numpy as np
 
 from resx.bench import wire
 from resx.bench.generator import Generators
+from resx.bench.in_process import measure_in_process
 from resx.bench.measuring import target_of
 from resx.bench.payloads import canaries
 from resx.bench.recorder import Records
@@ -58,6 +61,7 @@ from resx.serving.detached import serve_detached, stop
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into
 from resx.serving.repository import Repository
+from resx.serving.served_file import served_config
 from resx.serving.triton_config import ServingOptions
 
 HERE = Path(__file__).parent / "peers"
@@ -67,6 +71,7 @@ NAMES = {
     "fastapi": "FastAPI",
     "litserve": "LitServe",
     "ray_serve": "Ray Serve",
+    "in_process": "no server: onnxruntime as Triton's is configured",
 }
 WARMUP_S = 1.5
 CHECKED = 32
@@ -89,7 +94,8 @@ class Run:
     """One server in one round."""
 
     images_per_s: float
-    p50_ms: float
+    p50_ms: float | None
+    """None: of the runs without a server, which time batches."""
     p99_ms: float | None
     failed: int
     wrong: int
@@ -146,8 +152,11 @@ def main() -> int:
             runs: dict[str, list[Run]] = {server: [] for server in servers}
             for number in range(options.rounds):
                 for server in servers[number % len(servers) :] + servers[: number % len(servers)]:
-                    with _running(server, case, options, Path(folder)) as running:
-                        runs[server].append(_measured(running, case, options, wrk, Path(folder)))
+                    if server == "in_process":
+                        runs[server].append(_in_process(case))
+                    else:
+                        with _running(server, case, options, Path(folder)) as running:
+                            runs[server].append(_measured(running, case, options, wrk, Path(folder)))
                     print(f"{name} round {number + 1} {server}: {runs[server][-1]}", flush=True)
             sections.append(_section(name, runs))
             failures += sum(run.wrong + run.failed + (not run.checked) for found in runs.values() for run in found)
@@ -161,7 +170,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The same ONNX file behind four servers, under the same load.")
     parser.add_argument("--models", default="resnet20,resnet50,resnet50:int8")
-    parser.add_argument("--servers", default="triton,triton_isolated,fastapi,litserve", help=f"of {','.join(NAMES)}")
+    parser.add_argument(
+        "--servers", default="triton,triton_isolated,fastapi,litserve,in_process", help=f"of {','.join(NAMES)}"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
     parser.add_argument("--concurrency", type=int, default=8)
@@ -179,13 +190,17 @@ def _options() -> argparse.Namespace:
 
 
 def _require_environments(servers: list[str], folder: Path) -> None:
-    missing = [name for name in servers if not _is_triton(name) and not (folder / name / "bin" / "python").exists()]
+    missing = [name for name in filter(_is_peer, servers) if not (folder / name / "bin" / "python").exists()]
     if missing:
         raise SystemExit(f"{folder}: no environment of {', '.join(missing)}; `make bench-peers` makes them")
 
 
 def _is_triton(server: str) -> bool:
     return server.startswith("triton")
+
+
+def _is_peer(server: str) -> bool:
+    return not _is_triton(server) and server != "in_process"
 
 
 def _published(asked: str, repository: Repository) -> str:
@@ -309,10 +324,29 @@ def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: st
     wrong = sum(not _is_right(running, case, payload, answer) for _, payload, answer in kept)
     seconds = sum(load.closed_ns - load.opened_ns for load in loads) / 1e9
     return Run(
-        images_per_s=len(samples.answered) / seconds, p50_ms=latency.p50_ms or float("nan"),
+        images_per_s=len(samples.answered) / seconds, p50_ms=latency.p50_ms,
         p99_ms=latency.p99_ms, failed=len(samples) - len(samples.answered), wrong=wrong, checked=len(kept),
         wrk_per_s=statistics.mean(per_s for per_s, _ in by_wrk) if by_wrk else None,
         wrk_p50_ms=statistics.mean(p50_ms for _, p50_ms in by_wrk) if by_wrk else None,
+    )  # fmt: skip
+
+
+def _in_process(case: Case) -> Run:
+    """Compute as the server is configured to, in full batches and without a server."""
+    folder, card = case.repository.version_folder(case.name), case.repository.card(case.name)
+    size = int(served_config(folder.parent).get("max_batch_size") or 1)
+
+    def batches(rows: tuple[np.ndarray, ...]) -> list[np.ndarray]:
+        return [np.concatenate((rows[first:] + rows[:first]) * size)[:size] for first in range(len(rows))]
+
+    found = measure_in_process(
+        folder, card, size, instances=0, threads=0, duration_s=2 * case.window_s, tensors=batches(case.images)
+    )
+    expected = batches(case.expected)
+    wrong = sum(not _close(*pair, case.tolerance) for pair in zip(found.logits, expected, strict=True))
+    return Run(
+        images_per_s=found.images_per_s, p50_ms=None, p99_ms=None, failed=0, wrong=wrong,
+        checked=len(expected), wrk_per_s=None, wrk_p50_ms=None,
     )  # fmt: skip
 
 
@@ -342,7 +376,11 @@ def _is_right(running: Running, case: Case, payload: int, answer: bytes) -> bool
         if len(body) != expected.nbytes:
             return False
         logits = np.frombuffer(body, np.float32).reshape(expected.shape)
-    return bool(np.abs(logits - expected).max() <= case.tolerance * np.abs(expected).max())
+    return _close(logits, expected, case.tolerance)
+
+
+def _close(logits: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    return bool(np.abs(logits - expected).max() <= tolerance * np.abs(expected).max())
 
 
 def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder: Path) -> tuple[float, float]:
@@ -375,11 +413,12 @@ def _section(model: str, runs: dict[str, list[Run]]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for server, found in runs.items():
-        p99 = [run.p99_ms for run in found if run.p99_ms is not None]
+        p50, p99 = ([value for value in values if value is not None]
+                    for values in ([run.p50_ms for run in found], [run.p99_ms for run in found]))  # fmt: skip
         wrk = [run.wrk_per_s for run in found if run.wrk_per_s is not None]
         base = runs.get("triton", [])
         cells = [
-            NAMES[server], _spread([run.images_per_s for run in found]), _spread([run.p50_ms for run in found]),
+            NAMES[server], _spread([run.images_per_s for run in found]), _spread(p50) if p50 else "n/a",
             _spread(p99) if len(p99) == len(found) else "n/a", _spread(wrk) if wrk else "n/a",
             _ratio([run.images_per_s for run in base], [run.images_per_s for run in found], server),
             _ratio([run.wrk_per_s or 0 for run in base], wrk, server) if wrk else "n/a",
@@ -389,7 +428,7 @@ def _section(model: str, runs: dict[str, list[Run]]) -> str:
     lines += ["", *(
         f"- {NAMES[server]}: resx's generator over wrk, of the same server in the same round: answers "
         f"{_agreement([run.images_per_s / run.wrk_per_s for run in found if run.wrk_per_s])}, "
-        f"p50 {_agreement([run.p50_ms / run.wrk_p50_ms for run in found if run.wrk_p50_ms])}."
+        f"p50 {_agreement([run.p50_ms / run.wrk_p50_ms for run in found if run.p50_ms and run.wrk_p50_ms])}."
         for server, found in runs.items() if found[0].wrk_per_s
     )]  # fmt: skip
     return "\n".join(lines)
@@ -419,7 +458,7 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
     here = environment(parse_address("127.0.0.1", "http"), "", {})
     pins = {
         server: " ".join(line for line in (HERE / f"{server}.txt").read_text().split("\n") if "==" in line)
-        for server in options.servers.split(",") if not _is_triton(server)
+        for server in filter(_is_peer, options.servers.split(","))
     }  # fmt: skip
     return "\n".join([
         "# Benchmarks: the same file behind other servers", "",
@@ -437,6 +476,8 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
         "- Triton: the embedded server, which computes in itself (`--native`) or in a Python process for each "
         "instance, with the model's own config.pbtxt. Of a model named -int8 it serves the int8 file, made with "
         "--no-verify as weights are random; the peers serve the fp32 file.",
+        "- No server: the file that Triton has, in as many sessions with as many threads, one full batch after the "
+        "other. It is what is left for servers to differ by.",
         *(f"- Triton's {name}, found by `resx tune` on the native one: {found}." for name, found in settings.items()),
         *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
         f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",

@@ -21,8 +21,9 @@ from resx.bench import measuring, payloads
 from resx.bench.files import CSV_COLUMNS
 from resx.bench.measuring import Extras, target_of
 from resx.bench.plan import LoadPlan
-from resx.bench.report import schema_text
+from resx.bench.report import environment, schema_text
 from resx.serving import supervisor
+from resx.serving.address import parse_address
 from resx.serving.client import PROTOCOLS, Protocol, TritonClient
 from resx.serving.deploy import deploy
 from resx.serving.embedded import Ports
@@ -54,6 +55,11 @@ def test_answers_are_compared_with_the_card_and_a_wrong_one_is_found(triton: Run
     measured = measuring.measure(target, replace(SHORT, batch_size=3), replace(QUICK, payloads=lambda _t, _b: wrong))
     assert measured.answers.wrong == measured.answers.checked > 10
     assert any("sampled answers are wrong" in reason for reason in measured.invalid)
+
+
+def test_a_result_says_which_kind_of_server_was_measured(triton: RunningTriton) -> None:
+    assert environment(triton.state.address("grpc"), "", {}).server_kind == "isolated"
+    assert environment(parse_address("somewhere:8000", "http"), "", {}).server_kind == ""
 
 
 def test_prometheus_statistics_and_client_agree(triton: RunningTriton) -> None:

@@ -72,6 +72,8 @@ def test_batches_stay_large_enough_for_the_canary() -> None:
     settings = batch_settings(BEFORE, BEFORE, largest=8, least=4)
     assert {setting.max_batch for setting in settings} == {8, 4}
     assert len({setting.delay_us for setting in settings}) > 1
+    unjoined = [s.delay_us for s in batch_settings(BEFORE, BEFORE, largest=32, least=2) if s.max_batch == 2]
+    assert unjoined == [0]
     fixed = BEFORE.model_copy(update={"max_batch": 0})
     assert batch_settings(fixed, fixed, largest=8, least=1) == [fixed]
 

@@ -157,7 +157,10 @@ def test_json_is_one_object_and_nothing_else(resx: Resx) -> None:
 def test_doctor_gives_a_remedy_for_everything_that_is_missing(resx: Resx) -> None:
     checks = resx("doctor", "--json").json["checks"]
     names = [check["what"] for check in checks]
-    for name in ("Python", "torch", "onnxruntime", "tensorrt", "embedded Triton", "GPU", "Docker", "port 8000", "disk"):
+    for name in (
+        "Python", "torch", "onnxruntime", "tensorrt", "embedded Triton", "C++ compiler", "GPU", "Docker", "port 8000",
+        "disk",
+    ):  # fmt: skip
         assert name in names
     for check in checks:
         assert check["found"] or check["remedy"], check

@@ -13,6 +13,7 @@ import psutil
 import pytest
 from benchmarks.fault_clients import FREE, current, wait_until
 
+from resx.bench.report import environment
 from resx.errors import MissingCapability
 from resx.serving import detached, native_backend
 from resx.serving.client import TritonClient
@@ -85,6 +86,8 @@ def test_a_native_server_has_no_python_process_and_comes_back_when_it_is_killed(
         pytest.skip(reason)
     state = detached.serve_detached(repository, FREE, ["--native"])
     assert not any(STUB in " ".join(child.cmdline()) for child in psutil.Process(state.server_pid).children(True))
+    assert state.native
+    assert environment(state.address("http"), "", {}).server_kind == "native"
     before = answer(state)
 
     os.kill(state.server_pid, signal.SIGSEGV)

@@ -263,7 +263,8 @@ def _environment(result: BenchResult) -> str:
         {
             "Processor": known.machine, "Usable": cores, "Frequency governor": known.governor or "not told",
             "Load average before": f"{known.load_average:g}", "Triton": known.triton,
-            "Server": known.server_threads, "Response cache": "on" if known.response_cache else "off",
+            "Server": ", ".join(filter(None, (known.server_kind, known.server_threads))),
+            "Response cache": "on" if known.response_cache else "off",
             "Python": known.python, "Packages": ", ".join(f"{name} {v}" for name, v in known.packages.items()),
         }
     )  # fmt: skip

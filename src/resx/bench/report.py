@@ -18,6 +18,7 @@ from resx.bench.server_statistics import ServerBreakdown
 from resx.errors import UsageError
 from resx.machine import processor
 from resx.serving.client import Address
+from resx.serving.state import server_at
 from resx.zoo.spec import FrozenModel
 
 
@@ -169,6 +170,8 @@ class Environment(FrozenModel):
     """Of the machine in the minute before."""
     server_is_local: bool
     """The client then shares its cores with the server."""
+    server_kind: Literal["native", "isolated", ""] = ""
+    """Of an embedded server: models are computed in itself or in Python processes. Empty: it is another's."""
     server_threads: str = ""
     """Instances and threads, from the model's configuration."""
     response_cache: bool = False
@@ -272,7 +275,7 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
     return Environment(
         resx=__version__, triton=triton, python=platform.python_version(), machine=processor(),
         usable_cores=len(os.sched_getaffinity(0)), governor=_governor(), load_average=round(os.getloadavg()[0], 2),
-        server_is_local=is_local(address),
+        server_is_local=is_local(address), server_kind=_kind(address),
         server_threads=f"{count} instance{'s' if count > 1 else ''}" + (f" of {threads} threads" if threads else ""),
         response_cache=bool(config.get("response_cache", {}).get("enable")), packages=packages,
     )  # fmt: skip
@@ -281,6 +284,11 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
 def is_local(address: Address) -> bool:
     """Say whether the server shares this machine."""
     return address.host_port.rpartition(":")[0] in {"127.0.0.1", "localhost", "[::1]"}
+
+
+def _kind(address: Address) -> Literal["native", "isolated", ""]:
+    state = server_at(address.host_port)
+    return "" if state is None else "native" if state.native else "isolated"
 
 
 def _governor() -> str:

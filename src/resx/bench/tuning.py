@@ -212,13 +212,16 @@ def thread_settings(before: Setting, versions: Iterable[int], cores: int, *, on_
 
 
 def batch_settings(before: Setting, best: Setting, largest: int, least: int) -> list[Setting]:
-    """Return the best setting with other batches and delays; batches of `least` images must remain possible."""
+    """Return the best setting with other batches and delays; batches of `least` images must remain possible.
+
+    The least of all is among them: where a batch costs what its images cost one by one, as small networks do on a
+    processor, joining requests gives no throughput, and the tail of all that are joined.
+    """
     if not best.max_batch:
         return list(dict.fromkeys([before, best]))
     sizes = sorted({size for size in (largest, largest // 2, largest // 4) if size >= max(1, least)}, reverse=True)
-    found = [
-        best.model_copy(update={"max_batch": size, "delay_us": delay}) for size in sizes for delay in DELAYS_US
-    ]  # fmt: skip
+    joined = [(size, delay) for size in sizes for delay in DELAYS_US] + [(max(1, least), 0)]
+    found = [best.model_copy(update={"max_batch": size, "delay_us": delay}) for size, delay in joined]
     return list(dict.fromkeys([before, best, *found]))
 
 

@@ -37,8 +37,9 @@ def show_result(out: Output, result: BenchResult) -> None:
 def _show(console: Console, result: BenchResult) -> None:
     environment = result.environment
     shared = ", shared with the server" if environment.server_is_local else ""
+    server = ", ".join(filter(None, (environment.server_kind, environment.server_threads)))
     console.print(
-        f"{result.model} on {result.url}, Triton {environment.triton} ({environment.server_threads}); "
+        f"{result.model} on {result.url}, Triton {environment.triton} ({server}); "
         f"{environment.machine}, client: {environment.usable_cores} cores{shared}",
         markup=False, soft_wrap=True,
     )  # fmt: skip

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:
-    """Check Python, PyTorch, ONNX Runtime, TensorRT, Triton, GPU, Docker, ports and disk.
+    """Check Python, PyTorch, ONNX Runtime, TensorRT, Triton, C++, GPU, Docker, ports and disk.
 
     Example: resx doctor
     """

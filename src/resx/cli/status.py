@@ -82,7 +82,7 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         return {}
     last = state.last_recovery
     return {
-        "pid": state.pid, "phase": state.phase, "trouble": state.trouble,
+        "pid": state.pid, "native": state.native, "phase": state.phase, "trouble": state.trouble,
         "uptime_s": round(now_s() - state.started_s, 1), "restarts": state.restarts,
         "last_restart": last and {
             "reason": last.reason, "ago_s": round(now_s() - last.serving_s, 1),
@@ -96,7 +96,8 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
 def _show(console: Console, payload: Mapping[str, Any]) -> None:
     title = f"{payload['url']}  Triton {payload['triton'] or 'does not answer'}"
     if "pid" in payload:
-        title += f"  process {payload['pid']}, {payload['phase']}, up {_duration(payload['uptime_s'])}"
+        native = "native, " if payload["native"] else ""
+        title += f"  process {payload['pid']}, {native}{payload['phase']}, up {_duration(payload['uptime_s'])}"
     console.print(title, markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
         console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)

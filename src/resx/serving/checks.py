@@ -15,6 +15,7 @@ from importlib import metadata
 from pathlib import Path
 
 from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install
+from resx.serving.native_backend import compiler
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,7 @@ def check_machine(repository: Path) -> list[Finding]:
         _package("tritonclient", "deploy, query, bench", "pip install resx"),
         _gpu(),
         _triton(),
+        _compiler(),
         _docker(),
         *_ports(),
         _disk(repository),
@@ -98,6 +100,17 @@ def _triton() -> Finding:
         f"{TRITON_VERSION}, in the cache" if find_installed() else f"{TRITON_VERSION}, fetched on first use (55 MB)"
     )
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
+
+
+def _compiler() -> Finding:
+    what, needed_for = "C++ compiler", "resx serve --native"
+    path = compiler()
+    version = _output([path, "--version"]) if path else None
+    if path is None or version is None:
+        detail = f"{path} fails" if path else "no c++, g++ or clang++"
+        remedy = "install g++ (apt install g++), or set CXX"
+        return Finding(what=what, found=False, detail=detail, needed_for=needed_for, remedy=remedy)
+    return Finding(what=what, found=True, detail=f"{path}: {version.partition('; ')[0]}", needed_for=needed_for)
 
 
 def _docker() -> Finding:

@@ -28,7 +28,7 @@ _WITHOUT = "`resx serve` without --native needs none"
 
 def missing_for_native() -> str | None:
     """Return why the native backend cannot be had on this machine, with the remedy, or None."""
-    if _compiler() is None:
+    if compiler() is None:
         return f"--native compiles its backend and there is no C++ compiler; install g++ or set CXX; {_WITHOUT}"
     if onnxruntime_library() is None:
         return (
@@ -69,7 +69,7 @@ def put_native_backend(folder: Path, on_step: Callable[[str], None]) -> None:
 
 
 def _compile(folder: Path, names: list[str]) -> None:
-    command = [_compiler() or "c++", *_FLAGS, *names, "-o", LIBRARY, "-ldl"]
+    command = [compiler() or "c++", *_FLAGS, *names, "-o", LIBRARY, "-ldl"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -77,7 +77,7 @@ def _compile(folder: Path, names: list[str]) -> None:
         raise MissingCapability(f"{command[0]} cannot compile the native backend ({why}); {_WITHOUT}")
 
 
-def _compiler() -> str | None:
+def compiler() -> str | None:
     """Return the C++ compiler: $CXX, or the usual names."""
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     return next((path for name in names if (path := shutil.which(name))), None)

@@ -65,6 +65,8 @@ class ServerState(FrozenModel):
     started_s: float = 0.0
     """On the clock of `now_s`, for uptime."""
     exit_timeout_s: int = 10
+    native: bool = False
+    """Models are computed in the server itself, not in Python processes."""
     phase: Literal["serving", "recovering", "draining"] = "serving"
     restarts: int = 0
     """Recoveries since it was started."""

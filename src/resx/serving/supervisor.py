@@ -133,7 +133,8 @@ class _Server:
         self.state = ServerState(
             pid=os.getpid(), server_pid=0, repository=str(repository.root.resolve()),
             http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
-            started=time.time(), started_s=states.now_s(), exit_timeout_s=policy.exit_timeout_s, log=str(self._log),
+            started=time.time(), started_s=states.now_s(), exit_timeout_s=policy.exit_timeout_s,
+            native=installation.onnxruntime is not None, log=str(self._log),
         )  # fmt: skip
 
     def begin(
