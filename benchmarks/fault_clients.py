@@ -19,7 +19,7 @@ from tests.conftest import publish_tiny
 from resx.errors import ResxError
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.serving.client import PROTOCOLS, Protocol, TritonClient
-from resx.serving.detached import stop
+from resx.serving.detached import serve_detached, stop
 from resx.serving.embedded import Ports
 from resx.serving.logs import last_lines
 from resx.serving.repository import Repository
@@ -27,6 +27,8 @@ from resx.serving.state import LOG, ServerState, folder_of, now_s, running_serve
 
 RECOVER_S = 10.0
 MODEL, FREE = "tiny", Ports(http=0, grpc=0, metrics=0)
+SERVED_WITH: list[str] = []
+"""Options of `resx serve` for every server that is broken here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +147,11 @@ def published() -> Iterator[tuple[Repository, Questions]]:
         finally:
             if running_server(repository):
                 stop(repository)
+
+
+def serve(repository: Repository) -> ServerState:
+    """Start a server on free ports."""
+    return serve_detached(repository, FREE, SERVED_WITH)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.fault_clients import FREE, MODEL, Row, current, load, published, row_without_loss
+from benchmarks.fault_clients import MODEL, Row, current, load, published, row_without_loss, serve
 from benchmarks.fault_deploys import copy_version
 from tests.conftest import publish_tiny
 
@@ -23,7 +23,6 @@ from resx.files import sha256_of
 from resx.serving import triton_config
 from resx.serving.client import TritonClient
 from resx.serving.deploy import deploy
-from resx.serving.detached import serve_detached
 from resx.serving.rehearsal import rehearsal_name
 from resx.serving.repository import Repository
 from resx.serving.state import now_s
@@ -65,7 +64,7 @@ def killed_deploys(times: int) -> list[Row]:
     with published() as (repository, questions):
         publish_tiny(repository, MODEL, seed=1)
         questions.learn(repository, 2)
-        state = serve_detached(repository, FREE)
+        state = serve(repository)
         with TritonClient(state.address("grpc")) as client, load(state, questions, (0, 0)) as askers:
             for _ in range(times):
                 copy_version(repository, questions, chance.choice((1, 2)))

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import onnx
 import onnx.numpy_helper
-from benchmarks.fault_clients import FREE, MODEL, Questions, Row, load, published, row_without_loss
+from benchmarks.fault_clients import MODEL, Questions, Row, load, published, row_without_loss, serve
 from tests.conftest import publish_tiny
 
 from resx.files import sha256_of
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Manner, VersionRejected, deploy
-from resx.serving.detached import serve_detached
 from resx.serving.repository import Repository
 from resx.serving.rollback import rollback
 from resx.serving.state import deployed, now_s
@@ -33,7 +32,7 @@ def swaps(times: int) -> list[Row]:
         publish_tiny(repository, MODEL, seed=0)
         for version in range(2, 5):
             questions.learn(repository, version)
-        state = serve_detached(repository, FREE)
+        state = serve(repository)
         with TritonClient(state.address("grpc")) as client, load(state, questions, (0, 0)) as askers:
             answering, seen = 4, {4}
             for number in range(times):
@@ -70,7 +69,7 @@ def bad_version(name: str, spoil: Callable[[Repository, Path], None], times: int
     with published() as (repository, questions):
         config = repository.root / MODEL / "config.pbtxt"
         good = config.read_text()
-        state = serve_detached(repository, FREE)
+        state = serve(repository)
         with TritonClient(state.address("grpc")) as client, load(state, questions, (0, 0)) as askers:
             for _ in range(times):
                 begun = now_s()

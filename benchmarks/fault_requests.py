@@ -11,11 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import grpc
-from benchmarks.fault_clients import FREE, MODEL, RECOVER_S, Row, current, published, wait_until
+from benchmarks.fault_clients import MODEL, RECOVER_S, Row, current, published, serve, wait_until
 
 from resx.serving.client import TritonClient
 from resx.serving.deploy import canary
-from resx.serving.detached import serve_detached
 from resx.serving.repository import Repository
 from resx.serving.state import ServerState, now_s
 
@@ -29,7 +28,7 @@ def hostile(times: int) -> list[Row]:
     """Send each kind of hostile request, and `500 * times` random bodies over http and a tenth over grpc."""
     rows = []
     with published() as (repository, _):
-        state = serve_detached(repository, FREE)
+        state = serve(repository)
         kinds: dict[str, Callable[[ServerState], Iterable[str]]] = {
             name: lambda state, requests=requests: [_sent(state, *request) for request in requests]  # type: ignore[misc]
             for name, requests in KINDS.items()

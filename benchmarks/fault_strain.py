@@ -2,67 +2,44 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
 from pathlib import Path
 
 from benchmarks.backend_memory import memory_over_requests, resident_mib
-from benchmarks.fault_clients import FREE, MODEL, Row, current, published
-from benchmarks.overload import MEMORY_BAR_MIB, RECOVERY_BAR_S, overload, timed
+from benchmarks.fault_clients import MODEL, Row, current, published, serve
+from benchmarks.overload import overloaded
 
-from resx.bench import measuring
-from resx.bench.payloads import request_images
-from resx.bench.plan import LoadPlan
 from resx.export.pipeline import ExportOptions
 from resx.export.source import load_source
 from resx.serving.client import TritonClient
-from resx.serving.detached import serve_detached, stop
+from resx.serving.detached import stop
 from resx.serving.publishing import export_into
 from resx.serving.repository import Repository
 from resx.serving.triton_config import ServingOptions
 
-NETWORK, FACTOR = "resnet20", 10.0
+NETWORK, FACTOR = "resnet110", 10.0
+"""Not one so fast that the generator cannot send ten times as much from the same cores."""
 GROWTH_BAR_MIB = 16.0
 
 
-def overloaded(seconds: float) -> list[Row]:
+def overload(seconds: float) -> list[Row]:
     """Send ten times what the server can answer; refusals must be its own 503, and it must be itself again soon."""
     with tempfile.TemporaryDirectory(prefix="resx-faults-") as folder:
         repository = Repository(Path(folder) / "model_repository")
         source = load_source(NETWORK, weights="none", seed=0)
         export_into(repository, source, ExportOptions(), ServingOptions(), name=NETWORK, command="a benchmark")
-        state = serve_detached(repository, FREE)
+        state = serve(repository)
         try:
-            plan = LoadPlan(concurrency=8, duration_s=3.0, warmup_s=1.0)
-            capacity = measuring.run(state.address("grpc"), NETWORK, [plan]).measurements[0].images_per_s
-            with TritonClient(state.address("grpc")) as client:
-                interface = client.interface(NETWORK)
-                images = request_images(interface, 1, 0)
-                usual_s = statistics.median(timed(client, NETWORK, interface, images) for _ in range(50))
-                before = resident_mib(state.server_pid)
-                outcome, peak, ended = overload(state, NETWORK, interface, images, capacity * FACTOR, seconds)
-                while timed(client, NETWORK, interface, images) > 2 * usual_s and time.perf_counter() - ended < 60:
-                    pass
-                recovery_s = time.perf_counter() - ended
+            found = overloaded(state, NETWORK, FACTOR, seconds)
             restarts = current(repository).restarts
         finally:
             stop(repository)
-    refused = len(outcome.refused_s)
-    bars = {
-        f"errors that are no 503: {dict(outcome.errors)}": bool(outcome.errors),
-        "nothing was refused": refused == 0,
-        f"the server was brought back {restarts} times": restarts > 0,
-        f"a request alone took its usual time again after {recovery_s:.1f} s": recovery_s > RECOVERY_BAR_S,
-        f"tritonserver grew by {peak - before:.0f} MiB": peak - before > MEMORY_BAR_MIB,
-    }
-    slowest_ms = 1e3 * statistics.median(outcome.refused_s) if refused else float("nan")
+    missed = (*found.missed, *((f"the server was brought back {restarts} times",) if restarts else ()))
     row = Row(
-        fault=f"overload, {FACTOR:g} x {capacity:.0f}/s for {seconds:g} s", times=1,
-        sent=len(outcome.answered_s) + refused + outcome.errors.total(), lost=outcome.errors.total(), wrong=0,
-        seconds=(recovery_s,), missed=tuple(what for what, bad in bars.items() if bad),
-        note=f"{len(outcome.answered_s)} answered, {refused} refused with 503 (median {slowest_ms:.1f} ms), "
-        f"{outcome.late} not sent as 400 were waiting; tritonserver {before:.0f} to {peak:.0f} MiB",
+        fault=f"overload, {FACTOR:g} x {found.capacity_per_s:.0f}/s for {seconds:g} s", times=1,
+        sent=len(found.samples), lost=sum(found.errors.values()), wrong=0, seconds=(found.recovery_s,), missed=missed,
+        note=str(found),
     )  # fmt: skip
     return [row]
 
@@ -70,7 +47,7 @@ def overloaded(seconds: float) -> list[Row]:
 def memory(cycles: int, requests: int) -> list[Row]:
     """Load and unload a model again and again, then send it very many requests."""
     with published() as (repository, _):
-        state = serve_detached(repository, FREE)
+        state = serve(repository)
         with TritonClient(state.address("grpc")) as client:
             warm, begun = 0.0, time.monotonic()
             for number in range(cycles):

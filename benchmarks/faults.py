@@ -1,6 +1,6 @@
 """Break a served model on purpose, under load, and count what its clients notice.
 
-    python -m benchmarks.faults [--times 20] [--only NAME ...]
+    python -m benchmarks.faults [--times 20] [--only NAME ...] [--native]
 
 A tiny network is served by the embedded Triton. Clients over http and grpc ask it all the time, one request
 after the other, and compare every answer with what the same file answers in process. Half of them give up at
@@ -29,9 +29,9 @@ from pathlib import Path
 import psutil
 from benchmarks import fault_commands, fault_deploys, fault_requests, fault_strain
 from benchmarks.fault_clients import (
-    FREE,
     HEADER,
     RECOVER_S,
+    SERVED_WITH,
     Asker,
     Event,
     Row,
@@ -39,12 +39,12 @@ from benchmarks.fault_clients import (
     line,
     load,
     published,
+    serve,
     stub_of,
     wait_until,
 )
 
 from resx.serving.client import ConnectionLost, NotLoaded
-from resx.serving.detached import serve_detached
 from resx.serving.repository import Repository
 from resx.serving.state import Recovery, ServerState, now_s, running_server
 
@@ -57,7 +57,7 @@ def kill(victim: str, number: signal.Signals, times: int) -> list[Row]:
     injected: list[float] = []
     recoveries: list[Recovery] = []
     with published() as (repository, questions):
-        state = serve_detached(repository, FREE)
+        state = serve(repository)
         with load(state, questions, (0, RETRIES)) as askers:
             for _ in range(times):
                 time.sleep(1.2)
@@ -133,7 +133,7 @@ def terminate(times: int) -> list[Row]:
     missed: set[str] = set()
     with published() as (repository, questions):
         for _ in range(times):
-            state = serve_detached(repository, FREE)
+            state = serve(repository)
             family = [state.pid, state.server_pid, *(stub.pid for stub in psutil.Process(state.server_pid).children())]
             with load(state, questions, (0, 0)) as askers:
                 time.sleep(0.5)
@@ -199,7 +199,7 @@ FAULTS: dict[str, Callable[[int], list[Row]]] = {
     "killed-exports": lambda times: fault_commands.killed_exports(times * 5 // 4),
     "disk-full": fault_commands.disk_full,
     "hostile": fault_requests.hostile,
-    "overload": lambda times: fault_strain.overloaded(1.5 * times),
+    "overload": lambda times: fault_strain.overload(1.5 * times),
     "memory": lambda times: fault_strain.memory(5 * times, 10_000 * times),
 }
 
@@ -209,7 +209,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Break a served model on purpose and count what clients notice.")
     parser.add_argument("--times", type=int, default=20, help="injections per fault")
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
+    parser.add_argument("--native", action="store_true", help="of a server without stubs, whose faults are left out")
     options = parser.parse_args()
+    if options.native:
+        SERVED_WITH.append("--native")
+        options.only = [name for name in options.only if not name.startswith("stub")]
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with tempfile.TemporaryDirectory(prefix="resx-faults-state-") as folder:
         os.environ["RESX_STATE"] = folder

