@@ -191,7 +191,7 @@ def test_a_load_over_tls_opens_its_connections_and_trusts_whom_it_is_told_to(tmp
 
 def test_a_refusal_that_comes_before_all_of_the_request_was_sent_is_read() -> None:
     """The server takes a part, says why not, and only then lets go of the connection."""
-    refusal = b"HTTP/1.1 503 Unavailable\r\nContent-Length: 19\r\nConnection: close\r\n\r\n{\"error\":\"is full\"}"
+    refusal = b'HTTP/1.1 503 Unavailable\r\nContent-Length: 19\r\nConnection: close\r\n\r\n{"error":"is full"}'
 
     class Refuses(socketserver.BaseRequestHandler):
         def handle(self) -> None:

@@ -8,7 +8,17 @@ import pytest
 
 from resx.bench.samples import Samples
 from resx.bench.slo import parse_slo
-from resx.bench.tuning import Bench, Search, answers_per_s, batch_settings, front, halve, outcome, thread_settings
+from resx.bench.tuning import (
+    Bench,
+    Search,
+    answers_per_s,
+    batch_settings,
+    delays_us,
+    front,
+    halve,
+    outcome,
+    thread_settings,
+)
 from resx.errors import ResxError
 from resx.export.tuning import Setting, Trial, Tuning
 from resx.serving import triton_config
@@ -76,6 +86,13 @@ def test_batches_stay_large_enough_for_the_canary() -> None:
     assert unjoined == [0]
     fixed = BEFORE.model_copy(update={"max_batch": 0})
     assert batch_settings(fixed, fixed, largest=8, least=1) == [fixed]
+
+
+def test_a_slow_model_is_given_longer_to_fill_its_batches() -> None:
+    assert delays_us(None) == delays_us(0.8) == delays_us(6.0) == (0, 200, 1000)
+    assert delays_us(45.0) == (0, 1000, 9000)
+    found = batch_settings(BEFORE, BEFORE, largest=8, least=8, delays=delays_us(45.0))
+    assert {setting.delay_us for setting in found} >= {0, 1000, 9000}
 
 
 def test_halving_finds_the_best_and_never_drops_the_setting_in_force() -> None:

@@ -168,7 +168,7 @@ class HttpLoop:
             except OSError as error:
                 self._lost(connection, _cannot_connect(error))
                 return
-        if connection.unsent:
+        if connection.may_write(event):
             self._write(connection)
             if connection.descriptor not in self._connections:
                 return
@@ -272,6 +272,10 @@ class Connection:
     def end(self) -> None:
         """Let go of the request and its answer."""
         self._buffer, self._needed, self.due_ns = b"", 0, 0
+
+    def may_write(self, event: int) -> bool:
+        """Say whether an event lets more of the request be written; what only can be read may be its refusal."""
+        return bool(self.unsent) and (bool(event & select.EPOLLOUT) or self.awaits == select.EPOLLIN)
 
     def write(self) -> None:
         """Write what fits; see `unsent` and `awaits`.

@@ -198,7 +198,7 @@ class _Streams:
             self._drop_idle(descriptor)
             return []
         connection, request = self._busy[descriptor]
-        if connection.unsent and (ended := self._written(connection, request)):
+        if connection.may_write(event) and (ended := self._written(connection, request)):
             return ended
         if not event & ~select.EPOLLOUT:
             return []

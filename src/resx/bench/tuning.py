@@ -37,6 +37,8 @@ from resx.serving.repository import Repository
 from resx.serving.tuned_config import on_trial
 
 DELAYS_US = (0, 200, 1000)
+_DELAY_SHARE = 0.2
+"""Of a single request's time: the longest delay that is tried, where that is more than the others."""
 _KEPT = 3
 _WARMUP_S = 0.5
 _CLOSENESS = 1.06
@@ -211,7 +213,19 @@ def thread_settings(before: Setting, versions: Iterable[int], cores: int, *, on_
     return list(dict.fromkeys([before, *found]))
 
 
-def batch_settings(before: Setting, best: Setting, largest: int, least: int) -> list[Setting]:
+def delays_us(single_ms: float | None) -> tuple[int, ...]:
+    """Return the delays to try for a model whose request takes so long alone.
+
+    Answers come in batches, and so do the requests that follow them, over a time that grows with the model's. Without a
+    delay two instances of resnet50 ran half of their batches with one image each; with 8 ms nearly all were full.
+    """
+    longest = round(_DELAY_SHARE * (single_ms or 0.0)) * 1000
+    return DELAYS_US if longest <= DELAYS_US[-1] else (DELAYS_US[0], DELAYS_US[-1], longest)
+
+
+def batch_settings(
+    before: Setting, best: Setting, largest: int, least: int, delays: Sequence[int] = DELAYS_US
+) -> list[Setting]:
     """Return the best setting with other batches and delays; batches of `least` images must remain possible.
 
     The least of all is among them: where a batch costs what its images cost one by one, as small networks do on a
@@ -220,7 +234,7 @@ def batch_settings(before: Setting, best: Setting, largest: int, least: int) -> 
     if not best.max_batch:
         return list(dict.fromkeys([before, best]))
     sizes = sorted({size for size in (largest, largest // 2, largest // 4) if size >= max(1, least)}, reverse=True)
-    joined = [(size, delay) for size in sizes for delay in DELAYS_US] + [(max(1, least), 0)]
+    joined = [(size, delay) for size in sizes for delay in delays] + [(max(1, least), 0)]
     found = [best.model_copy(update={"max_batch": size, "delay_us": delay}) for size, delay in joined]
     return list(dict.fromkeys([before, best, *found]))
 
@@ -309,7 +323,9 @@ def tune(
 
     options = (asked.objective, asked.duration_s, asked.seed)
     best = halve(thread_settings(before, versions, asked.cores, on_cpu=on_cpu), before, run("threads"), *options)
-    best = halve(batch_settings(before, best, largest, least), before, run("batching"), *options)
+    alone_ms = next((trial.single_ms for trial in reversed(trials) if trial.setting == best), None)
+    batching = batch_settings(before, best, largest, least, delays_us(alone_ms))
+    best = halve(batching, before, run("batching"), *options)
     if best == before:
         pairs: list[tuple[float, float]] = []
     else:
