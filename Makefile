@@ -44,14 +44,14 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/lesion_time.py
 	$(BIN)/python benchmarks/predict_speed.py
 	$(BIN)/python benchmarks/plan_check.py
-	$(BIN)/python benchmarks/load_checks.py
+	$(BIN)/python benchmarks/load_checks.py --native
 
 PEERS ?= fastapi litserve
 comma := ,
 empty :=
 
 bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind other servers; writes docs/benchmarks.md; PEERS="fastapi litserve ray_serve" adds Ray
-	$(BIN)/python benchmarks/peers.py --tune --servers triton,triton_isolated,$(subst $(empty) ,$(comma),$(strip $(PEERS))) -o docs/benchmarks.md
+	$(BIN)/python benchmarks/peers.py --tune --servers triton,triton_isolated,$(subst $(empty) ,$(comma),$(strip $(PEERS))),in_process -o docs/benchmarks.md
 
 .peers/%/.installed: benchmarks/peers/%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
