@@ -1,6 +1,6 @@
 """Bulk scoring against plain inference of the same file in process, and its memory over many images.
 
-    python benchmarks/predict_speed.py [--model resnet50] [--images 480] [--rounds 3] [--many 100000]
+    python benchmarks/predict_speed.py [--model resnet50] [--images 960] [--rounds 3] [--many 100000]
 
 Speed: `resx predict` over JPEGs of 500 x 375 against onnxruntime on batches that are decoded and prepared already, with
 the same number of threads, each in a process of its own, in turns; the ratio is taken round by round. What `predict`
@@ -53,7 +53,7 @@ def main() -> int:
     """Measure, print, and say whether the bars hold."""
     parser = argparse.ArgumentParser(description="Speed and memory of `resx predict`.")
     parser.add_argument("--model", default="resnet50")
-    parser.add_argument("--images", type=int, default=480)
+    parser.add_argument("--images", type=int, default=960)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--many", type=int, default=100_000)
     options = parser.parse_args()

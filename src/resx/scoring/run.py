@@ -43,7 +43,7 @@ class Predicted:
     """By this run; the others were there."""
     resumed_parts: int
     seconds: float
-    """Of scoring, without what came before the first row."""
+    """Of scoring, with the opening of the model and without the listing of the source."""
 
     @property
     def images_per_s(self) -> float:
