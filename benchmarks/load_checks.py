@@ -9,7 +9,8 @@ loadgen     MLPerf's LoadGen, Server scenario, and an open loop of the same Pois
 added       the median of single requests, one at a time, less that of the file in process with the same threads.
 poisson     the highest Poisson rate whose p99 is within three times a single request's median, as a share of what a
             closed loop of 32 gets. Beside it what queueing leaves of it, by the simulation that `resx plan` uses: with
-            the service times that were measured, and with ones that are always their mean and nothing between them.
+            the service times that were measured, and with ones that are always their mean and nothing between them; and
+            how many instances the bar takes at least, if each had a core and took the same time for each request.
 client      processor time of the load generator for a request, closed loop of 8 and open loop.
 
 The default is what `resx tune resnet20` finds on 2 cores. Client and server share the machine. Exit code 1 if a bar is
@@ -19,6 +20,7 @@ missed.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import signal
 import statistics
@@ -37,6 +39,7 @@ from resx.bench.payloads import canaries
 from resx.bench.plan import LoadPlan
 from resx.bench.report import Measurement
 from resx.bench.service_times import batching_of, measured_now, service_times
+from resx.bench.simulation import Batching, Load, Service, simulate
 from resx.bench.slo import Slo, search
 from resx.bench.wire import Target
 from resx.cli.bench_job import LOADGEN_CONNECTIONS
@@ -57,6 +60,7 @@ SHARE = 0.4
 """Of the closed loop of 8: the rate of the open loops."""
 LOADGEN_S = 10.0
 SMALL_PIXELS = 64
+POISSON_BAR = 0.8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -207,10 +211,21 @@ def _poisson(bench: Bench) -> bool:
     share = (found.rate_per_s or 0.0) / offline
     print(
         f"poisson: {found.rate_per_s or 0:.1f}/s with {bound}, a closed loop of 32 {offline:.1f}/s: {share:.2f} "
-        f"(bar 0.80); {_left_by_queueing(bench, bound, offline)}",
+        f"(bar {POISSON_BAR:.2f}); {_left_by_queueing(bench, bound, offline)}; in theory the bar takes "
+        f"{_least_instances()} instances",
         flush=True,
     )
-    return share >= 0.8
+    return share >= POISSON_BAR
+
+
+def _least_instances() -> int:
+    """Return how many queueing needs for the bar (M/D/c): constant times, no batches, p99 within three of them."""
+
+    def p99_s(instances: int) -> float:
+        load = Load(rate_per_s=POISSON_BAR * instances)
+        return simulate(Batching(instances=instances), Service(mean_s=(1.0,)), load, requests=60_000).percentile_s(99)
+
+    return next(instances for instances in itertools.count(1) if p99_s(instances) <= 3.0)
 
 
 def _left_by_queueing(bench: Bench, bound: Slo, offline: float) -> str:
