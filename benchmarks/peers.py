@@ -476,8 +476,11 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
         "- Triton: the embedded server, which computes in itself (`--native`) or in a Python process for each "
         "instance, with the model's own config.pbtxt. Of a model named -int8 it serves the int8 file, made with "
         "--no-verify as weights are random; the peers serve the fp32 file.",
-        "- No server: the file that Triton has, in as many sessions with as many threads, one full batch after the "
-        "other. It is what is left for servers to differ by.",
+        *(
+            ["- No server: the file that Triton has, in as many sessions with as many threads, one full batch after the "
+             "other. It is what is left for servers to differ by."]
+            if "in_process" in options.servers.split(",") else []
+        ),
         *(f"- Triton's {name}, found by `resx tune` on the native one: {found}." for name, found in settings.items()),
         *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
         f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",
