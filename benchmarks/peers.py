@@ -22,6 +22,7 @@ over the file that the server has. Exit code 1 if a server gave a wrong answer o
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -229,7 +230,7 @@ def _case(name: str, repository: Repository, least_s: float) -> Case:
     image_s = (time.perf_counter() - started) / len(expected_plain)
     return Case(
         name=name, repository=repository, plain=plain, images=payloads.tensors, tolerance=payloads.tolerance,
-        expected=expected, expected_plain=expected_plain, window_s=round(max(least_s, LEAST_ANSWERS * image_s)),
+        expected=expected, expected_plain=expected_plain, window_s=math.ceil(max(least_s, LEAST_ANSWERS * image_s)),
     )  # fmt: skip
 
 
@@ -477,8 +478,8 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
         "instance, with the model's own config.pbtxt. Of a model named -int8 it serves the int8 file, made with "
         "--no-verify as weights are random; the peers serve the fp32 file.",
         *(
-            ["- No server: the file that Triton has, in as many sessions with as many threads, one full batch after the "
-             "other. It is what is left for servers to differ by."]
+            ["- No server: the file that Triton has, in as many sessions with as many threads, one full batch after "
+             "the other. It is what is left for servers to differ by."]
             if "in_process" in options.servers.split(",") else []
         ),
         *(f"- Triton's {name}, found by `resx tune` on the native one: {found}." for name, found in settings.items()),
