@@ -60,7 +60,8 @@ SHARE = 0.4
 """Of the closed loop of 8: the rate of the open loops."""
 LOADGEN_S = 10.0
 SMALL_PIXELS = 64
-POISSON_BAR = 0.8
+POISSON_BAR, POISSON_TIMES = 0.8, 3.0
+"""The share of the offline throughput, and p99 in times of a single request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,7 +207,7 @@ def _poisson(bench: Bench) -> bool:
     single = bench.load(concurrency=1).p50_ms
     assert single is not None
     plan = LoadPlan(concurrency=1, duration_s=bench.seconds, warmup_s=0.5)
-    bound = Slo(percent=99, bound_ms=3 * single)
+    bound = Slo(percent=99, bound_ms=POISSON_TIMES * single)
     found = search(bench.target, bound, plan, Extras(measure_ceiling=False))
     share = (found.rate_per_s or 0.0) / offline
     print(
@@ -219,13 +220,13 @@ def _poisson(bench: Bench) -> bool:
 
 
 def _least_instances() -> int:
-    """Return how many queueing needs for the bar (M/D/c): constant times, no batches, p99 within three of them."""
+    """Return how many queueing needs for the bar (M/D/c): a core each, constant times, no batches."""
 
     def p99_s(instances: int) -> float:
         load = Load(rate_per_s=POISSON_BAR * instances)
         return simulate(Batching(instances=instances), Service(mean_s=(1.0,)), load, requests=60_000).percentile_s(99)
 
-    return next(instances for instances in itertools.count(1) if p99_s(instances) <= 3.0)
+    return next(instances for instances in itertools.count(1) if p99_s(instances) <= POISSON_TIMES)
 
 
 def _left_by_queueing(bench: Bench, bound: Slo, offline: float) -> str:

@@ -130,7 +130,7 @@ class Case:
     expected_plain: tuple[np.ndarray, ...]
     """Those of the fp32 file."""
     tolerance: float
-    window_s: float
+    window_s: int
     """Of each of a run's four loads."""
 
 
@@ -384,7 +384,7 @@ def _close(logits: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
     return bool(np.abs(logits - expected).max() <= tolerance * np.abs(expected).max())
 
 
-def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder: Path) -> tuple[float, float]:
+def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: int, folder: Path) -> tuple[float, float]:
     """Drive the server with wrk and the very bytes of one request; return answers per second and the median in ms."""
     head, _, body = running.requests[0].partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
@@ -397,7 +397,7 @@ def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: float, folder
     ]  # fmt: skip
     (folder / "post.lua").write_text("\n".join(script) + "\n")
     url = f"http://{running.host_port}{first.split()[1]}"
-    options = ["-t1", f"-c{concurrency}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "--latency"]
+    options = ["-t1", f"-c{concurrency}", f"-d{seconds}s", "--timeout", "60s", "--latency"]
     command = [wrk, *options, "-s", folder / "post.lua", url]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True, timeout=120 + seconds)
     if "Non-2xx" in done.stdout or "Socket errors" in done.stdout:

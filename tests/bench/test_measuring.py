@@ -227,6 +227,7 @@ def test_a_server_that_disappears_leaves_what_was_measured_marked(
         (["--scenario", "offline", "--concurrency", "2"], "leave --concurrency out"),
         (["--scenario", "server", "--rate", "20", "--slo", "p90=15ms"], "give p99"),
         (["-o", "missing/r.json"], "there is no folder missing"),
+        (["-o", "/proc/r.json"], "/proc cannot be written to"),
         (["--report", "."], "is a folder"),
         (["--data", "nowhere"], "no such folder"),
         (["--check"], "no card"),

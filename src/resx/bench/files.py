@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from resx.bench.report import BenchResult, Measurement
 from resx.bench.samples import Samples
 from resx.errors import UsageError
-from resx.files import write_atomic
+from resx.files import staging_folder, write_atomic
 
 CSV_COLUMNS = (
     "Concurrency", "Request Rate", "Inferences/Second", "Client Send", "Network+Server Send/Recv", "Server Queue",
@@ -46,8 +45,13 @@ class Wanted:
                 raise UsageError(f"{path}: is a folder; give a file's path")
             if not folder.is_dir():
                 raise UsageError(f"{path}: there is no folder {folder}; make it, or give another path")
-            if not os.access(folder, os.W_OK):
-                raise UsageError(f"{path}: {folder} cannot be written to; give another path")
+            try:
+                with staging_folder(folder):  # permissions alone say yes of a full disk, and to root of everything
+                    pass
+            except OSError as error:
+                raise UsageError(
+                    f"{path}: {folder} cannot be written to ({error.strerror}); give another path"
+                ) from error
 
 
 def write(wanted: Wanted, result: BenchResult, samples: Sequence[tuple[Measurement, Samples, int]]) -> list[Path]:

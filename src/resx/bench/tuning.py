@@ -216,8 +216,9 @@ def thread_settings(before: Setting, versions: Iterable[int], cores: int, *, on_
 def delays_us(single_ms: float | None) -> tuple[int, ...]:
     """Return the delays to try for a model whose request takes so long alone.
 
-    Answers come in batches, and so do the requests that follow them, over a time that grows with the model's. Without a
-    delay two instances of resnet50 ran half of their batches with one image each; with 8 ms nearly all were full.
+    Answers come in batches, and so do the requests that follow them, over a time that grows with the model's. Two
+    instances of resnet50 that may join 4 of 8 requests ran batches of 2.5 to 2.7 images with a delay of 0 or 1 ms, and
+    of 3.9 to 4.0 with 8 ms (mean batch of `resx bench --concurrency 8`).
     """
     longest = round(_DELAY_SHARE * (single_ms or 0.0)) * 1000
     return DELAYS_US if longest <= DELAYS_US[-1] else (DELAYS_US[0], DELAYS_US[-1], longest)

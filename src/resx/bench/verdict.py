@@ -16,6 +16,8 @@ STABLE_SPREAD = 0.10
 CLIENT_BOUND = 10.0
 """The generator must be able to make ten times what it did."""
 SOMEBODY_ELSE = "somebody else asked the model in the meantime"
+_CANARIES_PER_S, _CANARIES_MORE = 1.0, 2
+"""What `resx serve` asks an idle model itself at most, and how many more fit between the readings around a window."""
 _ACHIEVED = 0.95
 
 
@@ -35,7 +37,7 @@ class Findings:
     stability: Stability
     server: ServerBreakdown | None
     most_served: int
-    """Requests of this load that the server can have counted; what it counted beyond them was somebody else's."""
+    """Requests of this load that the server can have counted; others were canaries or somebody else's."""
     interrupted: str
     """Why the window closed early; empty: it did not."""
     server_is_local: bool
@@ -81,7 +83,8 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
         remarks.append(
             f"client-bound: the generator could make {ceiling:.0f}/s at most, less than {CLIENT_BOUND:g} times this"
         )
-    if found.server is not None and found.server.requests > found.most_served:
+    canaries = _CANARIES_PER_S * found.window_s + _CANARIES_MORE
+    if found.server is not None and found.server.requests > found.most_served + canaries:
         remarks.append(SOMEBODY_ELSE)
     if found.server_is_local:
         remarks.append("client and server share this machine")
