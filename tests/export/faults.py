@@ -42,8 +42,9 @@ def changed_weight(
 
     def fault(model: ModelProto) -> None:
         _, weight = layer(model, operator, number)
-        values = np.ascontiguousarray(change_values(numpy_helper.to_array(weight).copy()))
-        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float32), weight.name))
+        before = numpy_helper.to_array(weight)
+        values = np.ascontiguousarray(change_values(before.astype(np.float32)))
+        weight.CopyFrom(numpy_helper.from_array(values.astype(before.dtype), weight.name))
 
     return fault
 

@@ -220,10 +220,10 @@ def test_where_half_the_layers_do_not_help_nothing_is_written_and_the_reason_is_
     assert not (tmp_path / "card.json").exists()
 
 
-def test_a_miss_on_random_weights_says_that_they_have_no_margins(tmp_path: Path) -> None:
+def test_a_miss_on_random_weights_says_that_they_are_harder(tmp_path: Path) -> None:
     loaded = with_an_outlier("layer1.0", "layer2.0", "layer3.0")
     random = loaded.description.model_copy(update={"weights": "random (seed 0)"})
-    with pytest.raises(ParityError, match=r"random weights have no margins.*train it or give --weights"):
+    with pytest.raises(ParityError, match=r"random weights lose more to 8 bits.*or give --weights"):
         export(dataclasses.replace(loaded, description=random), options(), tmp_path)
 
 
@@ -271,19 +271,6 @@ def test_a_tables_key_depends_on_weights_images_and_method(tmp_path: Path) -> No
     }  # fmt: skip
     assert len(keys) == 4
     assert calibration.table_key(tmp_path / "a", one, "minmax") in keys
-
-
-def test_accuracy_may_fall_by_one_point_only() -> None:
-    reference = np.eye(10)[np.arange(200) % 10] * 5
-    classes = np.arange(200) % 10
-    for num_wrong, passes in ((2, True), (3, False)):
-        candidate = reference.copy()
-        candidate[:num_wrong] = np.roll(reference[:num_wrong], 1, axis=1)
-        bar = parity.TOLERANCES["int8"].model_copy(update={"cosine": 0.9, "top1_agreement": 0.9})
-        seen = parity.compare("onnx", [reference], [candidate], bar, classes=classes)
-        assert seen.reference_accuracy == 1.0
-        assert seen.accuracy == pytest.approx(1 - num_wrong / 200)
-        assert seen.passed == passes
 
 
 def test_a_wrong_direction_fails_the_cosine_and_a_scale_does_not() -> None:

@@ -10,7 +10,7 @@ from resx.cli.output import table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.export.card import Card, Quantisation
+    from resx.export.card import Card, Parity, Quantisation
     from resx.export.family import Family
 
 
@@ -35,6 +35,8 @@ def proof(console: Console, card: Card) -> None:
     if rows:
         columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
         console.print(table("", columns, rows))
+        for text in filter(None, map(_classes, card.steps)):
+            console.print(text, markup=False, soft_wrap=True)
     else:
         console.print("not verified (--no-verify)")
     names = sorted({*card.operators_before, *card.operators_after})
@@ -43,6 +45,14 @@ def proof(console: Console, card: Card) -> None:
     console.print(f"operators: {', '.join(texts)}", markup=False, soft_wrap=True)
     if card.quantisation:
         _quantisation(console, card.quantisation)
+
+
+def _classes(step: Parity) -> str:
+    """Return what became of the classes, where there is something to say."""
+    from resx.export.card import accuracy_text, flips_text
+
+    said = [flips_text(step) if step.num_flips else "", accuracy_text(step)]
+    return f"{step.step}: {', '.join(filter(None, said))}" if any(said) else ""
 
 
 def version(console: Console, card: Card, file: Path, versions: list[int]) -> None:

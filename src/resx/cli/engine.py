@@ -14,7 +14,8 @@ from resx.files import cache_folder, checked_name
 
 if TYPE_CHECKING:
     from resx.export.card import Card
-    from resx.export.pipeline import Exportable, ExportOptions
+    from resx.export.checking import Exportable
+    from resx.export.pipeline import ExportOptions
     from resx.export.request import ExportRequest
     from resx.export.tensorrt_engine import EngineOptions
     from resx.serving.repository import Repository

@@ -41,7 +41,7 @@ def query(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Ask the server what is on each image: the most likely labels with their probabilities.
+    """Ask the server what is on each image: the most likely labels with their probabilities, or scores.
 
     Example: resx query resnet50 photo.jpg
     """
@@ -49,32 +49,35 @@ def query(
     from resx.serving.client import TritonClient
     from resx.serving.images import classify_files, classify_raw_files, load_images
     from resx.serving.repository import Repository
+    from resx.serving.triton_config import output_kind_of
 
     address = address_of(url, protocol, Repository(repository), ca=ca, cert=cert, key=key, headers=header)
     if raw and version:
         raise UsageError("--raw, --version: the image endpoint asks the newest version; leave one of them out")
     decoded = [] if raw else load_images(images)
     with TritonClient(address, retries=retries) as client:
+        kind = output_kind_of(client.interface(name, version or None).parameters)
         if raw:
             answers = classify_raw_files(client, name, images, top=top)
         else:
             answers = classify_files(client, name, decoded, top=top, version=version or None)
+    number = "score" if kind == "scores" else "probability"
     entries: list[dict[str, Any]] = [
         {
             "image": str(path),
-            "top": [
-                {"label": guess.label, "index": guess.index, "probability": guess.probability} for guess in guesses
-            ],
+            "top": [{"label": guess.label, "index": guess.index, number: guess.value} for guess in guesses],
         }
         for path, guesses in zip(images, answers, strict=True)
     ]
 
     def show(console: Console) -> None:
         rows = [
-            [str(path) if place == 0 else "", guess.label, f"{guess.probability:.2%}"]
+            [str(path) if place == 0 else "", guess.label, f"{guess.value:.4g}" if kind == "scores" else
+             f"{guess.value:.2%}"]
             for path, guesses in zip(images, answers, strict=True)
             for place, guess in enumerate(guesses)
-        ]
-        console.print(table("", ["image", "label", "probability"], rows, left=2))
+        ]  # fmt: skip
+        console.print(table("", ["image", "label", number], rows, left=2))
 
-    Output(as_json=json, quiet=quiet).result({"model": name, "url": str(address), "images": entries}, show)
+    payload = {"model": name, "url": str(address), "output": kind, "images": entries}
+    Output(as_json=json, quiet=quiet).result(payload, show)

@@ -107,7 +107,7 @@ def _compare(
 def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch: int) -> Accuracies:
     import functools
 
-    from resx.export.file_comparison import file_accuracies
+    from resx.export.file_comparison import right_by_files
     from resx.export.labelled import Accuracies, load_labelled
 
     load = functools.cache(
@@ -121,10 +121,8 @@ def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch
         used.append(load(image_size, num_classes))
         return used[-1]
 
-    first, second = file_accuracies(files, labelled, max_batch_size=max_batch)
-    return Accuracies(
-        num_images=len(used[0].images), images=used[0].origin, shares={"first": first, "second": second}
-    )  # fmt: skip
+    first, second = right_by_files(files, labelled, max_batch_size=max_batch)
+    return Accuracies(images=used[0].origin, right={"first": first, "second": second})
 
 
 def _show_files(

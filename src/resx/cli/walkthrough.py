@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from resx.export.card import Card, Precision
-    from resx.export.pipeline import Exportable
+    from resx.export.checking import Exportable
     from resx.training.data import DataSet
 
 CONCURRENCY = 8

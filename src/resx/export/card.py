@@ -31,10 +31,19 @@ CalibrationMethod: TypeAlias = Literal["entropy", "minmax", "percentile"]
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("entropy", "minmax", "percentile")
 InputType: TypeAlias = Literal["uint8", "float32"]
 INPUT_TYPES: tuple[InputType, ...] = ("uint8", "float32")
+OutputKind: TypeAlias = Literal["logits", "probabilities", "scores"]
+"""What an output is: logits; probabilities of classes that exclude each other (a softmax is in the file); or scores,
+each of which stands for itself (a sigmoid for each label, or a single number)."""
+
+
+OUTPUT_KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "scores")
 
 
 class Tolerance(FrozenModel):
-    """What a step may change. All bounds are relative to the logits' scale, the largest |reference|."""
+    """What a step may change. All bounds are relative to the logits' scale, the largest |reference|.
+
+    How they are judged, and why they have these values: `resx.export.parity`.
+    """
 
     max_abs: float | None = None
     """Bound on the largest difference, times max(1, scale)."""
@@ -43,7 +52,7 @@ class Tolerance(FrozenModel):
     mean_rel: float | None = None
     """Bound on the mean difference, times scale."""
     top1_agreement: float | None = None
-    """Least share of images with the same most likely class."""
+    """Share of decided images that keep their most likely class; fewer fail only where chance does not explain it."""
     cosine: float | None = None
     """Least cosine between the two logits of an image, mean over the images."""
     accuracy_drop: float | None = None
@@ -62,11 +71,24 @@ class Parity(FrozenModel):
     p99_abs: float | None = None
     """99 of 100 logits differ by no more."""
     top1_agreement: float
+    """Share of all images with the same most likely class."""
+    num_flips: int | None = None
+    """Images with another most likely class; None, as the next three, in cards from before they were counted."""
+    num_decided: int | None = None
+    """Images whose reference margin, first logit less second, is above twice the error that the tolerance allows."""
+    num_decided_flips: int | None = None
+    """Flips among those; the others are near ties, which are reported and not judged."""
+    near_tie_margin: float | None = None
+    """Widest reference margin of a near tie that flipped, as a share of what makes an image decided."""
     cosine: float | None = None
     """None, as `p99_abs`, in cards from before it was measured."""
     accuracy: float | None = None
     reference_accuracy: float | None = None
     """Of the images whose classes are known; None if there are none."""
+    num_labelled: int | None = None
+    """How many those are."""
+    accuracy_drop_low: float | None = None
+    """Lower end of the one-sided 95 % interval of the fall in accuracy, as a share of the images."""
     tolerance: Tolerance
     passed: bool
 
@@ -103,12 +125,21 @@ class Signature(FrozenModel):
     batch: int | None = None
     """The only batch size that the file takes; None: any."""
     labels: tuple[str, ...] = ()
-    is_probabilities: bool = False
-    """Whether a softmax is in the file already."""
+    output_kind: OutputKind = "logits"
+    """What the output's numbers are."""
     resize: int | None = None
     """How an RGB image is brought to [3, H, W]; None: the input is no image."""
     mean: Channels | None = None
     std: Channels | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_older_cards(cls, fields: Any) -> Any:
+        """Older cards only tell whether a softmax is in the file."""
+        if not isinstance(fields, dict) or "is_probabilities" not in fields:
+            return fields
+        others = {name: value for name, value in fields.items() if name != "is_probabilities"}
+        return {"output_kind": "probabilities" if fields["is_probabilities"] else "logits"} | others
 
     @property
     def num_outputs(self) -> int:
@@ -147,6 +178,8 @@ class Source(FrozenModel):
     """Of the state dict (names, shapes and bytes, in the order of the names), or of the third-party file."""
     arguments: SourceArguments | None = None
     """None where nobody could name it again."""
+    output_kind: OutputKind | None = None
+    """What the output is, by answers and graph; None where nobody looked: logits, or as the signature says."""
 
     @pydantic.model_validator(mode="after")
     def _is_described_once(self) -> Source:
@@ -162,7 +195,8 @@ class Source(FrozenModel):
 
     def signature_with(self, input_type: InputType) -> Signature:
         """Return what a file made of it takes and gives."""
-        return self.signature or signature_of(self.network, input_type)
+        signature = self.signature or signature_of(self.network, input_type)
+        return signature.model_copy(update={"output_kind": self.output_kind or signature.output_kind})
 
 
 class Canary(FrozenModel):
@@ -326,6 +360,28 @@ def canary_difference(canary: Canary, answer: npt.NDArray[np.floating[Any]]) -> 
     if answer.shape != expected.shape or not np.isfinite(answer).all():
         return float("inf")
     return float(np.abs(answer - expected).max() / np.abs(expected).max())
+
+
+def flips_text(parity: Parity) -> str:
+    """Return how many images changed their class, and how near to a tie those were that are not judged."""
+    if parity.num_flips is None:
+        return f"top-1 agreement {parity.top1_agreement:.1%}"
+    text = f"{parity.num_flips} of {parity.num_images} images change class"
+    num_near_ties = parity.num_flips - (parity.num_decided_flips or 0)
+    if parity.near_tie_margin is None or not num_near_ties:
+        return text
+    ties = "a near tie" if num_near_ties == 1 else f"{num_near_ties} near ties"
+    return f"{text} ({ties}, margin {100 * parity.near_tie_margin:.2g} % of the bound)"
+
+
+def accuracy_text(parity: Parity) -> str:
+    """Return what became of accuracy; empty where no classes are known."""
+    if parity.accuracy is None or parity.reference_accuracy is None:
+        return ""
+    return (
+        f"accuracy {parity.accuracy:.2%} for {parity.reference_accuracy:.2%} on "
+        f"{parity.num_labelled or parity.num_images} images"
+    )
 
 
 def read_card(version_folder: Path) -> Card:

@@ -16,9 +16,10 @@ from resx.errors import UsageError
 from resx.export import card as cards
 from resx.export import engine_layers, onnx_reading, parity
 from resx.export.card import Card, Engine, Parity, Tolerance
+from resx.export.checking import Exportable
 from resx.export.given_plan import given_plan
 from resx.export.gpu import gpu_here
-from resx.export.pipeline import MODEL_FILE, Exportable, ExportOptions, export_version
+from resx.export.pipeline import MODEL_FILE, ExportOptions, export_version
 from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
 from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine
 from resx.export.trtexec import ScriptedModel, script_text
@@ -50,7 +51,8 @@ def export_engine(
     if built.rewritten is not None:
         onnx_path.write_bytes(built.rewritten.SerializeToString(deterministic=True))
         step = "onnx, grouped convolutions in fp32"
-        card = _verified(card, OnnxRuntimeModel(onnx_path), step, source, options, engine, options.tolerance)
+        tolerance = options.tolerance_for(source)
+        card = _verified(card, OnnxRuntimeModel(onnx_path), step, source, options, engine, tolerance)
         num_weights, num_half = onnx_reading.weight_counts(built.rewritten)
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
     path = folder / cards.ENGINE_FILES[built.facts.builder]
@@ -138,7 +140,7 @@ def _executed(
     card = card.model_copy(update={"engine": facts})
     # TF32 keeps as many bits of mantissa as fp16, so it is held to the same bar unless the user sets another.
     rounds = engine.tf32 and options.precision == "fp32" and options.atol is None and options.rtol is None
-    tolerance = parity.TOLERANCES["fp16"] if rounds else options.tolerance
+    tolerance = parity.tolerance_for("fp16", source.num_layers) if rounds else options.tolerance_for(source)
     card = _verified(card, session, built.facts.builder, source, options, engine, tolerance)
     if card.canary.num_images < engine.batch_min:
         return card
@@ -156,8 +158,9 @@ def _verified(
     if not options.verify:
         return card
     every = parity.images_for(
-        card.signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed
-    )
+        card.signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed,
+        with_noise=options.precision != "int8",
+    )  # fmt: skip
     batches = [batch for batch in every if engine.batch_min <= len(batch) <= engine.batch_max]
     reference = [source.logits(batch) for batch in batches]
     inputs = [card.signature.as_input(batch) for batch in batches]

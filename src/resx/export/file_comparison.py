@@ -21,13 +21,13 @@ import onnxruntime
 from resx.errors import UsageError
 from resx.export import parity
 from resx.export.card import normalised_pixels
-from resx.export.images import RealImages, photograph_crops
-from resx.export.labelled import Answers, accuracy
+from resx.export.images import photograph_crops
+from resx.export.labelled import Answers, Labelled, right_answers
 from resx.export.runtimes import open_session
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, FrozenModel
 
 Array: TypeAlias = npt.NDArray[Any]
-LabelledImages: TypeAlias = Callable[[int, int], RealImages]
+LabelledImages: TypeAlias = Callable[[int, int], Labelled]
 """Images with classes, for an image size and a number of classes."""
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _SYMBOLIC_SIZE = 2
@@ -109,8 +109,10 @@ def compare_files(first: Path, second: Path, *, rtol: float, max_batch_size: int
     )  # fmt: skip
 
 
-def file_accuracies(files: Sequence[Path], labelled: LabelledImages, *, max_batch_size: int = 8) -> list[float]:
-    """Return each file's accuracy on images whose classes are known.
+def right_by_files(
+    files: Sequence[Path], labelled: LabelledImages, *, max_batch_size: int = 8
+) -> list[npt.NDArray[np.bool_]]:
+    """Return of each file which images, whose classes are known, it gets right.
 
     Args:
         files: of one input, an image, and classes as their first output.
@@ -132,7 +134,7 @@ def file_accuracies(files: Sequence[Path], labelled: LabelledImages, *, max_batc
             raise UsageError(f"{path}: --data measures files that give [N, classes], this gives {output.shape}")
         answers = _image_answers(session, path)
         batch_size = shape[0] or max_batch_size
-        found.append(accuracy(answers, labelled(shape[2], num_classes), batch_size=batch_size))
+        found.append(right_answers(answers, labelled(shape[2], num_classes), batch_size=batch_size))
     return found
 
 

@@ -1,4 +1,4 @@
-"""Images whose classes are known, and how many of them a model gets right."""
+"""Images whose classes are known, and which of them a model gets right."""
 
 from __future__ import annotations
 
@@ -8,29 +8,51 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from resx.errors import UsageError
-from resx.export.images import RealImages
-from resx.export.parity import TOLERANCES, Images, Logits
-from resx.training.data import load_data
+from resx.export.parity import TOLERANCES, Logits, drop_low
+from resx.training.data import DataSet, Images, load_data
 
-Answers: TypeAlias = Callable[[Images], Logits]
+Answers: TypeAlias = Callable[[npt.NDArray[np.uint8]], Logits]
 """Logits [N, classes] for UINT8 images [N, 3, H, W]; N is at most the batch that the model takes."""
 
 LARGEST_DROP = TOLERANCES["int8"].accuracy_drop or 0.0
-"""int8's bar, which every precision has to meet here."""
-_ROUNDING = 1e-9
+"""One point, for every precision."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Labelled:
+    """Images and their classes."""
+
+    images: Images
+    classes: npt.NDArray[np.int64]
+    """[N]."""
+    origin: str
+    """For people."""
+
+    def __len__(self) -> int:
+        return len(self.classes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracies:
-    """The share of images that each form of a model gets right."""
+    """Which of the same images each form of a model gets right."""
 
-    num_images: int
     images: str
     """Where they are from."""
-    shares: Mapping[str, float]
-    """By what was asked, from the source to what was made of it last."""
+    right: Mapping[str, npt.NDArray[np.bool_]]
+    """[N] by what was asked, from the source to what was made of it last."""
+
+    @property
+    def num_images(self) -> int:
+        """N."""
+        return len(next(iter(self.right.values())))
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """The share of the images that each gets right."""
+        return {name: float(right.mean()) for name, right in self.right.items()}
 
     @property
     def drop(self) -> float:
@@ -45,11 +67,20 @@ class Accuracies:
 
     @property
     def passed(self) -> bool:
-        """Whether accuracy falls by no more than a point."""
-        return self.drop <= LARGEST_DROP + _ROUNDING
+        """Whether accuracy surely falls by no more than a point (`resx.export.parity`, 4)."""
+        return all(
+            drop_low(before, behind) <= LARGEST_DROP for before, behind in itertools.pairwise(self.right.values())
+        )
 
 
-def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: int) -> RealImages:
+def held_out_images(data: DataSet) -> Labelled:
+    """Return all held-out images of a data set."""
+    return Labelled(
+        images=data.held_out.images, classes=data.held_out.targets, origin=f"held-out images of {data.name}"
+    )
+
+
+def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: int) -> Labelled:
     """Load at most `num_images` of a data set's held-out images, spread evenly over them.
 
     Args:
@@ -69,23 +100,18 @@ def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: i
             f"--data {text}: has {len(data.labels)} classes and the model tells {num_classes} apart; "
             "give data of the model's classes"
         )
-    total = len(data.held_out)
-    chosen = np.linspace(0, total - 1, min(total, num_images)).astype(np.int64)
-    return RealImages(
-        images=data.held_out.images[chosen],
-        origin=f"held-out images of {data.name}",
-        classes=data.held_out.targets[chosen],
-    )
+    every = held_out_images(data)
+    chosen = np.linspace(0, len(every) - 1, min(len(every), num_images)).astype(np.int64)
+    return Labelled(images=every.images[chosen], classes=every.classes[chosen], origin=every.origin)
 
 
-def accuracy(answers: Answers, labelled: RealImages, *, batch_size: int) -> float:
-    """Return the share of the images, whose classes are known, that are answered right.
+def right_answers(answers: Answers, labelled: Labelled, *, batch_size: int) -> npt.NDArray[np.bool_]:
+    """Return of each image [N] whether it is answered right.
 
     Every batch has `batch_size` images, the last one filled up: a file may take no other.
     """
-    assert labelled.classes is not None
-    num_images = len(labelled.images)
+    num_images = len(labelled)
     places = np.minimum(np.arange(-(-num_images // batch_size) * batch_size), num_images - 1)
-    batches = labelled.images[places].reshape(-1, batch_size, *labelled.images.shape[1:])
-    predicted = np.concatenate([answers(batch).argmax(1) for batch in batches])[:num_images]
-    return float((predicted == labelled.classes).mean())
+    predicted = [answers(labelled.images[batch]).argmax(1) for batch in places.reshape(-1, batch_size)]
+    found: npt.NDArray[np.bool_] = np.concatenate(predicted)[:num_images] == labelled.classes
+    return found

@@ -35,6 +35,9 @@ INPUT, OUTPUT = "image", "logits"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """The operators with weights: what is called a layer here."""
 
+WEIGHTED_MODULES = (nn.modules.conv._ConvNd, nn.Linear)
+"""The same in PyTorch."""
+
 # int8 is made of the fp32 file (resx.export.quantize).
 DTYPES: dict[Precision, torch.dtype] = {
     "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32,

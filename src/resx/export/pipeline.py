@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -23,15 +22,11 @@ from resx.errors import ParityError, UsageError
 from resx.export import card as cards
 from resx.export import onnx_reading, parity
 from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
+from resx.export.checking import Checks, Exportable, prepare_checks
 from resx.export.int8_file import FileForm, Int8Options, write_int8
 from resx.export.resnext_form import STEP as GROUPED_FORM
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
-from resx.export.source import LoadedSource
-from resx.export.third_party import LoadedFile
 from resx.files import require_free_space, sha256_of
-
-Exportable: TypeAlias = LoadedSource | LoadedFile
-"""What an export begins with: both can be checked, asked, folded and written."""
 
 MODEL_FILE = "model.onnx"
 _CANARY_IMAGES = 2
@@ -65,11 +60,10 @@ class ExportOptions:
             if bound is not None and not bound > 0:
                 raise UsageError(f"{name}={bound}: give a bound above 0")
 
-    @property
-    def tolerance(self) -> Tolerance:
-        """The bar for the written file."""
+    def tolerance_for(self, source: Exportable) -> Tolerance:
+        """Return the tolerance for the file that is made of the source."""
         if self.atol is None and self.rtol is None:
-            return parity.TOLERANCES[self.precision]
+            return parity.tolerance_for(self.precision, source.num_layers)
         return Tolerance(max_abs=self.atol, max_rel=self.rtol)
 
 
@@ -91,71 +85,42 @@ def export_version(
     if options.precision == "bf16":
         require_bf16()
     require_free_space(folder, 2 * source.size_bytes)
-    on_step("fold")
-    folded = source.folded()
-    is_int8 = options.precision == "int8"
-    batches = parity.images_for(
-        signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed,
-        with_noise=not is_int8,
-    )  # fmt: skip
-    steps: list[Parity] = []
-    reference: list[parity.Logits] = []
     if options.verify:
         on_step("run the source for reference")
-        reference = [source.logits(batch) for batch in batches]
-        if folded is not source:
-            answers = [folded.logits(batch) for batch in batches]
-            steps.append(parity.require(parity.compare("fold", reference, answers, parity.FOLD), name=name))
-
-    def measured(path: Path) -> Parity:
-        session = OnnxRuntimeModel(path)
-        answers = [session(signature.as_input(batch)) for batch in batches]
-        classes = source.real.classes if is_int8 else None
-        return parity.compare("onnx", reference, answers, options.tolerance, classes=classes)
-
+    checks = prepare_checks(
+        source, signature, name=name, precision=options.precision, tolerance=options.tolerance_for(source),
+        max_batch_size=options.max_batch_size, seed=options.seed, verify=options.verify,
+    )  # fmt: skip
+    on_step("fold")
+    folded = source.folded()
+    steps = [] if folded is source else checks.require_network("fold", folded)
     grouped = folded.grouped()
     if grouped is not folded:
         on_step("write its paths as grouped convolutions")
-        folded = grouped
-        if options.verify:
-            answers = [folded.logits(batch) for batch in batches]
-            steps.append(parity.require(parity.compare(GROUPED_FORM, reference, answers, parity.FOLD), name=name))
-
-    def check_fp32(path: Path) -> None:
-        """int8's bar is too wide to show a small fault of what it is made of, and its images may all be grey."""
-        noise = parity.images_for(
-            signature, real=source.real.images[:0], max_batch_size=options.max_batch_size, seed=options.seed
-        )
-        session = OnnxRuntimeModel(path)
-        expected = [*(source.logits(batch) for batch in noise), *reference]
-        answers = [session(signature.as_input(batch)) for batch in (*noise, *batches)]
-        found = parity.compare("fp32 file", expected, answers, parity.TOLERANCES["fp32"])
-        steps.append(parity.require(found, name=name))
-
+        steps += checks.require_network(GROUPED_FORM, grouped)
     path = folder / MODEL_FILE
-    num_weights, num_half, quantisation = _write(folded, options, path, measured, check_fp32, name, on_step)
+    made = _write(grouped, options, path, checks, on_step)
     on_step("verify the file")
-    if options.verify:
-        steps.append(parity.require(measured(path), name=name))
+    steps += [*made.steps, *checks.require_file(path)]
     written = onnx.load(path)
     card = Card(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
-        source=source.description,
+        source=source.description.model_copy(update={"output_kind": checks.output_kind(path)}),
         precision=options.precision,
         target=options.target,
         input=options.input_type,
         max_batch_size=signature.batch or options.max_batch_size,
         opset=next(entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")),
-        num_weights=num_weights,
-        fp16_share=num_half / max(1, num_weights),
-        quantisation=quantisation,
+        num_weights=made.num_weights,
+        fp16_share=made.num_half / max(1, made.num_weights),
+        quantisation=made.quantisation,
         operators_before=source.operators(),
         operators_after=onnx_reading.operators(written),
         verified=options.verify,
-        own_bar=None if options.atol is None and options.rtol is None else options.tolerance,
-        verified_on=" and ".join(filter(None, ["" if is_int8 else "noise", source.real.origin]))
+        own_bar=None if options.atol is None and options.rtol is None else checks.tolerance,
+        verified_on=" and ".join(filter(None, ["" if options.int8 else "noise", source.real.origin]))
         if options.verify
         else "",
         steps=tuple(steps),
@@ -167,38 +132,63 @@ def export_version(
     return card
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Written:
+    """What came of writing the file."""
+
+    num_weights: int
+    num_half: int = 0
+    """Weight values of 16 bits."""
+    steps: tuple[Parity, ...] = ()
+    """The check of the fp32 form, where low precision was made."""
+    quantisation: Quantisation | None = None
+
+
 def _write(
-    source: Exportable, options: ExportOptions, path: Path,
-    measured: Callable[[Path], Parity], check_fp32: Callable[[Path], None], name: str, on_step: Callable[[str], None],
-) -> tuple[int, int, Quantisation | None]:  # fmt: skip
-    """Write the file; return the network's number of weight values, how many have 16 bits, and how int8 came to be."""
-    fp32_file = path.with_name("fp32.onnx") if options.int8 else path
-    on_step("write ONNX")
-    proto = source.write(fp32_file, options.precision, options.input_type, options.target)
-    num_weights, num_half = onnx_reading.weight_counts(proto)
-    del proto
+    source: Exportable, options: ExportOptions, path: Path, checks: Checks, on_step: Callable[[str], None]
+) -> _Written:
+    """Write the file; low precision only after its fp32 form was verified."""
+    if options.precision == "fp32":
+        on_step("write ONNX")
+        num_weights, num_half = onnx_reading.weight_counts(
+            source.write(path, "fp32", options.input_type, options.target)
+        )
+        return _Written(num_weights=num_weights, num_half=num_half)
+    on_step("write ONNX in fp32")
+    fp32_file = path.with_name("fp32.onnx")
+    form = source.write(fp32_file, "int8" if options.int8 else "fp32", options.input_type, options.target)
+    num_weights, num_half = onnx_reading.weight_counts(form)
+    on_step("verify the fp32 form")
+    steps, quantisation = tuple(checks.require_structure(fp32_file)), None
     if options.int8 is None:
-        return num_weights, num_half, None
+        on_step(f"write ONNX in {options.precision}")
+        written = source.write(path, options.precision, options.input_type, options.target)
+        num_weights, num_half = onnx_reading.weight_counts(written)
+    else:
+        quantisation = _quantise(source, options, options.int8, fp32_file, path, checks, on_step)
+    fp32_file.unlink()
+    return _Written(num_weights=num_weights, num_half=num_half, steps=steps, quantisation=quantisation)
+
+
+def _quantise(
+    source: Exportable, options: ExportOptions, int8: Int8Options, fp32_file: Path, path: Path, checks: Checks,
+    on_step: Callable[[str], None],
+) -> Quantisation:  # fmt: skip
     form = FileForm(
-        signature=source.description.signature_with(options.input_type), target=options.target,
+        signature=checks.signature, target=options.target,
         describe=lambda model: source.describe(model, "int8", options.input_type),
     )  # fmt: skip
-    judge = measured if options.verify else None
-    if options.verify:
-        on_step("verify the fp32 file that int8 is made of")
-        check_fp32(fp32_file)
+    judge = checks.measure if options.verify else None
     try:
-        quantisation = write_int8(fp32_file, path, options.int8, form, judge=judge, on_step=on_step)
+        return write_int8(fp32_file, path, int8, form, judge=judge, on_step=on_step)
     except ParityError as error:
         advice = "give more and better --calibrate images, another --calibrate-method, or take --fp16"
         if source.description.weights.startswith("random"):
             advice = (
-                "random weights have no margins between classes, so that rounding flips near ties: train it or give "
-                "--weights (or --no-verify, for a trial of speed)"
+                "random weights lose more to 8 bits than trained ones: train the network or give --weights (or "
+                "--no-verify, to try its speed)"
             )
-        raise ParityError(f"{name}: {error}; {advice}; nothing was published") from error
-    fp32_file.unlink()
-    return num_weights, num_half, quantisation
+        raise ParityError(f"{checks.name}: {error}; {advice}; nothing was published") from error
 
 
 def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions) -> Canary:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from resx.errors import ExportError
 from resx.export import parity
 from resx.export.card import Card, Parity
-from resx.export.pipeline import Exportable
+from resx.export.checking import Exportable
 from resx.export.source import load_source
 
 Runtime: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]

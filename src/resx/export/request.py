@@ -21,7 +21,8 @@ from resx.zoo.catalog import kind_of
 from resx.zoo.spec import FrozenModel
 
 if TYPE_CHECKING:
-    from resx.export.pipeline import Exportable, ExportOptions
+    from resx.export.checking import Exportable
+    from resx.export.pipeline import ExportOptions
 
 _TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
 _CODE = ("zoo", "training", "export")

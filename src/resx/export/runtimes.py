@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.Infer
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
+
+
+def session_with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
+    """Return a session on the CPU that gives these tensors of the graph; nothing is optimised away."""
+    opened = onnx.ModelProto()
+    opened.CopyFrom(model)
+    del opened.graph.output[:]
+    opened.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = session_options(usable_cores())
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(opened.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def default_target() -> Target:

@@ -20,6 +20,9 @@ from resx.export.card import FileArguments, InputType, Precision, Source, Source
 from resx.export.fold import fold_survival
 from resx.export.foreign import load_foreign
 from resx.export.images import RealImages, photograph_crops, photographs
+from resx.export.labelled import Labelled, held_out_images
+from resx.export.onnx_file import WEIGHTED_MODULES
+from resx.export.random_operations import random_operation
 from resx.export.resnext_form import grouped_form
 from resx.export.third_party import LoadedFile, load_file
 from resx.training import checkpoint, evaluation
@@ -43,6 +46,8 @@ class LoadedSource:
     model: nn.Module
     description: Source
     real: RealImages
+    labelled: Labelled | None = None
+    """All held-out images of a run, with their classes; None where none are known."""
 
     @property
     def size_bytes(self) -> int:
@@ -80,6 +85,15 @@ class LoadedSource:
     def logits(self, images_NCHW: npt.NDArray[np.uint8]) -> parity.Logits:
         """Return eager PyTorch's answer [N, classes] in fp32."""
         return parity.torch_logits(self.model, self.description.network, images_NCHW)
+
+    @property
+    def num_layers(self) -> int:
+        """Layers with weights."""
+        return sum(isinstance(module, WEIGHTED_MODULES) for module in self.model.modules())
+
+    def random_operation(self, images_NCHW: npt.NDArray[np.uint8]) -> str:
+        """Return which operation draws random numbers; empty if none does."""
+        return random_operation(self.model, lambda: self.logits(images_NCHW))
 
     def write(self, path: Path, precision: Precision, input_type: InputType, target: Target) -> ModelProto:
         """Write the folded network as ONNX (`onnx_file.write_onnx`)."""
@@ -176,29 +190,30 @@ def _load_run(folder: Path, *, weights: str, seed: int) -> LoadedSource:
     if weights != "none":
         raise UsageError(f"--weights {weights}: {folder} has weights of its own; leave the option out")
     model, spec = checkpoint.load_run(folder)
+    labelled = _held_out(folder)
     return LoadedSource(
         name=folder.resolve().name,
         model=model,
         description=Source(
             kind="run", spec=spec, weights=str(folder / checkpoint.WEIGHTS), weights_sha256=weights_sha256(model)
         ),
-        real=_held_out(folder) or photographs(spec.image_size, spec.image_size, seed=seed),
+        real=photographs(spec.image_size, spec.image_size, seed=seed) if labelled is None else _spread(labelled),
+        labelled=labelled,
     )
 
 
-def _held_out(folder: Path) -> RealImages | None:
-    """Return images of the run's held-out data, spread over all of it; None if the data are not here."""
+def _held_out(folder: Path) -> Labelled | None:
+    """Return the run's held-out images; None if the data are not here."""
     try:
-        data = checkpoint.load_run_data(folder)
+        return held_out_images(checkpoint.load_run_data(folder))
     except UsageError:  # a run may be exported elsewhere than where it was trained
         return None
-    num_images = min(NUM_DATA_IMAGES, len(data.held_out))
-    chosen = np.linspace(0, len(data.held_out) - 1, num_images).astype(np.int64)
-    return RealImages(
-        images=data.held_out.images[chosen],
-        origin=f"held-out images of {data.name}",
-        classes=data.held_out.targets[chosen],
-    )
+
+
+def _spread(labelled: Labelled) -> RealImages:
+    """Return a few of the images, from all of them."""
+    chosen = np.linspace(0, len(labelled) - 1, min(NUM_DATA_IMAGES, len(labelled))).astype(np.int64)
+    return RealImages(images=labelled.images[chosen], origin=labelled.origin, classes=labelled.classes[chosen])
 
 
 def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]) -> LoadedSource:

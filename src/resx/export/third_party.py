@@ -23,6 +23,8 @@ from resx.errors import ExportError, UsageError
 from resx.export import onnx_reading
 from resx.export.card import FileArguments, InputType, Precision, Signature, Source, Target
 from resx.export.images import RealImages, photographs
+from resx.export.onnx_file import WEIGHTED
+from resx.export.own_answers import BOUNDS, locate_difference
 from resx.export.parity import Logits
 from resx.export.quantize import quiet
 from resx.export.runtimes import OnnxRuntimeModel
@@ -47,6 +49,8 @@ class LoadedFile:
     """The file with its external data inside and its initializers as constants."""
     description: Source
     real: RealImages
+    labelled: None = None
+    """No classes are known."""
 
     @property
     def signature(self) -> Signature:
@@ -78,6 +82,16 @@ class LoadedFile:
     def grouped(self) -> LoadedFile:
         """Return the file: its layers are as its maker wrote them."""
         return self
+
+    @property
+    def num_layers(self) -> int:
+        """Nodes with weights."""
+        return sum(node.op_type in WEIGHTED for node in self.graph.graph.node)
+
+    def random_operation(self, images: npt.NDArray[np.uint8]) -> str:
+        """Return which node makes the answers random; empty if none does."""
+        given = self.signature.as_input(images)
+        return locate_difference(self.path, given, given, bound=BOUNDS["fp32"])
 
     def logits(self, images: npt.NDArray[np.uint8]) -> Logits:
         """Return what the given file answers [N, ...] to bytes of its input's shape."""
@@ -222,7 +236,6 @@ def _signature(
         output_name=output.name, output_dims=(1,), batch=batch,
         resize=min(input_dims[1:]) if is_image else None,
         mean=scaling[0] if scaling else None, std=scaling[1] if scaling else None,
-        is_probabilities=_ends_in_softmax(graph, output.name),
     )  # fmt: skip
     output_dims = _measured_dims(session, known, path)
     labels = _labels(arguments.labels, math.prod(output_dims))
@@ -276,15 +289,6 @@ def _labels(file: str, num_outputs: int) -> tuple[str, ...]:
     if len(labels) != num_outputs:
         raise UsageError(f"--labels {file}: {len(labels)} labels for {num_outputs} outputs; give one a line")
     return labels
-
-
-def _ends_in_softmax(graph: ModelProto, output: str) -> bool:
-    """Follow the output back through what only changes its shape."""
-    made_by = {name: node for node in graph.graph.node for name in node.output}
-    node = made_by.get(output)
-    while node is not None and node.op_type in ("Reshape", "Flatten", "Squeeze", "Identity"):
-        node = made_by.get(node.input[0])
-    return node is not None and node.op_type == "Softmax"
 
 
 def _with_constants(graph: ModelProto) -> None:

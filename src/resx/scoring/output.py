@@ -4,12 +4,14 @@
     .jsonl      the same, one object a line
     .csv        path, class_1, label_1, probability_1, class_2, ..., error
 
+Where the model's outputs stand for themselves (`resx.export.output_kind`), the numbers are called scores.
 Parts are read one after the other, so memory does not depend on their number.
 """
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -20,7 +22,6 @@ import numpy as np
 
 from resx.errors import UsageError
 from resx.scoring.parts import MERGED, Parts, writing
-from resx.scoring.rows import schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -65,29 +66,46 @@ def merge(parts: Parts, out: Path) -> int:
 def _write_parquet(path: Path, tables: Iterable[pa.Table], top: int) -> None:  # noqa: ARG001
     from pyarrow import parquet
 
-    with parquet.ParquetWriter(path, schema()) as writer:
-        for table in tables:
+    first, every = _first(tables)
+    with parquet.ParquetWriter(path, first.schema) as writer:
+        for table in every:
             writer.write_table(table)
 
 
 def _write_jsonl(path: Path, tables: Iterable[pa.Table], top: int) -> None:  # noqa: ARG001
+    first, every = _first(tables)
+    numbers = _numbers(first)
     with path.open("w", encoding="utf-8") as file:
-        for table in tables:
+        for table in every:
             for row in table.to_pylist():
-                row["probabilities"] = [_short(share) for share in row["probabilities"]]
+                row[numbers] = [_short(share) for share in row[numbers]]
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def _write_csv(path: Path, tables: Iterable[pa.Table], top: int) -> None:
-    names = [f"{name}_{place}" for place in range(1, top + 1) for name in ("class", "label", "probability")]
+    first, every = _first(tables)
+    numbers = _numbers(first)
+    number = {"probabilities": "probability", "scores": "score"}[numbers]
+    names = [f"{name}_{place}" for place in range(1, top + 1) for name in ("class", "label", number)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["path", *names, "error"])
-        for table in tables:
+        for table in every:
             for row in table.to_pylist():
-                best = zip(row["classes"], row["labels"], map(_short, row["probabilities"]), strict=True)
+                best = zip(row["classes"], row["labels"], map(_short, row[numbers]), strict=True)
                 cells: list[Any] = [value for guess in best for value in guess]
                 writer.writerow([row["path"], *(cells or [""] * 3 * top), row["error"] or ""])
+
+
+def _first(tables: Iterable[pa.Table]) -> tuple[pa.Table, Iterable[pa.Table]]:
+    """Return the first of the tables, whose columns are all the others' too, and all of them."""
+    rest = iter(tables)
+    first = next(rest)
+    return first, itertools.chain([first], rest)
+
+
+def _numbers(table: pa.Table) -> str:
+    return next(name for name in ("probabilities", "scores") if name in table.column_names)
 
 
 def _short(share: float) -> float:

@@ -13,17 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import UsageError
+from resx.export.card import OutputKind
 from resx.export.images import image_of
+from resx.export.output_kind import as_shown
 from resx.scoring.source import Row
 from resx.serving.client import Interface
 from resx.serving.images import model_input
-from resx.serving.triton_config import PROBABILITIES
+from resx.serving.triton_config import output_kind_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 Compute: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
-"""Logits [N, classes], or probabilities where the softmax is in the file, for a batch of the model's input."""
+"""The model's output [N, classes] for a batch of its input."""
 NOT_FINITE = "the model's answer is not finite"
 
 
@@ -42,6 +44,11 @@ class Model:
     def batch_size(self) -> int:
         """Rows of the largest batch, or of the only one that it takes."""
         return max(1, self.interface.max_batch_size)
+
+    @property
+    def output_kind(self) -> OutputKind:
+        """What its answers are."""
+        return output_kind_of(self.interface.parameters)
 
     def label(self, index: int) -> str:
         """Return a class's label; `class-N` where there is none, as `resx query` calls it."""
@@ -71,18 +78,18 @@ def prepare(row: Row, interface: Interface) -> Prepared:
 
 
 def score(batch: Sequence[Prepared], model: Model, compute: Compute, top: int) -> pa.Table:
-    """Return a batch's rows: path, classes, labels, probabilities, error.
+    """Return a batch's rows: path, classes, labels, probabilities (or scores), error.
 
     Raises:
         ResxError: the model fails; what `compute` raises.
     """
     good = [one.x for one in batch if one.x is not None]
-    probabilities = iter(list(_probabilities(np.concatenate(good), model, compute)) if good else [])
+    answers = iter(list(_shown(np.concatenate(good), model, compute)) if good else [])
     classes: list[list[int]] = []
     shares: list[list[float]] = []
     errors: list[str | None] = []
     for one in batch:
-        row = next(probabilities) if one.x is not None else None
+        row = next(answers) if one.x is not None else None
         error = one.error if row is None or np.isfinite(row).all() else NOT_FINITE
         best = np.argsort(-row, kind="stable")[:top] if row is not None and error is None else None
         classes.append([] if best is None else best.tolist())
@@ -91,8 +98,8 @@ def score(batch: Sequence[Prepared], model: Model, compute: Compute, top: int) -
     return _table([one.path for one in batch], classes, shares, errors, model)
 
 
-def schema() -> pa.Schema:
-    """Return the columns of a row."""
+def schema(kind: OutputKind) -> pa.Schema:
+    """Return the columns of a row; the numbers are called what they are."""
     import pyarrow as pa
 
     return pa.schema(
@@ -100,25 +107,18 @@ def schema() -> pa.Schema:
             pa.field("path", pa.string(), nullable=False),
             ("classes", pa.list_(pa.int32())),
             ("labels", pa.list_(pa.string())),
-            ("probabilities", pa.list_(pa.float32())),
+            ("scores" if kind == "scores" else "probabilities", pa.list_(pa.float32())),
             ("error", pa.string()),
         ]
     )
 
 
-def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Return probabilities [N, classes] in fp32; large logits do not overflow."""
-    with np.errstate(invalid="ignore"):  # a row that is not finite is told as such
-        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _probabilities(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
+def _shown(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
+    """Return probabilities, or scores, [N, classes] for a batch of the model's input."""
     num_rows = len(x)
     if model.interface.fixed_batch:
         x = np.concatenate([x, np.repeat(x[-1:], model.batch_size - num_rows, axis=0)])
-    answer = compute(x)[:num_rows]
-    return answer if model.interface.parameters.get("resx.output") == PROBABILITIES else softmax(answer)
+    return as_shown(compute(x)[:num_rows], model.output_kind)
 
 
 def _table(
@@ -127,7 +127,9 @@ def _table(
     import pyarrow as pa
 
     labels = [[model.label(index) for index in row] for row in classes]
-    return pa.table(
-        {"path": paths, "classes": classes, "labels": labels, "probabilities": shares, "error": errors},
-        schema=schema(),
-    )
+    columns = schema(model.output_kind)
+    arrays = [
+        pa.array(values, field.type)
+        for values, field in zip((paths, classes, labels, shares, errors), columns, strict=True)
+    ]
+    return pa.Table.from_arrays(arrays, schema=columns)

@@ -14,11 +14,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import ServerError, UsageError
-from resx.export.card import normalised_pixels
+from resx.export.card import OutputKind, normalised_pixels
 from resx.export.images import load_image, pixels
+from resx.export.output_kind import as_shown
 from resx.serving.client import Interface, Prediction, TritonClient
 from resx.serving.image_endpoint import IMAGE
-from resx.serving.triton_config import PROBABILITIES
+from resx.serving.triton_config import output_kind_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +28,8 @@ class Guess:
 
     label: str
     index: int
-    probability: float
+    value: float
+    """A probability, or a score where the model's outputs stand for themselves (`resx.export.output_kind`)."""
 
 
 def load_images(paths: Sequence[Path]) -> list[Image.Image]:
@@ -53,7 +55,7 @@ def model_input(images: Sequence[Image.Image], interface: Interface) -> npt.NDAr
 def classify_files(
     client: TritonClient, model: str, images: Sequence[Image.Image], *, top: int, version: int | None = None
 ) -> list[list[Guess]]:
-    """Return per image its `top` most likely classes, with softmax probabilities over all classes.
+    """Return per image its `top` highest classes, with their probabilities over all classes, or their scores.
 
     Raises:
         UsageError: the model is not loaded or takes no images.
@@ -61,7 +63,7 @@ def classify_files(
     """
     interface = client.interface(model, version)
     size = max(1, interface.max_batch_size)
-    has_softmax = interface.parameters.get("resx.output") == PROBABILITIES
+    kind = output_kind_of(interface.parameters)
     answers: list[list[Guess]] = []
     for start in range(0, len(images), size):
         batch = model_input(images[start : start + size], interface)
@@ -69,7 +71,7 @@ def classify_files(
         if interface.fixed_batch:
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - num_images, axis=0)])
         rows = client.classify(model, interface, batch, version)[:num_images]
-        answers += [_guesses(row, has_softmax=has_softmax)[:top] for row in rows]
+        answers += [_guesses(row, kind)[:top] for row in rows]
     return answers
 
 
@@ -79,7 +81,7 @@ def classify_raw_files(client: TritonClient, model: str, paths: Sequence[Path], 
     Raises:
         UsageError: a file is missing or is no image, or the model has no image endpoint there.
     """
-    has_softmax = client.interface(model).parameters.get("resx.output") == PROBABILITIES
+    kind = output_kind_of(client.interface(model).parameters)
     answers = []
     for path in paths:
         try:
@@ -92,18 +94,15 @@ def classify_raw_files(client: TritonClient, model: str, paths: Sequence[Path], 
             if any(words in str(error) for words in ("file of ", "image of ")):  # preprocess/model.py's own
                 raise UsageError(f"{path}: {error}") from error
             raise
-        answers.append(_guesses(predictions, has_softmax=has_softmax)[:top])
+        answers.append(_guesses(predictions, kind)[:top])
     return answers
 
 
-def _guesses(predictions: Sequence[Prediction], *, has_softmax: bool) -> list[Guess]:
-    probabilities = np.array([prediction.logit for prediction in predictions])
-    if not has_softmax:
-        weights = np.exp(probabilities - probabilities.max())
-        probabilities = weights / weights.sum()
+def _guesses(predictions: Sequence[Prediction], kind: OutputKind) -> list[Guess]:
+    (values,) = as_shown(np.array([[prediction.logit for prediction in predictions]]), kind)
     return [
-        Guess(label=prediction.label, index=prediction.index, probability=float(probability))
-        for prediction, probability in zip(predictions, probabilities, strict=True)
+        Guess(label=prediction.label, index=prediction.index, value=float(value))
+        for prediction, value in zip(predictions, values, strict=True)
     ]
 
 

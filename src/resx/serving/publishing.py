@@ -14,7 +14,8 @@ from resx.serving.triton_config import ServingOptions
 
 if TYPE_CHECKING:
     from resx.export.card import Card
-    from resx.export.pipeline import Exportable, ExportOptions
+    from resx.export.checking import Exportable
+    from resx.export.pipeline import ExportOptions
     from resx.export.tensorrt_engine import EngineOptions
 
 

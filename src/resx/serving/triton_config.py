@@ -6,16 +6,17 @@ protobuf. Source: github.com/triton-inference-server/common, protobuf/model_conf
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from resx.errors import UsageError
-from resx.export.card import Card, Engine
+from resx.export.card import OUTPUT_KINDS, Card, Engine, OutputKind
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
-PROBABILITIES = "probabilities"
-"""Value of the parameter resx.output where a softmax is in the file."""
+OUTPUT_KIND = "resx.output"
+"""The parameter that says what the output is (`resx.export.output_kind`); absent for logits."""
 AUTOMATIC = -1
 RESPONSE_CACHE = "response_cache { enable: true }\n"
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -76,8 +77,8 @@ def config_text(card: Card, options: ServingOptions) -> str:
     signature = card.signature
     data_type = DATA_TYPES[signature.input_type]
     parameters = image_parameters(card)
-    if signature.is_probabilities:
-        parameters["resx.output"] = PROBABILITIES
+    if signature.output_kind != "logits":
+        parameters[OUTPUT_KIND] = signature.output_kind
     if options.threads:
         parameters["intra_op_thread_count"] = str(options.threads)
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
@@ -116,6 +117,11 @@ def image_parameters(card: Card) -> dict[str, str]:
     if signature.input_type == "float32" and signature.mean and signature.std:
         parameters |= {"resx.mean": _numbers(signature.mean), "resx.std": _numbers(signature.std)}
     return parameters
+
+
+def output_kind_of(parameters: Mapping[str, str]) -> OutputKind:
+    """Return what a model's output is, by the parameters of its configuration."""
+    return next((kind for kind in OUTPUT_KINDS if parameters.get(OUTPUT_KIND) == kind), "logits")
 
 
 def parameter_lines(parameters: dict[str, str]) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from resx.errors import ParityError, ResxError, UsageError
 from resx.export import card as cards
@@ -20,9 +21,8 @@ from resx.serving.client import Address, TritonClient
 from resx.serving.deploy import canary
 
 if TYPE_CHECKING:
-    from resx.export.images import RealImages
-    from resx.export.labelled import Accuracies
-    from resx.export.pipeline import Exportable
+    from resx.export.checking import Exportable
+    from resx.export.labelled import Accuracies, Labelled
     from resx.export.repetition import Runtime
 
 _NUM_SERVED_IMAGES = 16
@@ -94,10 +94,12 @@ def verify_version(
     labelled = _labelled(card, source, data)
     if address is not None:
         on_step(f"ask {address}")
-        checks += _served(folder, card, address, model, labelled if isinstance(source, str) else source.real)
+        real = None if labelled is None else labelled.images[:_NUM_SERVED_IMAGES]
+        real = real if isinstance(source, str) else source.real.images
+        checks += _served(folder, card, address, model, real)
     if labelled is None:
         return Verification(checks=tuple(checks), again=again)
-    on_step(f"measure accuracy on {len(labelled.images)} images")
+    on_step(f"measure accuracy on {len(labelled)} images")
     accuracies = _accuracies(folder, card, model, source, labelled, address)
     checks.append(
         Check(what="accuracy is kept within a point", passed=accuracies.passed, detail=accuracies.text)
@@ -154,12 +156,12 @@ def _against_source(card: Card, model: Runtime, source: Exportable | str) -> tup
         what=what,
         passed=again.passed,
         detail=f"max {again.max_abs:.1e}, mean {again.mean_abs:.1e} at logits up to {again.scale:.3g}, "
-        f"top-1 agreement {again.top1_agreement:.1%}, {again.num_images} images; would pass with --rtol "
+        f"{cards.flips_text(again)}; would pass with --rtol "
         f"{parity.passing_rtol(again):g}",
     )
 
 
-def _labelled(card: Card, source: Exportable | str, data: LabelledData) -> RealImages | None:
+def _labelled(card: Card, source: Exportable | str, data: LabelledData) -> Labelled | None:
     """Return the images that the user named, or the source's own; None where no classes are known."""
     if data.name:
         from resx.export.labelled import load_labelled
@@ -170,11 +172,11 @@ def _labelled(card: Card, source: Exportable | str, data: LabelledData) -> RealI
         return load_labelled(
             data.name, image_size=size[0], num_classes=card.signature.num_outputs, num_images=data.num_images
         )
-    return None if isinstance(source, str) or source.real.classes is None else source.real
+    return None if isinstance(source, str) else source.labelled
 
 
 def _served(
-    folder: Path, card: Card, address: Address, model: Runtime, real: RealImages | None
+    folder: Path, card: Card, address: Address, model: Runtime, real: npt.NDArray[np.uint8] | None
 ) -> list[Check]:  # fmt: skip
     """Compare a server's answers with the file's: on the canary, noise and real images."""
     from resx.export.images import photographs
@@ -183,7 +185,7 @@ def _served(
     name, version = folder.parent.name, int(folder.name)
     signature = card.signature
     if real is not None:
-        images = real.images[:_NUM_SERVED_IMAGES]
+        images = real[:_NUM_SERVED_IMAGES]
     elif signature.resize is None:
         images = np.zeros((0, *signature.input_dims), np.uint8)
     else:
@@ -210,34 +212,36 @@ def _served(
 
 
 def _accuracies(
-    folder: Path, card: Card, model: Runtime, source: Exportable | str, labelled: RealImages, address: Address | None
+    folder: Path, card: Card, model: Runtime, source: Exportable | str, labelled: Labelled, address: Address | None
 ) -> Accuracies:
     """Measure source, file and server, as far as they can be asked."""
-    from resx.export.labelled import Accuracies, accuracy
+    from resx.export.labelled import Accuracies, right_answers
 
-    shares = {}
+    right = {}
     if not isinstance(source, str):
-        shares["source"] = accuracy(
+        right["source"] = right_answers(
             lambda images: source.logits(images), labelled, batch_size=card.signature.batch or 128
         )
-    shares["file"] = accuracy(
+    right["file"] = right_answers(
         lambda images: model(card.signature.as_input(images)), labelled, batch_size=card.max_batch_size
     )  # fmt: skip
     served = None if address is None else _served_accuracy(folder, card, address, labelled)
     if served is not None:
-        shares["served"] = served
-    return Accuracies(num_images=len(labelled.images), images=labelled.origin, shares=shares)
+        right["served"] = served
+    return Accuracies(images=labelled.origin, right=right)
 
 
-def _served_accuracy(folder: Path, card: Card, address: Address, labelled: RealImages) -> float | None:
+def _served_accuracy(
+    folder: Path, card: Card, address: Address, labelled: Labelled
+) -> npt.NDArray[np.bool_] | None:  # fmt: skip
     """Return None where the server does not answer: another check says so."""
-    from resx.export.labelled import accuracy
+    from resx.export.labelled import right_answers
 
     name, version = folder.parent.name, int(folder.name)
     try:
         with TritonClient(address) as client:
             interface = client.interface(name, version)
-            return accuracy(
+            return right_answers(
                 lambda images: client.infer(name, interface, card.signature.as_input(images), version).logits,
                 labelled, batch_size=card.max_batch_size,
             )  # fmt: skip

@@ -1,0 +1,147 @@
+"""What every form of a source is held to during an export: its reference answers, and the checks against them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.export import parity
+from resx.export.card import OutputKind, Parity, Precision, Signature, Tolerance
+from resx.export.labelled import right_answers
+from resx.export.output_kind import is_squashed, kind_of_answers
+from resx.export.own_answers import BOUNDS, Subject, random_answers, require_own_answers, trial_rows
+from resx.export.runtimes import OnnxRuntimeModel
+from resx.export.source import LoadedSource
+from resx.export.third_party import LoadedFile
+
+Exportable: TypeAlias = LoadedSource | LoadedFile
+"""What an export begins with: both can be checked, asked, folded and written."""
+
+_SOURCE_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checks:
+    """A source's answers to chosen images, which what is made of it must give too."""
+
+    source: Exportable
+    name: str
+    signature: Signature
+    precision: Precision
+    tolerance: Tolerance
+    """Of the file."""
+    max_batch_size: int
+    batches: tuple[parity.Images, ...]
+    reference: tuple[parity.Logits, ...]
+    """To `batches`; empty where nothing is to be verified."""
+    noise: tuple[parity.Images, ...]
+    """For the fp32 form of int8, which is compared on real images alone."""
+    rows: npt.NDArray[np.uint8]
+    """Very different ones, to be tried alone and in company."""
+
+    def require_network(self, step: str, network: Exportable) -> list[Parity]:
+        """Hold a network that was made of the source to fp32's bound; no step where nothing is to be verified.
+
+        Raises:
+            ParityError: it computes something else.
+        """
+        if not self.reference:
+            return []
+        answers = [network.logits(batch) for batch in self.batches]
+        return [parity.require(parity.compare(step, self.reference, answers, parity.STRUCTURE), name=self.name)]
+
+    def require_structure(self, path: Path) -> list[Parity]:
+        """Hold the fp32 file that low precision is made of to fp32's bound: its own would hide a small fault.
+
+        Raises:
+            ParityError: the file computes something else, or a row's answer is not its own.
+        """
+        session = OnnxRuntimeModel(path)
+        self._require_own_answers(session, path, "fp32")
+        if not self.reference:
+            return []
+        expected = [*(self.source.logits(batch) for batch in self.noise), *self.reference]
+        answers = [session(self.signature.as_input(batch)) for batch in (*self.noise, *self.batches)]
+        return [parity.require(parity.compare("fp32 file", expected, answers, parity.STRUCTURE), name=self.name)]
+
+    def measure(self, path: Path) -> Parity:
+        """Compare a file, in a fresh session, with the source."""
+        session = OnnxRuntimeModel(path)
+        answers = [session(self.signature.as_input(batch)) for batch in self.batches]
+        classes = self.source.real.classes if self.precision == "int8" else None
+        return parity.compare("onnx", self.reference, answers, self.tolerance, classes=classes)
+
+    def require_file(self, path: Path) -> list[Parity]:
+        """Hold the finished file to all that is asked of its precision.
+
+        Raises:
+            ParityError: it misses a bound, loses accuracy, or a row's answer is not its own.
+        """
+        session = OnnxRuntimeModel(path)
+        self._require_own_answers(session, path, self.precision)
+        if not self.reference:
+            return []
+        found = parity.require(self.measure(path), name=self.name)
+        labelled = self.source.labelled
+        if labelled is None or self.precision == "fp32":
+            return [found]
+        before = right_answers(self.source.logits, labelled, batch_size=self.signature.batch or _SOURCE_BATCH)
+        after = right_answers(
+            lambda images: session(self.signature.as_input(images)), labelled,
+            batch_size=self.signature.batch or self.max_batch_size,
+        )  # fmt: skip
+        return [parity.require(parity.with_accuracy(found, before, after), name=self.name)]
+
+    def output_kind(self, path: Path) -> OutputKind:
+        """Return what the output of a file is, by its graph and its answers to the rows."""
+        from resx.export.onnx_reading import read_model
+
+        session = OnnxRuntimeModel(path)
+        size = self.signature.batch or 1
+        rows = np.resize(self.rows, (-(-len(self.rows) // size) * size, *self.rows.shape[1:]))
+        answers = [session(self.signature.as_input(rows[start : start + size])) for start in range(0, len(rows), size)]
+        return kind_of_answers(np.concatenate(answers), squashed=is_squashed(read_model(path)))
+
+    def _require_own_answers(self, session: OnnxRuntimeModel, path: Path, precision: Precision) -> None:
+        subject = Subject(
+            ask=session, name=self.name, signature=self.signature, max_batch_size=self.max_batch_size,
+            bound=BOUNDS[precision], onnx_file=path,
+        )  # fmt: skip
+        require_own_answers(subject, self.rows)
+
+
+def prepare_checks(
+    source: Exportable, signature: Signature, *, name: str, precision: Precision, tolerance: Tolerance,
+    max_batch_size: int, seed: int, verify: bool,
+) -> Checks:  # fmt: skip
+    """Choose the images and ask the source for its answers to them.
+
+    Raises:
+        ParityError: the source answers at random.
+    """
+
+    def images(real: parity.Images, *, with_noise: bool) -> list[parity.Images]:
+        return parity.images_for(
+            signature, real=real, max_batch_size=max_batch_size, seed=seed, with_noise=with_noise
+        )  # fmt: skip
+
+    rows = trial_rows(signature, source.real.images, seed=seed)
+    _require_repeatable(source, np.resize(rows, (signature.batch or 1, *rows.shape[1:])), name)
+    is_int8 = precision == "int8"
+    batches = images(source.real.images, with_noise=not is_int8)
+    return Checks(
+        source=source, name=name, signature=signature, precision=precision, tolerance=tolerance,
+        max_batch_size=max_batch_size, batches=tuple(batches),
+        reference=tuple(source.logits(batch) for batch in batches) if verify else (),
+        noise=tuple(images(source.real.images[:0], with_noise=True)) if is_int8 else (), rows=rows,
+    )  # fmt: skip
+
+
+def _require_repeatable(source: Exportable, batch: parity.Images, name: str) -> None:
+    first, again = source.logits(batch), source.logits(batch)
+    if np.abs(first - again).max() > BOUNDS["fp32"] * np.abs(first).max():
+        raise random_answers(name, source.random_operation(batch))

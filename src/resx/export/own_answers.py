@@ -1,0 +1,173 @@
+"""A row's answer is its own: the same alone and in company, and the same when it is asked again.
+
+The server puts requests of different clients into one batch. A model whose layers look across the batch (batch norm
+that takes the batch's statistics, a softmax or a mean over axis 0, activations quantised by the batch's range) mixes
+them, and parity does not show it: source and file see the same batches. A model that draws random numbers has no
+answer at all; two fresh sessions draw the same ones, so one session is asked twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from resx.errors import ParityError
+from resx.export.card import Precision, Signature
+from resx.export.runtimes import session_with_outputs
+
+Array: TypeAlias = npt.NDArray[Any]
+Ask: TypeAlias = Callable[[Array], Array]
+"""Answers [N, K] of a model, opened once, to a batch as it takes it."""
+
+BOUNDS: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 4e-2, "int8": 5e-2}
+"""Largest difference, relative to the answers' scale: what other sums in another batch size do, rounded at worst."""
+_COMPANY = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """A model whose answers are tried."""
+
+    ask: Ask
+    name: str
+    signature: Signature
+    max_batch_size: int
+    bound: float
+    onnx_file: Path | None = None
+    """The graph in which a difference is located; None: it isn't."""
+
+
+def trial_rows(signature: Signature, real: npt.NDArray[np.uint8], *, seed: int) -> npt.NDArray[np.uint8]:
+    """Return rows UINT8 [N, ...] that are as different as can be: noise, black, white, and two real ones if there are.
+
+    What a layer takes from the whole batch, a range or a mean, differs most beside black and white.
+    """
+    noise = np.random.default_rng(seed).integers(0, 256, size=(2, *signature.input_dims), dtype=np.uint8)
+    flat = [np.full((1, *signature.input_dims), value, np.uint8) for value in (0, 255)]
+    return np.concatenate([noise[:1], *flat, noise[1:], real[:2]])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Trial:
+    """A row's answers [1, K] in two batches, and those batches."""
+
+    alone: Array
+    company: Array
+    alone_input: Array
+    """With the row in front."""
+    company_input: Array
+    place: int = 0
+    """Of the row, in company."""
+
+
+def require_own_answers(subject: Subject, rows: npt.NDArray[np.uint8]) -> None:
+    """Check that each row has one answer, whoever is asked with it and however often.
+
+    Raises:
+        ParityError: it has not; the message names the node where the difference begins.
+    """
+    _require_repeatable(subject, rows)
+    trials = _fixed_trials(subject, rows) if subject.signature.batch else _open_trials(subject, rows)
+    scale = max((float(np.abs(trial.alone).max()) for trial in trials), default=0.0)
+    for trial in trials:
+        difference = _relative(trial.alone, trial.company, scale)
+        if difference > subject.bound:
+            where = _location(subject, trial.alone_input, trial.company_input, place=trial.place)
+            remedy = "change the model so that each image is computed by itself"
+            if not subject.signature.batch:
+                remedy += ", or export with --max-batch 1 to serve single images"
+            raise ParityError(
+                f"{subject.name}: an image's answer depends on the other images in its batch (by {difference:.2%} of "
+                f"the answers' scale{where and f', first at {where}'}), and the server batches images of different "
+                f"clients; {remedy}; nothing was published"
+            )
+
+
+def random_answers(name: str, where: str) -> ParityError:
+    """Return the error of a model that answers differently when it is asked again; `where` may be empty."""
+    return ParityError(
+        f"{name}: its answers are random: the same image gets another one each time"
+        f"{where and f', because of {where}'}; remove that operation, or switch it off in evaluation; "
+        "nothing was published"
+    )
+
+
+def _require_repeatable(subject: Subject, rows: npt.NDArray[np.uint8]) -> None:
+    size = subject.signature.batch or 1
+    given = subject.signature.as_input(np.resize(rows, (size, *rows.shape[1:])))
+    first, second = subject.ask(given), subject.ask(given)
+    if _relative(first, second, float(np.abs(first).max())) > subject.bound:
+        raise random_answers(subject.name, _location(subject, given, given))
+
+
+def _open_trials(subject: Subject, rows: npt.NDArray[np.uint8]) -> list[_Trial]:
+    """Ask for each row alone, and in every place of a small batch."""
+    size = min(_COMPANY, subject.max_batch_size)
+    if size < 2:
+        return []
+    inputs = subject.signature.as_input(rows)
+    alone = [subject.ask(inputs[index : index + 1]) for index in range(len(inputs))]
+    trials = []
+    for start in range(len(inputs)):
+        indices = [(start + offset) % len(inputs) for offset in range(size)]
+        company = subject.ask(inputs[indices])
+        trials += [
+            _Trial(
+                alone=alone[index], company=company[place : place + 1], alone_input=inputs[index : index + 1],
+                company_input=inputs[indices], place=place,
+            )
+            for place, index in enumerate(indices)
+        ]  # fmt: skip
+    return trials
+
+
+def _fixed_trials(subject: Subject, rows: npt.NDArray[np.uint8]) -> list[_Trial]:
+    """Ask a file of a fixed batch for the first row beside copies of itself, and beside the others."""
+    size = subject.signature.batch or 1
+    if size < 2:
+        return []
+    inputs = subject.signature.as_input(rows)
+    repeated, mixed = np.repeat(inputs[:1], size, axis=0), np.resize(inputs, (size, *inputs.shape[1:]))
+    answers = [subject.ask(batch)[:1] for batch in (repeated, mixed)]
+    return [_Trial(alone=answers[0], company=answers[1], alone_input=repeated, company_input=mixed)]
+
+
+def _relative(before: Array, after: Array, scale: float) -> float:
+    with np.errstate(invalid="ignore"):
+        difference = float(np.abs(before.astype(np.float64) - after.astype(np.float64)).max())
+    return difference / scale if scale else difference
+
+
+def _location(subject: Subject, first: Array, second: Array, *, place: int = 0) -> str:
+    if subject.onnx_file is None:
+        return ""
+    return locate_difference(subject.onnx_file, first, second, place=place, bound=subject.bound)
+
+
+def locate_difference(path: Path, first: Array, second: Array, *, place: int = 0, bound: float) -> str:
+    """Return operator and node of a file whose output differs first between two runs of one session; empty if none.
+
+    Of a tensor that holds a row for each of the batch, the first one of the first run is compared with the one at
+    `place` of the second; of any other, all of it: what has no batch axis should be the same for every batch. The
+    runtime's own optimisations are off, as they remove nodes.
+    """
+    model = onnx.load(path)
+    producers = {name: node for node in model.graph.node for name in node.output if name}
+    session = session_with_outputs(model, list(producers))
+    image = session.get_inputs()[0].name
+    runs = [session.run(list(producers), {image: batch}) for batch in (first, second)]
+    for node, *values in zip(producers.values(), *runs, strict=True):
+        one, other = (
+            tensor[row : row + 1] if tensor.ndim and len(tensor) == len(batch) else tensor
+            for tensor, batch, row in zip(map(np.asarray, values), (first, second), (0, place), strict=True)
+        )
+        is_comparable = one.shape == other.shape and one.dtype.kind == "f" and one.size
+        if is_comparable and _relative(one, other, float(np.abs(one.astype(np.float64)).max())) > bound:
+            return f"{node.op_type} (node {node.name or node.output[0]})"
+    return ""

@@ -1,0 +1,224 @@
+"""Models whose answer to an image depends on other images, or on chance, and models that only look like it."""
+
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnxruntime.quantization import quantize_dynamic
+from torch import Tensor, nn
+
+from resx.errors import ParityError
+from resx.export.card import Card
+from resx.export.pipeline import ExportOptions, export_version
+from resx.export.source import load_source
+
+node = helper.make_node
+
+
+def graph(
+    *front: NodeProto, behind: Sequence[NodeProto] = (), batch: int | str = "n", **constants: np.ndarray
+) -> ModelProto:
+    """A linear layer over what `front` makes (`z`) of an input `x` [n, 3, 8, 8]; `behind` makes `p` of its `y`."""
+    weight = np.random.default_rng(0).standard_normal((10, 192)).astype(np.float32)
+    nodes = [
+        *front,
+        node("Flatten", ["z" if front else "x"], ["f"]),
+        node("Gemm", ["f", "w"], ["y"], transB=1),
+        *behind,
+    ]
+    output = helper.make_tensor_value_info("p" if behind else "y", TensorProto.FLOAT, [batch, 10])
+    made = helper.make_graph(
+        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])], [output],
+        [numpy_helper.from_array(value, name) for name, value in {"w": weight, **constants}.items()],
+    )  # fmt: skip
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+HALF = np.full((), 0.5, np.float32)
+DEPENDENT = {
+    "a mean over the batch": (
+        graph(node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1, name="mean"), node("Sub", ["x", "m"], ["z"])),
+        "ReduceMean (node mean)",
+    ),
+    "softmax over the batch": (
+        graph(behind=[node("Softmax", ["y"], ["p"], axis=0, name="soft")]), "Softmax (node soft)",
+    ),
+    "a running sum over the batch": (
+        graph(node("CumSum", ["x", "axis"], ["z"], name="sum"), axis=np.zeros((), np.int64)), "CumSum (node sum)",
+    ),
+    "a fixed batch": (
+        graph(node("ReduceMax", ["x"], ["m"], axes=[0], name="max"), node("Sub", ["x", "m"], ["z"]), batch=4),
+        "ReduceMax (node max)",
+    ),
+}  # fmt: skip
+RANDOM = {
+    "dropout": (
+        graph(node("Dropout", ["x", "half", "on"], ["z"], name="drop"), half=HALF, on=np.array(True)),
+        "Dropout (node drop)",
+    ),
+    "seeded dropout": (
+        graph(node("Dropout", ["x", "half", "on"], ["z"], seed=1, name="drop"), half=HALF, on=np.array(True)),
+        "Dropout (node drop)",
+    ),
+    "seeded noise": (
+        graph(node("RandomNormalLike", ["x"], ["r"], seed=3.0, name="noise"), node("Add", ["x", "r"], ["z"])),
+        "RandomNormalLike (node noise)",
+    ),
+    "seeded coins": (
+        graph(
+            node("Bernoulli", ["chance"], ["b"], seed=2.0, name="coin"), node("Mul", ["x", "b"], ["z"]),
+            chance=np.full((1, 3, 8, 8), 0.5, np.float32),
+        ),
+        "Bernoulli (node coin)",
+    ),
+    "noise in a fixed batch of 1": (
+        graph(node("RandomUniformLike", ["x"], ["r"], name="u"), node("Add", ["x", "r"], ["z"]), batch=1),
+        "RandomUniformLike (node u)",
+    ),
+}  # fmt: skip
+
+
+def export_file(model: ModelProto | Path, folder: Path, **options: object) -> Card:
+    path = model if isinstance(model, Path) else folder / "theirs.onnx"
+    if not isinstance(model, Path):
+        path.write_bytes(model.SerializeToString())
+    source = load_source(str(path), weights="none", seed=0)
+    made = folder / "version"
+    made.mkdir()
+    return export_version(source, ExportOptions(input_type="float32", **options), made, name="m", command="x")  # type: ignore[arg-type]
+
+
+def export_network(
+    network: Callable[[], nn.Module], folder: Path, monkeypatch: pytest.MonkeyPatch, **options: object
+) -> Card:
+    module = types.ModuleType("their_networks")
+    module.make = network  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "their_networks", module)
+    source = load_source("their_networks:make", weights="none", seed=0, image_size=8)
+    return export_version(source, ExportOptions(**options), folder, name="m", command="x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", DEPENDENT)
+def test_a_file_whose_answers_depend_on_the_company_is_refused_and_the_node_named(name: str, tmp_path: Path) -> None:
+    model, culprit = DEPENDENT[name]
+    with pytest.raises(ParityError) as caught:
+        export_file(model, tmp_path)
+    assert "depends on the other images in its batch" in str(caught.value)
+    assert culprit in str(caught.value)
+    assert ("--max-batch 1" in str(caught.value)) == (name != "a fixed batch")
+
+
+def test_the_refusal_does_not_depend_on_verification(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match="depends on the other images"):
+        export_file(DEPENDENT["a mean over the batch"][0], tmp_path, verify=False)
+
+
+def test_a_dynamically_quantised_file_is_refused_batched_and_published_for_single_images(tmp_path: Path) -> None:
+    """Its activations' scale is that of the whole batch: images beside a bright one lose their bits."""
+    onnx.save(graph(), tmp_path / "plain.onnx")
+    quantize_dynamic(tmp_path / "plain.onnx", tmp_path / "dynamic.onnx")
+    with pytest.raises(ParityError, match=r"DynamicQuantizeLinear .*--max-batch 1"):
+        export_file(tmp_path / "dynamic.onnx", tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    card = export_file(tmp_path / "dynamic.onnx", other, max_batch_size=1)
+    assert (card.max_batch_size, card.canary.num_images) == (1, 1)
+
+
+def test_a_batch_norm_in_training_mode_is_refused(tmp_path: Path) -> None:
+    """onnxruntime also moves its running statistics, so that it answers differently each time."""
+    norm = node("BatchNormalization", ["x", "one", "zero", "zero", "one"], ["z", "m", "v"], training_mode=1)
+    with pytest.raises(ParityError, match=r"depends on the other images|its answers are random"):
+        export_file(graph(norm, one=np.ones(3, np.float32), zero=np.zeros(3, np.float32)), tmp_path)
+
+
+@pytest.mark.parametrize("name", RANDOM)
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_random_file_is_refused_by_name_and_without_advice_on_tolerances(
+    name: str, verify: bool, tmp_path: Path
+) -> None:
+    model, culprit = RANDOM[name]
+    with pytest.raises(ParityError) as caught:
+        export_file(model, tmp_path, verify=verify)
+    assert "its answers are random" in str(caught.value)
+    assert culprit in str(caught.value)
+    assert "rtol" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "front", [node("Dropout", ["x", "none", "on"], ["z"]), node("Dropout", ["x", "half", "off"], ["z"])]
+)
+def test_what_only_looks_random_passes(front: NodeProto, tmp_path: Path) -> None:
+    constants = {"none": np.zeros((), np.float32), "half": HALF, "on": np.array(True), "off": np.array(False)}
+    used = {name: constants[name] for name in front.input if name in constants}
+    assert export_file(graph(front, **used), tmp_path).verified
+
+
+class Live(nn.Module):
+    """Dropout that does not ask whether it is training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        return self.head(F.dropout(x.flatten(1), 0.5))
+
+
+class Attention(Live):
+    """Attention over the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        rows = x.flatten(1)
+        return self.head(torch.softmax(rows @ rows.T / 192, -1) @ rows)
+
+
+class Standardised(nn.Module):
+    """A batch norm in training mode, of the weights: each image's answer is its own (timm's ResNetV2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Linear(8, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        rows = self.weight.reshape(1, 8, -1)
+        weight = F.batch_norm(rows, None, None, training=True, momentum=0.0).reshape_as(self.weight)
+        return self.head(F.relu(F.conv2d(x, weight)).mean((2, 3)))
+
+
+def without_statistics() -> nn.Module:
+    norm = nn.BatchNorm2d(8, track_running_stats=False)
+    return nn.Sequential(nn.Conv2d(3, 8, 3), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+
+@pytest.mark.parametrize("network", [without_statistics, Attention])
+def test_a_network_that_mixes_the_images_of_a_batch_is_refused(
+    network: Callable[[], nn.Module], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ParityError, match=r"depends on the other images in its batch .* first at \w+ \(node"):
+        export_network(network, tmp_path, monkeypatch)
+    assert not (tmp_path / "card.json").exists()
+
+
+def test_the_fp32_form_shows_it_for_fp16_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ParityError, match="depends on the other images"):
+        export_network(Attention, tmp_path, monkeypatch, precision="fp16")
+
+
+def test_living_dropout_is_named_with_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ParityError, match=r"its answers are random: .*dropout in Live"):
+        export_network(Live, tmp_path, monkeypatch)
+
+
+def test_weight_standardisation_written_as_a_batch_norm_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert export_network(Standardised, tmp_path, monkeypatch).steps[-1].passed
