@@ -159,7 +159,7 @@ def endpoint(triton: RunningTriton) -> RunningTriton:
 def test_raw_and_decoded_queries_agree(
     endpoint: RunningTriton, resx: Callable[..., Finished], tmp_path: Path, name: str
 ) -> None:
-    files = [tmp_path / kind for kind in ("jpeg", "png", "webp", "turned")]
+    files = [tmp_path / kind for kind in ("jpeg", "png", "webp", "turned", "16 bits", "a profile")]
     for file in files:
         file.write_bytes(FILES[file.name])
     answers = [resx("query", name, *files, "--url", endpoint.url(), "--json", *more) for more in ([], ["--raw"])]
@@ -211,6 +211,7 @@ def test_raw_queries_that_cannot_be_are_one_line(
     for arguments, reason in (
         (["tiny", "b.jpg"], "b.jpg: .*not a JPEG, PNG or WebP"),
         (["tiny", "none.jpg"], "none.jpg: no such file"),
+        (["tiny", "."], ".: a folder, not an image"),
         (["tiny_fp16", "b.jpg"], "tiny_fp16_image.*--image-endpoint"),
         (["tiny", "b.jpg", "--version", "1"], "--raw, --version"),
     ):

@@ -5,6 +5,7 @@ The geometry is `resx.export.images`'s; the server's own configuration says the 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,8 @@ def classify_raw_files(client: TritonClient, model: str, paths: Sequence[Path], 
         try:
             predictions = client.classify_file(model + IMAGE, content)
         except ServerError as error:
-            if any(words in str(error) for words in ("file of ", "image of ")):  # preprocess/model.py's own
-                raise UsageError(f"{path}: {error}") from error
+            if its_own := re.search(r"(file|image) of .*", str(error)):  # preprocess/model.py's
+                raise UsageError(f"{path}: {its_own[0]}") from error
             raise
         answers.append(_guesses(predictions, has_softmax=has_softmax)[:top])
     return answers
