@@ -139,6 +139,8 @@ REFUSED = {
     "avif": (b"\0\0\0\x20ftypavif" + bytes(30), "AVIF is not supported;"),
     "svg": (b'<?xml version="1.0"?>\n<svg/>', "SVG is not supported;"),
     "pdf": (b"%PDF-1.7\n", "PDF is not supported;"),
+    "text that begins as a BMP": (b"BMW, a car", "not an image;"),
+    "dicom": (bytes(128) + b"DICM", "DICOM is not supported;"),
     "ico": (encoded("ICO"), "ICO is not supported;"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer is not supported;"),
     "png, half": (encoded("PNG")[:900], "truncated PNG file: it ends before its image does; copy it again"),

@@ -1,6 +1,6 @@
 """From image files to a served model's answer: decode, resize, crop, send, read the labels.
 
-The geometry is `resx.export.images`'s; the server's own configuration says the sizes.
+Decoder and geometry are `resx.training.images`'s; the server's own configuration says the sizes.
 """
 
 from __future__ import annotations

@@ -36,13 +36,14 @@ _COPY, _SHRINK = "copy it again", "make it smaller"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _READ = {
     "PNG": re.escape(_PNG), "JPEG": rb"\xff\xd8\xff", "WebP": rb"RIFF....WEBP", "GIF": rb"GIF8[79]a",
-    "BMP": rb"BM", "TIFF": rb"II[*+]\0|MM\0[*+]", "PPM": rb"P[1-7f]\s",
+    "BMP": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", "TIFF": rb"II[*+]\0|MM\0[*+]", "PPM": rb"P[1-6f]\s",
 }  # fmt: skip
 _NOT_READ = {
     "AVIF": rb"....ftypavi[fs]", "HEIC": rb"....ftyp(hei|hev|mif1|msf1)", "JPEG XL": rb"\xff\n|....JXL ",
     "JPEG 2000": rb"....jP  |\xff\x4f\xff\x51", "Photoshop": rb"8BPS", "PDF": rb"%PDF", "PostScript": rb"%!PS",
     "ICO": rb"\0\0\x01\0", "SVG": rb"\s*<svg|\s*<\?xml.*<svg", "HTML": rb"(?i)\s*<(!doctype )?html",
-    "ZIP": rb"PK\x03\x04", "Git LFS pointer": rb"version https://git-lfs",
+    "PAM": rb"P7\s", "DICOM": rb".{128}DICM", "OpenEXR": rb"v/1\x01",
+    "NumPy array": rb"\x93NUMPY", "ZIP": rb"PK\x03\x04", "Git LFS pointer": rb"version https://git-lfs",
 }  # fmt: skip
 _PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
