@@ -174,5 +174,5 @@ def test_a_name_is_checked_before_it_is_a_path(tmp_path: Path, name: str, monkey
 def test_a_picture_that_would_start_another_program_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "script.eps")
     (tmp_path / "script.eps").rename(tmp_path / "script.png")
-    with pytest.raises(UsageError, match="give a PNG, JPEG or WebP"):
+    with pytest.raises(UsageError, match="PostScript is not supported; give a PNG, JPEG or WebP"):
         load_image(tmp_path / "script.png")

@@ -354,13 +354,18 @@ def test_data_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"\x89PNG nonsense")
+    (tmp_path / "strip").mkdir()
+    Image.new("RGB", (1, 300_000)).save(tmp_path / "strip" / "x.png")
+    (tmp_path / "float").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "float" / "x.tif")
     (tmp_path / "broken.npz").write_bytes(b"PK nonsense")
     np.savez(tmp_path / "two.npz", a=PHOTOGRAPHS, b=PHOTOGRAPHS)
     np.savez(tmp_path / "object.npz", np.array([{}], dtype=object))
     for text, message in (
-        ("empty", "no image in it"), ("bad", "x.png: not an image"), ("broken.npz", "not a .npz file"),
-        ("two.npz", "give one array"), ("object.npz", "not a .npz file"), ("none.npz", "no such file"),
-        ("none", "neither a folder nor"),
+        ("empty", "no image in it"), ("bad", "x.png: not an image"),
+        ("strip", "strip/x.png: image of 1 x 300000 pixels"), ("float", "x.tif: floating-point"),
+        ("broken.npz", "not a .npz file"), ("two.npz", "give one array"), ("object.npz", "not a .npz file"),
+        ("none.npz", "no such file"), ("none", "neither a folder nor"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             load(tmp_path / text)

@@ -20,6 +20,7 @@ from resx.scoring.rows import NOT_FINITE, Prepared, score, softmax
 from resx.serving.client import Interface
 from resx.serving.repository import Repository
 from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.image_files import METADATA, RAMP, RAMP_16_BIT, encoded, pgm, png
 
 Resx = Callable[..., Finished]
 
@@ -44,9 +45,33 @@ def test_every_image_is_a_row_and_a_bad_one_says_why(
         assert (row["error"] is not None) == bad
         assert len(row["classes"]) == len(row["labels"]) == len(row["probabilities"]) == (0 if bad else 3)
         assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
-    assert "not an image that can be decoded" in table[21]["error"]
+    assert "truncated JPEG file" in table[21]["error"]
     assert "1 other file skipped" in done.err
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out.parquet"]
+
+
+def test_every_kind_of_image_is_scored_or_says_why_not(resx: Resx, published: Repository, tmp_path: Path) -> None:
+    kinds = {
+        "a.png": png(RAMP_16_BIT, color=0, bits=16), "b.png": png(RAMP), "c.pgm": pgm(65535),
+        "d.png": METADATA["a profile"], "e.tif": encoded("TIFF", RAMP_16_BIT.astype("f")),
+        "f.png": encoded("PNG", Image.new("RGB", (1, 300_000))),
+        "g.png": encoded("PNG", Image.new("1", (9500, 9500))), "h.png": b"",
+    }  # fmt: skip
+    (tmp_path / "kinds").mkdir()
+    for name, content in kinds.items():
+        (tmp_path / "kinds" / name).write_bytes(content)
+
+    done = predicted(resx, published, tmp_path / "kinds", tmp_path / "out.jsonl")
+
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    for row in rows[:3]:
+        assert row["classes"] == rows[1]["classes"]
+        assert row["probabilities"] == pytest.approx(rows[1]["probabilities"], rel=1e-4)
+    assert [row["error"] for row in rows[:4]] == [None] * 4
+    reasons = ("floating-point pixels", "image of 1 x 300000", "image of 9500 x 9500", "empty file (0 bytes)")
+    for row, reason in zip(rows[4:], reasons, strict=True):
+        assert row["error"].startswith(reason)
+    assert "Warning" not in done.err
 
 
 def test_the_formats_hold_the_same_rows(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:

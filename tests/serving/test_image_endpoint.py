@@ -1,7 +1,6 @@
 """NAME_image: a file's bytes in, labels out, with the pixels that `resx query` would have sent."""
 
 import importlib.util
-import io
 import json
 import re
 import sys
@@ -11,12 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from PIL.Image import Exif
 
 import resx.serving
 from resx.errors import UsageError
@@ -27,10 +24,10 @@ from resx.serving.deploy import deploy
 from resx.serving.repository import Repository
 from resx.serving.triton_config import ServingOptions
 from tests.conftest import Finished, RunningTriton
+from tests.image_files import METADATA, NOISE, RAMP_16_BIT, encoded, frames, png, turned
 from tests.serving.test_triton_config import card
 
 MODEL = Path(resx.serving.__file__).parent / "backends" / "preprocess" / "model.py"
-PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
 def publish(repository: Repository, of: Card, options: ServingOptions) -> None:
@@ -38,12 +35,6 @@ def publish(repository: Repository, of: Card, options: ServingOptions) -> None:
         (staged / "model.onnx").write_text("model")
         (staged / "card.json").write_text(write_card(of))
         repository.publish(staged, of, options)
-
-
-def encoded(file_format: str, image: Image.Image | None = None, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    (image or Image.fromarray(PICTURE)).save(buffer, file_format, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture
@@ -57,19 +48,17 @@ def preprocess(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-def turned() -> bytes:
-    exif = Exif()
-    exif[0x0112] = 6  # to be shown turned by a quarter
-    return encoded("JPEG", exif=exif)
-
-
 FILES = {
     "jpeg": encoded("JPEG"), "progressive": encoded("JPEG", progressive=True), "png": encoded("PNG"),
     "webp": encoded("WEBP"), "grey": encoded("PNG", Image.new("L", (33, 20), 99)),
     "cmyk": encoded("JPEG", Image.new("CMYK", (33, 20), (9, 8, 7, 6))),
     "transparent": encoded("PNG", Image.new("RGBA", (20, 33), (9, 8, 7, 6))),
-    "palette": encoded("PNG", Image.fromarray(PICTURE).convert("P")),
-    "large": encoded("JPEG", Image.fromarray(PICTURE).resize((1200, 900))), "turned": turned(),
+    "palette": encoded("PNG", Image.fromarray(NOISE).convert("P")),
+    "large": encoded("JPEG", Image.fromarray(NOISE).resize((1200, 900))), "turned": turned("JPEG"),
+    "16 bits": png(RAMP_16_BIT, color=0, bits=16),
+    "16 bits, transparent": png(np.stack([RAMP_16_BIT] * 2, axis=2), color=4, bits=16),
+    "a profile in a WebP": encoded("WEBP", icc_profile=bytes(2_000_000)),
+    **{f"animated {name}": frames(name) for name in ("PNG", "WEBP")}, **METADATA,
 }  # fmt: skip
 
 
@@ -88,10 +77,12 @@ def test_the_pixels_are_those_of_a_query(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "file of 0 bytes: not a JPEG"), (b"junk", "file of 4 bytes: not a JPEG"),
-        (FILES["jpeg"][:200], "not a JPEG"), (FILES["png"][:100], "not a JPEG"), (b"\0" * 1000, "not a JPEG"),
+        (b"", "file of 0 bytes: empty"), (b"junk", "file of 4 bytes: not a JPEG"), (b"\0" * 1000, "not a JPEG"),
+        (FILES["jpeg"][:200], "file of 200 bytes: truncated JPEG"), (FILES["png"][:100], "truncated PNG"),
+        (FILES["webp"][:100], "truncated WebP"), (FILES["png"].replace(b"IDATx", b"IDATy", 1), "damaged PNG"),
         (encoded("GIF"), "not a JPEG, PNG or WebP"), (encoded("TIFF"), "not a JPEG, PNG or WebP"),
         (encoded("PNG", Image.new("1", (9000, 9000))), "image of 9000 x 9000 pixels: send 64000000 at most"),
+        (encoded("PNG", Image.new("1", (14_000, 14_000))), "image of 196000000 pixels: send 64000000 at most"),
     ],
 )  # fmt: skip
 def test_a_file_that_cannot_be_used_is_refused_with_the_reason(
@@ -168,7 +159,7 @@ def endpoint(triton: RunningTriton) -> RunningTriton:
 def test_raw_and_decoded_queries_agree(
     endpoint: RunningTriton, resx: Callable[..., Finished], tmp_path: Path, name: str
 ) -> None:
-    files = [tmp_path / kind for kind in ("jpeg", "png", "webp", "turned")]
+    files = [tmp_path / kind for kind in ("jpeg", "png", "webp", "turned", "16 bits", "a profile")]
     for file in files:
         file.write_bytes(FILES[file.name])
     answers = [resx("query", name, *files, "--url", endpoint.url(), "--json", *more) for more in ([], ["--raw"])]
@@ -183,7 +174,7 @@ def test_raw_and_decoded_queries_agree(
 def test_every_byte_of_a_file_arrives(endpoint: RunningTriton) -> None:
     """The pixels of a PNG are exact, so equal logits for equal pixels need every byte, zeros too."""
     assert b"\0" in FILES["png"]
-    images = geometry.pixels(Image.fromarray(PICTURE), height=16, width=16, resize=16)[None]
+    images = geometry.pixels(Image.fromarray(NOISE), height=16, width=16, resize=16)[None]
     with endpoint.client("http") as client:
         expected = client.classify("tiny", client.interface("tiny"), images)[0]
         assert client.classify_file("tiny_image", FILES["png"]) == expected
@@ -219,7 +210,8 @@ def test_raw_queries_that_cannot_be_are_one_line(
     url = ["--raw", "--url", endpoint.url()]
     for arguments, reason in (
         (["tiny", "b.jpg"], "b.jpg: .*not a JPEG, PNG or WebP"),
-        (["tiny", "none.jpg"], "none.jpg: No such file"),
+        (["tiny", "none.jpg"], "none.jpg: no such file"),
+        (["tiny", "."], ".: a folder, not an image"),
         (["tiny_fp16", "b.jpg"], "tiny_fp16_image.*--image-endpoint"),
         (["tiny", "b.jpg", "--version", "1"], "--raw, --version"),
     ):

@@ -57,20 +57,17 @@ def test_a_float_model_without_its_normalisation_is_refused() -> None:
         images.model_input([Image.new("RGB", (8, 8))], interface("FP32"))
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n truncated", b"\xff\xd8\xff\xe0 broken"])
-def test_a_file_that_is_no_image_is_named(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
-    path.write_bytes(content)
-    with pytest.raises(UsageError, match=r"photo.jpg: not an image .* PNG, JPEG or WebP"):
+    path.write_bytes(b"hello, world")
+    with pytest.raises(UsageError, match=r"photo.jpg: not an image; give a PNG, JPEG or WebP"):
         images.load_images([path])
 
 
-def test_a_truncated_image_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
-    path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(UsageError, match="not an image"):
-        images.load_images([path])
+def test_a_strip_among_others_is_named() -> None:
+    batch = [Image.new("RGB", (8, 8)), Image.new("RGB", (1, 60_000))]
+    with pytest.raises(UsageError, match=r"^strip.png: image of 1 x 60000 pixels: too long and thin"):
+        images.model_input(batch, interface(), ["square.png", "strip.png"])
 
 
 def test_normalised_pixels_are_what_pytorch_gets() -> None:

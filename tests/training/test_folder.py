@@ -76,7 +76,7 @@ def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path) -> None:
     (tmp_path / "cat" / "00.png").write_bytes(b"gone bad since")
 
     data.train.images[1:4]
-    with pytest.raises(UsageError, match=r"00\.png: cannot be read"):
+    with pytest.raises(UsageError, match=r"00\.png: not an image"):
         data.train.images[:1]
 
 
@@ -101,6 +101,34 @@ def test_bad_images_are_counted_and_named(tmp_path: Path) -> None:
     assert len(data.train) + len(data.held_out) == 18
     assert [Path(name).name for name in data.skipped] == ["03.png", "01.jpg"]
     data.train.images[:], data.held_out.images[:]
+
+
+@pytest.mark.parametrize("size", [(1, 60_000), (60_000, 1)])
+def test_a_strip_that_would_take_gigabytes_at_the_training_size_is_a_bad_image(
+    tmp_path: Path, size: tuple[int, int]
+) -> None:
+    fill(tmp_path)
+    Image.new("RGB", size).save(tmp_path / "cat" / "strip.png")
+
+    with pytest.raises(UsageError, match=rf"1 of 21 .*\(cat/strip\.png\).*{size[0]} x {size[1]} pixels.*--skip-bad"):
+        load_data(f"folder:{tmp_path}", image_size=224)
+
+    assert [Path(name).name for name in load_data(f"folder:{tmp_path}", bad_images="skip").skipped] == ["strip.png"]
+    with pytest.raises(UsageError, match=r"cat/strip\.png: image of .* too long and thin"):
+        load_data(f"folder:{tmp_path}", bad_images="unchecked").train.images[:]
+
+
+def test_16_bit_grey_is_trained_on_as_its_8_bit_copy_and_floats_are_bad_images(tmp_path: Path) -> None:
+    fill(tmp_path)
+    ramp = np.tile(np.linspace(0, 65535, 256).astype(np.uint16), (256, 1))
+    Image.fromarray(ramp).save(tmp_path / "cat" / "00.png")
+    Image.fromarray((ramp >> 8).astype(np.uint8)).save(tmp_path / "cat" / "03.png")
+    data = load(tmp_path)
+    assert np.array_equal(*data.train.images[np.array([0, 3])])
+
+    Image.fromarray((ramp / 65535).astype(np.float32)).save(tmp_path / "cat" / "f.tif")
+    with pytest.raises(UsageError, match=r"1 of 21 .*\(cat/f\.tif\); the first: floating-point pixels"):
+        load(tmp_path)
 
 
 def test_folders_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def pictures(folder: Path, interface: Interface, batch_size: int, version_folder
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)[:_MOST_FILES]
     if not paths:
         raise UsageError(f"--data {folder}: no images in it; give a folder of JPEG, PNG or WebP files")
-    images = model_input(load_images(paths), interface)
+    images = model_input(load_images(paths), interface, paths)
     num_payloads = max(NUM_PAYLOADS, -(-len(images) // batch_size))
     rows = [(np.arange(batch_size) + number * batch_size) % len(images) for number in range(num_payloads)]
     tensors = tuple(np.ascontiguousarray(images[row]) for row in rows)

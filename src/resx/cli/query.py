@@ -60,7 +60,7 @@ def query(
         if raw:
             answers = classify_raw_files(client, name, images, top=top)
         else:
-            answers = classify_files(client, name, decoded, top=top, version=version or None)
+            answers = classify_files(client, name, decoded, top=top, version=version or None, names=images)
     number = "score" if kind == "scores" else "probability"
     entries: list[dict[str, Any]] = [
         {

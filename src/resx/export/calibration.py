@@ -159,7 +159,7 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> npt.NDA
     _, height, width = signature.input_dims
     resize = signature.resize or min(height, width)
     chosen = [paths[index] for index in _spread(len(paths), num_images)]
-    return np.stack([pixels(load_image(path), height=height, width=width, resize=resize) for path in chosen])
+    return np.stack([pixels(load_image(path), height=height, width=width, resize=resize, name=path) for path in chosen])
 
 
 def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArray[np.uint8]:

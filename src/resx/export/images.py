@@ -1,23 +1,17 @@
-"""Images: brought to a network's size by one geometry for calibration, queries and clients; and real ones to try.
-
-It is torchvision's for classification: bring the shorter side to `resize` pixels (bilinear, antialiased),
-cut the centre.
-"""
+"""Images to try a network on: crops of real photographs. Files are decoded by `resx.training.images`."""
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from resx.errors import UsageError
-from resx.files import PICTURE_FORMATS
+from resx.training.images import image_of as image_of
+from resx.training.images import load_image as load_image
+from resx.training.images import pixels as pixels
 
-MAX_RESIZED_PIXELS = 64_000_000
 # Few enough for a laptop at 224 pixels.
 _NUM_PHOTOGRAPHS = 16
 
@@ -32,39 +26,6 @@ class RealImages:
     """For the card."""
     classes: npt.NDArray[np.int64] | None = None
     """[N]; None where they are not known."""
-
-
-def load_image(path: Path) -> Image.Image:
-    """Decode a file to RGB; grey images get three equal channels, transparency is dropped.
-
-    Raises:
-        UsageError: the file is missing, or is no image that Pillow knows.
-    """
-    return _decoded(path, path)
-
-
-def image_of(content: bytes, name: str) -> Image.Image:
-    """Decode a file's bytes as `load_image` decodes the file.
-
-    Raises:
-        UsageError: they are no image that Pillow knows; the message begins with the name.
-    """
-    return _decoded(io.BytesIO(content), name)
-
-
-def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> npt.NDArray[np.uint8]:
-    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
-
-    Raises:
-        UsageError: it is so long and thin that resizing it would take gigabytes.
-    """
-    scale = resize / min(image.size)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if size[0] * size[1] > MAX_RESIZED_PIXELS:
-        raise UsageError(f"image of {image.width} x {image.height} pixels: too long and thin; crop it")
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def photographs(height: int, width: int, *, seed: int) -> RealImages:
@@ -87,13 +48,3 @@ def photograph_crops(num_images: int, size: int, *, seed: int) -> npt.NDArray[np
         crop = photograph.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
         crops.append(np.asarray(crop).transpose(2, 0, 1))
     return np.stack(crops)
-
-
-def _decoded(file: Path | io.BytesIO, name: object) -> Image.Image:
-    try:
-        with Image.open(file, formats=PICTURE_FORMATS) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise UsageError(f"{name}: no such file") from None
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise UsageError(f"{name}: not an image that can be decoded; give a PNG, JPEG or WebP file") from error

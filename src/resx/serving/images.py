@@ -1,10 +1,11 @@
 """From image files to a served model's answer: decode, resize, crop, send, read the labels.
 
-The geometry is `resx.export.images`'s; the server's own configuration says the sizes.
+Decoder and geometry are `resx.training.images`'s; the server's own configuration says the sizes.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from resx.export.output_kind import as_shown
 from resx.serving.client import Interface, Prediction, TritonClient
 from resx.serving.image_endpoint import IMAGE
 from resx.serving.triton_config import output_kind_of
+from resx.training.images import read_image_file
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,16 +38,27 @@ def load_images(paths: Sequence[Path]) -> list[Image.Image]:
     """Decode image files to RGB.
 
     Raises:
-        UsageError: a file is missing, or is no image that Pillow knows.
+        UsageError: as `load_image`.
     """
     return [load_image(path) for path in paths]
 
 
-def model_input(images: Sequence[Image.Image], interface: Interface) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
-    """Return images [N, 3, H, W] as the served model takes them, UINT8 or normalised FP32."""
+def model_input(
+    images: Sequence[Image.Image], interface: Interface, names: Sequence[object] = ()
+) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
+    """Return images [N, 3, H, W] as the served model takes them, UINT8 or normalised FP32.
+
+    Raises:
+        UsageError: an image is too long and thin; the message begins with its name, if names are given.
+    """
     height, width = interface.image_size
     resize = int(interface.parameters.get("resx.resize", min(height, width)))
-    batch = np.stack([pixels(image, height=height, width=width, resize=resize) for image in images])
+    batch = np.stack(
+        [
+            pixels(image, height=height, width=width, resize=resize, name=name)
+            for image, name in zip(images, names or [""] * len(images), strict=True)
+        ]
+    )
     if interface.input_type == "UINT8":
         return batch
     mean, std = (_numbers(interface, key) for key in ("resx.mean", "resx.std"))
@@ -53,12 +66,13 @@ def model_input(images: Sequence[Image.Image], interface: Interface) -> npt.NDAr
 
 
 def classify_files(
-    client: TritonClient, model: str, images: Sequence[Image.Image], *, top: int, version: int | None = None
-) -> list[list[Guess]]:
+    client: TritonClient, model: str, images: Sequence[Image.Image], *, top: int, version: int | None = None,
+    names: Sequence[object] = (),
+) -> list[list[Guess]]:  # fmt: skip
     """Return per image its `top` highest classes, with their probabilities over all classes, or their scores.
 
     Raises:
-        UsageError: the model is not loaded or takes no images.
+        UsageError: the model is not loaded or takes no images; or as `model_input`.
         MissingCapability: no server answers.
     """
     interface = client.interface(model, version)
@@ -66,7 +80,7 @@ def classify_files(
     kind = output_kind_of(interface.parameters)
     answers: list[list[Guess]] = []
     for start in range(0, len(images), size):
-        batch = model_input(images[start : start + size], interface)
+        batch = model_input(images[start : start + size], interface, names[start : start + size])
         num_images = len(batch)
         if interface.fixed_batch:
             batch = np.concatenate([batch, np.repeat(batch[-1:], size - num_images, axis=0)])
@@ -84,15 +98,12 @@ def classify_raw_files(client: TritonClient, model: str, paths: Sequence[Path], 
     kind = output_kind_of(client.interface(model).parameters)
     answers = []
     for path in paths:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise UsageError(f"{path}: {error.strerror or error}") from None
+        content = read_image_file(path)
         try:
             predictions = client.classify_file(model + IMAGE, content)
         except ServerError as error:
-            if any(words in str(error) for words in ("file of ", "image of ")):  # preprocess/model.py's own
-                raise UsageError(f"{path}: {error}") from error
+            if its_own := re.search(r"(file|image) of .*", str(error)):  # preprocess/model.py's
+                raise UsageError(f"{path}: {its_own[0]}") from error
             raise
         answers.append(_guesses(predictions, kind)[:top])
     return answers

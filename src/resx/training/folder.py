@@ -5,14 +5,14 @@
 
 Classes are the folders' names in alphabetical order; images are found at any depth below them and ordered
 by path, so the split depends on nothing but the names. An image's shorter side is brought to 8/7 of the
-network's size (256 for 224) and its centre cropped. Nothing is kept in memory: a batch's files are decoded
-when the batch is asked for, by several threads (Pillow lets go of the interpreter while it decodes).
+network's size (256 for 224) and its centre cropped; `resx.training.images` decodes it. Nothing is kept in
+memory: a batch's files are decoded when the batch is asked for, by several threads (Pillow lets go of the
+interpreter while it decodes).
 """
 
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +20,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from resx.errors import UsageError
-from resx.files import PICTURE_FORMATS
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
+from resx.training.images import load_image, pixels, resized_size
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
@@ -67,14 +66,15 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
     divided = (root / "train").is_dir() and (root / "val").is_dir()
     parts = [_files(root / part) for part in ("train", "val")] if divided else [_files(root)]
     classes = _common_classes(root, parts)
-    bad = () if bad_images == "unchecked" else _undecodable(path for part in parts for path, _ in part)
+    bad = {} if bad_images == "unchecked" else _undecodable((path for part in parts for path, _ in part), image)
     if bad and bad_images == "refuse":
-        names = ", ".join(str(path.relative_to(root)) for path in bad[:3]) + (", ..." if len(bad) > 3 else "")
+        names = ", ".join(str(path.relative_to(root)) for path in list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
         total = sum(len(part) for part in parts)
         raise UsageError(
-            f"{root}: {len(bad)} of {total} images cannot be read ({names}); mend them, or give --skip-bad"
+            f"{root}: {len(bad)} of {total} images cannot be read ({names}); the first: "
+            f"{next(iter(bad.values()))}; mend them, or give --skip-bad"
         )
-    splits = [_split([entry for entry in part if entry[0] not in set(bad)], classes, image) for part in parts]
+    splits = [_split([entry for entry in part if entry[0] not in bad], classes, image) for part in parts]
     train, held_out = splits if divided else _divided(splits[0])
     if not len(train) or not len(held_out):
         raise UsageError(f"{root}: too few images to train on some and hold out others; give 5 or more per class")
@@ -88,22 +88,9 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
     """Decode a file to UINT8 [3, H, W]: shorter side to `resize`, centre crop of `image_size`, RGB.
 
     Raises:
-        UsageError: the file is no image, is truncated, or is so large that it looks like an attack.
+        UsageError: it is no image that `load_image` reads, or too long and thin.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow's warnings are of odd metadata; what cannot be decoded is an error all the same.
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=PICTURE_FORMATS) as file:
-                whole = file.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path}: cannot be read as an image ({error}); mend it, or give --skip-bad") from error
-    scale = image.resize / min(whole.size)
-    width, height = (max(image.image_size, round(side * scale)) for side in whole.size)
-    left, top = (width - image.image_size) // 2, (height - image.image_size) // 2
-    resized = whole.resize((width, height), Image.Resampling.BILINEAR)
-    crop = resized.crop((left, top, left + image.image_size, top + image.image_size))
-    return np.asarray(crop).transpose(2, 0, 1)
+    return pixels(load_image(path), height=image.image_size, width=image.image_size, resize=image.resize, name=path)
 
 
 def _files(root: Path) -> list[tuple[Path, str]]:
@@ -129,20 +116,20 @@ def _common_classes(root: Path, parts: list[list[tuple[Path, str]]]) -> tuple[st
     return classes
 
 
-def _undecodable(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """Decode every file once, and return those that fail."""
-    smallest = ImageFormat(image_size=8, resize=8, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+def _undecodable(paths: Iterable[Path], image: ImageFormat) -> dict[Path, str]:
+    """Decode every file once, and return those that fail with the reason; none is resized."""
 
-    def fails(path: Path) -> bool:
+    def reason(path: Path) -> str:
         try:
-            decoded(path, smallest)
-        except UsageError:
-            return True
-        return False
+            size = image.image_size
+            resized_size(load_image(path), height=size, width=size, resize=image.resize)
+        except UsageError as error:
+            return str(error).removeprefix(f"{path}: ")
+        return ""
 
     listed = list(paths)
     with ThreadPoolExecutor(_NUM_THREADS) as threads:
-        return tuple(path for path, failed in zip(listed, threads.map(fails, listed), strict=True) if failed)
+        return {path: why for path, why in zip(listed, threads.map(reason, listed), strict=True) if why}
 
 
 def _split(entries: list[tuple[Path, str]], classes: tuple[str, ...], image: ImageFormat) -> Split:

@@ -2,7 +2,7 @@
 
 `resx export --image-endpoint` copies it to `NAME_preprocess/1/model.py`; the ensemble `NAME_image` runs it before
 NAME. It needs numpy and Pillow in the server's Python and nothing of resx, so it runs in NVIDIA's container too.
-The pixels are those of `resx query`: the geometry is `resx.export.images`'s, line by line, and a test compares.
+The pixels are those of `resx query`: decoding and geometry are `resx.training.images`'s, and a test compares.
 
 The file comes as UINT8 [length], not as BYTES: a BYTES tensor passes through numpy inside the embedded server's
 stub, which was built against numpy 1 and keeps one byte of it. UINT8 crosses by DLPack, exactly.
@@ -14,6 +14,7 @@ other pixels; so it is not used.
 import ctypes
 import io
 import json
+import re
 import warnings
 from typing import Any, TypeAlias
 
@@ -24,6 +25,9 @@ from PIL import Image
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+PNG = b"\x89PNG\r\n\x1a\n"
+KINDS = {"PNG": re.escape(PNG), "JPEG": rb"\xff\xd8\xff", "WebP": rb"RIFF....WEBP"}
+PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 MAX_FILE_BYTES = 32 * 2**20
 MAX_PIXELS = 64_000_000
 """Of the decoded image, and of the resized one: a line of 1 x 60,000 pixels is a bomb too."""
@@ -76,7 +80,7 @@ class TritonPythonModel:
 
 
 def decode(content: bytes) -> Image.Image:
-    """Return the file's picture as RGB.
+    """Return the file's picture as 8-bit RGB; an EXIF rotation is ignored, of an animation the first frame is taken.
 
     Raises:
         BadImageError: it is too large, or no JPEG, PNG or WebP that can be decoded.
@@ -85,18 +89,54 @@ def decode(content: bytes) -> Image.Image:
         raise BadImageError(f"file of {len(content)} bytes: send {MAX_FILE_BYTES} at most")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's own, lower bound on pixels
-            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            warnings.simplefilter("ignore")  # Pillow's own, lower bound on pixels, and odd metadata
+            with Image.open(io.BytesIO(without_metadata(content)), formats=FORMATS) as image:
                 width, height = image.size
                 if width * height > MAX_PIXELS:
                     raise BadImageError(f"image of {width} x {height} pixels: send {MAX_PIXELS} at most")
-                return image.convert("RGB")
+                return rgb(image)
     except BadImageError:
         raise
+    except Image.DecompressionBombError as error:  # Pillow's own bound, which is checked before ours
+        num_pixels = re.sub(r"\D*(\d+).*", r"\1", str(error))
+        raise BadImageError(f"image of {num_pixels} pixels: send {MAX_PIXELS} at most") from error
     except Exception as error:  # Pillow's decoders raise many kinds for broken files
-        raise BadImageError(
-            f"file of {len(content)} bytes: not a JPEG, PNG or WebP image that can be decoded"
-        ) from error
+        raise BadImageError(f"file of {len(content)} bytes: {reason(content, error)}") from error
+
+
+def rgb(image: Image.Image) -> Image.Image:
+    """Return 8-bit RGB; Pillow's own conversion would clip 16-bit grey to nearly white, so its high bytes are kept."""
+    if image.mode.startswith("I"):  # only a PNG can be that, and older Pillows call it I instead of I;16
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def without_metadata(content: bytes) -> bytes:
+    """Return a PNG without color profiles and texts, which Pillow would unpack; any other file as it is."""
+    if not content.startswith(PNG):
+        return content
+    kept, start = [PNG], len(PNG)
+    while start + 8 <= len(content):
+        stop = start + 12 + int.from_bytes(content[start : start + 4], "big")  # length, name, data, checksum
+        if content[start + 4 : start + 8] in PNG_PIXEL_CHUNKS:
+            kept.append(content[start:stop])
+        start = stop
+    return b"".join(kept)
+
+
+def reason(content: bytes, error: Exception) -> str:
+    """Return why Pillow could not decode a file."""
+    if not content:
+        return "empty; send a JPEG, PNG or WebP image"
+    kind = next((kind for kind, pattern in KINDS.items() if re.match(pattern, content, re.DOTALL)), "")
+    if not kind:
+        return "not a JPEG, PNG or WebP image"
+    is_cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+    if kind == "PNG":
+        is_cut |= without_metadata(content)[-8:-4] != b"IEND"
+    elif kind == "WebP":
+        is_cut |= int.from_bytes(content[4:8], "little") + 8 > len(content)
+    return f"truncated {kind}: it ends before its image does" if is_cut else f"damaged {kind}"
 
 
 def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> Array:
