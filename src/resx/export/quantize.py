@@ -33,6 +33,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.errors import ExportError, UsageError, nearest
+from resx.export import bias_scales
 from resx.export.calibration import Ranges
 from resx.export.card import CalibrationMethod, Signature, Target
 from resx.export.onnx_file import WEIGHTED
@@ -137,12 +138,13 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
     model = onnx.load(prepared)
     recipe = RECIPES[target]
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    options = dict(recipe.options) | {"TensorQuantOverrides": bias_scales.widen_weights(model, ranges)}
     try:
         with quiet():
             quantizer = QDQQuantizer(
                 model, True, False, QuantType.QInt8, recipe.activations,
                 calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds), [],
-                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)], _OPERATORS, dict(recipe.options),
+                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)], _OPERATORS, options,
             )  # fmt: skip
             quantizer.quantize_model()
             quantizer.model.topological_sort()
