@@ -104,9 +104,9 @@ def _search(
     write: Callable[[Sequence[str]], object], judge: Callable[[], Parity], verdict: Parity, asked: Sequence[str],
 ) -> tuple[list[KeptLayer], int]:  # fmt: skip
     """Return the layers to keep in fp32 and how many files were measured to find them."""
-    images = options.calibration.images[:_NUM_RANKING_IMAGES]
-    size = form.signature.batch or 1
-    batches = [form.signature.as_input(images[start : start + size]) for start in range(0, len(images), size)]
+    images = options.calibration.images
+    telling = images[~calibrations.is_one_color(images)][:_NUM_RANKING_IMAGES]  # black frames rank nothing
+    batches = quantize.batches(telling if len(telling) else images[:_NUM_RANKING_IMAGES], form.signature)
     ranking = sensitivity.ranked(prepared, model, batches)
     ranking = [layer for layer in ranking if layer.layer not in asked]
     most = max(1, int(_LARGEST_KEPT_SHARE * len(ranking)))
