@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from resx.errors import ParityError
+from resx.errors import ParityError, UsageError
 from resx.export import calibration as calibrations
 from resx.export import onnx_reading, quantize, sensitivity
 from resx.export.calibration import Calibration, Ranges
@@ -64,10 +64,12 @@ def write_int8(
         prepared = Path(folder) / "prepared.onnx"
         quantize.prepare(fp32_file, prepared, target=form.target)
         graph = onnx.load(prepared)
+        num_weights, _ = onnx_reading.weight_counts(graph)
+        if not quantize.layers(graph) or not num_weights:
+            raise UsageError("--int8: no convolution or matrix product with weights in it; leave --int8 out")
         asked = quantize.matching(graph, options.keep_fp32)
         key = calibrations.table_key(fp32_file, options.calibration, options.method)
         ranges = _ranges(prepared, key, options, form, on_step)
-        num_weights, _ = onnx_reading.weight_counts(graph)
 
         def write(kept: Sequence[str]) -> onnx.ModelProto:
             model = quantize.quantise(prepared, ranges, target=form.target, keep_fp32=[*asked, *kept])

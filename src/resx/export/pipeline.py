@@ -138,12 +138,13 @@ def export_version(
     if options.verify:
         steps.append(parity.require(measured(path), name=name))
     written = onnx.load(path)
+    precision = _precision_of(source, options)
     card = Card(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
         source=source.description,
-        precision=options.precision,
+        precision=precision,
         target=options.target,
         input=options.input_type,
         max_batch_size=signature.batch or options.max_batch_size,
@@ -151,6 +152,7 @@ def export_version(
         num_weights=num_weights,
         fp16_share=num_half / max(1, num_weights),
         quantisation=quantisation,
+        quantised_before=source.quantised,
         operators_before=source.operators(),
         operators_after=onnx_reading.operators(written),
         verified=options.verify,
@@ -159,7 +161,7 @@ def export_version(
         if options.verify
         else "",
         steps=tuple(steps),
-        canary=_canary(OnnxRuntimeModel(path), signature, options),
+        canary=_canary(OnnxRuntimeModel(path), signature, options, precision),
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),
     )
@@ -201,11 +203,18 @@ def _write(
     return num_weights, num_half, quantisation
 
 
-def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions) -> Canary:
+def _precision_of(source: Exportable, options: ExportOptions) -> Precision:
+    """Return what the file computes in: a file that was int8 stays int8."""
+    return "int8" if source.quantised is not None and source.quantised.computes_in_int8 else options.precision
+
+
+def _canary(
+    session: OnnxRuntimeModel, signature: Signature, options: ExportOptions, precision: Precision
+) -> Canary:
     num_images = signature.batch or min(_CANARY_IMAGES, options.max_batch_size)
     answer = session(cards.canary_input(signature, num_images))
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))
-    return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[options.precision])
+    return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[precision])
 
 
 def _tools() -> dict[str, str]:
