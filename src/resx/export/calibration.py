@@ -6,8 +6,9 @@
     FILE.npz    one array UINT8 [N, 3, H, W] at the network's size
     random      noise: ranges that say nothing of real images; the card says so
 
-A table holds each tensor's range. It depends on the fp32 file (which holds the weights), the images, the
-method and onnxruntime's version, and is kept in the cache folder under the hash of all four.
+A table holds each tensor's range. It depends on the fp32 file as it is quantized (which holds the weights, and
+whose tensors differ between cpu and gpu), the images, the method and onnxruntime's version, and is kept in the
+cache folder under the hash of all four.
 """
 
 from __future__ import annotations
@@ -73,9 +74,7 @@ def load_calibration(text: str, signature: Signature, *, num_images: int, seed: 
     if num_images < 1:
         raise UsageError(f"--calibrate-images {num_images}: give 1 or more")
     if signature.resize is None:
-        raise UsageError(
-            f"--int8: calibrates on images, and input {list(signature.input_dims)} is none; take --fp16"
-        )
+        raise UsageError(f"--int8: calibrates on images, and input {list(signature.input_dims)} is none; take --fp16")
     found = _load(text, signature, num_images=num_images, seed=seed, run=run)
     if found.images[0, 0].size > 1 and is_one_color(found.images).all():
         each = "the one image is" if len(found.images) == 1 else f"all {len(found.images)} images are"

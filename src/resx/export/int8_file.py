@@ -68,7 +68,7 @@ def write_int8(
         if not quantize.layers(graph) or not num_weights:
             raise UsageError("--int8: no convolution or matrix product with weights in it; leave --int8 out")
         asked = quantize.matching(graph, options.keep_fp32)
-        key = calibrations.table_key(fp32_file, options.calibration, options.method)
+        key = calibrations.table_key(prepared, options.calibration, options.method)
         ranges = _ranges(prepared, key, options, form, on_step)
 
         def write(kept: Sequence[str]) -> onnx.ModelProto:

@@ -208,9 +208,7 @@ def _precision_of(source: Exportable, options: ExportOptions) -> Precision:
     return "int8" if source.quantised is not None and source.quantised.computes_in_int8 else options.precision
 
 
-def _canary(
-    session: OnnxRuntimeModel, signature: Signature, options: ExportOptions, precision: Precision
-) -> Canary:
+def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions, precision: Precision) -> Canary:
     num_images = signature.batch or min(_CANARY_IMAGES, options.max_batch_size)
     answer = session(cards.canary_input(signature, num_images))
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))

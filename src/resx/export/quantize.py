@@ -126,13 +126,11 @@ def find_ranges(
 
 def batches(images_NCHW: npt.NDArray[np.uint8], signature: Signature) -> list[npt.NDArray[Any]]:
     """Return the images as inputs of the file, in an order of their own: the one they come in decides nothing."""
-    order = sorted(range(len(images_NCHW)), key=lambda index: hashlib.sha256(images_NCHW[index]).digest())
+    order = sorted(range(len(images_NCHW)), key=lambda index: hashlib.sha256(images_NCHW[index].tobytes()).digest())
     size = signature.batch or max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
     if signature.batch:  # takes whole batches: the last one is filled up with images that it had
         order = [order[index % len(order)] for index in range(-(-len(order) // size) * size)]
-    return [
-        signature.as_input(images_NCHW[order[start : start + size]]) for start in range(0, len(order), size)
-    ]
+    return [signature.as_input(images_NCHW[order[start : start + size]]) for start in range(0, len(order), size)]
 
 
 def _collect(

@@ -133,7 +133,7 @@ class LoadedFile:
         self.describe(model, "int8" if is_int8 else precision, input_type)
         try:
             onnx.checker.check_model(model, full_check=True)
-        except onnx.checker.ValidationError as error:
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ExportError(f"{self.path}: its {precision} form is not valid ONNX: {_first_line(error)}") from error
         with path.open("wb") as file:
             file.write(model.SerializeToString(deterministic=True))
