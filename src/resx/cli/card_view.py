@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def headline(console: Console, card: Card, file: Path) -> None:
     """Print what the file is, in one line."""
     small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
+    small = f"quantized before: {card.quantised_before.text}" if card.quantised_before else small
     console.print(
         f"{file.parent}: {card.precision} for the {card.target}, {file.stat().st_size / 1e6:.1f} MB, "
         f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, weights {card.source.weights}",

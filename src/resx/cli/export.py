@@ -201,6 +201,7 @@ def export(
         "name": model_name, "version": made.version, "folder": str(made.file.parent), "precision": card.precision,
         "target": card.target, "operators_before": card.operators_before, "operators_after": card.operators_after,
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
+        "quantised_before": card.quantised_before.model_dump(mode="json") if card.quantised_before else None,
         "weights": card.source.weights, "fp16_share": card.fp16_share, "size_bytes": made.file.stat().st_size,
         "verified": card.verified, "steps": [step.model_dump(mode="json") for step in card.steps],
         "format": flags.file_format, "file": str(made.file), "kept": made.is_kept,

@@ -6,8 +6,9 @@
     FILE.npz    one array UINT8 [N, 3, H, W] at the network's size
     random      noise: ranges that say nothing of real images; the card says so
 
-A table holds each tensor's range. It depends on the fp32 file (which holds the weights), the images, the
-method and onnxruntime's version, and is kept in the cache folder under the hash of all four.
+A table holds each tensor's range. It depends on the fp32 file as it is quantized (which holds the weights, and
+whose tensors differ between cpu and gpu), the images, the method and onnxruntime's version, and is kept in the
+cache folder under the hash of all four.
 """
 
 from __future__ import annotations
@@ -53,6 +54,10 @@ class Calibration:
         return hashlib.sha256(f"{self.images.shape}\n".encode() + self.images.tobytes()).hexdigest()
 
 
+_HISTOGRAMS = "over the whole range"
+"""Part of a table's key: earlier tables began histograms with the first batch's range."""
+
+
 def load_calibration(text: str, signature: Signature, *, num_images: int, seed: int, run: Path | None) -> Calibration:
     """Load at most `num_images` images, spread evenly over what there is.
 
@@ -64,13 +69,30 @@ def load_calibration(text: str, signature: Signature, *, num_images: int, seed: 
         run: the run's folder; None for a source that has none.
 
     Raises:
-        UsageError: there are no such images, or not of this shape.
+        UsageError: there are no such images, or not of this shape, or each is of one color.
     """
     if num_images < 1:
         raise UsageError(f"--calibrate-images {num_images}: give 1 or more")
-    shape = signature.input_dims
     if signature.resize is None:
-        raise UsageError(f"--int8: calibrates on images, and input {list(shape)} is none; take --fp16")
+        raise UsageError(f"--int8: calibrates on images, and input {list(signature.input_dims)} is none; take --fp16")
+    found = _load(text, signature, num_images=num_images, seed=seed, run=run)
+    if found.images[0, 0].size > 1 and is_one_color(found.images).all():
+        each = "the one image is" if len(found.images) == 1 else f"all {len(found.images)} images are"
+        raise UsageError(
+            f"--calibrate {text or found.origin}: {each} of one color, such as black frames, and shows no range of "
+            "values; give images like those that the model will see"
+        )
+    return found
+
+
+def is_one_color(images_NCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Say of each image [N] whether all its pixels are equal."""
+    flat: npt.NDArray[np.bool_] = (images_NCHW == images_NCHW[:, :, :1, :1]).all((1, 2, 3))
+    return flat
+
+
+def _load(text: str, signature: Signature, *, num_images: int, seed: int, run: Path | None) -> Calibration:
+    shape = signature.input_dims
     if text == "random":
         noise = np.random.default_rng(seed).integers(0, 256, size=(num_images, *shape), dtype=np.uint8)
         return Calibration(images=noise, origin=f"random noise (seed {seed})", is_random=True)
@@ -96,7 +118,7 @@ def require_data(text: str, *, has_own_data: bool) -> None:
 
 def table_key(model_file: Path, calibration: Calibration, method: CalibrationMethod) -> str:
     """Return the name of the table: equal for equal weights, form, images, method and onnxruntime."""
-    parts = (sha256_of(model_file), calibration.sha256, method, _runtime_version())
+    parts = (sha256_of(model_file), calibration.sha256, method, _runtime_version(), _HISTOGRAMS)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

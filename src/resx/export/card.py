@@ -18,6 +18,7 @@ from pydantic import Field
 
 from resx.errors import UsageError
 from resx.export.family import Family
+from resx.export.quantised_graph import QuantisedGraph
 from resx.export.tuning import Tuning
 from resx.files import checked_name
 from resx.zoo.spec import Channels, FrozenModel, ModelSpec
@@ -293,7 +294,9 @@ class Card(FrozenModel):
     fp16_share: float = Field(ge=0, le=1)
     """Share of the file's weight values that are stored in 16 bits, fp16 or bf16."""
     quantisation: Quantisation | None = None
-    """Of an int8 file."""
+    """Of a file that resx quantized."""
+    quantised_before: QuantisedGraph | None = None
+    """Of a third-party file that was quantized already; it is published as it is."""
     operators_before: dict[str, int] = Field(default_factory=dict)
     """Of the network as PyTorch runs it."""
     operators_after: dict[str, int] = Field(default_factory=dict)

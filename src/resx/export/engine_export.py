@@ -47,7 +47,7 @@ def export_engine(
         built = given_plan(trt, engine.plan, engine, built_from=onnx_path)
     else:
         on_step(f"build with {trt.__name__} {trt.__version__}")
-        built = build_engine(trt, onnx_path, engine, precision=options.precision, name=name, on_step=on_step)
+        built = build_engine(trt, onnx_path, engine, precision=card.precision, name=name, on_step=on_step)
     if built.rewritten is not None:
         onnx_path.write_bytes(built.rewritten.SerializeToString(deterministic=True))
         step = "onnx, grouped convolutions in fp32"
@@ -134,7 +134,7 @@ def _executed(
 ) -> Card:  # fmt: skip
     """Inspect and run the engine; return the card with what it showed, and its own answers as the canary's."""
     precisions = engine_layers.require_precision(
-        session.layers(), options.precision, name=card.name, num_exempt=len(built.facts.grouped_in_fp32)
+        session.layers(), card.precision, name=card.name, num_exempt=len(built.facts.grouped_in_fp32)
     )
     facts = built.facts.model_copy(update={"engine_precisions": precisions, "executed": True})
     card = card.model_copy(update={"engine": facts})

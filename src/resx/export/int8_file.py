@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from resx.errors import ParityError
+from resx.errors import ParityError, UsageError
 from resx.export import calibration as calibrations
 from resx.export import onnx_reading, quantize, sensitivity
 from resx.export.calibration import Calibration, Ranges
@@ -64,10 +64,12 @@ def write_int8(
         prepared = Path(folder) / "prepared.onnx"
         quantize.prepare(fp32_file, prepared, target=form.target)
         graph = onnx.load(prepared)
-        asked = quantize.matching(graph, options.keep_fp32)
-        key = calibrations.table_key(fp32_file, options.calibration, options.method)
-        ranges = _ranges(prepared, key, options, form, on_step)
         num_weights, _ = onnx_reading.weight_counts(graph)
+        if not quantize.layers(graph) or not num_weights:
+            raise UsageError("--int8: no convolution or matrix product with weights in it; leave --int8 out")
+        asked = quantize.matching(graph, options.keep_fp32)
+        key = calibrations.table_key(prepared, options.calibration, options.method)
+        ranges = _ranges(prepared, key, options, form, on_step)
 
         def write(kept: Sequence[str]) -> onnx.ModelProto:
             model = quantize.quantise(prepared, ranges, target=form.target, keep_fp32=[*asked, *kept])
@@ -104,9 +106,9 @@ def _search(
     write: Callable[[Sequence[str]], object], judge: Callable[[], Parity], verdict: Parity, asked: Sequence[str],
 ) -> tuple[list[KeptLayer], int]:  # fmt: skip
     """Return the layers to keep in fp32 and how many files were measured to find them."""
-    images = options.calibration.images[:_NUM_RANKING_IMAGES]
-    size = form.signature.batch or 1
-    batches = [form.signature.as_input(images[start : start + size]) for start in range(0, len(images), size)]
+    images = options.calibration.images
+    telling = images[~calibrations.is_one_color(images)][:_NUM_RANKING_IMAGES]  # black frames rank nothing
+    batches = quantize.batches(telling if len(telling) else images[:_NUM_RANKING_IMAGES], form.signature)
     ranking = sensitivity.ranked(prepared, model, batches)
     ranking = [layer for layer in ranking if layer.layer not in asked]
     most = max(1, int(_LARGEST_KEPT_SHARE * len(ranking)))

@@ -10,6 +10,7 @@ from onnx import ModelProto
 from onnx.external_data_helper import uses_external_data
 
 from resx.errors import ResxError, UsageError
+from resx.export.quantised_graph import recognise
 
 
 def read_model(path: Path, *, external_data: bool = True) -> ModelProto:
@@ -62,6 +63,7 @@ def describe_file(path: Path) -> dict[str, object]:
     """
     model = read_model(path)
     num_weights, num_half = weight_counts(model)
+    quantised = recognise(model)
     return {
         "inputs": [tensor_text(value) for value in model.graph.input],
         "outputs": [tensor_text(value) for value in model.graph.output],
@@ -69,6 +71,7 @@ def describe_file(path: Path) -> dict[str, object]:
         "operators": operators(model),
         "weights": num_weights,
         "fp16_share": num_half / max(1, num_weights),
+        "quantized": quantised.text if quantised else None,
         "metadata": {entry.key: entry.value for entry in model.metadata_props},
     }
 

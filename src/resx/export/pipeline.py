@@ -103,12 +103,13 @@ def export_version(
     on_step("verify the file")
     steps += [*made.steps, *checks.require_file(path)]
     written = onnx.load(path)
+    precision = _precision_of(source, options)
     card = Card(
         name=name,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=command,
         source=source.description.model_copy(update={"output_kind": checks.output_kind(path)}),
-        precision=options.precision,
+        precision=precision,
         target=options.target,
         input=options.input_type,
         max_batch_size=signature.batch or options.max_batch_size,
@@ -116,6 +117,7 @@ def export_version(
         num_weights=made.num_weights,
         fp16_share=made.num_half / max(1, made.num_weights),
         quantisation=made.quantisation,
+        quantised_before=source.quantised,
         operators_before=source.operators(),
         operators_after=onnx_reading.operators(written),
         verified=options.verify,
@@ -124,7 +126,7 @@ def export_version(
         if options.verify
         else "",
         steps=tuple(steps),
-        canary=_canary(OnnxRuntimeModel(path), signature, options),
+        canary=_canary(OnnxRuntimeModel(path), signature, options, precision),
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),
     )
@@ -191,11 +193,16 @@ def _quantise(
         raise ParityError(f"{checks.name}: {error}; {advice}; nothing was published") from error
 
 
-def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions) -> Canary:
+def _precision_of(source: Exportable, options: ExportOptions) -> Precision:
+    """Return what the file computes in: a file that was int8 stays int8."""
+    return "int8" if source.quantised is not None and source.quantised.computes_in_int8 else options.precision
+
+
+def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions, precision: Precision) -> Canary:
     num_images = signature.batch or min(_CANARY_IMAGES, options.max_batch_size)
     answer = session(cards.canary_input(signature, num_images))
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))
-    return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[options.precision])
+    return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[precision])
 
 
 def _tools() -> dict[str, str]:

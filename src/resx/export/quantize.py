@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import hashlib
 import io
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -33,6 +35,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.errors import ExportError, UsageError, nearest
+from resx.export import bias_scales
 from resx.export.calibration import Ranges
 from resx.export.card import CalibrationMethod, Signature, Target
 from resx.export.onnx_file import WEIGHTED
@@ -45,6 +48,7 @@ _METHODS: Mapping[CalibrationMethod, calibrate.CalibrationMethod] = {
 _OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
 # Every activation of a batch is held at once while its histogram is made.
 _PIXELS_AT_ONCE = 600_000
+_PERCENTILE = 99.999
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,24 +109,65 @@ def find_ranges(
     Args:
         prepared: as `prepare` wrote it.
         images_NCHW: of any number; a few are run at a time.
-        method: minmax takes all values in, percentile leaves out the outermost 0.001 %, entropy cuts where
-            the quantised values' distribution is nearest to the true one.
+        method: minmax takes all values in, percentile leaves out the outermost 0.001 %, entropy is
+            onnxruntime's, which with its 128 bins over the whole range takes all values in too.
         signature: of the file.
+
+    Raises:
+        UsageError: a tensor is not finite on them.
     """
+    feeds = [{signature.input_name: batch} for batch in batches(images_NCHW, signature)]
+    bounds = _collect(prepared, feeds, "minmax", {})
+    for name, (low, high) in bounds.items():
+        if not math.isfinite(high - low):
+            raise UsageError(f"--int8: {name} is {low} to {high} on the calibration images; int8 needs finite values")
+    return bounds if method == "minmax" else _collect(prepared, feeds, method, bounds)
+
+
+def batches(images_NCHW: npt.NDArray[np.uint8], signature: Signature) -> list[npt.NDArray[Any]]:
+    """Return the images as inputs of the file, in an order of their own: the one they come in decides nothing."""
+    order = sorted(range(len(images_NCHW)), key=lambda index: hashlib.sha256(images_NCHW[index].tobytes()).digest())
     size = signature.batch or max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
-    images_NCHW = images_NCHW[: len(images_NCHW) // size * size] if signature.batch else images_NCHW
+    if signature.batch:  # takes whole batches: the last one is filled up with images that it had
+        order = [order[index % len(order)] for index in range(-(-len(order) // size) * size)]
+    return [signature.as_input(images_NCHW[order[start : start + size]]) for start in range(0, len(order), size)]
+
+
+def _collect(
+    prepared: Path, feeds: Sequence[dict[str, npt.NDArray[Any]]], method: CalibrationMethod, bounds: Ranges
+) -> Ranges:
+    """Run onnxruntime's calibrator over the batches.
+
+    `bounds` are the tensors' true ranges, where histograms begin. onnxruntime begins with the first batch's: one of
+    black frames gives bins of almost no width, and what comes later is cut away.
+    """
     with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, quiet():
         calibrator = calibrate.create_calibrator(
             prepared, _OPERATORS, str(Path(folder) / "augmented.onnx"), _METHODS[method],
             extra_options={"symmetric": False},
         )  # fmt: skip
-        for start in range(0, len(images_NCHW), size):
-            calibrator.collect_data(
-                _OneBatch({signature.input_name: signature.as_input(images_NCHW[start : start + size])})
-            )
+        if method != "minmax":
+            calibrator.collector = _collector(method, calibrator.num_bins, calibrator.num_quantized_bins, bounds)
+        for feed in feeds:
+            calibrator.collect_data(_OneBatch(feed))
         found = calibrator.compute_data()
-    bounds = {name: [np.asarray(bound).item() for bound in data.range_value] for name, data in found.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+    ranges = {name: [np.asarray(bound).item() for bound in data.range_value] for name, data in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+
+def _collector(
+    method: CalibrationMethod, num_bins: int, num_quantized_bins: int, bounds: Ranges
+) -> calibrate.HistogramCollector:
+    """Return onnxruntime's collector with an empty histogram over each tensor's whole range."""
+    collector = calibrate.HistogramCollector(
+        method, symmetric=False, num_bins=num_bins, num_quantized_bins=num_quantized_bins,
+        percentile=_PERCENTILE, scenario="same",
+    )  # fmt: skip
+    for name, (low, high) in bounds.items():
+        limit = np.float32(max(abs(low), abs(high)))
+        counts, edges = np.histogram(np.zeros(0, np.float32), num_bins, range=(-limit, limit))
+        collector.histogram_dict[name] = (counts, edges, np.float32(low), np.float32(high), limit)
+    return collector
 
 
 def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Collection[str]) -> ModelProto:
@@ -137,12 +182,13 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
     model = onnx.load(prepared)
     recipe = RECIPES[target]
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+    options = dict(recipe.options) | {"TensorQuantOverrides": bias_scales.widen_weights(model, ranges)}
     try:
         with quiet():
             quantizer = QDQQuantizer(
                 model, True, False, QuantType.QInt8, recipe.activations,
                 calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds), [],
-                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)], _OPERATORS, dict(recipe.options),
+                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)], _OPERATORS, options,
             )  # fmt: skip
             quantizer.quantize_model()
             quantizer.model.topological_sort()

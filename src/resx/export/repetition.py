@@ -51,7 +51,7 @@ def repeated_parity(card: Card, model: Runtime, source: Exportable) -> Parity:
         ParityError: the file's answers have another shape.
         ExportError: it cannot be run on one of the batches.
     """
-    is_int8 = card.precision == "int8"  # compared as the export did: on real images only, and by their classes
+    is_int8 = card.quantisation is not None  # compared as the export did: on real images only, and by their classes
     batches = batches_for(card, source.real.images, with_noise=not is_int8)
     classes = source.real.classes if is_int8 else None
     reference = [source.logits(batch) for batch in batches]

@@ -58,8 +58,9 @@ def request_of(card: Card) -> ExportRequest:
         raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
     made = card.quantisation
     asked = () if made is None else tuple(layer.layer for layer in made.kept_fp32 if layer.error is None)
+    precision = card.precision if card.quantised_before is None else "fp32"  # that is, as the file is
     request = ExportRequest(
-        source=card.source.arguments, precision=card.precision, target=card.target, input_type=card.input,
+        source=card.source.arguments, precision=precision, target=card.target, input_type=card.input,
         max_batch_size=card.max_batch_size, verify=card.verified, keep_fp32=asked,
     )  # fmt: skip
     own_bar = {} if not card.own_bar else card.own_bar.model_dump(include={"max_abs", "max_rel"})
@@ -88,14 +89,18 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     from resx.export.source import load_source
 
     arguments = request.source
-    is_run = kind_of(arguments.source) == "run"
-    if request.precision == "int8":
+    kind = kind_of(arguments.source)
+    is_run = kind == "run"
+    if request.precision == "int8" and kind != "onnx":
         require_data(request.calibrate, has_own_data=is_run)
     on_step(f"build {arguments.source}")
     source = load_source(
         arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
         settings=arguments.settings, file=arguments.file,
     )  # fmt: skip
+    source.require_convertible(request.precision)
+    if request.precision == "int8":
+        require_data(request.calibrate, has_own_data=is_run)
     signature = source.description.signature_with(request.input_type or "uint8")
     int8 = None
     if request.precision == "int8":

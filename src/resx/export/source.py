@@ -67,6 +67,14 @@ class LoadedSource:
                 "a training that diverged leaves them: train with a lower rate, or give other weights"
             )
 
+    def require_convertible(self, precision: Precision) -> None:
+        """Check nothing: a network can be written in every precision."""
+
+    @property
+    def quantised(self) -> None:
+        """None: a network computes in floating point."""
+        return None
+
     def folded(self) -> LoadedSource:
         """Return the source without survival factors: itself where there are none.
 

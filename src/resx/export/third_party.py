@@ -20,12 +20,13 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from resx.errors import ExportError, UsageError
-from resx.export import onnx_reading
+from resx.export import onnx_reading, quantised_graph
 from resx.export.card import FileArguments, InputType, Precision, Signature, Source, Target
 from resx.export.images import RealImages, photographs
 from resx.export.onnx_file import WEIGHTED
 from resx.export.own_answers import BOUNDS, locate_difference
 from resx.export.parity import Logits
+from resx.export.quantised_graph import QuantisedGraph
 from resx.export.quantize import quiet
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.files import sha256_of
@@ -75,6 +76,28 @@ class LoadedFile:
                     f"{self.path}: weight {tensor.name} is not finite; a diverged training leaves such files"
                 )
 
+    @cached_property
+    def quantised(self) -> QuantisedGraph | None:
+        """What is quantized in the file already."""
+        return quantised_graph.recognise(self.graph)
+
+    def require_convertible(self, precision: Precision) -> None:
+        """Check that the file can be brought to the precision.
+
+        Raises:
+            UsageError: it is quantized already, or int8 should be made of fp16.
+        """
+        if precision == "fp32":
+            return
+        if self.quantised is not None:
+            done = "already int8" if self.quantised.computes_in_int8 else "already quantized"
+            raise UsageError(
+                f"{self.path}: {done}: {self.quantised.text}; leave --{precision} out to publish it as it is, or "
+                "export the fp32 original"
+            )
+        if precision == "int8" and onnx_reading.weight_counts(self.graph)[1]:
+            raise UsageError(f"{self.path}: has 16-bit weights, and int8 is made of fp32; export the fp32 original")
+
     def folded(self) -> LoadedFile:
         """Return the file: nobody knows of survival factors in it."""
         return self
@@ -120,10 +143,11 @@ class LoadedFile:
             model = _half(model, self.path)
         if precision == "int8":
             model = _with_opset(_named(model), self.path)
-        self.describe(model, precision, input_type)
+        is_int8 = self.quantised is not None and self.quantised.computes_in_int8
+        self.describe(model, "int8" if is_int8 else precision, input_type)
         try:
             onnx.checker.check_model(model, full_check=True)
-        except onnx.checker.ValidationError as error:
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
             raise ExportError(f"{self.path}: its {precision} form is not valid ONNX: {_first_line(error)}") from error
         with path.open("wb") as file:
             file.write(model.SerializeToString(deterministic=True))
