@@ -93,7 +93,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     on_step(f"build {arguments.source}")
     source = load_source(
         arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
-        settings=arguments.settings, file=arguments.file,
+        settings=arguments.settings, weights_entry=arguments.weights_entry, file=arguments.file,
     )  # fmt: skip
     signature = source.description.signature_with(request.input_type or "uint8")
     int8 = None
