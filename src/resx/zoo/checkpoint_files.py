@@ -19,11 +19,13 @@ import torch
 from torch import Tensor
 
 from resx.errors import UsageError
-from resx.zoo.file_kinds import require_weights, shown
+from resx.zoo.file_kinds import few, require_weights, shown
 
 _MAX_DEPTH = 8
 """Of mappings within mappings; real files have four at most."""
 _MAX_PICKLE_BYTES = 256 * 2**20
+_LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""0x1950a86a20f9469cfc6c as the second opcode of a pickle."""
 _NUM_LEGACY_PICKLES = 5
 """torch.save before 1.6 wrote a magic number, a version, the machine's sizes, the object and the storages' names."""
 # What weights_only=True allows by itself.
@@ -31,6 +33,7 @@ _PLAIN = re.compile(
     r"torch\.\w+|torch\._utils\.\w+|torch\._tensor\.\w+|torch\.(cuda|cuda\.sparse|sparse|nn\.parameter|storage)\.\w+"
     r"|collections\.(OrderedDict|Counter)|_codecs\.encode|(builtins|__builtin__)\.(set|bytearray|complex)"
 )
+_NUMPY = ("scalar", "_reconstruct")
 _DTYPES = ", ".join(f"numpy.dtypes.{kind}DType" for kind in ("Float64", "Float32", "Int64"))
 # Classes that do nothing when they are made, and how to name them to torch.
 _HARMLESS = {
@@ -39,10 +42,14 @@ _HARMLESS = {
     "pathlib.PosixPath": "pathlib.PosixPath",
     "datetime.datetime": "datetime.datetime",
     "datetime.timedelta": "datetime.timedelta",
-    "numpy._core.multiarray.scalar": "numpy._core.multiarray.scalar",
-    "numpy.core.multiarray.scalar": "(numpy._core.multiarray.scalar, 'numpy.core.multiarray.scalar')",
+    "collections.defaultdict": "collections.defaultdict",
+    **{f"__builtin__.{name}": name for name in ("list", "dict", "int", "float")},
+    **{f"numpy._core.multiarray.{name}": f"numpy._core.multiarray.{name}" for name in _NUMPY},
+    **{f"numpy.core.multiarray.{name}": f"(numpy._core.multiarray.{name}, 'numpy.core.multiarray.{name}')"
+       for name in _NUMPY},
+    "numpy.ndarray": "numpy.ndarray",
     "numpy.dtype": f"numpy.dtype, {_DTYPES}",
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,7 +96,7 @@ def _collect(node: object, keys: tuple[str, ...], found: dict[str, Stored], seen
             continue
         if isinstance(value, Tensor):
             found[".".join((*keys, str(key)))] = Stored(entry=".".join(keys), tensor=value)
-        else:
+        elif isinstance(value, Mapping | list | tuple):
             _collect(value, (*keys, str(key)), found, seen)
 
 
@@ -105,9 +112,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> object:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:  # not its name: torch judges files by their suffix
             warnings.simplefilter("ignore")  # "unusual pickle protocol": of files that are then refused anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's readers raise nearly everything on damaged files
         raise UsageError(f"{path}: {_refusal(path)}") from error
 
@@ -121,25 +128,32 @@ def _refusal(path: Path) -> str:
     foreign = [name for name in dict.fromkeys(classes) if not _PLAIN.fullmatch(name)]
     if not foreign:
         return "truncated, damaged, or not saved with torch.save's own pickle protocol; copy it again, or save it anew"
-    names = ", ".join(shown(name) for name in foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+    names = few(foreign)
     line = "torch.save(model.state_dict(), 'weights.pth')"
     if any(name.startswith("torch.nn.modules.") for name in foreign):
         return (
             f"not a plain file of weights: it holds a whole pickled network ({shown(foreign[0])}); "
             f"load it with the code that made it and save the tensors alone: {line}"
         )
+    if not _is_written_by_torch(path):
+        return f"not a plain file of weights: a Python pickle that torch.save did not write ({names}); use {line}"
     if set(foreign) <= set(_HARMLESS):
         return f"not a plain file of weights: it also holds {names}; save the tensors alone: {_command(path, foreign)}"
     return (
-        f"not a plain file of weights: it holds {names}, which would run code; "
+        f"not a plain file of weights: it also holds {names}, which may run code; "
         f"where it was made, save the tensors alone: {line}"
     )
+
+
+def _is_written_by_torch(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK" or file.read(len(_LEGACY_MAGIC)) == _LEGACY_MAGIC
 
 
 def _command(path: Path, classes: list[str]) -> str:
     """Return a command that copies the tensors of a file with the given harmless classes into another file."""
     allowed = ", ".join(_HARMLESS[name] for name in classes)
-    modules = ", ".join(sorted({"torch", *(name.partition(".")[0] for name in classes)}))
+    modules = ", ".join(sorted({"torch", *(name.partition(".")[0] for name in classes)} - {"__builtin__"}))
     name = str(path) if re.fullmatch(r"[\w./+-]+", str(path)) else "FILE"
     return (
         f'python -c "import {modules}; torch.serialization.add_safe_globals([{allowed}]); keep = lambda v: '

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -133,3 +134,8 @@ def shown(name: str, limit: int = 100) -> str:
     """Return a name out of a file as one line that no terminal acts on, cut where it is too long."""
     text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name[:limit])
     return text if len(name) <= limit else f"{text}..."
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first three names of a file, for a message."""
+    return ", ".join(shown(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import urllib.error
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from resx.errors import MissingCapability, UsageError
 from resx.files import cache_folder, sha256_of
 from resx.zoo import checkpoint_files, weight_names
 from resx.zoo.checkpoint_files import Stored
-from resx.zoo.file_kinds import shown
+from resx.zoo.file_kinds import few, shown
 from resx.zoo.spec import ImageFormat, ModelSpec
 from resx.zoo.weight_names import Fit
 
@@ -128,14 +128,23 @@ def load_file(model: nn.Module, path: Path, *, network: str, set_classes: str, e
         entry: which part of the file to take, if it holds the network several times.
 
     Returns:
-        The path, with what is worth knowing in parentheses: `k.pth (entry model_ema)`.
+        The path, and what is worth knowing of it: `k.pth (entry model_ema), EMA preferred to model`.
 
     Raises:
         UsageError: they do not fit; the message says why.
     """
     file = checkpoint_files.read_checkpoint(path)
-    facts = _load(model, file, source=str(path), network=network, set_classes=set_classes, entry=entry)
-    return f"{path} ({'; '.join(facts)})" if facts else str(path)
+    fit = _load(model, file, source=str(path), network=network, set_classes=set_classes, entry=entry)
+    values = [file[key].tensor for key in fit.keys.values()]
+    others = {str(tensor.dtype).removeprefix("torch.") for tensor in values if tensor.is_floating_point()} - {"float32"}
+    facts = {
+        f"EMA preferred to {', '.join(fit.others)}": fit.others,
+        f"{', '.join(sorted(others))} converted to float32": others,
+        f"last layer from {shown(fit.renamed_head)}": fit.renamed_head,
+        f"left out {few(fit.left_out)}": fit.left_out,
+    }
+    where = f"{path} (entry {fit.entry})" if fit.entry else str(path)
+    return ", ".join([where, *(fact for fact, holds in facts.items() if holds)])
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
@@ -150,20 +159,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str) 
 
 def _load(
     model: nn.Module, file: Mapping[str, Stored], *, source: str, network: str, set_classes: str, entry: str
-) -> list[str]:
-    """Load what fits and return what is worth knowing of it."""
+) -> Fit:
+    """Load the part of a file that fits, and return it."""
     own = model.state_dict()
     fit = weight_names.find_fit(own, file, source=source, entry=entry)
     state = {name: file[key].tensor for name, key in fit.keys.items()}
     _require_same_classes(own, state, source=source, network=network, set_classes=set_classes)
     _require_same_network(own, state, fit, source)
     model.load_state_dict(state, strict=False)
-    widths = {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
-    facts = [f"entry {fit.entry}{', preferred to ' + ', '.join(fit.others) if fit.others else ''}"] if fit.entry else []
-    facts += [f"{', '.join(sorted(widths))} converted to float32"] if widths - {"float32"} else []
-    facts += [f"last layer from {shown(fit.renamed_head)}"] if fit.renamed_head else []
-    facts += [f"left out {_few(fit.left_out)}"] if fit.left_out else []
-    return facts
+    return fit
 
 
 def _require_same_classes(
@@ -176,8 +180,9 @@ def _require_same_classes(
     is_width = all(own[name].shape[1:] == state[name].shape[1:] and own[name].ndim for name in other)
     if head in other and is_width and len(pairs) == 1:
         ((has, holds),) = pairs
-        remedy = set_classes.format(holds) if holds > 1 else "resx serves 2 classes or more"
-        raise UsageError(f"{source}: holds {holds} classes, {network} has {has}: {remedy}")
+        if holds < 2:
+            raise UsageError(f"{source}: its last layer has {holds} output; resx needs 2 classes or more")
+        raise UsageError(f"{source}: holds {holds} classes, {network} has {has}: {set_classes.format(holds)}")
 
 
 def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor], fit: Fit, source: str) -> None:
@@ -189,7 +194,7 @@ def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor]
         if tensor.shape != own[name].shape
     ]
     reports = [
-        f"{len(names)} {what} ({_few(names)})"
+        f"{len(names)} {what} ({few(names)})"
         for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
         if names
     ]
@@ -198,10 +203,6 @@ def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor]
         raise UsageError(
             f"{source}: weights of another architecture{under}: {'; '.join(reports)}; name the model they are of"
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(shown(name) for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def with_published(spec: ModelSpec, published: PublishedWeights) -> ModelSpec:

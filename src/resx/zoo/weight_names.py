@@ -23,7 +23,7 @@ from resx.zoo.file_kinds import shown
 _OLD_DENSENET_KEY = re.compile(
     r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var|num_batches_tracked))"
 )
-_EMA = re.compile(r"(?<![a-zA-Z])ema(?![a-z])|E(?:MA|ma)(?![a-z])")
+_EMA = re.compile(r"(?<![a-zA-Z])ema(?![a-z])|(?<![A-Z])E(?:MA|ma)(?![a-z])")
 _OPTIMIZER_KEY = re.compile(r"(?:.*\.)?state\.\d+\.(\w+)")
 # What a training module holds beside its network's layers.
 _NO_LAYERS = {"criterion", "loss", "losses", "metric", "metrics", "acc", "accuracy"}
@@ -106,13 +106,8 @@ def find_fit(own: Mapping[str, Tensor], file: Mapping[str, Stored], *, source: s
         raise UsageError(
             f"{source}: holds {1 + len(rivals)} networks that fit, {names}; choose one: --weights-entry NAME"
         )
-    taken = {key for fit in fits for key in fit.keys.values()}
-    return replace(
-        chosen,
-        entry=labels[chosen.prefix],
-        others=tuple(labels[fit.prefix] for fit in best if averages and fit not in averages),
-        left_out=tuple(key for key in chosen.left_out if key not in taken),
-    )
+    others = tuple(labels[fit.prefix] for fit in best if averages and fit not in averages)
+    return replace(chosen, entry=labels[chosen.prefix], others=others)
 
 
 def main_prefix(file: Mapping[str, Stored]) -> str:
@@ -143,17 +138,18 @@ def _fits_by_names(names: Mapping[str, str], own: Mapping[str, Tensor], file: Ma
             if name is not None:
                 found["".join(f"{part}." for part in parts[:start])][name] = key
     num_needed = sum(map(is_needed, own))
-    return [
-        _fit(prefix, keys, own, file)
-        for prefix, keys in found.items()
-        if 2 * sum(map(is_needed, keys)) > num_needed
-    ]  # fmt: skip
+    found = {prefix: keys for prefix, keys in found.items() if 2 * sum(map(is_needed, keys)) > num_needed}
+    taken = {key for keys in found.values() for key in keys.values()}
+    rest = [key for key in file if key not in taken and is_needed(key)]
+    return [_fit(prefix, keys, own, file, rest) for prefix, keys in found.items()]
 
 
-def _fit(prefix: str, keys: dict[str, str], own: Mapping[str, Tensor], file: Mapping[str, Stored]) -> Fit:
+def _fit(
+    prefix: str, keys: dict[str, str], own: Mapping[str, Tensor], file: Mapping[str, Stored], rest: list[str]
+) -> Fit:
+    """Describe the part of a file under a prefix; `rest` are the needed names that no part has."""
     envelopes = {file[key].entry for key in keys.values()}
-    taken = set(keys.values())
-    beside = [key for key, item in file.items() if item.entry in envelopes and key not in taken and is_needed(key)]
+    beside = [key for key in rest if file[key].entry in envelopes]
     children = {name.partition(".")[0] for name in own}
     under = [key for key in beside if key.startswith(prefix) and not _is_no_layer(key[len(prefix) :], children)]
     head = head_of(own)
@@ -246,7 +242,7 @@ def _unusable(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "without values (on the meta device)"
     if tensor.is_quantized or tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
-        return f"{str(tensor.dtype).removeprefix('torch.')}, quantized or no real number"
+        return f"{str(tensor.dtype).removeprefix('torch.')} (quantized or complex)"
     return "" if tensor.layout == torch.strided else "sparse"
 
 
