@@ -117,6 +117,22 @@ def test_the_moving_average_is_named_even_where_it_is_equal(tmp_path: Path, clea
     assert "(entry model_ema)" in load(tmp_path / "w.pth", {"model": clean, "model_ema": under("module.", clean)})[1]
 
 
+def test_a_moving_average_without_statistics_is_not_taken_and_it_is_said(
+    tmp_path: Path, clean: State, other: State
+) -> None:
+    average = {name: tensor for name, tensor in other.items() if "running" not in name}
+    loaded, said = load(tmp_path / "w.pth", {"model": clean, "ema": average})
+    assert are_same(loaded, clean)
+    assert said == " (entry model), not ema, an EMA of fewer tensors"
+
+
+def test_an_entry_of_a_file_without_entries_is_refused(tmp_path: Path, clean: State) -> None:
+    with pytest.raises(UsageError, match="holds one network and no entries; leave the option out"):
+        load(tmp_path / "w.pth", clean, entry="model")
+    with pytest.raises(UsageError, match="holds net; give one of them"):
+        load(tmp_path / "w.pth", {"net": clean}, entry="model")
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_two_networks_of_equal_right_are_refused_until_one_is_named(
     tmp_path: Path, clean: State, other: State, flat: bool

@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -180,7 +180,7 @@ def _classes_in(path: Path) -> list[str]:
     return found
 
 
-def _globals(file: BinaryIO) -> Iterator[str]:
+def _globals(file: IO[bytes]) -> Iterator[str]:
     """Yield what one pickle's GLOBAL and STACK_GLOBAL opcodes name."""
     texts: list[str] = []
     memo: dict[int, str] = {}
@@ -194,6 +194,6 @@ def _globals(file: BinaryIO) -> Iterator[str]:
             texts.append(str(argument))
         elif opcode.name == "MEMOIZE":
             memo[len(memo)] = texts[-1] if "UNICODE" in before else ""
-        elif opcode.name in ("BINGET", "LONG_BINGET") and memo.get(argument):
-            texts.append(memo[argument])
+        elif opcode.name in ("BINGET", "LONG_BINGET"):
+            texts += filter(None, [memo.get(int(argument or 0))])
         before = opcode.name

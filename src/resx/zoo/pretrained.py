@@ -139,6 +139,7 @@ def load_file(model: nn.Module, path: Path, *, network: str, set_classes: str, e
     others = {str(tensor.dtype).removeprefix("torch.") for tensor in values if tensor.is_floating_point()} - {"float32"}
     facts = {
         f"EMA preferred to {', '.join(fit.others)}": fit.others,
+        f"not {', '.join(fit.incomplete)}, an EMA of fewer tensors": fit.incomplete,
         f"{', '.join(sorted(others))} converted to float32": others,
         f"last layer from {shown(fit.renamed_head)}": fit.renamed_head,
         f"left out {few(fit.left_out)}": fit.left_out,

@@ -54,6 +54,8 @@ class Fit:
     """What `--weights-entry` calls this part; empty where there is nothing to tell apart."""
     others: tuple[str, ...] = ()
     """Entries that fit as well and were not taken, as this one is an EMA."""
+    incomplete: tuple[str, ...] = ()
+    """Entries of an EMA that were not taken, as this one has more of the network."""
 
 
 def present_name(name: str) -> str:
@@ -65,6 +67,11 @@ def present_name(name: str) -> str:
 def is_needed(name: str) -> bool:
     """Say whether a network needs a tensor; counters of training steps change nothing in evaluation."""
     return not name.endswith(_COUNTERS)
+
+
+def is_ema(prefix: str) -> bool:
+    """Say whether an entry or a prefix is named for an exponential moving average."""
+    return _EMA.search(prefix) is not None
 
 
 def head_of(own: Mapping[str, Tensor]) -> str:
@@ -91,15 +98,16 @@ def find_fit(own: Mapping[str, Tensor], file: Mapping[str, Stored], *, source: s
     if not fits:
         return _largest_part(own, file, source)
     labels = {fit.prefix: _label(fit, fits) for fit in fits}
-    known = ", ".join(labels[fit.prefix] or TOP for fit in fits)
     asked = _named(fits, entry) if entry else fits
     if not asked:
-        raise UsageError(f"--weights-entry {entry}: {source} holds {known}; give one of them, or leave the option out")
+        known = ", ".join(filter(None, labels.values()))
+        what = f"{known}; give one of them, or" if known else "one network and no entries;"
+        raise UsageError(f"--weights-entry {entry}: {source} holds {what} leave the option out")
     rank = max(map(_rank, asked))
     best = [fit for fit in asked if _rank(fit) == rank]
     for fit in best:
         _require_plain(own, fit, file, source)
-    averages = [fit for fit in best if _EMA.search(fit.prefix)]
+    averages = [fit for fit in best if is_ema(fit.prefix)]
     chosen, *rivals = _distinct(averages or best, file)
     if rivals:
         names = ", ".join(labels[fit.prefix] for fit in (chosen, *rivals))
@@ -107,7 +115,8 @@ def find_fit(own: Mapping[str, Tensor], file: Mapping[str, Stored], *, source: s
             f"{source}: holds {1 + len(rivals)} networks that fit, {names}; choose one: --weights-entry NAME"
         )
     others = tuple(labels[fit.prefix] for fit in best if averages and fit not in averages)
-    return replace(chosen, entry=labels[chosen.prefix], others=others)
+    incomplete = tuple(labels[fit.prefix] for fit in asked if is_ema(fit.prefix) and not averages)
+    return replace(chosen, entry=labels[chosen.prefix], others=others, incomplete=incomplete)
 
 
 def main_prefix(file: Mapping[str, Stored]) -> str:
@@ -115,8 +124,9 @@ def main_prefix(file: Mapping[str, Stored]) -> str:
     parts: dict[str, list[str]] = defaultdict(list)
     for key, item in file.items():
         parts[item.entry].append(key)
-    averages = {entry: keys for entry, keys in parts.items() if _EMA.search(entry)}
-    return _common_prefix(max((averages or parts).values(), key=len))
+    averages = {entry: keys for entry, keys in parts.items() if is_ema(entry)}
+    largest = max((averages or parts).values(), key=len)
+    return _common_prefix(largest)
 
 
 def _fits(own: Mapping[str, Tensor], file: Mapping[str, Stored]) -> list[Fit]:
