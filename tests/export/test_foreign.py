@@ -85,6 +85,44 @@ def test_weights_for_a_foreign_network_come_from_a_file(tmp_path: Path) -> None:
         load_source("torchvision:alexnet", weights=str(tmp_path / "w.pth"), seed=3)
 
 
+def test_a_torchvision_network_takes_another_number_of_classes_and_no_other_setting(tmp_path: Path) -> None:
+    import torchvision
+
+    model = torchvision.models.squeezenet1_1(weights=None, num_classes=14)
+    torch.save({"state_dict": {f"module.{name}": t for name, t in model.state_dict().items()}}, tmp_path / "w.pth")
+    source, weights = "torchvision:squeezenet1_1", str(tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=rf"holds 14 classes, {source} has 1000: --set classes=14$"):
+        load_source(source, weights=weights, seed=3)
+    loaded = load_source(source, weights=weights, seed=3, settings=["classes=14"])
+    assert loaded.description.network.classes == 14
+    assert loaded.description.weights == f"{weights} (entry state_dict)"
+    for setting in ("classes=1", "classes=x", "version=1_0", "classes"):
+        with pytest.raises(UsageError, match="takes classes=N only"):
+            load_source(source, weights="none", seed=0, settings=[setting])
+    for name in (source, "resnet18"):
+        with pytest.raises(UsageError, match="the published weights have 1000 classes"):
+            load_source(name, weights="imagenet", seed=0, settings=["classes=14"])
+
+
+def test_a_function_of_the_users_builds_as_many_classes_as_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n"
+        "def make(classes=10):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    import nets  # type: ignore[import-not-found]
+
+    torch.save({f"model.{name}": t for name, t in nets.make(14).state_dict().items()}, "w.pth")
+    with pytest.raises(UsageError, match="holds 14 classes, nets:make has 10: let nets:make return a network of 14 cl"):
+        load_source("nets:make", weights="w.pth", seed=0)
+    with pytest.raises(UsageError, match=r"--set classes=14: nets:make builds its network itself"):
+        load_source("nets:make", weights="w.pth", seed=0, settings=["classes=14"])
+
+
 def test_an_image_size_is_for_foreign_networks_only() -> None:
     with pytest.raises(UsageError, match="has a size of its own"):
         load_source("resnet20", weights="none", seed=0, image_size=16)

@@ -60,6 +60,12 @@ def export(
         ),
     ] = "",
     weights: Annotated[str, typer.Option(help="For a variant: none (random), imagenet, or a file.")] = "none",
+    weights_entry: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME", help="For --weights FILE: which of its networks. Default: the only one, or the EMA."
+        ),
+    ] = "",
     settings: Settings = None,
     pareto: Annotated[
         int | None,
@@ -159,7 +165,10 @@ def export(
     if pareto is None:
         flags.require_free_target(published, model_name)
     else:
-        own = {"--weights": weights != "none", "--set": bool(settings), "--image-size": image_size is not None}
+        own = {
+            "--weights": weights != "none", "--weights-entry": bool(weights_entry), "--set": bool(settings),
+            "--image-size": image_size is not None,
+        }  # fmt: skip
         family.require_sensible(pareto, source, flags, own)
     form = chosen("--target", target, TARGETS) if target else ("cpu" if flags.file_format == "onnx" else "gpu")
     if not target and flags.file_format == "onnx":
@@ -169,7 +178,7 @@ def export(
     request = ExportRequest(
         source=SourceArguments(
             source=source, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings or ()),
-            file=_file_arguments(source, kind, mean=mean, std=std, labels=labels),
+            weights_entry=weights_entry, file=_file_arguments(source, kind, mean=mean, std=std, labels=labels),
         ),
         precision=precision, target=form,
         input_type=chosen("--input", input_type, INPUT_TYPES) if input_type else None,

@@ -39,9 +39,10 @@ Header: TypeAlias = Annotated[
 Settings: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE", help="A field of the variant's architecture (see `resx info NAME`), repeatable."
+        "--set", metavar="FIELD=VALUE",
+        help="classes=N, or a field of the variant's architecture (see `resx info NAME`). Repeatable.",
     ),
-]
+]  # fmt: skip
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 

@@ -80,6 +80,8 @@ def train(
     if resume and force:
         raise UsageError("--resume and --force: give one of them")
     found = variant(name)
+    if any(setting.partition("=")[0] == "classes" for setting in settings or []):
+        raise UsageError(f"--set classes: the data {data} have their own; leave it out")
     from resx.training import checkpoint, processes
     from resx.training.config import DeviceKind, TrainingPrecision
     from resx.training.data import load_data

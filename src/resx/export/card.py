@@ -112,6 +112,8 @@ class SourceArguments(FrozenModel):
     seed: int
     image_size: int | None
     settings: tuple[str, ...]
+    weights_entry: str = ""
+    """Which part of the file of weights to take; empty leaves it to the rule."""
     file: FileArguments = FileArguments()
 
 
@@ -174,7 +176,8 @@ class Source(FrozenModel):
     signature: Signature | None = None
     """Of a third-party file."""
     weights: str
-    """`random (seed 0)`, `imagenet (file name)`, or a file's path as given."""
+    """`random (seed 0)`, `imagenet (file name)`, or a file's path as given and what was taken from it:
+    `k.pth (entry model_ema)`."""
     weights_sha256: str
     """Of the state dict (names, shapes and bytes, in the order of the names), or of the third-party file."""
     arguments: SourceArguments | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -19,7 +20,9 @@ from resx.zoo.building import seeded
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat, ModelSpec
 
 
-def load_foreign(text: str, *, weights: str, seed: int, image_size: int | None) -> tuple[nn.Module, ModelSpec, str]:
+def load_foreign(
+    text: str, *, weights: str, seed: int, image_size: int | None, settings: Sequence[str] = (), entry: str = ""
+) -> tuple[nn.Module, ModelSpec, str]:
     """Return the network in evaluation mode, its spec, and where its weights came from.
 
     Args:
@@ -29,6 +32,8 @@ def load_foreign(text: str, *, weights: str, seed: int, image_size: int | None) 
             a file.
         seed: of random weights.
         image_size: pixels each way; None takes torchvision's for that network, or 224.
+        settings: `classes=N` for torchvision, and nothing else.
+        entry: which part of the file of weights to take, if it holds the network several times.
 
     Raises:
         UsageError: there is no such network, or it does not give [N, classes] for [N, 3, H, W].
@@ -39,18 +44,24 @@ def load_foreign(text: str, *, weights: str, seed: int, image_size: int | None) 
     image = ImageFormat(image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     path = Path(weights)
     if module == "torchvision":
-        model = _torchvision(name, seed)
+        classes = _classes(text, settings)
+        model = _torchvision(name, seed, classes)
         published = _published(name)
         image = published.image if published else image
         if weights == "imagenet" and published:
+            pretrained.require_published_classes(published, classes or len(published.labels))
             labels = published.labels
             path = pretrained.fetch(published.url, published.file_name)
     else:
+        if settings:
+            raise UsageError(f"--set {settings[0]}: {text} builds its network itself; change the function instead")
         model = _call(text, module, name, seed)
     if weights == "imagenet" and not labels:
         raise UsageError(f"{text}: nobody publishes ImageNet weights for it; give --weights FILE or --weights none")
+    origin = f"random (seed {seed})" if module == "torchvision" else f"as {text} gives them (seed {seed})"
     if weights != "none":
-        pretrained.load_weights(model, pretrained.read_weights(path), source=str(path))
+        set_classes = "--set classes={}" if module == "torchvision" else f"let {text} return a network of {{}} classes"
+        origin = pretrained.load_file(model, path, network=text, set_classes=set_classes, entry=entry)
     if image_size is not None:
         image = image.model_copy(update={"image_size": image_size, "resize": image_size})
     model.eval()
@@ -61,8 +72,17 @@ def load_foreign(text: str, *, weights: str, seed: int, image_size: int | None) 
         labels=labels,
         **image.model_dump(),
     )
-    untouched = f"random (seed {seed})" if module == "torchvision" else f"as {text} gives them (seed {seed})"
-    return model, spec, {"none": untouched, "imagenet": f"imagenet ({path.name})"}.get(weights, weights)
+    return model, spec, f"imagenet ({path.name})" if weights == "imagenet" else origin
+
+
+def _classes(text: str, settings: Sequence[str]) -> int | None:
+    """Return N of `classes=N`, the one setting that all of torchvision's networks have; None: the network's own."""
+    if not settings:
+        return None
+    field, _, number = settings[-1].partition("=")
+    if len(settings) > 1 or field != "classes" or not (number.isascii() and number.isdigit()) or int(number) < 2:
+        raise UsageError(f"--set {' '.join(settings)}: {text} takes classes=N only, with N of 2 or more")
+    return int(number)
 
 
 def _published(name: str) -> pretrained.PublishedWeights | None:
@@ -72,7 +92,7 @@ def _published(name: str) -> pretrained.PublishedWeights | None:
         return None
 
 
-def _torchvision(name: str, seed: int) -> nn.Module:
+def _torchvision(name: str, seed: int, classes: int | None) -> nn.Module:
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -81,7 +101,8 @@ def _torchvision(name: str, seed: int) -> nn.Module:
     with seeded(seed):
         # GoogLeNet and Inception warn that their own initialisation is slow unless told to use or skip it.
         takes_init = name in {"googlenet", "inception_v3"}
-        return models.get_model(name, weights=None, **({"init_weights": False} if takes_init else {}))
+        options = ({"init_weights": False} if takes_init else {}) | ({"num_classes": classes} if classes else {})
+        return models.get_model(name, weights=None, **options)
 
 
 def _call(text: str, module: str, name: str, seed: int) -> nn.Module:

@@ -30,7 +30,7 @@ def reloaded(card: Card) -> Exportable:
         raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
     source = load_source(
         arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
-        settings=arguments.settings, file=arguments.file,
+        settings=arguments.settings, weights_entry=arguments.weights_entry, file=arguments.file,
     )  # fmt: skip
     if source.description.weights_sha256 != card.source.weights_sha256:
         raise ExportError(f"{arguments.source}: its weights are not those that were exported")

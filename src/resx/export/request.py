@@ -96,7 +96,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     on_step(f"build {arguments.source}")
     source = load_source(
         arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
-        settings=arguments.settings, file=arguments.file,
+        settings=arguments.settings, weights_entry=arguments.weights_entry, file=arguments.file,
     )  # fmt: skip
     source.require_convertible(request.precision)
     if request.precision == "int8":

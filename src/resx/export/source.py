@@ -120,7 +120,7 @@ class LoadedSource:
 
 def load_source(
     text: str, *, weights: str, seed: int, image_size: int | None = None, settings: Sequence[str] = (),
-    file: FileArguments = NOTHING_GIVEN,
+    weights_entry: str = "", file: FileArguments = NOTHING_GIVEN,
 ) -> LoadedSource | LoadedFile:  # fmt: skip
     """Load what the user named.
 
@@ -130,7 +130,9 @@ def load_source(
         weights: for a variant: `none` (random, from `seed`), `imagenet`, or the path of a file. A run has
             its own, and takes only `none`.
         seed: of random weights and of the photographs' crops.
-        settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`.
+        settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`; of a torchvision network
+            `classes=N`.
+        weights_entry: which part of the file of weights to take, if it holds the network several times.
         image_size: pixels each way, for a foreign network or a file that leaves them open; None takes
             torchvision's, or 224.
         file: what an .onnx file does not say itself.
@@ -141,15 +143,18 @@ def load_source(
         MissingCapability: published weights could not be downloaded.
     """
     loaded: LoadedSource | LoadedFile
+    if weights_entry and weights in ("none", "imagenet"):
+        raise UsageError(f"--weights-entry {weights_entry}: names a part of a file; add --weights FILE")
     if kind_of(text) == "onnx":
         if weights != "none" or settings:
             raise UsageError(f"{text}: a file has weights and architecture of its own; leave --weights and --set out")
         loaded = load_file(Path(text), file, image_size=image_size, seed=seed)
     else:
-        loaded = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings)
+        loaded = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings, entry=weights_entry)
     arguments = SourceArguments(
-        source=text, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings), file=file
-    )
+        source=text, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings),
+        weights_entry=weights_entry, file=file,
+    )  # fmt: skip
     return replace(loaded, description=loaded.description.model_copy(update={"arguments": arguments}))
 
 
@@ -180,18 +185,22 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _load(text: str, *, weights: str, seed: int, image_size: int | None, settings: Sequence[str]) -> LoadedSource:
+def _load(
+    text: str, *, weights: str, seed: int, image_size: int | None, settings: Sequence[str], entry: str
+) -> LoadedSource:
     kind = kind_of(text)
+    if kind == "foreign":
+        model, spec, origin = load_foreign(
+            text, weights=weights, seed=seed, image_size=image_size, settings=settings, entry=entry
+        )
+        return _described(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=seed)
     if settings and kind != "variant":
         raise UsageError(f"--set {settings[0]}: {text} is built already; leave the option out")
-    if kind == "foreign":
-        model, spec, origin = load_foreign(text, weights=weights, seed=seed, image_size=image_size)
-        return _described(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=seed)
     if image_size is not None:
         raise UsageError(f"--image-size {image_size}: {text} has a size of its own; leave the option out")
     if kind == "run":
         return _load_run(Path(text), weights=weights, seed=seed)
-    return _load_variant(text, weights=weights, seed=seed, settings=settings)
+    return _load_variant(text, weights=weights, seed=seed, settings=settings, entry=entry)
 
 
 def _load_run(folder: Path, *, weights: str, seed: int) -> LoadedSource:
@@ -224,10 +233,11 @@ def _spread(labelled: Labelled) -> RealImages:
     return RealImages(images=labelled.images[chosen], origin=labelled.origin, classes=labelled.classes[chosen])
 
 
-def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]) -> LoadedSource:
+def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str], entry: str) -> LoadedSource:
     spec = variant(name).spec.with_settings(settings)
     if weights == "imagenet":
         published = pretrained.published_weights(name)
+        pretrained.require_published_classes(published, spec.classes)
         spec = pretrained.with_published(spec, published)
         path = pretrained.fetch(published.url, published.file_name)
     else:
@@ -235,12 +245,10 @@ def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]
     model = build_from_spec(spec, seed=seed)
     if weights == "none":
         fit_batch_norms(model, spec, photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed))
+        origin = f"random (seed {seed}), batch norms fitted to photographs"
     else:
-        pretrained.load_weights(model, pretrained.read_weights(path), source=str(path))
-    origin = {
-        "none": f"random (seed {seed}), batch norms fitted to photographs",
-        "imagenet": f"imagenet ({path.name})",
-    }.get(weights, weights)
+        origin = pretrained.load_file(model, path, network=name, set_classes="--set classes={}", entry=entry)
+        origin = f"imagenet ({path.name})" if weights == "imagenet" else origin
     return _described(model.eval(), spec, name=name, kind="variant", weights=origin, seed=seed)
 
 

@@ -1,31 +1,27 @@
 """Weights from files and from torchvision's published collection.
 
-Files are `.safetensors`, or `.pth`/`.pt` read with `weights_only=True`: no pickle ever runs. torchvision's
+`checkpoint_files` reads a file and `weight_names` finds the network in it; what is here loads it. torchvision's
 weight enums give URL, hash, labels and transforms; the download itself goes to resx's cache folder.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
 import urllib.error
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from resx.errors import MissingCapability, UsageError
 from resx.files import cache_folder, sha256_of
+from resx.zoo import checkpoint_files, weight_names
+from resx.zoo.checkpoint_files import Stored
+from resx.zoo.file_kinds import few, shown
 from resx.zoo.spec import ImageFormat, ModelSpec
-
-# The published DenseNet files still say `denselayer1.norm.1.weight` for `denselayer1.norm1.weight`.
-_OLD_DENSENET_KEY = re.compile(
-    r"(.*denselayer\d+\.(?:norm|relu|conv))\.((?:[12])\.(?:weight|bias|running_mean|running_var|num_batches_tracked))"
-)
+from resx.zoo.weight_names import Fit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,74 +87,125 @@ def fetch(url: str, file_name: str) -> Path:
     return path
 
 
+def require_published_classes(published: PublishedWeights, classes: int) -> None:
+    """Check that a network which published weights go into has as many classes as they.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if classes != len(published.labels):
+        raise UsageError(
+            f"--set classes={classes}: the published weights have {len(published.labels)} classes; "
+            "leave it out, or give --weights FILE"
+        )
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict from `.safetensors`, `.pth` or `.pt`, under torchvision's present names.
+    """Read the largest state dict in a file, an EMA first, under torchvision's present names.
+
+    It does not know which network they are for; `load_file` does.
 
     Raises:
         UsageError: the file is missing, truncated, or holds something other than named tensors.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; give a .safetensors, .pth or .pt file of weights")
-    state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    for wrapper in ("state_dict", "model"):  # training scripts' usual envelopes
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError(f"{path}: holds no state dict (names to tensors); save `model.state_dict()`")
-    return {_present_name(name): tensor for name, tensor in state.items()}
+    file = checkpoint_files.read_checkpoint(path)
+    prefix = weight_names.main_prefix(file)
+    return {
+        weight_names.present_name(key.removeprefix(prefix)): item.tensor
+        for key, item in file.items()
+        if key.startswith(prefix)
+    }
+
+
+def load_file(model: nn.Module, path: Path, *, network: str, set_classes: str, entry: str = "") -> str:
+    """Copy the weights in a file into the model, and say where in the file they were.
+
+    Args:
+        model: the network; untouched if the file does not fit.
+        path: a safetensors file, or one that `torch.save` wrote.
+        network: what the user calls the model, for messages.
+        set_classes: how to build it with N classes, `{}` standing for N.
+        entry: which part of the file to take, if it holds the network several times.
+
+    Returns:
+        The path, and what is worth knowing of it: `k.pth (entry model_ema), EMA preferred to model`.
+
+    Raises:
+        UsageError: they do not fit; the message says why.
+    """
+    file = checkpoint_files.read_checkpoint(path)
+    fit = _load(model, file, source=str(path), network=network, set_classes=set_classes, entry=entry)
+    values = [file[key].tensor for key in fit.keys.values()]
+    others = {str(tensor.dtype).removeprefix("torch.") for tensor in values if tensor.is_floating_point()} - {"float32"}
+    facts = {
+        f"EMA preferred to {', '.join(fit.others)}": fit.others,
+        f"not {', '.join(fit.incomplete)}, an EMA of fewer tensors": fit.incomplete,
+        f"{', '.join(sorted(others))} converted to float32": others,
+        f"last layer from {shown(fit.renamed_head)}": fit.renamed_head,
+        f"left out {few(fit.left_out)}": fit.left_out,
+    }
+    where = f"{path} (entry {fit.entry})" if fit.entry else str(path)
+    return ", ".join([where, *(fact for fact, holds in facts.items() if holds)])
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> None:
-    """Copy a state dict into the model; names and shapes must match one to one.
+    """Copy a state dict into the model; names, but for a common prefix, and shapes must match one to one.
 
     Raises:
         UsageError: they do not; the message says which.
     """
+    file = checkpoint_files.stored(state)
+    _load(model, file, source=source, network="the model", set_classes="build it with {} classes", entry="")
+
+
+def _load(
+    model: nn.Module, file: Mapping[str, Stored], *, source: str, network: str, set_classes: str, entry: str
+) -> Fit:
+    """Load the part of a file that fits, and return it."""
     own = model.state_dict()
-    # Counters of training steps are in newer files only and change nothing in evaluation.
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in state if name not in own]
+    fit = weight_names.find_fit(own, file, source=source, entry=entry)
+    state = {name: file[key].tensor for name, key in fit.keys.items()}
+    _require_same_classes(own, state, source=source, network=network, set_classes=set_classes)
+    _require_same_network(own, state, fit, source)
+    model.load_state_dict(state, strict=False)
+    return fit
+
+
+def _require_same_classes(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, source: str, network: str, set_classes: str
+) -> None:
+    """Check that the last layer has as many outputs, where that is all that differs."""
+    head = f"{weight_names.head_of(own)}.weight"
+    other = [name for name, tensor in state.items() if tensor.shape != own[name].shape]
+    pairs = {(*own[name].shape[:1], *state[name].shape[:1]) for name in other}
+    is_width = all(own[name].shape[1:] == state[name].shape[1:] and own[name].ndim for name in other)
+    if head in other and is_width and len(pairs) == 1:
+        ((has, holds),) = pairs
+        if holds < 2:
+            raise UsageError(f"{source}: its last layer has {holds} output; resx needs 2 classes or more")
+        raise UsageError(f"{source}: holds {holds} classes, {network} has {has}: {set_classes.format(holds)}")
+
+
+def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor], fit: Fit, source: str) -> None:
+    missing = [name for name in own if name not in state and weight_names.is_needed(name)]
+    unknown = [name.removeprefix(fit.prefix) for name in fit.unknown]
     shapes = [
         f"{name} {list(tensor.shape)} for {list(own[name].shape)}"
         for name, tensor in state.items()
-        if name in own and tensor.shape != own[name].shape
+        if tensor.shape != own[name].shape
     ]
     reports = [
-        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        f"{len(names)} {what} ({few(names)})"
         for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes))
         if names
     ]
     if reports:
-        raise UsageError(f"{source}: weights of another architecture: {'; '.join(reports)}; name the model they are of")
-    model.load_state_dict(dict(state), strict=False)
+        under = f" under the prefix {shown(fit.prefix)}" if fit.prefix else ""
+        raise UsageError(
+            f"{source}: weights of another architecture{under}: {'; '.join(reports)}; name the model they are of"
+        )
 
 
 def with_published(spec: ModelSpec, published: PublishedWeights) -> ModelSpec:
     """Return the spec with the labels and image format that the published weights were trained with."""
     return spec.with_changes(labels=published.labels, image=published.image)
-
-
-def _present_name(name: str) -> str:
-    old = _OLD_DENSENET_KEY.fullmatch(name)
-    return old[1] + old[2] if old else name.removeprefix("module.")
-
-
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    import safetensors
-    from safetensors.torch import load_file
-
-    try:
-        return dict(load_file(path))
-    except safetensors.SafetensorError as error:
-        raise UsageError(f"{path}: truncated or not safetensors ({error}); copy it again") from error
-
-
-def _read_torch(path: Path) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "unusual pickle protocol": of files that are then refused anyway
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"{path}: truncated, or not a plain file of weights ({reason}); copy or convert it") from error
-    return dict(state) if isinstance(state, Mapping) else {}

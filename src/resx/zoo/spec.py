@@ -132,7 +132,7 @@ class ModelSpec(FrozenModel):
             raise UsageError(f"{self.name}: {_first(error)}") from error
 
     def with_settings(self, settings: Sequence[str]) -> ModelSpec:
-        """Return this spec with fields of its architecture replaced, given as `field=value`.
+        """Return this spec with its number of classes or fields of its architecture replaced, given as `field=value`.
 
         A value is JSON (`cardinality=16`, `stage_depths=[2,2,2]`) or a word (`variant=original`).
 
@@ -140,12 +140,18 @@ class ModelSpec(FrozenModel):
             UsageError: there is no such field, or the architecture does not allow the value.
         """
         changes: dict[str, object] = {}
-        known = [name for name in type(self.architecture).model_fields if name != "family"]
+        known = ["classes", *(name for name in type(self.architecture).model_fields if name != "family")]
+        classes: int | None = None
         for setting in settings:
             field, separator, value = setting.partition("=")
             if not separator or field not in known:
                 near = nearest(field, known)
                 raise UsageError(f"--set {setting}: {self.name} has {', '.join(known)}{near}; give field=value")
+            if field == "classes":
+                if not (value.isascii() and value.isdigit()):
+                    raise UsageError(f"--set {setting}: give a whole number of 2 or more")
+                classes = int(value)
+                continue
             try:
                 changes[field] = json.loads(value)
             except json.JSONDecodeError:
@@ -153,7 +159,7 @@ class ModelSpec(FrozenModel):
         fields = self.model_dump()
         fields["architecture"] |= changes
         try:
-            return ModelSpec.model_validate(fields)
+            return ModelSpec.model_validate(fields).with_changes(classes=classes)
         except pydantic.ValidationError as error:
             raise UsageError(f"--set {' '.join(settings)}: {_first(error)}") from error
 
