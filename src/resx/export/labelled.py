@@ -12,6 +12,7 @@ import numpy as np
 from resx.errors import UsageError
 from resx.export.images import RealImages
 from resx.export.parity import TOLERANCES, Images, Logits
+from resx.listing import hidden_words
 from resx.training.data import load_data
 
 Answers: TypeAlias = Callable[[Images], Logits]
@@ -73,7 +74,7 @@ def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: i
     chosen = np.linspace(0, total - 1, min(total, num_images)).astype(np.int64)
     return RealImages(
         images=data.held_out.images[chosen],
-        origin=f"held-out images of {data.name}",
+        origin=f"held-out images of {data.name}" + (f"; skipped {hidden_words(data.hidden)}" if data.hidden else ""),
         classes=data.held_out.targets[chosen],
     )
 

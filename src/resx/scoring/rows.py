@@ -14,7 +14,9 @@ import numpy.typing as npt
 
 from resx.errors import UsageError
 from resx.export.images import image_of
+from resx.listing import printable
 from resx.scoring.source import Row
+from resx.scoring.uri import without_secrets
 from resx.serving.client import Interface
 from resx.serving.images import model_input
 from resx.serving.triton_config import PROBABILITIES
@@ -63,11 +65,12 @@ def prepare(row: Row, interface: Interface) -> Prepared:
         image = image_of(row.read(), row.path)
         return Prepared(path=row.path, x=model_input([image], interface))
     except UsageError as error:
-        return Prepared(path=row.path, x=None, error=str(error).removeprefix(f"{row.path}: "))
+        reason = str(error).removeprefix(f"{row.path}: ")
     except OSError as error:
-        return Prepared(path=row.path, x=None, error=error.strerror or str(error) or type(error).__name__)
+        reason = error.strerror or str(error) or type(error).__name__
     except Exception as error:  # a driver or a decoder may raise anything, and one file must not end the others
-        return Prepared(path=row.path, x=None, error=f"{type(error).__name__}: {error}".partition("\n")[0])
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return Prepared(path=row.path, x=None, error=printable(without_secrets(reason)))
 
 
 def score(batch: Sequence[Prepared], model: Model, compute: Compute, top: int) -> pa.Table:

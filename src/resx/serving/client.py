@@ -454,5 +454,5 @@ def _by_row(predictions: Sequence[Prediction], num_classes: int) -> list[list[Pr
 
 
 def _prediction(text: bytes) -> Prediction:
-    logit, index, *label = text.decode().split(":", 2)
+    logit, index, *label = text.decode("utf-8", "backslashreplace").removesuffix("\r").split(":", 2)
     return Prediction(label=label[0] if label else f"class-{index}", index=int(index), logit=float(logit))
