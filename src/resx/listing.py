@@ -26,7 +26,8 @@ IMAGE_SUFFIXES = frozenset(
 """Of the files that are taken out of folders, globs and buckets."""
 LABEL_RULE = "a class's name is one line of UTF-8 without control characters"
 _ARCHIVE_OF_MACOS = "__MACOSX"
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+# Python keeps a byte 0x80 + n that it could not decode as U+DC80 + n (PEP 383); other surrogates were never bytes.
+_BYTES, _SURROGATE = re.compile(r"[\udc80-\udcff]+"), re.compile(r"[\ud800-\udfff]")
 # C0 and C1 (escape sequences, NEL), the two separators of Unicode, and what reorders the text around it.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
@@ -181,7 +182,10 @@ def is_file(path: str) -> bool:
 
 def printable(text: str) -> str:
     r"""Return text that JSON, Parquet and UTF-8 can hold: bytes that were no UTF-8 are shown escaped, as `\xff`."""
-    return _SURROGATE.sub(_escaped, text)
+    decoded = _BYTES.sub(
+        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), text
+    )
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", decoded)
 
 
 def one_line(text: str) -> str:
@@ -192,12 +196,6 @@ def one_line(text: str) -> str:
 def is_label(text: str) -> bool:
     """Say whether a class can have this name (LABEL_RULE): labels.txt has a line for each class, and cards are JSON."""
     return bool(text) and one_line(text) == text
-
-
-def _escaped(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    # Python keeps the byte 0x80 + n as the surrogate U+DC80 + n (PEP 383); other surrogates are nobody's bytes.
-    return f"\\x{number - 0xDC00:02x}" if 0xDC80 <= number <= 0xDCFF else f"\\u{number:04x}"
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -95,7 +96,7 @@ def list_remote(uri: str) -> tuple[list[tuple[str, int]], int]:
     system, path = filesystem(uri)
     # In http the query begins at the question mark; in a bucket it is a part of the name, or of a pattern.
     pattern = path.partition("?")[0] if uri.startswith(("http://", "https://")) else path
-    skips = is_hidden
+    skips: Callable[[str], bool] = is_hidden
     fixed = path.rstrip("/").count("/") + 1
     try:
         if system.isfile(path):

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import MissingCapability, UsageError, nearest
-from resx.listing import hidden_words
+from resx.listing import hidden_words, one_line
 from resx.zoo.spec import Channels, ImageFormat
 
 BadImages: TypeAlias = Literal["refuse", "skip", "unchecked"]
@@ -175,4 +175,4 @@ def _count(files: Sequence[str], what: str) -> str:
 
 
 def _few(files: Sequence[str]) -> str:
-    return ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
+    return ", ".join(map(one_line, files[:3])) + (", ..." if len(files) > 3 else "")

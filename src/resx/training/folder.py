@@ -4,10 +4,10 @@
     DIR/CLASS/*.jpg                                        every fifth image of each class is held out
 
 Classes are the folders' names in alphabetical order; images are found at any depth below them and ordered
-by path, so the split depends on nothing but the names. Hidden files and folders are skipped (resx.listing), and an image
-that is held out too, byte for byte, is not trained on (resx.training.copies). An image's shorter side is brought to 8/7
-of the network's size (256 for 224) and its centre cropped. Nothing is kept in memory: a batch's files are decoded
-when the batch is asked for, by several threads (Pillow lets go of the interpreter while it decodes).
+by path, so the split depends on nothing but the names. Hidden files and folders are skipped (resx.listing), and an
+image that is held out too, byte for byte, is not trained on (resx.training.copies). An image's shorter side is
+brought to 8/7 of the network's size (256 for 224) and its centre cropped. Nothing is kept in memory: a batch's files
+are decoded when the batch is asked for, by several threads (Pillow lets go of the interpreter while it decodes).
 """
 
 from __future__ import annotations
