@@ -127,11 +127,13 @@ def expand(pattern: str) -> Listing:
     skips = named_by(parts)
     deep = next((place for place, part in enumerate(parts) if part == "**"), len(parts))
     start, rest = "/".join(parts[:deep]) or ("/" if pattern.startswith("/") else "."), parts[deep:]
-    # Without `**` the depth is the pattern's, so glob cannot go round in a loop of links.
-    matched = sorted(glob.glob(start, include_hidden=True)) if glob.has_magic(start) else [start]  # noqa: PTH207
-    literal = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    named = [path for path in matched if not any(map(skips, path.split("/")[literal:]))]
-    hidden = len(matched) - len(named)
+    named, hidden = [start], 0
+    if glob.has_magic(start):
+        # Without `**` the depth is the pattern's, so glob cannot go round in a loop of links.
+        matched = sorted(glob.glob(start, include_hidden=True))  # noqa: PTH207
+        literal = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+        named = [path for path in matched if not any(map(skips, path.split("/")[literal:]))]
+        hidden = len(matched) - len(named)
     if not rest:
         return Listing(paths=tuple(path for path in named if is_file(path)), hidden=hidden)
     found: list[str] = []

@@ -5,6 +5,8 @@ An image that cannot be read is a row too: its classes are empty and `error` say
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -67,7 +69,9 @@ def prepare(row: Row, interface: Interface) -> Prepared:
     except UsageError as error:
         reason = str(error).removeprefix(f"{row.path}: ")
     except OSError as error:
-        reason = error.strerror or str(error) or type(error).__name__
+        # fsspec's has the name alone.
+        missing = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else ""
+        reason = error.strerror or missing or str(error) or type(error).__name__
     except Exception as error:  # a driver or a decoder may raise anything, and one file must not end the others
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
     return Prepared(path=row.path, x=None, error=printable(without_secrets(reason)))
