@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -25,8 +26,9 @@ class SafeConsole(Console):
         overflow: OverflowMethod | None = None, emoji: bool | None = None, markup: bool | None = None,
         highlight: bool | None = None, highlighter: HighlighterType | None = None,
     ) -> Text:  # fmt: skip
-        """Convert a string to text, its own lines kept."""
+        """Convert a string to text; its own lines and tabs stay what they are."""
+        shown = "".join(part if part in ("\n", "\t") else one_line(part) for part in re.split(r"([\n\t])", text))
         return Console.render_str(
-            self, "\n".join(map(one_line, text.split("\n"))), style=style, justify=justify, overflow=overflow,
+            self, shown, style=style, justify=justify, overflow=overflow,
             emoji=emoji, markup=markup, highlight=highlight, highlighter=highlighter,
         )  # fmt: skip
