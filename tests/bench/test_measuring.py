@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
+from PIL import Image
 
 from resx.bench import measuring, payloads
 from resx.bench.files import CSV_COLUMNS
@@ -24,7 +25,7 @@ from resx.bench.plan import LoadPlan
 from resx.bench.report import environment, schema_text
 from resx.serving import supervisor
 from resx.serving.address import parse_address
-from resx.serving.client import PROTOCOLS, Protocol, TritonClient
+from resx.serving.client import PROTOCOLS, Interface, Protocol, TritonClient
 from resx.serving.deploy import deploy
 from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
@@ -290,3 +291,19 @@ def test_a_client_of_one_model_needs_no_repository(triton: RunningTriton, resx: 
     assert done.json["measurements"][0]["answers"]["checked"] == 0
     with TritonClient(triton.state.address("grpc")) as client:
         assert client.is_live()
+
+
+def test_hidden_files_of_a_data_folder_are_not_sent(tmp_path: Path) -> None:
+    root = tmp_path / ".cache" / "images"
+    for folder in (root, root / ".ipynb_checkpoints", root / "__MACOSX"):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (20, 20), "red").save(folder / "a.png")
+    (root / "._a.png").write_bytes(b"\0\5\26\7" + bytes(4092))
+    interface = Interface(
+        input_name="image", input_type="UINT8", output_name="logits", num_classes=10, input_dims=(3, 16, 16),
+        max_batch_size=4, fixed_batch=False, parameters={},
+    )  # fmt: skip
+
+    sent = payloads.pictures(root, interface, 1, None)
+
+    assert sent.contents == f"1 images of {root}; skipped 3 hidden files or folders"

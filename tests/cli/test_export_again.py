@@ -129,6 +129,13 @@ def test_the_key_follows_everything_that_decides_the_bytes(tmp_path: Path, monke
     (images / "a.png").write_bytes(b"1")
     keys.append(key_of(request(source=source.model_copy(update={"weights": str(weights)}))))
     keys.append(key_of(request(calibrate=str(images))))
+    (images / os.fsdecode(b"\xe9.png")).write_bytes(b"1")
+    (images / "gone.png").symlink_to("nowhere")
+    keys.append(key_of(request(calibrate=str(images))))
+    (images / ".ipynb_checkpoints").mkdir()
+    (images / ".ipynb_checkpoints" / "a.png").write_bytes(b"1")
+    (images / "._a.png").write_bytes(b"1")
+    assert key_of(request(calibrate=str(images))) == keys[-1]
     monkeypatch.setattr("resx.export.request.code_sha256", lambda: "another resx")
     keys.append(key_of(request()))
     assert None not in keys

@@ -1,6 +1,7 @@
 """int8: calibrated on what was given, measured against its source, and in fp32 only where it must be."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -320,6 +321,22 @@ def test_a_folder_gives_its_images_as_a_query_would_see_them(tmp_path: Path) -> 
     assert found.images[0, :, 8, 8].tolist() == [10, 20, 30]
     assert found.images[1, :, 8, 8].tolist() == [7, 7, 7]
     assert len(load(tmp_path, num_images=1).images) == 1
+
+
+def test_hidden_files_of_a_calibration_folder_are_skipped_and_counted(tmp_path: Path) -> None:
+    root = tmp_path / ".cache" / os.fsdecode(b"c\xe9")
+    for folder in (root, root / ".ipynb_checkpoints", root / "__MACOSX"):
+        folder.mkdir(parents=True)
+        Image.new("RGB", (20, 20), "red").save(folder / "a.png")
+    (root / "._a.png").write_bytes(b"\0\5\26\7" + bytes(4092))
+
+    found = load(root)
+
+    assert len(found.images) == 1
+    assert found.origin == f"images of {tmp_path}/.cache/c\\xe9; skipped 3 hidden files or folders"
+    (root / "a.png").unlink()
+    with pytest.raises(UsageError, match=r"no image in it .*; skipped 3 hidden files or folders; give"):
+        load(root)
 
 
 def test_digits_and_noise_are_taken_by_name() -> None:

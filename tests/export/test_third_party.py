@@ -253,6 +253,21 @@ def test_accuracy_of_a_file_of_a_fixed_batch_is_measured_in_its_batches(tmp_path
     assert found.accuracies.shares["source"] == found.accuracies.shares["file"]
 
 
+def test_a_line_of_the_labels_is_a_label_with_all_its_characters(tmp_path: Path) -> None:
+    file, labels = saved(network(classes=7), tmp_path), tmp_path / "labels.txt"
+    names = ("first", "a b", " c ", "n01\ttench", "Gro\xdfe Katze", "\u732b", "last")
+    labels.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode())
+    assert loaded(file, FileArguments(labels=str(labels))).description.signature.labels == names
+
+    for bad, shown in (("a\u2028b", r"a\\u2028b"), ("a\vb", r"a\\x0bb"), ("a\x85b", r"a\\x85b"), ("\udce9", r"\\xe9")):
+        labels.write_bytes("\n".join([*names[1:], bad]).encode("utf-8", "surrogateescape"))
+        with pytest.raises(UsageError, match=f"--labels .*: '{shown}': a class's name is one line of UTF-8"):
+            loaded(file, FileArguments(labels=str(labels)))
+    labels.write_text("\n".join(names), "utf-16")
+    with pytest.raises(UsageError, match=r"labels\.txt: not a list in UTF-8"):
+        loaded(file, FileArguments(labels=str(labels)))
+
+
 @pytest.mark.triton
 def test_a_files_answers_are_served_under_its_own_names(
     tmp_path: Path, triton: RunningTriton, resx: Callable[..., Finished]

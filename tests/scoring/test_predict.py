@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import http.server
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +20,7 @@ from pyarrow import parquet
 
 from resx.scoring.local import Sessions, find_model
 from resx.scoring.rows import NOT_FINITE, Prepared, score, softmax
+from resx.scoring.source import find_source
 from resx.serving.client import Interface
 from resx.serving.repository import Repository
 from tests.conftest import Finished, RunningTriton, publish_tiny
@@ -46,7 +50,8 @@ def test_every_image_is_a_row_and_a_bad_one_says_why(
         assert len(row["classes"]) == len(row["labels"]) == len(row["probabilities"]) == (0 if bad else 3)
         assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
     assert "truncated JPEG file" in table[21]["error"]
-    assert "1 other file skipped" in done.err
+    assert "Skipped 1 non-image file and 1 hidden file or folder" in done.err
+    assert done.json["hidden"] == 1
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out.parquet"]
 
 
@@ -130,6 +135,156 @@ def test_a_list_keeps_its_order_and_its_repetitions(
     assert [row["path"] for row in rows] == [*listed[:4], listed[0]]
     assert [row["error"] for row in rows] == [None, "No such file or directory", None, "Is a directory", None]
     assert rows[0] == rows[4]
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().split("\n") if line]
+
+
+def test_a_line_of_a_list_is_a_name_with_all_its_characters(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    names = ["first.jpg", "a\u2028b.jpg", "a\vb.jpg", "a\x85b.jpg", "blank.jpg ", " blank.jpg", "a\x1b[31m.jpg"]
+    for number, name in enumerate(names):
+        os.link(images / "0" / f"{2 * number:05}.jpg", tmp_path / name)
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*names, "", "first.jpg"]).encode())
+
+    done = predicted(resx, published, "list.txt", tmp_path / "out.jsonl", "--top", "1")
+
+    rows = rows_of(tmp_path / "out.jsonl")
+    assert [row["path"] for row in rows] == [*names, "first.jpg"]
+    assert [row["error"] for row in rows] == [None] * 8
+    assert rows[0] == rows[7]
+    assert (done.json["rows"], done.json["first_error"]) == (8, "")
+
+
+def test_a_source_whose_every_row_fails_is_exit_code_1_and_its_rows_say_why(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    for source, lines, code in (
+        ("none.txt", ["nowhere.jpg", str(images / "0" / "broken.jpg")], 1),
+        ("one.txt", ["https://user:secret@127.0.0.1:9/a.jpg?sig=secret"], 1),
+        ("some.txt", ["nowhere.jpg", str(images / "0" / "00000.jpg")], 0),
+    ):
+        (tmp_path / source).write_text("\n".join(lines))
+        done = resx("predict", "tiny", source, "-o", f"{source}.jsonl", "--repository", published.root, "--json")
+
+        assert done.code == code, done.err
+        rows = rows_of(tmp_path / f"{source}.jsonl")
+        assert [row["path"] for row in rows] == lines
+        assert (done.json["rows"], done.json["errors"]) == (len(lines), len(lines) - (code == 0))
+        errors = [line for line in done.err.splitlines() if line.startswith("error:")]
+        assert len(errors) == code
+        if code:
+            first = f"all {len(lines)} rows failed, the first with {lines[0].replace('user:secret@', '').split('?')[0]}"
+            assert first in errors[0]
+        assert "secret" not in done.err + str([row["error"] for row in rows])
+
+
+@pytest.mark.parametrize(
+    ("source", "wanted"),
+    [
+        ("{at}/im[1].png", "im[1].png"),
+        ("im[1].png", "im[1].png"),
+        ("{at}/what?.png", "what?.png"),
+        ("{at}/a%20b.png", "a%20b.png"),
+        ("{at}/only%20one.png", "only one.png"),
+        ("{at}/set [1]/", "set [1]/x*.png"),
+        ("{at}/set%20[1]/x*.png", "set [1]/x*.png"),
+        ("{at}/a::b#c.png", "a::b#c.png"),
+        ("{at}/im?.png", "im1.png"),
+        ("{at}/set%20?/*.png", "set 1/x.png"),
+        ("list.txt", "only one.png"),
+    ],
+)
+def test_a_name_is_taken_as_it_is_written_before_it_is_a_pattern_or_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, wanted: str
+) -> None:
+    at = f"file://{tmp_path}"
+    for name in (
+        "im[1].png", "im1.png", "what?.png", "whatx.png", "a%20b.png", "a b.png", "only one.png", "set [1]/x*.png",
+        "set 1/x.png", "a::b#c.png",
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "list.txt").write_text(f"{at}/only%20one.png")
+    monkeypatch.chdir(tmp_path)
+
+    found = find_source(source.format(at=at), "")
+
+    assert [row.read().decode() for row in found.rows()] == [wanted]
+    assert not found.is_remote
+
+
+def test_in_a_bucket_the_literal_name_wins_too_and_hidden_files_are_skipped() -> None:
+    import fsspec
+
+    bucket = fsspec.filesystem("memory")
+    names = ["im[1].png", "im1.png", "set [1]/a.png", "set [1]/.h/b.png", "set [1]/._a.png", "set [1]/__MACOSX/a.png"]
+    for name in names:
+        bucket.pipe(f"/names/{name}", b"x")
+
+    def listed(source: str) -> tuple[list[str], int]:
+        found = find_source(f"memory://names/{source}", "")
+        return [row.path.removeprefix("memory:///names/") for row in found.rows()], found.hidden
+
+    assert listed("im[1].png") == (["im[1].png"], 0)
+    assert listed("set [1]") == (["set [1]/a.png"], 3)
+    assert listed("im?.png") == (["im1.png"], 0)
+    assert listed("**/*.png") == (["im1.png", "im[1].png", "set [1]/a.png"], 3)
+    assert listed("set*/.h/*.png") == (["set [1]/.h/b.png"], 0)
+    assert listed("set [[]1]/.h/b.png") == (["set [1]/.h/b.png"], 0)
+
+
+def test_a_presigned_url_is_an_image_and_only_its_path_column_holds_the_signature(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    class Signed(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            path, _, query = self.path.partition("?")
+            file = images / "0" / path.removeprefix("/")
+            self.send_response(403 if query != "sig=good/.x" else 200 if file.is_file() else 404)
+            self.end_headers()
+            if query == "sig=good/.x" and file.is_file():
+                self.wfile.write(file.read_bytes())
+
+        def do_HEAD(self) -> None:  # a signature holds for GET alone
+            self.send_response(403)
+            self.end_headers()
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Signed) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        at = f"http://127.0.0.1:{server.server_port}"
+        good, bad, gone = f"{at}/00000.jpg?sig=good/.x", f"{at}/00000.jpg?sig=evil", f"{at}/none.jpg?sig=good/.x"
+        (tmp_path / "list.txt").write_text(f"{good}\n{bad}\n{gone}\n")
+        try:
+            one = predicted(resx, published, good, tmp_path / "one.jsonl")
+            three = predicted(resx, published, "list.txt", tmp_path / "three.jsonl")
+        finally:
+            server.shutdown()
+
+    assert one.json["errors"] == 0
+    rows = rows_of(tmp_path / "three.jsonl")
+    assert rows[0] == rows_of(tmp_path / "one.jsonl")[0]
+    assert [row["path"] for row in rows] == [good, bad, gone]
+    assert "403" in rows[1]["error"]
+    assert rows[2]["error"] == "No such file or directory"
+    assert "sig=" not in one.err + one.out + three.err + three.out + rows[1]["error"]
+
+
+def test_top_is_at_most_the_models_classes(resx: Resx, images: Path, tmp_path: Path) -> None:
+    publish_tiny(Repository(tmp_path / "model_repository"), "three", classes=3)
+
+    done = resx("predict", "three", images / "0", "-o", "out.csv")
+
+    assert done.code == 0, done.err
+    with (tmp_path / "out.csv").open(newline="") as file:
+        header, first, *_ = csv.reader(file)
+    assert header[-4:] == ["class_3", "label_3", "probability_3", "error"]
+    assert sorted(first[1::3][:3]) == ["0", "1", "2"]
 
 
 def test_a_glob_takes_what_it_matches(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:
@@ -256,6 +411,10 @@ def test_a_fixed_batch_is_filled_up(published: Repository) -> None:
         ("adl://bucket/x", "o.csv", 4, "no driver for adl:// is installed; pip install"),
         ("list.txt", "o.xyz", 2, "give one that ends in .parquet, .csv, .jsonl"),
         ("list.txt", "nowhere/o.csv", 2, "no folder nowhere; make it"),
+        ("list.txt", "o\udcff.csv", 2, "-o o\\xff.csv: has bytes that are no UTF-8"),
+        ("utf16.txt", "o.csv", 2, "utf16.txt: not a list in UTF-8"),
+        ("hidden", "o.csv", 2, "no images; skipped 1 non-image file and 2 hidden files or folders"),
+        ("memory://h/a.jpg?sig=secret", "o.csv", 2, "memory://h/a.jpg?...: nothing is there"),
     ],
 )
 def test_a_source_or_output_that_cannot_be_is_one_line(
@@ -264,6 +423,10 @@ def test_a_source_or_output_that_cannot_be_is_one_line(
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").touch()
     (tmp_path / "list.txt").write_text("a.jpg\n")
+    (tmp_path / "utf16.txt").write_text("a.jpg\n", "utf-16")
+    (tmp_path / "hidden" / ".git").mkdir(parents=True)
+    for name in ("._a.jpg", ".git/a.jpg", "notes.md"):
+        (tmp_path / "hidden" / name).touch()
     (tmp_path / "broken.parquet").write_bytes(b"no")
     parquet.write_table(pa.table({"number": [1]}), tmp_path / "numbers.parquet")
     parquet.write_table(pa.table({"a": [b"1"], "b": [b"2"]}), tmp_path / "two.parquet")

@@ -1,3 +1,5 @@
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +11,15 @@ from resx.training.config import TrainingConfig
 from resx.training.data import DataSet, load_data
 from resx.training.folder import FolderImages
 from resx.training.loop import train
-from resx.zoo.spec import ModelSpec
+from resx.zoo.spec import ModelSpec, read_spec
 
 
-def fill(root: Path, classes: tuple[str, ...] = ("cat", "dog"), num: int = 10) -> Path:
+def fill(root: Path, classes: tuple[str, ...] = ("cat", "dog"), num: int = 10, blue: int = 0) -> Path:
     for shade, name in enumerate(classes, start=1):
         (root / name).mkdir(parents=True)
         for index in range(num):
             suffix = ("png", "jpg", "JPEG")[index % 3]
-            Image.new("RGB", (24 + index, 20), (60 * shade, index, 0)).save(root / name / f"{index:02}.{suffix}")
+            Image.new("RGB", (24 + index, 20), (60 * shade, index, blue)).save(root / name / f"{index:02}.{suffix}")
     return root
 
 
@@ -43,7 +45,7 @@ def test_one_folder_is_split_by_every_fifth_image_of_each_class(tmp_path: Path) 
 
 def test_train_and_val_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     fill(tmp_path / "train", num=3)
-    fill(tmp_path / "val", num=2)
+    fill(tmp_path / "val", num=2, blue=250)
 
     data = load(tmp_path)
 
@@ -164,6 +166,111 @@ def test_hidden_folders_and_other_files_are_no_classes_and_no_images(tmp_path: P
 
     assert data.labels == ("cat", "dog")
     assert len(data.train) == 16
+
+
+def test_apple_doubles_notebook_copies_and_archives_rests_are_skipped_and_counted(tmp_path: Path) -> None:
+    plain = load(fill(tmp_path / "plain"))
+    root = fill(tmp_path / ".hidden" / "images")
+    (root / "cat" / "._00.png").write_bytes(b"\0\5\26\7" + bytes(4092))
+    for folder in (root / "dog" / ".ipynb_checkpoints", root / "__MACOSX" / "cat", root / ".git"):
+        folder.mkdir(parents=True)
+        shutil.copy(root / "cat" / "00.png", folder / "x.png")
+
+    data = load(root)
+
+    assert names(data) == names(plain)
+    assert (data.labels, data.hidden, data.copies) == (plain.labels, 4, ())
+    assert data.remarks == ["Skipped 4 hidden files or folders"]
+
+
+def test_an_image_that_is_held_out_too_is_not_trained_on(tmp_path: Path) -> None:
+    root = fill(tmp_path)
+    for copy in ("cat/x.png", "cat/y.txt.png"):
+        shutil.copy(root / "cat" / "09.png", root / copy)  # the held-out one keeps its place
+    (root / "dog" / "w.jpg").symlink_to(root / "dog" / "04.jpg")
+
+    data = load(root)
+
+    kept, held_out = names(data)
+    assert held_out == ["04", "09", "04", "09"]
+    assert not {"x", "y.txt", "w"} & set(kept)
+    assert len(kept) == len(data.train.targets) == 16
+    assert [Path(path).name for path in data.copies] == ["x.png", "y.txt.png", "w.jpg"]
+    assert "Left 3 images out of training, of which a copy is held out" in data.remarks[0]
+
+
+def test_copies_are_dropped_between_train_and_val_too_and_equal_sizes_are_no_copies(tmp_path: Path) -> None:
+    fill(tmp_path / "train", num=4)
+    fill(tmp_path / "val", num=3, blue=250)
+    for name, content in (("u.ppm", b"1"), ("v.ppm", b"2")):
+        (tmp_path / "train" / "cat" / name).write_bytes(b"P6 64 64 255\n" + content + bytes(64 * 64 * 3 - 1))
+    shutil.copy(tmp_path / "train" / "cat" / "u.ppm", tmp_path / "val" / "dog" / "w.ppm")  # of another class at that
+
+    data = load(tmp_path)
+
+    kept, held_out = names(data)
+    assert kept == ["00", "01", "02", "03", "v", "00", "01", "02", "03"]  # the same but for the first pixel
+    assert held_out == ["00", "01", "02", "00", "01", "02", "w"]
+    assert [Path(path).name for path in data.conflicting] == ["u.ppm", "w.ppm"]
+    assert data.remarks[1].startswith("warning: 2 images with the same bytes as one of another class")
+
+
+def test_copies_within_training_stay_and_those_of_two_classes_are_warned_of(tmp_path: Path) -> None:
+    root = fill(tmp_path)
+    shutil.copy(root / "cat" / "00.png", root / "cat" / "000.png")
+    shutil.copy(root / "cat" / "01.jpg", root / "dog" / "z.jpg")
+
+    data = load(root)
+
+    assert data.copies == ()
+    assert [Path(path).name for path in data.conflicting] == ["01.jpg", "z.jpg"]
+
+
+def test_a_class_that_is_held_out_whole_is_refused(tmp_path: Path) -> None:
+    fill(tmp_path / "train", num=3)
+    fill(tmp_path / "val", num=3, blue=250)
+    for name in ("00.png", "01.jpg", "02.JPEG"):
+        shutil.copy(tmp_path / "train" / "dog" / name, tmp_path / "val" / "dog" / f"x{name}")
+
+    with pytest.raises(UsageError, match="every training image of class dog is held out too"):
+        load(tmp_path)
+
+
+def test_a_linked_class_folder_is_a_class_and_loops_of_links_end(tmp_path: Path) -> None:
+    fill(tmp_path / "elsewhere", ("dog",), num=10)
+    root = fill(tmp_path / "root", ("cat",), num=10)
+    (root / "puppy").symlink_to(tmp_path / "elsewhere" / "dog")
+    for name in ("up", "again"):
+        (root / "cat" / name).symlink_to(root / "cat")
+
+    data = load(root)
+
+    assert data.labels == ("cat", "puppy")
+    assert (len(data.train), len(data.held_out)) == (16, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a\nx", r"a\\nx"), ("a\tx", r"a\\tx"), ("a\u2028x", r"a\\u2028x"), ("a\x1b[31m", r"a\\x1b\[31m"),
+        (os.fsdecode(b"caf\xe9"), r"caf\\xe9"),
+    ],
+)  # fmt: skip
+def test_a_class_whose_name_cannot_be_a_label_is_refused(tmp_path: Path, name: str, shown: str) -> None:
+    fill(tmp_path, ("cat", name))
+
+    with pytest.raises(UsageError, match=f"class '{shown}': .* rename the folder"):
+        load(tmp_path)
+
+
+def test_a_run_made_before_with_such_a_class_is_refused_too(tmp_path: Path, small_spec: ModelSpec) -> None:
+    labels = ("a\nx", *(f"c{number}" for number in range(1, small_spec.classes)))
+    with pytest.raises(UsageError, match=r"label 'a\\nx'"):
+        small_spec.with_changes(labels=labels)
+    (tmp_path / "spec.json").write_text(small_spec.model_copy(update={"labels": labels}).model_dump_json())
+
+    with pytest.raises(UsageError, match=r"spec\.json: label 'a\\nx': .*train again"):
+        read_spec(tmp_path / "spec.json")
 
 
 def test_a_network_learns_a_folder(tmp_path: Path, small_spec: ModelSpec) -> None:

@@ -119,7 +119,7 @@ def test_a_folder_with_a_bad_image_is_refused_and_trained_on_without_it(tmp_path
     for shade, name in enumerate(("cat", "dog")):
         (tmp_path / "images" / name).mkdir(parents=True)
         for index in range(6):
-            Image.new("L", (12, 12), 200 * shade).save(tmp_path / "images" / name / f"{index}.png")
+            Image.new("L", (12, 12), 200 * shade + index).save(tmp_path / "images" / name / f"{index}.png")
     (tmp_path / "images" / "dog" / "2.png").write_bytes(b"no image")
     arguments = [*SMALL[:3], "--data", f"folder:{tmp_path / 'images'}", "--epochs", "1", "--batch-size", "4"]
 
@@ -130,7 +130,7 @@ def test_a_folder_with_a_bad_image_is_refused_and_trained_on_without_it(tmp_path
 
     done = resx_train(*arguments, "-o", str(tmp_path / "run"), "--skip-bad", "--json")
     assert done.returncode == 0, done.stderr
-    assert "1 images skipped" in done.stderr
+    assert "Skipped 1 image that cannot be read" in done.stderr
     result = json.loads(done.stdout)
     assert (result["num_skipped"], result["num_held_out"], result["recipe"]) == (1, 2, "he2015-cifar")
 

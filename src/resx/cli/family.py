@@ -65,7 +65,7 @@ def export(
     spec = read_spec(run / SPEC_FILE)
     require_removable(spec, None)
     require_free_names(repository, name, len(spec.kept_blocks))
-    data = data_of(run, "", spec)
+    data = data_of(run, "", spec, out)
     family = _searched(run, data, request, out)
     chosen = spread(family.sizes.members, count, 1 / spec.classes)
     if len(chosen) < count:

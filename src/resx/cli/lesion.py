@@ -68,7 +68,7 @@ def lesion(
         if figures:
             require_matplotlib()
     model, spec = load_run(run)
-    images = data_of(run, data, spec)
+    images = data_of(run, data, spec, out)
     steps = steps_of(model, spec)
     plan = lesions.LesionPlan(
         model=spec.name,
@@ -103,8 +103,8 @@ def require_run(run: Path) -> None:
         raise UsageError(f"{run}: not a run; give the folder of one (`resx train` makes it)")
 
 
-def data_of(run: Path, data: str, spec: ModelSpec) -> DataSet:
-    """Load the data that the user named, or that a run was trained on.
+def data_of(run: Path, data: str, spec: ModelSpec, out: Output) -> DataSet:
+    """Load the data that the user named, or that a run was trained on, and say what was left out of them.
 
     Raises:
         UsageError: they are not there, or have other classes than the run's network.
@@ -121,6 +121,8 @@ def data_of(run: Path, data: str, spec: ModelSpec) -> DataSet:
         except UsageError as error:
             raise UsageError(f"{run}: its data cannot be loaded ({error}); name them with --data") from error
     require_same_classes(spec, found)
+    for remark in found.remarks:
+        out.note(remark)
     return found
 
 

@@ -6,8 +6,10 @@ Nothing heavy is imported here: `resx --help` answers in a fraction of a second.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -33,7 +35,8 @@ from resx.cli import (
     tune,
     verify,
 )  # fmt: skip
-from resx.errors import ResxError
+from resx.errors import ResxError, UsageError
+from resx.listing import printable
 
 INTERRUPTED = 130
 
@@ -68,13 +71,31 @@ def options(
     """Accept what stands before the command."""
 
 
+_SHOWS_BYTES = ("query", "predict")
+
+
 def main() -> None:
     """Run the command that was typed and end the process with its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # whatever the locale's encoding lacks is shown escaped
     sys.exit(_run())
+
+
+def _require_text(arguments: Sequence[str]) -> None:
+    """Refuse paths and names with bytes that are no UTF-8 before anything is written: no record can hold them.
+
+    Commands that only read images show such names escaped.
+    """
+    command = next((argument for argument in arguments if not argument.startswith("-")), "")
+    for argument in arguments if command not in _SHOWS_BYTES else ():
+        if printable(argument) != argument:
+            raise UsageError(f"{argument}: has bytes that are no UTF-8, which no card or run can record; rename it")
 
 
 def _run() -> int:
     try:
+        _require_text(sys.argv[1:])
         code = app(standalone_mode=False)
         with contextlib.suppress(AttributeError):
             sys.stdout.flush()

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from resx.listing import one_line, printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
@@ -33,7 +35,7 @@ class Output:
     def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
         """Print the result: `payload` as one JSON object, or what `show` prints for people."""
         if self.as_json:
-            sys.stdout.write(json.dumps(payload, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(_printable(payload), allow_nan=False) + "\n")
         else:
             show(_console(stderr=False))
         sys.stdout.flush()
@@ -99,18 +101,29 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(cell) for cell in row))
+        made.add_row(*(escape(one_line(cell)) for cell in row))
     return made
 
 
 def fail(message: str) -> None:
-    """Print an error's one line on stderr."""
-    sys.stderr.write(f"error: {message}\n")
+    """Print an error's one line on stderr; what a name in it would do to a terminal is shown escaped."""
+    sys.stderr.write(f"error: {one_line(message)}\n")
+
+
+def _printable(value: Any) -> Any:
+    """Return a payload in which every string can be UTF-8: JSON with a lone surrogate is refused by other parsers."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {_printable(key): _printable(inside) for key, inside in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable(inside) for inside in value]
+    return value
 
 
 def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
+    from resx.cli.console import SafeConsole
 
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_PIPE
-    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+    return SafeConsole(stderr=stderr, width=width, highlight=False, emoji=False)

@@ -91,7 +91,7 @@ def _measured(
 
     num_images, draws, seed = numbers
     model, _ = load_run(run)
-    found = data_of(run, data, spec)
+    found = data_of(run, data, spec, out)
     chosen = np.random.default_rng(seed).permutation(len(found.train))[:num_images]
     x_NCHW = normalised(found.train.images[chosen], spec, torch.device("cpu"))
     tape = PathTape(steps_of(model, spec), x_NCHW, torch.from_numpy(found.train.targets[chosen]))

@@ -12,7 +12,7 @@ import typer
 
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, chosen
 from resx.cli.output import Output
-from resx.errors import MissingCapability, ServerError, UsageError
+from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -39,7 +39,7 @@ def predict(
         ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Ends in .parquet, .csv or .jsonl.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes for each image.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Classes for each image, at most all of the model's.")] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was stopped or killed.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again; OUT is replaced at the end.")] = False,
     column: Annotated[str, typer.Option(help="Of the images' bytes in Parquet. Default: the only one.")] = "",
@@ -90,7 +90,7 @@ def predict(
     from resx.scoring.run import InThisProcess, Wanted, require_packages
     from resx.scoring.run import predict as run
     from resx.scoring.served import find_served
-    from resx.scoring.source import find_source
+    from resx.scoring.source import find_source, skipped_words
     from resx.serving.repository import Repository
 
     _require_one_place(server=server, ray=ray, device=device, ray_options=bool(ray_actors or ray_cpus != 1))
@@ -114,9 +114,8 @@ def predict(
             opened = contextlib.nullcontext(InThisProcess(find_model(models, *asked), kind))
     wanted = Wanted(source=found, source_text=source, out=output, top=top, overwrite=overwrite)
     with opened as engine:
-        if found.skipped:
-            others = f"other file{'s' * (found.skipped != 1)}"
-            out.note(f"{source}: {found.skipped} {others} skipped, no images by their names")
+        if skipped := skipped_words(found):
+            out.note(f"Skipped {skipped}")
         try:
             with _progress(out) as on_progress:
                 done = run(engine, wanted, on_progress)
@@ -124,8 +123,8 @@ def predict(
             out.note(f"{output}: what is finished is kept; --resume goes on with it")
             raise
     payload = asdict(done) | {
-        "images_per_s": done.images_per_s, "skipped": found.skipped, "out": str(output), "model": engine.model.name,
-        "version": engine.model.version,
+        "images_per_s": done.images_per_s, "skipped": found.skipped, "hidden": found.hidden, "out": str(output),
+        "model": engine.model.name, "version": engine.model.version,
     }  # fmt: skip
 
     def show(console: Console) -> None:
@@ -137,6 +136,8 @@ def predict(
         )  # fmt: skip
 
     out.result(payload, show)
+    if done.errors == done.rows:
+        raise ResxError(f"{output}: all {done.rows:,} rows failed, the first with {done.first_error}")
 
 
 def _require_one_place(*, server: str, ray: str, device: str, ray_options: bool) -> None:

@@ -69,6 +69,7 @@ def serve(
     if not repository.is_dir():
         raise UsageError(f"{repository}: no such model repository; `resx export` makes one, --repository names another")
     published = Repository(repository)
+    published.require_text_names()
     models = [] if load_none else load or None
     for name in models or []:
         published.version_folder(name)

@@ -67,7 +67,7 @@ def shrink(
     out = Output(as_json=json, quiet=quiet)
     model, spec = load_run(run)
     require_removable(spec, drop)
-    images = data_of(run, data, spec)
+    images = data_of(run, data, spec, out)
     options = SearchOptions(
         num_images=search_images, shortlist=shortlist, seed=seed, at_random=random,
         num_recalibration_images=SearchOptions().num_recalibration_images if recalibrate else 0,

@@ -126,8 +126,8 @@ def _train(
     if not place.is_first:
         loop.train(spec, data, config, folder, resume=resume, processes=place)
         return
-    if data.skipped:
-        out.note(f"{len(data.skipped)} images skipped: {', '.join(data.skipped)}")
+    for remark in data.remarks:
+        out.note(remark)
     metrics: list[dict[str, Any]] = []
     try:
         with (
@@ -155,7 +155,9 @@ def _report(
     last, best = metrics[-1], max(metrics, key=lambda entry: float(entry["accuracy"]))
     payload = {
         "run": str(folder), "model": spec.name, "recipe": config.recipe, "num_held_out": len(data.held_out),
-        "num_skipped": len(data.skipped), "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], **last,
+        "num_skipped": len(data.skipped), "num_hidden": data.hidden, "num_copies": len(data.copies),
+        "num_conflicting": len(data.conflicting), "best_epoch": best["epoch"],
+        "best_accuracy": best["accuracy"], **last,
     }  # fmt: skip
     line = (
         f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "

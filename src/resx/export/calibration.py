@@ -2,7 +2,7 @@
 
     (nothing)   a run's own training images
     digits      the built-in handwritten digits' training part
-    DIR         image files at any depth below a folder, prepared as a query's are
+    DIR         image files at any depth below a folder, hidden ones skipped, prepared as a query's are
     FILE.npz    one array UINT8 [N, 3, H, W] at the network's size
     random      noise: ranges that say nothing of real images; the card says so
 
@@ -29,9 +29,9 @@ from resx.errors import UsageError
 from resx.export.card import CalibrationMethod, Signature
 from resx.export.images import load_image, pixels
 from resx.files import cache_folder, sha256_of, write_atomic
+from resx.listing import hidden_words, list_images, printable
 from resx.training import checkpoint
 from resx.training.data import Images, load_data
-from resx.training.folder import SUFFIXES
 
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 """Lowest and highest value of each tensor, by its name."""
@@ -100,7 +100,7 @@ def _load(text: str, signature: Signature, *, num_images: int, seed: int, run: P
         return _of_data_set(text, shape, num_images=num_images, run=run)
     path = Path(text)
     if path.is_dir():
-        return Calibration(images=_from_folder(path, signature, num_images), origin=f"images of {path}")
+        return _from_folder(path, signature, num_images)
     if path.suffix == ".npz":
         return Calibration(images=_from_npz(path, shape, num_images), origin=str(path))
     raise UsageError(f"--calibrate {text}: neither a folder nor a .npz file; {REMEDY}")
@@ -174,14 +174,18 @@ def _spread(total: int, wanted: int) -> npt.NDArray[np.int64]:
     return np.linspace(0, total - 1, min(total, wanted)).astype(np.int64)
 
 
-def _from_folder(folder: Path, signature: Signature, num_images: int) -> npt.NDArray[np.uint8]:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibration:
+    paths, hidden = list_images(folder)
+    skipped = f"; skipped {hidden_words(hidden)}" if hidden else ""
     if not paths:
-        raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...); {REMEDY}")
+        raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
     _, height, width = signature.input_dims
     resize = signature.resize or min(height, width)
     chosen = [paths[index] for index in _spread(len(paths), num_images)]
-    return np.stack([pixels(load_image(path), height=height, width=width, resize=resize, name=path) for path in chosen])
+    images = np.stack(
+        [pixels(load_image(path), height=height, width=width, resize=resize, name=path) for path in chosen]
+    )
+    return Calibration(images=images, origin=f"images of {printable(str(folder))}{skipped}")
 
 
 def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArray[np.uint8]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from resx.errors import UsageError
 from resx.export.parity import TOLERANCES, Logits, drop_low
+from resx.listing import hidden_words
 from resx.training.data import DataSet, Images, load_data
 
 Answers: TypeAlias = Callable[[npt.NDArray[np.uint8]], Logits]
@@ -75,9 +76,11 @@ class Accuracies:
 
 def held_out_images(data: DataSet) -> Labelled:
     """Return all held-out images of a data set."""
+    skipped = f"; skipped {hidden_words(data.hidden)}" if data.hidden else ""
     return Labelled(
-        images=data.held_out.images, classes=data.held_out.targets, origin=f"held-out images of {data.name}"
-    )
+        images=data.held_out.images, classes=data.held_out.targets,
+        origin=f"held-out images of {data.name}{skipped}",
+    )  # fmt: skip
 
 
 def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: int) -> Labelled:

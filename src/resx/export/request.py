@@ -17,6 +17,7 @@ from resx._version import __version__
 from resx.errors import ExportError
 from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target
 from resx.files import sha256_of
+from resx.listing import list_files
 from resx.zoo.catalog import kind_of
 from resx.zoo.spec import FrozenModel
 
@@ -192,12 +193,10 @@ def _sha256_if_there(path: Path) -> str:
 def _folder_sha256(folder: Path) -> str:
     """Return the SHA-256 over names, sizes and times below a folder: thousands of images need not be read."""
     digest = hashlib.sha256()
-    for root, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = Path(root) / name
-            facts = path.stat()
-            digest.update(f"{path.relative_to(folder)} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+    for path in sorted(list_files(folder).paths):
+        file = Path(path)
+        facts = file.stat() if file.exists() else file.lstat()  # a link that leads nowhere
+        digest.update(os.fsencode(file.relative_to(folder)) + f" {facts.st_size} {facts.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

@@ -30,6 +30,7 @@ from resx.export.quantised_graph import QuantisedGraph
 from resx.export.quantize import quiet
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.files import sha256_of
+from resx.listing import LABEL_RULE, is_label, one_line, read_lines
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 _INPUT_TYPES: dict[int, InputType] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
@@ -305,13 +306,17 @@ def _labels(file: str, num_outputs: int) -> tuple[str, ...]:
     if not file:
         return ()
     try:
-        labels = tuple(line.strip() for line in Path(file).read_text().splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
+        labels = tuple(read_lines(Path(file).read_bytes()))
+    except OSError as error:
         raise UsageError(
-            f"--labels {file}: cannot be read ({error}); give a text file with a label per line"
+            f"--labels {file}: cannot be read ({error.strerror}); give a text file with a label per line"
         ) from error
+    except UsageError as error:
+        raise UsageError(f"--labels {file}: {error}") from None
     if len(labels) != num_outputs:
         raise UsageError(f"--labels {file}: {len(labels)} labels for {num_outputs} outputs; give one a line")
+    if bad := [label for label in labels if not is_label(label.replace("\t", " "))]:
+        raise UsageError(f"--labels {file}: '{one_line(bad[0])}': {LABEL_RULE}; mend the file")
     return labels
 
 

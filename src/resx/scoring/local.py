@@ -135,7 +135,11 @@ def usable_cores() -> int:
 def _labels(model_folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
     file = config["output"][0].get("label_filename", "")
     path = model_folder / file
-    return tuple(path.read_text().splitlines()) if file and path.is_file() else ()
+    if not file or not path.is_file():
+        return ()
+    # As Triton reads it: LF alone ends a line, and an empty line is a class without a name.
+    lines = path.read_bytes().decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
+    return tuple(line.removesuffix("\r") for line in lines)
 
 
 def _backend(use: Any, name: str) -> Any:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from resx.errors import UsageError
+from resx.listing import printable
 from resx.scoring.parts import MERGED, Parts, writing
+from resx.scoring.uri import without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,25 +35,31 @@ def require_format(out: Path) -> None:
     """Check that the output's name says a format.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it does not, or it has bytes that are no UTF-8.
     """
+    if printable(str(out)) != str(out):
+        raise UsageError(f"-o {out}: has bytes that are no UTF-8; give another name")
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"-o {out}: the format is told by the name; give one that ends in {', '.join(FORMATS)}")
 
 
-def merge(parts: Parts, out: Path) -> int:
-    """Write all parts' rows to the output, which is replaced in one step; return how many rows have an error.
+def merge(parts: Parts, out: Path) -> tuple[int, str]:
+    """Write all parts' rows to the output, which is replaced in one step; return how many rows failed, and the first.
 
     Raises:
         ResxError: a part is damaged, or the output cannot be written.
     """
-    errors = 0
+    errors, first = 0, ""
 
     def tables() -> Iterable[pa.Table]:
-        nonlocal errors
+        nonlocal errors, first
         for number in range(parts.num_parts):
             table = parts.read(number)
-            errors += table.num_rows - table["error"].null_count
+            failed = table.num_rows - table["error"].null_count
+            if failed and not errors:
+                row = table.filter(table["error"].is_valid()).slice(0, 1).to_pylist()[0]
+                first = f"{without_secrets(row['path'])}: {row['error']}"
+            errors += failed
             yield table
 
     staged = parts.folder / MERGED
@@ -60,7 +68,7 @@ def merge(parts: Parts, out: Path) -> int:
         with staged.open("rb") as file:
             os.fsync(file.fileno())
         staged.replace(out)
-    return errors
+    return errors, first
 
 
 def _write_parquet(path: Path, tables: Iterable[pa.Table], top: int) -> None:  # noqa: ARG001

@@ -14,7 +14,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from resx.errors import UsageError
-from resx.scoring.source import Row, _is_uri, filesystem, printable
+from resx.listing import printable
+from resx.scoring.source import Row
+from resx.scoring.uri import filesystem, is_remote, local_path, without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +41,7 @@ class Tables:
     """Empty: a row is called FILE#NUMBER."""
     sha256: str
     skipped: int = 0
+    hidden: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -85,7 +88,7 @@ class Tables:
                     number += 1
 
 
-def open_tables(files: Sequence[str], column: str, *, skipped: int) -> Tables:
+def open_tables(files: Sequence[str], column: str, *, skipped: int, hidden: int) -> Tables:
     """Return the rows of Parquet files that all have the same column of bytes.
 
     Raises:
@@ -103,6 +106,7 @@ def open_tables(files: Sequence[str], column: str, *, skipped: int) -> Tables:
     return Tables(
         files=tuple(files), counts=tuple(counts), start=0, stop=sum(counts), column=chosen,
         path_column=PATH if paths else "", sha256=digest.hexdigest(), skipped=skipped,
+        hidden=hidden,
     )  # fmt: skip
 
 
@@ -116,12 +120,15 @@ def open_table(file: str) -> ParquetFile:
     from pyarrow import parquet
 
     try:
-        if _is_uri(file):
+        if is_remote(file):
             system, path = filesystem(file)
             return parquet.ParquetFile(system.open(path, "rb"))
-        return parquet.ParquetFile(file)
+        return parquet.ParquetFile(local_path(file))
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{file}: pyarrow cannot open a name with bytes that are no UTF-8; rename it") from error
     except (pa.ArrowException, OSError) as error:
-        raise UsageError(f"{file}: no Parquet file ({str(error).partition(chr(10))[0]}); give one") from error
+        reason = without_secrets(str(error).partition("\n")[0])
+        raise UsageError(f"{without_secrets(file)}: no Parquet file ({reason}); give one") from error
 
 
 def _image_column(table: ParquetFile, file: str, wanted: str) -> str:

@@ -5,6 +5,8 @@ An image that cannot be read is a row too: its classes are empty and `error` say
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -16,7 +18,9 @@ from resx.errors import UsageError
 from resx.export.card import OutputKind
 from resx.export.images import image_of
 from resx.export.output_kind import as_shown
+from resx.listing import printable
 from resx.scoring.source import Row
+from resx.scoring.uri import without_secrets
 from resx.serving.client import Interface
 from resx.serving.images import model_input
 from resx.serving.triton_config import output_kind_of
@@ -70,11 +74,14 @@ def prepare(row: Row, interface: Interface) -> Prepared:
         image = image_of(row.read(), row.path)
         return Prepared(path=row.path, x=model_input([image], interface))
     except UsageError as error:
-        return Prepared(path=row.path, x=None, error=str(error).removeprefix(f"{row.path}: "))
+        reason = str(error).removeprefix(f"{row.path}: ")
     except OSError as error:
-        return Prepared(path=row.path, x=None, error=error.strerror or str(error) or type(error).__name__)
+        # fsspec's has the name alone.
+        missing = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else ""
+        reason = error.strerror or missing or str(error) or type(error).__name__
     except Exception as error:  # a driver or a decoder may raise anything, and one file must not end the others
-        return Prepared(path=row.path, x=None, error=f"{type(error).__name__}: {error}".partition("\n")[0])
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+    return Prepared(path=row.path, x=None, error=printable(without_secrets(reason)))
 
 
 def score(batch: Sequence[Prepared], model: Model, compute: Compute, top: int) -> pa.Table:

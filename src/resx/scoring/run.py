@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from resx.errors import MissingCapability, UsageError
+from resx.errors import MissingCapability
+from resx.listing import printable
 from resx.scoring.local import Device, ModelFile, Sessions, usable_cores
 from resx.scoring.output import merge
 from resx.scoring.parts import Manifest, Parts, open_parts, part_rows_for, remove_parts
 from resx.scoring.rows import Model
 from resx.scoring.source import Source
 from resx.scoring.stream import scored, workers_for
+from resx.scoring.uri import without_secrets
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +31,7 @@ class Wanted:
     source_text: str
     out: Path
     top: int = 5
+    """Classes for each image; all of them where the model has fewer."""
     overwrite: bool = False
 
 
@@ -39,6 +42,8 @@ class Predicted:
     rows: int
     errors: int
     """Of all rows."""
+    first_error: str
+    """Path and reason of the first of them; empty where there is none."""
     scored_rows: int
     """By this run; the others were there."""
     resumed_parts: int
@@ -75,18 +80,15 @@ def predict(engine: Engine, wanted: Wanted, on_progress: Callable[[int, int], No
         on_progress: told how many rows of how many are there, first what was there before.
 
     Raises:
-        UsageError: an earlier run was asked for something else, or `top` is more than the classes.
+        UsageError: an earlier run was asked for something else.
         ResxError: the model, the server, the cluster or the disk fails. What is finished stays, and so it does
             after an interrupt or a kill.
     """
     model, num_rows = engine.model, wanted.source.num_rows
-    if wanted.top > model.interface.num_classes:
-        raise UsageError(
-            f"--top {wanted.top}: {model.name} has {model.interface.num_classes} classes; give that or less"
-        )
     manifest = Manifest(
-        model=model.name, version=model.version, model_sha256=model.sha256, source=wanted.source_text,
-        listing_sha256=wanted.source.sha256, num_rows=num_rows, top=wanted.top,
+        model=model.name, version=model.version, model_sha256=model.sha256,
+        source=printable(without_secrets(wanted.source_text)), listing_sha256=wanted.source.sha256, num_rows=num_rows,
+        top=min(wanted.top, model.interface.num_classes),
         part_rows=part_rows_for(num_rows, model.batch_size),
     )  # fmt: skip
     with open_parts(wanted.out, manifest, overwrite=wanted.overwrite) as parts:
@@ -103,11 +105,11 @@ def predict(engine: Engine, wanted: Wanted, on_progress: Callable[[int, int], No
         for number, table in engine.scored_parts(wanted.source, parts, missing, on_rows):
             parts.write(number, table)
         seconds = time.monotonic() - started
-        errors = merge(parts, wanted.out)
+        errors, first_error = merge(parts, wanted.out)
         remove_parts(parts)
     return Predicted(
-        rows=num_rows, errors=errors, scored_rows=num_rows - before, resumed_parts=parts.num_parts - len(missing),
-        seconds=seconds,
+        rows=num_rows, errors=errors, first_error=first_error, scored_rows=num_rows - before,
+        resumed_parts=parts.num_parts - len(missing), seconds=seconds,
     )  # fmt: skip
 
 

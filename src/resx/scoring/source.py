@@ -11,19 +11,27 @@ import glob
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+from urllib.parse import unquote
 
-from resx.errors import MissingCapability, UsageError
-
-SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"}
+from resx.errors import UsageError
+from resx.listing import IMAGE_SUFFIXES, Listing, expand, hidden_words, list_files, printable, read_lines
+from resx.scoring.uri import (
+    KINDS,
+    SUFFIXES,
+    is_remote,
+    is_uri,
+    list_remote,
+    local_path,
+    read_file,
+    suffix_of,
+    without_secrets,
 )
-"""Of the files that are taken out of folders, globs and buckets; a list may name any."""
-_KINDS = "a folder, a glob, an image, a .txt with one path a line, a .parquet with a column of bytes, or a URI of these"
+
 _READ_TRIES, _FIRST_WAIT_S = 3, 0.2
 """A bucket that fails once is asked again, before its image becomes a row with an error."""
 
@@ -54,6 +62,10 @@ class Source(Protocol):
         """Files that lie there and are not taken."""
 
     @property
+    def hidden(self) -> int:
+        """Hidden files and folders that lie there; none of them is looked at."""
+
+    @property
     def is_remote(self) -> bool:
         """Whether reading is waiting rather than work."""
 
@@ -71,6 +83,7 @@ class Files:
     paths: tuple[str, ...]
     sha256: str
     skipped: int = 0
+    hidden: int = 0
     base: str = ""
     """What relative paths are relative to: another process may stand elsewhere."""
 
@@ -82,7 +95,7 @@ class Files:
     @property
     def is_remote(self) -> bool:
         """Whether the first image is not on this machine."""
-        return bool(self.paths) and _is_uri(self.paths[0])
+        return bool(self.paths) and is_remote(self.paths[0])
 
     def part(self, start: int, stop: int) -> Files:
         """Return the rows from `start` to before `stop`."""
@@ -94,13 +107,13 @@ class Files:
             yield Row(path=printable(path), read=partial(_read, path, self.base))
 
 
-def files_of(paths: Iterable[str], *, sizes: Iterable[int] = (), skipped: int = 0) -> Files:
+def files_of(paths: Iterable[str], *, sizes: Iterable[int] = (), skipped: int = 0, hidden: int = 0) -> Files:
     """Return files in the order given; `sizes`, where they are known, make the listing's hash notice other content."""
     listed, digest = tuple(paths), hashlib.sha256()
     for path in listed:
-        digest.update(os.fsencode(path) + b"\0")
+        digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
     digest.update(repr(list(sizes)).encode())
-    return Files(paths=listed, sha256=digest.hexdigest(), skipped=skipped, base=str(Path.cwd()))
+    return Files(paths=listed, sha256=digest.hexdigest(), skipped=skipped, hidden=hidden, base=str(Path.cwd()))
 
 
 def find_source(text: str, column: str) -> Source:
@@ -114,125 +127,77 @@ def find_source(text: str, column: str) -> Source:
         UsageError: there is no such thing, nothing in it can be scored, or it cannot be read.
         MissingCapability: its driver is not installed, or its bucket cannot be reached.
     """
-    found = _found(text)
-    names, skipped = [name for name, _ in found], 0
-    if len(found) == 1 and names[0].lower().endswith(".txt"):
-        source: Source = files_of(_lines(names[0]))
+    found, hidden = _found(text)
+    names = [name for name, _ in found]
+    if len(found) == 1 and suffix_of(names[0]) == ".txt":
+        source: Source = files_of(_lines(names[0]), hidden=hidden)
     else:
-        images = [(name, size) for name, size in found if _suffix(name) in SUFFIXES]
-        tables = [name for name in names if _suffix(name) == ".parquet"]
+        images = [(name, size) for name, size in found if suffix_of(name) in IMAGE_SUFFIXES]
+        tables = [name for name in names if suffix_of(name) == ".parquet"]
         if tables and not images:
             from resx.scoring.parquet import open_tables
 
-            source = open_tables(tables, column, skipped=len(found) - len(tables))
+            source = open_tables(tables, column, skipped=len(found) - len(tables), hidden=hidden)
         else:
-            skipped = len(found) - len(images)
-            source = files_of((name for name, _ in images), sizes=(size for _, size in images), skipped=skipped)
+            skipped, sizes = len(found) - len(images), (size for _, size in images)
+            source = files_of((name for name, _ in images), sizes=sizes, skipped=skipped, hidden=hidden)
     if not source.num_rows:
-        others = f" ({source.skipped} other file{'s' * (source.skipped != 1)} there)" if source.skipped else ""
-        raise UsageError(f"{text}: no images{others}; give {_KINDS}")
+        others = f"; skipped {skipped_words(source)}" if source.skipped or source.hidden else ""
+        raise UsageError(f"{without_secrets(text)}: no images{others}; give {KINDS}")
     return source
 
 
-def filesystem(uri: str) -> tuple[Any, str]:
-    """Return fsspec's file system for a URI, and the path in it.
+def skipped_words(source: Source) -> str:
+    """Return in words what lies there and is not taken; empty if all is."""
+    others = f"{source.skipped} non-image file{'s' * (source.skipped != 1)}" if source.skipped else ""
+    return " and ".join(filter(None, (others, hidden_words(source.hidden))))
 
-    Raises:
-        UsageError: nobody knows the scheme.
-        MissingCapability: the scheme's driver, or fsspec, is not installed.
-    """
+
+def _found(text: str) -> tuple[list[tuple[str, int]], int]:
+    """Return the files that the words name, with their sizes, in the order of their names; and how many were hidden."""
+    if is_remote(text):
+        found, hidden = list_remote(text)
+        return sorted(found), hidden
+    listing = _local(text)
+    scheme = text.partition("://")[0] + "://" if is_uri(text) else ""
     try:
-        import fsspec
-        from fsspec.registry import known_implementations
-    except ImportError as error:
-        raise MissingCapability(f"{uri}: fsspec is not installed; pip install 'resx[predict]'") from error
-    scheme = uri.partition("://")[0]
-    try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(uri)
-    except ImportError as error:
-        known = known_implementations.get(scheme, {})
-        package = known.get("class", "").partition(".")[0]
-        remedy = f"pip install {package}" if package not in ("", "fsspec") else known.get("err", str(error))
-        raise MissingCapability(f"{uri}: no driver for {scheme}:// is installed; {remedy}") from error
-    except ValueError as error:
-        raise UsageError(f"{uri}: {error}; give {_KINDS}") from error
-    except Exception as error:
-        raise _unreachable(uri, error) from error
-    return found
-
-
-def printable(path: str) -> str:
-    """Return a path as text that every format can hold; bytes that are no UTF-8 are shown escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _found(text: str) -> list[tuple[str, int]]:
-    """Return the files that the words name, with their sizes, in the order of their names."""
-    if _is_uri(text):
-        return sorted(_remote(text))
-    path = Path(text)
-    if path.is_dir():
-        names: Sequence[str] = [
-            os.path.join(folder, name)  # noqa: PTH118 - a Path for each of a million names takes minutes
-            for folder, _, inside in os.walk(path, onerror=_refuse)
-            for name in inside
-            if not name.startswith(".")
-        ]
-    elif glob.has_magic(text) and not path.exists():
-        names = [name for name in glob.glob(text, recursive=True) if Path(name).is_file()]  # noqa: PTH207
-    else:
-        names = [text]
-    try:
-        found = sorted((name, Path(name).stat().st_size) for name in names)
+        found = [(scheme + path, _size(path)) for path in listing.paths]
     except OSError as error:
-        raise UsageError(f"{error.filename}: {_reason(error)}; give {_KINDS}") from error
-    if len(names) == 1 and names[0] == text and _suffix(text) not in SUFFIXES | {".txt", ".parquet"}:
-        raise UsageError(f"{text}: cannot be told from its name; give {_KINDS}")
-    return found
+        raise UsageError(f"{error.filename}: {_reason(error)}; give {KINDS}") from error
+    named = len(found) == 1 and found[0][0] in (text, scheme + local_path(text))
+    if named and suffix_of(found[0][0]) not in SUFFIXES:
+        raise UsageError(f"{text}: cannot be told from its name; give {KINDS}")
+    return sorted(found), listing.hidden
 
 
-def _remote(uri: str) -> list[tuple[str, int]]:
-    system, path = filesystem(uri)
-    try:
-        if glob.has_magic(path):
-            found = system.glob(path, detail=True)
-        elif system.isfile(path):
-            found = {path: system.info(path)}
-        else:
-            found = system.find(path, detail=True)
-    except FileNotFoundError:
-        found = {}
-    except Exception as error:
-        raise _unreachable(uri, error) from error
-    if not found:
-        raise UsageError(f"{uri}: nothing is there; give {_KINDS}")
-    return [
-        (system.unstrip_protocol(name), int(about.get("size") or 0))
-        for name, about in found.items()
-        if about.get("type") == "file" and not name.rpartition("/")[2].startswith(".")
-    ]
+def _local(text: str) -> Listing:
+    """Return what a path names: a folder's files, itself if it exists, else what it matches as a glob."""
+    path = local_path(text)
+    if Path(path).is_dir():
+        return list_files(path)
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return Listing(paths=(path,), hidden=0)
+    found = expand(path)
+    return expand(unquote(path, errors="surrogateescape")) if not found.paths and is_uri(text) else found
+
+
+def _size(path: str) -> int:
+    # A link that leads nowhere is a row with an error; a source that is nothing else is refused.
+    return (os.lstat(path) if Path(path).is_symlink() and not Path(path).exists() else Path(path).stat()).st_size
 
 
 def _lines(path: str) -> list[str]:
     try:
-        lines = read_file(path).decode("utf-8", "surrogateescape").splitlines()
+        return read_lines(read_file(path))
     except OSError as error:
-        raise UsageError(f"{path}: {_reason(error)}; give a list of paths, one a line") from error
-    return [line.strip() for line in lines if line.strip()]
-
-
-def read_file(path: str) -> bytes:
-    """Return the bytes of a path or a URI."""
-    if not _is_uri(path):
-        return Path(path).read_bytes()
-    system, inside = filesystem(path)
-    content: bytes = system.cat_file(inside)
-    return content
+        raise UsageError(f"{without_secrets(path)}: {_reason(error)}; give a list of paths, one a line") from error
+    except UsageError as error:
+        raise UsageError(f"{without_secrets(path)}: {error}") from None
 
 
 def _read(path: str, base: str) -> bytes:
-    if not _is_uri(path):
-        return (Path(base) / path).read_bytes()
+    if not is_remote(path):
+        return (Path(base) / local_path(path)).read_bytes()
     for tries_before in range(_READ_TRIES - 1):
         try:
             return read_file(path)
@@ -243,25 +208,5 @@ def _read(path: str, base: str) -> bytes:
     return read_file(path)
 
 
-def _is_uri(text: str) -> bool:
-    return "://" in text
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 - of a URI too
-
-
-def _refuse(error: OSError) -> None:
-    raise UsageError(f"{error.filename}: {_reason(error)}; make it readable, or give a list of files") from error
-
-
 def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
-def _unreachable(uri: str, error: Exception) -> MissingCapability:
-    reason = (str(error) or type(error).__name__).partition("\n")[0].rstrip(".")
-    return MissingCapability(
-        f"{uri}: cannot be read ({reason}); give the credentials that its driver looks for, such as AWS_PROFILE or "
-        "GOOGLE_APPLICATION_CREDENTIALS, and check the name"
-    )
+    return without_secrets((error.strerror or str(error)).lower())

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from resx.errors import UsageError
+from resx.listing import one_line
 
 Protocol: TypeAlias = Literal["grpc", "http"]
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
@@ -135,7 +136,8 @@ def parse_address(
     host, colon, port = rest.rstrip("/").rpartition(":")
     if not colon:
         host, port = rest.rstrip("/"), str(TLS_PORT if secure else DEFAULT_PORTS[spoken])
-    if not host or not port.isdigit() or not 0 < int(port) < 65536 or set(host) & set("/@, \t\r\n?#"):
+    readable = bool(host) and one_line(host) == host and not set(host) & set("/@, ?#")
+    if not readable or not port.isdigit() or not 0 < int(port) < 65536:
         raise UsageError(f"--url {url}: give host:port with a port from 1 to 65535")
     known = shown or access()
     key = os.environ.get(CONTROL_KEY_VARIABLE, "") if control_key is None else control_key

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import MissingCapability, ResxError, ServerBusy, ServerError, UsageError
+from resx.listing import printable
 from resx.serving.address import (
     CONTROL_HEADER,
     CONTROL_KEY_VARIABLE,
@@ -238,8 +239,10 @@ class TritonClient:
         """Return what a model takes and gives.
 
         Raises:
-            UsageError: the model is not loaded, or takes more than one tensor.
+            UsageError: the model is not loaded, takes more than one tensor, or cannot have that name.
         """
+        if printable(model) != model:
+            raise UsageError(f"{model}: no model's name has bytes that are no UTF-8; `resx status` lists the models")
         options = self._of(model, version) | self._as_json()
         found = self._patiently(lambda: self._json(self._client.get_model_config, options))
         return interface_of(model, found.get("config", found))
@@ -454,5 +457,5 @@ def _by_row(predictions: Sequence[Prediction], num_classes: int) -> list[list[Pr
 
 
 def _prediction(text: bytes) -> Prediction:
-    logit, index, *label = text.decode().split(":", 2)
+    logit, index, *label = text.decode("utf-8", "backslashreplace").removesuffix("\r").split(":", 2)
     return Prediction(label=label[0] if label else f"class-{index}", index=int(index), logit=float(logit))

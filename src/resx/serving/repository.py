@@ -32,6 +32,7 @@ from resx.files import (
     staging_folder,
     write_atomic,
 )
+from resx.listing import printable
 from resx.serving import image_endpoint, triton_config
 from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
@@ -54,14 +55,30 @@ class Repository:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        _require_text(self.root)
+
     def names(self) -> list[str]:
         """Return the models that Triton can load, sorted; image endpoints are parts of theirs.
 
         A model has a configuration, or an ONNX file that speaks for itself.
+
+        Raises:
+            UsageError: as `require_text_names`.
         """
-        configured = {path.parent for path in self.root.glob(f"*/{CONFIG_FILE}")}
+        self.require_text_names()
+        configured = {path.parent for path in self.root.glob(f"[!.]*/{CONFIG_FILE}")}
         bare = {path.parent.parent for path in self.root.glob("[!.]*/[0-9]*/model.onnx")}
         return sorted(folder.name for folder in configured | bare if not image_endpoint.owner(folder))
+
+    def require_text_names(self) -> None:
+        """Check the repository's whole path and its folders' names: Triton lists them all, its own answer is UTF-8.
+
+        Raises:
+            UsageError: one has bytes that are no UTF-8.
+        """
+        for folder in (self.root.absolute(), *(self.root.iterdir() if self.root.is_dir() else ())):
+            _require_text(folder)
 
     def is_endpoint(self, name: str) -> bool:
         """Say whether `name` is a part of another model's image endpoint."""
@@ -104,6 +121,7 @@ class Repository:
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
         """Give a folder on the repository's file system to write a version into; deleted at the end."""
+        _require_text(self.root.absolute())
         parent = self.staging_parent()
         remove_abandoned(parent)
         with staging_folder(parent) as folder:
@@ -276,3 +294,8 @@ def _interface(tensors: object) -> str:
 def _write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text() != text:
         write_atomic(path, text)
+
+
+def _require_text(path: Path) -> None:
+    if printable(str(path)) != str(path):
+        raise UsageError(f"{path}: Triton takes no name with bytes that are no UTF-8; rename it")

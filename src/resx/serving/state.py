@@ -105,7 +105,7 @@ def now_s() -> float:
 
 def folder_of(repository: Repository) -> Path:
     """Return the state folder of the repository's server. It may not exist yet."""
-    identity = hashlib.sha256(str(repository.root.resolve()).encode()).hexdigest()[:12]
+    identity = hashlib.sha256(os.fsencode(repository.root.resolve())).hexdigest()[:12]
     return state_folder() / "servers" / f"{repository.root.resolve().name}-{identity}"
 
 

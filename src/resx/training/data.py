@@ -11,6 +11,7 @@ Digits and CIFAR are whole in memory (6 and 184 MB); a folder's images are decod
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import MissingCapability, UsageError, nearest
+from resx.listing import hidden_words, one_line
 from resx.zoo.spec import Channels, ImageFormat
 
 BadImages: TypeAlias = Literal["refuse", "skip", "unchecked"]
@@ -61,6 +63,29 @@ class DataSet:
     held_out: Split
     skipped: tuple[str, ...] = ()
     """Files that cannot be decoded and were left out."""
+    hidden: int = 0
+    """Hidden files and folders that were skipped."""
+    copies: tuple[str, ...] = ()
+    """Files that are not trained on, as they are held out too, byte for byte."""
+    conflicting: tuple[str, ...] = ()
+    """Files of which a copy has another class."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was left out and what looks wrong, a line each."""
+        lines = [f"Skipped {hidden_words(self.hidden)}"] if self.hidden else []
+        if self.skipped:
+            lines.append(f"Skipped {_count(self.skipped, 'image')} that cannot be read: {_few(self.skipped)}")
+        if self.copies:
+            lines.append(
+                f"Left {_count(self.copies, 'image')} out of training, of which a copy is held out: {_few(self.copies)}"
+            )
+        if self.conflicting:
+            lines.append(
+                f"warning: {_count(self.conflicting, 'image')} with the same bytes as one of another class: "
+                f"{_few(self.conflicting)}"
+            )
+        return lines
 
 
 def load_data(name: str, *, image_size: int | None = None, bad_images: BadImages = "refuse") -> DataSet:
@@ -143,3 +168,11 @@ def channel_statistics(images_NCHW: npt.NDArray[np.uint8]) -> tuple[Channels, Ch
 
 def _enlarged(grey: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def _count(files: Sequence[str], what: str) -> str:
+    return f"{len(files)} {what}{'s' * (len(files) != 1)}"
+
+
+def _few(files: Sequence[str]) -> str:
+    return ", ".join(map(one_line, files[:3])) + (", ..." if len(files) > 3 else "")

@@ -4,16 +4,17 @@
     DIR/CLASS/*.jpg                                        every fifth image of each class is held out
 
 Classes are the folders' names in alphabetical order; images are found at any depth below them and ordered
-by path, so the split depends on nothing but the names. An image's shorter side is brought to 8/7 of the
-network's size (256 for 224) and its centre cropped; `resx.training.images` decodes it. Nothing is kept in
-memory: a batch's files are decoded when the batch is asked for, by several threads (Pillow lets go of the
+by path, so the split depends on nothing but the names. Hidden files and folders are skipped (resx.listing), and an
+image that is held out too, byte for byte, is not trained on (resx.training.copies). An image's shorter side is
+brought to 8/7 of the network's size (256 for 224) and its centre cropped; `resx.training.images` decodes it. Nothing is
+kept in memory: a batch's files are decoded when the batch is asked for, by several threads (Pillow lets go of the
 interpreter while it decodes).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import UsageError
+from resx.listing import LABEL_RULE, is_label, list_folders, list_images, one_line
+from resx.training.copies import find_copies
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
 from resx.training.images import load_image, pixels, resized_size
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
 _NUM_THREADS = min(16, os.cpu_count() or 1)
 
 
@@ -58,13 +60,15 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
 
     Raises:
         UsageError: the folder is missing or empty, has fewer than two classes, its parts have different
-            classes, or images cannot be decoded and `bad_images` is `refuse` (they are counted and named).
+            classes, a class's name cannot be a label, or images cannot be decoded and `bad_images` is `refuse` (they
+            are counted and named).
     """
     image = ImageFormat(image_size=image_size, resize=round(image_size * 8 / 7), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; give one with a folder of images per class")
     divided = (root / "train").is_dir() and (root / "val").is_dir()
-    parts = [_files(root / part) for part in ("train", "val")] if divided else [_files(root)]
+    found = [_files(root / part) for part in ("train", "val")] if divided else [_files(root)]
+    parts = [entries for entries, _ in found]
     classes = _common_classes(root, parts)
     bad = {} if bad_images == "unchecked" else _undecodable((path for part in parts for path, _ in part), image)
     if bad and bad_images == "refuse":
@@ -78,9 +82,17 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
     train, held_out = splits if divided else _divided(splits[0])
     if not len(train) or not len(held_out):
         raise UsageError(f"{root}: too few images to train on some and hold out others; give 5 or more per class")
+    copies = find_copies(_labelled(train), _labelled(held_out))
+    kept = _without(train, copies.held_out_too)
+    if gone := sorted(set(train.targets.tolist()) - set(kept.targets.tolist())):
+        raise UsageError(
+            f"{root}: every training image of class {classes[gone[0]]} is held out too, byte for byte; "
+            "give other images to train on"
+        )
     return DataSet(
-        name="folder", labels=classes, image=image, train=train, held_out=held_out,
-        skipped=tuple(str(path) for path in bad),
+        name="folder", labels=classes, image=image, train=kept, held_out=held_out,
+        skipped=tuple(str(path) for path in bad), hidden=sum(hidden for _, hidden in found),
+        copies=tuple(map(str, copies.held_out_too)), conflicting=tuple(map(str, copies.conflicting)),
     )  # fmt: skip
 
 
@@ -93,13 +105,17 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
     return pixels(load_image(path), height=image.image_size, width=image.image_size, resize=image.resize, name=path)
 
 
-def _files(root: Path) -> list[tuple[Path, str]]:
-    """Return (path, class) of every image below `root`, by class and then by path."""
+def _files(root: Path) -> tuple[list[tuple[Path, str]], int]:
+    """Return (path, class) of every image below `root`, by class and then by path, and how many hidden were skipped."""
     found: list[tuple[Path, str]] = []
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    folders, hidden = list_folders(root)
+    for folder in folders:
+        paths, hidden_inside = list_images(folder)
+        hidden += hidden_inside
+        if paths and not is_label(folder.name):
+            raise UsageError(f"{root}: class '{one_line(folder.name)}': {LABEL_RULE}; rename the folder")
         found += [(path, folder.name) for path in paths]
-    return found
+    return found, hidden
 
 
 def _common_classes(root: Path, parts: list[list[tuple[Path, str]]]) -> tuple[str, ...]:
@@ -141,11 +157,21 @@ def _split(entries: list[tuple[Path, str]], classes: tuple[str, ...], image: Ima
 
 
 def _divided(split: Split) -> tuple[Split, Split]:
+    held_out = every_fifth_of_each_class(split.targets)
+    return _chosen(split, ~held_out), _chosen(split, held_out)
+
+
+def _without(split: Split, paths: Collection[Path]) -> Split:
+    gone = set(paths)
+    return _chosen(split, np.array([path not in gone for path, _ in _labelled(split)], dtype=np.bool_))
+
+
+def _chosen(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
     assert isinstance(split.images, FolderImages)
-    images, held_out = split.images, every_fifth_of_each_class(split.targets)
+    paths = tuple(split.images.paths[index] for index in np.flatnonzero(mask))
+    return Split(images=FolderImages(paths=paths, image=split.images.image), targets=split.targets[mask])
 
-    def part(mask: npt.NDArray[np.bool_]) -> Split:
-        paths = tuple(images.paths[index] for index in np.flatnonzero(mask))
-        return Split(images=FolderImages(paths=paths, image=images.image), targets=split.targets[mask])
 
-    return part(~held_out), part(held_out)
+def _labelled(split: Split) -> list[tuple[Path, int]]:
+    assert isinstance(split.images, FolderImages)
+    return list(zip(split.images.paths, split.targets.tolist(), strict=True))

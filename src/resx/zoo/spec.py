@@ -15,6 +15,7 @@ import pydantic
 from pydantic import Field
 
 from resx.errors import UsageError, nearest
+from resx.listing import LABEL_RULE, is_label, one_line
 from resx.zoo.architectures import Architecture, FrozenModel
 
 __all__ = [
@@ -126,6 +127,7 @@ class ModelSpec(FrozenModel):
             fields |= image.model_dump()
         if dropped_blocks is not None:
             fields["dropped_blocks"] = dropped_blocks
+        _require_labels(labels or ())
         try:
             return ModelSpec.model_validate(fields)
         except pydantic.ValidationError as error:
@@ -189,16 +191,25 @@ def read_spec(path: Path) -> ModelSpec:
     """Read a spec from its JSON file.
 
     Raises:
-        UsageError: the file is missing, is no JSON, or does not describe a network.
+        UsageError: the file is missing, is no JSON, does not describe a network, or has labels that labels.txt
+            cannot hold.
     """
     try:
-        return ModelSpec.model_validate_json(path.read_bytes())
+        spec = ModelSpec.model_validate_json(path.read_bytes())
+        _require_labels(spec.labels)
+        return spec
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; a run folder has this file") from error
     except pydantic.ValidationError as error:
         raise UsageError(f"{path}: {_first(error)}; train or copy the run again") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _require_labels(labels: Sequence[str]) -> None:
+    # Not a validator: the card of a version that is published already has to be readable still.
+    if bad := [label for label in labels if not is_label(label)]:
+        raise UsageError(f"label '{one_line(bad[0])}': {LABEL_RULE}; rename the class in the data and train again")
 
 
 def _first(error: pydantic.ValidationError) -> str:

@@ -1,0 +1,207 @@
+"""Names and folders as a disk has them: what is listed, and how a name is shown.
+
+Hidden files and folders are never listed below the folder that the user named: a name that begins with a dot
+(`.git`, `.ipynb_checkpoints`, `.DS_Store`, AppleDouble's `._photo.jpg`), and `__MACOSX`, which macOS adds to archives.
+They are counted, a folder as one, so that a command can say so.
+
+A file's name is bytes. Python holds those that are no UTF-8 as lone surrogates, which neither JSON nor a terminal
+takes: `printable` and `one_line` show them escaped.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from resx.errors import UsageError
+
+IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"}
+)
+"""Of the files that are taken out of folders, globs and buckets."""
+LABEL_RULE = "a class's name is one line of UTF-8 without control characters"
+_ARCHIVE_OF_MACOS = "__MACOSX"
+# Python keeps a byte 0x80 + n that it could not decode as U+DC80 + n (PEP 383); other surrogates were never bytes.
+_BYTES, _SURROGATE = re.compile(r"[\udc80-\udcff]+"), re.compile(r"[\ud800-\udfff]")
+# C0 and C1 (escape sequences, NEL), the two separators of Unicode, and what reorders the text around it.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listing:
+    """Files that were found, and what was passed over."""
+
+    paths: tuple[str, ...]
+    """In no order that means anything, but always the same one."""
+    hidden: int
+    """Hidden files and folders."""
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder of this name is skipped wherever files are listed."""
+    return name.startswith(".") or name == _ARCHIVE_OF_MACOS
+
+
+def hidden_words(number: int) -> str:
+    """Return the count of what was skipped in words; empty for none."""
+    return f"{number} hidden file{'s' * (number != 1)} or folder{'s' * (number != 1)}" if number else ""
+
+
+def list_files(root: str | Path, *, skips: Callable[[str], bool] = is_hidden) -> Listing:
+    """Return the files at any depth below a folder, those behind linked folders too.
+
+    Each folder is listed once, however many links lead to it, so links that form a loop end. A link that leads nowhere
+    is a file: whoever opens it says so. Pipes, sockets and devices are left out.
+
+    Args:
+        root: the folder; its own name and those above it may be hidden.
+        skips: says which names are passed over.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
+    found: list[str] = []
+    seen: set[tuple[int, int]] = set()
+    hidden = 0
+    # Real folders first: a file is then listed under its own path rather than under a link's.
+    waiting, linked = [str(root)], list[str]()
+    while waiting or linked:
+        folder = waiting.pop() if waiting else linked.pop(0)
+        try:
+            facts = Path(folder).stat()
+            if (facts.st_dev, facts.st_ino) in seen:
+                continue
+            seen.add((facts.st_dev, facts.st_ino))
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UsageError(f"{folder}: {reason}; make it readable, or give a list of files") from error
+        for entry in inside:
+            if skips(entry.name):
+                hidden += 1
+            elif _is_folder(entry):
+                (linked if entry.is_symlink() else waiting).append(entry.path)
+            elif entry.is_file(follow_symlinks=False) or is_file(entry.path):
+                found.append(entry.path)
+    return Listing(paths=tuple(found), hidden=hidden)
+
+
+def list_images(root: Path) -> tuple[list[Path], int]:
+    """Return the images below a folder by their names' suffixes, ordered by path, and how many hidden were skipped.
+
+    Raises:
+        UsageError: a folder cannot be read.
+    """
+    listed = list_files(root)
+    return sorted(path for path in map(Path, listed.paths) if path.suffix.lower() in IMAGE_SUFFIXES), listed.hidden
+
+
+def list_folders(root: Path) -> tuple[list[Path], int]:
+    """Return the folders directly in a folder, links to folders among them, and how many hidden entries were skipped.
+
+    Raises:
+        UsageError: the folder cannot be read.
+    """
+    try:
+        entries = sorted(root.iterdir())
+    except OSError as error:
+        raise UsageError(f"{root}: {(error.strerror or str(error)).lower()}; make it readable") from error
+    shown = [path for path in entries if not is_hidden(path.name)]
+    return [path for path in shown if path.is_dir()], len(entries) - len(shown)
+
+
+def expand(pattern: str) -> Listing:
+    """Return the files that a glob matches; `**` is any number of folders. Hidden ones only where the glob names them.
+
+    Raises:
+        UsageError: a folder below `**` cannot be read.
+    """
+    parts = pattern.split("/")
+    skips = named_by(parts)
+    deep = next((place for place, part in enumerate(parts) if part == "**"), len(parts))
+    start, rest = "/".join(parts[:deep]) or ("/" if pattern.startswith("/") else "."), parts[deep:]
+    named, hidden = [start], 0
+    if glob.has_magic(start):
+        # Without `**` the depth is the pattern's, so glob cannot go round in a loop of links.
+        matched = sorted(glob.glob(start, include_hidden=True))  # noqa: PTH207
+        literal = next(place for place, part in enumerate(parts) if glob.has_magic(part))
+        named = [path for path in matched if not any(map(skips, path.split("/")[literal:]))]
+        hidden = len(matched) - len(named)
+    if not rest:
+        return Listing(paths=tuple(path for path in named if is_file(path)), hidden=hidden)
+    found: list[str] = []
+    for folder in (path for path in named if Path(path).is_dir()):
+        listed = list_files(folder, skips=skips)
+        hidden += listed.hidden
+        above = "" if parts[0] == "**" else folder.rstrip("/") + "/"
+        names = [path.removeprefix("./") if not above else path for path in listed.paths]
+        found += [name for name in names if matches(name.removeprefix(above).split("/"), rest)]
+    return Listing(paths=tuple(found), hidden=hidden)
+
+
+def named_by(parts: Sequence[str]) -> Callable[[str], bool]:
+    """Return what says whether a name is hidden and no part of a pattern asks for it by writing what hides it."""
+    asked = [part for part in parts if is_hidden(part)]
+    return lambda name: is_hidden(name) and not any(fnmatch.fnmatchcase(name, part) for part in asked)
+
+
+def matches(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Say whether a path's names match a pattern's parts, of which `**` stands for any number of names."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(matches(names[place:], parts[1:]) for place in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and matches(names[1:], parts[1:])
+
+
+def read_lines(content: bytes) -> list[str]:
+    r"""Return the lines of a list: one line is one name, with the blanks that are in it.
+
+    Only LF and CR LF end a line: a name may hold every other separator (U+2028, VT, FF, NEL). Empty lines and the
+    mark that some editors write at the start of UTF-8 are left out. Bytes that are no UTF-8 stay what they are.
+
+    Raises:
+        UsageError: it is UTF-16 or binary; the message has no name of the file.
+    """
+    if content.startswith(_UTF16_MARKS) or b"\0" in content:
+        raise UsageError("not a list in UTF-8 (it is UTF-16, or binary); save it as UTF-8, one name a line")
+    text = content.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape")
+    return [line for line in re.split(r"\r?\n", text) if line]
+
+
+def is_file(path: str) -> bool:
+    """Say whether a path is a file, or a link that leads nowhere: whoever opens it says so."""
+    found = Path(path)
+    return found.is_file() or (found.is_symlink() and not found.exists())
+
+
+def printable(text: str) -> str:
+    r"""Return text that JSON, Parquet and UTF-8 can hold: bytes that were no UTF-8 are shown escaped, as `\xff`."""
+    decoded = _BYTES.sub(
+        lambda found: found[0].encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), text
+    )
+    return _SURROGATE.sub(lambda found: f"\\u{ord(found[0]):04x}", decoded)
+
+
+def one_line(text: str) -> str:
+    """Return text that a terminal shows as one line and takes no orders from: control characters are escaped too."""
+    return _CONTROL.sub(lambda found: repr(found[0])[1:-1], printable(text))
+
+
+def is_label(text: str) -> bool:
+    """Say whether a class can have this name (LABEL_RULE): labels.txt has a line for each class, and cards are JSON."""
+    return bool(text) and one_line(text) == text
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

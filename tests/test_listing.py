@@ -1,0 +1,121 @@
+"""What is found below a folder, what is skipped, and how names are shown."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from resx.errors import UsageError
+from resx.listing import Listing, expand, is_label, list_files, one_line, printable, read_lines
+
+
+def tree(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(name)
+    return root
+
+
+def below(root: Path, listing: Listing) -> list[str]:
+    return sorted(os.path.relpath(path, root) for path in listing.paths)
+
+
+def test_hidden_files_and_folders_are_skipped_and_counted(tmp_path: Path) -> None:
+    tree(
+        tmp_path, "a/1.jpg", "a/._1.jpg", "a/.DS_Store", "a/.ipynb_checkpoints/1-checkpoint.jpg", "__MACOSX/a/._1.jpg",
+        ".git/objects/x", ".git/objects/y", "b/__pycache__/2.jpg",
+    )  # fmt: skip
+
+    listing = list_files(tmp_path)
+
+    assert below(tmp_path, listing) == ["a/1.jpg", "b/__pycache__/2.jpg"]
+    assert listing.hidden == 5
+
+
+def test_a_root_that_is_hidden_or_below_a_hidden_folder_is_listed(tmp_path: Path) -> None:
+    root = tree(tmp_path / ".cache" / ".images", "1.jpg", ".2.jpg")
+
+    assert below(root, list_files(root)) == ["1.jpg"]
+    assert below(root, expand(f"{root}/*")) == ["1.jpg"]
+    assert below(root, expand(f"{root}/**/*.jpg")) == ["1.jpg"]
+
+
+def test_links_that_form_loops_end_and_each_folder_is_listed_once(tmp_path: Path) -> None:
+    root = tree(tmp_path / "root", "a/1.jpg", "b/2.jpg")
+    tree(tmp_path / "elsewhere", "3.jpg")
+    for number in range(3):  # each followed alone, these would be 3 to the power of 40 paths
+        (root / "a" / f"up{number}").symlink_to(root)
+    (root / "b" / "self").symlink_to("self")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+
+    wanted = ["a/1.jpg", "b/2.jpg", "b/self", "linked/3.jpg"]
+    assert below(root, list_files(root)) == wanted
+    assert below(root, expand(f"{root}/**")) == wanted
+    assert below(root, expand(f"{root}/**/*.jpg")) == [name for name in wanted if name.endswith("jpg")]
+
+
+def test_a_link_that_leads_nowhere_is_a_file_and_a_pipe_is_none(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+
+    assert below(tmp_path, list_files(tmp_path)) == ["gone.jpg"]
+    assert below(tmp_path, expand(f"{tmp_path}/*.jpg")) == ["gone.jpg"]
+
+
+def test_a_glob_takes_hidden_names_only_where_it_names_them(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.jpg", "a/.2.jpg", ".c/3.jpg", "a/.t/4.jpg", "__MACOSX/5.jpg")
+    at = str(tmp_path)
+
+    assert below(tmp_path, expand(f"{at}/*/*.jpg")) == ["a/1.jpg"]
+    assert expand(f"{at}/a/*.jpg").hidden == 1
+    assert below(tmp_path, expand(f"{at}/**/*.jpg")) == ["a/1.jpg"]
+    assert below(tmp_path, expand(f"{at}/.c/*.jpg")) == [".c/3.jpg"]
+    assert below(tmp_path, expand(f"{at}/**/.t/*.jpg")) == ["a/.t/4.jpg"]
+    assert below(tmp_path, expand(f"{at}/a/.*.jpg")) == ["a/.2.jpg"]
+    assert below(tmp_path, expand(f"{at}/__MACOSX/*")) == ["__MACOSX/5.jpg"]
+
+
+def test_a_relative_glob_gives_relative_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree(tmp_path, "a/1.jpg", "a/b/2.jpg", "3.jpg"))
+
+    assert sorted(expand("**/*.jpg").paths) == ["3.jpg", "a/1.jpg", "a/b/2.jpg"]
+    assert sorted(expand("a/**").paths) == ["a/1.jpg", "a/b/2.jpg"]
+    assert sorted(expand("./a/*.jpg").paths) == ["./a/1.jpg"]
+    assert sorted(expand("[ab]/**/?.jpg").paths) == ["a/1.jpg", "a/b/2.jpg"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shut").mkdir(mode=0)
+
+    with pytest.raises(UsageError, match="shut: permission denied"):
+        list_files(tmp_path)
+
+
+def test_only_newlines_part_the_lines_of_a_list() -> None:
+    names = ["a\u2028b", "a\vb", "a\fb", "a\x85b", "a\u2029b", "a\x1cb", "a\rb", " both ends ", "\t"]
+    content = "\ufeff" + "\n".join(names) + "\r\n\n\r\nlast"
+
+    assert read_lines(content.encode()) == [*names, "last"]
+    assert read_lines(b"caf\xe9.jpg\n") == [os.fsdecode(b"caf\xe9.jpg")]
+    assert read_lines(b"") == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_list_that_is_not_utf8_is_refused(encoding: str) -> None:
+    with pytest.raises(UsageError, match="save it as UTF-8"):
+        read_lines("a.jpg\nb.jpg".encode(encoding))
+
+
+def test_names_are_shown_escaped() -> None:
+    assert printable(os.fsdecode(b"x\xff\xe9.png")) == "x\\xff\\xe9.png"
+    assert printable("\ud83d alone, \U0001f600 whole, caf\xe9") == "\\ud83d alone, \U0001f600 whole, caf\xe9"
+    assert printable("a\nb") == "a\nb"
+    assert one_line("a\n\x1b[31mb\x9b\u2028\u202e") == "a\\n\\x1b[31mb\\x9b\\u2028\\u202e"
+
+
+def test_a_label_is_one_line_of_utf8() -> None:
+    assert all(map(is_label, ["cat", "Gro\xdfe Katze", "a b", "\u732b", "."]))
+    assert not any(map(is_label, ["", "a\nx", "a\tx", "a\rx", "a\x85x", "a\u2028x", "a\x1b[0m", os.fsdecode(b"\xe9")]))
