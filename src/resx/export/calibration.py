@@ -157,9 +157,12 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> npt.NDA
     if not paths:
         raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...); {REMEDY}")
     _, height, width = signature.input_dims
-    resize = signature.resize or min(height, width)
+    resize, interpolation = signature.resize or min(height, width), signature.interpolation
     chosen = [paths[index] for index in _spread(len(paths), num_images)]
-    return np.stack([pixels(load_image(path), height=height, width=width, resize=resize) for path in chosen])
+    return np.stack([
+        pixels(load_image(path), height=height, width=width, resize=resize, interpolation=interpolation)
+        for path in chosen
+    ])  # fmt: skip
 
 
 def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArray[np.uint8]:

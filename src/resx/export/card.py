@@ -20,7 +20,7 @@ from resx.errors import UsageError
 from resx.export.family import Family
 from resx.export.tuning import Tuning
 from resx.files import checked_name
-from resx.zoo.spec import Channels, FrozenModel, ModelSpec
+from resx.zoo.spec import Channels, FrozenModel, Interpolation, ModelSpec
 
 FILE_NAME = "card.json"
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
@@ -109,6 +109,8 @@ class Signature(FrozenModel):
     """How an RGB image is brought to [3, H, W]; None: the input is no image."""
     mean: Channels | None = None
     std: Channels | None = None
+    interpolation: Interpolation = "bilinear"
+    """The filter that `resize` takes."""
 
     @property
     def num_outputs(self) -> int:
@@ -129,7 +131,7 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
     return Signature(
         input_name="image", input_type=input_type, input_dims=(3, spec.image_size, spec.image_size),
         output_name="logits", output_dims=(spec.classes,), labels=spec.labels,
-        resize=spec.resize, mean=spec.mean, std=spec.std,
+        resize=spec.resize, mean=spec.mean, std=spec.std, interpolation=spec.interpolation,
     )  # fmt: skip
 
 

@@ -1,7 +1,6 @@
-"""Images: brought to a network's size by one geometry for calibration, queries and clients; and real ones to try.
+"""Images: decoded for calibration, queries and clients; and real ones to try.
 
-It is torchvision's for classification: bring the shorter side to `resize` pixels (bilinear, antialiased),
-cut the centre.
+How they are brought to a network's size: `resx.training.geometry`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from PIL import Image, UnidentifiedImageError
 
 from resx.errors import UsageError
 from resx.files import PICTURE_FORMATS
+from resx.training.geometry import pixels as pixels
 
-MAX_RESIZED_PIXELS = 64_000_000
 # Few enough for a laptop at 224 pixels.
 _NUM_PHOTOGRAPHS = 16
 
@@ -50,21 +49,6 @@ def image_of(content: bytes, name: str) -> Image.Image:
         UsageError: they are no image that Pillow knows; the message begins with the name.
     """
     return _decoded(io.BytesIO(content), name)
-
-
-def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> npt.NDArray[np.uint8]:
-    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
-
-    Raises:
-        UsageError: it is so long and thin that resizing it would take gigabytes.
-    """
-    scale = resize / min(image.size)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if size[0] * size[1] > MAX_RESIZED_PIXELS:
-        raise UsageError(f"image of {image.width} x {image.height} pixels: too long and thin; crop it")
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
 def photographs(height: int, width: int, *, seed: int) -> RealImages:

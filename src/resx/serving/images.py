@@ -19,6 +19,7 @@ from resx.export.images import load_image, pixels
 from resx.serving.client import Interface, Prediction, TritonClient
 from resx.serving.image_endpoint import IMAGE
 from resx.serving.triton_config import PROBABILITIES
+from resx.zoo.spec import INTERPOLATIONS, Interpolation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +44,10 @@ def model_input(images: Sequence[Image.Image], interface: Interface) -> npt.NDAr
     """Return images [N, 3, H, W] as the served model takes them, UINT8 or normalised FP32."""
     height, width = interface.image_size
     resize = int(interface.parameters.get("resx.resize", min(height, width)))
-    batch = np.stack([pixels(image, height=height, width=width, resize=resize) for image in images])
+    batch = np.stack([
+        pixels(image, height=height, width=width, resize=resize, interpolation=_interpolation(interface))
+        for image in images
+    ])  # fmt: skip
     if interface.input_type == "UINT8":
         return batch
     mean, std = (_numbers(interface, key) for key in ("resx.mean", "resx.std"))
@@ -105,6 +109,17 @@ def _guesses(predictions: Sequence[Prediction], *, has_softmax: bool) -> list[Gu
         Guess(label=prediction.label, index=prediction.index, probability=float(probability))
         for prediction, probability in zip(predictions, probabilities, strict=True)
     ]
+
+
+def _interpolation(interface: Interface) -> Interpolation:
+    name = interface.parameters.get("resx.interpolation", "bilinear")
+    for known in INTERPOLATIONS:
+        if name == known:
+            return known
+    raise UsageError(
+        f"resx.interpolation {name!r} in the model's config.pbtxt: resx resizes {' or '.join(INTERPOLATIONS)}; "
+        "export it again"
+    )
 
 
 def _numbers(interface: Interface, key: str) -> tuple[float, ...]:

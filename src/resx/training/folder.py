@@ -25,6 +25,7 @@ from PIL import Image
 from resx.errors import UsageError
 from resx.files import PICTURE_FORMATS
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
+from resx.training.geometry import pixels
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"})
@@ -98,12 +99,8 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
                 whole = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path}: cannot be read as an image ({error}); mend it, or give --skip-bad") from error
-    scale = image.resize / min(whole.size)
-    width, height = (max(image.image_size, round(side * scale)) for side in whole.size)
-    left, top = (width - image.image_size) // 2, (height - image.image_size) // 2
-    resized = whole.resize((width, height), Image.Resampling.BILINEAR)
-    crop = resized.crop((left, top, left + image.image_size, top + image.image_size))
-    return np.asarray(crop).transpose(2, 0, 1)
+    size = image.image_size
+    return pixels(whole, height=size, width=size, resize=image.resize, interpolation=image.interpolation)
 
 
 def _files(root: Path) -> list[tuple[Path, str]]:

@@ -60,7 +60,7 @@ def published_weights(name: str) -> PublishedWeights:
         labels=tuple(entry.meta["categories"]),
         image=ImageFormat(
             image_size=transforms.crop_size[0], resize=transforms.resize_size[0],
-            mean=tuple(transforms.mean), std=tuple(transforms.std),
+            mean=tuple(transforms.mean), std=tuple(transforms.std), interpolation=transforms.interpolation.value,
         ),
         top1_percent=entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
     )  # fmt: skip
