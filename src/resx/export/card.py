@@ -266,6 +266,8 @@ class Card(FrozenModel):
     """Of the network as PyTorch runs it."""
     operators_after: dict[str, int] = Field(default_factory=dict)
     """Of the file."""
+    not_fused: str = ""
+    """Why torch.fx could not follow the network's code and batch norms were left to the exporter; else empty."""
     verified: bool
     own_bar: Tolerance | None = None
     """The tolerance that the user set instead of the precision's."""

@@ -153,6 +153,7 @@ def export_version(
         quantisation=quantisation,
         operators_before=source.operators(),
         operators_after=onnx_reading.operators(written),
+        not_fused=source.not_fused(),
         verified=options.verify,
         own_bar=None if options.atol is None and options.rtol is None else options.tolerance,
         verified_on=" and ".join(filter(None, ["" if is_int8 else "noise", source.real.origin]))

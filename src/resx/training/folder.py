@@ -100,7 +100,7 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UsageError(f"{path}: cannot be read as an image ({error}); mend it, or give --skip-bad") from error
     size = image.image_size
-    return pixels(whole, height=size, width=size, resize=image.resize, interpolation=image.interpolation)
+    return pixels(whole, height=size, width=size, resize=image.resize, interpolation=image.interpolation, name=path)
 
 
 def _files(root: Path) -> list[tuple[Path, str]]:

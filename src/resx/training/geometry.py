@@ -25,21 +25,33 @@ _FILTERS: Mapping[str, Image.Resampling] = {
 
 
 def pixels(
-    image: Image.Image, *, height: int, width: int, resize: int, interpolation: Interpolation = "bilinear"
-) -> npt.NDArray[np.uint8]:
+    image: Image.Image, *, height: int, width: int, resize: int, interpolation: Interpolation = "bilinear",
+    name: object = "",
+) -> npt.NDArray[np.uint8]:  # fmt: skip
     """Return the center of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
 
-    Where that leaves a side shorter than the crop, which no preset does (but a network for images that are not
-    square), the side is stretched to the crop.
+    Raises:
+        UsageError: as `resized_size`; the message begins with the file's name, where one is given.
+    """
+    size = resized_size(image, height=height, width=width, resize=resize, name=name)
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    resized = image.resize(size, _FILTERS[interpolation]).crop((left, top, left + width, top + height))
+    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def resized_size(image: Image.Image, *, height: int, width: int, resize: int, name: object = "") -> tuple[int, int]:
+    """Return the width and height to which `pixels` resizes before it crops.
+
+    Where torchvision's rule leaves a side shorter than the crop, which no preset does (but a network for images
+    that are not square), the side is stretched to the crop.
 
     Raises:
-        UsageError: it is so long and thin that resizing it would take gigabytes.
+        UsageError: the image is so long and thin that resizing it would take gigabytes.
     """
     short, long = min(image.size), max(image.size)
-    size = [resize if side == short else int(resize * long / short) for side in image.size]
-    size = [max(size[0], width), max(size[1], height)]
+    sides = [resize if side == short else int(resize * long / short) for side in image.size]
+    size = (max(width, sides[0]), max(height, sides[1]))
     if size[0] * size[1] > MAX_RESIZED_PIXELS:
-        raise UsageError(f"image of {image.width} x {image.height} pixels: too long and thin; crop it")
-    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    resized = image.resize((size[0], size[1]), _FILTERS[interpolation]).crop((left, top, left + width, top + height))
-    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+        prefix = f"{name}: " if str(name) else ""
+        raise UsageError(f"{prefix}image of {image.width} x {image.height} pixels: too long and thin; crop it")
+    return size

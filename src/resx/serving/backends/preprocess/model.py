@@ -112,12 +112,12 @@ def pixels(image: Image.Image, *, height: int, width: int, resize: int, interpol
         BadImageError: it is so long and thin that resizing it would take too much memory.
     """
     short, long = min(image.size), max(image.size)
-    size = [resize if side == short else int(resize * long / short) for side in image.size]
-    size = [max(size[0], width), max(size[1], height)]
+    sides = [resize if side == short else int(resize * long / short) for side in image.size]
+    size = (max(width, sides[0]), max(height, sides[1]))
     if size[0] * size[1] > MAX_PIXELS:
         raise BadImageError(f"image of {image.width} x {image.height} pixels: too long and thin")
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    resized = image.resize((size[0], size[1]), FILTERS[interpolation]).crop((left, top, left + width, top + height))
+    resized = image.resize(size, FILTERS[interpolation]).crop((left, top, left + width, top + height))
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
