@@ -194,7 +194,8 @@ def _require_any_batch(text: str, model: nn.Module, image_size: int) -> None:
     for num_images in (1, 1, *_BATCHES):
         try:
             with torch.inference_mode():
-                answers.append(logits_in(model(images.expand(num_images, -1, -1, -1)))[:1])
+                logits: Tensor = model(images.repeat(num_images, 1, 1, 1))
+            answers.append(logits[:1])
         except Exception as error:
             raise UsageError(
                 f"{text}: fails on a batch of {num_images} ({_named(error)}); forward must take any number of images"

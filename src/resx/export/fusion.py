@@ -70,7 +70,7 @@ def fused(network: nn.Module, *, target: Target) -> nn.Module:
     if target == "cpu":
         _pool_first(traced)
         for name, module in list(traced.named_modules()):
-            if isinstance(module, nn.BatchNorm2d) and _has_statistics(module):
+            if isinstance(module, nn.BatchNorm2d) and _has_statistics(module) and not _is_computed_anew(module):
                 _replace(traced, name, depthwise(module))
     traced.graph.lint()
     traced.recompile()

@@ -30,7 +30,9 @@ def unwrap(network: nn.Module) -> nn.Module:
 
 def _inner(network: nn.Module) -> nn.Module:
     while isinstance(network, _WITH_MODULE) or hasattr(network, "_orig_mod"):
-        network = network.module if isinstance(network, _WITH_MODULE) else network._orig_mod
+        inner = network.module if isinstance(network, _WITH_MODULE) else network._orig_mod
+        assert isinstance(inner, nn.Module)
+        network = inner
     return network
 
 
