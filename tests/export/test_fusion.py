@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resx.errors import ExportError
 from resx.export import fusion, onnx_file, onnx_reading
 from resx.export.card import TARGETS, Target
 from resx.export.runtimes import OnnxRuntimeModel
@@ -82,6 +83,44 @@ def test_a_batch_norm_in_front_of_a_padded_convolution_stays() -> None:
     model = with_statistics(nn.Sequential(nn.BatchNorm2d(6), nn.Conv2d(6, 8, 3, padding=1)))
     assert num_norms(fusion.fused(model, target="gpu")) == 1
     assert largest_difference(model, fusion.fused(model, target="cpu"), 2, 6, 7, 7) < 1e-5
+
+
+def doubled(norm: nn.Module) -> nn.Module:
+    norm.register_forward_hook(lambda _module, _inputs, answer: 2 * answer)
+    return norm
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.utils.parametrizations.spectral_norm(nn.Conv2d(6, 8, 3)), nn.BatchNorm2d(8)),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 8, 3)), nn.BatchNorm2d(8)),
+        (nn.Conv2d(6, 8, 3), doubled(nn.BatchNorm2d(8))),
+        (doubled(nn.BatchNorm2d(6)), nn.Conv2d(6, 8, 3)),
+    ],
+    ids=["spectral norm", "weight norm", "hook behind", "hook in front"],
+)
+def test_a_layer_that_is_computed_anew_at_each_call_is_left_alone(
+    layers: tuple[nn.Module, ...], target: Target
+) -> None:
+    model = with_statistics(nn.Sequential(*layers))
+    assert largest_difference(model, fusion.fused(model, target=target), 2, 6, 7, 7) < 1e-5
+
+
+def test_a_network_whose_code_looks_at_shapes_is_copied_as_it_is() -> None:
+    class Looking(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) if x.shape[2] > 4 else x
+
+    model = with_statistics(Looking(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8)))
+    with pytest.raises(ExportError, match="TraceError: symbolically traced variables cannot be used as inputs"):
+        fusion.trace(model)
+    fused = fusion.fused(model, target="cpu")
+    assert fused is not model
+    assert num_norms(fused) == 1
+    assert largest_difference(model, fused, 2, 6, 7, 7) == 0
+    assert fusion.operators(model) == {}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,9 +24,10 @@ from resx.serving import image_endpoint, triton_config
 from resx.serving.deploy import deploy
 from resx.serving.repository import Repository
 from resx.serving.triton_config import ServingOptions
+from resx.zoo.spec import INTERPOLATIONS, Interpolation
 from tests.conftest import Finished, RunningTriton
 from tests.image_files import METADATA, NOISE, RAMP_16_BIT, encoded, frames, png, turned
-from tests.serving.test_triton_config import card
+from tests.serving.test_triton_config import bicubic_card, card
 
 MODEL = Path(resx.serving.__file__).parent / "backends" / "preprocess" / "model.py"
 
@@ -63,15 +65,45 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("sizes", [(16, 16, 16), (224, 224, 256)])
+@pytest.mark.parametrize("sizes", [(16, 16, 16), (224, 224, 256), (17, 30, 21)])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
 def test_the_pixels_are_those_of_a_query(
-    preprocess: ModuleType, tmp_path: Path, name: str, sizes: tuple[int, int, int]
+    preprocess: ModuleType, tmp_path: Path, name: str, sizes: tuple[int, int, int], interpolation: Interpolation
 ) -> None:
-    height, width, resize = sizes
     (tmp_path / name).write_bytes(FILES[name])
-    ours = geometry.pixels(geometry.load_image(tmp_path / name), height=height, width=width, resize=resize)
-    served = preprocess.pixels(preprocess.decode(FILES[name]), height=height, width=width, resize=resize)
+    height, width, resize = sizes
+    ours = geometry.pixels(
+        geometry.load_image(tmp_path / name), height=height, width=width, resize=resize, interpolation=interpolation
+    )
+    served = preprocess.pixels(
+        preprocess.decode(FILES[name]), height=height, width=width, resize=resize, interpolation=interpolation
+    )
     assert np.array_equal(ours, served)
+
+
+def configured(preprocess: ModuleType, of: Card) -> Any:
+    """Return the backend's model as Triton sets it up from the endpoint's configuration."""
+    (made, _) = image_endpoint.endpoints(of)
+    parsed = triton_config.parse(made.files["config.pbtxt"])
+    parameters = {key: {"string_value": value.string_value} for key, value in parsed.parameters.items()}
+    config = {"parameters": parameters, "output": [{"dims": [str(dim) for dim in parsed.output[0].dims]}]}
+    model = preprocess.TritonPythonModel()
+    model.initialize({"model_config": json.dumps(config)})
+    return model
+
+
+def test_the_endpoint_resizes_as_its_model_was_trained(preprocess: ModuleType) -> None:
+    assert configured(preprocess, card()).interpolation == "bilinear"
+    assert configured(preprocess, bicubic_card()).interpolation == "bicubic"
+
+
+def test_an_endpoint_of_an_unknown_filter_does_not_load(preprocess: ModuleType) -> None:
+    config = {
+        "parameters": {"resx.resize": {"string_value": "16"}, "resx.interpolation": {"string_value": "box"}},
+        "output": [{"dims": ["1", "3", "16", "16"]}],
+    }
+    with pytest.raises(ValueError, match=r"resx\.interpolation 'box': give bilinear or bicubic"):
+        preprocess.TritonPythonModel().initialize({"model_config": json.dumps(config)})
 
 
 @pytest.mark.parametrize(

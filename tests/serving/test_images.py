@@ -37,6 +37,22 @@ def test_resize_and_crop_are_torchvisions() -> None:
     assert np.array_equal(actual.transpose(1, 2, 0), np.asarray(expected))
 
 
+def test_a_models_own_filter_resizes_its_images() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), dtype=np.uint8)
+    image = Image.fromarray(noise)
+    for name in ("bilinear", "bicubic"):
+        x = images.model_input([image], interface(resx_resize="232", resx_interpolation=name))
+        expected = geometry.pixels(image, height=224, width=224, resize=232, interpolation=name)
+        assert np.array_equal(x[0], expected)
+    older = images.model_input([image], interface(resx_resize="232"))
+    assert np.array_equal(older[0], geometry.pixels(image, height=224, width=224, resize=232))
+
+
+def test_an_unknown_filter_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"resx\.interpolation 'box'.* bilinear or bicubic; export it again"):
+        images.model_input([Image.new("RGB", (8, 8))], interface(resx_interpolation="box"))
+
+
 def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
     for mode in ("L", "P", "RGBA", "1"):
         Image.new(mode, (8, 8)).save(tmp_path / f"{mode}.png")

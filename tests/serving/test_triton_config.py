@@ -69,6 +69,17 @@ def card(input_type: InputType = "uint8") -> Card:
     )
 
 
+def bicubic_card() -> Card:
+    plain = card()
+    spec = tiny_spec().model_copy(update={"interpolation": "bicubic"})
+    return plain.model_copy(update={"source": plain.source.model_copy(update={"spec": spec})})
+
+
+def test_the_filter_that_resizes_is_named_where_it_is_not_bilinear() -> None:
+    text = triton_config.config_text(bicubic_card(), ServingOptions())
+    assert text == GOLDEN + 'parameters { key: "resx.interpolation" value { string_value: "bicubic" } }\n'
+
+
 PLAN = """\
 # A plan runs only under the TensorRT and on the kind of GPU it was built with:
 # 11.4.0, compute capability 8.6.

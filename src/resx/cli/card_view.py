@@ -43,7 +43,11 @@ def proof(console: Console, card: Card) -> None:
     names = sorted({*card.operators_before, *card.operators_after})
     counts = [(name, card.operators_before.get(name, 0), card.operators_after.get(name, 0)) for name in names]
     texts = [f"{name} {after}" if before == after else f"{name} {before} > {after}" for name, before, after in counts]
+    if not card.operators_before:  # not counted: the code could not be followed
+        texts = [f"{name} {after}" for name, _, after in counts]
     console.print(f"operators: {', '.join(texts)}", markup=False, soft_wrap=True)
+    if card.not_fused:
+        console.print(f"not fused before export: {card.not_fused}", markup=False, soft_wrap=True)
     if card.quantisation:
         _quantisation(console, card.quantisation)
 

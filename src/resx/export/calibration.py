@@ -180,11 +180,12 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibra
     if not paths:
         raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
     _, height, width = signature.input_dims
-    resize = signature.resize or min(height, width)
+    resize, interpolation = signature.resize or min(height, width), signature.interpolation
     chosen = [paths[index] for index in _spread(len(paths), num_images)]
-    images = np.stack(
-        [pixels(load_image(path), height=height, width=width, resize=resize, name=path) for path in chosen]
-    )
+    images = np.stack([
+        pixels(load_image(path), height=height, width=width, resize=resize, interpolation=interpolation, name=path)
+        for path in chosen
+    ])  # fmt: skip
     return Calibration(images=images, origin=f"images of {printable(str(folder))}{skipped}")
 
 

@@ -21,7 +21,7 @@ from resx.export.family import Family
 from resx.export.quantised_graph import QuantisedGraph
 from resx.export.tuning import Tuning
 from resx.files import checked_name
-from resx.zoo.spec import Channels, FrozenModel, ModelSpec
+from resx.zoo.spec import Channels, FrozenModel, Interpolation, ModelSpec
 
 FILE_NAME = "card.json"
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
@@ -134,6 +134,8 @@ class Signature(FrozenModel):
     """How an RGB image is brought to [3, H, W]; None: the input is no image."""
     mean: Channels | None = None
     std: Channels | None = None
+    interpolation: Interpolation = "bilinear"
+    """The filter that `resize` takes."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -163,7 +165,7 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
     return Signature(
         input_name="image", input_type=input_type, input_dims=(3, spec.image_size, spec.image_size),
         output_name="logits", output_dims=(spec.classes,), labels=spec.labels,
-        resize=spec.resize, mean=spec.mean, std=spec.std,
+        resize=spec.resize, mean=spec.mean, std=spec.std, interpolation=spec.interpolation,
     )  # fmt: skip
 
 
@@ -304,6 +306,8 @@ class Card(FrozenModel):
     """Of the network as PyTorch runs it."""
     operators_after: dict[str, int] = Field(default_factory=dict)
     """Of the file."""
+    not_fused: str = ""
+    """Why torch.fx could not follow the network's code and batch norms were left to the exporter; else empty."""
     verified: bool
     own_bar: Tolerance | None = None
     """The tolerance that the user set instead of the precision's."""

@@ -5,19 +5,38 @@ They are exported, verified and served like the zoo's; what resx does not know o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from resx.errors import UsageError, nearest
+from resx.export.wrappers import LogitsOf, is_scripted, logits_in, unwrap
 from resx.zoo import pretrained
 from resx.zoo.architectures import ForeignArchitecture
 from resx.zoo.building import seeded
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat, ModelSpec
+
+# The auxiliary heads that training needs, by the beginning of their weights' names. torchvision's own weights of these
+# two want `transform_input`, which no file says.
+_AUXILIARY_HEADS = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
+# More images than one: few, and more than tests for small batches have in mind.
+_BATCHES = (3, 9)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Network:
+    model: nn.Module
+    image: ImageFormat
+    labels: tuple[str, ...] = ()
+    origin: str
+    """Of the weights, for the card."""
 
 
 def load_foreign(
@@ -40,39 +59,23 @@ def load_foreign(
         MissingCapability: published weights could not be downloaded.
     """
     module, _, name = text.partition(":")
-    labels: tuple[str, ...] = ()
-    image = ImageFormat(image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    path = Path(weights)
     if module == "torchvision":
-        classes = _classes(text, settings)
-        model = _torchvision(name, seed, classes)
-        published = _published(name)
-        image = published.image if published else image
-        if weights == "imagenet" and published:
-            pretrained.require_published_classes(published, classes or len(published.labels))
-            labels = published.labels
-            path = pretrained.fetch(published.url, published.file_name)
+        found = _of_torchvision(text, weights, seed, _classes(text, settings), entry)
+    elif settings:
+        raise UsageError(f"--set {settings[0]}: {text} builds its network itself; change the function instead")
     else:
-        if settings:
-            raise UsageError(f"--set {settings[0]}: {text} builds its network itself; change the function instead")
-        model = _call(text, module, name, seed)
-    if weights == "imagenet" and not labels:
-        raise UsageError(f"{text}: nobody publishes ImageNet weights for it; give --weights FILE or --weights none")
-    origin = f"random (seed {seed})" if module == "torchvision" else f"as {text} gives them (seed {seed})"
-    if weights != "none":
-        set_classes = "--set classes={}" if module == "torchvision" else f"let {text} return a network of {{}} classes"
-        origin = pretrained.load_file(model, path, network=text, set_classes=set_classes, entry=entry)
+        found = _of_user(text, weights, seed, entry)
+    image = found.image
     if image_size is not None:
         image = image.model_copy(update={"image_size": image_size, "resize": image_size})
-    model.eval()
+    model, num_classes = _classifier(text, found.model.eval(), image.image_size)
+    if module != "torchvision":
+        _require_any_batch(text, model, image.image_size)
     spec = ModelSpec(
-        name=name,
-        architecture=ForeignArchitecture(source=text),
-        classes=_num_classes(text, model, image.image_size),
-        labels=labels,
+        name=name, architecture=ForeignArchitecture(source=text), classes=num_classes, labels=found.labels,
         **image.model_dump(),
-    )
-    return model, spec, f"imagenet ({path.name})" if weights == "imagenet" else origin
+    )  # fmt: skip
+    return model, spec, found.origin
 
 
 def _classes(text: str, settings: Sequence[str]) -> int | None:
@@ -85,54 +88,163 @@ def _classes(text: str, settings: Sequence[str]) -> int | None:
     return int(number)
 
 
-def _published(name: str) -> pretrained.PublishedWeights | None:
-    try:
-        return pretrained.published_weights(name)
-    except UsageError:
-        return None
-
-
-def _torchvision(name: str, seed: int, classes: int | None) -> nn.Module:
+def _of_torchvision(text: str, weights: str, seed: int, classes: int | None, entry: str) -> _Network:
+    """Return torchvision's network; with published weights, by its own builder, whichever way they came here."""
     from torchvision import models
 
+    name = text.partition(":")[2]
     known = models.list_models(module=models)
     if name not in known:
         raise UsageError(f"torchvision:{name}: torchvision classifies with no such model{nearest(name, known)}")
+    default = pretrained.published_weights(name)
+    if weights == "none":
+        return _Network(model=_built(name, seed, classes), image=default.image, origin=f"random (seed {seed})")
+    path, published, origin = Path(weights), pretrained.published_as(name, Path(weights)), weights
+    if weights == "imagenet":
+        path, published = pretrained.fetch(default.url, default.file_name), default
+        origin = f"imagenet ({path.name})"
+    if published is not None:
+        pretrained.require_published_classes(published, classes or len(published.labels))
+        model = pretrained.build_published(name, published, path)
+        return _Network(model=model, image=published.image, labels=published.labels, origin=origin)
+    auxiliary = name not in _AUXILIARY_HEADS or any(
+        key.startswith(_AUXILIARY_HEADS[name]) for key in pretrained.read_weights(path)
+    )
+    model = _built(name, seed, classes, auxiliary=auxiliary)
+    origin = pretrained.load_file(model, path, network=text, set_classes="--set classes={}", entry=entry)
+    if name in _AUXILIARY_HEADS:
+        origin += " (built with transform_input=False)"
+    return _Network(model=model, image=default.image, origin=origin)
+
+
+def _built(name: str, seed: int, classes: int | None, *, auxiliary: bool = True) -> nn.Module:
+    from torchvision import models
+
+    # GoogLeNet and Inception warn that their own initialisation is slow unless told to use or skip it.
+    options: dict[str, int] = {"init_weights": False, "aux_logits": auxiliary} if name in _AUXILIARY_HEADS else {}
+    options |= {"num_classes": classes} if classes else {}
     with seeded(seed):
-        # GoogLeNet and Inception warn that their own initialisation is slow unless told to use or skip it.
-        takes_init = name in {"googlenet", "inception_v3"}
-        options = ({"init_weights": False} if takes_init else {}) | ({"num_classes": classes} if classes else {})
         return models.get_model(name, weights=None, **options)
 
 
-def _call(text: str, module: str, name: str, seed: int) -> nn.Module:
+def _of_user(text: str, weights: str, seed: int, entry: str) -> _Network:
+    if weights == "imagenet":
+        raise UsageError(f"{text}: nobody publishes ImageNet weights for it; give --weights FILE or --weights none")
+    model = _call(text, seed)
+    origin = f"as {text} gives them (seed {seed})"
+    if weights != "none":
+        set_classes = f"let {text} return a network of {{}} classes"
+        origin = pretrained.load_file(model, Path(weights), network=text, set_classes=set_classes, entry=entry)
+    image = ImageFormat(image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    return _Network(model=model, image=image, origin=origin)
+
+
+def _call(text: str, seed: int) -> nn.Module:
+    """Return what the function gives, without wrappers, in fp32 on the CPU."""
+    module, _, name = text.partition(":")
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UsageError(f"{text}: {error}; give module:function, importable from here") from error
-    try:
-        with seeded(seed):
-            model = function()
-    except Exception as error:
-        raise UsageError(f"{text}: calling it failed: {type(error).__name__}: {error}") from error
+    with contextlib.redirect_stdout(sys.stderr):  # stdout is the command's own answer
+        try:
+            function = getattr(importlib.import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise UsageError(f"{text}: {_one_line(error)}; give module:function, importable from here") from error
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"{text}: importing {module} failed: {_named(error)}") from error
+        _require_no_arguments(text, function)
+        try:
+            with seeded(seed):
+                model = function()
+        except (Exception, SystemExit) as error:
+            raise UsageError(f"{text}: calling it failed: {_named(error)}") from error
     if not isinstance(model, nn.Module):
-        raise UsageError(f"{text}: returned {type(model).__name__}; it must return a torch.nn.Module")
-    return model
+        what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
+        raise UsageError(f"{text}: returned {what}; it must return a torch.nn.Module")
+    if is_scripted(model):
+        raise UsageError(
+            f"{text}: is TorchScript, which torch.onnx no longer exports; return the module that was scripted or traced"
+        )
+    try:
+        return unwrap(model).cpu().float()
+    except Exception as error:
+        raise UsageError(f"{text}: its weights cannot be had on the CPU in fp32: {_named(error)}") from error
 
 
-def _num_classes(text: str, model: nn.Module, image_size: int) -> int:
-    """Run the network once and return the width of its answer."""
+def _require_no_arguments(text: str, function: object) -> None:
+    if isinstance(function, nn.Module):
+        raise UsageError(f"{text}: is a module already; give a function without arguments that returns it")
+    if not callable(function):
+        raise UsageError(f"{text}: is {type(function).__name__}, no function; give one that returns a torch.nn.Module")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise UsageError(f"{text}: {error}; give a function without arguments that returns the module") from error
+    except ValueError:  # of a builtin, whose signature is not known
+        return
+
+
+def _classifier(text: str, model: nn.Module, image_size: int) -> tuple[nn.Module, int]:
+    """Run the network once; return it, cut down to its logits, and the number of its classes."""
     try:
         with torch.inference_mode():
             answer = model(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise UsageError(
-            f"{text}: fails on [2, 3, {image_size}, {image_size}] ({reason}); give --image-size"
+            f"{text}: fails on [2, 3, {image_size}, {image_size}] ({_named(error)}); give --image-size, if it takes "
+            "another size"
         ) from error
-    if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 2 or answer.shape[1] < 2:
-        shape = list(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        raise UsageError(f"{text}: gives {shape} for 2 images; resx serves classifiers, which give [2, classes]")
-    return int(answer.shape[1])
+    logits = logits_in(answer)
+    if logits is not answer:
+        model = LogitsOf(model)
+    if not isinstance(logits, Tensor):
+        raise UsageError(
+            f"{text}: gives {_kind(answer)}; return the logits [N, classes] alone, or under the name `logits`"
+        )
+    if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
+        raise UsageError(
+            f"{text}: gives {list(logits.shape)} for 2 images; resx serves classifiers, which give [2, classes]"
+        )
+    return model, int(logits.shape[1])
+
+
+def _require_any_batch(text: str, model: nn.Module, image_size: int) -> None:
+    """Check that copies of an image get the answer that it gets alone: the code does not look at the batch's size.
+
+    Raises:
+        UsageError: it does.
+    """
+    images = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+    answers = []
+    for num_images in (1, 1, *_BATCHES):
+        try:
+            with torch.inference_mode():
+                logits: Tensor = model(images.repeat(num_images, 1, 1, 1))
+            answers.append(logits[:1])
+        except Exception as error:
+            raise UsageError(
+                f"{text}: fails on a batch of {num_images} ({_named(error)}); forward must take any number of images"
+            ) from error
+    alone, again, *others = answers
+    bound = 1e-3 * float(alone.abs().max())
+    if not float((alone - again).abs().max()) <= bound:
+        return  # random, or not finite: the export compares and says so
+    for num_images, answer in zip(_BATCHES, others, strict=True):
+        if answer.shape != alone.shape or not float((answer - alone).abs().max()) <= bound:
+            raise UsageError(
+                f"{text}: one image has another answer than {num_images} copies of it; its forward depends on the "
+                "batch's size, which dynamic batching changes: leave x.shape[0] out of it"
+            )
+
+
+def _kind(answer: object) -> str:
+    if isinstance(answer, Mapping):
+        return f"{type(answer).__name__} ({', '.join(map(str, answer))})"
+    return f"{type(answer).__name__} of {len(answer)}" if isinstance(answer, tuple | list) else type(answer).__name__
+
+
+def _named(error: BaseException) -> str:
+    return f"{type(error).__name__}: {_one_line(error)}".removesuffix(": ")
+
+
+def _one_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

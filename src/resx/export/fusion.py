@@ -30,7 +30,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
+from resx.errors import ExportError
 from resx.export.card import Target
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -55,21 +57,38 @@ def fused(network: nn.Module, *, target: Target) -> nn.Module:
     """Return a copy in evaluation mode that computes the same, to rounding, with as few batch norms as can be.
 
     In fp32 and before any cast, so that each weight is rounded once. A layer that is called more than once
-    is left as it is. Dead branches are removed.
+    is left as it is, and so is one that something computes anew at each call (a hook, a parametrization). Dead
+    branches are removed. A network that torch.fx cannot trace is returned as it is: `trace` says why.
     """
-    traced = fx.symbolic_trace(copy.deepcopy(network).eval())
+    try:
+        traced = trace(network)
+    except ExportError:
+        return copy.deepcopy(network).eval()
     traced.graph.eliminate_dead_code()
     _merge_pairs(traced, _into_the_layer_before)
     _merge_pairs(traced, _into_the_layer_behind)
     if target == "cpu":
         _pool_first(traced)
         for name, module in list(traced.named_modules()):
-            if isinstance(module, nn.BatchNorm2d) and _has_statistics(module):
+            if isinstance(module, nn.BatchNorm2d) and _has_statistics(module) and not _is_computed_anew(module):
                 _replace(traced, name, depthwise(module))
     traced.graph.lint()
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced
+
+
+def trace(network: nn.Module) -> fx.GraphModule:
+    """Return a copy in evaluation mode as torch.fx's graph of calls.
+
+    Raises:
+        ExportError: the network's code branches or loops over its input, or does what torch.fx has no symbol for.
+    """
+    try:
+        return fx.symbolic_trace(copy.deepcopy(network).eval())
+    except Exception as error:  # it runs the network's own code on symbols
+        reason = str(error).strip().partition("\n")[0]
+        raise ExportError(f"{type(error).__name__}: {reason}") from error
 
 
 def depthwise(norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -82,8 +101,14 @@ def depthwise(norm: nn.BatchNorm2d) -> nn.Conv2d:
 
 
 def operators(network: nn.Module) -> dict[str, int]:
-    """Count the operators of a network in evaluation mode, by ONNX's names; nothing is run or exported."""
-    traced = fx.symbolic_trace(copy.deepcopy(network).eval())
+    """Count the operators of a network in evaluation mode, by ONNX's names; nothing is run or exported.
+
+    None are counted where torch.fx cannot trace it.
+    """
+    try:
+        traced = trace(network)
+    except ExportError:
+        return {}
     modules = dict(traced.named_modules())
     counts: Counter[str] = Counter()
     for node in traced.graph.nodes:
@@ -144,7 +169,10 @@ def _merge_pairs(
             continue
         if num_calls[source.target] > 1 or num_calls[node.target] > 1:
             continue
-        before, behind = merged(*(traced.get_submodule(str(call.target)) for call in (source, node)))
+        pair = [traced.get_submodule(str(call.target)) for call in (source, node)]
+        if any(_is_computed_anew(layer) for layer in pair):
+            continue
+        before, behind = merged(*pair)
         if before is not None:
             _replace(traced, str(source.target), before)
             node.replace_all_uses_with(source)
@@ -192,6 +220,11 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
         shift = shift + norm.bias.detach().double()
     dtype = norm.running_mean.dtype
     return scale.to(dtype), shift.to(dtype)
+
+
+def _is_computed_anew(layer: nn.Module) -> bool:
+    """Whether what the layer computes is not what its weights say: spectral norm, weight norm, hooks of the user's."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks) or is_parametrized(layer)
 
 
 def _has_statistics(norm: nn.Module) -> bool:

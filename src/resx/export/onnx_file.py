@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
 import io
 import logging
+import re
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +22,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from resx.errors import ExportError
 from resx.export.card import InputType, Precision, Target
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
 """bf16: convolution and pooling take it from opset 22 on."""
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 INPUT, OUTPUT = "image", "logits"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """The operators with weights: what is called a layer here."""
@@ -85,30 +89,46 @@ def write_onnx(
     (`resx.export.fusion`). A layer's node is named by its module.
 
     Raises:
-        ExportError: the exporter failed, or fixed the batch size.
+        ExportError: the exporter failed, wrote an invalid file, or fixed the batch size.
     """
-    served = ServedModel(fused(network, target=target), spec, precision=precision, input_type=input_type).eval()
     dtype = torch.uint8 if input_type == "uint8" else torch.float32
     # Batch 2: an example of batch 1 would make the exporter treat 1 as a constant.
     example = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=dtype)
     try:
+        served = ServedModel(fused(network, target=target), spec, precision=precision, input_type=input_type).eval()
         with _quiet():
             program = torch.onnx.export(
                 served, (example,), dynamo=True, opset_version=OPSETS[precision], external_data=False, optimize=True,
                 input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: Dim("batch")},), verbose=False,
             )  # fmt: skip
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise ExportError(f"{spec.name}: torch.onnx could not export it: {str(error).partition(chr(10))[0]}") from error
-    assert program is not None
-    model = program.model_proto
-    _name_layers(model)
-    tidy(model, spec, precision=precision, input_type=input_type)
-    onnx.checker.check_model(model, full_check=True)
+        assert program is not None
+        model = program.model_proto
+        _name_layers(model)
+        tidy(model, spec, precision=precision, input_type=input_type)
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # the exporter runs the network's own code, which may raise anything
+        raise ExportError(f"{spec.name}: torch.onnx could not export it: {_cause(error, precision)}") from error
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ExportError(f"{spec.name}: the exporter fixed the batch size; the model's code depends on it")
     with path.open("wb") as file:
         file.write(model.SerializeToString(deterministic=True))
     return model
+
+
+def _cause(error: BaseException, precision: Precision) -> str:
+    """Return the exception that began it, in one line, and what may help; the exporter's own words say neither."""
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    text = _ESCAPES.sub("", str(error)).strip()
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    remedy = ""
+    if isinstance(error, GuardOnDataDependentSymNode):
+        remedy = "; its code branches on the image's values, which a graph cannot: use torch.where"
+    elif precision in ("fp16", "bf16") and any(word in text for word in ("dtype", "type tensor(", "Half", "BFloat16")):
+        remedy = (
+            f"; tensors that its code makes itself meet {precision} ones: make them with dtype=x.dtype, or export fp32"
+        )
+    return f"{type(error).__name__}: {line[:300]}{remedy}"
 
 
 def tidy(model: ModelProto, spec: ModelSpec, *, precision: Precision, input_type: InputType) -> None:
@@ -157,15 +177,21 @@ def _describe(model: ModelProto, spec: ModelSpec, precision: Precision, input_ty
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress prints, notices and deprecations of its own code off the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    """Keep the exporter's progress prints, logs and deprecations of its own code off the user's terminal.
+
+    All logs, as torch.export has a dozen loggers. Before it raises it prints whole graphs to stderr, which cannot be
+    redirected here: a terminal's spinner writes there from another thread.
+    """
+    printing = [importlib.import_module(name) for name in ("torch.export._trace", "torch.fx.graph_module")]
+    disabled = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
+        logging.disable(logging.CRITICAL)
+        for module in printing:
+            module.__dict__["print"] = lambda *_args, **_kwargs: None
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(disabled)
+            for module in printing:
+                del module.__dict__["print"]

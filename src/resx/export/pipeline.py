@@ -120,6 +120,7 @@ def export_version(
         quantised_before=source.quantised,
         operators_before=source.operators(),
         operators_after=onnx_reading.operators(written),
+        not_fused=source.not_fused(),
         verified=options.verify,
         own_bar=None if options.atol is None and options.rtol is None else checks.tolerance,
         verified_on=" and ".join(filter(None, ["" if options.int8 else "noise", source.real.origin]))

@@ -14,7 +14,7 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
-from resx.errors import UsageError
+from resx.errors import ExportError, UsageError
 from resx.export import fusion, onnx_file, parity
 from resx.export.card import FileArguments, InputType, Precision, Source, SourceArguments, Target
 from resx.export.fold import fold_survival
@@ -112,6 +112,16 @@ class LoadedSource:
     def describe(self, model: ModelProto, precision: Precision, input_type: InputType) -> None:
         """Write into a file made of `write`'s what it is."""
         onnx_file.tidy(model, self.description.network, precision=precision, input_type=input_type)
+
+    def not_fused(self) -> str:
+        """Return why its batch norms cannot be merged; empty where they can. Our own networks' always can."""
+        if self.description.kind != "foreign":
+            return ""
+        try:
+            fusion.trace(self.model)
+        except ExportError as error:
+            return str(error)
+        return ""
 
     def operators(self) -> dict[str, int]:
         """Count what it computes with, as it is."""

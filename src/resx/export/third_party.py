@@ -161,6 +161,10 @@ class LoadedFile:
         of_resx["resx.source_sha256"] = self.description.weights_sha256
         onnx.helper.set_model_props(model, known | of_resx)
 
+    def not_fused(self) -> str:
+        """Return nothing: a file is taken as it is."""
+        return ""
+
     def operators(self) -> dict[str, int]:
         """Count the operators of the given file."""
         return onnx_reading.operators(self.graph)

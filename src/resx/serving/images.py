@@ -22,6 +22,7 @@ from resx.serving.client import Interface, Prediction, TritonClient
 from resx.serving.image_endpoint import IMAGE
 from resx.serving.triton_config import output_kind_of
 from resx.training.images import read_image_file
+from resx.zoo.spec import INTERPOLATIONS, Interpolation
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,12 +54,11 @@ def model_input(
     """
     height, width = interface.image_size
     resize = int(interface.parameters.get("resx.resize", min(height, width)))
-    batch = np.stack(
-        [
-            pixels(image, height=height, width=width, resize=resize, name=name)
-            for image, name in zip(images, names or [""] * len(images), strict=True)
-        ]
-    )
+    interpolation = _interpolation(interface)
+    batch = np.stack([
+        pixels(image, height=height, width=width, resize=resize, interpolation=interpolation, name=name)
+        for image, name in zip(images, names or [""] * len(images), strict=True)
+    ])  # fmt: skip
     if interface.input_type == "UINT8":
         return batch
     mean, std = (_numbers(interface, key) for key in ("resx.mean", "resx.std"))
@@ -115,6 +115,17 @@ def _guesses(predictions: Sequence[Prediction], kind: OutputKind) -> list[Guess]
         Guess(label=prediction.label, index=prediction.index, value=float(value))
         for prediction, value in zip(predictions, values, strict=True)
     ]
+
+
+def _interpolation(interface: Interface) -> Interpolation:
+    name = interface.parameters.get("resx.interpolation", "bilinear")
+    for known in INTERPOLATIONS:
+        if name == known:
+            return known
+    raise UsageError(
+        f"resx.interpolation {name!r} in the model's config.pbtxt: resx resizes {' or '.join(INTERPOLATIONS)}; "
+        "export it again"
+    )
 
 
 def _numbers(interface: Interface, key: str) -> tuple[float, ...]:

@@ -26,7 +26,8 @@ from resx.errors import UsageError
 from resx.listing import LABEL_RULE, is_label, list_folders, list_images, one_line
 from resx.training.copies import find_copies
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
-from resx.training.images import load_image, pixels, resized_size
+from resx.training.geometry import pixels, resized_size
+from resx.training.images import load_image
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
 _NUM_THREADS = min(16, os.cpu_count() or 1)
@@ -102,7 +103,10 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
     Raises:
         UsageError: it is no image that `load_image` reads, or too long and thin.
     """
-    return pixels(load_image(path), height=image.image_size, width=image.image_size, resize=image.resize, name=path)
+    size = image.image_size
+    return pixels(
+        load_image(path), height=size, width=size, resize=image.resize, interpolation=image.interpolation, name=path
+    )
 
 
 def _files(root: Path) -> tuple[list[tuple[Path, str]], int]:

@@ -1,4 +1,4 @@
-"""From an image file to a network's pixels: the one decoder and the one resize and crop of resx.
+"""From an image file to 8-bit RGB: the one decoder of resx.
 
 Training, calibration, `resx query`, `resx predict` and `resx bench` read images here. The image endpoint's
 model (`resx.serving.backends.preprocess`) runs inside the server and repeats it; a test compares their pixels.
@@ -8,8 +8,8 @@ model (`resx.serving.backends.preprocess`) runs inside the server and repeats it
   refused: nothing says which value is white.
 - A rotation in the EXIF data is ignored, as torchvision's ImageFolder and timm ignore it.
 - Of several frames or pages the first is taken.
-- The geometry is torchvision's for classification: bring the shorter side to `resize` pixels (bilinear,
-  antialiased), cut the centre.
+
+How an image is brought to a network's size: `resx.training.geometry`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,12 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from resx.errors import UsageError
 from resx.files import PICTURE_FORMATS
+from resx.training.geometry import MAX_PIXELS
 
-MAX_PIXELS = 64_000_000
-"""Of the decoded image, and of the resized one: a line of 1 x 60,000 pixels is a bomb too."""
 MAX_FILE_BYTES = 2**30
 _REMEDY = "give a PNG, JPEG or WebP file"
 _COPY, _SHRINK = "copy it again", "make it smaller"
@@ -100,39 +98,6 @@ def image_of(content: bytes, name: object) -> Image.Image:
         raise _too_large(re.sub(r"\D*(\d+).*", r"\1", str(error)), name) from error
     except Exception as error:  # Pillow's decoders raise many kinds for broken files
         raise UsageError(f"{name}: {_reason(content, error)}") from error
-
-
-def pixels(image: Image.Image, *, height: int, width: int, resize: int, name: object = "") -> npt.NDArray[np.uint8]:
-    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
-
-    Args:
-        image: as `load_image` returns it.
-        height: of the network's input.
-        width: of the network's input.
-        resize: of the shorter side.
-        name: of the file, for the message.
-
-    Raises:
-        UsageError: as `resized_size`.
-    """
-    size = resized_size(image, height=height, width=width, resize=resize, name=name)
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
-    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
-
-
-def resized_size(image: Image.Image, *, height: int, width: int, resize: int, name: object = "") -> tuple[int, int]:
-    """Return the width and height to which `pixels` resizes before it crops.
-
-    Raises:
-        UsageError: the image is so long and thin that resizing it would take gigabytes.
-    """
-    scale = resize / min(image.size)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if size[0] * size[1] > MAX_PIXELS:
-        prefix = f"{name}: " if str(name) else ""
-        raise UsageError(f"{prefix}image of {image.width} x {image.height} pixels: too long and thin; crop it")
-    return size
 
 
 def _rgb(image: Image.Image, name: object) -> Image.Image:

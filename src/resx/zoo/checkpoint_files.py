@@ -70,7 +70,7 @@ def read_checkpoint(path: Path) -> dict[str, Stored]:
     if require_weights(path) == "safetensors":
         return stored(_read_safetensors(path))
     found: dict[str, Stored] = {}
-    _collect(_read_torch(path), (), found, set())
+    _collect(read_torch(path), (), found, set())
     if not found:
         raise UsageError(f"{path}: holds no state dict (names to tensors); save `model.state_dict()`")
     return found
@@ -110,7 +110,12 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path}: truncated or damaged safetensors ({shown(str(error))}); copy it again") from error
 
 
-def _read_torch(path: Path) -> object:
+def read_torch(path: Path) -> object:
+    """Return what `torch.save` wrote, as it is: torch keeps the format's version in an attribute of a state dict.
+
+    Raises:
+        UsageError: the file is damaged, or holds other classes than tensors and plain values.
+    """
     try:
         with warnings.catch_warnings(), path.open("rb") as file:  # not its name: torch judges files by their suffix
             warnings.simplefilter("ignore")  # "unusual pickle protocol": of files that are then refused anyway

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import re
 import urllib.error
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,9 @@ from resx.zoo.file_kinds import few, shown
 from resx.zoo.spec import ImageFormat, ModelSpec
 from resx.zoo.weight_names import Fit
 
+# torchvision writes the beginning of a file's SHA-256 into its name.
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishedWeights:
@@ -33,10 +38,12 @@ class PublishedWeights:
     labels: tuple[str, ...]
     image: ImageFormat
     top1_percent: float
+    entry: str
+    """torchvision's name for them, such as IMAGENET1K_V2."""
 
 
 def published_weights(name: str) -> PublishedWeights:
-    """Return torchvision's entry for a variant.
+    """Return torchvision's default entry for a variant.
 
     Raises:
         UsageError: torchvision publishes no weights of that name.
@@ -49,16 +56,58 @@ def published_weights(name: str) -> PublishedWeights:
         raise UsageError(
             f"{name}: nobody publishes ImageNet weights for it; give --weights FILE or --weights none"
         ) from None
+    return _described(entry)
+
+
+def published_as(name: str, path: Path) -> PublishedWeights | None:
+    """Return torchvision's entry for a variant whose file `path` is, by its SHA-256; None if it is of no entry."""
+    import torchvision
+
+    digest = sha256_of(path) if path.is_file() else ""
+    for entry in torchvision.models.get_model_weights(name):
+        prefix = _HASH_IN_NAME.search(entry.url)
+        if digest and prefix and digest.startswith(prefix[1]):
+            return _described(entry)
+    return None
+
+
+def build_published(name: str, published: PublishedWeights, path: Path) -> nn.Module:
+    """Return torchvision's network with published weights, made by torchvision's own builder.
+
+    The builder knows more than names and shapes: GoogLeNet and Inception normalize their input again
+    (`transform_input`), ViT has the image size of its weights, older files have older names and versions. It sees a
+    private copy of the weights' entry that reads our file; no pickle runs.
+
+    Raises:
+        UsageError: the file does not hold them.
+    """
+    from torchvision import models
+
+    state = checkpoint_files.read_torch(path)
+    weights = models.get_model_weights(name)
+    reading = object.__new__(weights)  # no enum member, but an instance, which is what builders ask for
+    reading._name_, reading._value_ = published.entry, weights[published.entry].value
+    reading.get_state_dict = lambda *_args, **_kwargs: state
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return models.get_model(name, weights=reading)
+    except (RuntimeError, ValueError) as error:
+        raise UsageError(f"{path}: not the weights of torchvision:{name} ({_first_line(error)}); delete it") from error
+
+
+def _described(entry: Any) -> PublishedWeights:
     transforms = entry.transforms()
     return PublishedWeights(
         url=entry.url,
         file_name=entry.url.rpartition("/")[2],
-        labels=tuple(entry.meta["categories"]),
+        labels=tuple(entry.meta["categories"] or ()),
         image=ImageFormat(
             image_size=transforms.crop_size[0], resize=transforms.resize_size[0],
-            mean=tuple(transforms.mean), std=tuple(transforms.std),
+            mean=tuple(transforms.mean), std=tuple(transforms.std), interpolation=transforms.interpolation.value,
         ),
         top1_percent=entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
+        entry=entry.name,
     )  # fmt: skip
 
 
@@ -73,7 +122,7 @@ def fetch(url: str, file_name: str) -> Path:
         UsageError: the file is not the published one.
     """
     path = cache_folder() / "weights" / file_name
-    prefix = re.search(r"-([0-9a-f]{8,})\.", file_name)
+    prefix = _HASH_IN_NAME.search(file_name)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -167,7 +216,9 @@ def _load(
     state = {name: file[key].tensor for name, key in fit.keys.items()}
     _require_same_classes(own, state, source=source, network=network, set_classes=set_classes)
     _require_same_network(own, state, fit, source)
-    model.load_state_dict(state, strict=False)
+    # The names are those of today's network, so its version of the format is the one they have: MNASNet asks.
+    own.update(state)
+    model.load_state_dict(own)
     return fit
 
 
@@ -209,3 +260,7 @@ def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor]
 def with_published(spec: ModelSpec, published: PublishedWeights) -> ModelSpec:
     """Return the spec with the labels and image format that the published weights were trained with."""
     return spec.with_changes(labels=published.labels, image=published.image)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(":")

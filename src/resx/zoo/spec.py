@@ -19,13 +19,15 @@ from resx.listing import LABEL_RULE, is_label, one_line
 from resx.zoo.architectures import Architecture, FrozenModel
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "SPEC_FILE", "SURVIVAL_SCHEDULES", "Channels", "FrozenModel", "ImageFormat",
-    "ModelSpec", "SurvivalSchedule", "read_spec", "survival_probabilities",
+    "IMAGENET_MEAN", "IMAGENET_STD", "INTERPOLATIONS", "SPEC_FILE", "SURVIVAL_SCHEDULES", "Channels", "FrozenModel",
+    "ImageFormat", "Interpolation", "ModelSpec", "SurvivalSchedule", "read_spec", "survival_probabilities",
 ]  # fmt: skip
 
 SurvivalSchedule: TypeAlias = Literal["linear", "uniform"]
 SURVIVAL_SCHEDULES: tuple[SurvivalSchedule, ...] = ("linear", "uniform")
 Channels: TypeAlias = tuple[float, float, float]
+Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
+INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic")
 
 SPEC_FILE = "spec.json"
 
@@ -49,6 +51,8 @@ class ModelSpec(FrozenModel):
     mean: Channels
     """Of each channel, for pixels in [0, 1]."""
     std: Channels
+    interpolation: Interpolation = "bilinear"
+    """The filter that resizes, always with antialiasing."""
     survival: float = Field(default=1.0, gt=0.0, le=1.0)
     """p_L, the last block's survival probability; 1 is constant depth."""
     survival_schedule: SurvivalSchedule = "linear"
@@ -167,12 +171,13 @@ class ModelSpec(FrozenModel):
 
 
 class ImageFormat(FrozenModel):
-    """How a data set's images reach the network: size in pixels, resize before the crop, normalisation."""
+    """How a data set's images reach the network: size in pixels, resize before the crop, normalisation, filter."""
 
     image_size: int
     resize: int
     mean: Channels
     std: Channels
+    interpolation: Interpolation = "bilinear"
 
 
 def survival_probabilities(num_blocks: int, last: float, schedule: SurvivalSchedule = "linear") -> list[float]:

@@ -2,7 +2,8 @@
 
 `resx export --image-endpoint` copies it to `NAME_preprocess/1/model.py`; the ensemble `NAME_image` runs it before
 NAME. It needs numpy and Pillow in the server's Python and nothing of resx, so it runs in NVIDIA's container too.
-The pixels are those of `resx query`: decoding and geometry are `resx.training.images`'s, and a test compares.
+The pixels are those of `resx query`: it repeats `resx.training.images` and `resx.training.geometry`, and a test
+compares.
 
 The file comes as UINT8 [length], not as BYTES: a BYTES tensor passes through numpy inside the embedded server's
 stub, which was built against numpy 1 and keeps one byte of it. UINT8 crosses by DLPack, exactly.
@@ -31,6 +32,7 @@ PNG_PIXEL_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
 MAX_FILE_BYTES = 32 * 2**20
 MAX_PIXELS = 64_000_000
 """Of the decoded image, and of the resized one: a line of 1 x 60,000 pixels is a bomb too."""
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
@@ -48,6 +50,9 @@ class TritonPythonModel:
         texts = {key: value["string_value"] for key, value in config["parameters"].items()}
         dims = [int(dim) for dim in config["output"][0]["dims"]]
         self.height, self.width, self.resize = dims[-2], dims[-1], int(texts["resx.resize"])
+        self.interpolation = texts.get("resx.interpolation", "bilinear")
+        if self.interpolation not in FILTERS:
+            raise ValueError(f"resx.interpolation {self.interpolation!r}: give {' or '.join(FILTERS)}")
         self.normalisation = None
         if "resx.mean" in texts:
             self.normalisation = tuple(
@@ -65,7 +70,9 @@ class TritonPythonModel:
                 return _error("the client cancelled the request", pb_utils.TritonError.CANCELLED)
             content = np.from_dlpack(pb_utils.get_input_tensor_by_name(request, "file")).tobytes()
             image = decode(content)
-            x_CHW = pixels(image, height=self.height, width=self.width, resize=self.resize)
+            x_CHW = pixels(
+                image, height=self.height, width=self.width, resize=self.resize, interpolation=self.interpolation
+            )
             return pb_utils.InferenceResponse([_tensor("image", self._normalised(x_CHW)[None])])
         except BadImageError as error:
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
@@ -139,18 +146,19 @@ def reason(content: bytes, error: Exception) -> str:
     return f"truncated {kind}: it ends before its image does" if is_cut else f"damaged {kind}"
 
 
-def pixels(image: Image.Image, *, height: int, width: int, resize: int) -> Array:
-    """Return the centre of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
+def pixels(image: Image.Image, *, height: int, width: int, resize: int, interpolation: str = "bilinear") -> Array:
+    """Return the center of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
 
     Raises:
         BadImageError: it is so long and thin that resizing it would take too much memory.
     """
-    scale = resize / min(image.size)
-    size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    short, long = min(image.size), max(image.size)
+    sides = [resize if side == short else int(resize * long / short) for side in image.size]
+    size = (max(width, sides[0]), max(height, sides[1]))
     if size[0] * size[1] > MAX_PIXELS:
         raise BadImageError(f"image of {image.width} x {image.height} pixels: too long and thin")
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    resized = image.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+    left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
+    resized = image.resize(size, FILTERS[interpolation]).crop((left, top, left + width, top + height))
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
