@@ -45,6 +45,20 @@ def proof(console: Console, card: Card) -> None:
         _quantisation(console, card.quantisation)
 
 
+def normalization(card: Card) -> str:
+    """Return how a third party's float images are normalized and who said so; empty for other sources."""
+    signature, source = card.signature, card.source.normalization
+    if source is None:
+        return ""
+    says = {"option": "as given", "file": "from the file's metadata", "ImageNet": "ImageNet's, assumed"}
+    assumed = [option for option, by in (("--mean", source.mean_from), ("--std", source.std_from)) if by == "ImageNet"]
+    return (
+        f"pixels in [0, 1] are normalized with mean {_numbers(signature.mean)} ({says[source.mean_from]}) and "
+        f"std {_numbers(signature.std)} ({says[source.std_from]})"
+        + (f"; the file does not say: {' and '.join(assumed)} if it was trained otherwise" if assumed else "")
+    )
+
+
 def version(console: Console, card: Card, file: Path, versions: list[int]) -> None:
     """Print all that a person wants to know of a published version."""
     headline(console, card, file)

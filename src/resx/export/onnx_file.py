@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from resx.errors import ExportError
+from resx.export import onnx_reading
 from resx.export.card import InputType, Precision, Target
 from resx.export.fusion import fused
 from resx.zoo.spec import ModelSpec
@@ -103,8 +104,7 @@ def write_onnx(
     onnx.checker.check_model(model, full_check=True)
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ExportError(f"{spec.name}: the exporter fixed the batch size; the model's code depends on it")
-    with path.open("wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
+    onnx_reading.write_model(model, path)
     return model
 
 
