@@ -51,11 +51,11 @@ def normalization(card: Card) -> str:
     if source is None:
         return ""
     says = {"option": "as given", "file": "from the file's metadata", "ImageNet": "ImageNet's, assumed"}
-    assumed = [option for option, by in (("--mean", source.mean_from), ("--std", source.std_from)) if by == "ImageNet"]
+    if source.mean_from == source.std_from:
+        return f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)} ({says[source.mean_from]})"
     return (
-        f"pixels in [0, 1] are normalized with mean {_numbers(signature.mean)} ({says[source.mean_from]}) and "
+        f"mean {_numbers(signature.mean)} ({says[source.mean_from]}), "
         f"std {_numbers(signature.std)} ({says[source.std_from]})"
-        + (f"; the file does not say: {' and '.join(assumed)} if it was trained otherwise" if assumed else "")
     )
 
 
@@ -74,7 +74,8 @@ def version(console: Console, card: Card, file: Path, versions: list[int]) -> No
         "weights": f"sha256 {card.source.weights_sha256}",
         "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
         "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
-        "normalisation": f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
+        "normalisation": normalization(card)
+        or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
         f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
         "family": _family(card.family) if card.family else "",
         "opset": str(card.opset),

@@ -205,7 +205,8 @@ def export(
         "target": card.target, "operators_before": card.operators_before, "operators_after": card.operators_after,
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
         "weights": card.source.weights, "normalization": _normalization(card), "fp16_share": card.fp16_share,
-        "size_bytes": made.file.stat().st_size, "verified": card.verified, "steps": [step.model_dump(mode="json") for step in card.steps],
+        "size_bytes": made.file.stat().st_size, "verified": card.verified,
+        "steps": [step.model_dump(mode="json") for step in card.steps],
         "format": flags.file_format, "file": str(made.file), "kept": made.is_kept,
         "engine": card.engine.model_dump(mode="json") if card.engine else None,
     }  # fmt: skip
@@ -284,6 +285,7 @@ def _show(console: Console, made: engine.Made) -> None:
         console.print("made by an earlier export of the same; --force makes it again")
     proof(console, card)
     if how := normalization(card):
-        console.print(how, markup=False, soft_wrap=True)
+        advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
+        console.print(f"normalization: {how}{advice}", markup=False, soft_wrap=True)
     for line in (*engine.remarks(card), f"next: {made.next_step}"):
         console.print(line, markup=False, soft_wrap=True)

@@ -40,8 +40,8 @@ def require_within_limit(size_bytes: int, what: str) -> None:
     """
     if size_bytes > LIMIT_BYTES:
         raise UsageError(
-            f"{what}: {size_bytes / 1e9:.1f} GB with its weights; an ONNX file holds 2 GB at most (protobuf's limit), "
-            "so it cannot be exported; give a smaller model, or weights in fewer bits"
+            f"{what}: {size_bytes / 1e9:.1f} GB with its weights; one ONNX file, and so resx, holds 2 GB at most "
+            "(protobuf's limit); give a smaller model, or weights in fewer bits"
         )
 
 
@@ -49,23 +49,28 @@ def external_files(model: ModelProto, path: Path) -> list[Path]:
     """Return the files that hold the weights of a model whose graph alone was read, sorted.
 
     Raises:
-        UsageError: one is missing, or lies outside the folder of `path`.
+        UsageError: one is missing, too short, or lies outside the folder of `path`.
     """
     return sorted({piece.file for piece in _pieces(model, path)})
+
+
+def require_loadable(model: ModelProto, path: Path) -> None:
+    """Check that a model whose graph alone was read is within the limit with its weights.
+
+    Raises:
+        UsageError: it is not, or as `external_files`.
+    """
+    require_within_limit(path.stat().st_size + sum(piece.size_bytes for piece in _pieces(model, path)), str(path))
 
 
 def read_external(model: ModelProto, path: Path) -> None:
     """Put the weights beside the file into the model.
 
     Raises:
-        UsageError: one of their files is missing, too short, or lies outside the folder of `path`; or the weights
-            pass the limit, which is checked before any of them is read.
+        UsageError: as `require_loadable`, before anything is read.
     """
-    pieces = list(_pieces(model, path))
-    if not pieces:
-        return
-    require_within_limit(path.stat().st_size + sum(piece.size_bytes for piece in pieces), str(path))
-    for piece in pieces:
+    require_loadable(model, path)
+    for piece in list(_pieces(model, path)):
         with piece.file.open("rb") as file:
             file.seek(piece.offset)
             piece.tensor.raw_data = file.read(piece.size_bytes)

@@ -34,6 +34,8 @@ LabelledImages: TypeAlias = Callable[[int, int], RealImages]
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _SYMBOLIC_SIZE = 2
 """Stands in for an axis other than the batch that has no fixed size."""
+_SYMBOLIC_IMAGE = (3, 224, 224)
+"""Stands in for the open axes of an image."""
 
 
 class OutputDifference(FrozenModel):
@@ -221,8 +223,10 @@ def first_divergence(first: Path, second: Path, *, rtol: float, seed: int = 0) -
         raise UsageError(f"{second}: has no tensor of {first}'s; --bisect needs files that share names")
     sessions = [_with_outputs(model, [name for name, _ in order]) for model in models]
     feed = _feeds(sessions[0], 2, seed)[0][0]
-    feeds = [dict(zip([value.name for value in one.get_inputs()], feed.values(), strict=True)) for one in sessions]
-    answers = [session.run([name for name, _ in order], one) for session, one in zip(sessions, feeds, strict=True)]
+    inputs = [value.name for value in sessions[1].get_inputs()]
+    same = feed if set(inputs) == set(feed) else dict(zip(inputs, feed.values(), strict=True))
+    names = [name for name, _ in order]
+    answers = [sessions[0].run(names, feed), sessions[1].run(names, same)]
     for (name, operator), before, after in zip(order, *answers, strict=True):
         relative = _relative(np.asarray(before), np.asarray(after))
         if not relative <= rtol:
@@ -235,20 +239,26 @@ def _known(shape: Sequence[int | str | None]) -> list[int | None]:
     return [size if isinstance(size, int) and size > 0 else None for size in shape]
 
 
+def _filled(shape: Sequence[int | str | None]) -> list[int | None]:
+    """Return a shape in which at most the first axis, the batch, is open."""
+    known = _known(shape)
+    instead = (None, *_SYMBOLIC_IMAGE) if len(known) == 4 else (None, *[_SYMBOLIC_SIZE] * len(known))
+    return [default if size is None else size for size, default in zip(known, instead, strict=False)]
+
+
 def _feeds(
     session: onnxruntime.InferenceSession, max_batch_size: int, seed: int
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return inputs of noise for every file, and photographs for one that takes images, grey or RGB."""
     inputs = session.get_inputs()
-    shape = _known(inputs[0].shape)
+    shape = _filled(inputs[0].shape)
     batch = shape[0] if shape else 1
     sizes = sorted({1, 2, max_batch_size}) if batch is None else [batch]
     random = np.random.default_rng(seed)
     noise = [{value.name: _noise(value, size, random) for value in inputs} for size in sizes]
-    fixed = [axis for axis in shape[1:] if axis is not None]
-    if len(inputs) > 1 or len(fixed) != 3 or len(shape) != 4 or fixed[0] not in (1, 3):
+    if len(inputs) > 1 or len(shape) != 4 or shape[1] not in (1, 3):
         return noise, []
-    channels, height, width = fixed
+    _, channels, height, width = (axis or 0 for axis in shape)
     photographs = []
     for size in sizes:
         crops = photograph_crops(size, max(height, width), seed=seed)[:, :, :height, :width]
@@ -261,10 +271,7 @@ def _feeds(
 def _noise(value: Any, batch: int, random: np.random.Generator) -> Array:
     if value.type not in _TYPES:
         raise UsageError(f"input {value.name} is {value.type}; float, float16 and uint8 inputs can be compared")
-    shape = _known(value.shape)
-    sizes = [_SYMBOLIC_SIZE if size is None else size for size in shape]
-    if shape and shape[0] is None:
-        sizes[0] = batch
+    sizes = [batch if size is None else size for size in _filled(value.shape)]
     if value.type == "tensor(uint8)":
         return random.integers(0, 256, size=sizes, dtype=np.uint8)
     return random.standard_normal(sizes).astype(_TYPES[value.type])

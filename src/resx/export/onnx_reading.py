@@ -10,7 +10,7 @@ import onnx
 from onnx import ModelProto, ValueInfoProto
 
 from resx.errors import ExportError, UsageError
-from resx.export.external_data import external_files, read_external, require_within_limit
+from resx.export.external_data import external_files, read_external, require_loadable, require_within_limit
 from resx.zoo.spec import Channels, parse_channels
 
 MEAN_KEY, STD_KEY = "resx.mean", "resx.std"
@@ -59,12 +59,14 @@ def write_model(model: ModelProto, path: Path) -> None:
 
 
 def files_of(path: Path) -> list[Path]:
-    """Return a file and those that its weights lie in.
+    """Return a file and those that its weights lie in, of a model that can be loaded.
 
     Raises:
         UsageError: as `read_model`.
     """
-    return [path, *external_files(read_model(path, external_data=False), path)]
+    model = read_model(path, external_data=False)
+    require_loadable(model, path)
+    return [path, *external_files(model, path)]
 
 
 def runnable(path: Path) -> str | bytes:

@@ -85,6 +85,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     from resx.export.int8_file import Int8Options
     from resx.export.pipeline import ExportOptions
     from resx.export.source import load_source
+    from resx.export.third_party import LoadedFile
 
     arguments = request.source
     is_run = kind_of(arguments.source) == "run"
@@ -95,6 +96,8 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
         arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
         settings=arguments.settings, file=arguments.file,
     )  # fmt: skip
+    if isinstance(source, LoadedFile):
+        source.require_convertible(request.precision)
     signature = source.description.signature_with(request.input_type or "uint8")
     int8 = None
     if request.precision == "int8":

@@ -89,19 +89,16 @@ class LoadedFile:
 
         Raises:
             ExportError: it cannot be converted.
-            UsageError: bf16, another input type than the file's, or fp16 or int8 of a file that is fp16 already.
+            UsageError: another input type than the file's, or as `require_convertible`.
         """
         del target
         if input_type != self.signature.input_type:
             raise UsageError(
                 f"--input {input_type}: {self.path} takes {self.signature.input_type}; leave the option out"
             )
-        if precision == "bf16":
-            raise UsageError(f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8")
-        if precision != "fp32":
-            self._require_fp32(precision)
+        self.require_convertible(precision)
         model = copy.deepcopy(self.graph)
-        if precision == "fp16":
+        if precision == "fp16" and not self.is_half:
             model = onnx_rewriting.half(model, self.path)
         if precision == "int8":
             model = onnx_rewriting.for_int8(model, self.path)
@@ -113,13 +110,22 @@ class LoadedFile:
         onnx_reading.write_model(model, path)
         return model
 
-    def _require_fp32(self, precision: Precision) -> None:
+    def require_convertible(self, precision: Precision) -> None:
+        """Check that a file in the precision can be made of this one; one in fp16 is taken as it is.
+
+        Raises:
+            UsageError: bf16, or int8 of a file that is in fp16.
+        """
+        if precision == "bf16":
+            raise UsageError(f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8")
+        if precision == "int8" and self.is_half:
+            raise UsageError(f"--int8: {self.path} is in fp16; give the fp32 file that it was made of, or take --fp16")
+
+    @property
+    def is_half(self) -> bool:
+        """Whether most of the weights have 16 bits already."""
         num_weights, num_half = onnx_reading.weight_counts(self.graph)
-        if 2 * num_half > num_weights:
-            raise UsageError(
-                f"--{precision}: {self.path} has {num_half / num_weights:.0%} of its weights in 16 bits already; "
-                "leave the option out to publish it as it is, or give the fp32 file"
-            )
+        return 2 * num_half > num_weights
 
     def describe(self, model: ModelProto, precision: Precision, input_type: InputType) -> None:
         """Write into a file made of this one what it is; what its maker wrote stays."""
