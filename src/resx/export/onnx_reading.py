@@ -143,6 +143,8 @@ def opset(model: ModelProto) -> int:
 
 def tensor_text(value: onnx.ValueInfoProto) -> str:
     """Return `name TYPE [dims]`."""
+    if not value.type.HasField("tensor_type"):
+        return f"{value.name} {(value.type.WhichOneof('value') or 'untyped').removesuffix('_type')}"
     tensor = value.type.tensor_type
     dims = ", ".join(
         dim.dim_param or (str(dim.dim_value) if dim.HasField("dim_value") else "?") for dim in tensor.shape.dim

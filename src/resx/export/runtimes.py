@@ -100,6 +100,7 @@ class OnnxRuntimeModel:
         """
         self._session = open_session(path, threads=threads, content=content)
         self._input = self._session.get_inputs()[0].name
+        self._path = path
 
     def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the logits [N, classes]; an output of more axes is flattened."""
@@ -107,8 +108,16 @@ class OnnxRuntimeModel:
         return answer.reshape(len(answer), -1).astype(np.float32, copy=False)
 
     def tensor(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the output as the file gives it."""
-        (answer,) = self._session.run(None, {self._input: images})
+        """Return the output as the file gives it.
+
+        Raises:
+            ExportError: onnxruntime fails on the input.
+        """
+        try:
+            (answer,) = self._session.run(None, {self._input: images})
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            reason = str(error).partition("\n")[0]
+            raise ExportError(f"{self._path}: fails on an input {list(images.shape)}: {reason}") from error
         return np.asarray(answer)
 
 

@@ -252,10 +252,8 @@ def _measured_dims(session: OnnxRuntimeModel, signature: Signature, path: Path) 
         rows = np.zeros((size, *signature.input_dims), np.uint8)
         try:
             answer = session.tensor(signature.as_input(rows))
-        except Exception as error:
-            raise UsageError(
-                f"{path}: says it takes a batch of {size}, but fails on it: {first_line(error)}"
-            ) from error
+        except ExportError as error:
+            raise UsageError(f"{error}; it says that it takes a batch of {size}") from error
         if answer.ndim < 2 or len(answer) != size:
             raise UsageError(
                 f"{path}: gives {list(answer.shape)} for a batch of {size}; the first axis must be the batch"
