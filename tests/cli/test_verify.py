@@ -101,6 +101,50 @@ def test_bisect_names_the_layer_that_was_changed(resx: Resx, files: tuple[Path, 
     assert done.json["first_divergence"]["operator"] == "Conv"
 
 
+def renamed(path: Path, names: dict[str, str]) -> None:
+    model = onnx.load(path)
+    for node in model.graph.node:
+        for field in (node.input, node.output):
+            field[:] = [names.get(name, name) for name in field]
+    for value in (*model.graph.input, *model.graph.output):
+        value.name = names.get(value.name, value.name)
+    onnx.save(model, path)
+
+
+@pytest.mark.parametrize("names", [{"image": "x"}, {"logits": "scores"}, {"image": "x", "logits": "y"}])
+def test_files_that_differ_in_names_alone_are_compared_by_position(
+    resx: Resx, files: tuple[Path, Path], names: dict[str, str]
+) -> None:
+    renamed(files[1], names)
+    done = resx("verify", *files, "-q")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "--by-position compares them in their order" in done.err
+    assert resx("verify", *files, "--by-position", "-q").code == 0
+    change(files[1], scaled(3, 1.2))
+    done = resx("verify", *files, "--by-position", "--bisect", "--json")
+    assert done.code == 3
+    assert done.json["first_divergence"]["operator"] == "Conv"
+
+
+@pytest.mark.parametrize("shape", [(-1, 3, -1, -1), (0, 3, 0, 0), ("n", "c", "h", "w")])
+def test_files_of_open_sizes_are_compared_at_the_usual_one(
+    resx: Resx, files: tuple[Path, Path], shape: tuple[int | str, ...]
+) -> None:
+    from onnx import TensorProto, helper
+
+    kernel = helper.make_tensor("k", TensorProto.FLOAT, [2, 3, 3, 3], np.ones(54, np.float32))
+    nodes = [helper.make_node("Conv", ["x", "k"], ["c"]), helper.make_node("GlobalMaxPool", ["c"], ["y"])]
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
+    answer = helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 2, 1, 1])
+    graph = helper.make_graph(nodes, "g", [image], [answer], [kernel])
+    files[0].write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    done = resx("verify", files[0], files[0], "--json")
+    assert done.code == 0, done.err
+    assert done.json["num_photographs"] > 0
+
+
 def test_files_of_another_interface_are_refused(resx: Resx, files: tuple[Path, Path], tmp_path: Path) -> None:
     from resx.zoo.building import build_from_spec
 

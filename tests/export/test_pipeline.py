@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from resx.errors import ExportError, ParityError, ResxError, UsageError
 from resx.export import pipeline
@@ -34,6 +35,14 @@ def test_the_card_holds_every_step_and_the_files_hash(tmp_path: Path) -> None:
     assert card.source.weights_sha256 == weights_sha256(source(0.5).model)
     assert {"torch", "onnx", "onnxruntime", "resx"} <= set(card.tools)
     assert read_card(tmp_path) == card
+
+
+def test_a_network_above_2_gb_is_refused_before_the_work(tmp_path: Path) -> None:
+    huge = source()
+    huge.model.register_parameter("more", torch.nn.Parameter(torch.zeros(1).expand(600_000_000)))  # takes no memory
+    with pytest.raises(UsageError, match="2.4 GB with its weights"):
+        export_version(huge, ExportOptions(), tmp_path, name="m", command="x")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_verification_the_card_says_so(tmp_path: Path) -> None:

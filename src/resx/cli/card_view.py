@@ -60,6 +60,20 @@ def _classes(step: Parity) -> str:
     return f"{step.step}: {', '.join(filter(None, said))}" if any(said) else ""
 
 
+def normalization(card: Card) -> str:
+    """Return how a third party's float images are normalized and who said so; empty for other sources."""
+    signature, source = card.signature, card.source.normalization
+    if source is None:
+        return ""
+    says = {"option": "as given", "file": "from the file's metadata", "ImageNet": "ImageNet's, assumed"}
+    if source.mean_from == source.std_from:
+        return f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)} ({says[source.mean_from]})"
+    return (
+        f"mean {_numbers(signature.mean)} ({says[source.mean_from]}), "
+        f"std {_numbers(signature.std)} ({says[source.std_from]})"
+    )
+
+
 def version(console: Console, card: Card, file: Path, versions: list[int]) -> None:
     """Print all that a person wants to know of a published version."""
     headline(console, card, file)
@@ -75,7 +89,8 @@ def version(console: Console, card: Card, file: Path, versions: list[int]) -> No
         "weights": f"sha256 {card.source.weights_sha256}",
         "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
         "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
-        "normalisation": f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
+        "normalisation": normalization(card)
+        or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
         f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
         "family": _family(card.family) if card.family else "",
         "opset": str(card.opset),

@@ -70,9 +70,10 @@ GivenPlan: TypeAlias = Annotated[
 OutputFolder: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", help="tensorrt-rtx: the engine's folder. Default: engines/NAME.", rich_help_panel=_PANEL
+        "-o", "--output", rich_help_panel=_PANEL,
+        help="tensorrt-rtx: the engine's folder. Default: engines/NAME. For an .onnx file otherwise: as --output-name.",
     ),
-]
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

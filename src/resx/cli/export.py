@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli import engine, family
-from resx.cli.card_view import headline, proof
+from resx.cli.card_view import headline, normalization, proof
 from resx.cli.options import Json, Quiet, RepositoryPath, Seed, Settings, chosen
 from resx.cli.output import Output
 from resx.errors import UsageError
@@ -20,8 +19,7 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.export.card import FileArguments, Precision
-    from resx.zoo.spec import Channels
+    from resx.export.card import Card, FileArguments, Precision
 
 
 def register(app: typer.Typer) -> None:
@@ -80,6 +78,9 @@ def export(
     ] = "",
     std: Annotated[str, typer.Option(metavar="R,G,B", help="As --mean: the standard deviation.")] = "",
     labels: Annotated[str, typer.Option(help="For an .onnx file: a text file, one label a line.")] = "",
+    output_name: Annotated[
+        str, typer.Option("--output-name", metavar="NAME", help="For an .onnx file: which of its outputs to keep.")
+    ] = "",
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Largest batch that will be served.")] = 8,
     instances: Annotated[int, typer.Option(min=1, help="Instances of the model on the server.")] = 1,
     threads: Annotated[int, typer.Option(min=0, help="Threads of an instance; 0: the server's cores, shared.")] = 0,
@@ -133,9 +134,11 @@ def export(
     from resx.export.request import ExportRequest
     from resx.serving.repository import Repository
     from resx.serving.triton_config import ServingOptions
-    from resx.zoo.catalog import kind_of
+    from resx.zoo.catalog import kind_of, names_onnx_file
 
     out = Output(as_json=json, quiet=quiet)
+    if output is not None and names_onnx_file(source) and file_format != "tensorrt-rtx":
+        output_name, output = output_name or str(output), None  # there is no folder to name
     flags = engine.EngineFlags(
         file_format=chosen("--format", file_format, engine.FORMATS), compute_capability=compute_capability,
         batch_min=batch_min, batch_opt=batch_opt, batch_max=batch_max, max_batch=max_batch, workspace_mib=workspace_mib,
@@ -178,7 +181,8 @@ def export(
     request = ExportRequest(
         source=SourceArguments(
             source=source, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings or ()),
-            weights_entry=weights_entry, file=_file_arguments(source, kind, mean=mean, std=std, labels=labels),
+            weights_entry=weights_entry,
+            file=_file_arguments(source, kind, mean=mean, std=std, labels=labels, output_name=output_name),
         ),
         precision=precision, target=form,
         input_type=chosen("--input", input_type, INPUT_TYPES) if input_type else None,
@@ -211,12 +215,20 @@ def export(
         "target": card.target, "operators_before": card.operators_before, "operators_after": card.operators_after,
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
         "quantised_before": card.quantised_before.model_dump(mode="json") if card.quantised_before else None,
-        "weights": card.source.weights, "fp16_share": card.fp16_share, "size_bytes": made.file.stat().st_size,
-        "verified": card.verified, "steps": [step.model_dump(mode="json") for step in card.steps],
+        "weights": card.source.weights, "normalization": _normalization(card), "fp16_share": card.fp16_share,
+        "size_bytes": made.file.stat().st_size, "verified": card.verified,
+        "steps": [step.model_dump(mode="json") for step in card.steps],
         "format": flags.file_format, "file": str(made.file), "kept": made.is_kept,
         "engine": card.engine.model_dump(mode="json") if card.engine else None,
     }  # fmt: skip
     out.result(payload, lambda console: _show(console, made))
+
+
+def _normalization(card: Card) -> dict[str, Any] | None:
+    origin = card.source.normalization
+    if origin is None:
+        return None
+    return {"mean": card.signature.mean, "std": card.signature.std} | origin.model_dump(mode="json")
 
 
 def _reproduce(path: Path, context: typer.Context, out: Output) -> None:
@@ -264,26 +276,17 @@ def _precision(*, fp16: bool, bf16: bool, int8: bool) -> Precision:
     return asked[0] if asked else "fp32"
 
 
-def _file_arguments(source: str, kind: str, *, mean: str, std: str, labels: str) -> FileArguments:
+def _file_arguments(source: str, kind: str, *, mean: str, std: str, labels: str, output_name: str) -> FileArguments:
     from resx.export.card import FileArguments
+    from resx.zoo.spec import parse_channels
 
-    if kind != "onnx" and (mean or std or labels):
-        raise UsageError(f"--mean, --std, --labels: {source} has its own; they are for an .onnx file")
-    return FileArguments(mean=_channels("--mean", mean), std=_channels("--std", std), labels=labels)
-
-
-def _channels(option: str, text: str) -> Channels | None:
-    if not text:
-        return None
-    try:
-        red, green, blue = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(f"{option} {text}: give three numbers, as 0.485,0.456,0.406") from None
-    if not all(math.isfinite(number) for number in (red, green, blue)) or (
-        option == "--std" and 0 in (red, green, blue)
-    ):
-        raise UsageError(f"{option} {text}: give finite numbers{', none of them 0' if option == '--std' else ''}")
-    return red, green, blue
+    if kind != "onnx" and (mean or std or labels or output_name):
+        raise UsageError(f"--mean, --std, --labels, --output-name: {source} has its own; they are for an .onnx file")
+    return FileArguments(
+        mean=parse_channels("--mean", mean, is_std=False) if mean else None,
+        std=parse_channels("--std", std, is_std=True) if std else None,
+        labels=labels, output=output_name,
+    )  # fmt: skip
 
 
 def _show(console: Console, made: engine.Made) -> None:
@@ -292,5 +295,8 @@ def _show(console: Console, made: engine.Made) -> None:
     if made.is_kept:
         console.print("made by an earlier export of the same; --force makes it again")
     proof(console, card)
+    if how := normalization(card):
+        advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
+        console.print(f"normalization: {how}{advice}", markup=False, soft_wrap=True)
     for line in (*engine.remarks(card), f"next: {made.next_step}"):
         console.print(line, markup=False, soft_wrap=True)

@@ -96,13 +96,13 @@ def _facts(thing: str, repository: Path) -> dict[str, Any]:
     from resx.errors import UsageError, nearest
     from resx.files import checked_name
     from resx.serving.repository import Repository
-    from resx.zoo.catalog import VARIANTS
+    from resx.zoo.catalog import VARIANTS, names_onnx_file
     from resx.zoo.spec import SPEC_FILE
 
     path = Path(thing)
     if (path / SPEC_FILE).is_file():
         return _run_facts(path)
-    if path.suffix == ".onnx":
+    if names_onnx_file(thing):
         return _onnx_facts(path)
     published = Repository(repository)
     if thing in published.names() or published.is_endpoint(thing):

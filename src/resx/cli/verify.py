@@ -43,6 +43,9 @@ def verify(
     rtol: Annotated[float, typer.Option(help="Files: largest difference that passes, over the output's scale.")] = 1e-4,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Files: the largest batch, beside 1 and 2.")] = 8,
     bisect: Annotated[bool, typer.Option("--bisect", help="Files: name the first tensor that differs.")] = False,
+    by_position: Annotated[
+        bool, typer.Option("--by-position", help="Files: match inputs and outputs by order, not by name.")
+    ] = False,
     repository: RepositoryPath = Path("model_repository"),
     seed: Seed = 0,
     json: Json = False,
@@ -52,14 +55,19 @@ def verify(
 
     Example: resx verify densenet169 --served 127.0.0.1:8001
     """
+    from resx.zoo.catalog import names_onnx_file
+
     out = Output(as_json=json, quiet=quiet)
-    if other is not None or subject.endswith(".onnx"):
+    if other is not None or names_onnx_file(subject):
         if other is None:
             raise UsageError(f"{subject}: give a second .onnx file to compare it with, or a model's name")
         if not rtol > 0:
             raise UsageError(f"rtol={rtol}: give a bound above 0")
         files = (Path(subject), other)
-        _compare(out, files, rtol=rtol, max_batch=max_batch, bisect=bisect, seed=seed, data=data, num_images=images)
+        _compare(
+            out, files, rtol=rtol, max_batch=max_batch, bisect=bisect, seed=seed, data=data, num_images=images,
+            by_position=by_position,
+        )  # fmt: skip
     else:
         _version(
             out, subject, version or None, repository, served=served, protocol=protocol, data=data, num_images=images
@@ -68,13 +76,13 @@ def verify(
 
 def _compare(
     out: Output, files: tuple[Path, Path], *,
-    rtol: float, max_batch: int, bisect: bool, seed: int, data: str, num_images: int,
+    rtol: float, max_batch: int, bisect: bool, seed: int, data: str, num_images: int, by_position: bool,
 ) -> None:  # fmt: skip
     with out.steps() as step:
         step("run both files")
         from resx.export.file_comparison import compare_files, first_divergence
 
-        found = compare_files(*files, rtol=rtol, max_batch_size=max_batch, seed=seed)
+        found = compare_files(*files, rtol=rtol, max_batch_size=max_batch, seed=seed, by_position=by_position)
         accuracies = None
         if data:
             step(f"measure accuracy on {data}")

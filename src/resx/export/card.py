@@ -102,6 +102,8 @@ class FileArguments(FrozenModel):
     std: Channels | None = None
     labels: str = ""
     """A text file with one label per line; empty where there is none."""
+    output: str = ""
+    """The output that is exported, of several; empty where the file has one."""
 
 
 class SourceArguments(FrozenModel):
@@ -169,6 +171,14 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
     )  # fmt: skip
 
 
+class Normalization(FrozenModel):
+    """Who gave the mean and the standard deviation that a third party's float images are normalized with."""
+
+    mean_from: Literal["option", "file", "ImageNet"]
+    """--mean, the file's metadata, or nobody: then ImageNet's are assumed."""
+    std_from: Literal["option", "file", "ImageNet"]
+
+
 class Source(FrozenModel):
     """Where the weights came from."""
 
@@ -177,6 +187,8 @@ class Source(FrozenModel):
     """What the network is; None: a third-party .onnx file, of which only the signature is known."""
     signature: Signature | None = None
     """Of a third-party file."""
+    normalization: Normalization | None = None
+    """Of a third-party file that takes float images."""
     weights: str
     """`random (seed 0)`, `imagenet (file name)`, or a file's path as given and what was taken from it:
     `k.pth (entry model_ema)`."""

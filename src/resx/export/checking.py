@@ -61,7 +61,7 @@ class Checks:
             ParityError: the file computes something else, or a row's answer is not its own.
         """
         session = OnnxRuntimeModel(path)
-        self._require_own_answers(session, path, BOUNDS["fp32"])
+        self._require_own_answers(session, path, BOUNDS[self.source.computes_in])
         if not self.reference:
             return []
         expected = [*(self.source.logits(batch) for batch in self.noise), *self.reference]
@@ -82,7 +82,7 @@ class Checks:
             ParityError: it misses a bound, loses accuracy, or a row's answer is not its own.
         """
         session = OnnxRuntimeModel(path)
-        self._require_own_answers(session, path, self._own_answers_bound)
+        self._require_own_answers(session, path, max(BOUNDS[self.precision], BOUNDS[self.source.computes_in]))
         if not self.reference:
             return []
         found = parity.require(self.measure(path), name=self.name)
@@ -105,13 +105,6 @@ class Checks:
         rows = np.resize(self.rows, (-(-len(self.rows) // size) * size, *self.rows.shape[1:]))
         answers = [session(self.signature.as_input(rows[start : start + size])) for start in range(0, len(rows), size)]
         return kind_of_answers(np.concatenate(answers), squashed=is_squashed(read_model(path)))
-
-    @property
-    def _own_answers_bound(self) -> float:
-        """int8's for a file that came in int8, unless its ranges are the batch's: those are what is looked for."""
-        given = self.source.quantised
-        is_static = given is not None and given.computes_in_int8 and not given.is_dynamic
-        return BOUNDS["int8" if is_static else self.precision]
 
     def _require_own_answers(self, session: OnnxRuntimeModel, path: Path, bound: float) -> None:
         subject = Subject(
@@ -150,5 +143,5 @@ def prepare_checks(
 
 def _require_repeatable(source: Exportable, batch: parity.Images, name: str) -> None:
     first, again = source.logits(batch), source.logits(batch)
-    if np.abs(first - again).max() > BOUNDS["fp32"] * np.abs(first).max():
+    if np.abs(first - again).max() > BOUNDS[source.computes_in] * np.abs(first).max():
         raise random_answers(name, source.random_operation(batch))

@@ -3,7 +3,7 @@
 Where labelled images are given, both files' accuracy on them is measured too.
 
 Nothing is known of the files but what they say themselves: inputs and outputs are read from the first one,
-and the second must have the same.
+and the second must have the same, under the same names or in the same order.
 """
 
 from __future__ import annotations
@@ -19,19 +19,23 @@ import onnx
 import onnxruntime
 
 from resx.errors import UsageError
-from resx.export import parity
+from resx.export import onnx_reading, parity
 from resx.export.card import normalised_pixels
 from resx.export.images import photograph_crops
 from resx.export.labelled import Answers, Labelled, right_answers
 from resx.export.runtimes import open_session
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, FrozenModel
 
+NodeArg: TypeAlias = Any
+"""onnxruntime's description of an input or output."""
 Array: TypeAlias = npt.NDArray[Any]
 LabelledImages: TypeAlias = Callable[[int, int], Labelled]
 """Images with classes, for an image size and a number of classes."""
 _TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 _SYMBOLIC_SIZE = 2
 """Stands in for an axis other than the batch that has no fixed size."""
+_SYMBOLIC_IMAGE = (3, 224, 224)
+"""Stands in for the open axes of an image."""
 
 
 class OutputDifference(FrozenModel):
@@ -79,26 +83,34 @@ class Divergence:
     num_compared: int
 
 
-def compare_files(first: Path, second: Path, *, rtol: float, max_batch_size: int = 8, seed: int = 0) -> Comparison:
+def compare_files(
+    first: Path, second: Path, *, rtol: float, max_batch_size: int = 8, seed: int = 0, by_position: bool = False
+) -> Comparison:
     """Run both files on the same inputs, at batches of 1, 2 and `max_batch_size`, or the one that they are fixed to.
 
+    Args:
+        first: the one that differences are measured from.
+        second: takes and gives tensors of the same types and shapes, and names unless `by_position`.
+        rtol: the largest difference that passes, relative to an output's scale.
+        max_batch_size: for files of a symbolic batch.
+        seed: of the noise.
+        by_position: match inputs and outputs by their order, not by their names.
+
     Raises:
-        UsageError: a file is missing or damaged, or the two have different inputs or outputs.
+        UsageError: a file is missing or damaged, fails on an input, or the two have different inputs or outputs.
         ExportError: onnxruntime refuses a file.
     """
-    sessions = [open_session(path) for path in (first, second)]
-    for what in ("get_inputs", "get_outputs"):
-        described = [[(value.name, value.type, _known(value.shape)) for value in getattr(s, what)()] for s in sessions]
-        if described[0] != described[1]:
-            raise UsageError(
-                f"{second}: has {described[1]} where {first} has {described[0]}; compare files of one kind"
-            )
-    names = [value.name for value in sessions[0].get_outputs()]
+    paths = (first, second)
+    sessions = [open_session(path) for path in paths]
+    inputs = _pairs([session.get_inputs() for session in sessions], paths, by_position=by_position)
+    outputs = _pairs([session.get_outputs() for session in sessions], paths, by_position=by_position)
+    names = [before.name for before, _ in outputs]
     seen: list[list[list[Array]]] = [[], []]
     noise, photographs = _feeds(sessions[0], max_batch_size, seed)
     for feed in (*noise, *photographs):
-        for answers, session in zip(seen, sessions, strict=True):
-            answers.append(session.run(names, feed))
+        seen[0].append(_run(sessions[0], names, feed, first))
+        renamed = {after.name: feed[before.name] for before, after in inputs}
+        seen[1].append(_run(sessions[1], [after.name for _, after in outputs], renamed, second))
     sizes = [[len(np.atleast_1d(next(iter(feed.values())))) for feed in feeds] for feeds in (noise, photographs)]
     return Comparison(
         outputs=tuple(
@@ -107,6 +119,46 @@ def compare_files(first: Path, second: Path, *, rtol: float, max_batch_size: int
         ),
         batch_sizes=tuple(sizes[0]), num_noise=sum(sizes[0]), num_photographs=sum(sizes[1]),
     )  # fmt: skip
+
+
+def _pairs(
+    values: Sequence[Sequence[NodeArg]], paths: Sequence[Path], *, by_position: bool
+) -> list[tuple[NodeArg, NodeArg]]:
+    """Match the inputs, or the outputs, of both files.
+
+    Raises:
+        UsageError: they differ in number, type or shape, or in their names alone.
+    """
+    ordered = [list(one) if by_position else sorted(one, key=lambda value: value.name) for one in values]
+    described = [[(value.name, value.type, _known(value.shape)) for value in one] for one in ordered]
+    by_name = {value.name: value for value in ordered[1]}
+    if not by_position and described[0] == described[1]:
+        return [(value, by_name[value.name]) for value in values[0]]
+    kinds = [[(value.type, _known(value.shape)) for value in one] for one in values]
+    if kinds[0] != kinds[1]:
+        texts = [", ".join(f"{value.name} {value.type} {_known(value.shape)}" for value in one) for one in values]
+        raise UsageError(f"{paths[1]}: has {texts[1]} where {paths[0]} has {texts[0]}; compare files of one kind")
+    if not by_position:
+        texts = [", ".join(value.name for value in one) for one in values]
+        raise UsageError(
+            f"{paths[1]}: has {texts[1]} where {paths[0]} has {texts[0]}; the types and shapes are the same: "
+            "--by-position compares them in their order"
+        )
+    return list(zip(values[0], values[1], strict=True))
+
+
+def _run(
+    session: onnxruntime.InferenceSession, names: Sequence[str], feed: dict[str, Array], path: Path
+) -> list[Array]:
+    try:
+        answers = session.run(names, feed)
+    except Exception as error:  # onnxruntime's errors have no base of their own
+        shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
+        raise UsageError(f"{path}: fails on {shapes}: {str(error).partition(chr(10))[0]}") from error
+    for name, answer in zip(names, answers, strict=True):
+        if not isinstance(answer, np.ndarray) or answer.dtype.kind not in "fiub" or not answer.ndim:
+            raise UsageError(f"{path}: output {name} is no tensor of numbers with a batch axis; nothing to compare")
+    return [np.asarray(answer) for answer in answers]
 
 
 def right_by_files(
@@ -141,12 +193,12 @@ def right_by_files(
 def _image_answers(session: onnxruntime.InferenceSession, path: Path) -> Answers:
     """Return a function from UINT8 images to logits; a file of a fixed batch gets its last one filled up."""
     image = session.get_inputs()[0]
-    written = {entry.key: entry.value for entry in onnx.load(path, load_external_data=False).metadata_props}
+    written = onnx_reading.read_model(path, external_data=False)
     mean, std = (
-        tuple(float(part) for part in written[key].split(",")) if key in written else default
-        for key, default in (("resx.mean", IMAGENET_MEAN), ("resx.std", IMAGENET_STD))
+        onnx_reading.written_channels(written, key, path) or default
+        for key, default in ((onnx_reading.MEAN_KEY, IMAGENET_MEAN), (onnx_reading.STD_KEY, IMAGENET_STD))
     )
-    fixed = image.shape[0] if isinstance(image.shape[0], int) else None
+    (fixed, *_) = _known(image.shape)
 
     def answers(pixels: parity.Images) -> parity.Logits:
         filled = pixels if fixed is None else np.resize(pixels, (fixed, *pixels.shape[1:]))
@@ -166,14 +218,17 @@ def first_divergence(first: Path, second: Path, *, rtol: float, seed: int = 0) -
     Raises:
         UsageError: the files have no intermediate tensor in common.
     """
-    models = [onnx.load(path) for path in (first, second)]
+    models = [onnx_reading.read_model(path) for path in (first, second)]
     produced = [{name for node in model.graph.node for name in node.output if name} for model in models]
     order = [(name, node.op_type) for node in models[0].graph.node for name in node.output if name in produced[1]]
     if not order:
         raise UsageError(f"{second}: has no tensor of {first}'s; --bisect needs files that share names")
     sessions = [_with_outputs(model, [name for name, _ in order]) for model in models]
     feed = _feeds(sessions[0], 2, seed)[0][0]
-    answers = [session.run([name for name, _ in order], feed) for session in sessions]
+    inputs = [value.name for value in sessions[1].get_inputs()]
+    same = feed if set(inputs) == set(feed) else dict(zip(inputs, feed.values(), strict=True))
+    names = [name for name, _ in order]
+    answers = [sessions[0].run(names, feed), sessions[1].run(names, same)]
     for (name, operator), before, after in zip(order, *answers, strict=True):
         relative = _relative(np.asarray(before), np.asarray(after))
         if not relative <= rtol:
@@ -182,8 +237,15 @@ def first_divergence(first: Path, second: Path, *, rtol: float, seed: int = 0) -
 
 
 def _known(shape: Sequence[int | str | None]) -> list[int | None]:
-    """A symbolic axis is the same as another symbolic axis, whatever it is called."""
-    return [size if isinstance(size, int) else None for size in shape]
+    """A symbolic axis is the same as another symbolic axis, whatever it is called; converters write -1 and 0 too."""
+    return [size if isinstance(size, int) and size > 0 else None for size in shape]
+
+
+def _filled(shape: Sequence[int | str | None]) -> list[int | None]:
+    """Return a shape in which at most the first axis, the batch, is open."""
+    known = _known(shape)
+    instead = (None, *_SYMBOLIC_IMAGE) if len(known) == 4 else (None, *[_SYMBOLIC_SIZE] * len(known))
+    return [default if size is None else size for size, default in zip(known, instead, strict=False)]
 
 
 def _feeds(
@@ -191,18 +253,19 @@ def _feeds(
 ) -> tuple[list[dict[str, Array]], list[dict[str, Array]]]:
     """Return inputs of noise for every file, and photographs for one that takes images, grey or RGB."""
     inputs = session.get_inputs()
-    batch = inputs[0].shape[0] if inputs[0].shape else 1
-    sizes = [batch] if isinstance(batch, int) else sorted({1, 2, max_batch_size})
+    shape = _filled(inputs[0].shape)
+    batch = shape[0] if shape else 1
+    sizes = sorted({1, 2, max_batch_size}) if batch is None else [batch]
     random = np.random.default_rng(seed)
     noise = [{value.name: _noise(value, size, random) for value in inputs} for size in sizes]
-    shape = inputs[0].shape
-    if len(inputs) > 1 or len(shape) != 4 or shape[1] not in (1, 3) or not all(isinstance(n, int) for n in shape[1:]):
+    if len(inputs) > 1 or len(shape) != 4 or shape[1] not in (1, 3):
         return noise, []
+    _, channels, height, width = (axis or 0 for axis in shape)
     photographs = []
     for size in sizes:
-        crops = photograph_crops(size, max(shape[2:]), seed=seed)[:, :, : shape[2], : shape[3]]
+        crops = photograph_crops(size, max(height, width), seed=seed)[:, :, :height, :width]
         as_float = normalised_pixels(crops, IMAGENET_MEAN, IMAGENET_STD)
-        given = (crops if inputs[0].type == "tensor(uint8)" else as_float)[:, : shape[1]]
+        given = (crops if inputs[0].type == "tensor(uint8)" else as_float)[:, :channels]
         photographs.append({inputs[0].name: np.ascontiguousarray(given.astype(_TYPES[inputs[0].type]))})
     return noise, photographs
 
@@ -210,9 +273,7 @@ def _feeds(
 def _noise(value: Any, batch: int, random: np.random.Generator) -> Array:
     if value.type not in _TYPES:
         raise UsageError(f"input {value.name} is {value.type}; float, float16 and uint8 inputs can be compared")
-    sizes = [size if isinstance(size, int) else _SYMBOLIC_SIZE for size in value.shape]
-    if sizes and not isinstance(value.shape[0], int):
-        sizes[0] = batch
+    sizes = [batch if size is None else size for size in _filled(value.shape)]
     if value.type == "tensor(uint8)":
         return random.integers(0, 256, size=sizes, dtype=np.uint8)
     return random.standard_normal(sizes).astype(_TYPES[value.type])

@@ -75,7 +75,7 @@ def write_int8(
             model = quantize.quantise(prepared, ranges, target=form.target, keep_fp32=[*asked, *kept])
             form.describe(model)
             onnx.checker.check_model(model, full_check=True)
-            path.write_bytes(model.SerializeToString(deterministic=True))
+            onnx_reading.write_model(model, path)
             return model
 
         on_step("quantise")

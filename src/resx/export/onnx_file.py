@@ -25,6 +25,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from resx.errors import ExportError
+from resx.export import onnx_reading
 from resx.export.card import InputType, Precision, Target
 from resx.export.fusion import fused
 from resx.zoo.spec import ModelSpec
@@ -110,8 +111,7 @@ def write_onnx(
         raise ExportError(f"{spec.name}: torch.onnx could not export it: {_cause(error, precision)}") from error
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ExportError(f"{spec.name}: the exporter fixed the batch size; the model's code depends on it")
-    with path.open("wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
+    onnx_reading.write_model(model, path)
     return model
 
 

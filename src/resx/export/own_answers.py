@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnx
+from onnx import ModelProto
 
 from resx.errors import ParityError
 from resx.export.card import Precision, Signature
@@ -147,17 +148,16 @@ def _relative(before: Array, after: Array, scale: float) -> float:
 def _location(subject: Subject, first: Array, second: Array, *, place: int = 0) -> str:
     if subject.onnx_file is None:
         return ""
-    return locate_difference(subject.onnx_file, first, second, place=place, bound=subject.bound)
+    return locate_difference(onnx.load(subject.onnx_file), first, second, place=place, bound=subject.bound)
 
 
-def locate_difference(path: Path, first: Array, second: Array, *, place: int = 0, bound: float) -> str:
-    """Return operator and node of a file whose output differs first between two runs of one session; empty if none.
+def locate_difference(model: ModelProto, first: Array, second: Array, *, place: int = 0, bound: float) -> str:
+    """Return operator and node of a graph whose output differs first between two runs of one session; empty if none.
 
     Of a tensor that holds a row for each of the batch, the first one of the first run is compared with the one at
     `place` of the second; of any other, all of it: what has no batch axis should be the same for every batch. The
     runtime's own optimisations are off, as they remove nodes.
     """
-    model = onnx.load(path)
     producers = {name: node for node in model.graph.node for name in node.output if name}
     session = session_with_outputs(model, list(producers))
     image = session.get_inputs()[0].name

@@ -23,6 +23,7 @@ from resx.export import card as cards
 from resx.export import onnx_reading, parity
 from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
 from resx.export.checking import Checks, Exportable, prepare_checks
+from resx.export.external_data import require_within_limit
 from resx.export.int8_file import FileForm, Int8Options, write_int8
 from resx.export.resnext_form import STEP as GROUPED_FORM
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
@@ -74,12 +75,14 @@ def export_version(
     """Write `model.onnx` and `card.json` into `folder` and return the card.
 
     Raises:
-        UsageError: weights are not finite, or a name to keep in fp32 matches nothing.
+        UsageError: weights are not finite or pass 2 GB, or a name to keep in fp32 matches nothing.
         ParityError: folding or writing changed what the network computes by more than the tolerance.
         ExportError: the network cannot be folded or written.
         MissingCapability: onnxruntime here cannot run bf16, so that nothing could be verified.
         ResxError: the disk has no room for it.
     """
+    stored = source.size_bytes // (2 if options.precision in ("fp16", "bf16") else 1)
+    require_within_limit(stored, f"{name} in {options.precision}")
     source.require_finite()
     signature = source.description.signature_with(options.input_type)
     if options.precision == "bf16":
@@ -113,7 +116,7 @@ def export_version(
         target=options.target,
         input=options.input_type,
         max_batch_size=signature.batch or options.max_batch_size,
-        opset=next(entry.version for entry in written.opset_import if entry.domain in ("", "ai.onnx")),
+        opset=onnx_reading.opset(written),
         num_weights=made.num_weights,
         fp16_share=made.num_half / max(1, made.num_weights),
         quantisation=made.quantisation,

@@ -157,7 +157,9 @@ def _contents(request: ExportRequest) -> list[str] | None:
             return None
         found += [sha256_of(path / name) for name in ("model.safetensors", "spec.json", "training.json")]
     if kind == "onnx":
-        found += [sha256_of(file) for file in _files_of(path)]
+        from resx.export.onnx_reading import files_of
+
+        found += [sha256_of(file) for file in files_of(path)]
     if arguments.weights not in ("none", "imagenet"):
         found.append(_sha256_if_there(Path(arguments.weights)))
     if arguments.file.labels:
@@ -177,13 +179,6 @@ def _data_of_run(folder: Path) -> str:
         return str(json.loads((folder / "training.json").read_text()).get("data", ""))
     except (OSError, ValueError, AttributeError):
         return ""
-
-
-def _files_of(path: Path) -> list[Path]:
-    """Return an .onnx file and what its external data lie in, as far as it is there."""
-    from resx.export.onnx_reading import external_files, read_model
-
-    return [path, *external_files(read_model(path), path)]
 
 
 def _sha256_if_there(path: Path) -> str:

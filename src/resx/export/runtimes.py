@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from resx.errors import ExportError, MissingCapability, UsageError
-from resx.export import engine_layers
+from resx.errors import ExportError, MissingCapability
+from resx.export import engine_layers, onnx_reading
 from resx.export.card import Card, Target
 from resx.export.gpu import gpu_here
 from resx.export.tensorrt_engine import collecting_logger, last_error, load_package
@@ -41,18 +41,24 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     return options
 
 
-def open_session(path: Path, *, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """Open a file in a session on the CPU; `threads` None takes every core that this process may use.
+def open_session(
+    path: Path, *, threads: int | None = None, content: bytes | None = None
+) -> onnxruntime.InferenceSession:
+    """Open a file, or `content` that was made of it, in a session on the CPU.
+
+    Args:
+        path: of the file, which errors name.
+        threads: None takes every core that this process may use.
+        content: opened in its place.
 
     Raises:
-        UsageError: there is no such file.
+        UsageError: there is no such file, or it cannot be read.
         ExportError: onnxruntime refuses the file.
     """
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file; give a .onnx file")
+    model = onnx_reading.runnable(path) if content is None else content
     options = session_options(threads or usable_cores())
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:
         raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
 
@@ -97,14 +103,16 @@ def require_bf16() -> None:
 class OnnxRuntimeModel:
     """A model file in an onnxruntime session of its own."""
 
-    def __init__(self, path: Path, *, threads: int | None = None) -> None:
-        """Open the file; `threads` None takes every core that this process may use.
+    def __init__(self, path: Path, *, threads: int | None = None, content: bytes | None = None) -> None:
+        """Open the file (`open_session`).
 
         Raises:
+            UsageError: the file is missing or cannot be read.
             ExportError: onnxruntime refuses the file.
         """
-        self._session = open_session(path, threads=threads)
+        self._session = open_session(path, threads=threads, content=content)
         self._input = self._session.get_inputs()[0].name
+        self._path = path
 
     def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the logits [N, classes]; an output of more axes is flattened."""
@@ -112,8 +120,16 @@ class OnnxRuntimeModel:
         return answer.reshape(len(answer), -1).astype(np.float32, copy=False)
 
     def tensor(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the output as the file gives it."""
-        (answer,) = self._session.run(None, {self._input: images})
+        """Return the output as the file gives it.
+
+        Raises:
+            ExportError: onnxruntime fails on the input.
+        """
+        try:
+            (answer,) = self._session.run(None, {self._input: images})
+        except Exception as error:  # onnxruntime's errors have no base of their own
+            reason = str(error).partition("\n")[0]
+            raise ExportError(f"{self._path}: fails on an input {list(images.shape)}: {reason}") from error
         return np.asarray(answer)
 
 

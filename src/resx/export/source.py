@@ -95,6 +95,11 @@ class LoadedSource:
         return parity.torch_logits(self.model, self.description.network, images_NCHW)
 
     @property
+    def computes_in(self) -> Precision:
+        """The precision of its own answers."""
+        return "fp32"
+
+    @property
     def num_layers(self) -> int:
         """Layers with weights."""
         return sum(isinstance(module, WEIGHTED_MODULES) for module in self.model.modules())

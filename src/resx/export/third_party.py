@@ -1,7 +1,8 @@
 """A third-party .onnx file as a source: what it takes and gives is read from it, and it is its own reference.
 
 The file is not rebuilt: fp32 keeps its graph, with weights that were also inputs (ONNX before IR version 4) made
-constants, so that a runtime can fold them. One input, one output, no open axis but the batch.
+constants, so that a runtime can fold them. One input, one output (of several, the one that was asked for), no open
+axis but the batch.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ import onnx
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
 from resx.errors import ExportError, UsageError
-from resx.export import onnx_reading, quantised_graph
-from resx.export.card import FileArguments, InputType, Precision, Signature, Source, Target
+from resx.export import onnx_reading, onnx_rewriting, quantised_graph
+from resx.export.card import FileArguments, InputType, Normalization, Precision, Signature, Source, Target
 from resx.export.images import RealImages, photographs
 from resx.export.onnx_file import WEIGHTED
+from resx.export.onnx_reading import MEAN_KEY, STD_KEY
+from resx.export.onnx_rewriting import first_line
 from resx.export.own_answers import BOUNDS, locate_difference
 from resx.export.parity import Logits
 from resx.export.quantised_graph import QuantisedGraph
-from resx.export.quantize import quiet
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.files import sha256_of
 from resx.listing import LABEL_RULE, is_label, one_line, read_lines
@@ -35,8 +37,6 @@ from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 _INPUT_TYPES: dict[int, InputType] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
 _WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-_QDQ_OPSET = 13
-"""The first that quantises per channel."""
 _LABELS_BY_RESX = "resx.labels_sha256"
 
 
@@ -48,7 +48,9 @@ class LoadedFile:
     """The default name of what is exported from it."""
     path: Path
     graph: ModelProto
-    """The file with its external data inside and its initializers as constants."""
+    """The file with its external data inside and its initializers as constants, cut to the output that is exported."""
+    session: OnnxRuntimeModel
+    """The given file, opened: the reference."""
     description: Source
     real: RealImages
     labelled: None = None
@@ -61,8 +63,8 @@ class LoadedFile:
 
     @property
     def size_bytes(self) -> int:
-        """Of the weights."""
-        return sum(len(tensor.raw_data) for tensor in self.graph.graph.initializer)
+        """Of the graph and its weights."""
+        return self.graph.ByteSize()
 
     def require_finite(self) -> None:
         """Check that every weight is a number.
@@ -83,10 +85,10 @@ class LoadedFile:
         return quantised_graph.recognise(self.graph)
 
     def require_convertible(self, precision: Precision) -> None:
-        """Check that the file can be brought to the precision.
+        """Check that the file can be brought to the precision; one in fp16 is taken as it is.
 
         Raises:
-            UsageError: it is quantized already, or int8 should be made of fp16.
+            UsageError: bf16, int8 of a file in fp16, or the file is quantized already.
         """
         if precision == "fp32":
             return
@@ -96,6 +98,8 @@ class LoadedFile:
                 f"{self.path}: {done}: {self.quantised.text}; leave --{precision} out to publish it as it is, or "
                 "export the fp32 original"
             )
+        if precision == "bf16":
+            raise UsageError(f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8")
         if precision == "int8" and onnx_reading.weight_counts(self.graph)[1]:
             raise UsageError(f"{self.path}: has 16-bit weights, and int8 is made of fp32; export the fp32 original")
 
@@ -108,6 +112,13 @@ class LoadedFile:
         return self
 
     @property
+    def computes_in(self) -> Precision:
+        """The precision that the file's answers are rounded to; fp32 where ranges are the batch's (dynamic int8)."""
+        if self.quantised is not None and self.quantised.computes_in_int8 and not self.quantised.is_dynamic:
+            return "int8"
+        return "fp16" if self.is_half else "fp32"
+
+    @property
     def num_layers(self) -> int:
         """Nodes with weights."""
         return sum(node.op_type in WEIGHTED for node in self.graph.graph.node)
@@ -115,44 +126,44 @@ class LoadedFile:
     def random_operation(self, images: npt.NDArray[np.uint8]) -> str:
         """Return which node makes the answers random; empty if none does."""
         given = self.signature.as_input(images)
-        return locate_difference(self.path, given, given, bound=BOUNDS["fp32"])
+        return locate_difference(self.graph, given, given, bound=BOUNDS["fp32"])
 
     def logits(self, images: npt.NDArray[np.uint8]) -> Logits:
         """Return what the given file answers [N, ...] to bytes of its input's shape."""
-        return self._session(self.signature.as_input(images))
-
-    @cached_property
-    def _session(self) -> OnnxRuntimeModel:
-        return OnnxRuntimeModel(self.path)
+        return self.session(self.signature.as_input(images))
 
     def write(self, path: Path, precision: Precision, input_type: InputType, target: Target) -> ModelProto:
         """Write the file in the precision (int8 begins with fp32); the same graph serves both targets.
 
         Raises:
             ExportError: it cannot be converted.
-            UsageError: bf16, or another input type than the file's.
+            UsageError: another input type than the file's, or as `require_convertible`.
         """
         del target
         if input_type != self.signature.input_type:
             raise UsageError(
                 f"--input {input_type}: {self.path} takes {self.signature.input_type}; leave the option out"
             )
+        self.require_convertible(precision)
         model = copy.deepcopy(self.graph)
-        if precision == "bf16":
-            raise UsageError(f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8")
-        if precision == "fp16":
-            model = _half(model, self.path)
+        if precision == "fp16" and not self.is_half:
+            model = onnx_rewriting.half(model, self.path)
         if precision == "int8":
-            model = _with_opset(_named(model), self.path)
+            model = onnx_rewriting.for_int8(model, self.path)
         is_int8 = self.quantised is not None and self.quantised.computes_in_int8
         self.describe(model, "int8" if is_int8 else precision, input_type)
         try:
             onnx.checker.check_model(model, full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise ExportError(f"{self.path}: its {precision} form is not valid ONNX: {_first_line(error)}") from error
-        with path.open("wb") as file:
-            file.write(model.SerializeToString(deterministic=True))
+        except Exception as error:  # the checker's and the shape inference's errors have no base of their own
+            raise ExportError(f"{self.path}: its {precision} form is not valid ONNX: {first_line(error)}") from error
+        onnx_reading.write_model(model, path)
         return model
+
+    @property
+    def is_half(self) -> bool:
+        """Whether most of the weights have 16 bits already."""
+        num_weights, num_half = onnx_reading.weight_counts(self.graph)
+        return 2 * num_half > num_weights
 
     def describe(self, model: ModelProto, precision: Precision, input_type: InputType) -> None:
         """Write into a file made of this one what it is; what its maker wrote stays."""
@@ -184,19 +195,23 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
         ExportError: onnxruntime refuses it.
     """
     graph = onnx_reading.read_model(path)
-    image = _only(_inputs(graph), path, "input")
+    num_outputs = len(graph.graph.output)
+    if arguments.output:
+        onnx_rewriting.keep_output(graph, arguments.output, path)
+    image = _only(onnx_reading.given_inputs(graph), path, "input")
     if image_size is not None:
         _close_size(image, image_size, path)
-    _require_valid(graph, path)
-    _with_constants(graph)
-    session = OnnxRuntimeModel(path)
+    onnx_rewriting.require_valid(graph, path)
+    onnx_rewriting.make_constants(graph)
+    is_cut = len(graph.graph.output) != num_outputs  # what is left of it may need fewer inputs
+    session = OnnxRuntimeModel(path, content=graph.SerializeToString() if is_cut else None)
     signature = _signature(graph, image, session, path, arguments)
     height_width = signature.input_dims[1:]
     if signature.resize is None:
         real = RealImages(images=np.zeros((0, *signature.input_dims), np.uint8), origin="")
     else:
         real = photographs(*height_width, seed=seed)
-    files = [path, *onnx_reading.external_files(onnx.load(path, load_external_data=False), path)]
+    files = onnx_reading.files_of(path)
     sha256 = sha256_of(path)
     if len(files) > 1:  # the weights lie beside the graph
         sha256 = hashlib.sha256("\n".join(sha256_of(file) for file in files).encode()).hexdigest()
@@ -204,34 +219,35 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
         name=path.stem,
         path=path,
         graph=graph,
-        description=Source(kind="onnx", signature=signature, weights=str(path), weights_sha256=sha256),
+        session=session,
+        description=Source(
+            kind="onnx",
+            signature=signature,
+            normalization=_scaled_by(graph, arguments) if signature.mean else None,
+            weights=str(path),
+            weights_sha256=sha256,
+        ),
         real=real,
     )
-
-
-def _inputs(graph: ModelProto) -> list[ValueInfoProto]:
-    """Return the inputs that a caller must give: before IR version 4 every weight was an input too."""
-    weights = {tensor.name for tensor in graph.graph.initializer}
-    return [value for value in graph.graph.input if value.name not in weights]
 
 
 def _only(values: Sequence[ValueInfoProto], path: Path, what: str) -> ValueInfoProto:
     if len(values) != 1:
         names = ", ".join(value.name for value in values) or "none"
-        raise UsageError(
-            f"{path}: has {len(values)} {what}s ({names}); resx serves files of one {what}: "
-            "cut it out with onnx.utils.extract_model"
-        )
+        remedy = "cut it out with onnx.utils.extract_model" if what == "input" else "choose it with --output-name NAME"
+        raise UsageError(f"{path}: has {len(values)} {what}s ({names}); resx serves files of one {what}: {remedy}")
     return values[0]
 
 
 def _close_size(image: ValueInfoProto, image_size: int, path: Path) -> None:
-    """Fix the open height and width of an image input."""
+    """Fix the open height and width of an image input, and open channels to those of RGB."""
     dims = image.type.tensor_type.shape.dim
     if len(dims) != 4 or any(dim.HasField("dim_value") and dim.dim_value != image_size for dim in dims[2:]):
         raise UsageError(f"--image-size {image_size}: {path} takes {_text(image)}; leave the option out")
     for dim in dims[2:]:
         dim.dim_value = image_size
+    if not dims[1].HasField("dim_value"):
+        dims[1].dim_value = 3
 
 
 def _signature(
@@ -251,12 +267,11 @@ def _signature(
         )
     batch = None if is_open[0] else dims[0].dim_value
     input_dims = tuple(dim.dim_value for dim in dims[1:])
-    if 0 in input_dims or batch == 0:
-        raise UsageError(f"{path}: takes {_text(image)}, which holds nothing; export it again")
     is_image = len(input_dims) == 3 and input_dims[0] == 3
-    scaling = _scaling(graph, arguments) if is_image else None
-    if not is_image and (arguments.mean or arguments.std):
-        raise UsageError(f"--mean, --std: {path} takes {_text(image)}, no RGB image [N, 3, H, W]; leave them out")
+    is_scaled = is_image and tensor.elem_type == TensorProto.FLOAT
+    scaling = _scaling(graph, arguments, path) if is_scaled else None
+    if not is_scaled and (arguments.mean or arguments.std):
+        raise UsageError(f"--mean, --std: {path} takes {_text(image)}, no float image [N, 3, H, W]; leave them out")
     output = _only(graph.graph.output, path, "output")
     if output.type.tensor_type.elem_type != TensorProto.FLOAT:
         raise UsageError(f"{path}: gives {_text(output)}; resx serves files that give float32")
@@ -278,10 +293,8 @@ def _measured_dims(session: OnnxRuntimeModel, signature: Signature, path: Path) 
         rows = np.zeros((size, *signature.input_dims), np.uint8)
         try:
             answer = session.tensor(signature.as_input(rows))
-        except Exception as error:
-            raise UsageError(
-                f"{path}: says it takes a batch of {size}, but fails on it: {_first_line(error)}"
-            ) from error
+        except ExportError as error:
+            raise UsageError(f"{error}; it says that it takes a batch of {size}") from error
         if answer.ndim < 2 or len(answer) != size:
             raise UsageError(
                 f"{path}: gives {list(answer.shape)} for a batch of {size}; the first axis must be the batch"
@@ -292,18 +305,21 @@ def _measured_dims(session: OnnxRuntimeModel, signature: Signature, path: Path) 
     return tuple(int(size) for size in shapes[0])
 
 
-def _scaling(graph: ModelProto, arguments: FileArguments) -> tuple[Channels, Channels]:
+def _scaling(graph: ModelProto, arguments: FileArguments, path: Path) -> tuple[Channels, Channels]:
     """Return mean and standard deviation: the user's, what an earlier resx wrote into the file, or ImageNet's."""
-    written = {entry.key: entry.value for entry in graph.metadata_props}
-    found = []
-    for given, key, default in (
-        (arguments.mean, "resx.mean", IMAGENET_MEAN),
-        (arguments.std, "resx.std", IMAGENET_STD),
-    ):
-        numbers = tuple(float(part) for part in written[key].split(",")) if key in written else default
-        assert len(numbers) == 3, numbers
-        found.append(given or (numbers[0], numbers[1], numbers[2]))
-    return found[0], found[1]
+    return (
+        arguments.mean or onnx_reading.written_channels(graph, MEAN_KEY, path) or IMAGENET_MEAN,
+        arguments.std or onnx_reading.written_channels(graph, STD_KEY, path) or IMAGENET_STD,
+    )
+
+
+def _scaled_by(graph: ModelProto, arguments: FileArguments) -> Normalization:
+    """Return who said so."""
+    written = {entry.key for entry in graph.metadata_props}
+    return Normalization(
+        mean_from="option" if arguments.mean else "file" if MEAN_KEY in written else "ImageNet",
+        std_from="option" if arguments.std else "file" if STD_KEY in written else "ImageNet",
+    )
 
 
 def _labels(file: str, num_outputs: int) -> tuple[str, ...]:
@@ -322,72 +338,6 @@ def _labels(file: str, num_outputs: int) -> tuple[str, ...]:
     if bad := [label for label in labels if not is_label(label.replace("\t", " "))]:
         raise UsageError(f"--labels {file}: '{one_line(bad[0])}': {LABEL_RULE}; mend the file")
     return labels
-
-
-def _with_constants(graph: ModelProto) -> None:
-    """Take the weights out of the inputs: a runtime may then fold them, which it must not do to an input."""
-    inputs = _inputs(graph)
-    del graph.graph.input[:]
-    graph.graph.input.extend(inputs)
-    used = {name for node in graph.graph.node for name in node.input}
-    kept = [tensor for tensor in graph.graph.initializer if tensor.name in used or not _is_plain(graph)]
-    del graph.graph.initializer[:]
-    graph.graph.initializer.extend(kept)
-    graph.ir_version = max(graph.ir_version, 4)
-
-
-def _is_plain(graph: ModelProto) -> bool:
-    """Say whether no node holds a graph of its own, which could use any weight."""
-    return not any(attribute.HasField("g") for node in graph.graph.node for attribute in node.attribute)
-
-
-def _require_valid(model: ModelProto, path: Path) -> None:
-    newest = onnx.defs.onnx_opset_version()
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), newest)
-    if version > newest:
-        raise UsageError(f"{path}: opset {version}, and onnx {onnx.__version__} knows {newest} at most; upgrade onnx")
-    try:
-        onnx.checker.check_model(model, full_check=True)
-    except Exception as error:
-        raise UsageError(f"{path}: not a valid ONNX model: {_first_line(error)}") from error
-
-
-def _half(model: ModelProto, path: Path) -> ModelProto:
-    """Return the graph with weights and computation in fp16, input and output as before."""
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-    from onnxruntime.transformers.onnx_model import OnnxModel
-
-    try:
-        with quiet():
-            converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
-            converted.topological_sort()  # the converter puts its casts last
-        return _named(converted.model)
-    except Exception as error:
-        raise ExportError(f"{path}: onnxruntime could not convert it to fp16: {error}") from error
-
-
-def _with_opset(model: ModelProto, path: Path) -> ModelProto:
-    """Return the graph in an opset that can be quantised per channel."""
-    version = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-    if version >= _QDQ_OPSET:
-        return model
-    try:
-        return onnx.version_converter.convert_version(model, _QDQ_OPSET)
-    except Exception as error:
-        raise ExportError(
-            f"{path}: opset {version} cannot be brought to {_QDQ_OPSET}, which int8 needs: {error}"
-        ) from error
-
-
-def _named(model: ModelProto) -> ModelProto:
-    """Give nodes without a name one: layers that stay in fp32 are told by name."""
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-    return model
-
-
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _text(value: ValueInfoProto) -> str:

@@ -78,9 +78,10 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
     folder = Path(text)
     if (folder / SPEC_FILE).is_file():
         return "run"
-    if folder.suffix == ".onnx":
+    if names_onnx_file(text):
         if not folder.is_file():
-            raise UsageError(f"{text}: no such file; give the path of an .onnx file")
+            what = "is a folder" if folder.is_dir() else "no such file"
+            raise UsageError(f"{text}: {what}; give the path of an .onnx file")
         return "onnx"
     module, colon, attribute = text.partition(":")
     if colon:
@@ -94,6 +95,11 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
         )
     variant(text)
     return "variant"
+
+
+def names_onnx_file(text: str) -> bool:
+    """Say whether a name is that of an .onnx file, in whatever case its suffix is written."""
+    return Path(text).suffix.lower() == ".onnx"
 
 
 def _imagenet(name: str, architecture: Architecture, *, resize: int = 256) -> ModelSpec:

@@ -20,7 +20,8 @@ from resx.zoo.architectures import Architecture, FrozenModel
 
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "INTERPOLATIONS", "SPEC_FILE", "SURVIVAL_SCHEDULES", "Channels", "FrozenModel",
-    "ImageFormat", "Interpolation", "ModelSpec", "SurvivalSchedule", "read_spec", "survival_probabilities",
+    "ImageFormat", "Interpolation", "ModelSpec", "SurvivalSchedule", "parse_channels", "read_spec",
+    "survival_probabilities",
 ]  # fmt: skip
 
 SurvivalSchedule: TypeAlias = Literal["linear", "uniform"]
@@ -33,6 +34,28 @@ SPEC_FILE = "spec.json"
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+
+
+def parse_channels(what: str, text: str, *, is_std: bool) -> Channels:
+    """Return a number for each channel of an RGB image, from text such as `0.485,0.456,0.406`.
+
+    Args:
+        what: that the text was given for, as an error names it.
+        text: from a command line or somebody else's file.
+        is_std: they divide, and so must not be near 0.
+
+    Raises:
+        UsageError: they are not three, or no numbers that float32 can normalize with.
+    """
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(f"{what} {text[:80]!r}: give three numbers, as 0.485,0.456,0.406") from None
+    smallest = 1e-6 if is_std else 0.0
+    if not all(smallest <= abs(number) <= 1e6 for number in (red, green, blue)):  # NaN is not
+        rule = "from 0.000001 to 1000000" if is_std else "of at most 1000000"
+        raise UsageError(f"{what} {text[:80]!r}: give three numbers {rule}")
+    return red, green, blue
 
 
 class ModelSpec(FrozenModel):
