@@ -8,13 +8,17 @@
 Set aside means unloaded, no longer to be brought back, and named with the reason in the server's state until
 somebody deploys it again. The server is not restarted for any of this. Only a model that hangs inside of the
 server's own process (`--native`) is the server's fault, as nothing else ends it.
+
+A load may take long, or never end, so each runs in a thread of its own while the others are looked after. All that
+is decided is decided in the supervisor's thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,12 +33,13 @@ from resx.serving.policy import Policy
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 from resx.serving.triton_process import TritonProcess
-from resx.serving.watch import Fault, Kind, StubWatch, num_finished
+from resx.serving.watch import Fault, Kind, StubWatch, fault_of, num_finished
 
 _TIMEOUT_S = 60.0
+_UNLOAD_S = 5.0
 _BUSY_S = 0.5
 _HANGING_TRIES = 2
-"""Each takes as long as a model may hang, and other models wait for their recovery meanwhile."""
+"""Each takes as long as a model may hang."""
 
 
 class LoadFailed(ServerError):  # noqa: N818 - named after what happened
@@ -71,6 +76,21 @@ class _Case:
     """Of the first one."""
     detected_s: float
     due_s: float
+    attempt: _Attempt | None = None
+    """Under way."""
+
+
+class _Attempt(threading.Thread):
+    """Loads a model again and lets it prove itself, unless a command is deploying it."""
+
+    def __init__(self, held: contextlib.AbstractContextManager[None], load_again: Callable[[], Fault | None]) -> None:
+        super().__init__(daemon=True, name="load again")
+        self.fault: Fault | None = None
+        self._held, self._load_again = held, load_again
+
+    def run(self) -> None:
+        with self._held:
+            self.fault = self._load_again()
 
 
 class ModelRecovery:
@@ -103,19 +123,16 @@ class ModelRecovery:
         self._show_trouble()
 
     def treat(self, running: Running) -> Fault | None:
-        """Try every model that is due, once; return a fault if it turns out to be the server's."""
+        """Take the next step with every model that is due; return a fault if it turns out to be the server's."""
         for name, case in list(self._cases.items()):
             if name not in self._cases or time.monotonic() < case.due_s:
                 continue
-            try:
-                with (
-                    self._held(name),
-                    TritonClient(self._journal.state.address("grpc"), timeout_s=_TIMEOUT_S) as client,
-                ):
-                    fault = self._treat(client, running, name, case)
-            except BlockingIOError:  # a command is deploying it: what is served of it is for that command to say
-                self._cases[name] = replace(case, due_s=time.monotonic() + _BUSY_S)
+            if case.attempt is None:
+                fault = self._begin(running, name, case)
+            elif case.attempt.is_alive():
                 continue
+            else:
+                fault = self._finish(running, name, case, case.attempt.fault)
             if fault is not None:
                 return fault
         return None
@@ -125,56 +142,54 @@ class ModelRecovery:
         self._cases.clear()
         self._journal.change(recovering={})
 
-    def prove(self, name: str, versions: Sequence[int]) -> None:
-        """Check that these versions are loaded and answer as their cards say; overload is no fault.
-
-        Raises:
-            LoadFailed: one of them is not loaded.
-            ResxError: one answers otherwise, or not at all.
-        """
-        with TritonClient(self._journal.state.address("grpc"), timeout_s=self._policy.canary_timeout_s) as client:
+    def prove(self, name: str, versions: Sequence[int]) -> Fault | None:
+        """Return the fault of a model that is not loaded, or does not answer as its cards say; overload is none."""
+        with self._client(self._policy.canary_timeout_s) as client:
             for version in versions:
-                if version not in client.model_versions().get(name, []):
-                    raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
+                begun = time.monotonic()
                 try:
-                    card = self._repository.card(name, version)
-                except UsageError:
-                    continue
-                before = num_finished(client, name, version)
-                try:
-                    canary(client, name, version, card)
-                except (NoAnswerInTime, ServerBusy):
-                    if num_finished(client, name, version) <= before:
-                        raise
+                    self._prove_one(client, name, version)
+                except ResxError as error:
+                    return fault_of(name, version, kind_of(error), error, since_s=begun)
+        return None
 
-    def set_aside(self, name: str, reason: str, client: TritonClient | None) -> None:
+    def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
+        if version not in client.model_versions().get(name, []):
+            raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
+        try:
+            card = self._repository.card(name, version)
+        except UsageError:
+            return
+        before = num_finished(client, name, version)
+        try:
+            canary(client, name, version, card)
+        except (NoAnswerInTime, ServerBusy):
+            if num_finished(client, name, version) <= before:
+                raise
+
+    def set_aside(self, name: str, reason: str, *, is_loaded: bool = True) -> None:
         """Take a model out of service and say so; for the arguments see `take_out`."""
-        self.take_out(name, reason, client)
+        self.take_out(name, reason, is_loaded=is_loaded)
         self._journal.say(f"{name} is set aside, the others go on: {reason}")
 
-    def take_out(self, name: str, reason: str, client: TritonClient | None) -> None:
+    def take_out(self, name: str, reason: str, *, is_loaded: bool = True) -> None:
         """Unload a model and what needs it, not to be brought back until somebody deploys it.
 
         Args:
             name: the model's.
             reason: that the server's state will show.
-            client: of a server that has it loaded; None: there is none.
+            is_loaded: on a server that runs.
         """
         parts = [*reversed(self._dependents(name)), name]
         for part in parts:
             self._cases.pop(part, None)
             self._histories.pop(part, None)
             states.record_deployed(self._repository, part, [])
-        self._journal.change(set_aside=self._journal.state.set_aside | {name: reason})
+        reasons = {part: reason if part == name else f"it needs {name}" for part in reversed(parts)}
+        self._journal.change(set_aside=self._journal.state.set_aside | reasons)
         self._show_trouble()
-        for part in parts if client else []:
-            try:
-                assert client is not None
-                client.unload(part)
-            except NotLoaded:
-                continue
-            except ResxError as error:
-                self._journal.note(f"{part}: was not unloaded: {error}")
+        for part in parts if is_loaded else []:
+            self._unload(part)
 
     def welcome_back(self) -> None:
         """Forget that models were set aside that somebody has deployed since."""
@@ -183,44 +198,78 @@ class ModelRecovery:
             if any(name in served for name in aside):
                 self._journal.change(set_aside={name: why for name, why in aside.items() if name not in served})
 
-    def _treat(self, client: TritonClient, running: Running, name: str, case: _Case) -> Fault | None:
+    def _begin(self, running: Running, name: str, case: _Case) -> Fault | None:
         versions = states.deployed(self._repository).get(name)
         history, fault = self._histories.setdefault(name, _History()), case.fault
-        # A stub that died may be of a version that nobody proved, but that answers requests without a version.
-        if versions is None or (fault.kind != "died" and fault.version not in {None, *versions}):
-            self._dismiss(client, name, loaded=versions is not None)
-            return None
-        if fault.kind == "hangs" and not _end_stubs(running, name) and self._journal.state.native:
-            return self._blame_server(name, fault, history)
-        if self._is_incurable(fault, history):
-            self.set_aside(name, fault.reason, client)
-            return None
-        if fault.kind == "wrong":
-            history.doubted_s = time.monotonic()
-        try:
-            reload(client, self._repository, name, versions)
-            history.loaded_s = time.monotonic()
-            self.prove(name, versions)
-        except ResxError as error:
-            if running.process.wait(0) or not self._is_live():
-                return Fault(reason=f"{case.reason}; then {error}")
-            self._note_failure(name, case, history, error)
-            return None
-        finally:
-            running.stubs.scan()
-        del self._cases[name]
-        history.serving_since_s = time.monotonic()
-        self._journal.recovered(case.reason, case.detected_s, name)
-        self._show_trouble()
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._held(name))
+            except BlockingIOError:  # a command is deploying it: what is served of it is for that command to say
+                self._cases[name] = replace(case, due_s=time.monotonic() + _BUSY_S)
+                return None
+            # A stub that died may be of a version that nobody proved, but that answers requests without a version.
+            if versions is None or (fault.kind != "died" and fault.version not in {None, *versions}):
+                self._dismiss(name, loaded=versions is not None)
+                return None
+            if fault.kind == "hangs" and not _end_stubs(running, name) and self._journal.state.native:
+                return self._blame_server(name, fault, history)
+            if self._is_incurable(fault, history):
+                self.set_aside(name, fault.reason)
+                return None
+            if fault.kind == "wrong":
+                history.doubted_s = time.monotonic()
+            attempt = _Attempt(stack.pop_all(), lambda: self._load_again(name, versions, history))
+        attempt.start()
+        self._cases[name] = replace(case, attempt=attempt)
         return None
 
-    def _dismiss(self, client: TritonClient, name: str, *, loaded: bool) -> None:
+    def _load_again(self, name: str, versions: Sequence[int], history: _History) -> Fault | None:
+        begun = time.monotonic()
+        try:
+            with self._client(_TIMEOUT_S) as client:
+                reload(client, self._repository, name, versions)
+        except ResxError as error:
+            return fault_of(name, versions[-1], kind_of(error), error, since_s=begun)
+        history.loaded_s = time.monotonic()
+        return self.prove(name, versions)
+
+    def _finish(self, running: Running, name: str, case: _Case, found: Fault | None) -> Fault | None:
+        running.stubs.scan()
+        history = self._histories.setdefault(name, _History())
+        if found is None:
+            del self._cases[name]
+            history.serving_since_s = time.monotonic()
+            self._journal.recovered(case.reason, case.detected_s, name)
+            self._show_trouble()
+            return None
+        with self._client(self._policy.canary_timeout_s) as client:
+            if running.process.wait(0) or not client.is_live():
+                return Fault(reason=f"{case.reason}; then {found.reason}")
+        history.failed_in_a_row += 1
+        if case.fault.kind == "wrong" and found.kind == "died":
+            found = replace(found, kind="wrong")  # it is not left to answer wrongly for as long as it does not load
+        self._journal.say(f"try {history.failed_in_a_row} to recover {name} failed: {found.reason}")
+        self._cases[name] = replace(case, fault=found, attempt=None, due_s=self._due_s(found, history))
+        return None
+
+    def _dismiss(self, name: str, *, loaded: bool) -> None:
         """Close a case that is over: its model is deployed no more, or another version of it."""
         del self._cases[name]
         self._show_trouble()
         if not loaded:  # nobody has it deployed, so nobody proved it
-            with contextlib.suppress(ResxError):
+            self._unload(name)
+
+    def _unload(self, name: str) -> None:
+        try:
+            with self._client(_UNLOAD_S) as client:
                 client.unload(name)
+        except NotLoaded:
+            return
+        except ResxError as error:
+            self._journal.note(f"{name}: was not unloaded: {error}")
+
+    def _client(self, timeout_s: float) -> TritonClient:
+        return TritonClient(self._journal.state.address("grpc"), timeout_s=timeout_s)
 
     def _is_incurable(self, fault: Fault, history: _History) -> bool:
         if fault.kind == "wrong":
@@ -232,26 +281,12 @@ class ModelRecovery:
         at_once = fault.kind == "wrong" or self._is_incurable(fault, history)
         return time.monotonic() + (0.0 if at_once else self._policy.wait_s(history.failed_in_a_row))
 
-    def _note_failure(self, name: str, case: _Case, history: _History, error: ResxError) -> None:
-        history.failed_in_a_row += 1
-        kind = kind_of(error)
-        if case.fault.kind == "wrong" and kind == "died":
-            kind = "wrong"  # it is not left to answer wrongly for as long as it does not load
-        fault = fault_of(name, error, kind)
-        self._journal.say(f"try {history.failed_in_a_row} to recover {name} failed: {fault.reason}")
-        self._cases[name] = replace(case, fault=fault, due_s=self._due_s(fault, history))
-
     def _blame_server(self, name: str, fault: Fault, history: _History) -> Fault:
         """Return the fault of a model that hangs inside of the server; the second time it does not come back."""
         if time.monotonic() - history.doubted_s < self._policy.probation_s:
-            self.set_aside(name, fault.reason, None)
+            self.set_aside(name, fault.reason, is_loaded=False)
         history.doubted_s = time.monotonic()
         return Fault(reason=fault.reason)
-
-    def _is_live(self) -> bool:
-        """Say whether the server answers, asked from a new connection."""
-        with TritonClient(self._journal.state.address("grpc"), timeout_s=self._policy.canary_timeout_s) as client:
-            return client.is_live()
 
     def _dependents(self, name: str) -> list[str]:
         """Return the models that cannot answer without `name`, in the order to load them: its image endpoint."""
@@ -302,12 +337,6 @@ def _served_config(client: TritonClient, name: str) -> dict[str, Any] | None:
         return client.config(name)
     except NotLoaded:
         return None
-
-
-def fault_of(name: str, error: ResxError, kind: Kind | None = None) -> Fault:
-    """Return the fault of a model that failed to load, or to prove itself, with this error."""
-    text = str(error)
-    return Fault(reason=text if name in text else f"{name}: {text}", model=name, kind=kind or kind_of(error))
 
 
 def kind_of(error: ResxError) -> Kind:

@@ -27,7 +27,7 @@ from resx.serving.detached import serve_detached, stop
 from resx.serving.draining import drain
 from resx.serving.embedded import Installation, Ports, install
 from resx.serving.journal import Journal
-from resx.serving.model_recovery import ModelRecovery, Running, fault_of, reload
+from resx.serving.model_recovery import ModelRecovery, Running, reload
 from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
 from resx.serving.policy import Policy
 from resx.serving.repository import Repository
@@ -140,21 +140,19 @@ class _Server:
                 if name not in states.deployed(self._repository):  # it went with a model that it needs
                     continue
                 self._on_step(f"resume {name} version {versions[-1]}, as the server that was killed had it")
-                try:
-                    self._models.prove(name, versions)
-                except ResxError as error:
-                    errors.append(self._leave_out(client, name, error))
+                if fault := self._models.prove(name, versions):
+                    errors.append(self._leave_out(name, ServerError(fault.reason)))
             for name in models:
                 self._on_step(f"load {name} and check its answer")
                 try:
                     deployed.append(deploy(client, self._repository, name))
                     states.record_deployed(self._repository, name, [deployed[-1].version])
                 except (ResxError, OSError) as error:
-                    errors.append(self._leave_out(client, name, error))
+                    errors.append(self._leave_out(name, error))
         self._stubs.scan()
         return deployed, errors
 
-    def _leave_out(self, client: TritonClient, name: str, error: ResxError | OSError) -> ResxError:
+    def _leave_out(self, name: str, error: ResxError | OSError) -> ResxError:
         """Set a model aside that fails as the server starts; return its error.
 
         Raises:
@@ -162,7 +160,7 @@ class _Server:
         """
         self._running.require_running()
         self._journal.note(f"not loaded: {error}")
-        self._models.take_out(name, str(error), client)
+        self._models.take_out(name, str(error))
         return error if isinstance(error, ResxError) else ServerError(f"{name}: {error}")
 
     def watch(self) -> None:
@@ -270,15 +268,15 @@ class _Server:
         self._start({} if one_by_one else versions)
         with TritonClient(self.state.address("grpc"), timeout_s=60) as client:
             for name in versions:
-                try:
-                    if one_by_one:
+                if one_by_one:
+                    with contextlib.suppress(ResxError):
                         reload(client, self._repository, name, versions[name])
-                    self._models.prove(name, versions[name])
-                except ResxError as error:
-                    if self._running.wait(_TICK_S) or not client.is_live():
-                        self._culprit = name
-                        raise ServerError(f"{name}: {error}") from error
-                    self._models.admit(fault_of(name, error))
+                found = self._models.prove(name, versions[name])
+                if found and (self._running.wait(_TICK_S) or not client.is_live()):
+                    self._culprit = name
+                    raise ServerError(found.reason)
+                if found:
+                    self._models.admit(found)
         self._stubs.scan()
 
     def _start(self, versions: Mapping[str, tuple[int, ...]]) -> None:
@@ -313,7 +311,7 @@ class _Server:
         """
         if self._culprit is None:
             self._give_up(error)
-        self._models.set_aside(self._culprit, error, None)
+        self._models.set_aside(self._culprit, error, is_loaded=False)
         self._culprit, self._failed_in_a_row = None, 0
 
     def _give_up(self, reason: str) -> NoReturn:

@@ -59,6 +59,13 @@ class Fault:
     """When it was first there, as far as is known."""
 
 
+def fault_of(name: str, version: int, kind: Kind, error: ResxError, *, since_s: float) -> Fault:
+    """Return the fault of a version that failed with this error."""
+    text = str(error)
+    reason = text if f"{name} version {version}" in text else f"{name} version {version}: {text}"
+    return Fault(reason=reason, model=name, version=version, kind=kind, since_s=since_s)
+
+
 class StubWatch:
     """Finds the stubs of one server process that crashed."""
 
@@ -170,9 +177,7 @@ class CanaryWatch(threading.Thread):
 
     def _ask(self, client: TritonClient, name: str, version: int, begun: float) -> Fault | None:
         def of_model(kind: Kind, error: ResxError) -> Fault:
-            text = str(error)
-            reason = text if f"{name} version {version}" in text else f"{name} version {version}: {text}"
-            return Fault(reason=reason, model=name, version=version, kind=kind, since_s=begun)
+            return fault_of(name, version, kind, error, since_s=begun)
 
         try:
             before = num_finished(client, name, version)
