@@ -81,14 +81,16 @@ class _Case:
 
 
 class _Attempt(threading.Thread):
-    """Loads a model again and lets it prove itself, unless a command is deploying it."""
+    """Loads a model again and lets it prove itself, while no command may deploy it."""
 
     def __init__(self, held: contextlib.AbstractContextManager[None], load_again: Callable[[], Fault | None]) -> None:
         super().__init__(daemon=True, name="load again")
-        self.fault: Fault | None = None
+        self.fault: Fault | None = Fault(reason="the recovery itself failed; see serve.log", kind="wrong")
+        """What became of it, once it is over."""
         self._held, self._load_again = held, load_again
 
     def run(self) -> None:
+        """Do it."""
         with self._held:
             self.fault = self._load_again()
 
