@@ -149,9 +149,9 @@ def published() -> Iterator[tuple[Repository, Questions]]:
                 stop(repository)
 
 
-def serve(repository: Repository) -> ServerState:
-    """Start a server on free ports."""
-    return serve_detached(repository, FREE, SERVED_WITH)
+def serve(repository: Repository, arguments: Sequence[str] = ()) -> ServerState:
+    """Start a server on free ports, with further arguments of `resx serve`."""
+    return serve_detached(repository, FREE, [*SERVED_WITH, *arguments])
 
 
 @contextlib.contextmanager

@@ -14,7 +14,9 @@ import pytest
 
 from resx.errors import MissingCapability, UsageError
 from resx.serving import embedded, supervisor, triton_process
+from resx.serving import state as states
 from resx.serving.embedded import Ports
+from resx.serving.ownership import own
 from resx.serving.repository import Repository
 from resx.serving.supervisor import ServerState
 from tests.conftest import Finished, publish_tiny
@@ -61,8 +63,31 @@ def test_stop_leaves_no_process_and_no_shared_memory(repository: Repository) -> 
     assert not any(alive(pid) for pid in family)
     assert not shared_memory(state.pid)
     assert supervisor.running_server(repository) is None
-    with pytest.raises(UsageError, match="no server of this repository runs"):
-        supervisor.stop(repository)
+    assert supervisor.stop(repository) is None, "nothing is left to stop"
+
+
+def test_stop_without_a_server_is_done_and_says_so(repository: Repository, resx: Callable[..., Finished]) -> None:
+    where = f"--repository={repository.root}"
+    done = resx("stop", where)
+    assert (done.code, done.out, done.err) == (0, f"{repository.root}: no server is running\n", "")
+    assert resx("stop", where, "--json").json == {"stopped": None}
+
+    state = supervisor.serve_detached(repository, FREE, ["--load-none"])
+    assert resx("stop", where, "--json").json == {"stopped": state.pid}
+    assert resx("stop", where).code == 0, "twice is no mistake"
+
+    states.write_state(states.make_folder(repository), state)  # what a supervisor that was killed leaves behind
+    done = resx("stop", where)
+    assert (done.code, done.out) == (0, f"{repository.root}: no server is running\n")
+
+
+def test_stop_while_the_server_starts_does_not_say_that_there_is_none(
+    repository: Repository, resx: Callable[..., Finished]
+) -> None:
+    with own(repository):
+        done = resx("stop", f"--repository={repository.root}")
+    assert (done.code, done.out) == (1, "")
+    assert "its server is still starting" in done.err
 
 
 def test_a_second_server_of_the_same_repository_is_refused(
@@ -161,6 +186,7 @@ def test_a_model_that_fails_its_canary_is_named_and_the_others_are_served(
     state = supervisor.serve_detached(repository, FREE)
     status = resx("status", f"--repository={repository.root}", "--json").json
     assert [model["name"] for model in status["models"]] == ["good"]
+    assert "missing or not the file that was verified" in status["set_aside"]["bad"]
     assert "bad" in (Path(state.log).parent / "serve.log").read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from resx.errors import ResxError, UsageError
 
 if TYPE_CHECKING:
     from resx.serving.deploy import Deployed
+    from resx.serving.embedded import Ports
+    from resx.serving.policy import Policy
     from resx.serving.repository import Repository
     from resx.serving.state import ServerState
 
@@ -43,7 +46,9 @@ def serve(
     ] = False,
     detach: Annotated[bool, typer.Option("--detach", help="Return as soon as it is ready.")] = False,
     exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds to answer what was accepted, at the end.")] = 10,
-    tries: Annotated[int, typer.Option(min=1, help="Failed recoveries in a row before it gives up.")] = 5,
+    tries: Annotated[
+        int, typer.Option(min=1, help="Failed recoveries before a model is set aside, or the server ends.")
+    ] = 5,
     canary_timeout: Annotated[
         float, typer.Option(min=1, help="Seconds in which a model that is asked must finish something.")
     ] = 10.0,
@@ -52,15 +57,14 @@ def serve(
 ) -> None:
     """Serve the repository on loopback; ready means that every model answered as its card says.
 
-    A server or a model's process that dies, hangs or answers wrongly is brought back, on the same ports and with
-    the same versions.
+    A model that crashes, hangs or gives a wrong answer is loaded again, or set aside; the other models are served
+    on. A server that dies or hangs is started again, on the same ports and with the same versions.
 
     Example: resx serve --detach
     """
     from resx.serving.embedded import Ports, require_loopback
     from resx.serving.repository import Repository
     from resx.serving.supervisor import Policy, serve_detached
-    from resx.serving.supervisor import serve as run
 
     out = Output(as_json=json, quiet=quiet)
     require_loopback(host)
@@ -84,15 +88,34 @@ def serve(
             state = serve_detached(published, ports, wanted)
         _say_ready(out, published, state, [], [])
         return
-    with out.steps() as step:
-        run(
-            published, ports, models, policy=policy, native=native, on_step=step,
-            on_ready=lambda state, deployed, errors: _say_ready(out, published, state, deployed, errors),
-        )  # fmt: skip
+    _serve_here(out, published, ports, models, policy, native=native)
+
+
+def _serve_here(
+    out: Output, repository: Repository, ports: Ports, models: list[str] | None, policy: Policy, *, native: bool
+) -> None:
+    """Serve until a signal comes: steps with their times until it is ready, then one line for whatever happens."""
+    from resx.serving.supervisor import serve as run
+
+    with contextlib.ExitStack() as starting:
+        begin = starting.enter_context(out.steps())
+        is_ready = False
+
+        def tell(text: str) -> None:
+            (out.note if is_ready else begin)(text)
+
+        def say_ready(state: ServerState, deployed: list[Deployed], errors: list[ResxError]) -> None:
+            nonlocal is_ready
+            starting.close()
+            is_ready = True
+            _say_ready(out, repository, state, deployed, errors)
+            out.note("Serving. Ctrl-C to stop.")
+
+        run(repository, ports, models, policy=policy, native=native, on_step=tell, on_ready=say_ready)
 
 
 def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:
-    """Stop the server of this repository; requests that it accepted are answered first.
+    """Stop the server of this repository, if one runs; requests that it accepted are answered first.
 
     Example: resx stop
     """
@@ -100,8 +123,10 @@ def stop(repository: RepositoryPath = Path("model_repository"), json: Json = Fal
     from resx.serving.repository import Repository
 
     state = stop_server(Repository(repository))
+    line = f"stopped process {state.pid}" if state else f"{repository}: no server is running"
     Output(as_json=json, quiet=quiet).result(
-        {"stopped": state.pid}, lambda console: console.print(f"stopped process {state.pid}")
+        {"stopped": state.pid if state else None},
+        lambda console: console.print(line, markup=False, soft_wrap=True),
     )
 
 

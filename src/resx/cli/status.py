@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,7 +39,7 @@ def status(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Show whether a server runs, each model's versions, requests and times, and how often it had to be brought back.
+    """Show whether a server runs, each model's versions, requests and times, and what had to be brought back.
 
     p50 is the median of the last minute, from the embedded server's metrics; mean is since the model was loaded.
 
@@ -46,7 +47,7 @@ def status(
     """
     from resx.cli.connection import address_of
     from resx.serving import state as states
-    from resx.serving.client import TritonClient
+    from resx.serving.client import NotLoaded, TritonClient
     from resx.serving.health import medians_ms, model_status
     from resx.serving.repository import Repository
     from resx.serving.state import gave_up, running_server
@@ -65,13 +66,15 @@ def status(
         with TritonClient(address, timeout_s=10) as client:
             payload["triton"] = client.server_version()
             medians = medians_ms(state.metrics_port) if state else {}
-            payload["models"] = [
-                model_status(client, name, versions, medians) for name, versions in client.model_versions().items()
-            ]
+            for name, versions in client.model_versions().items():
+                with contextlib.suppress(NotLoaded):  # unloaded since
+                    payload["models"].append(model_status(client, name, versions, medians))
+            for model in payload["models"]:
+                model["ready"] &= model["name"] not in payload.get("recovering", {})
     except ResxError:
         if state is None or state.phase == "serving":
             raise
-    Output(as_json=json, quiet=quiet).result(payload, lambda console: _show(console, payload))
+    Output(as_json=json, quiet=quiet).result(payload, lambda console: _show(console, payload, published.owner))
 
 
 def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
@@ -85,15 +88,16 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         "pid": state.pid, "native": state.native, "phase": state.phase, "trouble": state.trouble,
         "uptime_s": round(now_s() - state.started_s, 1), "restarts": state.restarts,
         "last_restart": last and {
-            "reason": last.reason, "ago_s": round(now_s() - last.serving_s, 1),
+            "reason": last.reason, "model": last.model, "ago_s": round(now_s() - last.serving_s, 1),
             "took_s": round(last.serving_s - last.detected_s, 2),
         },
+        "recovering": state.recovering,
         "set_aside": {name: why for name, why in state.set_aside.items() if name not in served},
         "log": state.log,
     }  # fmt: skip
 
 
-def _show(console: Console, payload: Mapping[str, Any]) -> None:
+def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str], str]) -> None:
     title = f"{payload['url']}  Triton {payload['triton'] or 'does not answer'}"
     if "pid" in payload:
         native = "native, " if payload["native"] else ""
@@ -101,8 +105,9 @@ def _show(console: Console, payload: Mapping[str, Any]) -> None:
     console.print(title, markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
         console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
+    others = ", the others go on" if payload["models"] else ""
     for name, why in payload.get("set_aside", {}).items():
-        line = f"{name} is set aside, the others go on: {why}; `resx deploy {name}` tries it again"
+        line = f"{name} is set aside{others}: {why}; `resx deploy {owner_of(name)}` tries it again"
         console.print(line, markup=False, soft_wrap=True)
     rows = [
         [model["name"], ", ".join(map(str, model["versions"])), "yes" if model["ready"] else "NO",
@@ -110,10 +115,13 @@ def _show(console: Console, payload: Mapping[str, Any]) -> None:
         for model in payload["models"]
     ]  # fmt: skip
     columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
-    console.print(table("", columns, rows, left=3))
+    console.print(table("", columns, rows, left=3) if rows else "no model is loaded")
     if last := payload.get("last_restart"):
         times = "time" if payload["restarts"] == 1 else "times"
-        line = f"brought back {payload['restarts']} {times}, last {_duration(last['ago_s'])} ago: {last['reason']}"
+        what = f"{last['model']} alone, " if last["model"] else "the server, "
+        line = (
+            f"brought back {payload['restarts']} {times}, last {what}{_duration(last['ago_s'])} ago: {last['reason']}"
+        )
         console.print(line, markup=False, soft_wrap=True)
     if "log" in payload:
         console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)

@@ -248,10 +248,17 @@ class TritonClient:
         return interface_of(model, found.get("config", found))
 
     def infer(self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None) -> Answer:
-        """Return the logits [N, classes] for one request of images [N, 3, H, W]; more axes are flattened."""
+        """Return the logits [N, classes] for one request of images [N, 3, H, W]; more axes are flattened.
+
+        Raises:
+            ServerError: the answer's values cannot be shared among the images.
+        """
         outputs = [self._output(interface.output_name)]
         result = self._infer(model, interface, images, version, outputs)
         logits = result.as_numpy(interface.output_name)
+        if logits is None or logits.size % len(images):
+            shape = "nothing" if logits is None else f"the shape {list(logits.shape)}"
+            raise ServerError(f"{self.address}: {model} answered {len(images)} images with {shape}")
         return Answer(logits=logits.reshape(len(images), -1), version=int(self._response(result)["model_version"]))
 
     def classify(

@@ -28,6 +28,7 @@ from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.embedded import TRITON_VERSION
 from resx.serving.rehearsal import forget_rehearsal, rehearsed
 from resx.serving.repository import Repository
+from resx.serving.self_test import run_self_test
 from resx.serving.state import OURS, record_deployed, record_previous, remembered_as
 from resx.serving.triton_config import CONFIG_FILE
 
@@ -219,29 +220,20 @@ def canary(client: TritonClient, served_as: str, version: int, card: Card | None
     While the queue is full it asks again. Without a card nothing is asked.
 
     Raises:
-        ParityError: it is too far, or not finite.
+        ParityError: it is too far, not finite, or of another shape.
         ServerError: the server gave no answer.
     """
     if card is None:
         return 0.0
     interface = client.interface(served_as, version)
-    images = cards.canary_input(card.signature, card.canary.num_images)
     deadline = time.monotonic() + _BUSY_S
     while True:
         try:
-            answer = client.infer(served_as, interface, images, version)
-            break
+            return run_self_test(client, served_as, version, card, interface)
         except ServerBusy:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-    difference = cards.canary_difference(card.canary, answer.logits)
-    if not difference <= card.canary.tolerance:
-        raise ParityError(
-            f"{card.name} version {version}: the served answer differs from the card's by {difference:.3g} of its "
-            f"scale, allowed {card.canary.tolerance:g}"
-        )
-    return difference
 
 
 def record(

@@ -14,7 +14,7 @@ from resx.errors import MissingCapability, ParityError, ResxError, ServerError, 
 from resx.files import process_lives
 from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
-from resx.serving.state import OWN_LOG, ServerState, make_folder, running_server, served_already
+from resx.serving.state import OWN_LOG, ServerState, is_starting, make_folder, running_server, served_already
 
 
 def serve_detached(
@@ -67,16 +67,17 @@ def _spawn(arguments: Sequence[str], log: Path) -> int:
     return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
 
 
-def stop(repository: Repository) -> ServerState:
-    """End the server of this repository and wait until it is gone.
+def stop(repository: Repository) -> ServerState | None:
+    """End the server of this repository and wait until it is gone; return what it was, or None if none runs.
 
     Raises:
-        UsageError: none runs.
-        ServerError: it did not end in time.
+        ServerError: it is still starting, or it did not end in time.
     """
     state = running_server(repository)
     if state is None:
-        raise UsageError(f"{repository.root}: no server of this repository runs; `resx serve` starts one")
+        if is_starting(repository):
+            raise ServerError(f"{repository.root}: its server is still starting; stop it again once it is ready")
+        return None
     with contextlib.suppress(ProcessLookupError):
         os.kill(state.pid, signal.SIGTERM)
     allowed_s = state.exit_timeout_s + 10

@@ -20,8 +20,8 @@ class Terminated(BaseException):
 
 
 @contextlib.contextmanager
-def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...]]]]:
-    """Hold the lock of the repository's state folder; give the folder, and what a killed supervisor had deployed.
+def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...]], dict[str, str]]]:
+    """Hold the lock of the repository's state folder; give it, and what a killed supervisor had deployed and set aside.
 
     What such a supervisor left behind, processes and shared memory, is removed.
 
@@ -37,7 +37,8 @@ def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...
         for name in (states.STATE, states.ENDED):
             (folder / name).unlink(missing_ok=True)
         known = {name: repository.versions(name) for name in left}
-        yield folder, {name: kept for name in left if (kept := _kept(left[name], known[name]))}
+        kept = {name: there for name in left if (there := _kept(left[name], known[name]))}
+        yield folder, kept, dead.set_aside if dead else {}
 
 
 def _locked(repository: Repository, folder: Path) -> contextlib.ExitStack:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from resx.errors import ResxError
 from resx.serving import triton_config
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
@@ -29,13 +30,21 @@ def config_json(repository: Repository, name: str, versions: Sequence[int]) -> s
     return as_json(_pinned(repository, name, versions))
 
 
-def reloading_json(repository: Repository, name: str, versions: Sequence[int]) -> str:
+def reloading_json(
+    repository: Repository, name: str, versions: Sequence[int], served: Mapping[str, Any] | None = None
+) -> str:
     """Return the same with a parameter that no backend reads, and that no other load has.
 
     Triton does nothing when it is told to load a model that it has, unchanged, even where the model's process is
     dead; this one it loads anew.
+
+    Args:
+        repository: the model's.
+        name: the model's.
+        versions: to load.
+        served: the configuration of the running server, for a model that has none in the repository.
     """
-    message = _pinned(repository, name, versions)
+    message = _with_versions(parsed(served), versions) if served else _pinned(repository, name, versions)
     message.parameters["resx.loaded"].string_value = str(time.time_ns())
     return as_json(message)
 
@@ -56,19 +65,17 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
 
     tritonserver opens its ports after it loaded the models that its command line names, so clients meet no
     server without models; but the command line cannot name versions. The path that is given stays valid: it
-    leads to the real repository once the block ends, as the server reads it again with every later load.
+    leads to the real repository once the block ends, as the server reads it again with every later load. A model
+    whose folder or configuration cannot be read is left out.
     """
     link, links = folder / "repository", folder / "repository.pinned"
     shutil.rmtree(links, ignore_errors=True)
     links.mkdir()
     for name, wanted in versions.items():
-        (links / name).mkdir()
-        for path in (repository.root.resolve() / name).iterdir():
-            if not path.name.isdigit() or int(path.name) in wanted:
-                (links / name / path.name).symlink_to(path)
-        if (config := links / name / CONFIG_FILE).exists():
-            config.unlink()
-            config.write_text(text(_pinned(repository, name, wanted)))
+        try:
+            _link(repository, name, wanted, links / name)
+        except (OSError, ResxError):
+            shutil.rmtree(links / name)
     _point(link, links)
     try:
         yield link
@@ -77,8 +84,21 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
         shutil.rmtree(links, ignore_errors=True)
 
 
+def _link(repository: Repository, name: str, versions: Sequence[int], folder: Path) -> None:
+    folder.mkdir()
+    for path in (repository.root.resolve() / name).iterdir():
+        if not path.name.isdigit() or int(path.name) in versions:
+            (folder / path.name).symlink_to(path)
+    if (config := folder / CONFIG_FILE).exists():
+        config.unlink()
+        config.write_text(text(_pinned(repository, name, versions)))
+
+
 def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
-    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    return _with_versions(triton_config.parse((repository.root / name / CONFIG_FILE).read_text()), versions)
+
+
+def _with_versions(message: Any, versions: Sequence[int]) -> Any:
     message.version_policy.Clear()
     message.version_policy.specific.versions.extend(versions)
     return message

@@ -84,6 +84,10 @@ class Repository:
         """Say whether `name` is a part of another model's image endpoint."""
         return bool(image_endpoint.owner(self.root / name))
 
+    def owner(self, name: str) -> str:
+        """Return the model that `name` belongs to: itself, or the one whose image endpoint it is a part of."""
+        return image_endpoint.owner(self.root / name) or name
+
     def endpoints(self, name: str) -> list[str]:
         """Return the models of NAME's image endpoint, in the order to load them; empty if it has none."""
         return image_endpoint.endpoint_names(self.root, checked_name(name))

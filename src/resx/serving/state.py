@@ -44,6 +44,8 @@ class Recovery(FrozenModel):
     """One time that the server, or a model's process, was brought back."""
 
     reason: str
+    model: str | None = None
+    """That was loaded again while the others went on; None: the server was started again."""
     detected_s: float
     """On the clock of `now_s`, as the times below."""
     serving_s: float
@@ -67,14 +69,17 @@ class ServerState(FrozenModel):
     exit_timeout_s: int = 10
     native: bool = False
     """Models are computed in the server itself, not in Python processes."""
+    # The server's, not its models': while one of them recovers the others are served.
     phase: Literal["serving", "recovering", "draining"] = "serving"
     restarts: int = 0
-    """Recoveries since it was started."""
+    """Recoveries since it was started, of the server and of single models."""
     last_recovery: Recovery | None = None
+    recovering: dict[str, str] = pydantic.Field(default_factory=dict)
+    """Models that are being loaded again, and why; the others go on."""
     set_aside: dict[str, str] = pydantic.Field(default_factory=dict)
-    """Models that could not be brought back, and why; the others go on. `resx deploy` tries one again."""
+    """Models that are out of service, and why; the others go on. `resx deploy` tries one again."""
     trouble: str = ""
-    """While it recovers: what went wrong."""
+    """While the server or a model recovers: what went wrong."""
     log: str
 
     def address(self, protocol: Protocol) -> Address:
@@ -137,6 +142,16 @@ def running_server(repository: Repository) -> ServerState | None:
     folder = folder_of(repository)
     state = read_state(folder)
     return state if state and _is_locked(folder) else None
+
+
+def is_starting(repository: Repository) -> bool:
+    """Say whether a supervisor owns this repository that has not written its state yet."""
+    folder = folder_of(repository)
+    for _ in range(10):  # others take the lock for an instant, to see whether it is free
+        if not _is_locked(folder):
+            return False
+        time.sleep(0.02)
+    return read_state(folder) is None
 
 
 def server_at(host_port: str) -> ServerState | None:

@@ -34,6 +34,7 @@ _RESTRICTIONS = tuple(
     f"{flag}={RESTRICTED_APIS}:{CONTROL_HEADER}=" for flag in ("--http-restricted-api", "--grpc-restricted-protocol")
 )
 _HIDING_TRIES = 3
+_KILL_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +151,17 @@ class TritonProcess:
         business of whoever loaded it.
         """
         return {pid: stub for pid in _children(self.pid) if (stub := _stub(pid, self._repository))}
+
+    def kill_stubs(self, model: str) -> bool:
+        """End a model's python processes by force and wait until they are dead; say whether it had any."""
+        pids = [pid for pid, stub in self.stubs().items() if stub.model == model]
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _KILL_S
+        while any(_command_line(pid) for pid in pids) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return bool(pids)
 
     def stop(self, timeout_s: float) -> None:
         """End the server and its stubs, by force after `timeout_s`, and remove their shared memory."""

@@ -1,8 +1,9 @@
 """Is the server well? Three things are watched, as Triton 2.51 says READY whatever became of its stubs.
 
-    the process     ended: a fault
+    the process     ended: the server's fault
     the stubs       one that ended without Triton waiting for it: a fault of its model (a look at /proc)
-    the answers     each deployed version is asked its canary: no answer, or another than its card's, is a fault
+    the answers     each deployed version is asked its canary: an error or another answer than its card's is a
+                    fault of that model, and so is none in time; of the server only if that answers nothing else
 
 An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core. A
 canary waits in the queue like every request, so one that is late, or that a full queue refuses, is a fault only if
@@ -13,13 +14,14 @@ somebody unloaded it.
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
-from resx.errors import ParityError, ResxError, ServerBusy, UsageError
-from resx.export import card as cards
+from resx.errors import ResxError, ServerBusy, UsageError
 from resx.export.card import Card
 from resx.serving.client import (
     Address,
@@ -31,7 +33,10 @@ from resx.serving.client import (
     TritonClient,
 )
 from resx.serving.repository import Repository
+from resx.serving.self_test import run_self_test
 from resx.serving.triton_process import Stub, TritonProcess, is_child, is_zombie
+
+Kind: TypeAlias = Literal["died", "hangs", "wrong"]
 
 _COST = 0.02
 _SCAN_S = 0.5
@@ -41,11 +46,24 @@ _ZOMBIE_S = 0.4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Something is wrong with the server."""
+    """Something is wrong with the server, or with one model."""
 
     reason: str
     model: str | None = None
     """None: it is the whole server's."""
+    version: int | None = None
+    """The version that it was seen at; None where it is not known."""
+    kind: Kind = "died"
+    """Its process died or it did not load, it finishes nothing, or it gives a wrong answer or an error."""
+    since_s: float = field(default_factory=time.monotonic)
+    """When it was first there, as far as is known."""
+
+
+def fault_of(name: str, version: int, kind: Kind, error: ResxError, *, since_s: float) -> Fault:
+    """Return the fault of a version that failed with this error."""
+    text = str(error)
+    reason = text if f"{name} version {version}" in text else f"{name} version {version}: {text}"
+    return Fault(reason=reason, model=name, version=version, kind=kind, since_s=since_s)
 
 
 class StubWatch:
@@ -76,20 +94,30 @@ class StubWatch:
         for pid in dead:
             if now - self._died_at[pid] >= _ZOMBIE_S:
                 stub = self._known.pop(pid)
-                return Fault(reason=f"a python stub of {stub.model} version {stub.version} died", model=stub.model)
+                return Fault(
+                    reason=f"a python stub of {stub.model} version {stub.version} died",
+                    model=stub.model, version=stub.version, since_s=self._died_at[pid],
+                )  # fmt: skip
         return None
+
+    def forget(self, model: str) -> None:
+        """Forget a model's stubs: they are ended on purpose."""
+        self._known = {pid: stub for pid, stub in self._known.items() if stub.model != model}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Expected:
-    """A version's canary of one image."""
+    """A version's canary, and how it is sent."""
 
     card: Card
     interface: Interface
 
 
 class CanaryWatch(threading.Thread):
-    """Asks every deployed version its canary, one after the other, in a thread of its own until stopped."""
+    """Asks every deployed version its canary, one after the other, in a thread of its own until stopped.
+
+    A model's fault is told, and the others are asked on; the server's own ends the thread.
+    """
 
     def __init__(
         self,
@@ -102,7 +130,7 @@ class CanaryWatch(threading.Thread):
     ) -> None:
         """Prepare; `timeout_s` is how long a model may finish nothing while it is asked."""
         super().__init__(daemon=True, name="canary")
-        self.fault: Fault | None = None
+        self._faults: queue.SimpleQueue[Fault] = queue.SimpleQueue()
         self._address, self._repository, self._deployed = address, repository, deployed
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._halt = threading.Event()
@@ -113,14 +141,26 @@ class CanaryWatch(threading.Thread):
         """Ask no more; does not wait for an answer that is under way."""
         self._halt.set()
 
+    def fault(self) -> Fault | None:
+        """Return a fault that was found; each is told once."""
+        try:
+            return self._faults.get_nowait()
+        except queue.Empty:
+            return None
+
     def run(self) -> None:
-        """Ask until stopped or until a fault is found."""
+        """Ask until stopped or until the server has a fault."""
         client = TritonClient(self._address, timeout_s=self._timeout_s)
         try:
-            while self.fault is None and not self._halt.wait(min(0.25, self._interval_s)):
-                for name, versions in self._deployed().items():
-                    for version in versions:
-                        self.fault = self.fault or self._ask_if_due(client, name, version)
+            while not self._halt.wait(min(0.25, self._interval_s)):
+                asked = [(name, version) for name, versions in self._deployed().items() for version in versions]
+                self._expected = {key: self._expected[key] for key in asked if key in self._expected}
+                for name, version in asked:
+                    if fault := self._ask_if_due(client, name, version):
+                        self._expected.pop((name, version), None)  # it may be another file when it is back
+                        self._faults.put(fault)
+                        if fault.model is None:
+                            return
         finally:
             client.close()
 
@@ -128,16 +168,19 @@ class CanaryWatch(threading.Thread):
         if self._halt.is_set() or time.monotonic() < self._due.get((name, version), 0.0):
             return None
         begun = time.monotonic()
-        fault = self._ask(client, name, version)
+        fault = self._ask(client, name, version, begun)
         if fault and version not in self._deployed().get(name, ()):
             return None  # undeployed, or another version's turn, while it was asked
         took_s = time.monotonic() - begun
         self._due[name, version] = time.monotonic() + max(self._interval_s, took_s / _COST)
         return fault
 
-    def _ask(self, client: TritonClient, name: str, version: int) -> Fault | None:
+    def _ask(self, client: TritonClient, name: str, version: int, begun: float) -> Fault | None:
+        def of_model(kind: Kind, error: ResxError) -> Fault:
+            return fault_of(name, version, kind, error, since_s=begun)
+
         try:
-            before = _finished(client, name, version)
+            before = num_finished(client, name, version)
         except NotLoaded:
             return None
         except ResxError as error:
@@ -145,36 +188,35 @@ class CanaryWatch(threading.Thread):
         try:
             expected = self._expect(client, name, version)
             if expected is not None:
-                ask_canary(client, name, version, expected.card, expected.interface, num_images=1)
+                run_self_test(client, name, version, expected.card, expected.interface)
         except NotLoaded:
             return None
-        except NoAnswerInTime as error:
-            return self._late(client, name, version, before, error)
-        except ServerBusy as error:
-            return self._refused(client, name, version, before, error)
+        except (NoAnswerInTime, ServerBusy) as error:
+            busy = isinstance(error, ServerBusy)
+            if self._finishes(client, name, version, before, self._timeout_s if busy else 0.0):
+                return None
+            stuck = of_model("hangs", error)
+            return stuck if client.is_live() else Fault(reason=f"the server does not answer: {error}")
         except ConnectionLost as error:
-            return Fault(reason=f"the server closed the canary's connection: {error}")
+            # A connection may end alone; that the server is gone is to be seen from another.
+            return None if client.is_live() else Fault(reason=f"the server closed the canary's connection: {error}")
         except ModelProcessLost as error:
-            return Fault(reason=f"{name} version {version}: {error}", model=name)
+            return of_model("died", error)
         except ResxError as error:
-            return Fault(reason=str(error), model=name)
+            return of_model("wrong", error)
         return None
 
-    def _late(self, client: TritonClient, name: str, version: int, before: int, error: ResxError) -> Fault | None:
-        try:
-            moved = _finished(client, name, version) > before
-        except ResxError:
-            moved = False
-        return None if moved else Fault(reason=f"{name} version {version} finished nothing: {error}")
-
-    def _refused(self, client: TritonClient, name: str, version: int, before: int, error: ResxError) -> Fault | None:
-        """Say whether a model whose queue is full still empties it."""
-        deadline = time.monotonic() + self._timeout_s
-        while time.monotonic() < deadline and not self._halt.wait(0.2):
+    def _finishes(self, client: TritonClient, name: str, version: int, before: int, timeout_s: float) -> bool:
+        """Say whether the model finishes a request, which one that is asked too much does."""
+        deadline = time.monotonic() + timeout_s
+        while not self._halt.is_set():
             with contextlib.suppress(ResxError):
-                if _finished(client, name, version) > before:
-                    return None
-        return None if self._halt.is_set() else self._late(client, name, version, before, error)
+                if num_finished(client, name, version) > before:
+                    return True
+            if time.monotonic() >= deadline:
+                return False
+            self._halt.wait(0.2)
+        return True
 
     def _expect(self, client: TritonClient, name: str, version: int) -> _Expected | None:
         """Return the version's canary; None for a model without a card, which is watched by its stubs alone."""
@@ -188,31 +230,7 @@ class CanaryWatch(threading.Thread):
         return self._expected[key]
 
 
-def ask_canary(
-    client: TritonClient, name: str, version: int, card: Card, interface: Interface, *, num_images: int
-) -> float:
-    """Send a version its first `num_images` canary images; return how far the answer is from the card's.
-
-    A file of a fixed batch is sent all of them.
-
-    Raises:
-        ParityError: it is too far, or not finite.
-        ResxError: there was no answer.
-    """
-    num_images = card.signature.batch or num_images
-    images = cards.canary_input(card.signature, card.canary.num_images)[:num_images]
-    recorded = card.canary.model_copy(update={"logits": card.canary.logits[:num_images], "num_images": num_images})
-    answer = client.infer(name, interface, images, version)
-    difference = cards.canary_difference(recorded, answer.logits)
-    if not difference <= card.canary.tolerance:
-        raise ParityError(
-            f"{name} version {version}: answers its canary wrongly, by {difference:.3g} of its scale, "
-            f"allowed {card.canary.tolerance:g}"
-        )
-    return difference
-
-
-def _finished(client: TritonClient, name: str, version: int) -> int:
+def num_finished(client: TritonClient, name: str, version: int) -> int:
     """Return how many requests a version has answered; those that a full queue refused count as failures to Triton."""
     return sum(
         int(entry["inference_stats"].get("success", {}).get("count", 0)) for entry in client.statistics(name, version)
