@@ -12,7 +12,7 @@ import typer
 from resx.cli.bench_view import show_result
 from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
 from resx.cli.output import Output
-from resx.errors import ParityError, ResxError, UsageError
+from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
 
 if TYPE_CHECKING:
     from resx.bench.files import Wanted
@@ -216,7 +216,8 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
 
     Raises:
         KeyboardInterrupt: it was interrupted; what there was has been printed.
-        ParityError: answers are wrong, or something is worse than the baseline.
+        ParityError: answers are wrong.
+        ObjectiveMissed: something is worse than the baseline, or no rate holds --slo.
         ResxError: requests failed, or the figures must not be used.
     """
     measurements = result.measurements
@@ -243,16 +244,12 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
 
         worse = regressions(result, old, share)
         if worse:
-            raise ParityError(f"worse than the baseline by more than {share:.0%}: {'; '.join(worse)}")
+            raise ObjectiveMissed(f"worse than the baseline by more than {share:.0%}: {'; '.join(worse)}")
 
 
 def _judge_search(result: BenchResult) -> None:
-    """Raise ParityError if no rate was found that holds the objective, with the reason."""
+    """Raise ObjectiveMissed if no rate was found that holds the objective, with the reason."""
     assert result.slo is not None
     if result.slo["rate_per_s"] is not None:
         return
-    trials = [measured for measured in result.measurements if measured.load == "open"]
-    lowest = min(trials or result.measurements, key=lambda measured: measured.rate_per_s)
-    unusable = lowest.invalid or lowest.errors
-    why = f"at {lowest.title} {next(iter(unusable))}" if unusable else "the server's own latency is above the bound"
-    raise ParityError(f"--slo {result.slo['asked']}: no rate holds it; {why}")
+    raise ObjectiveMissed(f"--slo {result.slo['asked']}: no rate holds it; {result.slo['why']}")

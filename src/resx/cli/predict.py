@@ -84,7 +84,7 @@ def predict(
     """
     from resx.cli.connection import address_of
     from resx.scoring.cluster import Pool, on_ray
-    from resx.scoring.local import DEVICES, find_model
+    from resx.scoring.local import DEVICES, find_model, load_onnxruntime
     from resx.scoring.output import require_format
     from resx.scoring.parts import require_fresh
     from resx.scoring.run import InThisProcess, Wanted, require_packages
@@ -111,7 +111,9 @@ def predict(
             pool = Pool(address=ray, actors=ray_actors, cpus=ray_cpus, device=kind)
             opened = on_ray(find_model(models, *asked), pool, out.note)
         else:
-            opened = contextlib.nullcontext(InThisProcess(find_model(models, *asked), kind))
+            model = find_model(models, *asked)
+            load_onnxruntime(kind)  # before the output is begun
+            opened = contextlib.nullcontext(InThisProcess(model, kind))
     wanted = Wanted(source=found, source_text=source, out=output, top=top, overwrite=overwrite)
     with opened as engine:
         if found.skipped:
