@@ -190,7 +190,9 @@ def _run_scenario(job: Job, name: str, logs: Path, slo: str, wanted: Wanted) -> 
 
     Raises:
         UsageError: the options do not go with the scenario.
-        ResxError: the run is not valid.
+        ParityError: answers are wrong.
+        ObjectiveMissed: the latency bound was missed.
+        ResxError: the run is not valid for another reason.
     """
     from resx.bench.slo import parse_slo
     from resx.cli.bench_view import show_scenario
@@ -207,6 +209,10 @@ def _run_scenario(job: Job, name: str, logs: Path, slo: str, wanted: Wanted) -> 
     if wanted.json:
         write_atomic(wanted.json, result.model_dump_json(indent=2) + "\n")
     show_scenario(job.out, result)
+    if result.answers.wrong:
+        raise ParityError(f"INVALID: {result.reasons[-1]}")
+    if result.latency_bound_met is False and not result.errors:
+        raise ObjectiveMissed(f"--slo {slo}: {result.reasons[0]}")
     if not result.valid:
         raise ResxError(f"INVALID: {result.reasons[0]}")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, chosen
-from resx.cli.output import Output
+from resx.cli.output import Output, stderr_console
 from resx.errors import MissingCapability, ServerError, UsageError
 
 if TYPE_CHECKING:
@@ -165,7 +165,6 @@ def parsed_name(text: str) -> tuple[str, int | None]:
 @contextlib.contextmanager
 def _progress(out: Output) -> Iterator[Callable[[int, int], None]]:
     """Give a callback that moves a bar with rate and time left on a terminal; elsewhere it is silent."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
@@ -176,7 +175,7 @@ def _progress(out: Output) -> Iterator[Callable[[int, int], None]]:
             return Text(f"{task.speed:,.1f}/s" if task.speed else "")
 
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = stderr_console()
     with Progress(*columns, console=console, transient=True, disable=out.quiet or not console.is_terminal) as bar:
         task = bar.add_task("images", total=None)
         begun = False
