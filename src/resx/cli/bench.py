@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli import random_weights
 from resx.cli.bench_view import show_result
 from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
 from resx.cli.output import Output
@@ -162,6 +163,8 @@ def bench(
     result = job.run()
     written = job.write(wanted, result)
     show_result(out, result)
+    for target in job.targets:
+        random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
     for path in written:
         out.note(f"written: {path}")
     if job.interrupted:

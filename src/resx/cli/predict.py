@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli import random_weights
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, chosen
 from resx.cli.output import Output, stderr_console
 from resx.errors import MissingCapability, ServerError, UsageError
@@ -127,7 +128,7 @@ def predict(
             raise
     payload = asdict(done) | {
         "images_per_s": done.images_per_s, "skipped": found.skipped, "out": str(output), "model": engine.model.name,
-        "version": engine.model.version,
+        "version": engine.model.version, "random_weights": engine.model.interface.has_random_weights,
     }  # fmt: skip
 
     def show(console: Console) -> None:
@@ -139,6 +140,7 @@ def predict(
         )  # fmt: skip
 
     out.result(payload, show)
+    random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)
 
 
 def _require_one_place(*, server: str, ray: str, device: str, ray_options: bool) -> None:

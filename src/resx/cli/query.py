@@ -45,6 +45,7 @@ def query(
 
     Example: resx query resnet50 photo.jpg
     """
+    from resx.cli import random_weights
     from resx.cli.connection import address_of
     from resx.serving.client import TritonClient
     from resx.serving.images import classify_files, classify_raw_files, load_images
@@ -59,6 +60,7 @@ def query(
             answers = classify_raw_files(client, name, images, top=top)
         else:
             answers = classify_files(client, name, decoded, top=top, version=version or None)
+        is_random = client.interface(name).has_random_weights
     entries: list[dict[str, Any]] = [
         {
             "image": str(path),
@@ -77,4 +79,6 @@ def query(
         ]
         console.print(table("", ["image", "label", "probability"], rows, left=2))
 
-    Output(as_json=json, quiet=quiet).result({"model": name, "url": str(address), "images": entries}, show)
+    out = Output(as_json=json, quiet=quiet)
+    out.result({"model": name, "url": str(address), "random_weights": is_random, "images": entries}, show)
+    random_weights.warn(out, name, is_random=is_random)

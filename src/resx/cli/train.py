@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -158,7 +159,7 @@ def _report(
     line = (
         f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "
         f"images right (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
-        f"next: resx export {folder}"
+        f"next: resx export {shlex.quote(str(folder))}"
     )
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
 

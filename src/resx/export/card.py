@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -31,6 +32,7 @@ CalibrationMethod: TypeAlias = Literal["entropy", "minmax", "percentile"]
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("entropy", "minmax", "percentile")
 InputType: TypeAlias = Literal["uint8", "float32"]
 INPUT_TYPES: tuple[InputType, ...] = ("uint8", "float32")
+_RANDOM = re.compile(r"random( \(seed \d+\))?")
 
 
 class Tolerance(FrozenModel):
@@ -153,6 +155,11 @@ class Source(FrozenModel):
         if (self.spec is None) == (self.signature is None):
             raise ValueError("a source has a spec, or the signature of a third-party file")
         return self
+
+    @property
+    def is_random(self) -> bool:
+        """Whether nobody trained the weights, so that predictions mean nothing."""
+        return _RANDOM.fullmatch(self.weights) is not None
 
     @property
     def network(self) -> ModelSpec:

@@ -16,6 +16,8 @@ CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 PROBABILITIES = "probabilities"
 """Value of the parameter resx.output where a softmax is in the file."""
+RANDOM = "random"
+"""Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
 RESPONSE_CACHE = "response_cache { enable: true }\n"
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -78,6 +80,8 @@ def config_text(card: Card, options: ServingOptions) -> str:
     parameters = image_parameters(card)
     if signature.is_probabilities:
         parameters["resx.output"] = PROBABILITIES
+    if card.source.is_random:
+        parameters["resx.weights"] = RANDOM
     if options.threads:
         parameters["intra_op_thread_count"] = str(options.threads)
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
