@@ -6,6 +6,7 @@
     |   +-- ServerBusy       1   a server whose queue is full
     +-- UsageError           2   a name, file or option that cannot be used
     +-- ParityError          3   a model that does not compute what its source computes
+    +-- ObjectiveMissed      3   an objective that nothing measured holds, or a figure worse than its baseline
     +-- MissingCapability    4   a GPU, package or server that this machine lacks
 
 A message is one line: the value, the rule, the remedy.
@@ -41,6 +42,12 @@ class UsageError(ResxError):
 
 class ParityError(ResxError):
     """A model that does not compute what its source computes."""
+
+    exit_code = 3
+
+
+class ObjectiveMissed(ResxError):  # noqa: N818 - what was measured is right, and not enough
+    """An objective (latency, accuracy, rate) that nothing holds, or a figure that is worse than its baseline."""
 
     exit_code = 3
 

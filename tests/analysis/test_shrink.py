@@ -14,7 +14,7 @@ from torch import nn
 from resx.analysis import choosing
 from resx.analysis import shrink as search
 from resx.analysis.shrink import BlockLatency, Member, SearchOptions, Sized
-from resx.errors import ResxError, UsageError
+from resx.errors import ObjectiveMissed, UsageError
 from resx.export.block_latency import block_of_nodes, measure_blocks
 from resx.export.fold import fold_survival
 from resx.export.fusion import fused
@@ -127,7 +127,7 @@ def test_the_smallest_network_within_the_bar_is_taken_even_behind_one_that_misse
 
 
 def test_an_accuracy_that_cannot_be_met_names_the_best_found() -> None:
-    with pytest.raises(ResxError, match=r"best has 95.00% with 4 blocks.*96.00%.*1.00 or more"):
+    with pytest.raises(ObjectiveMissed, match=r"best has 95.00% with 4 blocks.*96.00%.*1.00 or more"):
         choosing.within_accuracy([sized(4, 0.95), sized(3, 0.90)], 0.96, 0.001)
 
 
@@ -160,7 +160,7 @@ def test_a_latency_is_met_by_a_measured_graph_not_by_a_prediction() -> None:
     assert chosen.member.latency_ms == 5.5
     with pytest.raises(UsageError, match="takes 10 ms as it is"):
         choosing.require_reachable(whole, (1, 2, 4), 11)
-    with pytest.raises(ResxError, match="still take 4 ms"):
+    with pytest.raises(ObjectiveMissed, match="still take 4 ms"):
         choosing.require_reachable(whole, (1, 2, 4), 3.9)
 
 

@@ -268,17 +268,29 @@ def test_a_search_ends_with_a_rate_that_holds_the_objective(
     options = [f"--repository={triton.repository.root}", "--duration", "1", "--warmup", "0.2", "--json"]
     done = resx("bench", "tiny", "--slo", "p50=2s", *options)
     found = done.json["slo"]
-    if done.code:  # a machine too busy for the client to send in time: the search must say that, and nothing else
-        assert done.code == 3
-        assert "did not get the processor in time" in done.err
-        assert found["rate_per_s"] is None
+    trials = [measured for measured in done.json["measurements"] if measured["load"] == "open"]
+    if done.code:  # a machine so busy that the client sends nothing in time: the search says that, and nothing else
+        assert (done.code, found["rate_per_s"], found["client_limit_per_s"] is None) == (3, None, False), done.err
+        assert "the client could not send even" in done.err
     else:
-        assert found["rate_per_s"] > 0
-        assert found["reached_ms"] <= 2000
+        assert 0 < found["reached_ms"] <= 2000
+        assert found["rate_per_s"] == trials[-1]["rate_per_s"]
         assert found["share_of_capacity"] == pytest.approx(found["rate_per_s"] / found["capacity_per_s"])
+        assert found["limited_by"] == ("server" if found["client_limit_per_s"] is None else "client")
+
+
+def test_a_search_for_what_no_server_does_ends_with_the_figure_that_shows_it(
+    triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    options = [f"--repository={triton.repository.root}", "--duration", "1", "--warmup", "0.2", "--json"]
     done = resx("bench", "tiny", "--slo", "p50=1us", *options)
-    assert done.code == 3
-    assert "no rate holds it" in done.err
+    lowest = min((m for m in done.json["measurements"] if m["load"] == "open"), key=lambda m: m["rate_per_s"])
+    why = (
+        "the client could not send"
+        if lowest["invalid"]
+        else f"the lowest that was tried, p50 is {lowest['p50_ms']:.4g} ms"
+    )
+    assert (done.code, "--slo p50=1us: no rate holds it; " in done.err, why in done.err) == (3, True, True), done.err
 
 
 def test_the_published_schema_is_the_results() -> None:

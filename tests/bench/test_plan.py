@@ -165,24 +165,87 @@ def test_a_search_closes_in_on_the_highest_rate_that_holds(
     assert holds_up_to_per_s / CLOSENESS**2 <= begun.rate_per_s <= holds_up_to_per_s
 
 
-def test_a_search_does_not_blame_the_server_for_a_late_client(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
+class Asked:
+    """Stands for the measurement of a server that holds the bound at any rate up to one, and of a client likewise."""
 
-    def fake(_target: Any, plan: LoadPlan, _extras: Any, *, repeat: int = 1) -> Any:
-        asked.append(plan.rate_per_s)
+    def __init__(
+        self, *, server_per_s: float, client_per_s: float, late_once: bool = False, p50_ms: float = 1.0
+    ) -> None:
+        self.server_per_s, self.client_per_s, self.late_once, self.p50_ms = (
+            server_per_s,
+            client_per_s,
+            late_once,
+            p50_ms,
+        )
+        self.rates: list[float] = []
+
+    def __call__(self, _target: Any, plan: LoadPlan, _extras: Any, *, repeat: int = 1) -> Any:
+        if not plan.rate_per_s:
+            return measurement(rate=0.0, p50_ms=self.p50_ms, requests_per_s=800.0, window_s=1.0, sent=800)
+        self.rates.append(plan.rate_per_s)
+        p50_ms = self.p50_ms if plan.rate_per_s <= self.server_per_s else 500.0
+        made = measurement(
+            rate=plan.rate_per_s, repeat=repeat, p50_ms=p50_ms, requests_per_s=plan.rate_per_s, window_s=100.0,
+            sent=int(100 * plan.rate_per_s),
+        )  # fmt: skip
+        if plan.rate_per_s <= self.client_per_s and not (self.late_once and len(self.rates) == 1):
+            return made
         late = Late(threshold_ms=1.0, num_late=40, share=0.4, max_ms=9.0)
-        changes = {"p50_ms": 1.0, "requests_per_s": plan.rate_per_s, "window_s": 1.0, "sent": round(plan.rate_per_s)}
-        made = measurement(rate=plan.rate_per_s, repeat=repeat, **changes)
-        return made.model_copy(update={"late": late, "invalid": ("late",)} if len(asked) in late_ones else {})
+        return made.model_copy(update={"late": late, "invalid": ("late",)})
+
+    def search(self, monkeypatch: pytest.MonkeyPatch, start_per_s: float | None = None) -> slo.Found:
+        monkeypatch.setattr(slo, "measure", self)
+        plan, extras = LoadPlan(concurrency=1, duration_s=1.0), Extras(measure_ceiling=False)
+        return search(cast(Target, None), parse_slo("p50=100ms"), plan, extras, start_per_s=start_per_s)
+
+
+def test_a_rate_that_left_late_once_is_asked_again_when_a_lower_one_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(server_per_s=130.0, client_per_s=math.inf, late_once=True)
+    found = asked.search(monkeypatch, start_per_s=100.0)
+    assert asked.rates[:4] == [100.0, 25.0, 100.0, 150.0]
+    assert found.rate_per_s is not None
+    assert 130.0 / CLOSENESS**2 <= found.rate_per_s <= 130.0
+    assert found.limited_by == "server"
+
+
+@pytest.mark.parametrize("client_per_s", [300.0, 40.0, 2.0])
+def test_a_client_that_can_send_less_than_the_server_takes_is_told_as_the_limit(
+    monkeypatch: pytest.MonkeyPatch, client_per_s: float
+) -> None:
+    found = Asked(server_per_s=600.0, client_per_s=client_per_s).search(monkeypatch)
+    assert found.rate_per_s is not None
+    assert client_per_s / CLOSENESS**2 <= found.rate_per_s <= client_per_s
+    assert found.limited_by == "client"
+    assert found.client_limit_per_s == pytest.approx(client_per_s, rel=CLOSENESS**2 - 1)
+
+
+def test_a_client_that_never_gets_the_processor_is_told_and_not_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = Asked(server_per_s=600.0, client_per_s=0.0)
+    found = asked.search(monkeypatch)
+    assert found.rate_per_s is None
+    assert len(asked.rates) == len(set(asked.rates)) <= 6, "each lower than the one before, and none twice"
+    assert "the client could not send even" in found.why
+    assert "nothing is known of the server" in found.why
+
+
+@pytest.mark.parametrize("start_per_s", [None, 200.0])
+def test_a_server_is_blamed_only_with_the_figure_of_a_valid_trial_at_the_lowest_rate(
+    monkeypatch: pytest.MonkeyPatch, start_per_s: float | None
+) -> None:
+    asked = Asked(server_per_s=math.inf, client_per_s=math.inf, p50_ms=250.0)
+    found = asked.search(monkeypatch, start_per_s=start_per_s)
+    assert (found.rate_per_s, found.limited_by) == (None, "server")
+    assert found.why == f"at {min(asked.rates):.4g}/s, the lowest that was tried, p50 is 250 ms"
+
+
+def test_a_server_that_answers_in_time_but_too_few_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(_target: Any, plan: LoadPlan, _extras: Any, *, repeat: int = 1) -> Any:
+        asked = {"rate": plan.rate_per_s, "sent": round(10 * plan.rate_per_s), "window_s": 10.0, "repeat": repeat}
+        return measurement(**asked, p50_ms=1.0, requests_per_s=plan.rate_per_s / 2)
 
     monkeypatch.setattr(slo, "measure", fake)
     plan, extras = LoadPlan(concurrency=1, duration_s=1.0), Extras(measure_ceiling=False)
-    late_ones = {1}
-    found = search(cast(Target, None), parse_slo("p50=100ms"), plan, extras, start_per_s=100.0)
-    assert asked[:3] == [100.0, 100.0, 150.0], "one that was late is measured again"
-    assert found.rate_per_s is not None
-    late_ones = set(range(100))
-    asked.clear()
     found = search(cast(Target, None), parse_slo("p50=100ms"), plan, extras, start_per_s=100.0)
     assert found.rate_per_s is None
-    assert len(asked) == 6, "a client that never gets the processor is not asked for ever"
+    assert "/s were answered" in found.why
+    assert "p50" not in found.why

@@ -273,7 +273,7 @@ def test_the_recorded_latency_decides_where_nothing_is_rehearsed(home: Home, ser
         }  # fmt: skip
         with pytest.raises(ResxError, match=f"fastest is {fastest.card.name}") as error:
             choose(client, home.repository, members, bound_ms / 2, manner=RECORDED)
-        assert error.value.exit_code == 1
+        assert error.value.exit_code == 3
 
 
 @pytest.mark.triton

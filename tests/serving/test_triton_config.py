@@ -48,12 +48,12 @@ parameters { key: "resx.resize" value { string_value: "16" } }
 """
 
 
-def card(input_type: InputType = "uint8") -> Card:
+def card(input_type: InputType = "uint8", weights: str = "runs/tiny/model.safetensors") -> Card:
     return Card(
         name="tiny",
         created="2026-01-01T00:00:00+00:00",
         command="a test",
-        source=Source(kind="variant", spec=tiny_spec(), weights="random", weights_sha256="0" * 64),
+        source=Source(kind="variant", spec=tiny_spec(), weights=weights, weights_sha256="0" * 64),
         precision="fp32",
         input=input_type,
         max_batch_size=4,
@@ -117,6 +117,17 @@ def test_what_triton_cannot_serve_gets_no_configuration() -> None:
 
 def test_the_configuration_is_golden() -> None:
     assert triton_config.config_text(card(), ServingOptions()) == GOLDEN
+
+
+@pytest.mark.parametrize(
+    ("weights", "is_random"),
+    [("random", True), ("random (seed 7)", True), ("random.pth", False), ("random (seed 7).pth", False),
+     ("imagenet (resnet18.pth)", False), ("as net:make gives them (seed 0)", False)],
+)  # fmt: skip
+def test_any_client_can_tell_weights_that_nobody_trained(weights: str, is_random: bool) -> None:
+    text = triton_config.config_text(card(weights=weights), ServingOptions())
+    line = 'parameters { key: "resx.weights" value { string_value: "random" } }\n'
+    assert text == GOLDEN + line * is_random
 
 
 def test_tritons_own_protobuf_reads_it_back() -> None:

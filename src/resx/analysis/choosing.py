@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from resx.analysis.shrink import BlockLatency, Measure, Member, Sized, best_within, front
-from resx.errors import ResxError, UsageError
+from resx.errors import ObjectiveMissed, UsageError
 
 _PATIENCE = 5
 """Sizes in a row below the bar before the search for an accuracy ends: accuracy does not fall steadily."""
@@ -23,7 +23,7 @@ def within_accuracy(sizes: Iterable[Sized], whole: float, max_drop: float) -> Si
     """Return the smallest network that loses at most `max_drop`, a share, of the accuracy `whole`.
 
     Raises:
-        ResxError: none does.
+        ObjectiveMissed: none does.
     """
     found: list[Sized] = []
     misses = 0
@@ -40,13 +40,13 @@ def require_reachable(latency: BlockLatency, removable: Iterable[int], target_ms
 
     Raises:
         UsageError: the network is fast enough as it is.
-        ResxError: it is too slow without all blocks that can go.
+        ObjectiveMissed: it is too slow without all blocks that can go.
     """
     if latency.total_ms <= target_ms:
         raise UsageError(f"--latency {target_ms:g}: the run takes {latency.total_ms:.3g} ms as it is; give less")
     least_ms = latency.without(list(removable))
     if least_ms > target_ms:
-        raise ResxError(
+        raise ObjectiveMissed(
             f"--latency {target_ms:g}: without every block that can go it would still take {least_ms:.3g} ms "
             f"(now {latency.total_ms:.3g}); give more, or a smaller network"
         )
@@ -58,7 +58,7 @@ def within_latency(sizes: Iterable[Sized], latency: BlockLatency, target_ms: flo
     `latency` is the whole network's: graphs are exported and measured only where it says that they may suffice.
 
     Raises:
-        ResxError: none is fast enough; the message says the fastest.
+        ObjectiveMissed: none is fast enough; the message says the fastest.
     """
     fastest = latency.total_ms
     for sized in sizes:
@@ -69,7 +69,7 @@ def within_latency(sizes: Iterable[Sized], latency: BlockLatency, target_ms: flo
         fastest = min(fastest, timed.member.latency_ms)
         if timed.member.latency_ms <= target_ms:
             return timed
-    raise ResxError(f"--latency {target_ms:g}: not reached; the fastest network measured takes {fastest:.3g} ms")
+    raise ObjectiveMissed(f"--latency {target_ms:g}: not reached; the fastest network measured takes {fastest:.3g} ms")
 
 
 def on_front(

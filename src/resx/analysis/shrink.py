@@ -23,7 +23,7 @@ from torch import nn
 from resx.analysis import variants as plans
 from resx.analysis.anatomy import Prepare, prepared, steps_of
 from resx.analysis.evaluation import evaluate
-from resx.errors import ResxError, UsageError
+from resx.errors import ObjectiveMissed, UsageError
 from resx.training.data import DataSet, Split
 from resx.training.evaluation import logits, normalised
 from resx.zoo.building import build_from_spec
@@ -166,12 +166,12 @@ def best_within(found: Sequence[Sized], whole: float, max_drop: float) -> Sized:
     """Return the smallest network whose accuracy is at most `max_drop` below `whole`, both as shares.
 
     Raises:
-        ResxError: there is none; the message says what was found.
+        ObjectiveMissed: there is none; the message says what was found.
     """
     fitting = [one for one in found if one.member.accuracy >= whole - max_drop - 1e-9]
     if not fitting:
         best = max(found, key=lambda one: one.member.accuracy).member
-        raise ResxError(
+        raise ObjectiveMissed(
             f"--max-accuracy-drop {100 * max_drop:g}: no smaller network was found within it; the best has "
             f"{best.accuracy:.2%} with {best.num_blocks} blocks, where the run has {whole:.2%}; allow "
             f"{100 * (whole - best.accuracy):.2f} or more, or train longer"

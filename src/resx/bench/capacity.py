@@ -19,7 +19,7 @@ from resx.bench.report import Interval
 from resx.bench.service_times import ServiceTimes
 from resx.bench.simulation import Balancing, Batching, Load, simulate
 from resx.bench.slo import Slo
-from resx.errors import ParityError, UsageError
+from resx.errors import ObjectiveMissed, UsageError
 from resx.zoo.spec import FrozenModel
 
 MOST_REPLICAS = 10_000
@@ -133,12 +133,12 @@ def planned(
     """Find the least replicas that hold the objective.
 
     Raises:
-        ParityError: a request that never waits takes longer than the bound, so no number of replicas holds it.
-        UsageError: it takes more than 10,000 replicas.
+        ObjectiveMissed: a request that never waits takes longer than the bound, so no number of replicas holds it.
+        ObjectiveMissed: it takes more than 10,000 replicas.
     """
     alone_ms = _alone_ms(times, question.slo)
     if alone_ms > question.slo.bound_ms:
-        raise ParityError(
+        raise ObjectiveMissed(
             f"--slo {_words(question.slo)}: a request alone takes {alone_ms:.3g} ms, so no number of replicas holds "
             "it; give a higher bound, or a faster model or machine"
         )
@@ -173,7 +173,7 @@ def _least(holds: Callable[[int], bool], first: int, question: Question) -> int:
     low, high = first - 1, first
     while high > MOST_REPLICAS or not holds(high):
         if high >= MOST_REPLICAS:
-            raise UsageError(
+            raise ObjectiveMissed(
                 f"--rate {question.rate_per_s:g}: --slo {_words(question.slo)} takes over {MOST_REPLICAS:,} replicas; "
                 "give a lower rate or a higher bound"
             )

@@ -18,7 +18,9 @@ from resx.bench.samples import MIN_SAMPLES
 _SLO_WORDS = {
     "asked": "Asked", "bound_ms": "Bound, ms", "rate_per_s": "Highest rate that holds it, requests/s",
     "capacity_per_s": "Closed loop reached, requests/s", "share_of_capacity": "The rate's share of that",
-    "reached_ms": "Latency at that rate, ms", "interrupted": "Interrupted",
+    "reached_ms": "Latency at that rate, ms", "limited_by": "Limited by",
+    "client_limit_per_s": "Rate that the client could not send in time, requests/s", "why": "Why none was found",
+    "interrupted": "Interrupted",
 }  # fmt: skip
 # Without scripts, fonts, pictures or connections, even if a name should ever get by unescaped.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"

@@ -3,6 +3,9 @@
 Offered load is what decides, so every trial is an open loop with Poisson arrivals; a trial holds the bound only if it
 is valid, nothing failed and the rate was achieved. Trials halve the interval between a rate that held and one that
 did not, in ratios; the rate that is told held once more, with other arrivals.
+
+A trial whose requests left late says nothing of the server: the search goes on at lower rates, and asks that rate once
+more when something holds. If it is late again, it is the client's limit, which is told from the server's.
 """
 
 from __future__ import annotations
@@ -24,9 +27,14 @@ CLOSENESS = 1.04
 """A search ends where the rates that held and did not are this close."""
 _STEP = 1.5
 """From a rate to the next where nothing says how far to go."""
+_LATE_STEP = 4.0
+"""From a rate that the client could not send down to the next: its limit may be far below a closed loop's capacity."""
 _MOST_TRIALS = 12
-_LATE_TRIALS = 6
-"""So many in a row in which the client did not get the processor, at three rates: the next would not either."""
+"""That tell of the server."""
+_MOST_LATE = 12
+_MOST_CONFIRMATIONS = 5
+_IDLE = 0.03
+"""Below this share of the capacity requests seldom wait for each other: a median above the bound stays there."""
 _LONGEST_S = 60.0
 """A rate that needs longer for enough samples is not tried."""
 _PROBE_CONCURRENCY = 8
@@ -75,6 +83,15 @@ class Found:
     trials: tuple[Measurement, ...]
     capacity_per_s: float
     """Of a closed loop, which the search began with; 0: it began with a rate."""
+    client_limit_per_s: float | None = None
+    """The lowest rate that the client could not send in time; None: it could send every rate that was tried."""
+    why: str = ""
+    """Why no rate was found; empty: one was."""
+
+    @property
+    def limited_by(self) -> str:
+        """Say who could not do more than what was found: `client` or `server`."""
+        return "server" if self.client_limit_per_s is None else "client"
 
 
 def parse_slo(text: str) -> Slo:
@@ -108,7 +125,7 @@ def search(
         on_measured: given each.
     """
     trials: list[Measurement] = []
-    capacity, high = 0.0, math.inf
+    capacity, high = 0.0, MAX_RATE_PER_S
     rate = start_per_s
     if rate is None:
         on_trial(f"closed loop of {_PROBE_CONCURRENCY}, for a first idea")
@@ -116,48 +133,101 @@ def search(
         on_measured(probe)
         capacity = probe.requests_per_s
         if not capacity or probe.interrupted:
-            return Found(rate_per_s=None, trials=(), capacity_per_s=capacity)
-        rate, high = 0.8 * capacity, 1.25 * capacity
+            return Found(rate_per_s=None, trials=(), capacity_per_s=capacity, why=_unusable(probe))
+        rate, high = 0.8 * capacity, min(1.25 * capacity, MAX_RATE_PER_S)
 
-    def trial(rate: float, seed: int) -> bool:
-        for again in (0, 1):
-            on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
-            wanted = replace(
-                plan, concurrency=0, rate_per_s=rate, duration_s=max(plan.duration_s, slo.least_s(rate)),
-                seed=plan.seed + seed + 500 * again,
-            )  # fmt: skip
-            trials.append(measure(target, wanted, extras, repeat=len(trials) + 1))
-            on_measured(trials[-1])
-            if not _left_late(trials[-1]):  # else it says nothing of the server
-                break
-        return slo.holds(trials[-1])
+    def trial(rate: float, seed: int) -> Measurement:
+        on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
+        wanted = replace(
+            plan, concurrency=0, rate_per_s=rate, duration_s=max(plan.duration_s, slo.least_s(rate)),
+            seed=plan.seed + seed,
+        )  # fmt: skip
+        trials.append(measure(target, wanted, extras, repeat=len(trials) + 1))
+        on_measured(trials[-1])
+        return trials[-1]
 
-    def hopeless() -> bool:
-        last = trials[-_LATE_TRIALS:]
-        return trials[-1].interrupted or (len(last) == _LATE_TRIALS and all(map(_left_late, last)))
+    low = _close_in(slo, trial, first=rate, high=high, down=2 if start_per_s is None else _STEP, capacity=capacity,
+                    closeness=closeness)  # fmt: skip
+    step = closeness
+    for _ in range(_MOST_CONFIRMATIONS):
+        if not low or trials[-1].interrupted:
+            break
+        if slo.holds(trial(low, 1000 + len(trials))):
+            limit = _client_limit(trials, above=low)
+            return Found(rate_per_s=low, trials=tuple(trials), capacity_per_s=capacity, client_limit_per_s=limit)
+        low, step = low / step, min(step * step, 2.0)
+    return Found(
+        rate_per_s=None, trials=tuple(trials), capacity_per_s=capacity,
+        client_limit_per_s=_client_limit(trials, above=0.0), why=_why_none(slo, trials),
+    )  # fmt: skip
 
-    def found(rate: float | None) -> Found:
-        return Found(rate_per_s=rate, trials=tuple(trials), capacity_per_s=capacity)
 
-    high, low = min(high, MAX_RATE_PER_S), 0.0
-    while len(trials) < _MOST_TRIALS:
-        if trial(rate, 0):
+def _close_in(
+    slo: Slo, trial: Callable[[float, int], Measurement], *, first: float, high: float, down: float, capacity: float,
+    closeness: float,
+) -> float:  # fmt: skip
+    """Return the highest rate that held once; 0: none did."""
+    rate, low, num_told, num_late = first, 0.0, 0, 0
+    doubtful = math.inf  # was late, and nothing held yet
+    asked_again: set[float] = set()
+    while num_told < _MOST_TRIALS and num_late < _MOST_LATE:
+        measured = trial(rate, 500 if rate in asked_again else 0)
+        late = _left_late(measured)
+        num_late, num_told = num_late + late, num_told + (not late)
+        if measured.interrupted:
+            return 0.0
+        if slo.holds(measured):
             low = rate
+        elif late and rate not in asked_again:
+            doubtful = min(doubtful, rate)
         else:
             high = rate
-        if hopeless():
-            return found(None)
-        if low and high / low <= closeness:
+        if low and low < doubtful < high:
+            rate, doubtful = doubtful, math.inf
+            asked_again.add(rate)
+            continue
+        ceiling = min(high, doubtful)
+        if low and ceiling / low <= closeness:
             break
-        rate = min(math.sqrt(low * high), _STEP * low) if low else high / (2 if start_per_s is None else _STEP)
+        if not low and not late and capacity and rate <= _IDLE * capacity and (measured.p50_ms or 0) > slo.bound_ms:
+            break
+        rate = min(math.sqrt(low * ceiling), _STEP * low) if low else ceiling / (_LATE_STEP if late else down)
         if slo.least_s(rate) > _LONGEST_S:
-            return found(None)
-    while low and not trial(low, 1000 + len(trials)):
-        if hopeless() or len(trials) > _MOST_TRIALS + 4:
-            return found(None)
-        low /= closeness
-    return found(low or None)
+            break
+    return low
 
 
 def _left_late(measured: Measurement) -> bool:
     return measured.late is not None and is_too_late(measured.late)
+
+
+def _client_limit(trials: list[Measurement], *, above: float) -> float | None:
+    """Return the lowest rate above one that the client could not send, if no rate below it failed for the server."""
+    ended = [measured for measured in trials if measured.rate_per_s > above]
+    lowest = min(ended, key=lambda measured: measured.rate_per_s, default=None)
+    return lowest.rate_per_s if lowest is not None and _left_late(lowest) else None
+
+
+def _unusable(measured: Measurement) -> str:
+    """Return why a measurement tells nothing of latency; empty: it does."""
+    return next(iter((*measured.invalid, *measured.errors)), "")
+
+
+def _why_none(slo: Slo, trials: list[Measurement]) -> str:
+    """Return why no rate holds, as the trials at the lowest rate show it; valid ones count before others."""
+    lowest = min(trials, key=lambda measured: (measured.rate_per_s, bool(measured.invalid), slo.holds(measured)))
+    rate, value = f"{lowest.rate_per_s:.4g}/s", getattr(lowest, slo.field)
+    if _left_late(lowest):
+        return (
+            f"the client could not send even {rate} in time on this machine, so nothing is known of the server; end "
+            "other load, or send from another machine"
+        )
+    if unusable := _unusable(lowest):
+        return f"at {rate} {unusable}"
+    if value is None:
+        return f"at {rate} too few requests were answered for p{slo.percent:g}"
+    if value > slo.bound_ms:
+        return f"at {rate}, the lowest that was tried, p{slo.percent:g} is {value:.4g} ms"
+    if slo.holds(lowest):
+        return f"{rate} held it once and not again; measure longer (--duration), or end other load"
+    return f"at {rate} only {lowest.requests_per_s:.4g}/s were answered"

@@ -29,7 +29,7 @@ from resx.bench.report import Measurement, is_local
 from resx.bench.samples import Samples
 from resx.bench.slo import Slo, search
 from resx.bench.wire import Target
-from resx.errors import ParityError, ResxError
+from resx.errors import ObjectiveMissed, ResxError
 from resx.export.tuning import Objective, Setting, Trial
 from resx.serving.client import Address, TritonClient
 from resx.serving.deploy import canary
@@ -248,7 +248,7 @@ def halve(
 
     Raises:
         ResxError: not one could be measured; the first one's reason.
-        ParityError: not one holds the service level objective.
+        ObjectiveMissed: not one holds the service level objective.
     """
     left, order = list(settings), np.random.default_rng(seed)
     while True:
@@ -258,7 +258,7 @@ def halve(
             raise ResxError(f"no setting could be measured: {trials[0].invalid}")
         if not score(good[0], objective):
             quickest = min(trial.single_ms or math.inf for trial in good)
-            raise ParityError(
+            raise ObjectiveMissed(
                 f"no setting holds the objective at any rate; the quickest request took {quickest:.3g} ms"
             )
         if len(left) <= _KEPT:
@@ -306,7 +306,8 @@ def tune(
         on_done: given each trial.
 
     Raises:
-        ResxError: no setting could be measured, or the objective holds under none.
+        ResxError: no setting could be measured.
+        ObjectiveMissed: the objective holds under none.
     """
     asked, before, trials = bench.search, bench.before, list[Trial]()
     on_cpu = bench.threads_matter()

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli import random_weights
 from resx.cli.bench_view import show_result
 from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
 from resx.cli.output import Output
-from resx.errors import ParityError, ResxError, UsageError
+from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
 
 if TYPE_CHECKING:
     from resx.bench.files import Wanted
@@ -162,6 +163,8 @@ def bench(
     result = job.run()
     written = job.write(wanted, result)
     show_result(out, result)
+    for target in job.targets:
+        random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
     for path in written:
         out.note(f"written: {path}")
     if job.interrupted:
@@ -190,7 +193,9 @@ def _run_scenario(job: Job, name: str, logs: Path, slo: str, wanted: Wanted) -> 
 
     Raises:
         UsageError: the options do not go with the scenario.
-        ResxError: the run is not valid.
+        ParityError: answers are wrong.
+        ObjectiveMissed: the latency bound was missed.
+        ResxError: the run is not valid for another reason.
     """
     from resx.bench.slo import parse_slo
     from resx.cli.bench_view import show_scenario
@@ -207,6 +212,10 @@ def _run_scenario(job: Job, name: str, logs: Path, slo: str, wanted: Wanted) -> 
     if wanted.json:
         write_atomic(wanted.json, result.model_dump_json(indent=2) + "\n")
     show_scenario(job.out, result)
+    if result.answers.wrong:
+        raise ParityError(f"INVALID: {result.reasons[-1]}")
+    if result.latency_bound_met is False and not result.errors:
+        raise ObjectiveMissed(f"--slo {slo}: {result.reasons[0]}")
     if not result.valid:
         raise ResxError(f"INVALID: {result.reasons[0]}")
 
@@ -216,7 +225,8 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
 
     Raises:
         KeyboardInterrupt: it was interrupted; what there was has been printed.
-        ParityError: answers are wrong, or something is worse than the baseline.
+        ParityError: answers are wrong.
+        ObjectiveMissed: something is worse than the baseline, or no rate holds --slo.
         ResxError: requests failed, or the figures must not be used.
     """
     measurements = result.measurements
@@ -243,16 +253,12 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
 
         worse = regressions(result, old, share)
         if worse:
-            raise ParityError(f"worse than the baseline by more than {share:.0%}: {'; '.join(worse)}")
+            raise ObjectiveMissed(f"worse than the baseline by more than {share:.0%}: {'; '.join(worse)}")
 
 
 def _judge_search(result: BenchResult) -> None:
-    """Raise ParityError if no rate was found that holds the objective, with the reason."""
+    """Raise ObjectiveMissed if no rate was found that holds the objective, with the reason."""
     assert result.slo is not None
     if result.slo["rate_per_s"] is not None:
         return
-    trials = [measured for measured in result.measurements if measured.load == "open"]
-    lowest = min(trials or result.measurements, key=lambda measured: measured.rate_per_s)
-    unusable = lowest.invalid or lowest.errors
-    why = f"at {lowest.title} {next(iter(unusable))}" if unusable else "the server's own latency is above the bound"
-    raise ParityError(f"--slo {result.slo['asked']}: no rate holds it; {why}")
+    raise ObjectiveMissed(f"--slo {result.slo['asked']}: no rate holds it; {result.slo['why']}")

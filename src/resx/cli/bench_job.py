@@ -199,6 +199,8 @@ class Job:
             "capacity_per_s": done.capacity_per_s,
             "share_of_capacity": done.rate_per_s / done.capacity_per_s if done.rate_per_s else None,
             "reached_ms": getattr(last, objective.field) if last and done.rate_per_s else None,
+            "limited_by": done.limited_by if done.rate_per_s else None,
+            "client_limit_per_s": done.client_limit_per_s, "why": done.why or None,
             "interrupted": any(measured.interrupted for measured in found),
         }  # fmt: skip
 

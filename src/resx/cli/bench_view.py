@@ -119,9 +119,13 @@ def _ratio_text(ratio: Ratio) -> str:
 def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
     if slo["rate_per_s"] is None:
         return f"{slo['asked']}: no rate holds it"
+    limit = slo["client_limit_per_s"]
+    more = "" if limit is None else (
+        f"; the client could not send {limit:.4g}/s in time on this machine, so the server may do more"
+    )  # fmt: skip
     return (
         f"{slo['asked']} holds up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
-        f"{slo['share_of_capacity']:.0%} of the closed loop's {slo['capacity_per_s']:.4g}/s"
+        f"{slo['share_of_capacity']:.0%} of the closed loop's {slo['capacity_per_s']:.4g}/s{more}"
     )
 
 

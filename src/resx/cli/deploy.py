@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli import family, fleet
+from resx.cli import family, fleet, random_weights
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
 from resx.cli.output import Output, table
 from resx.cli.render import Rendering, render, require_fitting
@@ -130,7 +130,7 @@ def deploy(
         address, out,
         lambda client, step: deploy_model(client, published, name, version or None, manner=manner, on_step=step),
     )  # fmt: skip
-    _say_deployed(out, address, done)
+    _say_deployed(out, address, done, published)
 
 
 def rollback(
@@ -161,7 +161,7 @@ def rollback(
     done = _with_client(
         address, out, lambda client, step: roll_back(client, published, name, manner=manner, on_step=step)
     )
-    _say_deployed(out, address, done)
+    _say_deployed(out, address, done, published)
 
 
 def undeploy(
@@ -245,16 +245,19 @@ def _with_client(address: Address, out: Output, do: Callable[[Any, Callable[[str
         return do(client, step)
 
 
-def _say_deployed(out: Output, address: Address, done: Deployed) -> None:
+def _say_deployed(out: Output, address: Address, done: Deployed, repository: Repository) -> None:
+    is_random = done.checked and repository.card(done.name, done.version).source.is_random
     payload = {
         "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
         "canary_difference": done.canary_difference, "checked": done.checked, "previous_kept": done.kept,
+        "random_weights": is_random,
     }  # fmt: skip
     before = f", version {done.previous} before" if done.previous and done.previous != done.version else ""
     proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
     kept = ", still loaded" if done.kept else ""
     line = f"{done.name} version {done.version} answers on {address}: {proof}{before}{kept}"
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+    random_weights.warn(out, done.name, is_random=is_random)
 
 
 def _show_plan(

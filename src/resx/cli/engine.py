@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -230,8 +231,8 @@ def reuse(
         return None
     card, version = publishing.publish_kept(repository, found, serving, name=name, command=command)
     return Made(
-        card=card, file=version.folder / card.model_file, version=version.version, next_step=_deploying(name),
-        is_kept=True,
+        card=card, file=version.folder / card.model_file, version=version.version,
+        next_step=deploying(name, repository), is_kept=True,
     )  # fmt: skip
 
 
@@ -263,8 +264,9 @@ def make(
             repository, source, options, serving, name=name, command=command, on_step=on_step
         )
         return Made(
-            card=card, file=version.folder / card.model_file, version=version.version, next_step=_deploying(name)
-        )
+            card=card, file=version.folder / card.model_file, version=version.version,
+            next_step=deploying(name, repository),
+        )  # fmt: skip
 
     from resx.export import engine_export
 
@@ -297,8 +299,10 @@ def make(
     )  # fmt: skip
 
 
-def _deploying(name: str) -> str:
-    return f"resx serve --detach; or, if a server runs: resx deploy {name}"
+def deploying(name: str, repository: Repository) -> str:
+    """Return the commands by which a published model is served, from where the command was given."""
+    there = "" if repository.root == Path("model_repository") else f" --repository {shlex.quote(str(repository.root))}"
+    return f"resx serve --detach{there}; or, if a server runs: resx deploy {name}{there}"
 
 
 def remarks(card: Card) -> list[str]:

@@ -81,7 +81,7 @@ def export(
         "members": [_as_json(one) for one in exported],
         "sizes": [member.model_dump(mode="json") for member in family.sizes.members],
     }  # fmt: skip
-    out.result(payload, lambda console: _show_exported(console, name, exported))
+    out.result(payload, lambda console: _show_exported(console, name, exported, repository))
 
 
 def _searched(run: Path, data: DataSet, request: ExportRequest, out: Output) -> Family:
@@ -126,20 +126,23 @@ def _as_json(one: Exported) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _show_exported(console: Console, name: str, exported: list[Exported]) -> None:
+def _show_exported(console: Console, name: str, exported: list[Exported], repository: Repository) -> None:
     rows = [
         [one.card.name, str(one.version.version), f"{one.family.num_blocks} of {one.family.whole_blocks}",
          f"{one.family.accuracy:.2%}", f"{one.family.latency_ms:.3g}",
          f"{(one.version.folder / one.card.model_file).stat().st_size / 1e6:.1f}"]
         for one in exported
     ]  # fmt: skip
+    from resx.cli.engine import deploying
+
     console.print(table("", ["model", "version", "blocks", "accuracy", "ms", "MB"], rows))
-    first, last = exported[0].family, exported[-1].family
+    first = exported[0].family
     lines = [] if exported[0].is_new else ["the family is published already, as it was; --force makes it again"]
     lines += [
         f"accuracy on {first.num_images} {first.accuracy_on}; ms at batch 1 in onnxruntime, {first.threads} threads "
         f"of {first.processor}",
-        f"next: resx serve --detach; resx deploy {name} --best-under {last.latency_ms * 2:.2g}ms",
+        f"resx deploy {name} --best-under TIME chooses by the latency on the server, which is longer",
+        f"next: {deploying(exported[0].card.name, repository)}",
     ]
     console.print("\n".join(lines), markup=False, soft_wrap=True)
 

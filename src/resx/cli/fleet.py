@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from resx.cli import random_weights
 from resx.cli.output import Output
 from resx.errors import UsageError
 
@@ -59,6 +60,9 @@ def deploy_to_all(
     }  # fmt: skip
     lines = [_line(rollout, outcome) for outcome in rollout.outcomes]
     out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
+    checked = any(outcome.done is not None and outcome.done.checked for outcome in rollout.outcomes)
+    is_random = checked and repository.card(name, rollout.version).source.is_random
+    random_weights.warn(out, name, is_random=is_random)
     if rollout.ended_by is not None:
         raise rollout.ended_by
 

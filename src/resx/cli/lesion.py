@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Json, Quiet, Seed
-from resx.cli.output import Output, table
+from resx.cli.output import Output, stderr_console, table
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -129,11 +129,10 @@ def data_of(run: Path, data: str, spec: ModelSpec, out: Output) -> DataSet:
 @contextlib.contextmanager
 def images_bar(out: Output, what: str = "images") -> Iterator[OnImages]:
     """Give a callback that moves a bar on a terminal; elsewhere it is silent."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = stderr_console()
     with Progress(*columns, console=console, transient=True, disable=out.quiet or not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 

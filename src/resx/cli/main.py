@@ -35,6 +35,7 @@ from resx.cli import (
     tune,
     verify,
 )  # fmt: skip
+from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
 from resx.listing import printable
 
@@ -112,6 +113,12 @@ def _run() -> int:
         where = f"{error.filename}: " if error.filename else ""
         output.fail(f"{where}{error.strerror or error}")
         return 1
+    except ImportError as error:
+        lacking = missing(error)
+        if lacking is None:
+            raise
+        output.fail(" ".join(str(lacking).split()))
+        return lacking.exit_code
     except Exception as error:
         # Typer's usage errors are its private copies of click's; what tells them is this method.
         if not hasattr(error, "format_message"):

@@ -7,13 +7,14 @@ progress go to stderr, so that stdout is clean in a pipe.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from resx.listing import one_line, printable
 
@@ -43,7 +44,7 @@ class Output:
     def note(self, text: str) -> None:
         """Say something on stderr, unless quiet."""
         if not self.quiet:
-            _console(stderr=True).print(text, markup=False, highlight=False, soft_wrap=True)
+            stderr_console().print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[Callable[[str], None]]:
@@ -57,7 +58,7 @@ class Output:
     @contextlib.contextmanager
     def live(self) -> Iterator[Live]:
         """Give what announces steps, as `steps` does, and shows on a terminal how the running one goes."""
-        console = _console(stderr=True)
+        console = stderr_console()
         with console.status("") if console.is_terminal and not self.quiet else contextlib.nullcontext() as status:
             live = Live(self, status)
             yield live
@@ -121,9 +122,20 @@ def _printable(value: Any) -> Any:
     return value
 
 
+def stderr_console() -> Console:
+    """Return the one console on stderr: what is printed while it shows a spinner or a bar goes above that."""
+    return _console(stderr=True)
+
+
 def _console(*, stderr: bool) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    # A spinner puts a proxy in the stream's place while it is shown; it is the same console's.
+    return _console_on(getattr(stream, "rich_proxied_file", stream), stderr=stderr)
+
+
+@functools.lru_cache(maxsize=2)
+def _console_on(stream: TextIO, *, stderr: bool) -> Console:
     from resx.cli.console import SafeConsole
 
-    stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_PIPE
     return SafeConsole(stderr=stderr, width=width, highlight=False, emoji=False)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli import random_weights
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, chosen
-from resx.cli.output import Output
+from resx.cli.output import Output, stderr_console
 from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def predict(
     """
     from resx.cli.connection import address_of
     from resx.scoring.cluster import Pool, on_ray
-    from resx.scoring.local import DEVICES, find_model
+    from resx.scoring.local import DEVICES, find_model, load_onnxruntime
     from resx.scoring.output import require_format
     from resx.scoring.parts import require_fresh
     from resx.scoring.run import InThisProcess, Wanted, require_packages
@@ -111,7 +112,9 @@ def predict(
             pool = Pool(address=ray, actors=ray_actors, cpus=ray_cpus, device=kind)
             opened = on_ray(find_model(models, *asked), pool, out.note)
         else:
-            opened = contextlib.nullcontext(InThisProcess(find_model(models, *asked), kind))
+            model = find_model(models, *asked)
+            load_onnxruntime(kind)  # before the output is begun
+            opened = contextlib.nullcontext(InThisProcess(model, kind))
     wanted = Wanted(source=found, source_text=source, out=output, top=top, overwrite=overwrite)
     with opened as engine:
         if skipped := skipped_words(found):
@@ -125,6 +128,7 @@ def predict(
     payload = asdict(done) | {
         "images_per_s": done.images_per_s, "skipped": found.skipped, "hidden": found.hidden, "out": str(output),
         "model": engine.model.name, "version": engine.model.version,
+        "random_weights": engine.model.interface.has_random_weights,
     }  # fmt: skip
 
     def show(console: Console) -> None:
@@ -136,6 +140,7 @@ def predict(
         )  # fmt: skip
 
     out.result(payload, show)
+    random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)
     if done.errors == done.rows:
         raise ResxError(f"{output}: all {done.rows:,} rows failed, the first with {done.first_error}")
 
@@ -164,7 +169,6 @@ def parsed_name(text: str) -> tuple[str, int | None]:
 @contextlib.contextmanager
 def _progress(out: Output) -> Iterator[Callable[[int, int], None]]:
     """Give a callback that moves a bar with rate and time left on a terminal; elsewhere it is silent."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
@@ -175,7 +179,7 @@ def _progress(out: Output) -> Iterator[Callable[[int, int], None]]:
             return Text(f"{task.speed:,.1f}/s" if task.speed else "")
 
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), Rate(""), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = stderr_console()
     with Progress(*columns, console=console, transient=True, disable=out.quiet or not console.is_terminal) as bar:
         task = bar.add_task("images", total=None)
         begun = False

@@ -45,6 +45,7 @@ def query(
 
     Example: resx query resnet50 photo.jpg
     """
+    from resx.cli import random_weights
     from resx.cli.connection import address_of
     from resx.serving.client import TritonClient
     from resx.serving.images import classify_files, classify_raw_files, load_images
@@ -56,7 +57,8 @@ def query(
         raise UsageError("--raw, --version: the image endpoint asks the newest version; leave one of them out")
     decoded = [] if raw else load_images(images)
     with TritonClient(address, retries=retries) as client:
-        kind = output_kind_of(client.interface(name, version or None).parameters)
+        interface = client.interface(name, version or None)
+        kind = output_kind_of(interface.parameters)
         if raw:
             answers = classify_raw_files(client, name, images, top=top)
         else:
@@ -79,5 +81,10 @@ def query(
         ]  # fmt: skip
         console.print(table("", ["image", "label", number], rows, left=2))
 
-    payload = {"model": name, "url": str(address), "output": kind, "images": entries}
-    Output(as_json=json, quiet=quiet).result(payload, show)
+    payload = {
+        "model": name, "url": str(address), "output": kind, "random_weights": interface.has_random_weights,
+        "images": entries,
+    }  # fmt: skip
+    out = Output(as_json=json, quiet=quiet)
+    out.result(payload, show)
+    random_weights.warn(out, name, is_random=interface.has_random_weights)

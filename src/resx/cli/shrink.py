@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,4 +151,4 @@ def _show(console: Console, whole: Member, records: list[tuple[Path, ShrinkRecor
     rows = [row(records[0][1].source, whole, whole.accuracy)]
     rows += [row(str(folder), record.member, record.accuracy) for folder, record in records]
     console.print(table("", ["run", "blocks", "held-out accuracy", "ms", "without blocks"], rows))
-    console.print(f"next: resx export {records[-1][0]}", markup=False, soft_wrap=True)
+    console.print(f"next: resx export {shlex.quote(str(records[-1][0]))}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.options import Device, Json, Quiet, Seed, Settings, chosen
-from resx.cli.output import Output
+from resx.cli.output import Output, stderr_console
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _report(
     line = (
         f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "
         f"images right (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
-        f"next: resx export {folder}"
+        f"next: resx export {shlex.quote(str(folder))}"
     )
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
 
@@ -184,11 +185,10 @@ def _prepare(folder: Path, *, is_run: bool, resume: bool, force: bool) -> None:
 @contextlib.contextmanager
 def _progress(out: Output, epochs: int) -> Iterator[tuple[OnStep, OnEpoch]]:
     """Give the callbacks: a bar on a terminal, and a line per epoch everywhere."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = stderr_console()
     with Progress(*columns, console=console, transient=True, disable=out.quiet or not console.is_terminal) as bar:
         task = bar.add_task("steps", total=None)
         began, begun_at = time.monotonic(), -1

@@ -36,7 +36,10 @@ from resx.training.data import Images, load_data
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 """Lowest and highest value of each tensor, by its name."""
 
-REMEDY = "give --calibrate digits, a folder of images or a .npz file of your data (or --calibrate random, for a trial)"
+REMEDY = (
+    "give --calibrate digits, a folder of images or a .npz file of your data (or --calibrate random --no-verify, for a "
+    "trial of speed)"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -38,6 +39,7 @@ each of which stands for itself (a sigmoid for each label, or a single number)."
 
 
 OUTPUT_KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "scores")
+_RANDOM = re.compile(r"random( \(seed \d+\))?")
 
 
 class Tolerance(FrozenModel):
@@ -204,6 +206,11 @@ class Source(FrozenModel):
         if (self.spec is None) == (self.signature is None):
             raise ValueError("a source has a spec, or the signature of a third-party file")
         return self
+
+    @property
+    def is_random(self) -> bool:
+        """Whether nobody trained the weights, so that predictions mean nothing."""
+        return _RANDOM.fullmatch(self.weights) is not None
 
     @property
     def network(self) -> ModelSpec:

@@ -63,6 +63,25 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     return ModelFile(model=model, path=path, config=config)
 
 
+def load_onnxruntime(device: Device) -> Any:
+    """Import onnxruntime.
+
+    Raises:
+        MissingCapability: it is not installed, or not the one for the device.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingCapability(
+            "onnxruntime is not installed; pip install 'resx[cpu]' or onnxruntime alone (--device cuda: 'resx[gpu]' or "
+            "onnxruntime-gpu), or give --server"
+        ) from error
+    provider = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise MissingCapability(f"--device {device}: onnxruntime has no {provider} here; pip install onnxruntime-gpu")
+    return onnxruntime
+
+
 def open_session(file: Path | bytes, config: dict[str, Any], device: Device, name: str) -> Any:
     """Return onnxruntime's session over a file, or over its bytes, set up as the server would.
 
@@ -70,15 +89,7 @@ def open_session(file: Path | bytes, config: dict[str, Any], device: Device, nam
         MissingCapability: onnxruntime is not installed, or not the one for the device.
         ResxError: onnxruntime refuses the file or the configuration.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingCapability(
-            "onnxruntime is not installed; pip install onnxruntime (--device cuda: onnxruntime-gpu), or give --server"
-        ) from error
-    provider = PROVIDERS[device]
-    if provider not in onnxruntime.get_available_providers():
-        raise MissingCapability(f"--device {device}: onnxruntime has no {provider} here; pip install onnxruntime-gpu")
+    onnxruntime, provider = load_onnxruntime(device), PROVIDERS[device]
     try:
         options = served_backend()._session_options(config)
         session = onnxruntime.InferenceSession(

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from resx.errors import ResxError, UsageError, nearest
+from resx.errors import ObjectiveMissed, UsageError, nearest
 from resx.export import card as cards
 from resx.export.card import Card
 from resx.export.family import Family, member_name
@@ -118,7 +118,7 @@ def choose(
     The cards decide where `manner` says that nothing is rehearsed.
 
     Raises:
-        ResxError: none does; the message says the fastest.
+        ObjectiveMissed: none does; the message says the fastest.
         VersionRejected: a member does not load, or does not answer as its card says.
     """
     tried: list[Tried] = []
@@ -132,7 +132,7 @@ def choose(
         holds = (member.family.latency_ms if measured_ms is None else measured_ms) <= bound_ms
         tried.append(Tried(candidate=member, measured_ms=measured_ms, verdict="holds" if holds else "too slow"))
     if tried[-1].verdict != "holds":
-        raise ResxError(_nobody(tried, bound_ms, manner.rehearse, str(client.address)))
+        raise ObjectiveMissed(_nobody(tried, bound_ms, manner.rehearse, str(client.address)))
     rest = [Tried(candidate=one, measured_ms=None, verdict="not tried") for one in members[len(tried) :]]
     return Choice(bound_ms=bound_ms, measured=manner.rehearse, tried=(*tried, *rest))
 

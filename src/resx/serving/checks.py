@@ -73,8 +73,12 @@ def _onnxruntime() -> Finding:
         remedy = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
         detail = "both wheels are installed and overwrite each other"
         return Finding(what=what, found=False, detail=detail, needed_for=needed_for, remedy=remedy)
-    import onnxruntime
-
+    try:
+        import onnxruntime
+    except ImportError as error:
+        remedy = f"pip install --force-reinstall {installed[0]}"
+        detail = f"cannot be imported ({error})"
+        return Finding(what=what, found=False, detail=detail, needed_for=needed_for, remedy=remedy)
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     detail = f"{installed[0]} {metadata.version(installed[0])}: {providers}"
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for)

@@ -106,6 +106,11 @@ class Interface:
     parameters: Mapping[str, str]
 
     @property
+    def has_random_weights(self) -> bool:
+        """Whether its configuration says that nobody trained it, so that its predictions mean nothing."""
+        return self.parameters.get("resx.weights") == "random"
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """Height and width in pixels.
 

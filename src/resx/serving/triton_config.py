@@ -18,6 +18,8 @@ CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 OUTPUT_KIND = "resx.output"
 """The parameter that says what the output is (`resx.export.output_kind`); absent for logits."""
+RANDOM = "random"
+"""Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
 RESPONSE_CACHE = "response_cache { enable: true }\n"
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -80,6 +82,8 @@ def config_text(card: Card, options: ServingOptions) -> str:
     parameters = image_parameters(card)
     if signature.output_kind != "logits":
         parameters[OUTPUT_KIND] = signature.output_kind
+    if card.source.is_random:
+        parameters["resx.weights"] = RANDOM
     if options.threads:
         parameters["intra_op_thread_count"] = str(options.threads)
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.

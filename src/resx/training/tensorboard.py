@@ -33,7 +33,7 @@ def require_tensorboard() -> None:
         import torch.utils.tensorboard  # noqa: F401
     except ImportError as error:
         raise MissingCapability(
-            "--tensorboard: the package tensorboard is not installed; pip install tensorboard, or read metrics.jsonl"
+            "--tensorboard: tensorboard is not installed; pip install 'resx[tensorboard]', or read metrics.jsonl"
         ) from error
 
 

@@ -1,0 +1,14 @@
+"""The warning beside answers of a network that nobody trained."""
+
+from __future__ import annotations
+
+from resx.cli.output import Output
+
+
+def warn(out: Output, name: str, *, is_random: bool) -> None:
+    """Say on stderr that predictions mean nothing, if so."""
+    if is_random:
+        out.note(
+            f"{name} has random weights: its predictions mean nothing; train it (`resx train`), or export it with "
+            "--weights"
+        )

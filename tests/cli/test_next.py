@@ -1,0 +1,57 @@
+"""What a command proposes to do next is a command that works as it stands."""
+
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Finished
+
+PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+pytestmark = pytest.mark.triton
+
+
+@pytest.fixture
+def served(resx: Callable[..., Finished], tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
+    """Run a command, and return the commands of its line `next:`; the servers that were started are stopped."""
+    repositories = ["model_repository", "other repository"]
+    state = {"RESX_STATE": str(tmp_path / "state")}
+
+    def run(*words: str) -> list[str]:
+        done = resx(*words, *(PORTS if words[0] == "serve" else []), env=state)
+        assert done.code == 0, (words, done.out, done.err)
+        proposed = re.search(r"^next: (.*)$", done.out, re.MULTILINE)
+        return re.split(r"; or, if a server runs: |; ", proposed[1]) if proposed else []
+
+    yield run
+    for name in repositories:
+        if (tmp_path / name).exists():
+            resx("stop", "--repository", name, env=state)
+
+
+def follow(run: Callable[..., list[str]], commands: list[str]) -> list[str]:
+    assert commands
+    left: list[str] = []
+    for command in commands:
+        program, *words = shlex.split(command)
+        assert program == "resx", command
+        left = run(*words)
+    return left
+
+
+def test_each_proposed_command_works_from_training_to_a_served_model(
+    served: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    trained = served(
+        "train", "resnet20", "--data", "digits", "--image-size", "8", "--epochs", "1", "-o", "runs of mine/a",
+        "--set", "stage_depths=[1,1,1]",
+    )  # fmt: skip
+    exported = follow(served, trained)
+    follow(served, exported)
+    smaller = served("shrink", "runs of mine/a", "--drop", "1", "--search-images", "8", "-o", "runs of mine/b")
+    follow(served, follow(served, smaller)[1:])
+    family = served("export", "runs of mine/a", "--pareto", "2", "--name", "f", "--repository", "other repository")
+    follow(served, family)
+    served("deploy", "f", "--best-under", "60s", "--repository", "other repository")
