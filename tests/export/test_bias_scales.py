@@ -88,10 +88,9 @@ class Twice(nn.Module):
 
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "weights x 1e-5": lambda: convolution(1e-5), "weights x 1e-12": lambda: convolution(1e-12),
-    "denormal weights": lambda: convolution(1e-40), "weights of 0": lambda: convolution(0.0),
-    "negative bias": lambda: convolution(1e-9, -5.0), "batch norm": batch_norm, "batch norm first": batch_norm_first,
-    "linear": linear, "transposed": lambda: transposed(1), "transposed in groups": lambda: transposed(2),
+    "weights x 1e-5": lambda: convolution(1e-5), "denormal weights": lambda: convolution(1e-40),
+    "batch norm": batch_norm, "batch norm first": batch_norm_first,
+    "linear": linear, "transposed in groups": lambda: transposed(2),
     "zeros behind large values": zeros_behind_large_values, "one convolution twice": Twice,
 }  # fmt: skip
 

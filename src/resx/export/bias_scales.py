@@ -59,13 +59,16 @@ def widen_weights(model: ModelProto, ranges: Mapping[str, tuple[float, float]]) 
             steps = np.abs(onnx.numpy_helper.to_array(bias)).astype(np.float64).reshape(-1)
             steps = steps * _LARGEST_WEIGHT / (_LARGEST_BIAS * _scale(ranges[node.input[0]]))
             needed = steps if steps.size == needed.size else np.full_like(needed, steps.max(initial=0.0))
-        largest[name] = np.maximum(largest.get(name, own[name]), needed)
+        before = largest.get(name, own[name])
+        if before.shape != own[name].shape:  # read along two axes: one range for all
+            before = before.max()
+        largest[name] = np.maximum(np.maximum(before, own[name]), needed)
     found: Overrides = {}
-    for name, axis in axes.items():
-        if axis is None:
+    for name, channel_axis in axes.items():
+        if channel_axis is None:
             found[name] = [_range(float(largest[name].max()))]
         elif (largest[name] > own[name]).any():
-            found[name] = [{"axis": axis} | _range(float(bound)) for bound in largest[name]]
+            found[name] = [{"axis": channel_axis} | _range(float(bound)) for bound in largest[name]]
     return found
 
 

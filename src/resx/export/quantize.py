@@ -165,7 +165,7 @@ def _collector(
     )  # fmt: skip
     for name, (low, high) in bounds.items():
         limit = np.float32(max(abs(low), abs(high)))
-        counts, edges = np.histogram(np.zeros(0, np.float32), num_bins, range=(-limit, limit))
+        counts, edges = np.histogram(np.zeros(0, np.float32), num_bins, range=(-float(limit), float(limit)))
         collector.histogram_dict[name] = (counts, edges, np.float32(low), np.float32(high), limit)
     return collector
 
