@@ -200,6 +200,7 @@ def export(
     payload: dict[str, Any] = {
         "name": model_name, "version": made.version, "folder": str(made.file.parent), "precision": card.precision,
         "target": card.target, "operators_before": card.operators_before, "operators_after": card.operators_after,
+        "not_fused": card.not_fused,
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
         "weights": card.source.weights, "fp16_share": card.fp16_share, "size_bytes": made.file.stat().st_size,
         "verified": card.verified, "steps": [step.model_dump(mode="json") for step in card.steps],
