@@ -213,6 +213,7 @@ def export(
     payload: dict[str, Any] = {
         "name": model_name, "version": made.version, "folder": str(made.file.parent), "precision": card.precision,
         "target": card.target, "operators_before": card.operators_before, "operators_after": card.operators_after,
+        "not_fused": card.not_fused,
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
         "quantised_before": card.quantised_before.model_dump(mode="json") if card.quantised_before else None,
         "weights": card.source.weights, "normalization": _normalization(card), "fp16_share": card.fp16_share,
