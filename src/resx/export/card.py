@@ -36,10 +36,8 @@ INPUT_TYPES: tuple[InputType, ...] = ("uint8", "float32")
 OutputKind: TypeAlias = Literal["logits", "probabilities", "scores"]
 """What an output is: logits; probabilities of classes that exclude each other (a softmax is in the file); or scores,
 each of which stands for itself (a sigmoid for each label, or a single number)."""
-
-
 OUTPUT_KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "scores")
-_RANDOM = re.compile(r"random( \(seed \d+\))?")
+_RANDOM = re.compile(r"random( \(seed \d+\)(, .*)?)?")
 
 
 class Tolerance(FrozenModel):
