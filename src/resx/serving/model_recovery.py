@@ -83,7 +83,7 @@ class _Case:
 class _Attempt(threading.Thread):
     """Loads a model again and lets it prove itself, while no command may deploy it."""
 
-    def __init__(self, held: contextlib.AbstractContextManager[None], load_again: Callable[[], Fault | None]) -> None:
+    def __init__(self, held: contextlib.ExitStack, load_again: Callable[[], Fault | None]) -> None:
         super().__init__(daemon=True, name="load again")
         self.fault: Fault | None = Fault(reason="the recovery itself failed; see serve.log", kind="wrong")
         """What became of it, once it is over."""
