@@ -120,7 +120,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
 }
 
 
-@pytest.mark.parametrize("native", [False, True])
+@pytest.mark.parametrize("native", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_models_that_answer_wrongly_are_set_aside_and_the_others_do_not_notice(
     repository: Repository, resx: Callable[..., Finished], native: bool
 ) -> None:
@@ -144,6 +144,7 @@ def test_models_that_answer_wrongly_are_set_aside_and_the_others_do_not_notice(
     assert "try 2 to recover" not in tries
 
 
+@pytest.mark.slow
 def test_what_is_set_aside_stays_so_through_a_new_server_until_it_is_deployed(repository: Repository) -> None:
     folder = publish_bad(repository, lambda _folder: None)
     right = (folder / "card.json").read_text()
@@ -168,6 +169,7 @@ def test_what_is_set_aside_stays_so_through_a_new_server_until_it_is_deployed(re
     wait_until(lambda: current(repository).set_aside == {}, "it is set aside no more")
 
 
+@pytest.mark.slow
 def test_a_model_that_fails_after_a_crash_is_set_aside_and_the_server_is_not_started_again(
     repository: Repository,
 ) -> None:
@@ -187,6 +189,7 @@ def test_a_model_that_fails_after_a_crash_is_set_aside_and_the_server_is_not_sta
         assert client.model_versions() == {"good": [1]}
 
 
+@pytest.mark.slow
 def test_a_bad_version_takes_its_model_out_and_another_version_can_be_deployed(repository: Repository) -> None:
     publish_bad(repository, lambda _folder: None, "two")
     publish_bad(repository, bad_models.misjudged, "two")
@@ -229,6 +232,7 @@ def test_the_only_model_is_set_aside_and_the_server_stays(
     assert [line for line in lines if line.startswith("good is set aside, the others go on: good version 1: ")]
 
 
+@pytest.mark.slow
 def test_a_stub_that_dies_again_and_again_is_set_aside_without_a_new_server(repository: Repository) -> None:
     publish_bad(repository, lambda _folder: None)
     state = detached.serve_detached(repository, FREE, ["--tries=2"])
@@ -245,6 +249,7 @@ def test_a_stub_that_dies_again_and_again_is_set_aside_without_a_new_server(repo
         is_set_aside(repository, "bad")
 
 
+@pytest.mark.slow
 def test_a_model_that_hangs_is_ended_and_set_aside(repository: Repository) -> None:
     publish_bad(repository, bad_models.hanging)
     state = detached.serve_detached(repository, FREE, ["--load=good", "--canary-timeout=2"])
@@ -254,6 +259,7 @@ def test_a_model_that_hangs_is_ended_and_set_aside(repository: Repository) -> No
         wait_until(lambda: not stubs_of(state, "bad"), "its processes are gone")
 
 
+@pytest.mark.slow
 def test_an_image_endpoint_goes_with_its_model_and_comes_back_with_it(
     repository: Repository, published: Repository, resx: Callable[..., Finished]
 ) -> None:
@@ -281,6 +287,7 @@ def test_an_image_endpoint_goes_with_its_model_and_comes_back_with_it(
     assert "`resx deploy seen` tries it again" in resx("status", f"--repository={repository.root}").out
 
 
+@pytest.mark.slow
 def test_a_model_of_an_onnx_file_alone_is_loaded_again_without_a_new_server(repository: Repository) -> None:
     bare = repository.root / "bare"
     (bare / "1").mkdir(parents=True)
