@@ -14,6 +14,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "pyarrow": ("pyarrow", "predict"),
     "ray": ("ray", "ray"),
     "safetensors": ("safetensors", "cpu"),
+    "scipy": ("scipy", "cpu"),
     "sklearn": ("scikit-learn", "cpu"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "tensorrt": ("tensorrt", "gpu"),
