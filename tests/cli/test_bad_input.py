@@ -54,7 +54,6 @@ def refused(done: Finished, code: int, *words: str) -> None:
         (["bench", "m", "--concurrency", "a"], ["--concurrency a"]),
         (["bench", "m", "--concurrency", "0"], ["concurrency=0"]),
         (["bench", "m", "--duration", "0"], ["duration_s=0"]),
-        (["stop"], ["no server"]),
         (["serve", "--load", "a", "--load-none"], ["--load"]),
         (["nonsense"], ["nonsense"]),
         (["models", "--jsn"], ["--jsn"]),

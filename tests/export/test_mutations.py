@@ -117,11 +117,13 @@ def test_a_faulty_file_is_not_published(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS.keys() - {"a weight of few bits after fp16"}))
+@pytest.mark.parametrize(
+    "name", sorted(FAULTS.keys() - {"a weight of few bits after fp16", "batch norms with epsilon 1e-3"})
+)
 def test_a_fault_that_only_the_fp16_file_has_is_found_too(
     name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Few bits are what fp16 is; all else is above what its rounding explains."""
+    """Few bits are what fp16 is, and this network's variances are large; all else is above what rounding explains."""
     write, fault = onnx_file.write_onnx, cast("Any", FAULTS[name])
 
     def wrong(network: nn.Module, spec: ModelSpec, path: Path, **options: Any) -> onnx.ModelProto:

@@ -327,7 +327,7 @@ def test_hidden_files_of_a_calibration_folder_are_skipped_and_counted(tmp_path: 
     root = tmp_path / ".cache" / os.fsdecode(b"c\xe9")
     for folder in (root, root / ".ipynb_checkpoints", root / "__MACOSX"):
         folder.mkdir(parents=True)
-        Image.new("RGB", (20, 20), "red").save(folder / "a.png")
+        Image.fromarray(PHOTOGRAPHS[0].transpose(1, 2, 0)).save(folder / "a.png")
     (root / "._a.png").write_bytes(b"\0\5\26\7" + bytes(4092))
 
     found = load(root)

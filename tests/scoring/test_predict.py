@@ -19,7 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from resx.scoring.local import Sessions, find_model
-from resx.scoring.rows import NOT_FINITE, Prepared, score, softmax
+from resx.scoring.rows import NOT_FINITE, Prepared, score
 from resx.scoring.source import find_source
 from resx.serving.client import Interface
 from resx.serving.repository import Repository
@@ -363,15 +363,6 @@ def test_an_answer_that_is_not_finite_is_an_error(published: Repository) -> None
 
     assert [row["error"] for row in table] == [None, NOT_FINITE, NOT_FINITE]
     assert [row["classes"] for row in table] == [[2, 1], [], []]
-
-
-def test_softmax_of_large_logits_does_not_overflow() -> None:
-    logits = np.array([[1e4, 1e4 - 1, -1e4], [0, 0, 0]], np.float32)
-
-    found = softmax(logits)
-
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, [[0.731059, 0.268941, 0], [1 / 3] * 3], atol=1e-6)
 
 
 def test_a_fixed_batch_is_filled_up(published: Repository) -> None:

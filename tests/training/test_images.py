@@ -15,7 +15,8 @@ from PIL import Image
 
 from resx.errors import UsageError
 from resx.training import images
-from resx.training.images import image_of, load_image, pixels, resized_size
+from resx.training.geometry import pixels, resized_size
+from resx.training.images import image_of, load_image
 from tests.image_files import (
     METADATA,
     NOISE,

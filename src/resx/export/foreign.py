@@ -101,6 +101,7 @@ def _of_torchvision(text: str, weights: str, seed: int, classes: int | None, ent
         return _Network(model=_built(name, seed, classes), image=default.image, origin=f"random (seed {seed})")
     path, published, origin = Path(weights), pretrained.published_as(name, Path(weights)), weights
     if weights == "imagenet":
+        pretrained.require_published_classes(default, classes or len(default.labels))
         path, published = pretrained.fetch(default.url, default.file_name), default
         origin = f"imagenet ({path.name})"
     if published is not None:

@@ -13,6 +13,7 @@ from resx.errors import UsageError
 
 WANTED = "give a .safetensors, .pth or .pt file of weights"
 _NUM_BYTES = 1024
+_LEAST_BYTES = 10  # of safetensors: the header's length, and an empty header
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 _CONVERT = "convert it to a PyTorch state dict"
 _UNPACK = "unpack it and give the file of weights inside"
@@ -106,7 +107,11 @@ def _described(start: bytes) -> str:
         return "an ONNX model, not weights; export it alone: resx export FILE.onnx"
     if _TENSORFLOW.match(start):
         return f"a TensorFlow model, not weights; {_CONVERT}"
-    return _text_described(start) or f"neither safetensors nor saved by torch.save, or damaged; {WANTED}"
+    if said := _text_described(start):
+        return said
+    if len(start) < _LEAST_BYTES:
+        return f"truncated: it has {len(start)} bytes; copy or download it again"
+    return f"neither safetensors nor saved by torch.save, or damaged; {WANTED}"
 
 
 def _text_described(start: bytes) -> str:
