@@ -313,13 +313,15 @@ def load(text: str | Path, *, num_images: int = 8) -> Calibration:
 
 def test_a_folder_gives_its_images_as_a_query_would_see_them(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
-    Image.fromarray(np.full((30, 50, 3), (10, 20, 30), np.uint8)).save(tmp_path / "a.png")
+    colored = np.full((30, 50, 3), (10, 20, 30), np.uint8)
+    colored[:, :20] = 200  # a folder of plain images would be refused
+    Image.fromarray(colored).save(tmp_path / "a.png")
     Image.fromarray(np.full((20, 20), 7, np.uint8)).save(tmp_path / "deep" / "grey.png")
     (tmp_path / "notes.txt").write_text("no image")
     found = load(tmp_path)
     assert found.images.shape == (2, 3, 16, 16)
-    assert found.images[0, :, 8, 8].tolist() == [10, 20, 30]
-    assert found.images[1, :, 8, 8].tolist() == [7, 7, 7]
+    assert found.images[0, :, 8, 12].tolist() == [10, 20, 30]
+    assert found.images[1, :, 8, 12].tolist() == [7, 7, 7]
     assert len(load(tmp_path, num_images=1).images) == 1
 
 
