@@ -52,6 +52,13 @@ def test_each_proposed_command_works_from_training_to_a_served_model(
     follow(served, exported)
     smaller = served("shrink", "runs of mine/a", "--drop", "1", "--search-images", "8", "-o", "runs of mine/b")
     follow(served, follow(served, smaller)[1:])
-    family = served("export", "runs of mine/a", "--pareto", "2", "--name", "f", "--repository", "other repository")
-    follow(served, family)
+
+
+@pytest.mark.slow
+def test_what_is_proposed_for_a_family_works_too(served: Callable[..., list[str]]) -> None:
+    served(
+        "train", "resnet20", "--data", "digits", "--image-size", "8", "--epochs", "1", "-o", "run",
+        "--set", "stage_depths=[1,1,1]",
+    )  # fmt: skip
+    follow(served, served("export", "run", "--pareto", "2", "--name", "f", "--repository", "other repository"))
     served("deploy", "f", "--best-under", "60s", "--repository", "other repository")
