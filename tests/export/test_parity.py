@@ -163,3 +163,11 @@ def test_a_model_of_single_images_is_asked_for_single_images_only() -> None:
     real = np.zeros((5, 3, 16, 16), np.uint8)
     batches = parity.images_for(signature_of(tiny_spec(), "uint8"), real=real, max_batch_size=1, seed=0)
     assert [len(batch) for batch in batches] == [1] * 6
+
+
+def test_a_network_that_amplifies_rounding_has_a_wider_tolerance_within_limits() -> None:
+    base = parity.TOLERANCES["fp16"]
+    logits = two_classes(50.0)
+    for by, allowed in ((0.1, 1e-2), (2.0, 4e-2), (50.0, 5e-2)):
+        rounding = parity.compare("rounding", logits, [batch + by for batch in logits], base)
+        assert parity.widen(base, rounding).max_rel == pytest.approx(allowed)

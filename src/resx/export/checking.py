@@ -34,6 +34,8 @@ class Checks:
     precision: Precision
     tolerance: Tolerance
     """Of the file."""
+    is_own_tolerance: bool
+    """Whether the user set it."""
     max_batch_size: int
     batches: tuple[parity.Images, ...]
     reference: tuple[parity.Logits, ...]
@@ -73,7 +75,19 @@ class Checks:
         session = OnnxRuntimeModel(path)
         answers = [session(self.signature.as_input(batch)) for batch in self.batches]
         classes = self.source.real.classes if self.precision == "int8" else None
-        return parity.compare("onnx", self.reference, answers, self.tolerance, classes=classes)
+        found = parity.compare("onnx", self.reference, answers, self.tolerance, classes=classes)
+        if found.passed or self.is_own_tolerance or self.precision not in ("fp16", "bf16"):
+            return found
+        return parity.compare("onnx", self.reference, answers, self._tolerance_of_rounding(), classes=classes)
+
+    def _tolerance_of_rounding(self) -> Tolerance:
+        """Return the tolerance, wider where rounding alone does more to this network than to others."""
+        rounded = self.source.rounded(self.precision)
+        if rounded is None:
+            return self.tolerance
+        answers = [rounded.logits(batch) for batch in self.batches]
+        alone = parity.compare("rounding", self.reference, answers, self.tolerance)
+        return parity.widen(self.tolerance, alone)
 
     def require_file(self, path: Path) -> list[Parity]:
         """Hold the finished file to all that is asked of its precision.
@@ -116,7 +130,7 @@ class Checks:
 
 def prepare_checks(
     source: Exportable, signature: Signature, *, name: str, precision: Precision, tolerance: Tolerance,
-    max_batch_size: int, seed: int, verify: bool,
+    is_own_tolerance: bool, max_batch_size: int, seed: int, verify: bool,
 ) -> Checks:  # fmt: skip
     """Choose the images and ask the source for its answers to them.
 
@@ -135,7 +149,7 @@ def prepare_checks(
     batches = images(source.real.images, with_noise=not is_int8)
     return Checks(
         source=source, name=name, signature=signature, precision=precision, tolerance=tolerance,
-        max_batch_size=max_batch_size, batches=tuple(batches),
+        is_own_tolerance=is_own_tolerance, max_batch_size=max_batch_size, batches=tuple(batches),
         reference=tuple(source.logits(batch) for batch in batches) if verify else (),
         noise=tuple(images(source.real.images[:0], with_noise=True)) if is_int8 else (), rows=rows,
     )  # fmt: skip

@@ -61,9 +61,14 @@ class ExportOptions:
             if bound is not None and not bound > 0:
                 raise UsageError(f"{name}={bound}: give a bound above 0")
 
+    @property
+    def has_own_tolerance(self) -> bool:
+        """Whether the user set the tolerance."""
+        return self.atol is not None or self.rtol is not None
+
     def tolerance_for(self, source: Exportable) -> Tolerance:
         """Return the tolerance for the file that is made of the source."""
-        if self.atol is None and self.rtol is None:
+        if not self.has_own_tolerance:
             return parity.tolerance_for(self.precision, source.num_layers)
         return Tolerance(max_abs=self.atol, max_rel=self.rtol)
 
@@ -92,7 +97,8 @@ def export_version(
         on_step("run the source for reference")
     checks = prepare_checks(
         source, signature, name=name, precision=options.precision, tolerance=options.tolerance_for(source),
-        max_batch_size=options.max_batch_size, seed=options.seed, verify=options.verify,
+        is_own_tolerance=options.has_own_tolerance, max_batch_size=options.max_batch_size, seed=options.seed,
+        verify=options.verify,
     )  # fmt: skip
     on_step("fold")
     folded = source.folded()
@@ -125,7 +131,7 @@ def export_version(
         operators_after=onnx_reading.operators(written),
         not_fused=source.not_fused(),
         verified=options.verify,
-        own_bar=None if options.atol is None and options.rtol is None else checks.tolerance,
+        own_bar=checks.tolerance if options.has_own_tolerance else None,
         verified_on=" and ".join(filter(None, ["" if options.int8 else "noise", source.real.origin]))
         if options.verify
         else "",

@@ -24,6 +24,7 @@ from resx.export.labelled import Labelled, held_out_images
 from resx.export.onnx_file import WEIGHTED_MODULES
 from resx.export.random_operations import random_operation
 from resx.export.resnext_form import grouped_form
+from resx.export.rounding import rounded_network
 from resx.export.third_party import LoadedFile, load_file
 from resx.training import checkpoint, evaluation
 from resx.zoo import pretrained
@@ -93,6 +94,11 @@ class LoadedSource:
     def logits(self, images_NCHW: npt.NDArray[np.uint8]) -> parity.Logits:
         """Return eager PyTorch's answer [N, classes] in fp32."""
         return parity.torch_logits(self.model, self.description.network, images_NCHW)
+
+    def rounded(self, precision: Precision) -> LoadedSource:
+        """Return the source as it is written, folded and merged, with weights and layers rounded to 16 bits."""
+        network = fusion.fused(self.folded().model, target="cpu")
+        return replace(self, model=rounded_network(network, onnx_file.DTYPES[precision]))
 
     @property
     def computes_in(self) -> Precision:

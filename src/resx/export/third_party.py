@@ -111,6 +111,10 @@ class LoadedFile:
         """Return the file: its layers are as its maker wrote them."""
         return self
 
+    def rounded(self, precision: Precision) -> None:
+        """Return None: a finished graph's layers cannot be rounded one by one."""
+        del precision
+
     @property
     def computes_in(self) -> Precision:
         """The precision that the file's answers are rounded to; fp32 where ranges are the batch's (dynamic int8)."""
