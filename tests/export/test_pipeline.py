@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resx.errors import ExportError, ParityError, ResxError, UsageError
-from resx.export import pipeline
+from resx.export import parity, pipeline
 from resx.export.card import Source, read_card
 from resx.export.images import RealImages
 from resx.export.pipeline import ExportOptions, export_version
@@ -100,3 +100,16 @@ def test_weights_of_another_architecture_name_the_keys(tmp_path: Path) -> None:
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=r"another architecture: \d+ missing \(layer.*of another shape"):
         load_source("resnet20", weights=str(tmp_path / "w.safetensors"), seed=0)
+
+
+def test_a_deep_plain_network_is_published_in_fp16_though_it_amplifies_rounding(tmp_path: Path) -> None:
+    """Without shortcuts each layer's rounding is carried through all the others; there is no fault in that."""
+    plain = load_source("plain56", weights="none", seed=0)
+    card = export_version(plain, ExportOptions(precision="fp16", max_batch_size=2), tmp_path, name="m", command="x")
+    fp32_form, fp16 = card.steps
+    assert fp32_form.max_abs <= 1e-4 * fp32_form.scale
+    assert fp16.tolerance.max_rel is not None
+    assert fp16.max_abs <= fp16.tolerance.max_rel * fp16.scale <= 5e-2 * fp16.scale
+    batch = plain.real.images
+    alone = parity.compare("rounding", [plain.logits(batch)], [plain.rounded("fp16").logits(batch)], fp16.tolerance)
+    assert alone.max_abs > 5e-3 * alone.scale, "PyTorch's own rounding does it too"
