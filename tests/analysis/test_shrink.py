@@ -257,5 +257,5 @@ def test_wrong_usage_of_shrink_is_one_line_and_leaves_nothing(
     refused(resx("shrink", trained("densenet"), "--drop", "1", "-o", new), 2, "no block can go", "channels")
     refused(resx("shrink", "resnet20", "--drop", "1", "-o", new), 2, "no trained weights")
     refused(resx("shrink", run, "--drop", "1", "-o", run), 2, "exists")
-    refused(resx("shrink", run, "--latency", "0.0001", "-o", new), 1, "without every block that can go")
+    refused(resx("shrink", run, "--latency", "0.0001", "-o", new), 3, "without every block that can go")
     assert list(tmp_path.iterdir()) == []

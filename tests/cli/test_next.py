@@ -16,7 +16,7 @@ pytestmark = pytest.mark.triton
 @pytest.fixture
 def served(resx: Callable[..., Finished], tmp_path: Path) -> Iterator[Callable[..., list[str]]]:
     """Run a command, and return the commands of its line `next:`; the servers that were started are stopped."""
-    repositories = ["model_repository", "other repository"]
+    repositories = ["model_repository", "other"]
     state = {"RESX_STATE": str(tmp_path / "state")}
 
     def run(*words: str) -> list[str]:
@@ -60,5 +60,5 @@ def test_what_is_proposed_for_a_family_works_too(served: Callable[..., list[str]
         "train", "resnet20", "--data", "digits", "--image-size", "8", "--epochs", "1", "-o", "run",
         "--set", "stage_depths=[1,1,1]",
     )  # fmt: skip
-    follow(served, served("export", "run", "--pareto", "2", "--name", "f", "--repository", "other repository"))
-    served("deploy", "f", "--best-under", "60s", "--repository", "other repository")
+    follow(served, served("export", "run", "--pareto", "2", "--name", "f", "--repository", "other"))
+    served("deploy", "f", "--best-under", "60s", "--repository", "other")
