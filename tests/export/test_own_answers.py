@@ -53,6 +53,31 @@ DEPENDENT = {
     "a running sum over the batch": (
         graph(node("CumSum", ["x", "axis"], ["z"], name="sum"), axis=np.zeros((), np.int64)), "CumSum (node sum)",
     ),
+    "a row's place in the batch": (
+        graph(
+            node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
+            node("Range", ["zero", "n", "one"], ["r"], name="range"), node("Cast", ["r"], ["c"], to=TensorProto.FLOAT),
+            node("Reshape", ["c", "column"], ["k"]), node("Add", ["x", "k"], ["z"], name="add"),
+            zero=np.zeros((), np.int64), one=np.ones((), np.int64), column=np.array([-1, 1, 1, 1]),
+        ),
+        "(node ",
+    ),
+    "large batches only": (
+        graph(
+            node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
+            node("Greater", ["n", "five"], ["large"]),
+            node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), node("Sub", ["x", "m"], ["d"]),
+            node("Where", ["large", "d", "x"], ["z"]), zero=np.zeros((), np.int64), five=np.array(5),
+        ),
+        "ReduceMean (node m)",
+    ),
+    "a place in a fixed batch": (
+        graph(
+            node("Add", ["x", "ramp"], ["z"], name="ramp"), batch=4,
+            ramp=np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1),
+        ),
+        "Add (node ramp)",
+    ),
     "a fixed batch": (
         graph(node("ReduceMax", ["x"], ["m"], axes=[0], name="max"), node("Sub", ["x", "m"], ["z"]), batch=4),
         "ReduceMax (node max)",
@@ -77,6 +102,13 @@ RANDOM = {
             chance=np.full((1, 3, 8, 8), 0.5, np.float32),
         ),
         "Bernoulli (node coin)",
+    ),
+    "a layer that is dropped once in a million times": (
+        graph(
+            node("Bernoulli", ["chance"], ["b"], name="rare"), node("Mul", ["x", "b"], ["z"]),
+            chance=np.full((1, 1, 1, 1), 1 - 1e-6, np.float32),
+        ),
+        "Bernoulli (node rare)",
     ),
     "noise in a fixed batch of 1": (
         graph(node("RandomUniformLike", ["x"], ["r"], name="u"), node("Add", ["x", "r"], ["z"]), batch=1),
@@ -112,7 +144,7 @@ def test_a_file_whose_answers_depend_on_the_company_is_refused_and_the_node_name
         export_file(model, tmp_path)
     assert "depends on the other images in its batch" in str(caught.value)
     assert culprit in str(caught.value)
-    assert ("--max-batch 1" in str(caught.value)) == (name != "a fixed batch")
+    assert ("--max-batch 1" in str(caught.value)) == ("fixed batch" not in name)
 
 
 def test_the_refusal_does_not_depend_on_verification(tmp_path: Path) -> None:
@@ -173,6 +205,29 @@ class Live(nn.Module):
         return self.head(F.dropout(x.flatten(1), 0.5))
 
 
+class Rare(Live):
+    """Stochastic depth that does not ask whether it is training, and seldom drops."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        return self.head(x.flatten(1) * torch.bernoulli(torch.full((1,), 1 - 1e-6)))
+
+
+class Switched(Live):
+    """Dropout in every usual way, switched off by eval() or by its share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Sequential(nn.Dropout(0.5), nn.AlphaDropout(0.5), nn.Dropout1d(0.5))
+        self.attention = nn.MultiheadAttention(192, 2, dropout=0.5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits."""
+        rows = self.dropout(x.flatten(1))[:, None]
+        rows = F.scaled_dot_product_attention(rows, rows, rows, dropout_p=0.0)
+        return self.head(F.dropout(self.attention(rows, rows, rows)[0][:, 0], 0.0, training=True))
+
+
 class Attention(Live):
     """Attention over the batch."""
 
@@ -215,9 +270,16 @@ def test_the_fp32_form_shows_it_for_fp16_too(tmp_path: Path, monkeypatch: pytest
         export_network(Attention, tmp_path, monkeypatch, precision="fp16")
 
 
-def test_living_dropout_is_named_with_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ParityError, match=r"its answers are random: .*dropout in Live"):
-        export_network(Live, tmp_path, monkeypatch)
+@pytest.mark.parametrize(("network", "culprit"), [(Live, "dropout in Live"), (Rare, "bernoulli in Rare")])
+def test_a_random_operation_is_named_with_its_module(
+    network: Callable[[], nn.Module], culprit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ParityError, match=f"its answers are random: .*{culprit}"):
+        export_network(network, tmp_path, monkeypatch)
+
+
+def test_dropout_that_is_switched_off_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert export_network(Switched, tmp_path, monkeypatch).steps[-1].passed
 
 
 def test_weight_standardisation_written_as_a_batch_norm_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

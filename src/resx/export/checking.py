@@ -13,7 +13,7 @@ from resx.export import parity
 from resx.export.card import OutputKind, Parity, Precision, Signature, Tolerance
 from resx.export.labelled import right_answers
 from resx.export.output_kind import is_squashed, kind_of_answers
-from resx.export.own_answers import BOUNDS, Subject, random_answers, require_own_answers, trial_rows
+from resx.export.own_answers import BOUNDS, Subject, locate_difference, random_answers, require_own_answers, trial_rows
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.export.source import LoadedSource
 from resx.export.third_party import LoadedFile
@@ -156,6 +156,12 @@ def prepare_checks(
 
 
 def _require_repeatable(source: Exportable, batch: parity.Images, name: str) -> None:
+    """Refuse a source that draws random numbers, or that answers differently when it is asked again."""
+    drawing = source.random_operation(batch)
     first, again = source.logits(batch), source.logits(batch)
-    if np.abs(first - again).max() > BOUNDS[source.computes_in] * np.abs(first).max():
-        raise random_answers(name, source.random_operation(batch))
+    bound = BOUNDS[source.computes_in]
+    if drawing or np.abs(first - again).max() > bound * np.abs(first).max():
+        if not drawing and isinstance(source, LoadedFile):
+            given = source.signature.as_input(batch)
+            drawing = locate_difference(source.graph, given, given, bound=bound)
+        raise random_answers(name, drawing)

@@ -8,7 +8,7 @@ answer at all; two fresh sessions draw the same ones, so one session is asked tw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -125,18 +125,38 @@ def _open_trials(subject: Subject, rows: npt.NDArray[np.uint8]) -> list[_Trial]:
             )
             for place, index in enumerate(indices)
         ]  # fmt: skip
-    return trials
+    return [*trials, *_largest_trials(subject, inputs, alone)]
+
+
+def _largest_trials(subject: Subject, inputs: Array, alone: Sequence[Array]) -> list[_Trial]:
+    """Ask for all rows, over and over, in the largest batch: a model may look across large ones only."""
+    indices = [place % len(inputs) for place in range(subject.max_batch_size)]
+    company = subject.ask(inputs[indices])
+    return [
+        _Trial(
+            alone=alone[index], company=company[place : place + 1], alone_input=inputs[index : index + 1],
+            company_input=inputs[indices], place=place,
+        )
+        for place, index in enumerate(indices)
+    ]  # fmt: skip
 
 
 def _fixed_trials(subject: Subject, rows: npt.NDArray[np.uint8]) -> list[_Trial]:
-    """Ask a file of a fixed batch for the first row beside copies of itself, and beside the others."""
+    """Ask a file of a fixed batch for its first row beside copies, beside others, and in the next place."""
     size = subject.signature.batch or 1
     if size < 2:
         return []
     inputs = subject.signature.as_input(rows)
     repeated, mixed = np.repeat(inputs[:1], size, axis=0), np.resize(inputs, (size, *inputs.shape[1:]))
-    answers = [subject.ask(batch)[:1] for batch in (repeated, mixed)]
-    return [_Trial(alone=answers[0], company=answers[1], alone_input=repeated, company_input=mixed)]
+    moved = np.roll(mixed, 1, axis=0)
+    alone = subject.ask(repeated)[:1]
+    return [
+        _Trial(
+            alone=alone, company=subject.ask(batch)[place : place + 1], alone_input=repeated, company_input=batch,
+            place=place,
+        )
+        for batch, place in ((mixed, 0), (moved, 1))
+    ]  # fmt: skip
 
 
 def _relative(before: Array, after: Array, scale: float) -> float:

@@ -27,9 +27,9 @@ from resx.export.images import RealImages, photographs
 from resx.export.onnx_file import WEIGHTED
 from resx.export.onnx_reading import MEAN_KEY, STD_KEY
 from resx.export.onnx_rewriting import first_line
-from resx.export.own_answers import BOUNDS, locate_difference
 from resx.export.parity import Logits
 from resx.export.quantised_graph import QuantisedGraph
+from resx.export.random_operations import random_node
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.files import sha256_of
 from resx.listing import LABEL_RULE, is_label, one_line, read_lines
@@ -128,9 +128,9 @@ class LoadedFile:
         return sum(node.op_type in WEIGHTED for node in self.graph.graph.node)
 
     def random_operation(self, images: npt.NDArray[np.uint8]) -> str:
-        """Return which node makes the answers random; empty if none does."""
-        given = self.signature.as_input(images)
-        return locate_difference(self.graph, given, given, bound=BOUNDS["fp32"])
+        """Return which node draws random numbers for the output; empty if none does."""
+        del images
+        return random_node(self.graph)
 
     def logits(self, images: npt.NDArray[np.uint8]) -> Logits:
         """Return what the given file answers [N, ...] to bytes of its input's shape."""
