@@ -223,8 +223,8 @@ class Switched(Live):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
-        rows = self.dropout(x.flatten(1))[:, None]
-        rows = F.scaled_dot_product_attention(rows, rows, rows, dropout_p=0.0)
+        rows = self.dropout(x.flatten(1))[:, None, None]
+        rows = F.scaled_dot_product_attention(rows, rows, rows, dropout_p=0.0)[:, 0]
         return self.head(F.dropout(self.attention(rows, rows, rows)[0][:, 0], 0.0, training=True))
 
 
