@@ -51,6 +51,12 @@ def ctrl_c() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def width_of_a_pipe() -> None:
+    """Let tables be as wide as in any pipe: readline, which pytest loads, leaves COLUMNS in its workers' environment."""
+    os.environ.pop("COLUMNS", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def exports_are_made() -> None:
     """Keep no exports, so that none is taken from an earlier run of the tests."""
     os.environ["RESX_EXPORT_CACHE_GB"] = "0"
@@ -74,7 +80,7 @@ def resx(tmp_path: Path) -> Callable[..., Finished]:
     def run(*arguments: str | Path, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Finished:
         command = [sys.executable, "-m", "resx", *map(str, arguments)]
         done = subprocess.run(
-            command, cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, timeout=280, check=False
+            command, cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, timeout=800, check=False
         )
         return Finished(code=done.returncode, out=done.stdout, err=done.stderr)
 

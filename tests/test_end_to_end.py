@@ -45,7 +45,7 @@ def test_a_run_goes_through_train_export_serve_deploy_query_and_bench(
     export = resx("export", "runs/digits", "--fp16", "--json")
     assert export.code == 0, export.err
     assert (export.json["name"], export.json["version"], export.json["verified"]) == ("digits", 1, True)
-    assert [step["step"] for step in export.json["steps"]] == ["fold", "onnx"]
+    assert [step["step"] for step in export.json["steps"]] == ["fold", "fp32 file", "onnx"]
     info = resx("info", "digits", "--json").json
     assert info["card"]["source"]["kind"] == "run"
     assert info["card"]["command"].endswith("export runs/digits --fp16 --json")

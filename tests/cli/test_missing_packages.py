@@ -71,6 +71,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (tmp_path / "run/spec.json").write_text(json.dumps(json.loads(spec)["source"]["spec"]))
     for name in ("run/model.safetensors", "file.onnx", "weights.pth", "module.py"):
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "run/model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
     for label in ("a", "b"):
         (tmp_path / "pictures" / label).mkdir(parents=True)
         Image.new("RGB", (16, 16), "red").save(tmp_path / "pictures" / label / "1.png")

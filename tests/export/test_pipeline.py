@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from resx.errors import ExportError, ParityError, ResxError, UsageError
+from resx.errors import ParityError, ResxError, UsageError
 from resx.export import parity, pipeline
 from resx.export.card import Source, read_card
 from resx.export.images import RealImages
@@ -80,7 +80,7 @@ def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
     from resx.export.runtimes import OnnxRuntimeModel
 
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
-    with pytest.raises(ExportError, match="x.onnx: onnxruntime refuses it"):
+    with pytest.raises(UsageError, match="x.onnx: truncated or not an ONNX model"):
         OnnxRuntimeModel(tmp_path / "x.onnx")
 
 

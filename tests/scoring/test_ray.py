@@ -106,7 +106,7 @@ def test_a_cluster_gives_the_rows_of_one_process_and_loses_none_with_a_node(
     assert left > 0
     done = Finished(code=0, out=printed, err=errors)
     assert (done.json["rows"], done.json["scored_rows"], done.json["errors"]) == (9000, 9000, REPETITIONS)
-    assert errors.splitlines() == [
+    assert [line for line in errors.splitlines() if line.startswith("--ray")] == [
         f"--ray {raylets.address}: 1 of {NUM_NODES + 1} nodes went away; the others took over their parts"
     ]
     local, distributed = parquet.read_table(tmp_path / "here.parquet"), parquet.read_table(out)

@@ -142,7 +142,7 @@ def test_a_gpu_that_is_not_there_is_a_missing_capability() -> None:
 def test_tensorboard_that_is_not_there_is_a_missing_capability(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    with pytest.raises(MissingCapability, match="pip install tensorboard"):
+    with pytest.raises(MissingCapability, match=r"pip install 'resx\[tensorboard\]'"):
         require_tensorboard()
 
 

@@ -108,6 +108,8 @@ def write_onnx(
         tidy(model, spec, precision=precision, input_type=input_type)
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # the exporter runs the network's own code, which may raise anything
+        if isinstance(root := _root(error), ModuleNotFoundError):
+            raise root from error
         raise ExportError(f"{spec.name}: torch.onnx could not export it: {_cause(error, precision)}") from error
     if not model.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
         raise ExportError(f"{spec.name}: the exporter fixed the batch size; the model's code depends on it")
@@ -115,10 +117,15 @@ def write_onnx(
     return model
 
 
-def _cause(error: BaseException, precision: Precision) -> str:
-    """Return the exception that began it, in one line, and what may help; the exporter's own words say neither."""
+def _root(error: BaseException) -> BaseException:
     while (deeper := error.__cause__ or error.__context__) is not None:
         error = deeper
+    return error
+
+
+def _cause(error: BaseException, precision: Precision) -> str:
+    """Return the exception that began it, in one line, and what may help; the exporter's own words say neither."""
+    error = _root(error)
     text = _ESCAPES.sub("", str(error)).strip()
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     remedy = ""

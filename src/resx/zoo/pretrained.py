@@ -239,7 +239,8 @@ def _require_same_classes(
 
 def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor], fit: Fit, source: str) -> None:
     missing = [name for name in own if name not in state and weight_names.is_needed(name)]
-    unknown = [name.removeprefix(fit.prefix) for name in fit.unknown]
+    is_prefixed = bool(fit.prefix) and 2 * len(fit.keys) >= len(own)  # a name alone that ends like one of ours is none
+    unknown = [name.removeprefix(fit.prefix) if is_prefixed else name for name in fit.unknown]
     shapes = [
         f"{name} {list(tensor.shape)} for {list(own[name].shape)}"
         for name, tensor in state.items()
@@ -251,7 +252,7 @@ def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor]
         if names
     ]
     if reports:
-        under = f" under the prefix {shown(fit.prefix)}" if fit.prefix else ""
+        under = f" under the prefix {shown(fit.prefix)}" if is_prefixed else ""
         raise UsageError(
             f"{source}: weights of another architecture{under}: {'; '.join(reports)}; name the model they are of"
         )
