@@ -52,7 +52,7 @@ def ctrl_c() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def width_of_a_pipe() -> None:
-    """Let tables be as wide as in any pipe: readline, which pytest loads, leaves COLUMNS in its workers' environment."""
+    """Let tables be as wide as in any pipe: pytest loads readline, which leaves COLUMNS to its workers."""
     os.environ.pop("COLUMNS", None)
 
 
