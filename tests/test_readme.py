@@ -34,7 +34,7 @@ def test_the_readmes_commands_run(tmp_path: Path) -> None:
                 cwd=tmp_path,
                 capture_output=True,
                 text=True,
-                timeout=280,
+                timeout=600,
                 check=False,
             )
             assert done.returncode == 0, f"{command}: {done.stderr}"

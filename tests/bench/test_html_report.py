@@ -310,7 +310,7 @@ def look(page: str, folder: Path, *, width: int, dark: bool = False) -> dict[str
             f"--user-data-dir={folder / 'profile'}", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
             "--window-size=1400,1000", frame.as_uri(),
         ],
-        env=dict(debian.environment(chromium)), capture_output=True, text=True, timeout=200, check=True,
+        env=dict(debian.environment(chromium)), capture_output=True, text=True, timeout=600, check=True,
     )  # fmt: skip
     (seen,) = (element for element in read_page_loosely(done.stdout) if element.attributes.get("id") == "seen")
     return dict(json.loads("".join(seen.words)))

@@ -129,7 +129,7 @@ def test_ctrl_c_in_an_export_leaves_the_repository_as_it_was(tmp_path: Path) -> 
         next(line for line in process.stderr if "fold" in line)  # the source runs next
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "error: interrupted"
     assert "Traceback" not in err

@@ -26,7 +26,7 @@ def main() -> None:
         nodes = [
             cluster.add_node(wait=False, num_cpus=1, object_store_memory=_STORE_BYTES) for _ in range(int(sys.argv[1]))
         ]
-        cluster.wait_for_nodes(timeout=120)
+        cluster.wait_for_nodes(timeout=600)
         sys.stdout.write(f"address {cluster.address}\n")
         sys.stdout.flush()
         for _ in sys.stdin:

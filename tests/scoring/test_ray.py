@@ -100,7 +100,7 @@ def test_a_cluster_gives_the_rows_of_one_process_and_loses_none_with_a_node(
         assert run.poll() is None
         raylets.kill_one()
         left = 64 - len(list(parts.glob("part-*")))
-        printed, errors = run.communicate(timeout=180)
+        printed, errors = run.communicate(timeout=600)
 
     assert (here.code, run.returncode) == (0, 0), here.err + errors
     assert left > 0

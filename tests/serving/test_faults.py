@@ -184,7 +184,7 @@ def test_it_gives_up_after_the_tries_it_was_allowed_and_status_says_why(
                     if any("tritonserver" in word for word in server.cmdline()[:1]):
                         server.kill()
             time.sleep(0.02)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 1
     last = err.splitlines()[-1]
     assert last.startswith("error: gave up after 2 tries in a row: tritonserver was ended by SIGKILL")
@@ -244,7 +244,7 @@ def test_following_the_log_ends_with_the_server(repository: Repository) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         detached.stop(repository)
-        rest, _ = process.communicate(timeout=60)
+        rest, _ = process.communicate(timeout=600)
     assert process.returncode == 0
     assert "drained" in rest
 

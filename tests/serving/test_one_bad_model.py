@@ -220,7 +220,7 @@ def test_the_only_model_is_set_aside_and_the_server_stays(
         wait_until(lambda: current(repository).restarts == 1, "an empty server is started again, too")
         assert process.poll() is None
         detached.stop(repository)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0
     assert status.code == 0
     assert "good is set aside: good version 1: the served answer differs" in status.out

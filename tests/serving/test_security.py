@@ -45,7 +45,7 @@ facts = json.loads(sys.argv[1])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 
 def http(key, method, path, body):
-    connection = HTTPConnection("127.0.0.1", facts["http"], timeout=20)
+    connection = HTTPConnection("127.0.0.1", facts["http"], timeout=120)
     connection.request(method, path, body, {"resx-control-key": key} if key else {})
     return connection.getresponse().status
 
@@ -188,7 +188,7 @@ def as_nobody(open_server: RunningTriton) -> dict[str, object]:
         "key": (folder / states.KEY).read_text(), "public": [f"/proc/{pid}/cmdline" for pid in processes],
     }  # fmt: skip
     command = [sys.executable, "-c", AS_NOBODY, json.dumps(facts)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     return dict(json.loads(done.stdout))
 
@@ -252,7 +252,7 @@ def turned(code: str, *, wait_for: str = "") -> tuple[bool, list[str], str]:
             process.kill()
             pytest.skip(f"a child's memory cannot be written here: {error}")
         shown = Path(f"/proc/{process.pid}/cmdline").read_text().split("\0")
-        told, _ = process.communicate(timeout=20)
+        told, _ = process.communicate(timeout=120)
     return early, shown, told
 
 

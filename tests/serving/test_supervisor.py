@@ -155,7 +155,7 @@ def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, numb
         state = supervisor.running_server(repository)
         assert state is not None
         process.send_signal(number)
-        out, err = process.communicate(timeout=40)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert "ready: http://127.0.0.1:" in out
     assert "Traceback" not in err
@@ -171,7 +171,7 @@ def test_a_signal_while_it_starts_leaves_nothing(repository: Repository) -> None
         wait_until(lambda: bool(me.children()), 60)
         server = me.children()[0].pid
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=40)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     wait_until(lambda: not alive(server), 10)
     assert not shared_memory(process.pid)
@@ -244,7 +244,7 @@ def test_ctrl_c_at_any_moment_of_the_demo_leaves_no_server_and_no_file(
         states = [ServerState.model_validate_json(path.read_bytes()) for path in tmp_path.rglob("server.json")]
         assert len(states) == (1 if moment == "measuring" else 0)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert err.splitlines()[-1] == "error: interrupted"
     assert "Traceback" not in err
@@ -261,7 +261,7 @@ def test_ctrl_c_ends_a_benchmark_and_the_server_goes_on(repository: Repository) 
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         time.sleep(4)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert supervisor.running_server(repository) == state

@@ -20,7 +20,7 @@ SCRIPT = str(Path(__file__).with_name("gradients_of_a_step.py"))
 def run(*command: str) -> subprocess.CompletedProcess[str]:
     # One thread each, as torchrun sets it: another number of threads rounds otherwise, and training amplifies it.
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 def test_the_parts_of_a_batch_are_equal_and_in_order() -> None:

@@ -20,7 +20,7 @@ TRAIN = [sys.executable, "-m", "resx", "train"]
 
 
 def resx_train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*TRAIN, *arguments], capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    return subprocess.run([*TRAIN, *arguments], capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def test_that_command_saves_the_tensors_alone(tmp_path: Path, is_old: bool) -> N
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not is_old)
     python, *arguments = shlex.split(refusal(tmp_path / "w.pth").partition("save the tensors alone: ")[2])
     assert python == "python"
-    subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=120)
+    subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=600)
     assert list(read_checkpoint(tmp_path / "tensors.pth")) == [f"model.{key}" for key in STATE]
 
 
