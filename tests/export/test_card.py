@@ -53,6 +53,9 @@ def test_the_canarys_difference_is_relative_and_infinite_where_nothing_compares(
     assert cards.canary_difference(canary, np.array([[10.0, -19.0]])) == pytest.approx(0.05)
     assert cards.canary_difference(canary, np.array([[10.0]])) == np.inf
     assert cards.canary_difference(canary, np.array([[10.0, np.nan]])) == np.inf
+    zeros = Canary(num_images=1, logits=((0.0, 0.0),), tolerance=1e-3)
+    assert cards.canary_difference(zeros, np.array([[0.0, 0.0]])) == 0.0
+    assert cards.canary_difference(zeros, np.array([[0.0, 0.5]])) == 0.5
 
 
 def test_a_card_from_before_there_were_families_names_none(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def difference(expected: npt.NDArray[np.float64], answer: npt.NDArray[np.float32
     """Return the largest difference of logits, relative to their scale; inf if they are not comparable."""
     if answer.shape != expected.shape or not np.isfinite(answer).all():
         return float("inf")
-    return float(np.abs(answer - expected).max() / np.abs(expected).max())
+    return float(np.abs(answer - expected).max() / (np.abs(expected).max() or 1.0))
 
 
 def _apart(target: wire.Target, payloads: Payloads, batch_size: int, payload: int, answer: bytes) -> float:

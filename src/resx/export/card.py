@@ -386,7 +386,7 @@ def canary_difference(canary: Canary, answer: npt.NDArray[np.floating[Any]]) -> 
     expected = np.asarray(canary.logits, dtype=np.float64)
     if answer.shape != expected.shape or not np.isfinite(answer).all():
         return float("inf")
-    return float(np.abs(answer - expected).max() / np.abs(expected).max())
+    return float(np.abs(answer - expected).max() / (np.abs(expected).max() or 1.0))
 
 
 def flips_text(parity: Parity) -> str:

@@ -200,7 +200,7 @@ def _served(
                 given = signature.as_input(batch)
                 expected = model(given)
                 answer = client.infer(name, interface, given, version).logits
-                worst = max(worst, float(np.abs(answer - expected).max() / np.abs(expected).max()))
+                worst = max(worst, float(np.abs(answer - expected).max() / (np.abs(expected).max() or 1.0)))
     except ResxError as error:
         return [Check(what=f"{address} answers as the file", passed=False, detail=str(error))]
     bound = card.canary.tolerance
