@@ -167,11 +167,21 @@ def test_models_are_compared_pair_by_pair_and_a_baseline_fails_with_exit_code_3(
     assert "worse than the baseline by more than 50%" in done.err
 
 
+def num_answered(client: TritonClient, model: str) -> int:
+    """Return how many requests the model has answered."""
+    return sum(int(entry["inference_stats"]["success"].get("count", 0)) for entry in client.statistics(model))
+
+
 def test_a_second_without_an_answer_shows_in_the_tail_of_an_open_loop(
     triton: RunningTriton, resx: Callable[..., Finished]
 ) -> None:
+    ended = threading.Event()
+
     def stall() -> None:
-        time.sleep(5.0)
+        with triton.client() as client:
+            before = num_answered(client, "tiny")
+            while num_answered(client, "tiny") < before + 150 and not ended.wait(0.05):
+                pass  # until the load has begun, however long the command takes to start
         os.kill(triton.state.server_pid, signal.SIGSTOP)
         time.sleep(1.0)
         os.kill(triton.state.server_pid, signal.SIGCONT)
@@ -182,6 +192,7 @@ def test_a_second_without_an_answer_shows_in_the_tail_of_an_open_loop(
         "bench", "tiny", f"--repository={triton.repository.root}", "--rate", "60", "--duration", "9", "--warmup", "0",
         "--json",
     )  # fmt: skip
+    ended.set()
     thread.join()
     (measured,) = done.json["measurements"]
     # Those that found the queue full of what had waited were refused at once; nothing else went wrong.
@@ -190,11 +201,6 @@ def test_a_second_without_an_answer_shows_in_the_tail_of_an_open_loop(
     waited = [second for second in measured["seconds"] if (second["p99_ms"] or 0) > 500]
     assert waited
     assert measured["sent"] == pytest.approx(540, rel=0.2)
-
-
-def num_answered(client: TritonClient, model: str) -> int:
-    """Return how many requests the model has answered."""
-    return sum(int(entry["inference_stats"]["success"].get("count", 0)) for entry in client.statistics(model))
 
 
 def test_a_server_that_disappears_leaves_what_was_measured_marked(
