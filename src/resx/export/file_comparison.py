@@ -23,7 +23,7 @@ from resx.export import onnx_reading, parity
 from resx.export.card import normalised_pixels
 from resx.export.images import photograph_crops
 from resx.export.labelled import Answers, Labelled, right_answers
-from resx.export.runtimes import open_session
+from resx.export.runtimes import open_session, session_with_outputs
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, FrozenModel
 
 NodeArg: TypeAlias = Any
@@ -223,7 +223,7 @@ def first_divergence(first: Path, second: Path, *, rtol: float, seed: int = 0) -
     order = [(name, node.op_type) for node in models[0].graph.node for name in node.output if name in produced[1]]
     if not order:
         raise UsageError(f"{second}: has no tensor of {first}'s; --bisect needs files that share names")
-    sessions = [_with_outputs(model, [name for name, _ in order]) for model in models]
+    sessions = [session_with_outputs(model, [name for name, _ in order]) for model in models]
     feed = _feeds(sessions[0], 2, seed)[0][0]
     inputs = [value.name for value in sessions[1].get_inputs()]
     same = feed if set(inputs) == set(feed) else dict(zip(inputs, feed.values(), strict=True))
@@ -307,14 +307,3 @@ def _relative(before: Array, after: Array) -> float:
         distance = np.abs(after.astype(np.float64) - before.astype(np.float64)).max()
     scale = float(np.abs(before.astype(np.float64)).max())
     return float(distance / scale) if scale else float(distance)
-
-
-def _with_outputs(model: onnx.ModelProto, names: list[str]) -> onnxruntime.InferenceSession:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    del copy.graph.output[:]
-    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])

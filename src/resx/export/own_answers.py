@@ -179,15 +179,23 @@ def locate_difference(model: ModelProto, first: Array, second: Array, *, place: 
     runtime's own optimisations are off, as they remove nodes.
     """
     producers = {name: node for node in model.graph.node for name in node.output if name}
-    session = session_with_outputs(model, list(producers))
-    image = session.get_inputs()[0].name
-    runs = [session.run(list(producers), {image: batch}) for batch in (first, second)]
+    try:
+        session = session_with_outputs(model, list(producers))
+        image = session.get_inputs()[0].name
+        runs = [session.run(list(producers), {image: batch}) for batch in (first, second)]
+    except Exception:  # not every tensor can be an output; the place is a help, and the refusal stands without it
+        return ""
     for node, *values in zip(producers.values(), *runs, strict=True):
         one, other = (
             tensor[row : row + 1] if tensor.ndim and len(tensor) == len(batch) else tensor
-            for tensor, batch, row in zip(map(np.asarray, values), (first, second), (0, place), strict=True)
+            for tensor, batch, row in zip(map(_as_array, values), (first, second), (0, place), strict=True)
         )
         is_comparable = one.shape == other.shape and one.dtype.kind == "f" and one.size
         if is_comparable and _relative(one, other, float(np.abs(one.astype(np.float64)).max())) > bound:
             return f"{node.op_type} (node {node.name or node.output[0]})"
     return ""
+
+
+def _as_array(value: Any) -> Array:
+    """Return a tensor; an empty one for a sequence or a map."""
+    return value if isinstance(value, np.ndarray) else np.zeros(0)
