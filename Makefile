@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check bench bench-peers faults fleet digits-table shrink-table schemas manifests wheel clean
+.PHONY: help setup demo test test-slow check bench bench-peers faults fuzz fleet digits-table shrink-table schemas manifests wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,6 +62,9 @@ bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind ot
 
 faults: $(STAMP)  ## break a served model under load in every way and count what clients notice; about 35 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults --times 20
+
+fuzz: $(STAMP)  ## spoil everything that resx reads, at random, for 20 minutes; faults are kept in build/fuzz
+	$(BIN)/python -m benchmarks.fuzz --minutes 20
 
 fleet: $(STAMP)  ## three servers behind HAProxy: one is killed, then all are upgraded, under load; about 2 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fleet

@@ -1,0 +1,24 @@
+"""docs/security.md: what it promises is held by tests that exist."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/security.md").read_text()
+NAMED = sorted(set(re.findall(r"`((?:[a-z_]+/)*test_[a-z_]+\.py)::(test_[a-z_0-9]+)`", PAGE)))
+
+
+def test_the_page_names_a_test_in_every_row_of_its_threats() -> None:
+    rows = [line for line in PAGE.partition("## Threats")[2].partition("\n## ")[0].splitlines() if line.startswith("| ")]
+    assert len(rows) > 20
+    for row in rows[1:]:
+        assert "::test_" in row or "not defended" in row, row
+
+
+@pytest.mark.parametrize(("file", "name"), NAMED)
+def test_a_test_that_the_page_names_exists(file: str, name: str) -> None:
+    tree = ast.parse((ROOT / "tests" / file).read_text())
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
