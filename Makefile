@@ -109,8 +109,7 @@ audit: $(TOOLS)/.installed  ## list known vulnerabilities of what is locked; AUD
 	PYTHONPATH=src $(TOOLS)/bin/python -m supply.audit $(if $(AUDIT_DB),--database '$(AUDIT_DB)')
 
 images: $(STAMP)  ## ask the registries for the digests of supply/images.txt, and write them wherever an image is named
-	$(BIN)/python -m supply.images
-	$(MAKE) manifests
+	$(BIN)/python -m supply.images; asked=$$?; $(BIN)/python -m resx.serving.kustomization deploy && exit $$asked
 
 clean:  ## remove the environment and what tools leave behind
 	rm -rf $(VENV) $(TOOLS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -65,13 +65,13 @@ def _pin(path: Path, block: list[str]) -> Pin:
         requirement = Requirement(text)
     except InvalidRequirement as error:
         raise UsageError(f"{path}: {text}: not a requirement; run `make lock`") from error
-    ((operator, version),) = [(one.operator, one.version) for one in requirement.specifier] or [("", "")]
+    pinned = [one.version for one in requirement.specifier if one.operator == "==" and "*" not in one.version]
     hashes = tuple(found for line in block[1:] for found in _HASH.findall(line))
-    if operator != "==" or "*" in version or not hashes:
+    if len(pinned) != len(requirement.specifier) or len(pinned) != 1 or requirement.url or not hashes:
         raise UsageError(f"{path}: {text}: a pin is NAME==VERSION with the SHA-256 of its files; run `make lock`")
     said = (line.strip().removeprefix("#").strip().removeprefix("via").strip() for line in block[1:] if "#" in line)
     return Pin(
-        name=canonicalize_name(requirement.name), version=version, marker=str(requirement.marker or ""),
+        name=canonicalize_name(requirement.name), version=pinned[0], marker=str(requirement.marker or ""),
         sha256=hashes, wanted_by=tuple(word.split()[0] for word in said if word and not word.startswith("-")),
     )  # fmt: skip
 
