@@ -81,10 +81,14 @@ def constants(path: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Assign):
-            (target,) = node.targets
-            several = isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple)
-            pairs = zip(target.elts, node.value.elts, strict=True) if several else [(target, node.value)]
-            found |= {name.id: value.value for name, value in pairs if isinstance(value, ast.Constant)}
+            (target,), value = node.targets, node.value
+            if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+                pairs = list(zip(target.elts, value.elts, strict=True))
+            else:
+                pairs = [(target, value)]
+            for name, text in pairs:
+                if isinstance(name, ast.Name) and isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    found[name.id] = text.value
     return found
 
 

@@ -90,7 +90,7 @@ def scopes_of(pins: Sequence[Pin]) -> dict[str, ComponentScope]:
 
 def _closure(pins: Sequence[Pin], requirements: Iterable[str]) -> set[str]:
     # An extra that names another, as `resx[model]`, adds nothing: that one is among them itself.
-    found = {canonicalize_name(Requirement(text).name) for text in requirements} - {PROJECT}
+    found = {str(canonicalize_name(Requirement(text).name)) for text in requirements} - {PROJECT}
     while more := {pin.name for pin in pins if found & set(pin.wanted_by)} - found:
         found |= more
     return found
@@ -131,12 +131,12 @@ def licenses_in(environment: Path) -> dict[str, License]:
 
 def _declared(metadata: PackageMetadata) -> str:
     """Return an SPDX expression, or the words of older packages: their classifiers, or a text that is one line."""
-    if expression := metadata.get("License-Expression"):
+    for expression in metadata.get_all("License-Expression") or ():
         return str(expression)
     classifiers = [text for text in metadata.get_all("Classifier") or () if text.startswith("License :: ")]
     words = " and ".join(text.removeprefix(_CLASSIFIER).removeprefix("License :: ") for text in classifiers)
-    text = str(metadata.get("License") or "").strip()
-    return text if text and len(text) <= 80 and "\n" not in text else words
+    texts = [text.strip() for text in metadata.get_all("License") or ()]
+    return next((text for text in texts if 0 < len(text) <= 80 and "\n" not in text), words)
 
 
 def _license(text: str) -> License:
