@@ -3,8 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := .tools
+# Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
+INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-slow check bench bench-peers faults fuzz fleet digits-table shrink-table schemas manifests wheel clean
+.PHONY: help setup demo test test-slow check bench bench-peers faults fuzz fleet digits-table shrink-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -12,15 +15,23 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## install resx with all it needs for CPU work and tests into .venv
 
-$(STAMP): pyproject.toml constraints.txt
+# What comes as source is built with the setuptools of the lock: an isolated build would fetch one without a hash.
+$(STAMP): pyproject.toml supply/setup.txt supply/build.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[cpu,rtx,test]'
+	$(BIN)/python $(INSTALL) --requirement supply/build.txt
+	$(BIN)/python $(INSTALL) --no-build-isolation --requirement supply/setup.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(TOOLS)/.installed: supply/tools.txt
+	test -x $(TOOLS)/bin/python || $(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/python $(INSTALL) --only-binary :all: --requirement $<
 	touch $@
 
 demo: $(STAMP)  ## train, fold, export, serve, query and measure on real digits
 	$(BIN)/resx demo
 
-test: $(STAMP)  ## run the tests, but for the slow ones
+test: $(STAMP) $(TOOLS)/.installed  ## run the tests, but for the slow ones
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(STAMP)  ## run the slow tests
@@ -57,7 +68,7 @@ bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind ot
 
 .peers/%/.installed: benchmarks/peers/%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
-	.peers/$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	.peers/$*/bin/python $(INSTALL) --only-binary :all: --requirement $<
 	touch $@
 
 faults: $(STAMP)  ## break a served model under load in every way and count what clients notice; about 35 minutes
@@ -82,8 +93,26 @@ schemas: $(STAMP)  ## write the published JSON schemas into docs/
 manifests: $(STAMP)  ## write deploy/kubernetes and deploy/kserve
 	$(BIN)/python -m resx.serving.kustomization deploy
 
-wheel: $(STAMP)  ## build sdist and wheel into dist/
+wheel: $(STAMP) $(TOOLS)/.installed  ## build sdist, wheel and the wheel's SBOM (CycloneDX) into dist/
 	$(BIN)/python -m build --no-isolation
+	PYTHONPATH=src $(TOOLS)/bin/python -m supply.sbom dist --environment $(VENV)
+
+# Versions stay as they are locked; UPGRADE=--upgrade takes the newest, UPGRADE='--upgrade-package NAME' one of them.
+COMPILE = $(TOOLS)/bin/uv pip compile --quiet --python $(TOOLS)/bin/python --python-version 3.11 --universal \
+	--generate-hashes --custom-compile-command 'make lock' $(UPGRADE)
+
+lock: $(TOOLS)/.installed  ## write the versions and hashes of everything that is installed: supply/*.txt, benchmarks/peers/*.txt
+	$(COMPILE) --extra cpu --extra rtx --extra test pyproject.toml --output-file supply/setup.txt
+	echo setuptools | $(COMPILE) --constraint supply/setup.txt - --output-file supply/build.txt
+	$(COMPILE) supply/tools.in --output-file supply/tools.txt
+	for peer in $(basename $(notdir $(wildcard benchmarks/peers/*.in))); do \
+		$(COMPILE) benchmarks/peers/$$peer.in --output-file benchmarks/peers/$$peer.txt || exit; done
+
+audit: $(TOOLS)/.installed  ## list known vulnerabilities of what is locked; AUDIT_DB=PATH: from a copy of OSV's database
+	PYTHONPATH=src $(TOOLS)/bin/python -m supply.audit $(if $(AUDIT_DB),--database '$(AUDIT_DB)')
+
+images: $(STAMP)  ## ask the registries for the digests of supply/images.txt, and write them wherever an image is named
+	$(BIN)/python -m supply.images; asked=$$?; $(BIN)/python -m resx.serving.kustomization deploy && exit $$asked
 
 clean:  ## remove the environment and what tools leave behind
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(TOOLS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

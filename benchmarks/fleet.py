@@ -200,7 +200,7 @@ def configuration(name: str, states: Sequence[ServerState], ports: Ports, admin:
         "/v2/models/resnet50/ready": f"/v2/models/{name}/ready",
         "bind 127.0.0.1:8080": f"bind {LOOPBACK}:{ports.http}",
         "bind 127.0.0.1:8081": f"bind {LOOPBACK}:{ports.grpc}",
-        "stats socket /tmp/resx-haproxy.sock": f"stats socket {admin}",
+        "stats socket /run/resx-haproxy/admin.sock": f"stats socket {admin}",
     }
     text = CONFIGURATION.read_text()
     for before, after in changes.items():

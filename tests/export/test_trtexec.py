@@ -7,7 +7,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from resx.export.tensorrt_engine import EngineOptions
-from resx.export.trtexec import IMAGE, ScriptedModel, script_text
+from resx.export.triton_image import IMAGE
+from resx.export.trtexec import ScriptedModel, script_text
 from resx.files import sha256_of
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 echo 'abc  m.onnx' | sha256sum --check --quiet
 docker run --rm --gpus all --network none --user "$(id -u):$(id -g)" --volume "$PWD:/work" --workdir /work \\
-    nvcr.io/nvidia/tritonserver:26.09-py3 \\
+    @IMAGE@ \\
     bash -c 'PATH="$PATH:/usr/src/tensorrt/bin" exec trtexec "$@"' trtexec \\
     --onnx=m.onnx \\
     --saveEngine=m.plan \\
@@ -35,7 +36,7 @@ docker run --rm --gpus all --network none --user "$(id -u):$(id -g)" --volume "$
     --skipInference \\
     --memPoolSize=workspace:512M \\
     --noTF32
-"""
+""".replace("@IMAGE@", IMAGE)
 
 
 def model(sha256: str = "abc") -> ScriptedModel:

@@ -95,7 +95,7 @@ def test_the_profiles_differ_in_the_gpu_alone() -> None:
 
 
 def test_the_image_is_nvidias_in_a_pinned_release_with_the_security_fixes(service: dict[str, Any]) -> None:
-    release = re.fullmatch(r"nvcr\.io/nvidia/tritonserver:(\d\d)\.(\d\d)-py3", service["image"])
+    release = re.fullmatch(r"nvcr\.io/nvidia/tritonserver:(\d\d)\.(\d\d)-py3(@sha256:[0-9a-f]{64})?", service["image"])
     assert release
     assert (int(release[1]), int(release[2])) >= (26, 5)
 
@@ -120,7 +120,7 @@ def test_the_server_runs_with_no_rights_it_does_not_need(service: dict[str, Any]
 @pytest.mark.parametrize("name", WATCHERS)
 def test_the_watchers_run_pinned_with_no_rights_and_on_loopback(name: str) -> None:
     service = compose()["services"][name]
-    assert re.fullmatch(r"(prom|grafana)/[a-z]+:v?\d+\.\d+\.\d+", service["image"])
+    assert re.fullmatch(r"(prom|grafana)/[a-z]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", service["image"])
     assert int(service["user"].partition(":")[0]) > 0
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]

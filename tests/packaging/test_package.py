@@ -18,8 +18,8 @@ from resx._version import __version__
 ROOT = Path(__file__).parents[2]
 LINKS = ("cli", "export", "serving")
 NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv", ".peers", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis", "build", "dist", "runs",
-    "results", ".staging-*", ".model_repository.staging", "model_repository",
+    ".git", ".venv", ".tools", ".peers", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis", "build", "dist",
+    "runs", "results", ".staging-*", ".model_repository.staging", "model_repository",
 )  # fmt: skip
 
 

@@ -53,11 +53,12 @@ def require_fitting(rendering: Rendering, context: typer.Context) -> None:
 
 def render(repository: Repository, name: str, rendering: Rendering, out: Output) -> None:
     """Print, or write into a folder, what serves a published model in a cluster."""
+    from resx.export.triton_image import IMAGE
     from resx.serving.kserve import kserve_manifests
     from resx.serving.kubernetes import kubernetes_manifests
     from resx.serving.kustomization import folder_of, write_folder
     from resx.serving.objects import text_of
-    from resx.serving.workload import IMAGE, Placement, Storage, parse_storage, workload_of
+    from resx.serving.workload import Placement, Storage, parse_storage, workload_of
 
     makers: dict[str, Callable[[Workload], list[Manifest]]] = {
         "kubernetes": kubernetes_manifests, "kserve": kserve_manifests,

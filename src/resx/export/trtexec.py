@@ -11,9 +11,7 @@ import shlex
 from dataclasses import dataclass
 
 from resx.export.tensorrt_engine import EngineOptions
-
-# The one of docker-compose.yml; a test compares them.
-IMAGE = "nvcr.io/nvidia/tritonserver:26.09-py3"
+from resx.export.triton_image import IMAGE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -13,12 +13,11 @@ from typing import Any, Literal, TypeAlias
 
 from resx.errors import UsageError
 from resx.export.card import Card
+from resx.export.triton_image import IMAGE
 from resx.serving import triton_config
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 
-IMAGE = "nvcr.io/nvidia/tritonserver:26.09-py3"
-"""The release that docker-compose.yml runs; a test holds them equal."""
 MODELS = "/models"
 LABEL_LIMIT = 40
 """Characters of the objects' names: KServe and headless services add their own to these, and a label ends at 63."""
