@@ -31,9 +31,13 @@ from tests.conftest import Finished, publish_tiny
 Resx = Callable[..., Finished]
 # A window's title, a colour by C0 and by C1, a link, what goes back in the line, what turns it round; rich's own words.
 EVIL = (
-    "\x1b]0;OWNED\x07\x1b[5mE\x9b5m\x1b]8;;http://evil/\x1b\\link\b\x7f\rX\u202e\u200f[red]m[/red][link=http://e]l :boom:"
+    "\x1b]0;OWNED\x07\x1b[5mE\x9b5m\x1b]8;;http://evil/\x1b\\link\b\x7f\rX\u202e\u200f"
+    "[red]m[/red][link=http://e]l :boom:"
 )
-SHOWN = r"\x1b]0;OWNED\x07\x1b[5mE\x9b5m\x1b]8;;http://evil/\x1b\link\x08\x7f\rX\u202e\u200f[red]m[/red][link=http://e]l :boom:"
+SHOWN = (
+    r"\x1b]0;OWNED\x07\x1b[5mE\x9b5m\x1b]8;;http://evil/\x1b\link\x08\x7f\rX\u202e\u200f"
+    "[red]m[/red][link=http://e]l :boom:"
+)
 _END = "-- the end --"
 _ACTED_ON = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # What rich writes on a terminal: colours, the cursor's line, column and visibility.
@@ -49,7 +53,9 @@ def on_a_terminal(script: str, folder: Path) -> str:
     """Run Python with a terminal of 2,000 columns as stdout and stderr; return all that reached it."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": "2000", "TERM": "xterm"}
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=theirs, stderr=theirs, cwd=folder, env=environment)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=theirs, stderr=theirs, cwd=folder, env=environment
+    )
     os.close(theirs)
     said = b""
     try:
@@ -180,7 +186,15 @@ raise RuntimeError(evil)
     left = _OF_RICH.sub("", said.replace("\x1b[2K", "\n"))  # where a line is begun anew
     require_text(left)
     assert "\nforged" not in left
-    for line in ("two", "lines", SHOWN, f"unended {SHOWN}", f"above {SHOWN}", f"{SHOWN}\\nforged", f"RuntimeError: {SHOWN}"):
+    for line in (
+        "two",
+        "lines",
+        SHOWN,
+        f"unended {SHOWN}",
+        f"above {SHOWN}",
+        f"{SHOWN}\\nforged",
+        f"RuntimeError: {SHOWN}",
+    ):
         assert any(one.rstrip() == line for one in left.split("\n")), line
     assert "\x1b[?25h" in said  # there was a spinner
 
