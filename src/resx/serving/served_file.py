@@ -50,5 +50,5 @@ def served_backend() -> ModuleType:
     sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.LOG_SEVERITY = _SILENT
+    vars(module)["LOG_SEVERITY"] = _SILENT
     return module
