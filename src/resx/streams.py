@@ -8,7 +8,9 @@ writes to the file descriptor does not, so libraries that would print foreign wo
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import Any, TextIO
 
 from resx.listing import readable
@@ -36,8 +38,11 @@ class ReadableStream:
 
 
 def make_readable() -> None:
-    """Put a ReadableStream in the place of this process's stdout and stderr; a spawned process calls it too."""
+    """Put a ReadableStream in the place of this process's stdout and stderr; a spawned process calls it too.
+
+    What is written to one that was closed before the start goes nowhere.
+    """
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is not None and not isinstance(stream, ReadableStream):  # None: closed by whoever started us
+        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process lives
+        if not isinstance(stream, ReadableStream):
             setattr(sys, name, ReadableStream(stream))

@@ -260,3 +260,15 @@ def test_the_service_manager_is_told_one_thing_at_a_time(tmp_path: Path, monkeyp
         systemd.notify("STATUS=model a\nMAINPID=1 is recovering")
 
         assert listener.recv(1000) == b"STATUS=model a\\nMAINPID=1 is recovering"
+
+
+@pytest.mark.parametrize(("closed", "arguments", "code"), [(1, "models", 0), (2, "frob", 2), (1, "frob", 2)])
+def test_a_stream_that_is_closed_takes_nothing_and_changes_no_exit_code(
+    tmp_path: Path, closed: int, arguments: str, code: int
+) -> None:
+    command = f"exec {sys.executable} -m resx {arguments} {closed}>&-"
+
+    done = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr

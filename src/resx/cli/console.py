@@ -42,11 +42,12 @@ class SafeConsole(Console):
     def set_live(self, live: Live) -> bool:
         """Begin to show a spinner or a bar; what others print meanwhile goes above it, escaped."""
         # Rich's own proxy makes colors and links of escape sequences; it is left out where one is there already.
+        is_outermost = super().set_live(live)
         before = sys.stdout, sys.stderr
         self._before_live.append(before)
         if self.is_terminal:
             sys.stdout, sys.stderr = (cast("TextIO", _PrintedAbove(self, stream)) for stream in before)
-        return super().set_live(live)
+        return is_outermost
 
     def clear_live(self) -> None:
         """End that."""
