@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resx.errors import UsageError
-from resx.listing import Listing, expand, is_label, list_files, one_line, printable, read_lines
+from resx.listing import Listing, expand, is_label, list_files, one_line, printable, read_lines, readable
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -114,8 +114,13 @@ def test_names_are_shown_escaped() -> None:
     assert printable("\ud83d alone, \U0001f600 whole, caf\xe9") == "\\ud83d alone, \U0001f600 whole, caf\xe9"
     assert printable("a\nb") == "a\nb"
     assert one_line("a\n\x1b[31mb\x9b\u2028\u202e") == "a\\n\\x1b[31mb\\x9b\\u2028\\u202e"
+    assert readable("a\n\tb\r\n\x1b[31m\u200e") == "a\n\tb\\r\n\\x1b[31m\\u200e"
 
 
 def test_a_label_is_one_line_of_utf8() -> None:
     assert all(map(is_label, ["cat", "Gro\xdfe Katze", "a b", "\u732b", "."]))
     assert not any(map(is_label, ["", "a\nx", "a\tx", "a\rx", "a\x85x", "a\u2028x", "a\x1b[0m", os.fsdecode(b"\xe9")]))
+    assert not any(map(is_label, ["a" * 1001, "a\x00", "a\x7f", "\u202eb", "\u200fb", "\ud800"]))
+    assert all(map(is_label, ["a" * 1000, "\u0645\u200c\u0645", "\U0001f469\u200d\U0001f52c"]))  # joiners are text
+    assert is_label("n01\ttench", with_tabs=True)
+    assert not any(is_label(text, with_tabs=True) for text in ("", "a\tb\n", "a\x1b"))

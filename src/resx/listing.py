@@ -5,7 +5,7 @@ Hidden files and folders are never listed below the folder that the user named: 
 They are counted, a folder as one, so that a command can say so.
 
 A file's name is bytes. Python holds those that are no UTF-8 as lone surrogates, which neither JSON nor a terminal
-takes: `printable` and `one_line` show them escaped.
+takes: `printable`, `one_line` and `readable` show them escaped.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"}
 )
 """Of the files that are taken out of folders, globs and buckets."""
-LABEL_RULE = "a class's name is one line of UTF-8 without control characters"
+_MOST_IN_LABEL = 1000
+LABEL_RULE = f"a class's name is one line of UTF-8 without control characters, of at most {_MOST_IN_LABEL:,} characters"
 _ARCHIVE_OF_MACOS = "__MACOSX"
 # Python keeps a byte 0x80 + n that it could not decode as U+DC80 + n (PEP 383); other surrogates were never bytes.
 _BYTES, _SURROGATE = re.compile(r"[\udc80-\udcff]+"), re.compile(r"[\ud800-\udfff]")
-# C0 and C1 (escape sequences, NEL), the two separators of Unicode, and what reorders the text around it.
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# C0 and C1 (escape sequences, NEL), the two separators of Unicode, and what reorders the text around it (Unicode's
+# Bidi_Control). What joins letters or emoji without a width of its own is text, and stays.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _UTF8_MARK, _UTF16_MARKS = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
 
 
@@ -195,9 +197,21 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], printable(text))
 
 
-def is_label(text: str) -> bool:
-    """Say whether a class can have this name (LABEL_RULE): labels.txt has a line for each class, and cards are JSON."""
-    return bool(text) and one_line(text) == text
+def readable(text: str) -> str:
+    """Return text of several lines as `one_line` shows each of them; a tab stays a tab."""
+    parts = re.split(r"([\n\t])", text)
+    return "".join(part if part in {"\n", "\t"} else one_line(part) for part in parts)
+
+
+def is_label(text: str, *, with_tabs: bool = False) -> bool:
+    """Say whether a class can have this name (LABEL_RULE): labels.txt has a line for each class, and cards are JSON.
+
+    Args:
+        text: the name.
+        with_tabs: allow tabs, which files of labels have between a synset and its words.
+    """
+    line = text.replace("\t", " ") if with_tabs else text
+    return 0 < len(line) <= _MOST_IN_LABEL and one_line(line) == line
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

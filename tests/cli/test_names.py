@@ -95,7 +95,7 @@ def test_json_holds_no_lone_surrogate(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_results_and_notes_show_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     def show(console: Console) -> None:
-        console.print("two\nlines, \x1b[31mred", markup=False, soft_wrap=True)
+        output.print_lines(console, ["one\nline, \x1b[31mred"])
         console.print(output.table("", ["image"], [["a\x1b[2J\nb"], [BYTES], ["[bold]x"]]))
 
     Output(as_json=False, quiet=False).result({}, show)
@@ -103,7 +103,7 @@ def test_results_and_notes_show_control_characters(capsys: pytest.CaptureFixture
     output.fail("a\nb\x1b[31m")
 
     said = capsys.readouterr()
-    assert "two\nlines, \\x1b[31mred" in said.out
+    assert "one\\nline, \\x1b[31mred" in said.out
     assert r"a\x1b[2J\nb" in said.out
     assert "c\\xe9" in said.out
     assert "[bold]x" in said.out

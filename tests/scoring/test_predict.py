@@ -6,6 +6,8 @@ import csv
 import http.server
 import json
 import os
+import re
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pytest
+from onnx import helper, numpy_helper
 from PIL import Image
 from pyarrow import parquet
 
+from resx.errors import UsageError
 from resx.scoring.local import Sessions, find_model
+from resx.scoring.output import without_formula
 from resx.scoring.rows import NOT_FINITE, Prepared, score
 from resx.scoring.source import find_source
 from resx.serving.client import Interface
@@ -285,6 +291,135 @@ def test_top_is_at_most_the_models_classes(resx: Resx, images: Path, tmp_path: P
         header, first, *_ = csv.reader(file)
     assert header[-4:] == ["class_3", "label_3", "probability_3", "error"]
     assert sorted(first[1::3][:3]) == ["0", "1", "2"]
+
+
+SUSPECT = ("=1+1", "-5", "+5", "@SUM(A1)", " =1", '"=1', "a;=1+1", "fine")
+
+
+@pytest.fixture
+def formulas(tmp_path: Path) -> Repository:
+    """A model whose classes are called like formulas, and `photos` that are, too."""
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny", classes=len(SUSPECT))
+    (repository.root / "tiny" / "labels.txt").write_text("".join(f"{label}\n" for label in SUSPECT))
+    names = ("=1+1.png", "-1.png", "+1.png", "@a.png", "\t=1.png", "\r=1.png", "a,=1.png", "a\n@b.png", "\uff1d1.png")
+    for number, name in enumerate((*names, "fine-1.png")):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / name)
+    (tmp_path / "-broken.png").write_bytes(b"")
+    return repository
+
+
+def cells_of(file: Path) -> list[list[str]]:
+    with file.open(newline="") as opened:
+        return list(csv.reader(opened))
+
+
+def test_a_safe_csv_has_no_formula_in_it_and_its_numbers_are_numbers(
+    resx: Resx, formulas: Repository, tmp_path: Path
+) -> None:
+    top = str(len(SUSPECT))
+    predicted(resx, formulas, "*.png", tmp_path / "plain.csv", "--top", top)
+    predicted(resx, formulas, "*.png", tmp_path / "safe.csv", "--top", top, "--csv-safe")
+
+    plain, safe = cells_of(tmp_path / "plain.csv"), cells_of(tmp_path / "safe.csv")
+    assert {label for row in plain[1:] for label in row[2:-1:3] if label} == set(SUSPECT)
+    assert "-1.png" in {row[0] for row in plain}
+    assert len(plain) == len(safe) == 12
+    assert plain[0] == safe[0]
+    for before, after in zip(plain[1:], safe[1:], strict=True):
+        assert before[1::3] == after[1::3]  # classes, and the error
+        assert before[3::3] == after[3::3]
+        for was, cell in zip((before[0], *before[2:-1:3]), (after[0], *after[2:-1:3]), strict=True):
+            assert not re.match(r'[\s"]*[=+\-@\uff1d]', cell)
+            assert not re.search(r"[,;\n][=+@]", cell)
+            assert cell.replace("'", "") == was
+            assert ("'" in cell) == (not was.startswith("fine") and was != "")
+    assert float(safe[1][3]) > 0
+
+
+def test_an_error_that_begins_with_a_formula_is_text_in_a_safe_csv() -> None:
+    for text, safe in {
+        "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0", "-1": "'-1", "\t1": "'\t1", "\r1": "'\r1", "a - b": "a - b",
+        "a=b": "a=b", "": "",
+        "x,\"=1": "x,\"'=1", "a\n+1": "a\n'+1", "2 + 2": "2 + 2", "'=1": "'=1", "\uff20x": "'\uff20x",
+    }.items():  # fmt: skip
+        assert without_formula(text) == safe
+
+
+def test_csv_safe_is_for_csv_alone(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:
+    for name in ("o.parquet", "o.jsonl"):
+        done = resx("predict", "tiny", images, "-o", name, "--csv-safe", "--repository", published.root)
+
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith(f"error: --csv-safe, -o {name}: only a .csv holds formulas")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (b"a\nb\n" + b"".join(b"%d\n" % number for number in range(9)), "11 lines for 10 classes"),
+        (b"a\x1b[31mred\n" + b"x\n" * 9, "'a\\x1b[31mred': a class's name is one line"),
+        (b"x\n" * 9 + "\u202ered\n".encode(), "'\\u202ered': a class's name is one line"),
+    ],
+)
+def test_labels_that_are_no_lines_or_too_many_are_refused_before_anything_is_scored(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path, labels: bytes, words: str
+) -> None:
+    root = tmp_path / "model_repository"
+    shutil.copytree(published.root, root)
+    (root / "tiny" / "labels.txt").write_bytes(labels)
+
+    done = resx("predict", "tiny", images, "-o", "o.csv")
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("error: model_repository/tiny/labels.txt: ")
+    assert words in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model_repository"]
+
+
+def test_labels_are_read_from_the_models_folder_only(published: Repository, tmp_path: Path) -> None:
+    root = tmp_path / "model_repository"
+    shutil.copytree(published.root, root)
+    config = root / "tiny" / "config.pbtxt"
+    config.write_text(config.read_text().replace('"labels.txt"', '"../../secret"'))
+    (tmp_path / "secret").write_text("password\n")
+
+    with pytest.raises(UsageError, match="label_filename '../../secret' leads out of the model's folder"):
+        find_model(Repository(root), "tiny", None)
+
+
+def test_onnxruntime_writes_no_name_of_the_file_to_the_terminal(resx: Resx, tmp_path: Path) -> None:
+    """It fails on white images, in a node whose name would clear the screen."""
+    shape = [
+        helper.make_node("ReduceMin", ["image_f"], ["least"], keepdims=0),
+        helper.make_node("Greater", ["least", "bound"], ["white"]),
+        helper.make_node("Cast", ["white"], ["more"], to=7),
+        helper.make_node("Add", ["more", "size"], ["row"]),
+        helper.make_node("Concat", ["any", "row"], ["shape"], axis=0),
+    ]
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["image"], ["image_f"], to=1), *shape,
+         helper.make_node("Flatten", ["image_f"], ["flat"]),
+         helper.make_node("Reshape", ["flat", "shape"], ["logits"], name="\x1b[2J\x1b]0;OWNED\x07")],
+        "g", [helper.make_tensor_value_info("image", 2, ["N", 3, 2, 2])],
+        [helper.make_tensor_value_info("logits", 1, ["N", 12])],
+        [numpy_helper.from_array(value, name) for name, value in {
+            "bound": np.float32(254), "size": np.array([12]), "any": np.array([-1])}.items()],
+    )  # fmt: skip
+    folder = tmp_path / "model_repository" / "foreign" / "1"
+    folder.mkdir(parents=True)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    made.ir_version = 8
+    onnx.save(made, folder / "model.onnx")
+    Image.new("RGB", (2, 2), "white").save(tmp_path / "white.png")
+
+    done = resx("predict", "foreign", "white.png", "-o", "o.csv")
+
+    assert (done.code, done.out) == (1, "")
+    assert done.err.startswith("error: foreign: onnxruntime cannot run it: ")
+    assert "Name:'\\x1b[2J\\x1b]0;OWNED\\x07'" in done.err
+    assert len(done.err.splitlines()) == 1
 
 
 def test_a_glob_takes_what_it_matches(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A real Triton answers real requests."""
 
 import json
+import shutil
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -69,6 +70,33 @@ def test_labels_come_from_the_server(triton: RunningTriton, protocol: Protocol) 
     assert [guess.index for guess in row] == list(np.argsort(-logits))
     assert row[0].label == f"class-{row[0].index}"
     assert len(row) == 10
+
+
+def test_a_label_that_is_no_line_is_refused_from_a_server_and_never_deployed(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    publish_tiny(triton.repository, "tiny_words")
+    model = triton.repository.root / "tiny_words"
+    (model / "labels.txt").write_bytes(b"a\x1b[31mred\n" * 10)
+    Image.new("RGB", (16, 16)).save(tmp_path / "p.png")
+    where = (f"--repository={triton.repository.root}", f"--url={triton.url()}")
+    assert resx("deploy", "tiny_words", *where).code == 0
+
+    asked = resx("query", "tiny_words", "p.png", *where)
+    scored = resx("predict", "tiny_words", "p.png", "-o", "o.csv", f"--server={triton.url()}")
+
+    for done in (asked, scored):
+        assert (done.code, done.out) == (1, "")
+        assert done.err.startswith("error: the server calls class ")
+        assert "'a\\x1b[31mred': a class's name is one line" in done.err
+    assert not (tmp_path / "o.csv.parts").exists()
+    card = model / "1" / "card.json"
+    changed = json.loads(card.read_text())
+    changed["source"]["spec"]["labels"] = ["a\nb", *map(str, range(9))]
+    card.write_text(json.dumps(changed))
+    with triton.client() as client, pytest.raises(UsageError, match=r"tiny_words: label 'a\\nb': a class's name"):
+        deploy(client, triton.repository, "tiny_words")
+    shutil.rmtree(model)
 
 
 @pytest.mark.parametrize("images", [IMAGES[:, :, :8], IMAGES.repeat(2, axis=0)], ids=["shape", "batch"])

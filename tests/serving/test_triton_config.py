@@ -182,6 +182,21 @@ def test_labels_are_numbered_where_no_name_is_known() -> None:
     assert len(triton_config.labels_text(card()).splitlines()) == 10
 
 
+def labelled(label: str) -> Card:
+    found = card()
+    spec = found.source.spec
+    assert spec is not None
+    spec = spec.model_copy(update={"labels": (label, *(f"c{number}" for number in range(1, 10)))})
+    return found.model_copy(update={"source": found.source.model_copy(update={"spec": spec})})
+
+
+@pytest.mark.parametrize("label", ["a\nb", "a\rb", "a\x85b", "a\x1b[31mb", "", "a" * 1001, "a\u202eb"])
+def test_a_label_that_is_no_line_of_its_own_is_never_written(label: str) -> None:
+    with pytest.raises(UsageError, match=r"tiny: label '.*': a class's name is one line .*; rename the class"):
+        triton_config.labels_text(labelled(label))
+    assert triton_config.labels_text(labelled("n01\ttench")).startswith("n01\ttench\nc1\n")
+
+
 @pytest.mark.parametrize(("field", "value"), [("instances", 0), ("threads", -1), ("max_queue_size", -2)])
 def test_a_value_out_of_range_is_refused(field: str, value: int) -> None:
     with pytest.raises(UsageError, match=f"{field}={value}: give"):

@@ -8,6 +8,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import TypeVar
 
 from resx.errors import ResxError
+from resx.streams import make_readable
 
 _JobT = TypeVar("_JobT")
 _FoundT = TypeVar("_FoundT")
@@ -30,7 +31,7 @@ def run_apart(
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=work, args=(job, theirs), daemon=True, name="resx-apart")
+    process = context.Process(target=_begin, args=(work, job, theirs), daemon=True, name="resx-apart")
     process.start()
     theirs.close()
     try:
@@ -47,3 +48,8 @@ def run_apart(
         raise ResxError(f"{what}: {word}")
     assert isinstance(word, found)
     return word
+
+
+def _begin(work: Callable[[_JobT, Pipe], None], job: _JobT, pipe: Pipe) -> None:
+    make_readable()
+    work(job, pipe)

@@ -17,6 +17,7 @@ from resx.bench.report import BenchResult, Measurement
 from resx.bench.samples import Samples
 from resx.errors import UsageError
 from resx.files import staging_folder, write_atomic
+from resx.listing import one_line
 
 CSV_COLUMNS = (
     "Concurrency", "Request Rate", "Inferences/Second", "Client Send", "Network+Server Send/Recv", "Server Queue",
@@ -131,7 +132,7 @@ def hdr_log_text(result: BenchResult) -> str:
         if not measured.hdr:
             continue
         largest = HdrHistogram.decode(measured.hdr).get_max_value()
-        tag = f"{measured.target} {measured.title} #{measured.repeat}".replace(",", " ").replace(" ", "_")
+        tag = one_line(f"{measured.target} {measured.title} #{measured.repeat}").replace(",", " ").replace(" ", "_")
         lines.append(f"Tag={tag},{start:.3f},{measured.window_s:.3f},{largest / 1e3:.3f},{measured.hdr}")
         start += measured.window_s
     return "\n".join(lines) + "\n"

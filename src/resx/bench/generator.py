@@ -23,6 +23,7 @@ from resx.bench.recorder import Progress, Recorder, Records
 from resx.bench.task import DRAIN_S, Task
 from resx.bench.wire import Target
 from resx.errors import ResxError
+from resx.streams import make_readable
 
 _GONE_S = 5.0
 _NICENESS = -10
@@ -129,6 +130,7 @@ class Generators:
 
 def _generate(task: Task, pipe: Pipe) -> None:
     """What a process does."""
+    make_readable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(OSError):
         go_before_others(task)

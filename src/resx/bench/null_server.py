@@ -23,6 +23,7 @@ from resx.bench.samples import merged
 from resx.bench.task import Task
 from resx.bench.wire import GRPC_METHOD, content_length
 from resx.errors import ResxError
+from resx.streams import make_readable
 
 _ENVELOPE_BYTES = 160
 """Of JSON around an answer's logits, or of a message of gRPC."""
@@ -76,6 +77,7 @@ def null_server(protocol: str, answer: bytes) -> Iterator[int]:
 
 
 def _serve(protocol: str, answer: bytes, pipe: Pipe) -> None:
+    make_readable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if protocol == "grpc":
         _serve_grpc(answer, pipe)

@@ -10,7 +10,7 @@ import typer
 
 from resx.cli import family, fleet, random_weights
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
-from resx.cli.output import Output, table
+from resx.cli.output import Output, print_lines, table
 from resx.cli.render import Rendering, render, require_fitting
 from resx.errors import UsageError
 
@@ -274,4 +274,4 @@ def _show_plan(
     lines = [f"{name} version {planned.version} on {address}, where {answering}; nothing was changed"]
     lines += [f"  {number}. {check}" for number, check in enumerate(planned.checks, 1)]
     lines += planned.diff or ["configuration: as it is"]
-    out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
+    out.result(payload, lambda console: print_lines(console, lines))

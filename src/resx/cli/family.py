@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resx.cli.lesion import data_of, images_bar, require_run
-from resx.cli.output import Output, table
+from resx.cli.output import Output, print_lines, table
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def _show_exported(console: Console, name: str, exported: list[Exported], reposi
         f"resx deploy {name} --best-under TIME chooses by the latency on the server, which is longer",
         f"next: {deploying(exported[0].card.name, repository)}",
     ]
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def deploy_best(
@@ -202,4 +202,4 @@ def _show_choice(console: Console, choice: Choice, address: Address, done: Deplo
         if done
         else f"{name} would be deployed if the server agrees; nothing was changed"
     )
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    print_lines(console, lines)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from resx.cli import random_weights
-from resx.cli.output import Output
+from resx.cli.output import Output, print_lines
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def deploy_to_all(
         "servers": [_as_json(outcome) for outcome in rollout.outcomes],
     }  # fmt: skip
     lines = [_line(rollout, outcome) for outcome in rollout.outcomes]
-    out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
+    out.result(payload, lambda console: print_lines(console, lines))
     checked = any(outcome.done is not None and outcome.done.checked for outcome in rollout.outcomes)
     is_random = checked and repository.card(name, rollout.version).source.is_random
     random_weights.warn(out, name, is_random=is_random)
@@ -89,7 +89,7 @@ def show_plans(
         steps = [f"copy it into {member.repository.root}"] if copies else []
         lines += [f"  {number}. {check}" for number, check in enumerate([*steps, *one.checks], 1)]
         lines += one.diff or ["configuration: as it is"]
-    out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
+    out.result(payload, lambda console: print_lines(console, lines))
 
 
 def _as_json(outcome: Outcome) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Json, Quiet, Seed
-from resx.cli.output import Output, stderr_console, table
+from resx.cli.output import Output, print_lines, stderr_console, table
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def _show(console: Console, found: LesionStudy, output: Path | None) -> None:
     ]
     if output is not None:
         lines.append(f"wrote {output}")
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def _print_spreads(console: Console, title: str, spreads: tuple[Spread, ...]) -> None:

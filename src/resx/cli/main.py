@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from resx import streams
 from resx._version import __version__
 from resx.cli import (
     bench,
@@ -80,6 +81,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the locale's encoding lacks is shown escaped
+    streams.make_readable()
     sys.exit(_run())
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -36,15 +36,17 @@ class Output:
     def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
         """Print the result: `payload` as one JSON object, or what `show` prints for people."""
         if self.as_json:
-            sys.stdout.write(json.dumps(_printable(payload), allow_nan=False) + "\n")
+            # json escapes what is no ASCII, C1 and the marks that reorder text among it, and C0; not DEL.
+            text = json.dumps(_printable(payload), allow_nan=False).replace("\x7f", "\\u007f")
+            sys.stdout.write(f"{text}\n")
         else:
-            show(_console(stderr=False))
+            show(_console_on(_terminal_behind(sys.stdout)))
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
         """Say something on stderr, unless quiet."""
         if not self.quiet:
-            stderr_console().print(text, markup=False, highlight=False, soft_wrap=True)
+            stderr_console().print(text, soft_wrap=True)
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[Callable[[str], None]]:
@@ -81,9 +83,9 @@ class Live:
     def show(self, detail: str) -> None:
         """Show on a terminal how it goes."""
         if self._status is not None:
-            from rich.markup import escape
+            from rich.text import Text
 
-            self._status.update(escape(f"{self._name}  {detail}"))
+            self._status.update(Text(one_line(f"{self._name}  {detail}")))  # of a str it would take markup
 
     def finish(self) -> None:
         """Print the step with its time."""
@@ -95,15 +97,20 @@ class Live:
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Table:
     """Return a table whose first `left` columns are words and the others numbers."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
     made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
     for index, column in enumerate(columns):
         made.add_column(column, justify="left" if index < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(escape(one_line(cell)) for cell in row))
+        made.add_row(*row)
     return made
+
+
+def print_lines(console: Console, lines: Iterable[str]) -> None:
+    """Print lines that a terminal breaks where it ends: whoever copies a name or a command gets it whole."""
+    for line in lines:
+        console.print(line, soft_wrap=True)
 
 
 def fail(message: str) -> None:
@@ -124,18 +131,18 @@ def _printable(value: Any) -> Any:
 
 def stderr_console() -> Console:
     """Return the one console on stderr: what is printed while it shows a spinner or a bar goes above that."""
-    return _console(stderr=True)
+    return _console_on(_terminal_behind(sys.stderr))
 
 
-def _console(*, stderr: bool) -> Console:
-    stream = sys.stderr if stderr else sys.stdout
-    # A spinner puts a proxy in the stream's place while it is shown; it is the same console's.
-    return _console_on(getattr(stream, "rich_proxied_file", stream), stderr=stderr)
+def _terminal_behind(stream: TextIO) -> TextIO:
+    """Return the stream without what stands in front of it: `resx.streams`, and a spinner's proxy while it is shown."""
+    while (behind := getattr(stream, "rich_proxied_file", None)) is not None:
+        stream = behind
+    return stream
 
 
 @functools.lru_cache(maxsize=2)
-def _console_on(stream: TextIO, *, stderr: bool) -> Console:
+def _console_on(stream: TextIO) -> Console:
     from resx.cli.console import SafeConsole
 
-    width = None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_PIPE
-    return SafeConsole(stderr=stderr, width=width, highlight=False, emoji=False)
+    return SafeConsole(stream, width=None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_PIPE)

@@ -9,7 +9,7 @@ import typer
 
 from resx.cli.lesion import data_of, images_bar
 from resx.cli.options import Json, Quiet, Seed
-from resx.cli.output import Output, table
+from resx.cli.output import Output, print_lines, table
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -133,4 +133,4 @@ def _show(
         )
     if output is not None:
         lines.append(f"wrote {output}")
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    print_lines(console, lines)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
-from resx.cli.output import Output, table
+from resx.cli.output import Output, print_lines, table
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def _show(console: Console, found: CapacityPlan, plot: Path | None) -> None:
     lines.append("simulated from one machine's service times; docs/capacity.md says how far to trust it")
     if plot is not None:
         lines.append(f"wrote {plot}")
-    console.print("\n".join(lines), markup=False, soft_wrap=True)
+    print_lines(console, lines)
 
 
 def _row(one: Estimate) -> list[str]:

@@ -43,6 +43,9 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Classes for each image, at most all of the model's.")] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was stopped or killed.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again; OUT is replaced at the end.")] = False,
+    csv_safe: Annotated[
+        bool, typer.Option("--csv-safe", help="For spreadsheets: write no cell of the .csv that is a formula.")
+    ] = False,
     column: Annotated[str, typer.Option(help="Of the images' bytes in Parquet. Default: the only one.")] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda, where this process or --ray computes. Default: cpu.")] = "",
     server: Annotated[
@@ -97,7 +100,7 @@ def predict(
     _require_one_place(server=server, ray=ray, device=device, ray_options=bool(ray_actors or ray_cpus != 1))
     if not server and (protocol or ca or cert or key or header):
         raise UsageError("--protocol, --ca, --cert, --key, --header: say how to reach a server; give --server too")
-    require_format(output)
+    require_format(output, csv_safe=csv_safe)
     require_fresh(output, resume=resume, overwrite=overwrite)
     require_packages()
     out = Output(as_json=json, quiet=quiet)
@@ -115,7 +118,7 @@ def predict(
             model = find_model(models, *asked)
             load_onnxruntime(kind)  # before the output is begun
             opened = contextlib.nullcontext(InThisProcess(model, kind))
-    wanted = Wanted(source=found, source_text=source, out=output, top=top, overwrite=overwrite)
+    wanted = Wanted(source=found, source_text=source, out=output, top=top, overwrite=overwrite, csv_safe=csv_safe)
     with opened as engine:
         if skipped := skipped_words(found):
             out.note(f"Skipped {skipped}")

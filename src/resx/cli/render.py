@@ -79,7 +79,7 @@ def render(repository: Repository, name: str, rendering: Rendering, out: Output)
         text = f"{len(manifests)} objects in {rendering.folder}; `kubectl apply -k {rendering.folder}` creates them\n"
     for remark in remarks:
         out.note(f"note: {remark}")
-    out.result(payload, lambda console: console.print(text, end="", markup=False, highlight=False, soft_wrap=True))
+    out.result(payload, lambda _console: typer.echo(text, nl=False))
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

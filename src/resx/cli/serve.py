@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Json, Quiet, RepositoryPath
-from resx.cli.output import Output
+from resx.cli.output import Output, print_lines
 from resx.errors import ResxError, UsageError
 
 if TYPE_CHECKING:
@@ -152,4 +152,4 @@ def _say_ready(
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
     lines += [f"  {name} is not loaded: resx deploy {name}" for name in missing]
-    out.result(payload, lambda console: console.print("\n".join(lines), markup=False, soft_wrap=True))
+    out.result(payload, lambda console: print_lines(console, lines))

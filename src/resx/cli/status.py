@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import datetime
 import sys
@@ -173,9 +174,10 @@ def _follow(repository: Repository, log: Path, position: int) -> None:
     from resx.serving import logs as files
     from resx.serving.state import running_server
 
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a block may end within a character
     try:
         for block in files.follow(log, position, lambda: running_server(repository) is None):
-            sys.stdout.buffer.write(block)
-            sys.stdout.buffer.flush()
+            sys.stdout.write(decoder.decode(block))
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.options import Device, Json, Quiet, Seed, Settings, chosen
-from resx.cli.output import Output, stderr_console
+from resx.cli.output import Output, print_lines, stderr_console
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -160,12 +160,12 @@ def _report(
         "num_conflicting": len(data.conflicting), "best_epoch": best["epoch"],
         "best_accuracy": best["accuracy"], **last,
     }  # fmt: skip
-    line = (
+    lines = [
         f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "
-        f"images right (best: {best['accuracy']:.2%} after epoch {best['epoch']})\n"
-        f"next: resx export {shlex.quote(str(folder))}"
-    )
-    out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+        f"images right (best: {best['accuracy']:.2%} after epoch {best['epoch']})",
+        f"next: resx export {shlex.quote(str(folder))}",
+    ]
+    out.result(payload, lambda console: print_lines(console, lines))
 
 
 def _prepare(folder: Path, *, is_run: bool, resume: bool, force: bool) -> None:

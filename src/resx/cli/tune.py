@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
-from resx.cli.output import Output, table
+from resx.cli.output import Output, print_lines, table
 from resx.errors import MissingCapability, UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from resx.bench.tuning import Outcome, Search
@@ -141,9 +143,9 @@ def _search(
     payload = evidence.model_dump(mode="json") | {
         "name": name, "better": better, "version": deployed.version if deployed else None,
     }  # fmt: skip
-    end = _ending(name, better, dry_run, deployed.version if deployed else 0)
+    end = [_ending(name, better, dry_run, deployed.version if deployed else 0)]
     if plot is not None:
-        end += f"\nwrote {plot}"
+        end.append(f"wrote {plot}")
     out.result(payload, lambda console: _show(console, evidence, end))
 
 
@@ -196,7 +198,7 @@ def _ending(name: str, better: bool, dry_run: bool, version: int) -> str:
     return f"{name} version {version} answers with it; `resx tune {name} --undo` takes it back"
 
 
-def _show(console: Console, tuning: Tuning, end: str) -> None:
+def _show(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
     from resx.bench.tuning import front, latest
 
     best = front(tuning.trials)
@@ -213,7 +215,7 @@ def _show(console: Console, tuning: Tuning, end: str) -> None:
     console.print("front, *: no other setting is better in both images/s and single ms", markup=False)
     if tuning.num_pairs > 1:
         console.print(_compared(tuning), markup=False, soft_wrap=True)
-    console.print(end, markup=False, soft_wrap=True)
+    print_lines(console, end)
 
 
 def _compared(tuning: Tuning) -> str:

@@ -339,8 +339,8 @@ def _labels(file: str, num_outputs: int) -> tuple[str, ...]:
         raise UsageError(f"--labels {file}: {error}") from None
     if len(labels) != num_outputs:
         raise UsageError(f"--labels {file}: {len(labels)} labels for {num_outputs} outputs; give one a line")
-    if bad := [label for label in labels if not is_label(label.replace("\t", " "))]:
-        raise UsageError(f"--labels {file}: '{one_line(bad[0])}': {LABEL_RULE}; mend the file")
+    if bad := [label for label in labels if not is_label(label, with_tabs=True)]:
+        raise UsageError(f"--labels {file}: '{one_line(bad[0][:100])}': {LABEL_RULE}; mend the file")
     return labels
 
 

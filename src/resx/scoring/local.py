@@ -14,6 +14,7 @@ import numpy.typing as npt
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export import card as cards
 from resx.files import sha256_of
+from resx.listing import LABEL_RULE, is_label, one_line
 from resx.scoring.rows import Model
 from resx.serving.client import interface_of
 from resx.serving.repository import Repository
@@ -58,7 +59,7 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     _ = interface.image_size  # refuses what takes no images
     model = Model(
         name=name, version=int(folder.name), sha256=sha256_of(path), interface=interface,
-        labels=_labels(folder.parent, config),
+        labels=_labels(folder.parent, config, interface.num_classes),
     )  # fmt: skip
     return ModelFile(model=model, path=path, config=config)
 
@@ -143,14 +144,21 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _labels(model_folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
+def _labels(model_folder: Path, config: dict[str, Any], num_classes: int) -> tuple[str, ...]:
     file = config["output"][0].get("label_filename", "")
     path = model_folder / file
+    if ".." in Path(file).parts or Path(file).is_absolute():
+        raise UsageError(f"{model_folder}: label_filename '{one_line(file)}' leads out of the model's folder; mend it")
     if not file or not path.is_file():
         return ()
     # As Triton reads it: LF alone ends a line, and an empty line is a class without a name.
     lines = path.read_bytes().decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
-    return tuple(line.removesuffix("\r") for line in lines)
+    labels = tuple(line.removesuffix("\r") for line in lines)
+    if bad := [label for label in labels if label and not is_label(label, with_tabs=True)]:
+        raise UsageError(f"{path}: '{one_line(bad[0][:100])}': {LABEL_RULE}; mend the file")
+    if any(labels[num_classes:]):
+        raise UsageError(f"{path}: {len(labels)} lines for {num_classes} classes; give one for each, in their order")
+    return labels
 
 
 def _backend(use: Any, name: str) -> Any:

@@ -14,6 +14,7 @@ import csv
 import itertools
 import json
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,9 +31,16 @@ if TYPE_CHECKING:
 
 Write: TypeAlias = "Callable[[Path, Iterable[pa.Table], int], None]"
 
+# What a spreadsheet takes for a formula's beginning (OWASP, "CSV Injection"): full-width signs count in some locales.
+_SIGN = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
+# Behind blanks and quotes too, which some drop; and what a cell cannot begin with without looking like another's end.
+_AT_THE_START = re.compile(rf'[\t\r\n]|[\s"]*{_SIGN}')
+# A program that parts a line elsewhere (`;` in many locales) finds cells that begin in the middle of ours.
+_AFTER_A_SEPARATOR = re.compile(rf'([,;|\t\r\n][\s"]*)(?={_SIGN})')
 
-def require_format(out: Path) -> None:
-    """Check that the output's name says a format.
+
+def require_format(out: Path, *, csv_safe: bool = False) -> None:
+    """Check that the output's name says a format, and CSV if it is to be safe for spreadsheets.
 
     Raises:
         UsageError: it does not, or it has bytes that are no UTF-8.
@@ -41,10 +49,17 @@ def require_format(out: Path) -> None:
         raise UsageError(f"-o {out}: has bytes that are no UTF-8; give another name")
     if out.suffix.lower() not in FORMATS:
         raise UsageError(f"-o {out}: the format is told by the name; give one that ends in {', '.join(FORMATS)}")
+    if csv_safe and out.suffix.lower() != ".csv":
+        raise UsageError(f"--csv-safe, -o {out}: only a .csv holds formulas; leave --csv-safe out, or write a .csv")
 
 
-def merge(parts: Parts, out: Path) -> tuple[int, str]:
+def merge(parts: Parts, out: Path, *, csv_safe: bool = False) -> tuple[int, str]:
     """Write all parts' rows to the output, which is replaced in one step; return how many rows failed, and the first.
+
+    Args:
+        parts: all there.
+        out: its name says the format.
+        csv_safe: write no cell of a CSV that a spreadsheet computes.
 
     Raises:
         ResxError: a part is damaged, or the output cannot be written.
@@ -64,7 +79,8 @@ def merge(parts: Parts, out: Path) -> tuple[int, str]:
 
     staged = parts.folder / MERGED
     with writing(out):
-        FORMATS[out.suffix.lower()](staged, tables(), parts.manifest.top)
+        write = _write_safe_csv if csv_safe else FORMATS[out.suffix.lower()]
+        write(staged, tables(), parts.manifest.top)
         with staged.open("rb") as file:
             os.fsync(file.fileno())
         staged.replace(out)
@@ -90,7 +106,17 @@ def _write_jsonl(path: Path, tables: Iterable[pa.Table], top: int) -> None:  # n
                 file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _write_csv(path: Path, tables: Iterable[pa.Table], top: int) -> None:
+def without_formula(cell: str) -> str:
+    """Return a cell's text with an apostrophe in front of whatever a spreadsheet would compute."""
+    text = _AFTER_A_SEPARATOR.sub(r"\1'", cell)
+    return f"'{text}" if _AT_THE_START.match(cell) else text
+
+
+def _write_safe_csv(path: Path, tables: Iterable[pa.Table], top: int) -> None:
+    _write_csv(path, tables, top, without_formula)
+
+
+def _write_csv(path: Path, tables: Iterable[pa.Table], top: int, text: Callable[[str], str] = str) -> None:
     first, every = _first(tables)
     numbers = _numbers(first)
     number = {"probabilities": "probability", "scores": "score"}[numbers]
@@ -100,9 +126,9 @@ def _write_csv(path: Path, tables: Iterable[pa.Table], top: int) -> None:
         writer.writerow(["path", *names, "error"])
         for table in every:
             for row in table.to_pylist():
-                best = zip(row["classes"], row["labels"], map(_short, row[numbers]), strict=True)
+                best = zip(row["classes"], map(text, row["labels"]), map(_short, row[numbers]), strict=True)
                 cells: list[Any] = [value for guess in best for value in guess]
-                writer.writerow([row["path"], *(cells or [""] * 3 * top), row["error"] or ""])
+                writer.writerow([text(row["path"]), *(cells or [""] * 3 * top), text(row["error"] or "")])
 
 
 def _first(tables: Iterable[pa.Table]) -> tuple[pa.Table, Iterable[pa.Table]]:

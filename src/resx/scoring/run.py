@@ -33,6 +33,8 @@ class Wanted:
     top: int = 5
     """Classes for each image; all of them where the model has fewer."""
     overwrite: bool = False
+    csv_safe: bool = False
+    """Write a CSV in which a spreadsheet finds no formula."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +107,7 @@ def predict(engine: Engine, wanted: Wanted, on_progress: Callable[[int, int], No
         for number, table in engine.scored_parts(wanted.source, parts, missing, on_rows):
             parts.write(number, table)
         seconds = time.monotonic() - started
-        errors, first_error = merge(parts, wanted.out)
+        errors, first_error = merge(parts, wanted.out, csv_safe=wanted.csv_safe)
         remove_parts(parts)
     return Predicted(
         rows=num_rows, errors=errors, first_error=first_error, scored_rows=num_rows - before,

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import MissingCapability, ResxError, ServerBusy, ServerError, UsageError
-from resx.listing import printable
+from resx.listing import LABEL_RULE, is_label, one_line, printable
 from resx.serving.address import (
     CONTROL_HEADER,
     CONTROL_KEY_VARIABLE,
@@ -470,4 +470,8 @@ def _by_row(predictions: Sequence[Prediction], num_classes: int) -> list[list[Pr
 
 def _prediction(text: bytes) -> Prediction:
     logit, index, *label = text.decode("utf-8", "backslashreplace").removesuffix("\r").split(":", 2)
+    if label and label[0] and not is_label(label[0], with_tabs=True):
+        raise ServerError(
+            f"the server calls class {index[:20]} '{one_line(label[0][:100])}': {LABEL_RULE}; mend its labels.txt"
+        )
     return Prediction(label=label[0] if label else f"class-{index}", index=int(index), logit=float(logit))

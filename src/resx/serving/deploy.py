@@ -30,7 +30,7 @@ from resx.serving.rehearsal import forget_rehearsal, rehearsed
 from resx.serving.repository import Repository
 from resx.serving.self_test import run_self_test
 from resx.serving.state import OURS, record_deployed, record_previous, remembered_as
-from resx.serving.triton_config import CONFIG_FILE
+from resx.serving.triton_config import CONFIG_FILE, labels_text
 
 _BUSY_S = 30.0
 _TRIAL_STEP_S = 0.2
@@ -159,6 +159,7 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
 
     Raises:
         VersionRejected: a file is not the one that was verified.
+        UsageError: a class's name is no line of labels.txt, so that labels behind it are those of other classes.
         MissingCapability: the server cannot be reached, or cannot run such a version.
     """
     folder = repository.version_folder(name, version)
@@ -169,6 +170,7 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
         path = folder / file
         if not path.is_file() or sha256_of(path) != expected:
             raise VersionRejected(f"{path}: missing or not the file that was verified; export the model again")
+    labels_text(card)
     if card.engine is not None and client.server_version() == TRITON_VERSION:
         raise MissingCapability(
             f"{name} version {version}: a TensorRT plan, and the embedded Triton has no TensorRT; "

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from resx.listing import one_line
+
 MAX_BYTES = 8_000_000
 NUM_OLD = 3
 _BLOCK = 65536
@@ -32,11 +34,11 @@ def rotate(log: Path, *, max_bytes: int = MAX_BYTES, num_old: int = NUM_OLD) -> 
 
 
 def append(log: Path, text: str) -> None:
-    """Add a line of the supervisor's own, with the date as Triton's log has it."""
+    """Add one line of the supervisor's own, with the date as Triton's log has it; a line break in it is escaped."""
     stamp = time.strftime("%m%d %H:%M:%S")
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, f"resx {stamp} {os.getpid()}] {text}\n".encode())
+        os.write(descriptor, f"resx {stamp} {os.getpid()}] {one_line(text)}\n".encode())
     finally:
         os.close(descriptor)
 
@@ -48,7 +50,9 @@ def last_lines(log: Path, num_lines: int) -> list[str]:
         if len(lines) >= num_lines:
             break
         if path.exists():
-            lines = path.read_text(errors="replace").splitlines() + lines
+            # LF alone ends a line: with the other separators a name in it could look like one of the supervisor's.
+            text = path.read_bytes().decode(errors="replace")
+            lines = text.removesuffix("\n").split("\n") * bool(text) + lines
     return lines[-num_lines:] if num_lines else []
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 from resx.serving import triton_config
 
+_SILENT = 4
+
 
 def served_config(model_folder: Path) -> dict[str, Any]:
     """Return a model's config.pbtxt as Triton hands it to a backend; empty if it has none.
@@ -36,7 +38,11 @@ def num_instances(config: dict[str, Any]) -> int:
 
 @cache
 def served_backend() -> ModuleType:
-    """Load the served backend's module: outside a server, without the stub's module that it imports."""
+    """Load the served backend's module: outside a server, without the stub's module that it imports.
+
+    Its sessions log nothing: their errors come as exceptions, and what they would write to stderr has names of the
+    file in it as they are.
+    """
     path = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
     spec = importlib.util.spec_from_file_location("resx_served_backend", path)
     assert spec is not None
@@ -44,4 +50,5 @@ def served_backend() -> ModuleType:
     sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    vars(module)["LOG_SEVERITY"] = _SILENT
     return module

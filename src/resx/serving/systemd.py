@@ -6,6 +6,8 @@ import contextlib
 import os
 import socket
 
+from resx.listing import one_line
+
 
 def notify(message: str) -> None:
     """Send `READY=1`, `STATUS=...` or `STOPPING=1`; nothing happens where no service manager listens."""
@@ -14,4 +16,4 @@ def notify(message: str) -> None:
         return
     with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
         sender.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
-        sender.sendall(message.encode())
+        sender.sendall(one_line(message).encode())  # a line break would begin an assignment of its own

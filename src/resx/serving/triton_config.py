@@ -12,7 +12,7 @@ from typing import Any
 
 from resx.errors import UsageError
 from resx.export.card import OUTPUT_KINDS, Card, Engine, OutputKind
-from resx.listing import LABEL_RULE, one_line
+from resx.listing import LABEL_RULE, is_label, one_line
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
@@ -190,11 +190,13 @@ def labels_text(card: Card) -> str:
     """Return the text of labels.txt: one line per class, `class-7` where no name is known.
 
     Raises:
-        UsageError: a label has a newline, which would shift those after it.
+        UsageError: a label is no line of its own, and could shift those after it.
     """
     signature = card.signature
-    if bad := [label for label in signature.labels if "\n" in label]:
-        raise UsageError(f"{card.name}: label '{one_line(bad[0])}': {LABEL_RULE}; rename the class and export again")
+    if bad := [label for label in signature.labels if not is_label(label, with_tabs=True)]:
+        raise UsageError(
+            f"{card.name}: label '{one_line(bad[0][:100])}': {LABEL_RULE}; rename the class and export again"
+        )
     labels = signature.labels or tuple(f"class-{index}" for index in range(signature.num_outputs))
     return "".join(f"{label}\n" for label in labels)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from resx.errors import UsageError
+from resx.listing import one_line
 
 WANTED = "give a .safetensors, .pth or .pt file of weights"
 _NUM_BYTES = 1024
@@ -137,7 +138,7 @@ def _text_described(start: bytes) -> str:
 
 def shown(name: str, limit: int = 100) -> str:
     """Return a name out of a file as one line that no terminal acts on, cut where it is too long."""
-    text = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in name[:limit])
+    text = one_line(name[:limit])
     return text if len(name) <= limit else f"{text}..."
 
 

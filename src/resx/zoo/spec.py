@@ -237,7 +237,9 @@ def read_spec(path: Path) -> ModelSpec:
 def _require_labels(labels: Sequence[str]) -> None:
     # Not a validator: the card of a version that is published already has to be readable still.
     if bad := [label for label in labels if not is_label(label)]:
-        raise UsageError(f"label '{one_line(bad[0])}': {LABEL_RULE}; rename the class in the data and train again")
+        raise UsageError(
+            f"label '{one_line(bad[0][:100])}': {LABEL_RULE}; rename the class in the data and train again"
+        )
 
 
 def _first(error: pydantic.ValidationError) -> str:

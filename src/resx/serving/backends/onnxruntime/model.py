@@ -50,6 +50,8 @@ DEFAULT_MAX_BATCH = 4
 """Of a model whose file allows batches and whose config.pbtxt does not say; the C++ backend's number."""
 WORTH_ASKING_S = 0.02
 """A run that takes longer than this is worth the question whether somebody still waits for it."""
+LOG_SEVERITY = 3
+"""Of onnxruntime's own log, which is the server's here: errors."""
 TYPES = {
     "tensor(bool)": "TYPE_BOOL", "tensor(uint8)": "TYPE_UINT8", "tensor(uint16)": "TYPE_UINT16",
     "tensor(uint32)": "TYPE_UINT32", "tensor(uint64)": "TYPE_UINT64", "tensor(int8)": "TYPE_INT8",
@@ -230,7 +232,7 @@ def _session_options(config: dict[str, Any]) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = LOG_SEVERITY
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = {
         -1: levels.ORT_ENABLE_BASIC, 0: levels.ORT_ENABLE_ALL,
