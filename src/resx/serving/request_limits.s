@@ -7,8 +7,6 @@
 .set parse_value,       0x1cf04a    # rapidjson, GenericReader::ParseValue
 .set elements_counted,  0x2f057b    # HTTPAPIServer::ParseJsonTritonIO
 .set elements_refused,  0x2f05ef
-.set buffer_full,       0x30033e    # DataCompressor::DecompressData
-.set stream_broken,     0x300498
 .set body_taken,        0x99b7b7    # libevhtp, htp__request_parse_body_
 .set body_too_long,     0x99b93c
 .set header_taken,      0x99bbfe    # libevhtp, htp__request_parse_header_key_
@@ -20,7 +18,7 @@
 .set evhtp_send_reply,  0x99f410
 .set evbuffer_add,      0x9a6c00
 
-.globl depth, elements, unpacked, body, header, dispatch
+.globl depth, elements, body, header, dispatch
 .text
 # Each value of a JSON text comes through here. The reader is a variable of the function that began to parse, so its
 # distance from the stack's end is what the nesting has taken: 80 bytes a level.
@@ -51,14 +49,6 @@ elements:                           # rax: bytes of the tensor; [rbp-0x3f8]: its
     lea rsi, [rip+elements_text]
     call error_new
     jmp elements_refused
-
-# A packed body wants another buffer.
-unpacked:                           # r14: the z_stream
-    cmp qword ptr [r14+0x28], 0x4000000     # total_out; REQUEST_BYTES
-    ja 1f
-    mov edx, 1                      # what stood here
-    jmp buffer_full
-1:  jmp stream_broken
 
 # A piece of a body has come.
 body:                               # rbx: the connection; rbp: bytes of the piece
