@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow check bench bench-peers faults fleet digits-table shrink-table schemas manifests wheel clean
+.PHONY: help setup demo test test-slow check bench bench-peers faults hostile fleet digits-table shrink-table schemas manifests wheel clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -62,6 +62,10 @@ bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind ot
 
 faults: $(STAMP)  ## break a served model under load in every way and count what clients notice; about 35 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults --times 20
+
+hostile: $(STAMP)  ## 100,000 hostile requests over http and gRPC beside healthy ones: none of those may be lost; about 3 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile --native
 
 fleet: $(STAMP)  ## three servers behind HAProxy: one is killed, then all are upgraded, under load; about 2 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fleet

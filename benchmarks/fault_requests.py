@@ -128,7 +128,7 @@ KINDS: dict[str, list[Request]] = {
 def _chunked(state: ServerState) -> str:
     """Send a body in chunks, as no inference client does, and break off."""
     with socket.create_connection(("127.0.0.1", state.http_port), timeout=10) as connection:
-        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        connection.sendall(f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
         try:
             for _ in range(2_000):
                 connection.sendall(b"1\r\n[\r\n")

@@ -154,7 +154,9 @@ def main() -> int:
     for name, counter in sorted(outcome.counted.items()):
         ends = ", ".join(f"{number} x {end}" for end, number in counter.most_common())
         print(f"{name:<36}{counter.total():>8}  {ends}")
-    print(f"{outcome.sent} hostile requests, {outcome.healthy} healthy ones, {outcome.peak_bytes / 2**20:.0f} MiB at most")
+    print(
+        f"{outcome.sent} hostile requests, {outcome.healthy} healthy ones, {outcome.peak_bytes / 2**20:.0f} MiB at most"
+    )
     print("".join(f"MISSED: {bar}\n" for bar in outcome.missed) or "all bars hold")
     return 1 if outcome.missed else 0
 

@@ -22,8 +22,8 @@ from resx.serving.embedded import LOOPBACK
 
 _PATHS = (
     PATH, f"/v2/models/{MODEL}/versions/1/infer", f"/v2/models/{MODEL}/generate", f"/v2/models/{MODEL}/generate_stream",
-    "/v2/repository/index", f"/v2/repository/models/{MODEL}/load", f"/v2/repository/models/{MODEL}/unload", "/v2/logging",
-    "/v2/trace/setting", f"/v2/models/{MODEL}/trace/setting", "/v2/systemsharedmemory/region/x/register",
+    "/v2/repository/index", f"/v2/repository/models/{MODEL}/load", f"/v2/repository/models/{MODEL}/unload",
+    "/v2/logging", "/v2/trace/setting", f"/v2/models/{MODEL}/trace/setting", "/v2/systemsharedmemory/region/x/register",
     "/v2/cudasharedmemory/region/x/register", f"/v2/models/{MODEL}/stats", "/v2/health/ready", "/metrics", "/",
 )  # fmt: skip
 _SERVICE = "/inference.GRPCInferenceService/"
@@ -63,6 +63,7 @@ class Connection:
         try:
             if self._socket is None:
                 self._socket = socket.create_connection((LOOPBACK, self.port), timeout=_TIMEOUT_S)
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for piece in pieces:
                 self._socket.sendall(piece)
             if not answer:
@@ -104,7 +105,9 @@ class Kind:
 def _nested(connection: Connection, chance: random.Random) -> str:
     opening = chance.choice((b"[", b'{"a":', b'[{"inputs":'))
     body = chance.choice((b"", b'{"inputs":', b'{"id":"')) + opening * int(10 ** chance.uniform(3, 5))
-    return connection.post(chance.choice(_PATHS[:11]), body, Content_Type=chance.choice(("text/plain", "application/json")))
+    return connection.post(
+        chance.choice(_PATHS[:11]), body, Content_Type=chance.choice(("text/plain", "application/json"))
+    )
 
 
 def _very_deep(connection: Connection, chance: random.Random) -> str:
@@ -112,7 +115,9 @@ def _very_deep(connection: Connection, chance: random.Random) -> str:
 
 
 def _shape(connection: Connection, chance: random.Random) -> str:
-    shape = [chance.choice((-1, 0, 1, 3, 16, 2**31, 2**62, 2**63 - 1, 2**64, 10**6)) for _ in range(chance.randint(0, 6))]
+    shape = [
+        chance.choice((-1, 0, 1, 3, 16, 2**31, 2**62, 2**63 - 1, 2**64, 10**6)) for _ in range(chance.randint(0, 6))
+    ]
     kind = chance.choice(("UINT8", "FP64", "BYTES", "INT64", "BF16", "nonsense"))
     return connection.post(PATH, infer_body(shape=[*shape, 7], datatype=kind, data=[0]))
 
@@ -157,13 +162,13 @@ def _endless_body(connection: Connection, chance: random.Random) -> str:
     head = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {10**12}"
     piece = b"100000\r\n" + b" " * 2**20 + b"\r\n" if chunked else b" " * 2**20
     begin = f"POST {PATH} HTTP/1.1\r\nHost: localhost\r\n{head}\r\n\r\n".encode()
-    return connection.exchange((begin if index == 0 else piece for index in range(200)))
+    return connection.exchange(begin if index == 0 else piece for index in range(200))
 
 
 def _endless_headers(connection: Connection, chance: random.Random) -> str:
     begin = f"POST {PATH} HTTP/1.1\r\n".encode()
     piece = chance.choice((b"A: x\r\n" * 1000, b"A: " + b"x" * 4000 + b"\r\n", b"x" * 10_000, b"a: \r\n" * 1000))
-    return connection.exchange((begin if index == 0 else piece for index in range(10_000)))
+    return connection.exchange(begin if index == 0 else piece for index in range(10_000))
 
 
 def _broken_off(connection: Connection, chance: random.Random) -> str:
@@ -176,7 +181,8 @@ def _bad_http(connection: Connection, chance: random.Random) -> str:
     lines = (
         chance.randbytes(chance.randint(1, 500)), b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\0" * 100 + b"\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"GET /" + b"%" * 9000 + b" HTTP/1.1\r\n\r\n",
-        b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n", b"GET /v2?" + b"a&" * 3000 + b"\r\n",
+        b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n",
+        b"GET /v2?" + b"a&" * 3000 + b" HTTP/1.1\r\n\r\n",
         b"GET /v2/models/" + b"../" * 1000 + b" HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\n: x\r\n \r\n\r\n",
     )  # fmt: skip
     return connection.exchange([chance.choice(lines)], answer=False)
@@ -269,15 +275,16 @@ def _left_streams(connection: Connection, chance: random.Random) -> str:
         ":method": "POST", ":scheme": "http", ":path": _SERVICE + chance.choice(_METHODS), ":authority": "localhost",
         "content-type": "application/grpc", "te": "trailers",
     }  # fmt: skip
-    fields = b"".join(
-        b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in pair) for pair in words.items()
-    )
+    fields = b"".join(b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in pair) for pair in words.items())
     cancelled, ended = chance.random() < 0.5, chance.randrange(2)
     streams = range(1, 2 * chance.randint(1, 300), 2)
     cancel = (8).to_bytes(4, "big")
     return _http2(
         connection,
-        (_frame(1, 4 | ended, stream, fields) + (_frame(3, 0, stream, cancel) if cancelled else b"") for stream in streams),
+        (
+            _frame(1, 4 | ended, stream, fields) + (_frame(3, 0, stream, cancel) if cancelled else b"")
+            for stream in streams
+        ),
     )
 
 

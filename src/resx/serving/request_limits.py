@@ -51,11 +51,8 @@ _HOOKS = (
     (0x99B79E, "488b4070 4885c0", "body"),
     (0x99BBF9, "498d7c2401", "header"),
 )
-LABELS = {
-    "depth": 0xAA8C30, "elements": 0xAA8C5F, "body": 0xAA8C8E, "header": 0xAA8CC6,
-    "dispatch": 0xAA8CEE,
-}  # fmt: skip
-# What is changed in place: the offset in the file, what is there, and what takes its place.
+LABELS = {"depth": 0xAA8C30, "elements": 0xAA8C5F, "body": 0xAA8C8E, "header": 0xAA8CC6, "dispatch": 0xAA8CEE}
+# What is changed in place.
 _EDITS = (
     # htp__request_parse_body_: a piece of a chunked body is added to those before it, as it is with a Content-Length.
     (0x99B840, bytes.fromhex("4c8b"), bytes.fromhex("ebdc")),
@@ -70,11 +67,16 @@ _EDITS = (
 )
 
 
+def edits() -> list[tuple[int, bytes, bytes]]:
+    """Return every change: the offset in the file, what is there, and what takes its place."""
+    hooks = [(at, bytes.fromhex(before), _jump(at, LABELS[label])) for at, before, label in _HOOKS]
+    return [*hooks, *_EDITS, (CODE_AT, bytes(len(CODE)), CODE)]
+
+
 def limit_requests(server: Path) -> None:
     """Write the changes into the unpacked program, which must be the pinned wheel's own, untouched."""
     content = bytearray(server.read_bytes())
-    hooks = [(at, bytes.fromhex(before), _jump(at, LABELS[label])) for at, before, label in _HOOKS]
-    for at, before, after in (*hooks, *_EDITS, (CODE_AT, bytes(len(CODE)), CODE)):
+    for at, before, after in edits():
         assert content[at : at + len(before)] == before, f"{server} is of another wheel"
         content[at : at + len(after)] = after
     server.write_bytes(content)
