@@ -61,7 +61,7 @@ def test_a_full_disk_leaves_a_valid_repository() -> None:
     held(fault_commands.disk_full(2))
 
 
-def test_hostile_requests_are_refused_and_what_ends_triton_is_mended() -> None:
+def test_hostile_requests_are_refused() -> None:
     held(fault_requests.hostile(1))
 
 

@@ -10,8 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import urllib.error
-import urllib.request
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +21,7 @@ from resx.errors import MissingCapability, UsageError
 from resx.serving import embedded, hidden_arguments, region_modes
 from resx.serving import state as states
 from resx.serving.client import CONTROL_HEADER, PROTOCOLS, Address, TritonClient
-from resx.serving.embedded import LOOPBACK, Ports
+from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
 from resx.serving.supervisor import serve_detached, stop
 from resx.serving.triton_process import SHARED_MEMORY, shared_memory_prefix
@@ -316,17 +314,6 @@ def test_the_state_folder_is_closed_again_if_it_was_open(tmp_path: Path, monkeyp
     repository = Repository(tmp_path / "model_repository")
     states.make_folder(repository).chmod(0o777)
     assert stat.S_IMODE(states.make_folder(repository).stat().st_mode) == 0o700
-
-
-@pytest.mark.triton
-def test_deeply_nested_json_is_that_requests_error(open_server: RunningTriton) -> None:
-    """With the usual stack of 8 MiB, 0.2 MB of brackets end the server."""
-    body = b'{"inputs":' + b"[" * 500_000
-    url = f"http://{LOOPBACK}:{open_server.state.http_port}/v2/models/tiny/infer"
-    with pytest.raises(urllib.error.HTTPError, match="500"):
-        urllib.request.urlopen(urllib.request.Request(url, data=body), timeout=60)
-    with open_server.client() as client:
-        assert client.infer("tiny", client.interface("tiny"), IMAGES).version == 1
 
 
 @pytest.mark.triton

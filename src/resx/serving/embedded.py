@@ -42,6 +42,7 @@ from resx.files import (
 from resx.serving.batcher_patch import patch_batcher
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.region_modes import close_regions
+from resx.serving.request_limits import limit_requests
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
@@ -52,7 +53,7 @@ RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
 _UNPACKED_BYTES = 300_000_000
-_LAYOUT = 4
+_LAYOUT = 5
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
 
@@ -254,6 +255,7 @@ def _unpack(wheel: Path, root: Path) -> None:
         program.chmod(0o755)
     patch_batcher(root / "libs")
     close_regions(root / "backends/python")
+    limit_requests(root / "bin/tritonserver")
 
 
 def _inside(member: zipfile.ZipInfo, prefix: str) -> PurePosixPath:
