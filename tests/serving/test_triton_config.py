@@ -36,12 +36,12 @@ model_warmup [
   {
     name: "batch 1"
     batch_size: 1
-    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] random_data: true } }
+    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] zero_data: true } }
   },
   {
     name: "batch 4"
     batch_size: 4
-    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] random_data: true } }
+    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] zero_data: true } }
   }
 ]
 parameters { key: "resx.resize" value { string_value: "16" } }
@@ -162,7 +162,7 @@ def test_the_response_cache_and_the_warm_up_are_what_triton_reads() -> None:
     assert config.response_cache.enable
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
     assert list(config.model_warmup[1].inputs["image"].dims) == [3, 16, 16]
-    assert config.model_warmup[1].inputs["image"].random_data
+    assert config.model_warmup[1].inputs["image"].zero_data
     single = triton_config.config_text(card().model_copy(update={"max_batch_size": 1}), ServingOptions())
     assert [sample.batch_size for sample in triton_config.parse(single).model_warmup] == [1]
 

@@ -158,12 +158,13 @@ class TritonPythonModel:
         names = [name for name in self.outputs if any(name in call.outputs for call in group)]
         if len(group) == 1:
             results = self.session.run(names, group[0].inputs, self.run_options)
+            if self.batches:
+                _require_rows(names, results, group[0].num_rows)
             return [dict(zip(names, results, strict=True))]
         joined = {name: np.concatenate([call.inputs[name] for call in group]) for name in group[0].inputs}
         results = self.session.run(names, joined, self.run_options)
         ends = list(itertools.accumulate(call.num_rows for call in group))
-        if any(result.ndim == 0 or len(result) != ends[-1] for result in results):
-            raise ValueError(f"outputs of shapes {[r.shape for r in results]} for {ends[-1]} rows of input")
+        _require_rows(names, results, ends[-1])
         whole = dict(zip(names, results, strict=True))
         bounds = zip((0, *ends), ends, strict=False)  # np.split takes ten times as long
         return [
@@ -318,6 +319,13 @@ class _Handed:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0  # kDLCPU
+
+
+def _require_rows(names: list[str], results: list[Array], num_rows: int) -> None:
+    """Refuse an answer that has no row for each that was asked: nobody could tell whose are missing."""
+    for name, result in zip(names, results, strict=True):
+        if result.ndim == 0 or len(result) != num_rows:
+            raise ValueError(f"output {name!r} of shape {list(result.shape)} for {num_rows} rows of input")
 
 
 def _response(parts: dict[str, Array]) -> Any:

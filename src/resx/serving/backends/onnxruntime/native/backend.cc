@@ -694,7 +694,7 @@ class Instance {
     int64_t num_rows = 0;
     for (Call* call : group) num_rows += call->num_rows;
     for (Result& result : results) {
-      if (result.output != nullptr) describe(result, group.size() > 1 ? num_rows : 0);
+      if (result.output != nullptr) describe(result, batches_ ? num_rows : 0, group.size() > 1);
     }
     return results;
   }
@@ -734,8 +734,8 @@ class Instance {
     return owned(made, runtime->api.ReleaseValue);
   }
 
-  // Learn shape, type and place of an output; `num_rows` must be its first axis, where several calls share it.
-  void describe(Result& result, int64_t num_rows) const {
+  // Learn shape, type and place of an output. `num_rows` must be its first axis; 0: it need not have one.
+  void describe(Result& result, int64_t num_rows, bool is_shared) const {
     const ort::Api& api = runtime->api;
     ort::TensorInfo* made = nullptr;
     runtime->check(api.GetTensorTypeAndShape(result.value.get(), &made));
@@ -754,7 +754,7 @@ class Instance {
           "output '" + result.output->name + "' of shape [" + shape + "] for " + std::to_string(num_rows) +
           " rows of input");
     }
-    result.is_shared = num_rows > 0;
+    result.is_shared = is_shared;
     result.row_bytes = std::accumulate(
         result.shape.begin() + result.is_shared, result.shape.end(), result.type->bytes, std::multiplies<size_t>());
     void* data = nullptr;
