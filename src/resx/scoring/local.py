@@ -15,7 +15,8 @@ from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export import card as cards
 from resx.files import sha256_of
 from resx.scoring.rows import Model
-from resx.serving.client import interface_of
+from resx.serving.client import WrongAnswer
+from resx.serving.interface import Unexpected, interface_of
 from resx.serving.repository import Repository
 from resx.serving.served_file import num_instances, served_backend, served_config
 
@@ -54,7 +55,10 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     if not (config.get("input") and config.get("output")):
         session = open_session(path, config, "cpu", name)
         _backend(lambda backend: backend.complete(config, session), name)
-    interface = interface_of(name, config)
+    try:
+        interface = interface_of(name, config)
+    except Unexpected as error:
+        raise UsageError(f"{folder.parent}: {error}; mend its config.pbtxt") from error
     _ = interface.image_size  # refuses what takes no images
     model = Model(
         name=name, version=int(folder.name), sha256=sha256_of(path), interface=interface,
@@ -126,6 +130,7 @@ class Sessions:
 
         Raises:
             ResxError: onnxruntime fails.
+            WrongAnswer: there is not a row for each image.
         """
         with self._available:
             session = self._free.pop()
@@ -135,7 +140,10 @@ class Sessions:
                 raise ResxError(f"{self._name}: onnxruntime cannot run it: {_line(error)}") from error
             finally:
                 self._free.append(session)
-        return np.asarray(answer).reshape(len(x), -1).astype(np.float32, copy=False)
+        answer = np.asarray(answer)
+        if answer.ndim == 0 or len(answer) != len(x):
+            raise WrongAnswer(f"{self._name} answered {len(x)} images with a tensor {list(answer.shape)}")
+        return answer.reshape(len(x), -1).astype(np.float32, copy=False)
 
 
 def usable_cores() -> int:
