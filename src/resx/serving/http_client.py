@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from resx.serving.address import Address
 from resx.serving.answers import MAX_WORDS_BYTES, Refused, as_json, error_text
+from resx.serving.interface import Unexpected
 
 MAX_HEAD_BYTES = 2**16
 """Of a status line and headers; of the framing of a chunked body, too."""
@@ -107,16 +108,22 @@ class _Connection(http.client.HTTPConnection):
         response = self.getresponse()
         if response.getheader("content-encoding", "identity").lower() != "identity":
             raise NotHttp("a compressed answer, which nobody asked for")
-        if (response.length or 0) > max_bytes:
-            raise NotHttp(f"an answer of {response.length:,} bytes, where {max_bytes:,} are expected at most")
+        lengths = set(response.headers.get_all("content-length", []))
+        if len(lengths) > 1 or not all(text.isascii() and text.isdecimal() for text in lengths):
+            raise NotHttp("a Content-Length that is no number")
+        expected = response.length
+        if (expected or 0) > max_bytes:
+            raise NotHttp(f"an answer of {expected:,} bytes, where {max_bytes:,} are expected at most")
         # The framing of chunks is bounded by the body's size: a chunk may hold one byte.
-        self._bounded.allow(max_bytes + MAX_HEAD_BYTES if response.length is not None else 8 * max_bytes)
+        self._bounded.allow(max_bytes + MAX_HEAD_BYTES if expected is not None else 8 * max_bytes)
         pieces, size = [], 0
         while piece := response.read(_PIECE):
             pieces.append(piece)
             size += len(piece)
             if size > max_bytes:
                 raise NotHttp(f"an answer of more than {max_bytes:,} bytes")
+        if expected is not None and size != expected:
+            raise http.client.IncompleteRead(b"", expected - size)
         is_kept = not response.will_close
         found = {name.lower(): value for name, value in reversed(response.getheaders())}
         return HttpAnswer(status=response.status, headers=found, body=b"".join(pieces)), is_kept
@@ -244,11 +251,11 @@ class HttpClient:
 
     def get_model_repository_index(self, headers: Mapping[str, str]) -> Any:
         """Return the versions that it knows, with their states."""
-        return {"models": self._json("POST", "/v2/repository/index", headers)}
+        return {"models": _of_type(list, self._json("POST", "/v2/repository/index", headers))}
 
     def get_model_config(self, model_name: str, model_version: str, headers: Mapping[str, str]) -> Any:
         """Return a model's configuration."""
-        return {"config": self._json("GET", f"{_model(model_name, model_version)}/config", headers)}
+        return {"config": _of_type(dict, self._json("GET", f"{_model(model_name, model_version)}/config", headers))}
 
     def get_inference_statistics(self, model_name: str, model_version: str, headers: Mapping[str, str]) -> Any:
         """Return a model's counters."""
@@ -263,21 +270,21 @@ class HttpClient:
         parameters: dict[str, str] = {} if config is None else {"config": config}
         parameters |= {path: base64.b64encode(content).decode() for path, content in (files or {}).items()}
         body = json.dumps({"parameters": parameters} if parameters else {}).encode()
-        self._accepted("POST", f"/v2/repository/models/{quote(model_name, safe='')}/load", headers, body)
+        self._done(f"/v2/repository/models/{quote(model_name, safe='')}/load", headers, body)
 
     def unload_model(self, model_name: str, headers: Mapping[str, str]) -> None:
         """Unload a model."""
         body = json.dumps({"parameters": {"unload_dependents": False}}).encode()
-        self._accepted("POST", f"/v2/repository/models/{quote(model_name, safe='')}/unload", headers, body)
+        self._done(f"/v2/repository/models/{quote(model_name, safe='')}/unload", headers, body)
 
     def register_system_shared_memory(self, name: str, key: str, byte_size: int, headers: Mapping[str, str]) -> None:
         """Let it read a region of shared memory."""
         body = json.dumps({"key": key, "offset": 0, "byte_size": byte_size}).encode()
-        self._accepted("POST", f"/v2/systemsharedmemory/region/{quote(name, safe='')}/register", headers, body)
+        self._done(f"/v2/systemsharedmemory/region/{quote(name, safe='')}/register", headers, body)
 
     def unregister_system_shared_memory(self, name: str, headers: Mapping[str, str]) -> None:
         """Let it forget a region."""
-        self._accepted("POST", f"/v2/systemsharedmemory/region/{quote(name, safe='')}/unregister", headers)
+        self._done(f"/v2/systemsharedmemory/region/{quote(name, safe='')}/unregister", headers, b"")
 
     def infer(
         self, model_name: str, model_version: str, headers: Mapping[str, str], inputs: Sequence[Any],
@@ -296,6 +303,11 @@ class HttpClient:
     def _json(self, method: str, path: str, headers: Mapping[str, str]) -> Any:
         return as_json(self._accepted(method, path, headers).body)
 
+    def _done(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Have something done. Triton says nothing then; a web page is no such answer."""
+        if self._accepted("POST", path, headers, body).body.strip() not in {b"", b"{}"}:
+            raise NotHttp("it says more than Triton does")
+
     def _accepted(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *,
         max_bytes: int = MAX_WORDS_BYTES,
@@ -304,6 +316,12 @@ class HttpClient:
         if answer.status != 200:
             raise Refused(error_text(answer.body), status=str(answer.status))
         return answer
+
+
+def _of_type(kind: type, value: Any) -> Any:
+    if not isinstance(value, kind):
+        raise Unexpected(f"{type(value).__name__} in place of a {kind.__name__} in JSON")
+    return value
 
 
 def _model(name: str, version: str = "") -> str:

@@ -19,10 +19,9 @@ from resx.errors import ServerError, UsageError
 from resx.export.card import OutputKind, normalised_pixels
 from resx.export.images import load_image, pixels
 from resx.export.output_kind import as_shown
-from resx.listing import one_line
 from resx.serving.client import Interface, Prediction, TritonClient
 from resx.serving.image_endpoint import IMAGE
-from resx.serving.interface import MAX_SIDE
+from resx.serving.interface import MAX_SIDE, shortened
 from resx.serving.triton_config import output_kind_of
 from resx.training.images import read_image_file
 from resx.zoo.spec import INTERPOLATIONS, Interpolation
@@ -141,7 +140,7 @@ def _numbers(interface: Interface, key: str) -> tuple[float, ...]:
         numbers = ()
     if len(numbers) != 3 or not all(map(math.isfinite, numbers)) or (key == "resx.std" and not all(numbers)):
         raise UsageError(
-            f"{key}={one_line(text)!r} in the model's config.pbtxt: give three numbers, as in 0.485,0.456,0.406"
+            f"{key}={shortened(text)!r} in the model's config.pbtxt: give three numbers, as in 0.485,0.456,0.406"
         )
     return numbers
 
@@ -151,7 +150,7 @@ def _resize(interface: Interface) -> int:
     text = interface.parameters.get("resx.resize", str(min(height, width)))
     if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MAX_SIDE):
         raise UsageError(
-            f"resx.resize={one_line(text)!r} in the model's config.pbtxt: give the pixels of the shorter side, "
+            f"resx.resize={shortened(text)!r} in the model's config.pbtxt: give the pixels of the shorter side, "
             f"1 to {MAX_SIDE}"
         )
     return int(text)
