@@ -37,7 +37,8 @@ LOGITS = np.arange(10, dtype=np.float32)
 def answer(body: Any, *, status: str = "200 OK", headers: Mapping[str, str] | None = None) -> bytes:
     """Return a whole answer in HTTP; what is not bytes becomes JSON."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+    found = {"Connection": "close"} | dict(headers or {})
+    lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in found.items())]
     return "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""]).encode() + content
 
 
@@ -234,7 +235,7 @@ class HostileServer:
                     connection.sendall(say)
                     return
                 else:
-                    connection.sendall(_right_answer(path, body))
+                    connection.sendall(_right_answer(path, body).replace(b"Connection: close\r\n", b""))
         self._open.discard(connection)
 
 

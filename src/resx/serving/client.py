@@ -32,7 +32,8 @@ from resx.serving.address import (
     parse_address,
 )
 from resx.serving.answers import Prediction
-from resx.serving.http_client import HttpClient, NotHttp
+from resx.serving.http_client import HttpClient
+from resx.serving.http_connection import NotHttp
 from resx.serving.interface import Interface, Unexpected, interface_of, shortened
 
 __all__ = [

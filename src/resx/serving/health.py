@@ -11,9 +11,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from resx.serving.answers import MAX_WORDS_BYTES
 from resx.serving.client import Address, TritonClient
 from resx.serving.embedded import LOOPBACK
-from resx.serving.http_client import HttpConnection, NotHttp
+from resx.serving.http_connection import HttpConnection, NotHttp
 
 _MEDIAN = re.compile(
     r'nv_inference_request_summary_us\{model="([^"]*)",version="(\d{1,18})",quantile="0\.5"\} '
@@ -44,7 +45,7 @@ def medians_ms(metrics_port: int) -> dict[tuple[str, int], float]:
     """Return the median request time of the last minute in ms, by model and version; only where there were requests."""
     connection = HttpConnection(Address(host_port=f"{LOOPBACK}:{metrics_port}", protocol="http"), timeout_s=5)
     try:
-        text = connection.ask("GET", "/metrics", {}).body.decode(errors="replace")
+        text = connection.ask("GET", "/metrics", {}, max_bytes=MAX_WORDS_BYTES).body.decode(errors="replace")
     except (OSError, NotHttp):
         return {}
     finally:
