@@ -231,6 +231,10 @@ def test_an_answer_with_fewer_rows_is_that_requests_error_and_no_others(server: 
     assert [answer[0][0] for answer in answers if not isinstance(answer, str)] == [1, 2, 3, 4]
 
 
+DIMS = """\
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] } ]
+"""
 WARM_UP = """\
 model_warmup [ {
   name: "one" batch_size: 1
@@ -245,14 +249,35 @@ def test_a_third_partys_warm_up_is_left_out_so_that_it_cannot_end_the_server(
     """Triton 2.51 ended by SIGSEGV on one failed warm-up in three."""
     onnx_files.rows_below(root / "warmed" / "1" / "model.onnx", -1e38)  # no row of random bytes is left
     put_config(
-        server, "warmed", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP
-        + 'input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]\n'
-        + 'output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] } ]\n',
+        server, "warmed", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP + DIMS
     )  # fmt: skip
     for _ in range(4):
         serve(server, "warmed")
         with server.client() as client:
             client.unload("warmed")
+    require_same_server(server)
+
+
+def test_a_warm_up_that_fails_is_the_models_fault_and_the_server_goes_on(server: RunningTriton, root: Path) -> None:
+    """Loaded by hand, or with a card that somebody forged: nobody left it out."""
+    onnx_files.rows_below(root / "forged" / "1" / "model.onnx", -1.0)
+    put_config(
+        server, "forged", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP.replace("random", "zero") + DIMS
+    )
+    for _ in range(4):
+        with (
+            server.client() as client,
+            pytest.raises(ResxError, match=r"warm-up fails: output 'y' of shape \[0, 3\] for 1 rows"),
+        ):
+            client.load("forged")
+    onnx_files.rows_below(root / "forged" / "1" / "model.onnx", 10.0)
+    with server.client() as client:
+        client.load("forged")
+    assert ask(server, "forged", x=X)["y"].shape == (2, 3)
+    require_same_server(server)
+
+
+def require_same_server(server: RunningTriton) -> None:
     state = running_server(server.repository)
     assert state is not None
     assert (state.server_pid, state.restarts) == (server.state.server_pid, 0)
