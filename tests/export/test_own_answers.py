@@ -117,6 +117,38 @@ RANDOM = {
 }  # fmt: skip
 
 
+ROWS_CHANGED = {
+    "rows without bright pixels, which no photograph lacks": (
+        graph(behind=[
+            node("ReduceMax", ["f"], ["m"], axes=[1], keepdims=0), node("Less", ["m", "limit"], ["c"]),
+            node("Compress", ["y", "c"], ["p"], axis=0, name="drop"),
+        ], limit=np.array(3.5, np.float32)),
+        "Compress (node drop)",
+    ),
+    "rows that are numbers, by their indices": (
+        graph(behind=[
+            node("Gather", ["y", "zero"], ["s"], axis=1), node("IsNaN", ["s"], ["nan"]),
+            node("Not", ["nan"], ["number"]),
+            node("NonZero", ["number"], ["where"]), node("Squeeze", ["where", "zeroth"], ["index"]),
+            node("Gather", ["y", "index"], ["p"], axis=0, name="pick"),
+        ], zero=np.array(0), zeroth=np.array([0])),
+        "Gather (node pick)",
+    ),
+    "a row more where all is black": (
+        graph(behind=[
+            node("ReduceMax", ["f"], ["m"], keepdims=0), node("Equal", ["m", "nothing"], ["black"]),
+            node("Cast", ["black"], ["more"], to=TensorProto.INT64), node("Unsqueeze", ["more", "zeroth"], ["end"]),
+            node("Slice", ["y", "zeroth", "end"], ["again"]),
+            node("Concat", ["y", "again"], ["p"], axis=0, name="join"),
+        ], nothing=np.zeros((), np.float32), zeroth=np.array([0])),
+        "Concat (node join)",
+    ),
+    "one row for all": (
+        graph(behind=[node("ReduceMean", ["y"], ["p"], axes=[0], keepdims=1, name="mean")]), "ReduceMean (node mean)",
+    ),
+}  # fmt: skip
+
+
 def export_file(model: ModelProto | Path, folder: Path, **options: object) -> Card:
     path = model if isinstance(model, Path) else folder / "theirs.onnx"
     if not isinstance(model, Path):
@@ -145,6 +177,23 @@ def test_a_file_whose_answers_depend_on_the_company_is_refused_and_the_node_name
     assert "depends on the other images in its batch" in str(caught.value)
     assert culprit in str(caught.value)
     assert ("--max-batch 1" in str(caught.value)) == ("fixed batch" not in name)
+
+
+@pytest.mark.parametrize("name", ROWS_CHANGED)
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_file_that_gives_more_or_fewer_rows_is_refused_and_the_node_named(
+    name: str, verify: bool, tmp_path: Path
+) -> None:
+    model, culprit = ROWS_CHANGED[name]
+    with pytest.raises(ParityError) as caught:
+        export_file(model, tmp_path, verify=verify)
+    assert "gives more or fewer rows than it is asked for" in str(caught.value)
+    assert culprit in str(caught.value)
+
+
+def test_a_batch_that_is_reshaped_on_the_way_passes(tmp_path: Path) -> None:
+    front = [node("Reshape", ["x", "flat"], ["r"]), node("Relu", ["r"], ["u"]), node("Reshape", ["u", "back"], ["z"])]
+    assert export_file(graph(*front, flat=np.array([-1, 8]), back=np.array([-1, 3, 8, 8])), tmp_path).verified
 
 
 def test_the_refusal_does_not_depend_on_verification(tmp_path: Path) -> None:

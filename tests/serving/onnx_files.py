@@ -43,6 +43,19 @@ def lookup(path: Path) -> Path:
     return _write(path, nodes, {"x": (TensorProto.INT64, ["n", 1])}, {"y": (TensorProto.FLOAT, ["n", 1])}, [table])
 
 
+def rows_below(path: Path, limit: float) -> Path:
+    """Write `y` = those rows of x [n, 3] whose numbers are all below the limit."""
+    constant = helper.make_tensor("limit", TensorProto.FLOAT, [], [limit])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("ReduceMax", ["x", "axes"], ["most"], keepdims=0),
+        helper.make_node("Less", ["most", "limit"], ["is_below"]),
+        helper.make_node("Compress", ["x", "is_below"], ["y"], axis=0),
+    ]
+    float32 = TensorProto.FLOAT
+    return _write(path, nodes, {"x": (float32, ["n", 3])}, {"y": (float32, ["m", 3])}, [constant, axes])
+
+
 def _write(
     path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, Sequence[Axis]]],
     outputs: dict[str, tuple[int, Sequence[Axis]]], constants: list[onnx.TensorProto] | None = None,

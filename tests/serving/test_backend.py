@@ -22,6 +22,7 @@ from resx.serving.deploy import deploy
 from resx.serving.embedded import Ports
 from resx.serving.native_backend import missing_for_native
 from resx.serving.repository import Repository
+from resx.serving.state import running_server
 from tests.conftest import RunningTriton, publish_tiny
 from tests.serving import onnx_files
 
@@ -206,6 +207,80 @@ def test_one_requests_fault_does_not_fail_its_batch(server: RunningTriton, root:
         answers = list(pool.map(look_up, [0, 1, 99, 2, 3, 99, 0, 1, 2, 3, 99, 1]))
     bad = "StatusCode.INVALID_ARGUMENT"
     assert answers == [0.0, 10.0, bad, 20.0, 30.0, bad, 0.0, 10.0, 20.0, 30.0, bad, 10.0]
+
+
+def test_an_answer_with_fewer_rows_is_that_requests_error_and_no_others(server: RunningTriton, root: Path) -> None:
+    onnx_files.rows_below(root / "dropping" / "1" / "model.onnx", 10.0)
+    put_config(
+        server, "dropping",
+        'backend: "onnxruntime"\nmax_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n',
+    )  # fmt: skip
+    serve(server, "dropping")
+
+    def rows_of(*values: float) -> list[list[float]] | str:
+        try:
+            return ask(server, "dropping", x=np.array([[value] * 3 for value in values], np.float32))["y"].tolist()
+        except InferenceServerException as error:
+            return error.message()
+
+    assert rows_of(1, 2) == [[1] * 3, [2] * 3]
+    assert "output 'y' of shape [1, 3] for 2 rows of input" in rows_of(1, 99)
+    assert "output 'y' of shape [0, 3] for 1 rows of input" in rows_of(99)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(rows_of, [1, 99, 2, 3, 99, 4]))
+    assert [answer[0][0] for answer in answers if not isinstance(answer, str)] == [1, 2, 3, 4]
+
+
+DIMS = """\
+input [ { name: "x" data_type: TYPE_FP32 dims: [ 3 ] } ]
+output [ { name: "y" data_type: TYPE_FP32 dims: [ 3 ] } ]
+"""
+WARM_UP = """\
+model_warmup [ {
+  name: "one" batch_size: 1
+  inputs { key: "x" value { data_type: TYPE_FP32 dims: [ 3 ] random_data: true } }
+} ]
+"""
+
+
+def test_a_third_partys_warm_up_is_left_out_so_that_it_cannot_end_the_server(
+    server: RunningTriton, root: Path
+) -> None:  # fmt: skip
+    """Triton 2.51 ended by SIGSEGV on one failed warm-up in three."""
+    onnx_files.rows_below(root / "warmed" / "1" / "model.onnx", -1e38)  # no row of random bytes is left
+    put_config(
+        server, "warmed", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP + DIMS
+    )  # fmt: skip
+    for _ in range(4):
+        serve(server, "warmed")
+        with server.client() as client:
+            client.unload("warmed")
+    require_same_server(server)
+
+
+def test_a_warm_up_that_fails_is_the_models_fault_and_the_server_goes_on(server: RunningTriton, root: Path) -> None:
+    """Loaded by hand, or with a card that somebody forged: nobody left it out."""
+    onnx_files.rows_below(root / "forged" / "1" / "model.onnx", -1.0)
+    put_config(
+        server, "forged", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP.replace("random", "zero") + DIMS
+    )
+    for _ in range(4):
+        with (
+            server.client() as client,
+            pytest.raises(ResxError, match=r"warm-up fails: output 'y' of shape \[0, 3\] for 1 rows"),
+        ):
+            client.load("forged")
+    onnx_files.rows_below(root / "forged" / "1" / "model.onnx", 10.0)
+    with server.client() as client:
+        client.load("forged")
+    assert ask(server, "forged", x=X)["y"].shape == (2, 3)
+    require_same_server(server)
+
+
+def require_same_server(server: RunningTriton) -> None:
+    state = running_server(server.repository)
+    assert state is not None
+    assert (state.server_pid, state.restarts) == (server.state.server_pid, 0)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ import pytest
 
 from resx.errors import UsageError
 from resx.export.card import Canary, Card, Engine, InputType, Source
-from resx.serving import triton_config
+from resx.serving import pinned, triton_config
+from resx.serving.repository import Repository
 from resx.serving.triton_config import ServingOptions
 from tests.conftest import tiny_spec
 
@@ -36,12 +37,12 @@ model_warmup [
   {
     name: "batch 1"
     batch_size: 1
-    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] random_data: true } }
+    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] zero_data: true } }
   },
   {
     name: "batch 4"
     batch_size: 4
-    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] random_data: true } }
+    inputs { key: "image" value { data_type: TYPE_UINT8 dims: [ 3, 16, 16 ] zero_data: true } }
   }
 ]
 parameters { key: "resx.resize" value { string_value: "16" } }
@@ -162,7 +163,7 @@ def test_the_response_cache_and_the_warm_up_are_what_triton_reads() -> None:
     assert config.response_cache.enable
     assert [sample.batch_size for sample in config.model_warmup] == [1, 4]
     assert list(config.model_warmup[1].inputs["image"].dims) == [3, 16, 16]
-    assert config.model_warmup[1].inputs["image"].random_data
+    assert config.model_warmup[1].inputs["image"].zero_data
     single = triton_config.config_text(card().model_copy(update={"max_batch_size": 1}), ServingOptions())
     assert [sample.batch_size for sample in triton_config.parse(single).model_warmup] == [1]
 
@@ -206,3 +207,23 @@ def test_a_value_out_of_range_is_refused(field: str, value: int) -> None:
 def test_a_broken_configuration_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="config.pbtxt: .*mend the file"):
         triton_config.parse('name: "x" nonsense')
+
+
+SAMPLE = (
+    'model_warmup [ {{ name: "a" batch_size: 1 inputs {{ key: "x" value {{ data_type: TYPE_UINT8 dims: 4 {} }} }} }} ]'
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "has_card", "is_kept"),
+    [("zero_data: true", True, True), ("zero_data: true", False, False), ("random_data: true", True, False),
+     ('input_data_file: "../../x"', True, False), ("", True, False)],
+)  # fmt: skip
+def test_only_the_zeros_that_an_export_was_tried_with_warm_a_model_up(
+    data: str, has_card: bool, is_kept: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "m" / "1").mkdir(parents=True)
+    (tmp_path / "m" / "config.pbtxt").write_text(f'name: "m"\n{SAMPLE.format(data)}\n')
+    if has_card:
+        (tmp_path / "m" / "1" / "card.json").write_text("{}")
+    assert bool(pinned.parsed(pinned.config_json(Repository(tmp_path), "m", [1])).model_warmup) == is_kept

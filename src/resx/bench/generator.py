@@ -23,6 +23,7 @@ from resx.bench.recorder import Progress, Recorder, Records
 from resx.bench.task import DRAIN_S, Task
 from resx.bench.wire import Target
 from resx.errors import ResxError
+from resx.serving.answers import load_answer_bytes
 from resx.streams import make_readable
 
 _GONE_S = 5.0
@@ -35,7 +36,7 @@ def tasks(plan: LoadPlan, target: Target, requests: tuple[bytes, ...]) -> list[T
     whole = Task(
         protocol=address.protocol, host_port=address.host_port, requests=requests, tls=address.tls,
         headers=address.headers, rate_per_s=plan.rate_per_s / plan.processes, poisson=plan.arrivals == "poisson",
-        timeout_s=plan.timeout_s,
+        timeout_s=plan.timeout_s, max_answer_bytes=load_answer_bytes(target.interface, plan.batch_size),
     )  # fmt: skip
     share, rest = divmod(plan.concurrency, plan.processes)
     return [

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    ("grpc.per_message_decompression", 0),  # what is unpacked has no bound; no Triton compresses unasked
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -53,10 +53,11 @@ class _GrpcLoop:
         import grpc
 
         target = self._task.host_port
+        options = [*_CHANNEL, ("grpc.max_receive_message_length", self._task.max_answer_bytes)]
         if self._task.tls:
-            channel = grpc.aio.secure_channel(target, self._task.tls.grpc_credentials(), options=_CHANNEL)
+            channel = grpc.aio.secure_channel(target, self._task.tls.grpc_credentials(), options=options)
         else:
-            channel = grpc.aio.insecure_channel(target, options=_CHANNEL)
+            channel = grpc.aio.insecure_channel(target, options=options)
         asyncio.get_running_loop().add_reader(self._pipe.fileno(), self._told_to_stop)
         async with channel:
             call = channel.unary_unary(GRPC_METHOD)

@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any, TypeAlias
 
 from resx.bench.recorder import NO_ANSWER, Recorder
-from resx.bench.task import DRAIN_S, PAUSE_S, PROGRESS_S, Task, due_times
+from resx.bench.task import DRAIN_S, MAX_HEAD_BYTES, PAUSE_S, PROGRESS_S, Task, due_times
 from resx.bench.wire import content_length, http_error
 
 _IDLE_S = 0.25
@@ -134,7 +134,7 @@ class HttpLoop:
                 connection = open_connection(self._task, self._context)
                 self._peer = peer_of(connection)
             else:
-                connection = begin_connection(self._peer)
+                connection = begin_connection(self._peer, self._task)
         except OSError as error:
             self._recorder.failed(due_ns, time.monotonic_ns(), _cannot_connect(error))
             self._pause()
@@ -233,11 +233,12 @@ class Connection:
     """A socket that does not block, and the request that is on it."""
 
     __slots__ = (
-        "_buffer", "_needed", "_secure", "awaits", "closes", "descriptor", "due_ns", "is_connecting", "is_ok",
-        "payload", "sent_ns", "socket", "unsent",
+        "_buffer", "_max_bytes", "_needed", "_secure", "awaits", "closes", "descriptor", "due_ns", "is_connecting",
+        "is_ok", "payload", "sent_ns", "socket", "unsent",
     )  # fmt: skip
 
-    def __init__(self, plain_or_secured: socket.socket, *, is_connecting: bool = False) -> None:
+    def __init__(self, plain_or_secured: socket.socket, max_bytes: int, *, is_connecting: bool = False) -> None:
+        self._max_bytes = max_bytes
         self.socket = plain_or_secured
         self.descriptor = plain_or_secured.fileno()
         self._secure = isinstance(plain_or_secured, ssl.SSLSocket)
@@ -298,7 +299,7 @@ class Connection:
 
         Raises:
             OSError: the connection is lost.
-            ValueError: what comes is no answer.
+            ValueError: what comes is no answer, or too long for one.
         """
         while True:
             try:
@@ -317,12 +318,16 @@ class Connection:
 
     def _read_head(self) -> None:
         end = self._buffer.find(b"\r\n\r\n")
+        if max(end, 0) > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
+            raise ValueError(f"an answer whose headers do not end within {MAX_HEAD_BYTES:,} bytes")
         if end < 0:
             return
         head = self._buffer[:end]
         length = content_length(head)
         if not head.startswith(b"HTTP/1.") or length is None:
             raise ValueError("the answer is not HTTP/1.1 with a Content-Length; give --protocol grpc")
+        if length > self._max_bytes:
+            raise ValueError(f"an answer of {length:,} bytes, where {self._max_bytes:,} are expected at most")
         self._needed = end + 4 + length
         self.is_ok = head[9:12] == b"200"
         self.closes = b"connection: close" in head.lower()
@@ -339,10 +344,10 @@ def open_connection(task: Task, context: ssl.SSLContext | None) -> Connection:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made = context.wrap_socket(plain, server_hostname=host_of(task)) if context else plain
     made.setblocking(False)
-    return Connection(made)
+    return Connection(made, task.max_answer_bytes)
 
 
-def begin_connection(peer: Peer) -> Connection:
+def begin_connection(peer: Peer, task: Task) -> Connection:
     """Return a connection that is on its way, without waiting for it.
 
     Raises:
@@ -356,7 +361,7 @@ def begin_connection(peer: Peer) -> Connection:
     if number not in (0, errno.EINPROGRESS):
         plain.close()
         raise OSError(number, os.strerror(number))
-    return Connection(plain, is_connecting=True)
+    return Connection(plain, task.max_answer_bytes, is_connecting=True)
 
 
 def peer_of(connection: Connection) -> Peer:

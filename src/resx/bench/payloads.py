@@ -66,8 +66,12 @@ def noise(interface: Interface, batch_size: int, seed: int) -> Payloads:
 
 
 def request_images(interface: Interface, batch_size: int, seed: int) -> npt.NDArray[Any]:
-    """Return one request's input [N, ...]: seeded noise in the model's input type."""
-    shape = (batch_size, *interface.input_dims)
+    """Return one request's input [N, ...]: seeded noise in the model's input type.
+
+    Raises:
+        UsageError: an axis of the input is open, or it would not fit into memory.
+    """
+    shape = interface.request_shape(batch_size)
     random = np.random.default_rng(seed)
     if interface.input_type == "UINT8":
         return random.integers(0, 256, size=shape, dtype=np.uint8)

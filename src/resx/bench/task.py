@@ -12,6 +12,8 @@ DRAIN_S = 15.0
 """How long a generator waits for the answers to what it has sent, once it was told to stop."""
 PROGRESS_S = 0.25
 """Between two words of how it goes."""
+MAX_HEAD_BYTES = 2**16
+"""Of a status line and headers."""
 PAUSE_S = 0.05
 """Between a failure and the next try on that connection: a server that refuses at once is not asked in a tight loop."""
 
@@ -32,6 +34,8 @@ class Task:
     poisson: bool = True
     seed: tuple[int, int] = (0, 0)
     timeout_s: float = 60.0
+    max_answer_bytes: int = 2**20
+    """A longer answer, or a head beyond `MAX_HEAD_BYTES`, is a failure: a hostile server sends without end."""
 
 
 def due_times(task: Task, start_ns: int) -> Iterator[int]:

@@ -9,7 +9,6 @@ open_inference_grpc.proto.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ import numpy.typing as npt
 
 from resx._version import __version__
 from resx.errors import ServerError
+from resx.serving import answers
 from resx.serving.client import Address, Interface
 
 GRPC_METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -62,20 +62,18 @@ def logits_of(target: Target, answer: bytes, batch_size: int) -> npt.NDArray[np.
     Raises:
         ServerError: it is no answer to the request.
     """
+    output = target.interface.output_name
     try:
         if target.address.protocol == "http":
-            from tritonclient.http import InferenceServerClient
-
             head, _, body = answer.partition(b"\r\n\r\n")
             length = _header(head, b"inference-header-content-length")
-            result = InferenceServerClient.parse_response_body(body, header_length=None if length is None else length)
+            found = answers.inference_of_http(body, None if length is None else str(length), output)
         else:
-            from tritonclient.grpc import InferResult, service_pb2
+            from tritonclient.grpc import service_pb2
 
-            result = InferResult(service_pb2.ModelInferResponse.FromString(answer))
-        logits = result.as_numpy(target.interface.output_name)
-        return logits.reshape(batch_size, -1).astype(np.float32)
-    except Exception as error:  # whatever a broken answer makes the parser trip over
+            found = answers.inference_of_grpc(service_pb2.ModelInferResponse.FromString(answer), output)
+        return answers.logits_of(found, target.interface, batch_size).astype(np.float32)
+    except Exception as error:  # protobuf's own errors have no base that is imported here
         raise ServerError(f"{target.address}: an answer that cannot be read ({error})") from error
 
 
@@ -83,11 +81,7 @@ def http_error(head_and_body: bytes) -> str:
     """Return the reason in an answer that is not 200."""
     head, _, body = head_and_body.partition(b"\r\n\r\n")
     status = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")[2]
-    try:
-        reason = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        reason = "no reason given"
-    return f"{status}: {reason}"
+    return f"{status}: {answers.error_text(body) or 'no reason given'}"
 
 
 def content_length(head: bytes) -> int | None:
@@ -98,7 +92,7 @@ def content_length(head: bytes) -> int | None:
 def _header(head: bytes, name: bytes) -> int | None:
     for line in head.lower().split(b"\r\n")[1:]:
         key, _, value = line.partition(b":")
-        if key == name and value.strip().isdigit():
+        if key == name and value.strip().isdigit() and len(value) < 20:
             return int(value)
     return None
 

@@ -4,10 +4,15 @@ The server puts requests of different clients into one batch. A model whose laye
 that takes the batch's statistics, a softmax or a mean over axis 0, activations quantised by the batch's range) mixes
 them, and parity does not show it: source and file see the same batches. A model that draws random numbers has no
 answer at all; two fresh sessions draw the same ones, so one session is asked twice.
+
+Each row has an answer in the first place: a model that drops rows, or adds some, gives clients other clients' answers.
+Whether it does can depend on the values, so it is asked with what no image holds too: zeros, which is what the server
+warms it up with, and random bytes, which anybody may send.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +23,9 @@ import numpy.typing as npt
 import onnx
 from onnx import ModelProto
 
-from resx.errors import ParityError
+from resx.errors import ExportError, ParityError
 from resx.export.card import Precision, Signature
-from resx.export.runtimes import session_with_outputs
+from resx.export.runtimes import RowsChanged, session_with_outputs
 
 Array: TypeAlias = npt.NDArray[Any]
 Ask: TypeAlias = Callable[[Array], Array]
@@ -72,7 +77,9 @@ def require_own_answers(subject: Subject, rows: npt.NDArray[np.uint8]) -> None:
 
     Raises:
         ParityError: it has not; the message names the node where the difference begins.
+        ExportError: the file fails on zeros, with which the server would warm it up.
     """
+    _require_all_rows(subject)
     _require_repeatable(subject, rows)
     trials = _fixed_trials(subject, rows) if subject.signature.batch else _open_trials(subject, rows)
     scale = max((float(np.abs(trial.alone).max()) for trial in trials), default=0.0)
@@ -90,6 +97,14 @@ def require_own_answers(subject: Subject, rows: npt.NDArray[np.uint8]) -> None:
             )
 
 
+def rows_changed(name: str, where: str) -> ParityError:
+    """Return the error of a model whose answer has more or fewer rows than its input; `where` may be empty."""
+    return ParityError(
+        f"{name}: gives more or fewer rows than it is asked for{where and f', at {where}'}; the server could not tell "
+        "whose answer is whose: let it give a row for each image; nothing was published"
+    )
+
+
 def random_answers(name: str, where: str) -> ParityError:
     """Return the error of a model that answers differently when it is asked again; `where` may be empty."""
     return ParityError(
@@ -97,6 +112,25 @@ def random_answers(name: str, where: str) -> ParityError:
         f"{where and f', because of {where}'}; remove that operation, or switch it off in evaluation; "
         "nothing was published"
     )
+
+
+def _require_all_rows(subject: Subject) -> None:
+    """Ask with zeros as the server's warm-up does, and with random bytes: NaN and the largest numbers among them."""
+    signature = subject.signature
+    kind = np.dtype(signature.input_type)
+    random = np.random.default_rng(0)
+    sizes = {signature.batch} if signature.batch else {1, min(_COMPANY, subject.max_batch_size), subject.max_batch_size}
+    for size in sorted(sizes):
+        shape = (size, *signature.input_dims)
+        noise = np.frombuffer(random.bytes(math.prod(shape) * kind.itemsize), kind).reshape(shape)
+        for given, is_ours in ((np.zeros(shape, kind), True), (noise, False)):
+            try:
+                subject.ask(given)
+            except RowsChanged:
+                raise rows_changed(subject.name, _row_changer(subject, given)) from None
+            except ExportError:
+                if is_ours:
+                    raise
 
 
 def _require_repeatable(subject: Subject, rows: npt.NDArray[np.uint8]) -> None:
@@ -192,6 +226,38 @@ def locate_difference(model: ModelProto, first: Array, second: Array, *, place: 
         )
         is_comparable = one.shape == other.shape and one.dtype.kind == "f" and one.size
         if is_comparable and _relative(one, other, float(np.abs(one.astype(np.float64)).max())) > bound:
+            return f"{node.op_type} (node {node.name or node.output[0]})"
+    return ""
+
+
+def _row_changer(subject: Subject, given: Array) -> str:
+    return "" if subject.onnx_file is None else locate_row_change(onnx.load(subject.onnx_file), given)
+
+
+def locate_row_change(model: ModelProto, given: Array) -> str:
+    """Return operator and node of a graph that take a row for each of the batch and give another number; empty if none.
+
+    The last such one: what a graph reshapes on the way it brings back, and what comes after it takes what it gave.
+    """
+    needed = {output.name for output in model.graph.output}
+    nodes = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            nodes.append(node)
+    try:
+        names = [name for node in nodes for name in node.output if name]
+        session = session_with_outputs(model, names)
+        image = session.get_inputs()[0].name
+        values = dict(zip(names, map(_as_array, session.run(names, {image: given})), strict=True)) | {image: given}
+    except Exception:  # not every tensor can be an output; the place is a help, and the refusal stands without it
+        return ""
+    for node in nodes:  # from the end
+        taken, made = (
+            [len(values[name]) if values[name].ndim else 0 for name in names if name in values]
+            for names in (node.input, node.output)
+        )
+        if len(given) in taken and made and len(given) not in made:
             return f"{node.op_type} (node {node.name or node.output[0]})"
     return ""
 

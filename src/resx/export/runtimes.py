@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from resx.errors import ExportError, MissingCapability
+from resx.errors import ExportError, MissingCapability, ParityError
 from resx.export import engine_layers, onnx_reading
 from resx.export.card import Card, Target
 from resx.export.gpu import gpu_here
@@ -100,6 +100,10 @@ def require_bf16() -> None:
         ) from error
 
 
+class RowsChanged(ParityError):  # noqa: N818 - named after what happened
+    """A model gave more or fewer rows than it was asked for."""
+
+
 class OnnxRuntimeModel:
     """A model file in an onnxruntime session of its own."""
 
@@ -115,8 +119,18 @@ class OnnxRuntimeModel:
         self._path = path
 
     def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        """Return the logits [N, classes]; an output of more axes is flattened."""
+        """Return the logits [N, classes]; an output of more axes is flattened.
+
+        Raises:
+            ExportError: onnxruntime fails on the input.
+            RowsChanged: the answer has another number of rows.
+        """
         answer = self.tensor(images_NCHW)
+        if answer.ndim == 0 or len(answer) != len(images_NCHW):
+            raise RowsChanged(
+                f"{self._path}: gives {list(answer.shape)} for a batch of {len(images_NCHW)}; each image must have a "
+                "row of its own"
+            )
         return answer.reshape(len(answer), -1).astype(np.float32, copy=False)
 
     def tensor(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:

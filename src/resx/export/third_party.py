@@ -27,10 +27,11 @@ from resx.export.images import RealImages, photographs
 from resx.export.onnx_file import WEIGHTED
 from resx.export.onnx_reading import MEAN_KEY, STD_KEY
 from resx.export.onnx_rewriting import first_line
+from resx.export.own_answers import locate_row_change, rows_changed
 from resx.export.parity import Logits
 from resx.export.quantised_graph import QuantisedGraph
 from resx.export.random_operations import random_node
-from resx.export.runtimes import OnnxRuntimeModel
+from resx.export.runtimes import OnnxRuntimeModel, RowsChanged
 from resx.files import sha256_of
 from resx.listing import LABEL_RULE, is_label, one_line, read_lines
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
@@ -133,8 +134,16 @@ class LoadedFile:
         return random_node(self.graph)
 
     def logits(self, images: npt.NDArray[np.uint8]) -> Logits:
-        """Return what the given file answers [N, ...] to bytes of its input's shape."""
-        return self.session(self.signature.as_input(images))
+        """Return what the given file answers [N, ...] to bytes of its input's shape.
+
+        Raises:
+            ParityError: it gives more or fewer rows than it is asked for.
+        """
+        given = self.signature.as_input(images)
+        try:
+            return self.session(given)
+        except RowsChanged:
+            raise rows_changed(self.name, locate_row_change(self.graph, given)) from None
 
     def write(self, path: Path, precision: Precision, input_type: InputType, target: Target) -> ModelProto:
         """Write the file in the precision (int8 begins with fp32); the same graph serves both targets.
@@ -285,13 +294,20 @@ def _signature(
         resize=min(input_dims[1:]) if is_image else None,
         mean=scaling[0] if scaling else None, std=scaling[1] if scaling else None,
     )  # fmt: skip
-    output_dims = _measured_dims(session, known, path)
+    output_dims = _measured_dims(graph, session, known, path)
     labels = _labels(arguments.labels, math.prod(output_dims))
     return known.model_copy(update={"output_dims": output_dims, "labels": labels})
 
 
-def _measured_dims(session: OnnxRuntimeModel, signature: Signature, path: Path) -> tuple[int, ...]:
-    """Run the file at the batches it says to take; return the output's shape behind the batch axis."""
+def _measured_dims(
+    graph: ModelProto, session: OnnxRuntimeModel, signature: Signature, path: Path
+) -> tuple[int, ...]:  # fmt: skip
+    """Run the file at the batches it says to take; return the output's shape behind the batch axis.
+
+    Raises:
+        UsageError: it fails, or a row has no shape that is always the same.
+        ParityError: it gives more or fewer rows than it is asked for.
+    """
     shapes = []
     for size in [signature.batch] if signature.batch else [1, 3]:
         rows = np.zeros((size, *signature.input_dims), np.uint8)
@@ -299,7 +315,9 @@ def _measured_dims(session: OnnxRuntimeModel, signature: Signature, path: Path) 
             answer = session.tensor(signature.as_input(rows))
         except ExportError as error:
             raise UsageError(f"{error}; it says that it takes a batch of {size}") from error
-        if answer.ndim < 2 or len(answer) != size:
+        if answer.ndim >= 2 and len(answer) != size:
+            raise rows_changed(path.stem, locate_row_change(graph, signature.as_input(rows)))
+        if answer.ndim < 2:
             raise UsageError(
                 f"{path}: gives {list(answer.shape)} for a batch of {size}; the first axis must be the batch"
             )

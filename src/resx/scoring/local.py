@@ -16,7 +16,8 @@ from resx.export import card as cards
 from resx.files import sha256_of
 from resx.listing import LABEL_RULE, is_label, one_line
 from resx.scoring.rows import Model
-from resx.serving.client import interface_of
+from resx.serving.client import WrongAnswer
+from resx.serving.interface import Unexpected, interface_of
 from resx.serving.repository import Repository
 from resx.serving.served_file import num_instances, served_backend, served_config
 
@@ -55,7 +56,10 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     if not (config.get("input") and config.get("output")):
         session = open_session(path, config, "cpu", name)
         _backend(lambda backend: backend.complete(config, session), name)
-    interface = interface_of(name, config)
+    try:
+        interface = interface_of(name, config)
+    except Unexpected as error:
+        raise UsageError(f"{folder.parent}: {error}; mend its config.pbtxt") from error
     _ = interface.image_size  # refuses what takes no images
     model = Model(
         name=name, version=int(folder.name), sha256=sha256_of(path), interface=interface,
@@ -127,6 +131,7 @@ class Sessions:
 
         Raises:
             ResxError: onnxruntime fails.
+            WrongAnswer: there is not a row for each image.
         """
         with self._available:
             session = self._free.pop()
@@ -136,7 +141,10 @@ class Sessions:
                 raise ResxError(f"{self._name}: onnxruntime cannot run it: {_line(error)}") from error
             finally:
                 self._free.append(session)
-        return np.asarray(answer).reshape(len(x), -1).astype(np.float32, copy=False)
+        answer = np.asarray(answer)
+        if answer.ndim == 0 or len(answer) != len(x):
+            raise WrongAnswer(f"{self._name} answered {len(x)} images with a tensor {list(answer.shape)}")
+        return answer.reshape(len(x), -1).astype(np.float32, copy=False)
 
 
 def usable_cores() -> int:

@@ -21,7 +21,7 @@ from resx.export.output_kind import as_shown
 from resx.listing import printable
 from resx.scoring.source import Row
 from resx.scoring.uri import without_secrets
-from resx.serving.client import Interface
+from resx.serving.client import Interface, WrongAnswer
 from resx.serving.images import model_input
 from resx.serving.triton_config import output_kind_of
 
@@ -90,14 +90,14 @@ def score(batch: Sequence[Prepared], model: Model, compute: Compute, top: int) -
     Raises:
         ResxError: the model fails; what `compute` raises.
     """
-    good = [one.x for one in batch if one.x is not None]
-    answers = iter(list(_shown(np.concatenate(good), model, compute)) if good else [])
+    answers = iter(_answers([one.x for one in batch if one.x is not None], model, compute))
     classes: list[list[int]] = []
     shares: list[list[float]] = []
     errors: list[str | None] = []
     for one in batch:
-        row = next(answers) if one.x is not None else None
-        error = one.error if row is None or np.isfinite(row).all() else NOT_FINITE
+        answer = next(answers) if one.x is not None else one.error
+        row = None if answer is None or isinstance(answer, str) else answer
+        error = answer if isinstance(answer, str) else None if row is None or np.isfinite(row).all() else NOT_FINITE
         best = np.argsort(-row, kind="stable")[:top] if row is not None and error is None else None
         classes.append([] if best is None else best.tolist())
         shares.append([] if row is None or best is None else row[best].tolist())
@@ -120,12 +120,33 @@ def schema(kind: OutputKind) -> pa.Schema:
     )
 
 
+def _answers(
+    good: Sequence[npt.NDArray[Any]], model: Model, compute: Compute
+) -> list[npt.NDArray[np.float32] | str]:  # fmt: skip
+    """Return a row for each image, or why there is none; a batch that is answered wrongly is asked one by one."""
+    if not good:
+        return []
+    try:
+        return list(_shown(np.concatenate(good), model, compute))
+    except WrongAnswer as error:
+        if len(good) == 1:
+            return [printable(str(error))]
+        return [one for x in good for one in _answers([x], model, compute)]
+
+
 def _shown(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
-    """Return probabilities, or scores, [N, classes] for a batch of the model's input."""
+    """Return probabilities, or scores, [N, classes] for a batch of the model's input.
+
+    Raises:
+        WrongAnswer: there is not a row for each image.
+    """
     num_rows = len(x)
     if model.interface.fixed_batch:
         x = np.concatenate([x, np.repeat(x[-1:], model.batch_size - num_rows, axis=0)])
-    return as_shown(compute(x)[:num_rows], model.output_kind)
+    answer = compute(x)
+    if answer.ndim != 2 or len(answer) != len(x):
+        raise WrongAnswer(f"{model.name} answered {len(x)} images with {len(answer)} rows")
+    return as_shown(answer[:num_rows], model.output_kind)
 
 
 def _table(

@@ -102,8 +102,9 @@ def find_served(address: Address, name: str, version: int | None, *, in_flight: 
         interface = client.interface(name, version)
         if interface.input_type not in _TYPES:
             raise UsageError(f"{name}: takes {interface.input_type}; images are sent as {' or '.join(_TYPES)}")
-        blank = np.zeros((max(1, interface.max_batch_size), 3, *interface.image_size), _TYPES[interface.input_type])
-        pixels = blank if interface.fixed_batch else blank[:1]
+        _ = interface.image_size  # refuses what takes no images
+        num_rows = interface.max_batch_size if interface.fixed_batch else 1
+        pixels = np.zeros(interface.request_shape(num_rows), _TYPES[interface.input_type])
         pinned = client.infer(name, interface, pixels, version).version
         named = {guess.index: guess.label for guess in client.classify(name, interface, pixels, pinned)[0]}
     labels = tuple(named.get(index, "") for index in range(interface.num_classes))

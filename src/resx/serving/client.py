@@ -1,17 +1,17 @@
-"""One client for any Triton, over http or grpc: what resx asks of tritonclient, with resx's errors.
+"""One client for any Triton, over http or grpc, with resx's errors.
 
-tritonclient has the same calls in two modules; which one answers is decided here and nowhere else. It is
-imported on first use. One object serves one thread.
+Over gRPC tritonclient asks, over HTTP `http_client`, which has the same calls; which one is decided here and nowhere
+else. tritonclient is imported on first use. What a server says is believed only as far as `answers` can parse it. One
+object serves one thread.
 """
 
 from __future__ import annotations
 
-import http.client
 import importlib
-import math
+import os
 import ssl
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from resx.errors import MissingCapability, ResxError, ServerBusy, ServerError, UsageError
 from resx.listing import LABEL_RULE, is_label, one_line, printable
+from resx.serving import answers
 from resx.serving.address import (
     CONTROL_HEADER,
     CONTROL_KEY_VARIABLE,
@@ -30,14 +31,22 @@ from resx.serving.address import (
     Protocol,
     parse_address,
 )
+from resx.serving.answers import Prediction
+from resx.serving.http_client import HttpClient
+from resx.serving.http_connection import NotHttp
+from resx.serving.interface import Interface, Unexpected, interface_of, shortened
 
 __all__ = [
     "CONTROL_HEADER", "CONTROL_KEY_VARIABLE", "DEFAULT_PORTS", "PROTOCOLS", "Address", "Answer", "ConnectionLost",
     "Interface", "ModelProcessLost", "NoAnswerInTime", "NotLoaded", "Prediction", "Protocol", "TritonClient",
-    "interface_of", "parse_address",
+    "WrongAnswer", "interface_of", "parse_address",
 ]  # fmt: skip
 
 T = TypeVar("T")
+TIMEOUT_VARIABLE = "RESX_TIMEOUT_S"
+"""Seconds after which an answer is given up, where that is earlier than the command's own limit."""
+_ROWS = "rows of input"
+"""Our backends' words for a model that gives another number of rows than it was asked for."""
 _NOT_LOADED = ("unknown model", "is not found", "is not ready", "is not available")
 # In the order of what they tell.
 _TLS_TROUBLE = (
@@ -49,7 +58,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 # and a canary that is told UNAVAILABLE for that has the supervisor start a new server.
 _CHANNEL = [
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    # A compressed message is bounded before it is unpacked, so it is not unpacked: no Triton sends one unasked.
+    ("grpc.per_message_decompression", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 1000),
@@ -80,73 +90,8 @@ class Answer:
     version: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """One class of one image."""
-
-    label: str
-    index: int
-    logit: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Interface:
-    """What a served model takes and gives, from its configuration."""
-
-    input_name: str
-    input_type: str
-    """Triton's name: UINT8 or FP32."""
-    output_name: str
-    num_classes: int
-    input_dims: tuple[int, ...]
-    """Without the batch axis."""
-    max_batch_size: int
-    fixed_batch: bool = False
-    """Whether every request must have exactly `max_batch_size` rows."""
-    parameters: Mapping[str, str]
-
-    @property
-    def has_random_weights(self) -> bool:
-        """Whether its configuration says that nobody trained it, so that its predictions mean nothing."""
-        return self.parameters.get("resx.weights") == "random"
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width in pixels.
-
-        Raises:
-            UsageError: the model takes no RGB images.
-        """
-        if len(self.input_dims) != 3 or self.input_dims[0] != 3:
-            raise UsageError(
-                f"the model takes {list(self.input_dims)}, not RGB images [3, H, W]; send it tensors with tritonclient"
-            )
-        return self.input_dims[1], self.input_dims[2]
-
-
-def interface_of(model: str, config: Mapping[str, Any]) -> Interface:
-    """Return what a model takes and gives by its configuration, as Triton's JSON.
-
-    Raises:
-        UsageError: it takes more than one tensor.
-    """
-    if len(config["input"]) != 1:
-        names = ", ".join(tensor["name"] for tensor in config["input"])
-        raise UsageError(f"{model}: takes {names}; resx sends one tensor: use tritonclient for it")
-    sent, given = config["input"][0], config["output"][0]
-    largest = int(config.get("max_batch_size", 0))
-    dims, output_dims = ([int(dim) for dim in tensor["dims"]] for tensor in (sent, given))
-    fixed = largest == 0 and len(dims) > 1
-    return Interface(
-        input_name=sent["name"],
-        input_type=sent["data_type"].removeprefix("TYPE_"),
-        output_name=given["name"],
-        num_classes=math.prod(output_dims[1:] if fixed else output_dims),
-        input_dims=tuple(dims[1:] if fixed else dims),
-        max_batch_size=max(1, dims[0]) if fixed else largest,
-        fixed_batch=fixed,
-        parameters={key: value["string_value"] for key, value in config.get("parameters", {}).items()},
-    )
+class WrongAnswer(ServerError):  # noqa: N818 - named after what happened
+    """The server answered, but not what it was asked."""
 
 
 class TritonClient:
@@ -157,31 +102,33 @@ class TritonClient:
 
         Args:
             address: the server's.
-            timeout_s: for one answer.
+            timeout_s: for one answer, all of it; the environment's RESX_TIMEOUT_S where that is less.
             retries: how often an inference, or the question for a model's interface, is sent again after its
                 connection or the process behind it was lost, waiting 0.1 s, 0.2 s and so on to 2 s in between.
                 These change nothing, so they may reach the server twice. Every other error, and every other
                 call, is reported at once.
         """
         self.address = address
-        self._timeout_s = timeout_s
+        self._timeout_s = min(timeout_s, _timeout_of_environment())
         self._retries = retries
         self.num_sent_again = 0
         """Requests that were lost and repeated, each time counted."""
         self._module = importlib.import_module(f"tritonclient.{address.protocol}")
         self._headers = dict(address.headers)
-        if address.protocol == "http":
-            secure = {"ssl": True, "ssl_context_factory": address.tls.context} if address.tls else {}
-            self._client = self._module.InferenceServerClient(
-                address.host_port, connection_timeout=timeout_s, network_timeout=timeout_s, **secure
-            )
-            self._control = {CONTROL_HEADER: address.control_key} if address.control_key else {}
-        else:
-            secure = {"creds": address.tls.grpc_credentials()} if address.tls else {}
-            self._client = self._module.InferenceServerClient(address.host_port, channel_args=_CHANNEL, **secure)
-            # Triton reads a restricted protocol's key from metadata under this prefix.
-            name = f"triton-grpc-protocol-{CONTROL_HEADER}"
-            self._control = {name: address.control_key} if address.control_key else {}
+        self._control: dict[str, str] = {}
+        if address.control_key:
+            # Triton reads a restricted gRPC protocol's key from metadata under this prefix.
+            prefix = "triton-grpc-protocol-" if address.protocol == "grpc" else ""
+            self._control[prefix + CONTROL_HEADER] = address.control_key
+        self._most_bytes = answers.MAX_ANSWER_BYTES
+        self._client: Any = self._connected()
+
+    def _connected(self) -> Any:
+        if self.address.protocol == "http":
+            return HttpClient(self.address, timeout_s=self._timeout_s)
+        secure = {"creds": self.address.tls.grpc_credentials()} if self.address.tls else {}
+        limits = [*_CHANNEL, ("grpc.max_receive_message_length", self._most_bytes)]
+        return self._module.InferenceServerClient(self.address.host_port, channel_args=limits, **secure)
 
     def __enter__(self) -> Self:
         return self
@@ -201,10 +148,13 @@ class TritonClient:
         Raises:
             MissingCapability: nothing answers there, or what answers is no inference server.
         """
-        found = self._json(self._client.get_server_metadata, self._as_json())
-        if not isinstance(found, Mapping) or "extensions" not in found:
+        try:
+            found = self._words(self._client.get_server_metadata, "ServerMetadataResponse")
+        except WrongAnswer as error:
+            raise self._not_triton("no server metadata") from error
+        if "extensions" not in found:
             raise self._not_triton("no server metadata")
-        return str(found["version"])
+        return shortened(found.get("version", "of no version"))
 
     def is_live(self) -> bool:
         """Say whether a server answers there."""
@@ -215,12 +165,16 @@ class TritonClient:
 
     def model_versions(self, state: str = "READY") -> dict[str, list[int]]:
         """Return the versions that are ready, by model; or those in another of Triton's states, like UNLOADING."""
-        index = self._json(self._client.get_model_repository_index, self._as_json() | {"headers": self._control})
-        entries = index.get("models", []) if isinstance(index, Mapping) else index
+        index = self._words(
+            self._client.get_model_repository_index, "RepositoryIndexResponse", {"headers": self._control}
+        )
         found: dict[str, list[int]] = {}
-        for entry in entries:
+        for entry in index.get("models", []):
             if entry.get("state") == state:
-                found.setdefault(entry["name"], []).append(int(entry["version"]))
+                version = entry.get("version", "")
+                if not (version.isdecimal() and version.isascii() and len(version) < 19):
+                    raise self._wrong(f"a version {version!r} of {entry.get('name')}")
+                found.setdefault(entry.get("name", ""), []).append(int(version))
         return {name: sorted(versions) for name, versions in sorted(found.items())}
 
     def is_model_ready(self, model: str) -> bool:
@@ -237,8 +191,7 @@ class TritonClient:
         Raises:
             NotLoaded: it is not loaded.
         """
-        found = self._json(self._client.get_model_config, self._of(model, None) | self._as_json())
-        return dict(found.get("config", found))
+        return self._config(model, None)
 
     def interface(self, model: str, version: int | None = None) -> Interface:
         """Return what a model takes and gives.
@@ -248,23 +201,20 @@ class TritonClient:
         """
         if printable(model) != model:
             raise UsageError(f"{model}: no model's name has bytes that are no UTF-8; `resx status` lists the models")
-        options = self._of(model, version) | self._as_json()
-        found = self._patiently(lambda: self._json(self._client.get_model_config, options))
-        return interface_of(model, found.get("config", found))
+        return self._interface_in(model, self._patiently(lambda: self._config(model, version)))
 
     def infer(self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None) -> Answer:
         """Return the logits [N, classes] for one request of images [N, 3, H, W]; more axes are flattened.
 
         Raises:
-            ServerError: the answer's values cannot be shared among the images.
+            WrongAnswer: it is not a row of so many values for each image.
         """
-        outputs = [self._output(interface.output_name)]
-        result = self._infer(model, interface, images, version, outputs)
-        logits = result.as_numpy(interface.output_name)
-        if logits is None or logits.size % len(images):
-            shape = "nothing" if logits is None else f"the shape {list(logits.shape)}"
-            raise ServerError(f"{self.address}: {model} answered {len(images)} images with {shape}")
-        return Answer(logits=logits.reshape(len(images), -1), version=int(self._response(result)["model_version"]))
+        found = self._infer(model, interface, images, version)
+        try:
+            logits = answers.logits_of(found, interface, len(images))
+        except Unexpected as error:
+            raise self._wrong(f"{model} answered {len(images)} images with {error}") from error
+        return Answer(logits=logits, version=found.version)
 
     def classify(
         self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None
@@ -275,12 +225,14 @@ class TritonClient:
         has no batch axis to Triton, which then takes all its rows for one.
         """
         num_classes = interface.num_classes
-        num_values = num_classes * (len(images) if interface.fixed_batch else 1)
-        outputs = [self._output(interface.output_name, class_count=num_values)]
-        result = self._infer(model, interface, images, version, outputs)
-        texts = result.as_numpy(interface.output_name).reshape(-1, num_values)
-        predictions = [[_prediction(text) for text in row] for row in texts]
-        return _by_row(predictions[0], num_classes) if interface.fixed_batch else predictions
+        if not num_classes:
+            raise UsageError(f"{model}: its configuration does not say how many classes it gives; write them into dims")
+        num_rows, per_row = len(images), num_classes
+        if interface.fixed_batch:
+            num_rows, per_row = 1, num_classes * num_rows
+        found = self._infer(model, interface, images, version, class_count=per_row)
+        rows = self._predictions(model, found, num_rows, per_row)
+        return answers.by_row(rows[0], num_classes) if interface.fixed_batch else rows
 
     def classify_file(self, endpoint: str, content: bytes) -> list[Prediction]:
         """Return all classes of a JPEG, PNG or WebP file, most likely first; the server decodes it.
@@ -293,19 +245,15 @@ class TritonClient:
             UsageError: the endpoint is not loaded, or the server cannot decode the file.
         """
         try:
-            found = self._json(self._client.get_model_config, self._of(endpoint, None) | self._as_json())
+            config = self._config(endpoint, None)
         except UsageError as error:
             raise UsageError(f"{error}; `resx export --image-endpoint` makes one for a model") from error
-        config = found.get("config", found)
-        file, logits = config["input"][0], config["output"][0]
-        if [int(dim) for dim in file["dims"]] != [-1]:
+        interface = self._interface_in(endpoint, config)
+        num_classes = interface.num_classes
+        if interface.input_dims != (-1,) or not num_classes:
             raise UsageError(f"{endpoint}: does not take a file's bytes; `resx export --image-endpoint` makes one")
-        request = self._module.InferInput(file["name"], [len(content)], "UINT8")
-        request.set_data_from_numpy(np.frombuffer(content, np.uint8))
-        outputs = [self._output(logits["name"], class_count=int(logits["dims"][-1]))]
-        options = self._of(endpoint, None) | {"inputs": [request], "outputs": outputs}
-        result = self._call(self._client.infer, options)
-        return [_prediction(text) for text in result.as_numpy(logits["name"]).ravel()]
+        found = self._infer(endpoint, interface, np.frombuffer(content, np.uint8), None, class_count=num_classes)
+        return self._predictions(endpoint, found, 1, num_classes)[0]
 
     def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
         """Load a model, or bring it to its newest version.
@@ -324,8 +272,9 @@ class TritonClient:
 
     def statistics(self, model: str, version: int | None = None) -> list[dict[str, Any]]:
         """Return Triton's own counters per loaded version, as its statistics extension words them."""
-        found = self._json(self._client.get_inference_statistics, self._of(model, version) | self._as_json())
-        return list(found["model_stats"])
+        options = self._of(model, version)
+        found = self._words(self._client.get_inference_statistics, "ModelStatisticsResponse", options)
+        return [{"inference_stats": {}} | entry for entry in found.get("model_stats", [])]
 
     def register_shared_memory(self, name: str, key: str, num_bytes: int) -> None:
         """Let the server read a region of system shared memory on its own machine.
@@ -346,12 +295,56 @@ class TritonClient:
         self._call(self._client.unregister_system_shared_memory, {"name": name, "headers": self._control})
 
     def _infer(
-        self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None, outputs: Sequence[Any]
-    ) -> Any:
-        request = self._module.InferInput(interface.input_name, list(images.shape), interface.input_type)
-        request.set_data_from_numpy(images)
-        options = self._of(model, version) | {"inputs": [request], "outputs": list(outputs)}
-        return self._patiently(lambda: self._call(self._client.infer, options))
+        self, model: str, interface: Interface, sent: npt.NDArray[Any], version: int | None, **classes: int
+    ) -> answers.Inference:
+        request = self._module.InferInput(interface.input_name, list(sent.shape), interface.input_type)
+        request.set_data_from_numpy(sent)
+        output = interface.output_name
+        options = self._of(model, version) | {
+            "inputs": [request], "outputs": [self._module.InferRequestedOutput(output, **classes)]
+        }  # fmt: skip
+        self._expect(answers.answer_bytes(interface, len(sent)))
+        if self.address.protocol == "http":
+            options["max_bytes"] = self._most_bytes
+        found = self._patiently(lambda: self._call(self._client.infer, options))
+        try:
+            if self.address.protocol == "grpc":
+                return answers.inference_of_grpc(found.get_response(), output)
+            header_length = found.headers.get("inference-header-content-length")
+            return answers.inference_of_http(found.body, header_length, output)
+        except Unexpected as error:
+            raise self._wrong(f"{model} answered with {error}") from error
+
+    def _expect(self, num_bytes: int) -> None:
+        """Allow an answer to have so many bytes; a gRPC channel's bound is for all that comes through it."""
+        if num_bytes > self._most_bytes:
+            self._most_bytes = num_bytes
+            if self.address.protocol == "grpc":
+                self._client.close()
+                self._client = self._connected()
+
+    def _predictions(
+        self, model: str, found: answers.Inference, num_rows: int, per_row: int
+    ) -> list[list[Prediction]]:  # fmt: skip
+        try:
+            rows = answers.predictions_of(found, num_rows, per_row)
+        except Unexpected as error:
+            raise self._wrong(f"{model} answered with {error}") from error
+        for row in rows:
+            if bad := [one for one in row if not is_label(one.label, with_tabs=True)]:
+                shown = f"class {bad[0].index} '{one_line(bad[0].label[:100])}'"
+                raise ServerError(f"{self.address}: {model} calls {shown}: {LABEL_RULE}; mend its labels.txt")
+        return rows
+
+    def _interface_in(self, model: str, config: Mapping[str, Any]) -> Interface:
+        try:
+            return interface_of(model, config)
+        except Unexpected as error:
+            raise self._wrong(str(error)) from error
+
+    def _config(self, model: str, version: int | None) -> dict[str, Any]:
+        found = self._words(self._client.get_model_config, "ModelConfigResponse", self._of(model, version))
+        return dict(found.get("config", {}))
 
     def _patiently(self, call: Callable[[], T]) -> T:
         for tries_before in range(self._retries):
@@ -362,22 +355,16 @@ class TritonClient:
                 time.sleep(min(FIRST_WAIT_S * 2**tries_before, LONGEST_WAIT_S))
         return call()
 
-    def _output(self, name: str, **options: int) -> Any:
-        return self._module.InferRequestedOutput(name, **options)
-
-    def _response(self, result: Any) -> Mapping[str, Any]:
-        return result.get_response(**self._as_json())
-
-    def _as_json(self) -> dict[str, Any]:
-        return {"as_json": True} if self.address.protocol == "grpc" else {}
-
     @staticmethod
     def _of(model: str, version: int | None) -> dict[str, Any]:
         return {"model_name": model, "model_version": "" if version is None else str(version)}
 
-    def _json(self, call: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    def _words(self, call: Callable[..., Any], kind: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return an answer in words as JSON of Triton's message of that kind."""
         try:
-            return self._call(call, options)
+            return answers.words(self._call(call, options), kind)
+        except Unexpected as error:
+            raise self._wrong(str(error)) from error
         except ValueError as error:  # a web server that answers 200 with a page
             raise self._not_triton("no JSON") from error
 
@@ -390,11 +377,9 @@ class TritonClient:
             options["client_timeout"] = self._timeout_s
         try:
             return call(**options)
-        except InferenceServerException as error:
+        except (InferenceServerException, answers.Refused) as error:
             raise self._translated(error) from error
-        except http.client.HTTPException as error:
-            if type(error).__name__ == "HTTPConnectionClosed":  # geventhttpclient's
-                raise self._unreachable("it closed the connection before it answered") from error
+        except NotHttp as error:
             raise self._not_triton(str(error)) from error
         except ssl.SSLError as error:
             raise self._insecure(str(error.reason or error)) from error
@@ -403,8 +388,11 @@ class TritonClient:
         except (OSError, EOFError) as error:
             raise self._unreachable(str(error) or type(error).__name__) from error
 
+    def _wrong(self, what: str) -> WrongAnswer:
+        return WrongAnswer(f"{self.address}: {what}; the server is broken, or not the one that was meant: check --url")
+
     def _translated(self, error: Any) -> ResxError:
-        message, status = str(error.message()).partition("\n")[0], str(error.status())
+        message, status = shortened(error.message()), str(error.status())
         if "restricted" in message or "expecting header" in message:
             return MissingCapability(
                 f"{self.address}: control needs a key; set {CONTROL_KEY_VARIABLE} to the one it was started with"
@@ -432,9 +420,13 @@ class TritonClient:
             return MissingCapability(
                 f"{self.address}: refused ({status}); what it wants to be shown goes into RESX_HEADERS or --header"
             )
-        if status in {"404", "405", "501"} or "UNIMPLEMENTED" in status or "decoding the response" in message:
+        if status in {"404", "405", "501"} or status.startswith("3") or "UNIMPLEMENTED" in status:
             return self._not_triton(f"status {status}")
-        return ServerError(f"{self.address}: {message}")
+        if "RESOURCE_EXHAUSTED" in status or "deserializing response" in message:
+            return self._wrong(f"an answer that cannot be read ({message})")
+        if _ROWS in message:
+            return WrongAnswer(f"{self.address}: {message}")
+        return ServerError(f"{self.address}: {message or f'status {status} without a reason'}")
 
     def _not_triton(self, reason: str) -> MissingCapability:
         return MissingCapability(
@@ -458,20 +450,12 @@ class TritonClient:
         return ConnectionLost(f"{self.address}: no server answers ({reason}); {remedy}")
 
 
-def _by_row(predictions: Sequence[Prediction], num_classes: int) -> list[list[Prediction]]:
-    """Part the values of a whole batch, indexed over all of it, into its rows."""
-    labels = {prediction.index: prediction.label for prediction in predictions if prediction.index < num_classes}
-    rows: list[list[Prediction]] = [[] for _ in range(len(predictions) // num_classes)]
-    for prediction in predictions:
-        row, index = divmod(prediction.index, num_classes)
-        rows[row].append(Prediction(label=labels[index], index=index, logit=prediction.logit))
-    return rows
-
-
-def _prediction(text: bytes) -> Prediction:
-    logit, index, *label = text.decode("utf-8", "backslashreplace").removesuffix("\r").split(":", 2)
-    if label and label[0] and not is_label(label[0], with_tabs=True):
-        raise ServerError(
-            f"the server calls class {index[:20]} '{one_line(label[0][:100])}': {LABEL_RULE}; mend its labels.txt"
-        )
-    return Prediction(label=label[0] if label else f"class-{index}", index=int(index), logit=float(logit))
+def _timeout_of_environment() -> float:
+    text = os.environ.get(TIMEOUT_VARIABLE, "") or "inf"
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise UsageError(f"{TIMEOUT_VARIABLE}={text}: give the seconds of one answer, above 0")
+    return seconds

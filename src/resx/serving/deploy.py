@@ -258,7 +258,7 @@ def load_endpoints(client: TritonClient, repository: Repository, name: str) -> N
     """
     for endpoint in repository.endpoints(name):
         try:
-            client.load(endpoint)
+            client.load(endpoint, pinned.config_json(repository, endpoint, [1]))
         except ServerError as error:
             raise ServerError(f"{error}; {name} itself answers, its image endpoint does not") from error
         record(client, repository, endpoint, [1], None)

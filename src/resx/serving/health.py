@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
-from resx.serving.client import TritonClient
+from resx.serving.answers import MAX_WORDS_BYTES
+from resx.serving.client import Address, TritonClient
 from resx.serving.embedded import LOOPBACK
+from resx.serving.http_connection import HttpConnection, NotHttp
 
 _MEDIAN = re.compile(
-    r'nv_inference_request_summary_us\{model="([^"]*)",version="([^"]*)",quantile="0\.5"\} (\S+)', re.ASCII
+    r'nv_inference_request_summary_us\{model="([^"]*)",version="(\d{1,18})",quantile="0\.5"\} '
+    r"(\d{1,18}(?:\.\d*)?(?:e[+-]?\d{1,3})?)",
+    re.ASCII,
 )
 
 
@@ -41,10 +43,12 @@ def model_status(
 
 def medians_ms(metrics_port: int) -> dict[tuple[str, int], float]:
     """Return the median request time of the last minute in ms, by model and version; only where there were requests."""
+    connection = HttpConnection(Address(host_port=f"{LOOPBACK}:{metrics_port}", protocol="http"), timeout_s=5)
     try:
-        with urllib.request.urlopen(f"http://{LOOPBACK}:{metrics_port}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
-    except (OSError, urllib.error.URLError):
+        text = connection.ask("GET", "/metrics", {}, max_bytes=MAX_WORDS_BYTES).body.decode(errors="replace")
+    except (OSError, NotHttp):
         return {}
+    finally:
+        connection.close()
     found = {(model, int(version)): float(us) / 1000 for model, version, us in _MEDIAN.findall(text)}
-    return {key: round(value, 3) for key, value in found.items() if not math.isnan(value)}
+    return {key: round(value, 3) for key, value in found.items() if math.isfinite(value)}

@@ -5,6 +5,7 @@ Decoder and geometry are `resx.training.images`'s; the server's own configuratio
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from resx.export.images import load_image, pixels
 from resx.export.output_kind import as_shown
 from resx.serving.client import Interface, Prediction, TritonClient
 from resx.serving.image_endpoint import IMAGE
+from resx.serving.interface import MAX_SIDE, shortened
 from resx.serving.triton_config import output_kind_of
 from resx.training.images import read_image_file
 from resx.zoo.spec import INTERPOLATIONS, Interpolation
@@ -53,7 +55,7 @@ def model_input(
         UsageError: an image is too long and thin; the message begins with its name, if names are given.
     """
     height, width = interface.image_size
-    resize = int(interface.parameters.get("resx.resize", min(height, width)))
+    resize = _resize(interface)
     interpolation = _interpolation(interface)
     batch = np.stack([
         pixels(image, height=height, width=width, resize=resize, interpolation=interpolation, name=name)
@@ -132,4 +134,23 @@ def _numbers(interface: Interface, key: str) -> tuple[float, ...]:
     text = interface.parameters.get(key)
     if text is None:
         raise UsageError(f"the model takes {interface.input_type}, and its config.pbtxt has no {key}; export it again")
-    return tuple(float(number) for number in text.split(","))
+    try:
+        numbers = tuple(float(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)) or (key == "resx.std" and not all(numbers)):
+        raise UsageError(
+            f"{key}={shortened(text)!r} in the model's config.pbtxt: give three numbers, as in 0.485,0.456,0.406"
+        )
+    return numbers
+
+
+def _resize(interface: Interface) -> int:
+    height, width = interface.image_size
+    text = interface.parameters.get("resx.resize", str(min(height, width)))
+    if not (text.isascii() and text.isdecimal() and len(text) < 6 and 1 <= int(text) <= MAX_SIDE):
+        raise UsageError(
+            f"resx.resize={shortened(text)!r} in the model's config.pbtxt: give the pixels of the shorter side, "
+            f"1 to {MAX_SIDE}"
+        )
+    return int(text)

@@ -95,7 +95,23 @@ def _link(repository: Repository, name: str, versions: Sequence[int], folder: Pa
 
 
 def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
-    return _with_versions(triton_config.parse((repository.root / name / CONFIG_FILE).read_text()), versions)
+    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    _keep_safe_warm_up(message, is_ours=all(repository.has_card(name, version) for version in versions))
+    return _with_versions(message, versions)
+
+
+def _keep_safe_warm_up(message: Any, *, is_ours: bool) -> None:
+    """Leave a warm-up out that nobody tried: Triton 2.51 may end when a model fails on it.
+
+    An export is tried with zeros. Other data, and zeros for a model that resx did not export, are not known to work.
+    """
+    samples = list(message.model_warmup)
+    if not is_ours or any(kind != "zero_data" for sample in samples for kind in _warm_up_data(sample)):
+        del message.model_warmup[:]
+
+
+def _warm_up_data(sample: Any) -> list[str]:
+    return [given.WhichOneof("input_data_type") or "" for given in sample.inputs.values()]
 
 
 def _with_versions(message: Any, versions: Sequence[int]) -> Any:

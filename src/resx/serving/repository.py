@@ -97,6 +97,10 @@ class Repository:
         folders = (self.root / checked_name(name)).glob("[0-9]*")
         return sorted(int(path.name) for path in folders if path.is_dir() and _VERSION.fullmatch(path.name))
 
+    def has_card(self, name: str, version: int) -> bool:
+        """Say whether resx exported a version."""
+        return (self.root / checked_name(name) / str(version) / cards.FILE_NAME).is_file()
+
     def card(self, name: str, version: int | None = None) -> Card:
         """Return a version's card; None takes the newest.
 

@@ -139,11 +139,15 @@ def parameter_lines(parameters: dict[str, str]) -> str:
 
 
 def _warm_up(card: Card) -> str:
-    """Return a sample of one row and one of the largest batch, of random numbers."""
+    """Return a sample of one row and one of the largest batch, of zeros.
+
+    Zeros are what every export is tried with. Triton's random bytes are others each time, NaN among them, and Triton
+    2.51 may end when a model fails on its warm-up.
+    """
     signature = card.signature
     fixed = () if signature.batch is None else (signature.batch,)
     dims = _dims((*fixed, *signature.input_dims))
-    tensor = f"data_type: {DATA_TYPES[signature.input_type]} dims: [ {dims} ] random_data: true"
+    tensor = f"data_type: {DATA_TYPES[signature.input_type]} dims: [ {dims} ] zero_data: true"
     samples = [
         f"""\
   {{

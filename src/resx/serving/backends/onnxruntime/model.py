@@ -100,6 +100,7 @@ class TritonPythonModel:
         self._require_names(path)
         self.run_options = _run_options(config)
         self.last_run_s = 0.0
+        self._try_warm_up(config)
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Answer the requests, in their order; those that fit together are computed together."""
@@ -160,18 +161,40 @@ class TritonPythonModel:
         names = [name for name in self.outputs if any(name in call.outputs for call in group)]
         if len(group) == 1:
             results = self.session.run(names, group[0].inputs, self.run_options)
+            if self.batches:
+                _require_rows(names, results, group[0].num_rows)
             return [dict(zip(names, results, strict=True))]
         joined = {name: np.concatenate([call.inputs[name] for call in group]) for name in group[0].inputs}
         results = self.session.run(names, joined, self.run_options)
         ends = list(itertools.accumulate(call.num_rows for call in group))
-        if any(result.ndim == 0 or len(result) != ends[-1] for result in results):
-            raise ValueError(f"outputs of shapes {[r.shape for r in results]} for {ends[-1]} rows of input")
+        _require_rows(names, results, ends[-1])
         whole = dict(zip(names, results, strict=True))
         bounds = zip((0, *ends), ends, strict=False)  # np.split takes ten times as long
         return [
             {name: whole[name][start:stop] for name in call.outputs}
             for call, (start, stop) in zip(group, bounds, strict=True)
         ]
+
+    def _try_warm_up(self, config: dict[str, Any]) -> None:
+        """Run the zeros that Triton warms this up with: it may not survive a failure of its own, and survives this one.
+
+        Other data cannot be known here; resx loads no model with them.
+        """
+        for sample in config.get("model_warmup", []):
+            tensors = sample.get("inputs", {})
+            if not all(tensor.get("zero_data") for tensor in tensors.values()):
+                continue
+            rows = [int(sample.get("batch_size", 1))] if self.batches else []
+            inputs = {
+                name: np.zeros([*rows, *map(int, tensor.get("dims", []))], _dtype(tensor["data_type"]))
+                for name, tensor in tensors.items()
+            }
+            try:
+                results = self.session.run(self.outputs, inputs, self.run_options)
+                if self.batches:
+                    _require_rows(self.outputs, results, *rows)
+            except Exception as error:
+                raise ValueError(f"its warm-up fails: {error}; take model_warmup out of config.pbtxt") from error
 
     def _require_names(self, path: str) -> None:
         for what, configured, tensors in (
@@ -320,6 +343,19 @@ class _Handed:
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return 1, 0  # kDLCPU
+
+
+def _dtype(name: str) -> str:
+    """Return numpy's name of one of Triton's types."""
+    kind = name.removeprefix("TYPE_").lower()
+    return f"float{kind[2:]}" if kind.startswith("fp") else kind
+
+
+def _require_rows(names: list[str], results: list[Array], num_rows: int) -> None:
+    """Refuse an answer that has no row for each that was asked: nobody could tell whose are missing."""
+    for name, result in zip(names, results, strict=True):
+        if result.ndim == 0 or len(result) != num_rows:
+            raise ValueError(f"output {name!r} of shape {list(result.shape)} for {num_rows} rows of input")
 
 
 def _response(parts: dict[str, Array]) -> Any:

@@ -515,6 +515,7 @@ class Instance {
       outputs_.push_back(named(tensor["name"].text, session_->outputs, "output", configuration));
     }
     buffers_.resize(inputs_.size());
+    try_warm_up(configuration);
   }
 
   // Answer the requests; those that fit together are computed together.
@@ -564,6 +565,62 @@ class Instance {
       known.push_back(tensor.name);
     }
     refuse(std::string("config.pbtxt names ") + what + " ['" + name + "'], but " + from.path + " has " + listed(known));
+  }
+
+  // Run the zeros that Triton warms this up with: it may not survive a failure of its own, and survives this one.
+  // Other data cannot be known here; resx loads no model with them.
+  void try_warm_up(const Configuration& configuration) {
+    for (const Json& sample : configuration.json["model_warmup"].items) {
+      const Json& tensors = sample["inputs"];
+      auto is_zero = [](const Json& tensor) { return tensor["zero_data"].text == "true"; };
+      if (!std::all_of(tensors.items.begin(), tensors.items.end(), is_zero)) continue;
+      int64_t rows = batches_ ? std::max<int64_t>(1, sample["batch_size"].integer()) : 1;
+      try {
+        run_zeros(tensors, rows);
+      } catch (const std::exception& error) {
+        refuse(std::string("its warm-up fails: ") + error.what() + "; take model_warmup out of config.pbtxt");
+      }
+    }
+  }
+
+  void run_zeros(const Json& tensors, int64_t rows) const {
+    const ort::Api& api = runtime->api;
+    std::vector<std::vector<char>> zeros;
+    std::vector<ort::Owned<ort::Value>> held;
+    std::vector<const ort::Value*> inputs;
+    std::vector<const char*> input_names, output_names;
+    for (const Input& input : inputs_) {
+      const Json& tensor = tensors[input.described.name];
+      if (!tensor) continue;
+      std::vector<int64_t> shape;
+      if (batches_) shape.push_back(rows);
+      for (const Json& size : tensor["dims"].items) shape.push_back(size.integer());
+      size_t bytes = input.described.type->bytes;
+      for (int64_t size : shape) {
+        if (size < 0 || __builtin_mul_overflow(bytes, static_cast<size_t>(size), &bytes)) {
+          refuse("input '" + input.described.name + "' has a shape that no memory holds");
+        }
+      }
+      zeros.emplace_back(std::max<size_t>(1, bytes), 0);
+      ort::Value* made = nullptr;
+      runtime->check(api.CreateTensorWithDataAsOrtValue(
+          runtime->cpu.get(), zeros.back().data(), bytes, shape.data(), shape.size(), input.described.type->ort,
+          &made));
+      held.push_back(owned(made, api.ReleaseValue));
+      inputs.push_back(made);
+      input_names.push_back(input.described.name.c_str());
+    }
+    for (const Described& output : outputs_) output_names.push_back(output.name.c_str());
+    std::vector<ort::Value*> values(output_names.size(), nullptr);
+    ort::Status* status = api.Run(
+        session_->get(), options_.get(), input_names.data(), inputs.data(), inputs.size(), output_names.data(),
+        output_names.size(), values.data());
+    std::vector<Result> results;
+    for (size_t place = 0; place < values.size(); ++place) {
+      results.push_back({owned(values[place], api.ReleaseValue), &outputs_[place]});
+    }
+    runtime->check(status);
+    for (Result& result : results) describe(result, batches_ ? rows : 0, false);
   }
 
   Call read(TRITONBACKEND_Request* request) const {
@@ -694,7 +751,7 @@ class Instance {
     int64_t num_rows = 0;
     for (Call* call : group) num_rows += call->num_rows;
     for (Result& result : results) {
-      if (result.output != nullptr) describe(result, group.size() > 1 ? num_rows : 0);
+      if (result.output != nullptr) describe(result, batches_ ? num_rows : 0, group.size() > 1);
     }
     return results;
   }
@@ -734,8 +791,8 @@ class Instance {
     return owned(made, runtime->api.ReleaseValue);
   }
 
-  // Learn shape, type and place of an output; `num_rows` must be its first axis, where several calls share it.
-  void describe(Result& result, int64_t num_rows) const {
+  // Learn shape, type and place of an output. `num_rows` must be its first axis; 0: it need not have one.
+  void describe(Result& result, int64_t num_rows, bool is_shared) const {
     const ort::Api& api = runtime->api;
     ort::TensorInfo* made = nullptr;
     runtime->check(api.GetTensorTypeAndShape(result.value.get(), &made));
@@ -754,7 +811,7 @@ class Instance {
           "output '" + result.output->name + "' of shape [" + shape + "] for " + std::to_string(num_rows) +
           " rows of input");
     }
-    result.is_shared = num_rows > 0;
+    result.is_shared = is_shared;
     result.row_bytes = std::accumulate(
         result.shape.begin() + result.is_shared, result.shape.end(), result.type->bytes, std::multiplies<size_t>());
     void* data = nullptr;
