@@ -25,6 +25,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 """Of the files that are taken out of folders, globs and buckets."""
 LABEL_RULE = "a class's name is one line of UTF-8 without control characters"
+MAX_TENSOR_NAME = 256
+TENSOR_RULE = (
+    f"the name of an input or output is 1 to {MAX_TENSOR_NAME} characters without quotes, backslashes and control "
+    "characters"
+)
 _ARCHIVE_OF_MACOS = "__MACOSX"
 # Python keeps a byte 0x80 + n that it could not decode as U+DC80 + n (PEP 383); other surrogates were never bytes.
 _BYTES, _SURROGATE = re.compile(r"[\udc80-\udcff]+"), re.compile(r"[\ud800-\udfff]")
@@ -198,6 +203,11 @@ def one_line(text: str) -> str:
 def is_label(text: str) -> bool:
     """Say whether a class can have this name (LABEL_RULE): labels.txt has a line for each class, and cards are JSON."""
     return bool(text) and one_line(text) == text
+
+
+def is_tensor_name(text: str) -> bool:
+    """Say whether resx takes this as the name of an input or output (TENSOR_RULE): it goes into other formats."""
+    return 0 < len(text) <= MAX_TENSOR_NAME and one_line(text) == text and not set(text) & set("\"'`\\")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -22,6 +22,7 @@ from resx.export.family import Family
 from resx.export.quantised_graph import QuantisedGraph
 from resx.export.tuning import Tuning
 from resx.files import checked_name
+from resx.listing import TENSOR_RULE, is_tensor_name, one_line
 from resx.zoo.spec import Channels, FrozenModel, Interpolation, ModelSpec
 
 FILE_NAME = "card.json"
@@ -138,6 +139,14 @@ class Signature(FrozenModel):
     std: Channels | None = None
     interpolation: Interpolation = "bilinear"
     """The filter that `resize` takes."""
+
+    @pydantic.field_validator("input_name", "output_name")
+    @classmethod
+    def _can_be_written_elsewhere(cls, name: str) -> str:
+        """A file and its card may come from elsewhere, and these go into Triton's configuration and requests."""
+        if not is_tensor_name(name):
+            raise ValueError(f"'{one_line(name)[:80]}': {TENSOR_RULE}")
+        return name
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -32,7 +33,7 @@ from resx.export.quantised_graph import QuantisedGraph
 from resx.export.random_operations import random_node
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.files import sha256_of
-from resx.listing import LABEL_RULE, is_label, one_line, read_lines
+from resx.listing import LABEL_RULE, TENSOR_RULE, is_label, is_tensor_name, one_line, read_lines
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 _INPUT_TYPES: dict[int, InputType] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
@@ -199,15 +200,17 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
         ExportError: onnxruntime refuses it.
     """
     graph = onnx_reading.read_model(path)
-    num_outputs = len(graph.graph.output)
+    places = {"input": _places(graph.graph.input), "output": _places(graph.graph.output)}
     if arguments.output:
         onnx_rewriting.keep_output(graph, arguments.output, path)
     image = _only(onnx_reading.given_inputs(graph), path, "input")
+    for what, value in (("input", image), ("output", _only(graph.graph.output, path, "output"))):
+        _require_name(value.name, path, what, places[what][value.name])
     if image_size is not None:
         _close_size(image, image_size, path)
     onnx_rewriting.require_valid(graph, path)
     onnx_rewriting.make_constants(graph)
-    is_cut = len(graph.graph.output) != num_outputs  # what is left of it may need fewer inputs
+    is_cut = len(graph.graph.output) != len(places["output"])  # what is left of it may need fewer inputs
     session = OnnxRuntimeModel(path, content=graph.SerializeToString() if is_cut else None)
     signature = _signature(graph, image, session, path, arguments)
     height_width = signature.input_dims[1:]
@@ -241,6 +244,28 @@ def _only(values: Sequence[ValueInfoProto], path: Path, what: str) -> ValueInfoP
         remedy = "cut it out with onnx.utils.extract_model" if what == "input" else "choose it with --output-name NAME"
         raise UsageError(f"{path}: has {len(values)} {what}s ({names}); resx serves files of one {what}: {remedy}")
     return values[0]
+
+
+def _places(values: Sequence[ValueInfoProto]) -> dict[str, int]:
+    return {value.name: place for place, value in enumerate(values)}
+
+
+def _require_name(name: str, path: Path, what: str, place: int) -> None:
+    if is_tensor_name(name):
+        return
+    shown = one_line(name)
+    shown = f"{shown[:80]}..." if len(shown) > 80 else shown
+    remedy = "export the file again with names"
+    if name:  # the new name is a copy of the old tensor: nothing else in the graph has to change
+        tensor = f"m.graph.{what}[{place}]"
+        nodes = {
+            "input": f"m.graph.node.insert(0, onnx.helper.make_node('Identity', ['image'], [{tensor}.name]))",
+            "output": f"m.graph.node.append(onnx.helper.make_node('Identity', [{tensor}.name], ['logits']))",
+        }
+        new = {"input": "image", "output": "logits"}[what]
+        code = f"import onnx; m = onnx.load({path.name!r}); {nodes[what]}; {tensor}.name = {new!r}; "
+        remedy = f"rename it: python -c {shlex.quote(code + 'onnx.save(m, ' + repr('renamed.onnx') + ')')}"
+    raise UsageError(f"{path}: {what} '{shown}': {TENSOR_RULE}; {remedy}")
 
 
 def _close_size(image: ValueInfoProto, image_size: int, path: Path) -> None:
