@@ -15,7 +15,7 @@ backend: "onnxruntime"
 max_batch_size: 4
 input { name: "image" data_type: TYPE_UINT8 dims: [3, 16, 16] }
 output { name: "logits" data_type: TYPE_FP32 dims: [10] label_filename: "labels.txt" }
-# KIND_AUTO, the default: on the GPU where the server has one and a backend for it, on the CPU elsewhere.
+# KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.
 instance_group { count: 1 }
 dynamic_batching { default_queue_policy { max_queue_size: 32 } }
 version_policy { latest { num_versions: 1 } }

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from resx.listing import one_line
+
 MAX_BYTES = 8_000_000
 NUM_OLD = 3
 _BLOCK = 65536
@@ -32,11 +34,11 @@ def rotate(log: Path, *, max_bytes: int = MAX_BYTES, num_old: int = NUM_OLD) -> 
 
 
 def append(log: Path, text: str) -> None:
-    """Add a line of the supervisor's own, with the date as Triton's log has it."""
+    """Add a line of the supervisor's own, with the date as Triton's log has it; it stays one line whatever it holds."""
     stamp = time.strftime("%m%d %H:%M:%S")
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
-        os.write(descriptor, f"resx {stamp} {os.getpid()}] {text}\n".encode())
+        os.write(descriptor, f"resx {stamp} {os.getpid()}] {one_line(text)}\n".encode())
     finally:
         os.close(descriptor)
 

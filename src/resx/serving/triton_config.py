@@ -170,7 +170,7 @@ def _require_servable(card: Card) -> None:
 
 def _placement(engine: Engine | None) -> tuple[str, ...]:
     if engine is None:
-        return ("KIND_AUTO, the default: on the GPU where the server has one and a backend for it, on the CPU elsewhere.",)
+        return ("KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.",)
     capabilities = ", ".join(engine.compute_capabilities)
     return (
         "A plan runs only under the TensorRT and on the kind of GPU it was built with:",
@@ -236,7 +236,11 @@ def _printed(message: Any) -> Iterator[tuple[str, str]]:
         for part in parts:
             alone = type(message)(**{field.name: part})
             line, block = (
-                str(text_format.MessageToString(alone, as_one_line=is_line, use_short_repeated_primitives=True))
+                str(
+                    text_format.MessageToString(
+                        alone, as_one_line=is_line, use_short_repeated_primitives=True, as_utf8=False
+                    )
+                )
                 for is_line in (True, False)
             )
             yield field.name, line if len(line) <= _LINE else block.rstrip("\n")
