@@ -273,13 +273,14 @@ def test_serve_runs_nothing_of_a_strangers_repository_and_serves_the_rest(
     with tarfile.open(repository.root / "archive/env.tar.gz", "w:gz") as archive:
         archive.add(program, "bin/activate")
     shutil.copy(program, repository.root / "stub/triton_python_backend_stub")
+    shutil.copytree(repository.root / "good", repository.root / "no name")
     ports = [word for port in ("http", "grpc", "metrics") for word in (f"--{port}-port", "0")]
     try:
         done = resx("serve", "--detach", *ports, "--json")
         assert done.code == 0, done.err
         state = running_server(repository)
         assert state is not None
-        assert set(state.set_aside) == {"archive", "stub"}
+        assert set(state.set_aside) == {"archive", "stub", "no name"}
         assert "EXECUTION_ENV_PATH" in state.set_aside["archive"]
         assert resx("deploy", "archive").code == 2
         assert resx("deploy", "stub").code == 2

@@ -351,6 +351,15 @@ class Card(FrozenModel):
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]
 
+    @pydantic.field_validator("name")
+    @classmethod
+    def _can_be_a_folder(cls, name: str) -> str:
+        """A card may come from elsewhere, and its name becomes that of an image endpoint's folders."""
+        try:
+            return checked_name(name)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+
     @pydantic.field_validator("files")
     @classmethod
     def _lie_beside_the_card(cls, files: dict[str, str]) -> dict[str, str]:

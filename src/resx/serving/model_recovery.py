@@ -24,6 +24,7 @@ from typing import Any
 
 from resx.errors import ResxError, ServerBusy, ServerError, UsageError
 from resx.files import exclusive
+from resx.listing import one_line
 from resx.serving import config_rules, pinned
 from resx.serving import state as states
 from resx.serving.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
@@ -183,7 +184,11 @@ class ModelRecovery:
             reason: that the server's state will show.
             is_loaded: on a server that runs.
         """
-        parts = [*reversed(self._dependents(name)), name]
+        try:
+            parts = [*reversed(self._dependents(name)), name]
+        except UsageError:  # a folder whose name no model can have: it was never loaded
+            self._journal.change(set_aside=self._journal.state.set_aside | {one_line(name): reason})
+            return
         for part in parts:
             self._cases.pop(part, None)
             self._histories.pop(part, None)

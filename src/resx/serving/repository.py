@@ -206,7 +206,8 @@ class Repository:
                     shutil.copyfile(path, staged / path.name)
                 publish_folder(staged, to_model)
             if source.endpoints(name):
-                image_endpoint.write_endpoints(self.root, source.card(name, version), self.staging_parent())
+                card = source.card(name, version).model_copy(update={"name": name})
+                image_endpoint.write_endpoints(self.root, card, self.staging_parent())
 
     def require_copyable(self, source: Repository, name: str, version: int) -> None:
         """Check that `publish_copy` would take another repository's version.

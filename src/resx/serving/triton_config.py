@@ -258,7 +258,8 @@ def read(path: Path) -> Any:
     """
     try:
         if not path.is_file():
-            raise UsageError(f"{path}: no such file")
+            what = "is not a file" if path.exists() else "no such file"
+            raise UsageError(f"{path}: {what}; `resx export` writes one")
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UsageError(f"{path}: above {MAX_CONFIG_BYTES >> 20} MiB, too large for a model configuration")
         content = path.read_text(encoding="utf-8")
