@@ -282,7 +282,7 @@ def parse(content: str, origin: str = CONFIG_FILE) -> Any:
     try:
         return text_format.Parse(content, model_config_pb2.ModelConfig())
     except (text_format.ParseError, UnicodeError) as error:  # the latter: an escaped byte that is no UTF-8
-        raise UsageError(f"{origin}: {error}; export the model again, or fix the file") from error
+        raise UsageError(f"{origin}: {error}; export the model again, or mend the file") from error
 
 
 def _numbers(values: tuple[float, ...]) -> str:
