@@ -221,7 +221,7 @@ def test_one_requests_fault_does_not_fail_its_batch(server: RunningTriton, root:
             "shrinkage='cpu:1'.*give cpu:0",
         ),
         ("optimization { graph { level: 5 } }", r"optimization.graph.level: 5.*give -1 \(basic\)"),
-        ('default_model_filename: "../1/model.onnx"', "leads out of the version's folder"),
+        ('default_model_filename: "../1/model.onnx"', "leads out of its folder"),
         ('default_model_filename: "other.onnx"', "other.onnx: no such file"),
         ('output { name: "nope" data_type: TYPE_FP32 dims: [ 3 ] }', "output .*nope.*has"),
     ],

@@ -109,7 +109,7 @@ def _findings(message: Any) -> Iterator[tuple[str, str, str]]:
                 yield f"{where} {key}", "", _why(key)
     for where, file in _files(message):
         if _leads_out(file):
-            yield where, file, "leads out of the model's folder; put the file into the folder and name it alone"
+            yield where, file, "leads out of its folder; put the file there and give its name alone"
     for where, plain in (("backend", message.backend), ("platform", message.platform)):
         if plain and not _is_plain(plain):
             yield where, plain, "a backend's name has letters, digits, `_`, `.` and `-` alone; correct it"
