@@ -150,6 +150,15 @@ def test_a_card_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
             read_card(published.folder)
 
 
+@pytest.mark.parametrize("name", ["../m", "/etc/m", "m\n", ""])
+def test_a_card_cannot_name_a_model_elsewhere(tmp_path: Path, name: str) -> None:
+    _, published = publish_tiny(Repository(tmp_path / "models"), "m")
+    card = json.loads((published.folder / FILE_NAME).read_text()) | {"name": name}
+    (published.folder / FILE_NAME).write_text(json.dumps(card))
+    with pytest.raises(UsageError, match=r"card\.json: name: .*letters, digits"):
+        read_card(published.folder)
+
+
 def test_folders_that_are_no_versions_are_left_alone(tmp_path: Path) -> None:
     for name in ("1", "2", "02", "3²", "4x", "9" * 40):
         (tmp_path / "m" / name).mkdir(parents=True)

@@ -26,6 +26,11 @@ IMAGE_SUFFIXES = frozenset(
 """Of the files that are taken out of folders, globs and buckets."""
 _MOST_IN_LABEL = 1000
 LABEL_RULE = f"a class's name is one line of UTF-8 without control characters, of at most {_MOST_IN_LABEL:,} characters"
+MAX_TENSOR_NAME = 256
+TENSOR_RULE = (
+    f"the name of an input or output is 1 to {MAX_TENSOR_NAME} characters without quotes, backslashes and control "
+    "characters"
+)
 _ARCHIVE_OF_MACOS = "__MACOSX"
 # Python keeps a byte 0x80 + n that it could not decode as U+DC80 + n (PEP 383); other surrogates were never bytes.
 _BYTES, _SURROGATE = re.compile(r"[\udc80-\udcff]+"), re.compile(r"[\ud800-\udfff]")
@@ -212,6 +217,11 @@ def is_label(text: str, *, with_tabs: bool = False) -> bool:
     """
     line = text.replace("\t", " ") if with_tabs else text
     return 0 < len(line) <= _MOST_IN_LABEL and one_line(line) == line
+
+
+def is_tensor_name(text: str) -> bool:
+    """Say whether resx takes this as the name of an input or output (TENSOR_RULE): it goes into other formats."""
+    return 0 < len(text) <= MAX_TENSOR_NAME and one_line(text) == text and not set(text) & set("\"'`\\")
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -15,6 +15,8 @@ from resx.analysis import lesion as lesions
 from resx.analysis import variants as plans
 from resx.analysis.anatomy import steps_of
 from resx.analysis.evaluation import begun, evaluate
+from resx.analysis.figures import Figure, drawn
+from resx.bench.figure_file import drawn_into
 from resx.errors import UsageError
 from resx.training.data import DataSet
 from resx.training.evaluation import accuracy, logits
@@ -275,3 +277,14 @@ def test_a_run_whose_data_are_gone_asks_for_data(resx: Resx, trained: Callable[[
     (tmp_path / "run" / "training.json").write_text(json.dumps(config | {"data": "folder:/nowhere"}))
 
     refused(resx("lesion", tmp_path / "run"), 2, "cannot be loaded", "--data")
+
+
+@pytest.mark.parametrize("name", [r"runs/$\frac{$", r"a$x^$b", "one $"])
+def test_a_name_in_a_figure_is_no_formula(tmp_path: Path, name: str) -> None:
+    figures = [
+        Figure(name="figure", x="block", y="error, %", caption=f"{name}, 10 images", draw=lambda _axes, _look: None)
+    ]
+    assert all(path.is_file() for path in drawn(figures, tmp_path))
+    with drawn_into(tmp_path / "plot.png", name):
+        pass
+    assert (tmp_path / "plot.png").is_file()

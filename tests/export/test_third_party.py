@@ -1,5 +1,8 @@
 """Files that somebody else made: what is read from them, what is made of them, and what is refused."""
 
+import shlex
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import pytest
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from resx.errors import ExportError, ResxError, UsageError
-from resx.export.card import FileArguments, Precision, SourceArguments, read_card
+from resx.export.card import FileArguments, Precision, Signature, SourceArguments, read_card
 from resx.export.pipeline import ExportOptions, export_version
 from resx.export.request import ExportRequest, prepared
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.export.source import NOTHING_GIVEN, load_source
 from resx.export.third_party import LoadedFile
+from resx.listing import one_line
 from resx.serving.deploy import deploy
 from resx.serving.publishing import export_into
 from resx.serving.repository import Repository
@@ -420,6 +424,66 @@ def test_what_cannot_be_served_is_refused_with_its_reason(
     with pytest.raises(ResxError, match=reason) as refusal:
         loaded(path).require_finite()
     assert "\n" not in str(refusal.value)
+
+
+INJECTION = (
+    'y" data_type: TYPE_FP32 dims: [ 10 ] } ]\nparameters { key: "INJECTED" value { string_value: "1" } }\n'
+    'output [ { name: "y'
+)
+
+
+def renamed(model: ModelProto, what: str, name: str | bytes) -> ModelProto:
+    """Give the only input or output another name; bytes that are no UTF-8 are put in behind protobuf's back."""
+    old = {"input": "given", "output": "scores"}[what]
+    new = name if isinstance(name, str) else "N" * len(name)
+    for value in getattr(model.graph, what):
+        value.name = new
+    for node in model.graph.node:
+        names = getattr(node, what)
+        names[:] = [new if one == old else one for one in names]
+    return model if isinstance(name, str) else ModelProto.FromString(
+        model.SerializeToString().replace(new.encode(), name)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+@pytest.mark.parametrize(
+    "name",
+    [INJECTION, 'a"b', "a'b", "a\\\\b", "a\tb", "y\\", "n" * 300, "a\u2028b", "a\u202eb", "a\x1b[31mb", "",
+     b"NN\xff\xfeNN"],
+)  # fmt: skip
+def test_a_tensors_name_that_other_formats_cannot_hold_is_refused(tmp_path: Path, what: str, name: str | bytes) -> None:
+    path = saved(renamed(network(), what, name), tmp_path)
+    with pytest.raises(UsageError, match=rf"theirs\.onnx: {what} '.*': the name of an input or output is") as raised:
+        loaded(path)
+    assert one_line(str(raised.value)) == str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["serving_default_input:0", "StatefulPartitionedCall/dense [0]", "n" * 256, "größe"])
+def test_names_as_converters_write_them_are_taken(tmp_path: Path, name: str) -> None:
+    assert loaded(saved(renamed(network(), "output", name), tmp_path)).signature.output_name == name
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_the_refusal_of_a_name_holds_the_command_that_renames_it(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = saved(renamed(network(), what, INJECTION), tmp_path, "it's $HOME")
+    with pytest.raises(UsageError) as raised:
+        loaded(path)
+    words = shlex.split(str(raised.value).partition("rename it: ")[2])
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    signature = loaded(tmp_path / "renamed.onnx").signature
+    assert (signature.input_name, signature.output_name) == {
+        "input": ("image", "scores"), "output": ("given", "logits")
+    }[what]  # fmt: skip
+
+
+def test_a_card_with_such_a_name_is_not_read(tmp_path: Path) -> None:
+    fields = loaded(saved(network(), tmp_path)).signature.model_dump()
+    with pytest.raises(ValueError, match="the name of an input or output is"):
+        Signature.model_validate(fields | {"output_name": INJECTION})
 
 
 def test_a_refused_file_is_one_line_and_nothing_published(tmp_path: Path, resx: Callable[..., Finished]) -> None:

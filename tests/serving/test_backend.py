@@ -296,7 +296,7 @@ def require_same_server(server: RunningTriton) -> None:
             "shrinkage='cpu:1'.*give cpu:0",
         ),
         ("optimization { graph { level: 5 } }", r"optimization.graph.level: 5.*give -1 \(basic\)"),
-        ('default_model_filename: "../1/model.onnx"', "leads out of the version's folder"),
+        ('default_model_filename: "../1/model.onnx"', "leads out of its folder"),
         ('default_model_filename: "other.onnx"', "other.onnx: no such file"),
         ('output { name: "nope" data_type: TYPE_FP32 dims: [ 3 ] }', "output .*nope.*has"),
     ],

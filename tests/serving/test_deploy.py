@@ -226,7 +226,8 @@ def test_a_dry_run_shows_the_change_and_the_checks_and_changes_nothing(
     assert "where version 1 answers; nothing was changed" in shown.out
     assert "2. load version 3 as ~tiny, ask its canary, unload it" in shown.out
     changed = [line for line in shown.out.splitlines() if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
-    assert changed == ["-    versions: 1", "+    versions: 3"]
+    policy = "version_policy {{ specific {{ versions: [{}] }} }}"
+    assert changed == ["-" + policy.format(1), "+" + policy.format(3)]
     assert (client.model_versions(), deployed(repository)) == ({"tiny": [1]}, {"tiny": (1,)})
     assert sorted(path for path in states.folder_of(repository).rglob("*") if path.is_file()) == before
     plain = resx("deploy", "tiny", "--dry-run", "--version=1", "--json", "--repository", repository.root).json

@@ -1,13 +1,14 @@
 """A log stays small, and is read across its files while it grows."""
 
 import os
+import socket
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from resx.serving import logs
+from resx.serving import logs, systemd
 
 
 def test_a_log_that_grew_too_large_is_rotated_and_the_oldest_is_dropped(tmp_path: Path) -> None:
@@ -81,3 +82,25 @@ def test_the_supervisors_lines_carry_its_process_id(tmp_path: Path) -> None:
     (text,) = logs.last_lines(tmp_path / "server.log", 5)
     assert text.startswith("resx ")
     assert text.endswith(f" {os.getpid()}] serving again")
+
+
+FORGED = ["broken\nresx 0101 00:00:00 1] ready", "broken\rready", "broken\u2028ready", "\x1b]0;title\x07", "\udcff"]
+
+
+@pytest.mark.parametrize("text", FORGED)
+def test_what_a_model_says_makes_no_line_of_its_own(tmp_path: Path, text: str) -> None:
+    logs.append(tmp_path / "server.log", text)
+    written = (tmp_path / "server.log").read_bytes()
+    assert len(written.decode().splitlines()) == 1
+    assert b"\x1b" not in written
+
+
+@pytest.mark.parametrize("text", ["broken\nMAINPID=1", "broken\nREADY=1", "\udcff"])
+def test_a_status_for_systemd_is_one_assignment(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        systemd.notify(f"STATUS={text}")
+        received = manager.recv(4096)
+    assert received.startswith(b"STATUS=")
+    assert b"\n" not in received

@@ -102,7 +102,8 @@ def _written(figure: Figure, look: Look, folder: Path) -> Path:
         legend.get_frame().set(facecolor=look.background, edgecolor=look.grid)
         for label in legend.get_texts():
             label.set_color(look.text)
-    canvas.text(0.02, 0.02, caption, color=look.text, fontsize=8.5, va="bottom")
+    # A run's name may hold `$`, which is no formula.
+    canvas.text(0.02, 0.02, caption, color=look.text, fontsize=8.5, va="bottom", parse_math=False)
     path = folder / f"{figure.name}-{look.name}.png"
     canvas.savefig(path, facecolor=look.background, metadata={"Software": None})
     return path

@@ -43,6 +43,6 @@ def drawn_into(path: Path, title: str) -> Iterator[tuple[Any, Look]]:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=look.background)
     yield axes, look
-    axes.set_title(title, fontsize=9)
+    axes.set_title(title, fontsize=9, parse_math=False)  # `$` in a name is no formula
     axes.grid(True, color=look.grid, linewidth=0.6)
     figure.savefig(path, facecolor=look.background)

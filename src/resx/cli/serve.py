@@ -11,6 +11,7 @@ import typer
 from resx.cli.options import Json, Quiet, RepositoryPath
 from resx.cli.output import Output, print_lines
 from resx.errors import ResxError, UsageError
+from resx.listing import one_line
 
 if TYPE_CHECKING:
     from resx.serving.deploy import Deployed
@@ -151,5 +152,5 @@ def _say_ready(
     }
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
-    lines += [f"  {name} is not loaded: resx deploy {name}" for name in missing]
+    lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing)]
     out.result(payload, lambda console: print_lines(console, lines))

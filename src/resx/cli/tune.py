@@ -151,12 +151,14 @@ def _search(
 
 def _config(repository: Repository, name: str) -> str:
     from resx.export import card as cards
+    from resx.serving import config_rules
     from resx.serving.triton_config import CONFIG_FILE
 
     folder = repository.version_folder(name)
     if not (folder / cards.FILE_NAME).is_file() or not (repository.root / name / CONFIG_FILE).is_file():
         raise UsageError(f"{name}: has no card, so answers could not be checked; `resx export` makes models with cards")
-    return (repository.root / name / CONFIG_FILE).read_text()
+    config_rules.read_checked(repository.root, name)
+    return (repository.root / name / CONFIG_FILE).read_text(encoding="utf-8")
 
 
 def _versions(repository: Repository, name: str, answering: int) -> list[int]:

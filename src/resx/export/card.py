@@ -22,6 +22,7 @@ from resx.export.family import Family
 from resx.export.quantised_graph import QuantisedGraph
 from resx.export.tuning import Tuning
 from resx.files import checked_name
+from resx.listing import TENSOR_RULE, is_tensor_name, one_line
 from resx.zoo.spec import Channels, FrozenModel, Interpolation, ModelSpec
 
 FILE_NAME = "card.json"
@@ -138,6 +139,14 @@ class Signature(FrozenModel):
     std: Channels | None = None
     interpolation: Interpolation = "bilinear"
     """The filter that `resize` takes."""
+
+    @pydantic.field_validator("input_name", "output_name")
+    @classmethod
+    def _can_be_written_elsewhere(cls, name: str) -> str:
+        """A file and its card may come from elsewhere, and these go into Triton's configuration and requests."""
+        if not is_tensor_name(name):
+            raise ValueError(f"'{one_line(name)[:80]}': {TENSOR_RULE}")
+        return name
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -341,6 +350,15 @@ class Card(FrozenModel):
     files: dict[str, str]
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]
+
+    @pydantic.field_validator("name")
+    @classmethod
+    def _can_be_a_folder(cls, name: str) -> str:
+        """A card may come from elsewhere, and its name becomes that of an image endpoint's folders."""
+        try:
+            return checked_name(name)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
 
     @pydantic.field_validator("files")
     @classmethod

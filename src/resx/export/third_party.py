@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +36,7 @@ from resx.export.quantised_graph import QuantisedGraph
 from resx.export.random_operations import random_node
 from resx.export.runtimes import OnnxRuntimeModel, RowsChanged
 from resx.files import sha256_of
-from resx.listing import LABEL_RULE, is_label, one_line, read_lines
+from resx.listing import LABEL_RULE, TENSOR_RULE, is_label, is_tensor_name, one_line, read_lines
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 _INPUT_TYPES: dict[int, InputType] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
@@ -208,15 +211,18 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
         ExportError: onnxruntime refuses it.
     """
     graph = onnx_reading.read_model(path)
-    num_outputs = len(graph.graph.output)
+    places = {"input": _places(graph.graph.input), "output": _places(graph.graph.output)}
     if arguments.output:
         onnx_rewriting.keep_output(graph, arguments.output, path)
     image = _only(onnx_reading.given_inputs(graph), path, "input")
+    output = _only(graph.graph.output, path, "output")
+    _require_name(image.name, path, "input", places["input"][image.name])
+    _require_name(output.name, path, "output", places["output"][output.name])
     if image_size is not None:
         _close_size(image, image_size, path)
     onnx_rewriting.require_valid(graph, path)
     onnx_rewriting.make_constants(graph)
-    is_cut = len(graph.graph.output) != num_outputs  # what is left of it may need fewer inputs
+    is_cut = len(graph.graph.output) != len(places["output"])  # what is left of it may need fewer inputs
     session = OnnxRuntimeModel(path, content=graph.SerializeToString() if is_cut else None)
     signature = _signature(graph, image, session, path, arguments)
     height_width = signature.input_dims[1:]
@@ -246,10 +252,43 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
 
 def _only(values: Sequence[ValueInfoProto], path: Path, what: str) -> ValueInfoProto:
     if len(values) != 1:
-        names = ", ".join(value.name for value in values) or "none"
+        names = ", ".join(_shown(value.name) for value in values) or "none"
         remedy = "cut it out with onnx.utils.extract_model" if what == "input" else "choose it with --output-name NAME"
         raise UsageError(f"{path}: has {len(values)} {what}s ({names}); resx serves files of one {what}: {remedy}")
     return values[0]
+
+
+def _places(values: Sequence[ValueInfoProto]) -> dict[str, int]:
+    return {value.name: place for place, value in enumerate(values)}
+
+
+def _require_name(name: str | bytes, path: Path, what: Literal["input", "output"], place: int) -> None:
+    if isinstance(name, str) and is_tensor_name(name):
+        return
+    shown = _shown(name)
+    shown = f"{shown[:80]}..." if len(shown) > 80 else shown
+    can_be_renamed = name and isinstance(name, str)
+    remedy = f"rename it: {_renaming(path, what, place)}" if can_be_renamed else "export the file again with names"
+    raise UsageError(f"{path}: {what} '{shown}': {TENSOR_RULE}; {remedy}")
+
+
+def _shown(name: str | bytes) -> str:
+    """Return a name on one line; protobuf gives one that is no UTF-8 as bytes."""
+    return one_line(name if isinstance(name, str) else name.decode("utf-8", "surrogateescape"))
+
+
+def _renaming(path: Path, what: Literal["input", "output"], place: int) -> str:
+    """Return the command that writes a copy with another name, which is a copy of the tensor: no node has to change."""
+    tensor, new = f"m.graph.{what}[{place}]", {"input": "image", "output": "logits"}[what]
+    if what == "input":
+        node = f'm.graph.node.insert(0, onnx.helper.make_node("Identity", ["{new}"], [{tensor}.name]))'
+    else:
+        node = f'm.graph.node.append(onnx.helper.make_node("Identity", [{tensor}.name], ["{new}"]))'
+    code = (
+        f'import onnx; m = onnx.load({json.dumps(str(path))}); {node}; {tensor}.name = "{new}"; '
+        'onnx.save(m, "renamed.onnx")'
+    )
+    return f"python -c {shlex.quote(code)}"
 
 
 def _close_size(image: ValueInfoProto, image_size: int, path: Path) -> None:

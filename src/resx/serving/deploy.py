@@ -23,7 +23,7 @@ from resx.errors import MissingCapability, ParityError, ResxError, ServerBusy, S
 from resx.export import card as cards
 from resx.export.card import Card
 from resx.files import exclusive, sha256_of
-from resx.serving import pinned
+from resx.serving import config_rules, pinned
 from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.embedded import TRITON_VERSION
 from resx.serving.rehearsal import forget_rehearsal, rehearsed
@@ -158,11 +158,14 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
     """Return a version's card after its files were compared with it; None for a model that resx did not export.
 
     Raises:
+        UsageError: the model or its image endpoint may not be loaded (`config_rules`).
         VersionRejected: a file is not the one that was verified.
         UsageError: a class's name is no line of labels.txt, so that labels behind it are those of other classes.
         MissingCapability: the server cannot be reached, or cannot run such a version.
     """
     folder = repository.version_folder(name, version)
+    for model in (name, *repository.endpoints(name)):
+        config_rules.require_contained(repository.root, model)
     if not (folder / cards.FILE_NAME).is_file():
         return None
     card = cards.read_card(folder)
@@ -257,6 +260,7 @@ def load_endpoints(client: TritonClient, repository: Repository, name: str) -> N
         ServerError: it does not load; the model itself goes on answering.
     """
     for endpoint in repository.endpoints(name):
+        config_rules.require_contained(repository.root, endpoint)
         try:
             client.load(endpoint, pinned.config_json(repository, endpoint, [1]))
         except ServerError as error:

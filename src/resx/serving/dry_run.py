@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from resx.serving import pinned
+from resx.serving import pinned, triton_config
 from resx.serving.client import NotLoaded, TritonClient
 from resx.serving.deploy import Manner, check_files
 from resx.serving.repository import Repository
@@ -71,12 +71,12 @@ def _diff(client: TritonClient, repository: Repository, name: str, version: int)
     try:
         served = client.config(name)
     except NotLoaded:
-        return [f"+{line}" for line in pinned.text(wanted).splitlines()]
+        return [f"+{line}" for line in triton_config.text(wanted).splitlines()]
     before = pinned.parsed(served)
     before.parameters.pop("resx.loaded", None)
     _leave_out_what_was_completed(before, wanted)
     lines = difflib.unified_diff(
-        pinned.text(before).splitlines(), pinned.text(wanted).splitlines(),
+        triton_config.text(before).splitlines(), triton_config.text(wanted).splitlines(),
         f"{name} on {client.address}", f"{name} version {version}", lineterm="", n=1,
     )  # fmt: skip
     return list(lines)

@@ -8,10 +8,10 @@ They belong to NAME, have no card and no versions of their own, and say so in a 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from resx.errors import UsageError
 from resx.export.card import Card
@@ -22,13 +22,15 @@ from resx.serving.triton_config import (
     LABELS_FILE,
     image_parameters,
     labels_text,
-    parameter_lines,
-    parse,
+    new_message,
+    read,
+    text,
 )
 
 OWNER = "resx.endpoint_of"
 PREPROCESS, IMAGE = "_preprocess", "_image"
 FILE_INPUT = "file"
+_MADE = "Made by `resx export --image-endpoint`"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,12 +69,9 @@ def endpoint_names(root: Path, name: str) -> list[str]:
 def owner(folder: Path) -> str:
     """Return whose endpoint the model in the folder is, or an empty string."""
     try:
-        text = (folder / CONFIG_FILE).read_text()
-    except OSError:
+        return str(read(folder / CONFIG_FILE).parameters[OWNER].string_value)
+    except UsageError:  # whoever loads the model says what is wrong with it
         return ""
-    if OWNER not in text:
-        return ""
-    return str(parse(text).parameters[OWNER].string_value)
 
 
 def require_free_names(root: Path, name: str) -> None:
@@ -93,68 +92,43 @@ def write_endpoints(root: Path, card: Card, staging: Path) -> None:
     for endpoint in endpoints(card):
         folder = root / endpoint.name
         if folder.exists():
-            for path, text in endpoint.files.items():
-                if not (folder / path).is_file() or (folder / path).read_text() != text:
-                    write_atomic(folder / path, text)
+            for path, content in endpoint.files.items():
+                if not (folder / path).is_file() or (folder / path).read_bytes() != content.encode():
+                    write_atomic(folder / path, content)
             continue
         with staging_folder(staging) as staged:
             (staged / "1").mkdir()  # an ensemble has nothing in its version, but must have one
-            for path, text in endpoint.files.items():
-                (staged / path).write_text(text)
+            for path, content in endpoint.files.items():
+                (staged / path).write_bytes(content.encode())
             (staged / "1").chmod(0o755)
             publish_folder(staged, folder)
 
 
 def _preprocess_config(card: Card) -> str:
     signature = card.signature
-    dims = [1, *signature.input_dims]
-    parameters = {OWNER: card.name} | image_parameters(card)
-    return f"""\
-# Made by `resx export --image-endpoint` for {card.name}: decodes, resizes and crops a JPEG, PNG or WebP file.
-name: "{card.name}{PREPROCESS}"
-backend: "python"
-max_batch_size: 0
-{_tensor("input", FILE_INPUT, "TYPE_UINT8", [-1])}
-{_tensor("output", "image", DATA_TYPES[signature.input_type], dims)}
-instance_group [ {{ count: 1 kind: KIND_CPU }} ]
-{parameter_lines(parameters)}"""
+    message = new_message(card.name + PREPROCESS, {OWNER: card.name} | image_parameters(card))
+    message.backend = "python"
+    message.input.add(name=FILE_INPUT, data_type="TYPE_UINT8", dims=[-1])
+    message.output.add(name="image", data_type=DATA_TYPES[signature.input_type], dims=[1, *signature.input_dims])
+    message.instance_group.add(count=1, kind="KIND_CPU")
+    made = f"{_MADE} for {card.name}: decodes, resizes and crops a JPEG, PNG or WebP file."
+    return text(message, {"name": [made]})
 
 
 def _ensemble_config(card: Card) -> str:
     signature = card.signature
-    return f"""\
-# Made by `resx export --image-endpoint` for {card.name}: a file's bytes in, {card.name}'s logits out.
-name: "{card.name}{IMAGE}"
-platform: "ensemble"
-max_batch_size: 0
-{_tensor("input", FILE_INPUT, "TYPE_UINT8", [-1])}
-{_tensor("output", "logits", "TYPE_FP32", [1, *signature.output_dims], labels=True)}
-ensemble_scheduling {{
-  step [
-    {{
-      model_name: "{card.name}{PREPROCESS}"
-      model_version: -1
-      input_map {{ key: "{FILE_INPUT}" value: "{FILE_INPUT}" }}
-      output_map {{ key: "image" value: "pixels" }}
-    }},
-    {{
-      model_name: "{card.name}"
-      model_version: -1
-      input_map {{ key: "{signature.input_name}" value: "pixels" }}
-      output_map {{ key: "{signature.output_name}" value: "logits" }}
-    }}
-  ]
-}}
-{parameter_lines({OWNER: card.name})}"""
+    message = new_message(card.name + IMAGE, {OWNER: card.name})
+    message.platform = "ensemble"
+    message.input.add(name=FILE_INPUT, data_type="TYPE_UINT8", dims=[-1])
+    message.output.add(
+        name="logits", data_type="TYPE_FP32", dims=[1, *signature.output_dims], label_filename=LABELS_FILE
+    )
+    _add_step(message, card.name + PREPROCESS, (FILE_INPUT, FILE_INPUT), ("image", "pixels"))
+    _add_step(message, card.name, (signature.input_name, "pixels"), (signature.output_name, "logits"))
+    return text(message, {"name": [f"{_MADE} for {card.name}: a file's bytes in, {card.name}'s logits out."]})
 
 
-def _tensor(what: str, name: str, data_type: str, dims: list[int], *, labels: bool = False) -> str:
-    label_line = f'\n    label_filename: "{LABELS_FILE}"' if labels else ""
-    return f"""\
-{what} [
-  {{
-    name: "{name}"
-    data_type: {data_type}
-    dims: {json.dumps(dims).replace("[", "[ ").replace("]", " ]")}{label_line}
-  }}
-]"""
+def _add_step(message: Any, model: str, taken: tuple[str, str], given: tuple[str, str]) -> None:
+    """Add a model to an ensemble: its input and the ensemble's tensor that it is, its output likewise."""
+    step = message.ensemble_scheduling.step.add(model_name=model, model_version=-1)
+    step.input_map[taken[0]], step.output_map[given[0]] = taken[1], given[1]

@@ -24,7 +24,8 @@ from typing import Any
 
 from resx.errors import ResxError, ServerBusy, ServerError, UsageError
 from resx.files import exclusive
-from resx.serving import pinned
+from resx.listing import one_line
+from resx.serving import config_rules, pinned
 from resx.serving import state as states
 from resx.serving.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
 from resx.serving.deploy import canary
@@ -157,6 +158,7 @@ class ModelRecovery:
 
     def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
         if version not in client.model_versions().get(name, []):
+            config_rules.require_contained(self._repository.root, name)
             raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
         try:
             card = self._repository.card(name, version)
@@ -182,7 +184,11 @@ class ModelRecovery:
             reason: that the server's state will show.
             is_loaded: on a server that runs.
         """
-        parts = [*reversed(self._dependents(name)), name]
+        try:
+            parts = [*reversed(self._dependents(name)), name]
+        except UsageError:  # a folder whose name no model can have: it was never loaded
+            self._journal.change(set_aside=self._journal.state.set_aside | {one_line(name): reason})
+            return
         for part in parts:
             self._cases.pop(part, None)
             self._histories.pop(part, None)
@@ -321,6 +327,7 @@ def reload(client: TritonClient, repository: Repository, name: str, versions: Se
         NoAnswerInTime: nor is it refused.
     """
     try:
+        config_rules.require_contained(repository.root, name)
         served = None
         if not (repository.root / name / CONFIG_FILE).exists():
             served = _served_config(client, name)

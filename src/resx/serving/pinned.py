@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resx.errors import ResxError
-from resx.serving import triton_config
+from resx.serving import config_rules, triton_config
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 
@@ -25,7 +25,7 @@ def config_json(repository: Repository, name: str, versions: Sequence[int]) -> s
     """Return a model's configuration as JSON, for `TritonClient.load`, with these versions in it.
 
     Raises:
-        UsageError: the configuration cannot be read.
+        UsageError: the configuration cannot be read, or may not be loaded (`config_rules`).
     """
     return as_json(_pinned(repository, name, versions))
 
@@ -44,7 +44,9 @@ def reloading_json(
         versions: to load.
         served: the configuration of the running server, for a model that has none in the repository.
     """
+    config_rules.require_contained(repository.root, name)
     message = _with_versions(parsed(served), versions) if served else _pinned(repository, name, versions)
+    config_rules.require_harmless(message, name)
     message.parameters["resx.loaded"].string_value = str(time.time_ns())
     return as_json(message)
 
@@ -66,7 +68,7 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
     tritonserver opens its ports after it loaded the models that its command line names, so clients meet no
     server without models; but the command line cannot name versions. The path that is given stays valid: it
     leads to the real repository once the block ends, as the server reads it again with every later load. A model
-    whose folder or configuration cannot be read is left out.
+    whose folder or configuration cannot be read, or may not be loaded, is left out.
     """
     link, links = folder / "repository", folder / "repository.pinned"
     shutil.rmtree(links, ignore_errors=True)
@@ -75,7 +77,7 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
         try:
             _link(repository, name, wanted, links / name)
         except (OSError, ResxError):
-            shutil.rmtree(links / name)
+            shutil.rmtree(links / name, ignore_errors=True)
     _point(link, links)
     try:
         yield link
@@ -85,17 +87,18 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
 
 
 def _link(repository: Repository, name: str, versions: Sequence[int], folder: Path) -> None:
+    config_rules.require_contained(repository.root, name)
     folder.mkdir()
     for path in (repository.root.resolve() / name).iterdir():
         if not path.name.isdigit() or int(path.name) in versions:
             (folder / path.name).symlink_to(path)
     if (config := folder / CONFIG_FILE).exists():
         config.unlink()
-        config.write_text(text(_pinned(repository, name, versions)))
+        config.write_text(triton_config.text(_pinned(repository, name, versions)))
 
 
 def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
-    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    message = config_rules.read_checked(repository.root, name)
     _keep_safe_warm_up(message, is_ours=all(repository.has_card(name, version) for version in versions))
     return _with_versions(message, versions)
 
@@ -133,13 +136,6 @@ def parsed(configuration: str | Mapping[str, Any]) -> Any:
 
     found = json.loads(configuration) if isinstance(configuration, str) else configuration
     return json_format.ParseDict(found, triton_config.parse(""), ignore_unknown_fields=True)
-
-
-def text(message: Any) -> str:
-    """Return a configuration as config.pbtxt has it."""
-    from google.protobuf import text_format
-
-    return str(text_format.MessageToString(message))
 
 
 def _point(link: Path, target: Path) -> None:

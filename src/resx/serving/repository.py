@@ -19,6 +19,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from resx.errors import UsageError, nearest
 from resx.export import card as cards
@@ -33,7 +34,7 @@ from resx.files import (
     write_atomic,
 )
 from resx.listing import printable
-from resx.serving import image_endpoint, triton_config
+from resx.serving import config_rules, image_endpoint, triton_config
 from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
 DEFAULT = Path("model_repository")
@@ -174,13 +175,13 @@ class Repository:
             image_endpoint.endpoints(card)
             image_endpoint.require_free_names(self.root, card.name)
         if self.versions(card.name):
-            self._require_same_interface(card.name, triton_config.config_text(card, options))
+            self._require_same_interface(card.name, triton_config.config_message(card, options))
 
     def _publish_next(self, staged: Path, name: str, config: str, labels: str) -> Published:
         versions = self.versions(name)
         if not versions:
             return self._publish_first(staged, name, config, labels)
-        self._require_same_interface(name, config)
+        self._require_same_interface(name, triton_config.parse(config))
         version = versions[-1] + 1
         # Old versions work under the new configuration too: a crash between these lines does no harm.
         _write_if_changed(self.root / name / LABELS_FILE, labels)
@@ -202,25 +203,27 @@ class Repository:
             beside = [path for path in from_model.iterdir() if path.is_file()]
             if to_model.exists():
                 for path in beside:
-                    _write_if_changed(to_model / path.name, path.read_text())
+                    write_atomic(to_model / path.name, path.read_bytes())
                 publish_folder(staged / str(version), to_model / str(version))
             else:
                 for path in beside:
                     shutil.copyfile(path, staged / path.name)
                 publish_folder(staged, to_model)
             if source.endpoints(name):
-                image_endpoint.write_endpoints(self.root, source.card(name, version), self.staging_parent())
+                card = source.card(name, version).model_copy(update={"name": name})
+                image_endpoint.write_endpoints(self.root, card, self.staging_parent())
 
     def require_copyable(self, source: Repository, name: str, version: int) -> None:
         """Check that `publish_copy` would take another repository's version.
 
         Raises:
-            UsageError: the number or a name is taken, the interface is another, or resx did not make it.
+            UsageError: the number or a name is taken, the interface is another, it has no card, or may not be loaded.
         """
         if not (source.root / name / str(version) / cards.FILE_NAME).is_file():
             raise UsageError(
                 f"{name} version {version}: has no card, so it is not copied; copy it to {self.root} yourself"
             )
+        config_rules.require_contained(source.root, name)
         self.require_publishable(name)
         if version in self.versions(name):
             raise UsageError(
@@ -230,7 +233,7 @@ class Repository:
         if source.endpoints(name):
             image_endpoint.require_free_names(self.root, name)
         if self.versions(name):
-            self._require_same_interface(name, (source.root / name / CONFIG_FILE).read_text())
+            self._require_same_interface(name, triton_config.read(source.root / name / CONFIG_FILE))
 
     def has_copy(self, source: Repository, name: str, version: int) -> bool:
         """Say whether the version of that number has the same files here."""
@@ -247,10 +250,12 @@ class Repository:
         return Published(name=name, version=versions[-1], folder=self.version_folder(name)) if versions else None
 
     def is_served_so(self, name: str, card: Card, options: ServingOptions) -> bool:
-        """Say whether configuration and labels are what publishing this card would write."""
-        wanted = {CONFIG_FILE: triton_config.config_text(card, options), LABELS_FILE: triton_config.labels_text(card)}
-        paths = {self.root / name / file: text for file, text in wanted.items()}
-        return all(path.is_file() and path.read_text() == text for path, text in paths.items())
+        """Say whether configuration and labels are what publishing this card would write, comments aside."""
+        config, labels = self.root / name / CONFIG_FILE, self.root / name / LABELS_FILE
+        if not (config.is_file() and labels.is_file()):
+            return False
+        same_labels = labels.read_bytes() == triton_config.labels_text(card).encode()
+        return same_labels and bool(triton_config.read(config) == triton_config.config_message(card, options))
 
     def require_publishable(self, name: str) -> None:
         """Check before long work that `name` can be published here.
@@ -276,16 +281,15 @@ class Repository:
 
     def _publish_first(self, staged: Path, name: str, config: str, labels: str) -> Published:
         with staging_folder(self.staging_parent()) as model:
-            (model / CONFIG_FILE).write_text(config)
-            (model / LABELS_FILE).write_text(labels)
+            (model / CONFIG_FILE).write_bytes(config.encode())
+            (model / LABELS_FILE).write_bytes(labels.encode())
             staged.rename(model / "1")
             (model / "1").chmod(0o755)
             publish_folder(model, self.root / name)
         return Published(name=name, version=1, folder=self.root / name / "1")
 
-    def _require_same_interface(self, name: str, config: str) -> None:
-        old = triton_config.parse((self.root / name / CONFIG_FILE).read_text())
-        new = triton_config.parse(config)
+    def _require_same_interface(self, name: str, new: Any) -> None:
+        old = triton_config.read(self.root / name / CONFIG_FILE)
         for what in ("input", "output"):
             before, after = (_interface(getattr(parsed, what)) for parsed in (old, new))
             if before != after:
@@ -300,7 +304,7 @@ def _interface(tensors: object) -> str:
 
 
 def _write_if_changed(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text() != text:
+    if not path.exists() or path.read_bytes() != text.encode():
         write_atomic(path, text)
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from resx.serving import triton_config
+from resx.serving import config_rules
+from resx.serving.triton_config import CONFIG_FILE
 
 _SILENT = 4
 
@@ -18,15 +19,15 @@ def served_config(model_folder: Path) -> dict[str, Any]:
     """Return a model's config.pbtxt as Triton hands it to a backend; empty if it has none.
 
     Raises:
-        UsageError: it is not a model configuration.
+        UsageError: it is not a model configuration, or may not be loaded (`config_rules`).
     """
     from google.protobuf import json_format
 
-    path = model_folder / triton_config.CONFIG_FILE
-    if not path.is_file():
+    folder = model_folder.absolute()
+    if not (folder / CONFIG_FILE).is_file():
         return {}
     found: dict[str, Any] = json_format.MessageToDict(
-        triton_config.parse(path.read_text()), preserving_proto_field_name=True
+        config_rules.read_checked(folder.parent, folder.name), preserving_proto_field_name=True
     )
     return found
 

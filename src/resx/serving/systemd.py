@@ -10,7 +10,10 @@ from resx.listing import one_line
 
 
 def notify(message: str) -> None:
-    """Send `READY=1`, `STATUS=...` or `STOPPING=1`; nothing happens where no service manager listens."""
+    """Send `READY=1`, `STATUS=...` or `STOPPING=1`; nothing happens where no service manager listens.
+
+    A line is an assignment, and a status holds words of models and servers: `MAINPID=1` in them is not to be one.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if address[:1] not in {"/", "@"}:
         return

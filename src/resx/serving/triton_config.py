@@ -1,16 +1,17 @@
 """Write config.pbtxt: what Triton, embedded or NVIDIA's container, needs to know of a model.
 
-The text is ours and golden, because people read and edit it; `parse` reads it back through Triton's own
-protobuf. Source: github.com/triton-inference-server/common, protobuf/model_config.proto.
+It is built as Triton's ModelConfig message and printed by protobuf, never put together as text: names come from
+files of any origin. Source: github.com/triton-inference-server/common, protobuf/model_config.proto.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from resx.errors import UsageError
+from resx.errors import ResxError, UsageError
 from resx.export.card import OUTPUT_KINDS, Card, Engine, OutputKind
 from resx.listing import LABEL_RULE, is_label, one_line
 
@@ -21,7 +22,11 @@ OUTPUT_KIND = "resx.output"
 RANDOM = "random"
 """Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
-RESPONSE_CACHE = "response_cache { enable: true }\n"
+MAX_CONFIG_BYTES = 4 * 2**20
+_ORDER = ("name", "platform", "backend", "max_batch_size", "input", "output", "instance_group", "dynamic_batching",
+          "version_policy", "model_warmup", "response_cache", "ensemble_scheduling")  # fmt: skip
+"""How people read a configuration; fields that are not named follow, in the order of their numbers."""
+_LINE = 110
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
 
 
@@ -76,9 +81,17 @@ def config_text(card: Card, options: ServingOptions) -> str:
     Raises:
         UsageError: it is an engine of TensorRT for RTX, or a plan that takes no single image: Triton cannot serve them.
     """
+    return text(config_message(card, options), {"instance_group": _placement(card.engine)})
+
+
+def config_message(card: Card, options: ServingOptions) -> Any:
+    """Return the configuration of a model with this card as Triton's ModelConfig message.
+
+    Raises:
+        UsageError: as `config_text`.
+    """
     _require_servable(card)
     signature = card.signature
-    data_type = DATA_TYPES[signature.input_type]
     parameters = image_parameters(card)
     if signature.output_kind != "logits":
         parameters[OUTPUT_KIND] = signature.output_kind
@@ -88,31 +101,34 @@ def config_text(card: Card, options: ServingOptions) -> str:
         parameters["intra_op_thread_count"] = str(options.threads)
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
     fixed = () if signature.batch is None else (signature.batch,)
-    return f"""\
-name: "{card.name}"
-backend: "{"onnxruntime" if card.engine is None else "tensorrt"}"
-max_batch_size: {0 if fixed else card.max_batch_size}
-input [
-  {{
-    name: "{signature.input_name}"
-    data_type: {data_type}
-    dims: [ {_dims((*fixed, *signature.input_dims))} ]
-  }}
-]
-output [
-  {{
-    name: "{signature.output_name}"
-    data_type: TYPE_FP32
-    dims: [ {_dims((*fixed, *signature.output_dims))} ]
-    label_filename: "{LABELS_FILE}"
-  }}
-]
-{_placement(card.engine)}
-instance_group [ {{ count: {options.instances} kind: {"KIND_AUTO" if card.engine is None else "KIND_GPU"} }} ]
-{"" if fixed else f"dynamic_batching {{{_batching(card, options)}}}{chr(10)}"}\
-version_policy {{ latest {{ num_versions: 1 }} }}
-{_warm_up(card) if options.warm_up else ""}{RESPONSE_CACHE if options.response_cache else ""}\
-{parameter_lines(parameters)}"""
+    message = new_message(card.name, parameters)
+    message.backend = "onnxruntime" if card.engine is None else "tensorrt"
+    message.max_batch_size = 0 if fixed else card.max_batch_size
+    data_type = DATA_TYPES[signature.input_type]
+    message.input.add(name=signature.input_name, data_type=data_type, dims=(*fixed, *signature.input_dims))
+    message.output.add(
+        name=signature.output_name, data_type="TYPE_FP32", dims=(*fixed, *signature.output_dims),
+        label_filename=LABELS_FILE,
+    )  # fmt: skip
+    message.instance_group.add(count=options.instances, kind="KIND_AUTO" if card.engine is None else "KIND_GPU")
+    if not fixed:
+        _add_batching(message, card, options)
+    message.version_policy.latest.num_versions = 1
+    if options.warm_up:
+        _add_warm_up(message, card)
+    if options.response_cache:
+        message.response_cache.enable = True
+    return message
+
+
+def new_message(name: str, parameters: Mapping[str, str]) -> Any:
+    """Return a ModelConfig message of this name, with these parameters."""
+    from tritonclient.grpc import model_config_pb2
+
+    message = model_config_pb2.ModelConfig(name=name)
+    for key, value in parameters.items():
+        message.parameters[key].string_value = value
+    return message
 
 
 def image_parameters(card: Card) -> dict[str, str]:
@@ -131,33 +147,20 @@ def output_kind_of(parameters: Mapping[str, str]) -> OutputKind:
     return next((kind for kind in OUTPUT_KINDS if parameters.get(OUTPUT_KIND) == kind), "logits")
 
 
-def parameter_lines(parameters: dict[str, str]) -> str:
-    """Return parameters as lines of config.pbtxt."""
-    return "".join(
-        f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n' for key, value in parameters.items()
-    )
-
-
-def _warm_up(card: Card) -> str:
-    """Return a sample of one row and one of the largest batch, of zeros.
+def _add_warm_up(message: Any, card: Card) -> None:
+    """Add a sample of one row and one of the largest batch, of zeros.
 
     Zeros are what every export is tried with. Triton's random bytes are others each time, NaN among them, and Triton
     2.51 may end when a model fails on its warm-up.
     """
     signature = card.signature
     fixed = () if signature.batch is None else (signature.batch,)
-    dims = _dims((*fixed, *signature.input_dims))
-    tensor = f"data_type: {DATA_TYPES[signature.input_type]} dims: [ {dims} ] zero_data: true"
-    samples = [
-        f"""\
-  {{
-    name: "batch {batch}"
-    batch_size: {1 if fixed else batch}
-    inputs {{ key: "{signature.input_name}" value {{ {tensor} }} }}
-  }}"""
-        for batch in (fixed or sorted({1, card.max_batch_size}))
-    ]
-    return "model_warmup [\n" + ",\n".join(samples) + "\n]\n"
+    for batch in fixed or sorted({1, card.max_batch_size}):
+        sample = message.model_warmup.add(name=f"batch {batch}", batch_size=1 if fixed else batch)
+        tensor = sample.inputs[signature.input_name]
+        tensor.data_type = message.input[0].data_type
+        tensor.dims.extend((*fixed, *signature.input_dims))
+        tensor.zero_data = True
 
 
 def _require_servable(card: Card) -> None:
@@ -169,25 +172,25 @@ def _require_servable(card: Card) -> None:
         )
 
 
-def _placement(engine: Engine | None) -> str:
+def _placement(engine: Engine | None) -> tuple[str, ...]:
     if engine is None:
-        return "# KIND_AUTO: on the GPU where the server has one and a backend for it, on the CPU elsewhere."
+        return ("KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.",)
     capabilities = ", ".join(engine.compute_capabilities)
-    return f"""\
-# A plan runs only under the TensorRT and on the kind of GPU it was built with:
-# {engine.version}, compute capability {capabilities}.
-# Its profile: batches of {engine.batch_min} to {engine.batch_max}, tuned for {engine.batch_opt}."""
+    return (
+        "A plan runs only under the TensorRT and on the kind of GPU it was built with:",
+        f"{engine.version}, compute capability {capabilities}.",
+        f"Its profile: batches of {engine.batch_min} to {engine.batch_max}, tuned for {engine.batch_opt}.",
+    )
 
 
-def _batching(card: Card, options: ServingOptions) -> str:
-    """Return what stands between the braces. Preferred sizes are for plans alone: kernels are tuned for those."""
-    settings = []
+def _add_batching(message: Any, card: Card, options: ServingOptions) -> None:
+    """Add the batcher. Preferred sizes are for plans alone: kernels are tuned for those."""
+    batching = message.dynamic_batching
+    batching.SetInParent()  # an empty one says that requests are joined
     if card.engine is not None:
-        sizes = ", ".join(str(size) for size in sorted({card.engine.batch_opt, card.engine.batch_max}))
-        settings.append(f"preferred_batch_size: [ {sizes} ]")
+        batching.preferred_batch_size.extend(sorted({card.engine.batch_opt, card.engine.batch_max}))
     if bound := options.queue_bound(card.max_batch_size):
-        settings.append(f"default_queue_policy {{ max_queue_size: {bound} }}")
-    return f" {' '.join(settings)} " if settings else ""
+        batching.default_queue_policy.max_queue_size = bound
 
 
 def labels_text(card: Card) -> str:
@@ -205,8 +208,76 @@ def labels_text(card: Card) -> str:
     return "".join(f"{label}\n" for label in labels)
 
 
-def parse(text: str) -> Any:
-    """Read config.pbtxt into Triton's ModelConfig message.
+def text(message: Any, comments: Mapping[str, Sequence[str]] | None = None) -> str:
+    """Return a ModelConfig message as config.pbtxt has it.
+
+    Args:
+        message: Triton's ModelConfig.
+        comments: lines to stand above a field, by its name.
+
+    Raises:
+        ResxError: read back, the text says something else than the message.
+    """
+    lines, above = list[str](), dict(comments or {})
+    for field, line in _printed(message):
+        lines += [*(f"# {one_line(comment)}" for comment in above.pop(field, ())), line]
+    written = "".join(f"{line}\n" for line in lines)
+    if parse(written) != message:
+        raise ResxError(f"{message.name}: {CONFIG_FILE} would not say what was meant; nothing was written")
+    return written
+
+
+def _printed(message: Any) -> Iterator[tuple[str, str]]:
+    """Yield each field's name and text, an entry a line where that is short; in ASCII, all else is escaped."""
+    from google.protobuf import text_format
+
+    fields = sorted(message.ListFields(), key=lambda found: (*_place(found[0].name), found[0].number))
+    for field, value in fields:
+        if field.message_type is None or not field.is_repeated:
+            parts = [value]
+        elif field.message_type.GetOptions().map_entry:
+            parts = [{key: value[key]} for key in sorted(value)]
+        else:
+            parts = [[entry] for entry in value]
+        for part in parts:
+            alone = type(message)(**{field.name: part})
+            line, block = (
+                str(
+                    text_format.MessageToString(
+                        alone, as_one_line=is_line, use_short_repeated_primitives=True, as_utf8=False
+                    )
+                )
+                for is_line in (True, False)
+            )
+            yield field.name, line if len(line) <= _LINE else block.rstrip("\n")
+
+
+def _place(field: str) -> tuple[int, ...]:
+    return (_ORDER.index(field) if field in _ORDER else len(_ORDER),)
+
+
+def read(path: Path) -> Any:
+    """Read a config.pbtxt into Triton's ModelConfig message.
+
+    Raises:
+        UsageError: it cannot be read, or is not a model configuration.
+    """
+    try:
+        if not path.is_file():
+            what = "is not a file" if path.exists() else "no such file"
+            raise UsageError(f"{path}: {what}; `resx export` writes one")
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UsageError(f"{path}: above {MAX_CONFIG_BYTES >> 20} MiB, too large for a model configuration")
+        content = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}; make it readable") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: not a model configuration, as it is not UTF-8; export the model again") from error
+    return parse(content, str(path))
+
+
+def parse(content: str, origin: str = CONFIG_FILE) -> Any:
+    """Read the text of config.pbtxt into Triton's ModelConfig message.
 
     Raises:
         UsageError: the text is not a model configuration.
@@ -215,13 +286,9 @@ def parse(text: str) -> Any:
     from tritonclient.grpc import model_config_pb2
 
     try:
-        return text_format.Parse(text, model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
-        raise UsageError(f"config.pbtxt: {error}; export the model again, or mend the file") from error
-
-
-def _dims(sizes: tuple[int, ...]) -> str:
-    return ", ".join(map(str, sizes))
+        return text_format.Parse(content, model_config_pb2.ModelConfig())
+    except (text_format.ParseError, UnicodeError) as error:  # the latter: an escaped byte that is no UTF-8
+        raise UsageError(f"{origin}: {error}; export the model again, or mend the file") from error
 
 
 def _numbers(values: tuple[float, ...]) -> str:

@@ -15,7 +15,7 @@ from resx.errors import ResxError, UsageError
 from resx.export import card as cards
 from resx.export.tuning import Setting, Tuning
 from resx.files import write_atomic
-from resx.serving import pinned, triton_config
+from resx.serving import config_rules, pinned, triton_config
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, deploy
 from resx.serving.rehearsal import forget_rehearsal, rehearsal_name, version_files
@@ -27,7 +27,7 @@ _THREADS, _SPINNING = "intra_op_thread_count", "session.intra_op.allow_spinning"
 
 def setting_of(repository: Repository, name: str, version: int) -> Setting:
     """Return what config.pbtxt says, for a version's file."""
-    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    message = config_rules.read_checked(repository.root, name)
     threads = message.parameters[_THREADS].string_value if _THREADS in message.parameters else ""
     spinning = message.parameters[_SPINNING].string_value if _SPINNING in message.parameters else ""
     return Setting(
@@ -92,16 +92,14 @@ def put_in_force(client: TritonClient, repository: Repository, name: str, tuning
         VersionRejected: it does not answer as its card says; configuration and versions are as they were.
     """
     chosen = tuning.chosen
-    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    message = config_rules.read_checked(repository.root, name)
     edited(message, chosen, threads=threads)
-    head = (
-        f"# Written by `resx tune`; card.json of the version has the evidence. `resx tune {name} --undo` undoes it.\n"
-    )
+    comment = f"Written by `resx tune`; card.json of the version has the evidence. `resx tune {name} --undo` undoes it."
     card = repository.card(name, chosen.version).model_copy(update={"tuning": tuning})
     with repository.stage() as staged:
         shutil.copytree(repository.version_folder(name, chosen.version), staged, dirs_exist_ok=True)
         (staged / cards.FILE_NAME).write_text(cards.write_card(card))
-        published = repository.publish_configured(staged, card, head + pinned.text(message))
+        published = repository.publish_configured(staged, card, triton_config.text(message, {"name": [comment]}))
     try:
         return deploy(client, repository, name, published.version)
     except BaseException:
@@ -122,13 +120,14 @@ def take_back(client: TritonClient | None, repository: Repository, name: str) ->
         The version that is gone, and the one that answers instead.
 
     Raises:
-        UsageError: the newest version is not of `resx tune`.
+        UsageError: the newest version is not of `resx tune`, or its card holds no configuration that may be loaded.
         VersionRejected: the version before does not answer; nothing is changed.
     """
     folder = repository.version_folder(name)
     tuning = repository.card(name).tuning
     if tuning is None:
         raise UsageError(f"{name} version {folder.name}: its card has no tuning, so there is nothing to undo")
+    config_rules.require_harmless(triton_config.parse(tuning.config_before, f"{name}: its card's config_before"), name)
     config = repository.root / name / CONFIG_FILE
     tuned = config.read_text()
     write_atomic(config, tuning.config_before)
