@@ -123,6 +123,17 @@ def read_bounded(path: Path | str, limit: int, *, name: str = "", remedy: str = 
         return read_to_limit(file, limit, name, size=about.st_size, remedy=remedy)
 
 
+def read_text(path: Path | str, limit: int = MAX_TEXT_BYTES) -> str:
+    """Return a regular file's text, which is UTF-8.
+
+    Raises:
+        UsageError: as `read_bounded`.
+        OSError: as `read_bounded`.
+        UnicodeDecodeError: it is no UTF-8.
+    """
+    return read_bounded(path, limit).decode()
+
+
 def read_to_limit(
     file: Readable, limit: int, name: object, *, size: int | None = None, remedy: str = "make it smaller"
 ) -> bytes:

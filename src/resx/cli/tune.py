@@ -13,6 +13,7 @@ import typer
 from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
 from resx.cli.output import Output, table
 from resx.errors import MissingCapability, UsageError
+from resx.reading import read_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,7 +155,7 @@ def _config(repository: Repository, name: str) -> str:
     folder = repository.version_folder(name)
     if not (folder / cards.FILE_NAME).is_file() or not (repository.root / name / CONFIG_FILE).is_file():
         raise UsageError(f"{name}: has no card, so answers could not be checked; `resx export` makes models with cards")
-    return (repository.root / name / CONFIG_FILE).read_text()
+    return read_text(repository.root / name / CONFIG_FILE)
 
 
 def _versions(repository: Repository, name: str, answering: int) -> list[int]:

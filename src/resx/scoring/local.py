@@ -14,6 +14,7 @@ import numpy.typing as npt
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export import card as cards
 from resx.files import sha256_of
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.scoring.rows import Model
 from resx.serving.client import interface_of
 from resx.serving.repository import Repository
@@ -149,7 +150,7 @@ def _labels(model_folder: Path, config: dict[str, Any]) -> tuple[str, ...]:
     if not file or not path.is_file():
         return ()
     # As Triton reads it: LF alone ends a line, and an empty line is a class without a name.
-    lines = path.read_bytes().decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
+    lines = read_bounded(path, MAX_TEXT_BYTES).decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
     return tuple(line.removesuffix("\r") for line in lines)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from resx.errors import UsageError
 from resx.export.card import Card
 from resx.files import publish_folder, staging_folder, write_atomic
+from resx.reading import read_text
 from resx.serving.triton_config import (
     CONFIG_FILE,
     DATA_TYPES,
@@ -67,7 +68,7 @@ def endpoint_names(root: Path, name: str) -> list[str]:
 def owner(folder: Path) -> str:
     """Return whose endpoint the model in the folder is, or an empty string."""
     try:
-        text = (folder / CONFIG_FILE).read_text()
+        text = read_text(folder / CONFIG_FILE)
     except OSError:
         return ""
     if OWNER not in text:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from resx.errors import ResxError
+from resx.reading import read_text
 from resx.serving import triton_config
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
@@ -95,7 +96,7 @@ def _link(repository: Repository, name: str, versions: Sequence[int], folder: Pa
 
 
 def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
-    return _with_versions(triton_config.parse((repository.root / name / CONFIG_FILE).read_text()), versions)
+    return _with_versions(triton_config.parse(read_text(repository.root / name / CONFIG_FILE)), versions)
 
 
 def _with_versions(message: Any, versions: Sequence[int]) -> Any:

@@ -33,6 +33,7 @@ from resx.files import (
     write_atomic,
 )
 from resx.listing import printable
+from resx.reading import read_text
 from resx.serving import image_endpoint, triton_config
 from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
@@ -226,7 +227,7 @@ class Repository:
         if source.endpoints(name):
             image_endpoint.require_free_names(self.root, name)
         if self.versions(name):
-            self._require_same_interface(name, (source.root / name / CONFIG_FILE).read_text())
+            self._require_same_interface(name, read_text(source.root / name / CONFIG_FILE))
 
     def has_copy(self, source: Repository, name: str, version: int) -> bool:
         """Say whether the version of that number has the same files here."""
@@ -280,7 +281,7 @@ class Repository:
         return Published(name=name, version=1, folder=self.root / name / "1")
 
     def _require_same_interface(self, name: str, config: str) -> None:
-        old = triton_config.parse((self.root / name / CONFIG_FILE).read_text())
+        old = triton_config.parse(read_text(self.root / name / CONFIG_FILE))
         new = triton_config.parse(config)
         for what in ("input", "output"):
             before, after = (_interface(getattr(parsed, what)) for parsed in (old, new))

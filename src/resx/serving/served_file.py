@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resx.reading import read_text
 from resx.serving import triton_config
 
 
@@ -24,7 +25,7 @@ def served_config(model_folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     found: dict[str, Any] = json_format.MessageToDict(
-        triton_config.parse(path.read_text()), preserving_proto_field_name=True
+        triton_config.parse(read_text(path)), preserving_proto_field_name=True
     )
     return found
 

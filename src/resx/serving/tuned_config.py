@@ -15,6 +15,7 @@ from resx.errors import ResxError, UsageError
 from resx.export import card as cards
 from resx.export.tuning import Setting, Tuning
 from resx.files import write_atomic
+from resx.reading import read_text
 from resx.serving import pinned, triton_config
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, deploy
@@ -27,7 +28,7 @@ _THREADS, _SPINNING = "intra_op_thread_count", "session.intra_op.allow_spinning"
 
 def setting_of(repository: Repository, name: str, version: int) -> Setting:
     """Return what config.pbtxt says, for a version's file."""
-    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    message = triton_config.parse(read_text(repository.root / name / CONFIG_FILE))
     threads = message.parameters[_THREADS].string_value if _THREADS in message.parameters else ""
     spinning = message.parameters[_SPINNING].string_value if _SPINNING in message.parameters else ""
     return Setting(
@@ -92,7 +93,7 @@ def put_in_force(client: TritonClient, repository: Repository, name: str, tuning
         VersionRejected: it does not answer as its card says; configuration and versions are as they were.
     """
     chosen = tuning.chosen
-    message = triton_config.parse((repository.root / name / CONFIG_FILE).read_text())
+    message = triton_config.parse(read_text(repository.root / name / CONFIG_FILE))
     edited(message, chosen, threads=threads)
     head = (
         f"# Written by `resx tune`; card.json of the version has the evidence. `resx tune {name} --undo` undoes it.\n"
@@ -130,7 +131,7 @@ def take_back(client: TritonClient | None, repository: Repository, name: str) ->
     if tuning is None:
         raise UsageError(f"{name} version {folder.name}: its card has no tuning, so there is nothing to undo")
     config = repository.root / name / CONFIG_FILE
-    tuned = config.read_text()
+    tuned = read_text(config)
     write_atomic(config, tuning.config_before)
     before = tuning.before.version
     try:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from resx.errors import UsageError
 from resx.export.card import Card
+from resx.reading import read_text
 from resx.serving import triton_config
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
@@ -146,7 +147,7 @@ def workload_of(repository: Repository, name: str, placement: Placement) -> tupl
     path = repository.root / name / CONFIG_FILE
     if not path.is_file():
         raise UsageError(f"{name}: has no {CONFIG_FILE} to read instances and threads from; `resx export` writes one")
-    card, config = repository.card(name), triton_config.parse(path.read_text())
+    card, config = repository.card(name), triton_config.parse(read_text(path))
     _require_fitting(card, placement)
     instances = sum(max(1, group.count) for group in config.instance_group) or 1
     threads = int(config.parameters["intra_op_thread_count"].string_value or 0) if config.parameters else 0

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -149,7 +149,7 @@ class _Unpacked(io.BufferedIOBase):
     def __init__(self, file: BinaryIO, path: Path) -> None:
         is_packed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        self._file: IO[bytes] = gzip.GzipFile(fileobj=file) if is_packed else file
+        self._file: BinaryIO | gzip.GzipFile = gzip.GzipFile(fileobj=file) if is_packed else file
         self._path = path
 
     def readable(self) -> bool:
