@@ -86,7 +86,7 @@ def _require_torch_archive(path: Path) -> None:
         unpacked, size = sum(entry.file_size for entry in entries), path.stat().st_size
         if unpacked > _MOST_UNPACKED * size + _FREE_BYTES:
             raise UsageError(
-                f"{path}: {size:,} bytes that unpack to {unpacked:,}; torch.save compresses nothing: save it anew with it"
+                f"{path}: {size:,} bytes that unpack to {unpacked:,}; torch.save never does so: save it anew with it"
             )
         return
     if names and all(name.endswith(".npy") for name in names):
