@@ -185,3 +185,42 @@ def test_a_picture_that_would_start_another_program_is_refused(tmp_path: Path) -
     (tmp_path / "script.eps").rename(tmp_path / "script.png")
     with pytest.raises(UsageError, match="PostScript is not supported; give a PNG, JPEG or WebP"):
         load_image(tmp_path / "script.png")
+
+
+def test_a_table_of_images_that_unpacks_to_gigabytes_is_refused_by_its_sizes(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": (2**40, 3, 4, 4)})
+    with zipfile.ZipFile(tmp_path / "claims.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("images.npy", "w", force_zip64=True) as file,
+    ):
+        for _ in range(1025):
+            file.write(bytes(2**20))
+    os.mkfifo(tmp_path / "pipe.npz")
+    for name, reason in (
+        ("claims", "not a .npz file that numpy can read"), ("bomb", "unpacks to 1,074,790,400 bytes: the limit is"),
+        ("pipe", "a pipe, not a regular file"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=rf"{name}\.npz: {reason}"):
+            _from_npz(tmp_path / f"{name}.npz", (3, 4, 4), 1)
+
+
+def test_a_result_a_card_and_a_file_of_labels_are_bounded_and_regular(tmp_path: Path) -> None:
+    from resx.bench.report import read_result
+    from resx.export.third_party import _labels
+
+    for name in ("card.json", "labels.txt", "result.json"):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(2**40)
+    for read, name in (
+        (lambda: read_card(tmp_path), "card.json"), (lambda: read_result(tmp_path / "result.json"), "result.json"),
+        (lambda: _labels(str(tmp_path / "labels.txt"), 3), "labels"),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match=rf"{name}.*: file of 1,099,511,627,776 bytes: the limit is"):
+            read()
+    (tmp_path / "labels.txt").unlink()
+    os.mkfifo(tmp_path / "labels.txt")
+    with pytest.raises(UsageError, match=r"--labels .*labels\.txt: .*: a pipe, not a regular file"):
+        _labels(str(tmp_path / "labels.txt"), 3)

@@ -18,6 +18,7 @@ from pathlib import Path
 import platformdirs
 
 from resx.errors import ResxError, UsageError
+from resx.reading import require_regular
 
 STAGING_PREFIX = ".staging-"
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -49,7 +50,12 @@ def state_folder() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file's bytes."""
+    """Return the hexadecimal SHA-256 of a file's bytes.
+
+    Raises:
+        UsageError: it is a pipe or a device, which would never end.
+    """
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -242,3 +242,18 @@ def test_data_that_were_copied_apart_are_named(tmp_path: Path) -> None:
     shutil.copy(path, tmp_path / "m.onnx")
     with pytest.raises(UsageError, match=r"its weights lie in m\.onnx\.data, which is not beside it"):
         onnx_reading.read_model(tmp_path / "m.onnx")
+
+
+def test_tensors_that_share_a_few_bytes_a_thousand_times_are_refused_unread(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    (tmp_path / "m.onnx.data").write_bytes(bytes(100_000))
+    model = onnx.load(path, load_external_data=False)
+    for number in range(100):
+        tensor = TensorProto(name=f"t{number}", data_type=TensorProto.FLOAT, dims=[25_000])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", "m.onnx.data"), ("offset", "0"), ("length", "100000")):
+            tensor.external_data.add(key=key, value=value)
+        model.graph.initializer.append(tensor)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UsageError, match=r"m\.onnx: its tensors take 10,000,240 bytes out of 100,000 that lie"):
+        onnx_reading.read_model(path)

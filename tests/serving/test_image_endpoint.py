@@ -20,6 +20,7 @@ import resx.serving
 from resx.errors import UsageError
 from resx.export import images as geometry
 from resx.export.card import Card, write_card
+from resx.reading import ReadLimits
 from resx.serving import image_endpoint, triton_config
 from resx.serving.deploy import deploy
 from resx.serving.repository import Repository
@@ -79,6 +80,10 @@ def test_the_pixels_are_those_of_a_query(
         preprocess.decode(FILES[name]), height=height, width=width, resize=resize, interpolation=interpolation
     )
     assert np.array_equal(ours, served)
+
+
+def test_the_endpoints_bounds_are_those_of_every_other_reader(preprocess: ModuleType) -> None:
+    assert ReadLimits(pixels=preprocess.MAX_PIXELS, file_bytes=preprocess.MAX_FILE_BYTES) == ReadLimits()
 
 
 def configured(preprocess: ModuleType, of: Card) -> Any:

@@ -1,6 +1,7 @@
 """Archives as the real ones are laid out, with a handful of images."""
 
 import contextlib
+import gzip
 import os
 import pickle
 import tarfile
@@ -211,3 +212,73 @@ def test_what_is_missing_is_named(cifar10: Path, tmp_path: Path) -> None:
         load_data(f"cifar10:{tmp_path / 'nowhere'}")
     with pytest.raises(UsageError, match="no cifar100 here"):
         load_data(f"cifar100:{tmp_path}")
+
+
+def archive(path: Path, *members: tuple[str, int, bytes, bytes]) -> Path:
+    """Write a .tar.gz of raw headers: a name, the size that it claims, its kind and what follows."""
+    with gzip.open(path, "wb", 1) as file:
+        for name, size, kind, content in members:
+            header = tarfile.TarInfo(name)
+            header.size, header.type = size, kind
+            file.write(header.tobuf(tarfile.GNU_FORMAT) + content + bytes(-len(content) % 512))
+        file.write(bytes(1024))
+    return path
+
+
+SIX_GIB, TOO_MUCH = 6 * 2**30, "unpacks to more than 268,435,456 bytes"
+BOMBS = {
+    "a member of 6 GiB": ([("c/data_batch_1", SIX_GIB, tarfile.REGTYPE, b"")], "data_batch_1: file of 6,442,450,944 "),
+    "another member of 6 GiB": (
+        [("c/readme", SIX_GIB, tarfile.REGTYPE, b"")],
+        TOO_MUCH,
+    ),
+    "a name of 6 GiB": ([("x", SIX_GIB, tarfile.GNUTYPE_LONGNAME, b"")], TOO_MUCH),
+    "metadata of 6 GiB": ([("x", SIX_GIB, tarfile.XHDTYPE, b"")], TOO_MUCH),
+    "101 members": ([(f"c/{n}", 0, tarfile.REGTYPE, b"") for n in range(101)], "more than 100 files in it"),
+    "a link": ([("c/data_batch_1", 0, tarfile.SYMTYPE, b"")], "has no data_batch_1, "),
+    "a pipe": ([("c/data_batch_1", 0, tarfile.FIFOTYPE, b"")], "has no data_batch_1, "),
+    "names of names": ([("x", 1, tarfile.GNUTYPE_LONGNAME, b"n")] * 3000, "damaged, or not a .tar.gz"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_an_archive_that_claims_gigabytes_is_refused_by_its_headers(tmp_path: Path, name: str) -> None:
+    members, reason = BOMBS[name]
+    path = archive(tmp_path / "c.tar.gz", *members)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(UsageError) as raised:
+        load_data(f"cifar10:{path}")
+    assert str(raised.value).startswith(f"{path}: {reason}")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_sparse_member_is_none_of_the_real_ones(tmp_path: Path) -> None:
+    sparse = tarfile.TarInfo("c/data_batch_1")
+    sparse.pax_headers = {"GNU.sparse.size": str(SIX_GIB), "GNU.sparse.map": "0,0", "GNU.sparse.numblocks": "1"}
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(sparse)
+    with pytest.raises(UsageError, match=r"c\.tar\.gz: has no data_batch_1"):
+        load_data(f"cifar10:{tmp_path / 'c.tar.gz'}")
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"\x80\x04" + b"\x8f" * 1_100_000 + b".", b"\x80\x04Nr\xff\xff\xff\x0f.", b"\x80\x02" + b"]" * 1_100_000],
+    ids=["empty sets", "a place far out", "empty lists"],
+)
+def test_a_pickle_that_would_make_gigabytes_of_objects_is_refused(cifar10: Path, payload: bytes) -> None:
+    (cifar10 / "test_batch").write_bytes(payload)
+    with pytest.raises(UsageError, match=r"test_batch: holds more than 1,000,000 objects, which no CIFAR archive does"):
+        load_data(f"cifar10:{cifar10}")
+
+
+def test_a_file_of_the_unpacked_archive_is_bounded_and_regular(cifar10: Path) -> None:
+    (cifar10 / "data_batch_4").unlink()
+    os.mkfifo(cifar10 / "data_batch_4")
+    with pytest.raises(UsageError, match=r"data_batch_4: a pipe, not a regular file"):
+        load_data(f"cifar10:{cifar10}")
+    (cifar10 / "data_batch_4").unlink()
+    with (cifar10 / "data_batch_4").open("wb") as file:
+        file.truncate(SIX_GIB)
+    with pytest.raises(UsageError, match=r"data_batch_4: file of 6,442,450,944 bytes: the limit is 33,554,432"):
+        load_data(f"cifar10:{cifar10}")

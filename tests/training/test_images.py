@@ -2,6 +2,10 @@
 
 import io
 import os
+import struct
+import subprocess
+import sys
+import threading
 import tracemalloc
 import warnings
 import zlib
@@ -14,9 +18,8 @@ import pytest
 from PIL import Image
 
 from resx.errors import UsageError
-from resx.training import images
 from resx.training.geometry import pixels, resized_size
-from resx.training.images import image_of, load_image
+from resx.training.images import image_of, load_image, open_image
 from tests.image_files import (
     METADATA,
     NOISE,
@@ -176,13 +179,13 @@ def test_each_refusal_says_what_is_wrong_with_the_file(name: str) -> None:
 
 def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "large.png").write_bytes(b"12345")
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 4)
+    (tmp_path / "large.png").write_bytes(bytes(2**20 + 1))
+    monkeypatch.setenv("RESX_MAX_FILE_MIB", "1")
     for path, reason in (
-        (tmp_path, "a folder, not an image"), (tmp_path / "pipe.png", "a pipe or a device, not an image"),
-        (Path("/dev/zero"), "a pipe or a device"), (tmp_path / "none.png", "no such file"),
+        (tmp_path, "a folder, not an image"), (tmp_path / "pipe.png", "a pipe, not a regular file; give a file"),
+        (Path("/dev/zero"), "a device, not a regular file"), (tmp_path / "none.png", "no such file"),
         (tmp_path / ("x" * 300), "name too long; give a file that can be read"),
-        (tmp_path / "large.png", "file of 5 bytes: the limit is 4"),
+        (tmp_path / "large.png", "file of 1,048,577 bytes: the limit is 1,048,576; make it smaller, or raise --max"),
     ):  # fmt: skip
         with pytest.raises(UsageError, match=reason) as raised:
             load_image(path)
@@ -204,7 +207,8 @@ def test_pillows_warnings_stay_silent_in_any_number_of_threads() -> None:
 
     with ThreadPoolExecutor(8) as threads:
         said = set(threads.map(read, [odd, bomb] * 40))
-    assert said == {"(30, 20)", "x: image of 9500 x 9500 pixels: the limit is 64,000,000; make it smaller"}
+    (refused,) = said - {"(30, 20)"}
+    assert refused.startswith("x: image of 9500 x 9500 pixels: the limit is 64,000,000; make it smaller, or raise")
     assert list(warnings.filters) == before, "as they were, whichever thread ended last"
 
 
@@ -218,3 +222,64 @@ def test_a_strip_is_refused_by_name_before_it_is_resized(size: tuple[int, int]) 
 
 def test_long_images_that_fit_are_resized(tmp_path: Path) -> None:
     assert resized_size(Image.new("RGB", (900, 1)), height=224, width=224, resize=256) == (230_400, 256)
+
+
+def test_a_raised_limit_takes_what_pillow_itself_would_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    content = encoded("PNG", Image.new("1", (8100, 8000)))
+    with pytest.raises(UsageError, match=r"x: image of 64800000 pixels: the limit is 64,000,000; make it smaller, or"):
+        image_of(content, "x")
+    monkeypatch.setenv("RESX_MAX_MEGAPIXELS", "65")
+    assert image_of(content, "x").size == (8100, 8000)
+
+
+def test_a_small_tiff_of_huge_tiles_is_refused() -> None:
+    tags = [
+        (256, 9),
+        (257, 9),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (277, 1),
+        (322, 16_000),
+        (323, 16_000),
+        (324, 8),
+        (325, 9),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    content = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    with pytest.raises(UsageError, match="x: image of 16000 x 16000 pixels: the limit is"):
+        image_of(content, "x")
+
+
+def test_threads_hold_no_more_pixels_than_one_largest_image_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESX_MAX_MEGAPIXELS", "1")
+    content, lock, inside, most = encoded("PNG", Image.new("1", (700, 700))), threading.Lock(), 0, 0
+
+    def use(_: int) -> None:
+        nonlocal inside, most
+        with open_image(content, "x") as image:
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            pixels(image, height=300, width=300, resize=300)
+            with lock:
+                inside -= 1
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(use, range(40)))
+    assert most == 2, "two of half a megapixel each"
+
+
+def test_a_picture_of_34_bytes_and_64_megapixels_keeps_the_process_below_2_gb(tmp_path: Path) -> None:
+    (tmp_path / "x.webp").write_bytes(encoded("WEBP", Image.new("RGB", (8000, 8000)), lossless=True, method=0))
+    assert (tmp_path / "x.webp").stat().st_size < 1000
+    code = (
+        "from pathlib import Path; from concurrent.futures import ThreadPoolExecutor\n"
+        "from resx.training.folder import decoded; from resx.zoo.spec import ImageFormat\n"
+        "f = ImageFormat(image_size=16, resize=16, mean=(0, 0, 0), std=(1, 1, 1))\n"
+        "with ThreadPoolExecutor(3) as t: list(t.map(lambda _: decoded(Path('x.webp'), f), range(3)))\n"
+        "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1_600_000, "kB; not ru_maxrss, which begins with that of the process before"

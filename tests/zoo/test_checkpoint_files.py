@@ -196,3 +196,25 @@ def test_a_mapping_that_holds_itself_ends(tmp_path: Path) -> None:
     content["again"] = content
     torch.save(content, tmp_path / "w.pth")
     assert list(read_checkpoint(tmp_path / "w.pth")) == [f"model.{key}" for key in STATE]
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(4)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            is_storage = name.endswith("/data/0")
+            bomb.writestr(name, bytes(50_000_000) if is_storage else plain.read(name))
+    assert (tmp_path / "bomb.pth").stat().st_size < 100_000
+    assert "bytes that unpack to 50,00" in refusal(tmp_path / "bomb.pth")
+
+
+@pytest.mark.parametrize("kind", ["an archive", "a bare pickle"])
+def test_a_pickle_that_would_make_gigabytes_of_objects_is_refused(tmp_path: Path, kind: str) -> None:
+    many = b"\x80\x02" + b"]" * 4_100_000 + b"."
+    legacy = b"".join(pickle.dumps(value, 2) for value in (0x1950A86A20F9469CFC6C, 1001, {})) + many
+    archive = zipped({"x/data.pkl": many, "x/version": b"3", "x/byteorder": b"little"})
+    (tmp_path / "x.pth").write_bytes(archive if kind == "an archive" else legacy)
+    assert refusal(tmp_path / "x.pth").startswith("holds more than 4,000,000 objects beside its tensors")

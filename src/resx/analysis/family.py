@@ -24,6 +24,7 @@ from resx.analysis.shrink import Measure, Member, SearchOptions, Sized
 from resx.analysis.shrunken_run import publish_run
 from resx.errors import UsageError
 from resx.files import exclusive, sha256_of, write_atomic
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training import checkpoint
 from resx.training.data import DataSet
 from resx.zoo.building import build_from_spec
@@ -179,6 +180,6 @@ def _key(run: Path, data: DataSet, options: SearchOptions) -> str:
 def _read(path: Path) -> Sizes | None:
     """Return what an earlier search wrote; None where there is nothing that can be used."""
     try:
-        return Sizes.model_validate_json(path.read_bytes())
+        return Sizes.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
     except (OSError, pydantic.ValidationError):
         return None

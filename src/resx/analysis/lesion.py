@@ -26,6 +26,7 @@ from resx.analysis.evaluation import Tally, evaluate
 from resx.analysis.variants import Variant
 from resx.errors import UsageError
 from resx.files import write_atomic
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.data import DataSet
 from resx.zoo.spec import FrozenModel, ModelSpec
 
@@ -272,7 +273,7 @@ def _stored(path: Path, plan: LesionPlan) -> Tally | None:
     if not path.is_file():
         return None
     try:
-        partial = _Partial.model_validate_json(path.read_bytes())
+        partial = _Partial.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
     except pydantic.ValidationError as error:
         raise UsageError(f"{path}: damaged; begin anew with --force") from error
     if partial.plan != plan:

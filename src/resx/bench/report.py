@@ -17,6 +17,7 @@ from resx.bench.samples import Percentiles
 from resx.bench.server_statistics import ServerBreakdown
 from resx.errors import UsageError
 from resx.machine import processor
+from resx.reading import MAX_RESULT_BYTES, read_bounded
 from resx.serving.client import Address
 from resx.serving.state import server_at
 from resx.zoo.spec import FrozenModel
@@ -249,7 +250,7 @@ def read_result(path: Path) -> BenchResult:
         UsageError: there is none, or it cannot be understood.
     """
     try:
-        return BenchResult.model_validate_json(path.read_bytes())
+        return BenchResult.model_validate_json(read_bounded(path, MAX_RESULT_BYTES))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; give a file that `resx bench -o FILE` wrote") from error
     except pydantic.ValidationError as error:

@@ -11,9 +11,23 @@ import typer
 
 from resx.cli import random_weights
 from resx.cli.bench_view import show_result
-from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
+from resx.cli.options import (
+    Ca,
+    Cert,
+    Header,
+    Json,
+    Key,
+    MaxFileMib,
+    MaxMegapixels,
+    Quiet,
+    RepositoryPath,
+    Seed,
+    Url,
+    chosen,
+)
 from resx.cli.output import Output
 from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from resx.bench.files import Wanted
@@ -103,6 +117,8 @@ def bench(
     key: Key = "",
     header: Header = None,
     seed: Seed = 0,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -121,6 +137,7 @@ def bench(
     from resx.cli.bench_job import Access, Job, target_of
     from resx.serving.repository import Repository
 
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     if schema:
         sys.stdout.write(reports.schema_text())
         return

@@ -12,9 +12,10 @@ import typer
 
 from resx.cli import engine, family
 from resx.cli.card_view import headline, normalization, proof
-from resx.cli.options import Json, Quiet, RepositoryPath, Seed, Settings, chosen
+from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, RepositoryPath, Seed, Settings, chosen
 from resx.cli.output import Output
 from resx.errors import UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,6 +124,8 @@ def export(
     force: Annotated[bool, typer.Option("--force", help="Export again what was exported already.")] = False,
     repository: RepositoryPath = Path("model_repository"),
     seed: Seed = 0,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -136,6 +139,7 @@ def export(
     from resx.serving.triton_config import ServingOptions
     from resx.zoo.catalog import kind_of, names_onnx_file
 
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     out = Output(as_json=json, quiet=quiet)
     if output is not None and names_onnx_file(source) and file_format != "tensorrt-rtx":
         output_name, output = output_name or str(output), None  # there is no folder to name

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Json, Quiet, Seed
+from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, Seed
 from resx.cli.output import Output, print_lines, stderr_console, table
 from resx.errors import UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +45,8 @@ def lesion(
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the study in the output folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Delete the study in the output folder, begin anew.")] = False,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -51,6 +54,7 @@ def lesion(
 
     Example: resx lesion runs/digits -o lesions
     """
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     if resume and (force or output is None):
         raise UsageError("--resume: goes on with what -o holds; give -o, and not --force")
     require_run(run)

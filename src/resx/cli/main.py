@@ -111,6 +111,9 @@ def _run() -> int:
         return 0
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except MemoryError:
+        output.fail("out of memory; stop other programs, or work on less at once")
+        return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         output.fail(f"{where}{error.strerror or error}")

@@ -9,6 +9,7 @@ import typer
 
 from resx.cli.options import Json, Quiet, RepositoryPath
 from resx.cli.output import Output, table
+from resx.reading import MAX_RESULT_BYTES, read_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,7 +137,9 @@ def _run_facts(folder: Path) -> dict[str, Any]:
 
     spec = read_spec(folder / SPEC_FILE)
     metrics = folder / "metrics.jsonl"
-    epochs = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    epochs = (
+        [json.loads(line) for line in read_text(metrics, MAX_RESULT_BYTES).splitlines()] if metrics.is_file() else []
+    )
     return {
         "kind": "run",
         "epochs": len(epochs),

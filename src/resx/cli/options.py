@@ -8,6 +8,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import typer
 
 from resx.errors import UsageError
+from resx.reading import FILE_MIB, MEGAPIXELS, MOST_FILE_MIB, MOST_MEGAPIXELS
 
 Word = TypeVar("Word", bound=str)
 
@@ -41,6 +42,22 @@ Settings: TypeAlias = Annotated[
     typer.Option(
         "--set", metavar="FIELD=VALUE",
         help="classes=N, or a field of the variant's architecture (see `resx info NAME`). Repeatable.",
+    ),
+]  # fmt: skip
+MaxMegapixels: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-megapixels", min=1, max=MOST_MEGAPIXELS, envvar=MEGAPIXELS, metavar="N", show_default=False,
+        help="Largest image, decoded and resized. Default: 64. An image of N megapixels takes up to 16 MB of memory "
+        "each, even if its file has 50 bytes: raise it only for files that you trust.",
+    ),
+]  # fmt: skip
+MaxFileMib: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--max-file-mib", min=1, max=MOST_FILE_MIB, envvar=FILE_MIB, metavar="N", show_default=False,
+        help="Largest image file or Parquet cell, in MiB. Default: 32. Memory grows with it: raise it only for files "
+        "that you trust.",
     ),
 ]  # fmt: skip
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu or cuda.")]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.lesion import data_of, images_bar
-from resx.cli.options import Json, Quiet, Seed
+from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, Seed
 from resx.cli.output import Output, print_lines, table
 from resx.errors import UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +38,8 @@ def paths(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for paths.json and figures.")] = None,
     figures: Annotated[bool, typer.Option(help="Draw into the output folder.")] = True,
     seed: Seed = 0,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -47,6 +50,7 @@ def paths(
     from resx.zoo.catalog import kind_of, variant
     from resx.zoo.spec import SPEC_FILE, read_spec
 
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     kind = kind_of(source)
     if kind not in ("run", "variant"):
         raise UsageError(f"{source}: its blocks are not known; give a run's folder or a variant")

@@ -11,9 +11,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli import random_weights
-from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, chosen
+from resx.cli.options import (
+    Ca,
+    Cert,
+    Header,
+    Json,
+    Key,
+    MaxFileMib,
+    MaxMegapixels,
+    ProtocolName,
+    Quiet,
+    RepositoryPath,
+    chosen,
+)
 from resx.cli.output import Output, stderr_console
 from resx.errors import MissingCapability, ResxError, ServerError, UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -79,6 +92,8 @@ def predict(
     key: Key = "",
     header: Header = None,
     repository: RepositoryPath = Path("model_repository"),
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -97,6 +112,7 @@ def predict(
     from resx.scoring.source import find_source, skipped_words
     from resx.serving.repository import Repository
 
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     _require_one_place(server=server, ray=ray, device=device, ray_options=bool(ray_actors or ray_cpus != 1))
     if not server and (protocol or ca or cert or key or header):
         raise UsageError("--protocol, --ca, --cert, --key, --header: say how to reach a server; give --server too")

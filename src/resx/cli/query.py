@@ -7,9 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
+from resx.cli.options import (
+    Ca,
+    Cert,
+    Header,
+    Json,
+    Key,
+    MaxFileMib,
+    MaxMegapixels,
+    ProtocolName,
+    Quiet,
+    RepositoryPath,
+    Url,
+)
 from resx.cli.output import Output, table
 from resx.errors import UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +51,8 @@ def query(
     cert: Cert = "",
     key: Key = "",
     header: Header = None,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -52,6 +67,7 @@ def query(
     from resx.serving.repository import Repository
     from resx.serving.triton_config import output_kind_of
 
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     address = address_of(url, protocol, Repository(repository), ca=ca, cert=cert, key=key, headers=header)
     if raw and version:
         raise UsageError("--raw, --version: the image endpoint asks the newest version; leave one of them out")

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.lesion import data_of, images_bar, require_run
-from resx.cli.options import Json, Quiet, Seed
+from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, Seed
 from resx.cli.output import Output, table
 from resx.errors import UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,6 +51,8 @@ def shrink(
     shortlist: Annotated[int, typer.Option(min=1, help="Blocks tried with fitted batch norms before one goes.")] = 4,
     random: Annotated[bool, typer.Option("--random", help="Drop random blocks: what a search compares with.")] = False,
     seed: Seed = 0,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,6 +60,7 @@ def shrink(
 
     Example: resx shrink runs/digits --drop 4 -o runs/digits-small
     """
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     wanted = Wanted(drop=drop, max_accuracy_drop=max_accuracy_drop, latency_ms=latency, pareto=pareto)
     require_run(run)
     if output.exists():

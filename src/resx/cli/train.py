@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Device, Json, Quiet, Seed, Settings, chosen
+from resx.cli.options import Device, Json, MaxFileMib, MaxMegapixels, Quiet, Seed, Settings, chosen
 from resx.cli.output import Output, print_lines, stderr_console
 from resx.errors import UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from resx.training.config import TrainingConfig
@@ -67,6 +68,8 @@ def train(
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Delete the run in this folder and begin anew.")] = False,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -78,6 +81,7 @@ def train(
     """
     from resx.zoo.catalog import variant
 
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     if resume and force:
         raise UsageError("--resume and --force: give one of them")
     found = variant(name)

@@ -13,6 +13,7 @@ import typer
 from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
 from resx.cli.output import Output, print_lines, table
 from resx.errors import MissingCapability, UsageError
+from resx.reading import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -158,7 +159,7 @@ def _config(repository: Repository, name: str) -> str:
     if not (folder / cards.FILE_NAME).is_file() or not (repository.root / name / CONFIG_FILE).is_file():
         raise UsageError(f"{name}: has no card, so answers could not be checked; `resx export` makes models with cards")
     config_rules.read_checked(repository.root, name)
-    return (repository.root / name / CONFIG_FILE).read_text(encoding="utf-8")
+    return read_text(repository.root / name / CONFIG_FILE)
 
 
 def _versions(repository: Repository, name: str, answering: int) -> list[int]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Json, ProtocolName, Quiet, RepositoryPath, Seed
+from resx.cli.options import Json, MaxFileMib, MaxMegapixels, ProtocolName, Quiet, RepositoryPath, Seed
 from resx.cli.output import Output, table
 from resx.errors import ParityError, UsageError
+from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,8 @@ def verify(
     ] = False,
     repository: RepositoryPath = Path("model_repository"),
     seed: Seed = 0,
+    max_megapixels: MaxMegapixels = None,
+    max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -57,6 +60,7 @@ def verify(
     """
     from resx.zoo.catalog import names_onnx_file
 
+    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     out = Output(as_json=json, quiet=quiet)
     if other is not None or names_onnx_file(subject):
         if other is None:

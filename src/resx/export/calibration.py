@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -30,6 +31,7 @@ from resx.export.card import CalibrationMethod, Signature
 from resx.export.images import load_image, pixels
 from resx.files import cache_folder, sha256_of, write_atomic
 from resx.listing import hidden_words, list_images, printable
+from resx.reading import MAX_ARRAY_BYTES, require_regular
 from resx.training import checkpoint
 from resx.training.data import Images, load_data
 
@@ -192,16 +194,29 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibra
     return Calibration(images=images, origin=f"images of {printable(str(folder))}{skipped}")
 
 
+def _require_small(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    """Check what an array unpacks to, before numpy makes room for it."""
+    size = max(entry.file_size for entry in archive.infolist() if entry.filename in (name, f"{name}.npy"))
+    if size > MAX_ARRAY_BYTES:
+        raise UsageError(
+            f"--calibrate {path}: unpacks to {size:,} bytes: the limit is {MAX_ARRAY_BYTES:,}; give fewer images"
+        )
+
+
 def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArray[np.uint8]:
     try:
+        require_regular(path)
         with np.load(path, allow_pickle=False) as file:
             names = list(file.files)
             if len(names) != 1 and "images" not in names:
                 raise UsageError(f"--calibrate {path}: holds {names}; give one array, or one named `images`")
-            images = file["images" if "images" in names else names[0]]
+            wanted = "images" if "images" in names else names[0]
+            _require_small(file.zip, wanted, path)
+            images = file[wanted]
     except FileNotFoundError:
         raise UsageError(f"--calibrate {path}: no such file; {REMEDY}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    # A header may claim any shape, and numpy makes room for it.
+    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(
             f"--calibrate {path}: not a .npz file that numpy can read; write it with numpy.savez"
         ) from error

@@ -23,6 +23,7 @@ from resx.export.quantised_graph import QuantisedGraph
 from resx.export.tuning import Tuning
 from resx.files import checked_name
 from resx.listing import TENSOR_RULE, is_tensor_name, one_line
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.spec import Channels, FrozenModel, Interpolation, ModelSpec
 
 FILE_NAME = "card.json"
@@ -437,7 +438,7 @@ def read_card(version_folder: Path) -> Card:
     """
     path = version_folder / FILE_NAME
     try:
-        return Card.model_validate_json(path.read_bytes())
+        return Card.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; `resx export` writes it with every version") from error
     except pydantic.ValidationError as error:

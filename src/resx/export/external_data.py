@@ -18,6 +18,8 @@ from onnx.external_data_helper import uses_external_data
 
 from resx.errors import UsageError
 
+_MOST_SHARED, _FREE_BYTES = 4, 2**20
+"""Tensors may share their bytes, as tied weights do: four times what there is, and a little."""
 LIMIT_BYTES = 2**31 - 1
 """Of one protobuf message, and so of a file with its weights inside."""
 
@@ -60,7 +62,15 @@ def require_loadable(model: ModelProto, path: Path) -> None:
     Raises:
         UsageError: it is not, or as `external_files`.
     """
-    require_within_limit(path.stat().st_size + sum(piece.size_bytes for piece in _pieces(model, path)), str(path))
+    pieces = list(_pieces(model, path))
+    named = sum(piece.size_bytes for piece in pieces)
+    require_within_limit(path.stat().st_size + named, str(path))
+    there = sum(file.stat().st_size for file in {piece.file for piece in pieces})
+    if named > _MOST_SHARED * there + _FREE_BYTES:
+        raise UsageError(
+            f"{path}: its tensors take {named:,} bytes out of {there:,} that lie beside it, the same again and again; "
+            "export the file again"
+        )
 
 
 def read_external(model: ModelProto, path: Path) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from resx.training.geometry import pixels as pixels
 from resx.training.images import image_of as image_of
 from resx.training.images import load_image as load_image
+from resx.training.images import open_image as open_image
 
 # Few enough for a laptop at 224 pixels.
 _NUM_PHOTOGRAPHS = 16

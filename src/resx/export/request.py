@@ -18,6 +18,7 @@ from resx.errors import ExportError
 from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target
 from resx.files import sha256_of
 from resx.listing import list_files
+from resx.reading import read_text
 from resx.zoo.catalog import kind_of
 from resx.zoo.spec import FrozenModel
 
@@ -176,7 +177,7 @@ def _data_of_run(folder: Path) -> str:
     import json
 
     try:
-        return str(json.loads((folder / "training.json").read_text()).get("data", ""))
+        return str(json.loads(read_text(folder / "training.json")).get("data", ""))
     except (OSError, ValueError, AttributeError):
         return ""
 

@@ -37,6 +37,7 @@ from resx.export.random_operations import random_node
 from resx.export.runtimes import OnnxRuntimeModel, RowsChanged
 from resx.files import sha256_of
 from resx.listing import LABEL_RULE, TENSOR_RULE, is_label, is_tensor_name, one_line, read_lines
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 _INPUT_TYPES: dict[int, InputType] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
@@ -387,7 +388,7 @@ def _labels(file: str, num_outputs: int) -> tuple[str, ...]:
     if not file:
         return ()
     try:
-        labels = tuple(read_lines(Path(file).read_bytes()))
+        labels = tuple(read_lines(read_bounded(file, MAX_TEXT_BYTES, name="the file of labels")))
     except OSError as error:
         raise UsageError(
             f"--labels {file}: cannot be read ({error.strerror}); give a text file with a label per line"

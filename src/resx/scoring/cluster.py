@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from resx import errors
 from resx.errors import MissingCapability, ResxError, UsageError
+from resx.reading import MIB, ReadLimits, read_limits, set_limits
 from resx.scoring.local import Device, ModelFile, Sessions, usable_cores
 from resx.scoring.parts import Parts
 from resx.scoring.rows import Model
@@ -99,6 +100,7 @@ class OnRay:
             task = Task(
                 model=self.model, config=self.file.config, content=ray.put(self.file.path.read_bytes()),
                 source=ray.put(source), pool=self.pool, top=parts.manifest.top, probe=_probe(source),
+                limits=read_limits(),
             )  # fmt: skip
             answers = ray.data.from_items(asked, override_num_blocks=len(asked)).map_batches(
                 Scorer,
@@ -133,6 +135,8 @@ class Task:
     top: int
     probe: Source | None
     """An image that the driver could read."""
+    limits: ReadLimits
+    """Those that the driver was given."""
 
 
 class Scorer:
@@ -140,6 +144,7 @@ class Scorer:
 
     def __init__(self, task: Task) -> None:
         self._task = task
+        set_limits(megapixels=task.limits.pixels // 1_000_000, file_mib=task.limits.file_bytes // MIB)
         self._compute: Sessions | None = None
         self._source: Source | None = None
 

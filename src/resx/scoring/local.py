@@ -15,6 +15,7 @@ from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export import card as cards
 from resx.files import sha256_of
 from resx.listing import LABEL_RULE, is_label, one_line
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.scoring.rows import Model
 from resx.serving.client import WrongAnswer
 from resx.serving.interface import Unexpected, interface_of
@@ -160,7 +161,7 @@ def _labels(model_folder: Path, config: dict[str, Any], num_classes: int) -> tup
     if not file or not path.is_file():
         return ()
     # As Triton reads it: LF alone ends a line, and an empty line is a class without a name.
-    lines = path.read_bytes().decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
+    lines = read_bounded(path, MAX_TEXT_BYTES).decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
     labels = tuple(line.removesuffix("\r") for line in lines)
     if bad := [label for label in labels if label and not is_label(label, with_tabs=True)]:
         raise UsageError(f"{path}: '{one_line(bad[0][:100])}': {LABEL_RULE}; mend the file")

@@ -23,6 +23,7 @@ import pydantic
 
 from resx.errors import ResxError, UsageError
 from resx.files import STAGING_PREFIX, exclusive, remove_abandoned, write_atomic
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.spec import FrozenModel
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def _agreed(folder: Path, wanted: Manifest) -> Manifest:
             write_atomic(path, wanted.model_dump_json(indent=2) + "\n")
         return wanted
     try:
-        found = Manifest.model_validate_json(path.read_bytes())
+        found = Manifest.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
     except (OSError, pydantic.ValidationError) as error:
         raise UsageError(f"{path}: cannot be understood; --overwrite begins again") from error
     # The batch may have been tuned meanwhile; the parts that are there were cut by the earlier one.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from resx.errors import UsageError
 from resx.export.card import OutputKind
-from resx.export.images import image_of
+from resx.export.images import open_image
 from resx.export.output_kind import as_shown
 from resx.listing import printable
 from resx.scoring.source import Row
@@ -71,8 +71,8 @@ class Prepared:
 def prepare(row: Row, interface: Interface) -> Prepared:
     """Read, decode, resize and crop one image. Never raises: whatever is wrong with a file is its row's error."""
     try:
-        image = image_of(row.read(), row.path)
-        return Prepared(path=row.path, x=model_input([image], interface))
+        with open_image(row.read(), row.path) as image:
+            return Prepared(path=row.path, x=model_input([image], interface))
     except UsageError as error:
         reason = str(error).removeprefix(f"{row.path}: ")
     except OSError as error:

@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from resx.errors import UsageError
 from resx.listing import IMAGE_SUFFIXES, Listing, expand, hidden_words, list_files, printable, read_lines
+from resx.reading import MAX_LIST_BYTES, MAX_LIST_LINES, read_limits
 from resx.scoring.uri import (
     KINDS,
     SUFFIXES,
@@ -31,7 +32,9 @@ from resx.scoring.uri import (
     suffix_of,
     without_secrets,
 )
+from resx.training.images import SMALLER_FILE
 
+_SPLIT = "split the list, or give a folder or a glob"
 _READ_TRIES, _FIRST_WAIT_S = 3, 0.2
 """A bucket that fails once is asked again, before its image becomes a row with an error."""
 
@@ -44,6 +47,8 @@ class Row:
     """As the output shows it."""
     read: Callable[[], bytes]
     """Gives the file's bytes; called in another thread."""
+    held_bytes: int = 0
+    """What it keeps in memory until it is read."""
 
 
 class Source(Protocol):
@@ -187,25 +192,31 @@ def _size(path: str) -> int:
 
 
 def _lines(path: str) -> list[str]:
+    shown = without_secrets(path)
     try:
-        return read_lines(read_file(path))
+        content = read_file(path, MAX_LIST_BYTES, remedy=_SPLIT)
     except OSError as error:
-        raise UsageError(f"{without_secrets(path)}: {_reason(error)}; give a list of paths, one a line") from error
+        raise UsageError(f"{shown}: {_reason(error)}; give a list of paths, one a line") from error
+    if (num_lines := content.count(b"\n")) > MAX_LIST_LINES:
+        raise UsageError(f"{shown}: a list of {num_lines:,} lines: the limit is {MAX_LIST_LINES:,}; {_SPLIT}")
+    try:
+        return read_lines(content)
     except UsageError as error:
-        raise UsageError(f"{without_secrets(path)}: {error}") from None
+        raise UsageError(f"{shown}: {error}") from None
 
 
 def _read(path: str, base: str) -> bytes:
+    read = partial(read_file, path, read_limits().file_bytes, remedy=SMALLER_FILE, base=base, name=printable(path))
     if not is_remote(path):
-        return (Path(base) / local_path(path)).read_bytes()
+        return read()
     for tries_before in range(_READ_TRIES - 1):
         try:
-            return read_file(path)
+            return read()
         except (FileNotFoundError, PermissionError, IsADirectoryError):
             raise
         except OSError:
             time.sleep(_FIRST_WAIT_S * 2**tries_before)
-    return read_file(path)
+    return read()
 
 
 def _reason(error: OSError) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from resx.reading import MIB
 from resx.scoring.rows import Compute, Model, prepare, score
 from resx.scoring.source import Source
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 U = TypeVar("U")
 _DECODERS_NICE = 5
+_MAX_WEIGHT = 256 * MIB
 _REMOTE_DECODERS = 32
 """Reading a bucket is waiting."""
 
@@ -53,20 +55,30 @@ def scored(source: Source, model: Model, compute: Compute, top: int, workers: Wo
     """
     size = model.batch_size
     with _pool(workers.decoders, nice=_DECODERS_NICE) as decoding, _pool(workers.in_flight) as computing:
-        prepared = ahead(decoding, partial(prepare, interface=model.interface), source.rows(), 2 * size + 16)
+        ready = partial(prepare, interface=model.interface)
+        prepared = ahead(decoding, ready, source.rows(), 2 * size + 16, lambda row: row.held_bytes)
         finish = partial(score, model=model, compute=compute, top=top)
         yield from ahead(computing, finish, batched(prepared, size), workers.in_flight + 1)
 
 
-def ahead(pool: Executor, work: Callable[[T], U], items: Iterable[T], window: int) -> Iterator[U]:
-    """Give `work` of each item in their order, while up to `window` further ones are under way or finished."""
-    running: deque[Future[U]] = deque()
+def ahead(
+    pool: Executor, work: Callable[[T], U], items: Iterable[T], window: int, weigh: Callable[[T], int] = lambda _: 0
+) -> Iterator[U]:
+    """Give `work` of each item in their order, while up to `window` further ones are under way or finished.
+
+    Fewer where they are heavy: together they weigh up to `_MAX_WEIGHT`.
+    """
+    running: deque[tuple[Future[U], int]] = deque()
+    weight = 0
     for item in items:
-        running.append(pool.submit(work, item))
-        if len(running) > window:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
+        weight += weigh(item)
+        running.append((pool.submit(work, item), weigh(item)))
+        while len(running) > window or (weight > _MAX_WEIGHT and running):
+            oldest, its_weight = running.popleft()
+            weight -= its_weight
+            yield oldest.result()
+    for future, _ in running:
+        yield future.result()
 
 
 def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:

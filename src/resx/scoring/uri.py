@@ -17,10 +17,11 @@ from urllib.parse import unquote
 
 from resx.errors import MissingCapability, UsageError
 from resx.listing import IMAGE_SUFFIXES, is_hidden, named_by
+from resx.reading import read_bounded, read_to_limit
 
 KINDS = "a folder, a glob, an image, a .txt with one path a line, a .parquet with a column of bytes, or a URI of these"
 SUFFIXES = IMAGE_SUFFIXES | {".txt", ".parquet"}
-_LOCAL = ("file://", "local://")
+_LOCAL, _WEB = ("file://", "local://"), ("http://", "https://")
 _USER = re.compile(r"(\w://)[^/\s@'\"]*@")
 _QUERY = re.compile(r"(\w://[^\s?'\"]*\?)[^\s'\"]+")
 
@@ -95,7 +96,7 @@ def list_remote(uri: str) -> tuple[list[tuple[str, int]], int]:
     """
     system, path = filesystem(uri)
     # In http the query begins at the question mark; in a bucket it is a part of the name, or of a pattern.
-    pattern = path.partition("?")[0] if uri.startswith(("http://", "https://")) else path
+    pattern = path.partition("?")[0] if uri.startswith(_WEB) else path
     skips: Callable[[str], bool] = is_hidden
     fixed = path.rstrip("/").count("/") + 1
     try:
@@ -118,13 +119,22 @@ def list_remote(uri: str) -> tuple[list[tuple[str, int]], int]:
     return [(system.unstrip_protocol(name), size) for name, size in files.items() if name not in hidden], len(hidden)
 
 
-def read_file(path: str) -> bytes:
-    """Return the bytes of a path or a URI."""
+def read_file(path: str, limit: int, *, remedy: str, base: str = "", name: str = "") -> bytes:
+    """Return the bytes of a path or a URI, at most `limit` of them.
+
+    Raises:
+        UsageError: it is larger, or no regular file; the message begins with `name`, or with the path.
+    """
+    name = name or without_secrets(path)
     if not is_remote(path):
-        return Path(local_path(path)).read_bytes()
+        return read_bounded(Path(base, local_path(path)), limit, name=name, remedy=remedy)
     system, inside = filesystem(path)
-    content: bytes = system.cat_file(inside)
-    return content
+    # A web server need not say a size, nor keep to it: block_size 0 streams, and the size given spares asking for one.
+    streamed = {"block_size": 0, "size": 1} if path.startswith(_WEB) else {}
+    with system.open(inside, "rb", **streamed) as file:
+        size = getattr(file, "size", None)
+        known = size if isinstance(size, int) else None
+        return read_to_limit(file, limit, name, size=known, remedy=remedy)
 
 
 def _unreachable(uri: str, error: Exception) -> MissingCapability:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from resx.serving.client import Interface, Prediction, TritonClient
 from resx.serving.image_endpoint import IMAGE
 from resx.serving.interface import MAX_SIDE, shortened
 from resx.serving.triton_config import output_kind_of
-from resx.training.images import read_image_file
+from resx.training.images import check_image_file, read_image_file
 from resx.zoo.spec import INTERPOLATIONS, Interpolation
 
 
@@ -37,13 +38,37 @@ class Guess:
     """A probability, or a score where the model's outputs stand for themselves (`resx.export.output_kind`)."""
 
 
-def load_images(paths: Sequence[Path]) -> list[Image.Image]:
-    """Decode image files to RGB.
+def load_images(paths: Sequence[Path]) -> ImageFiles:
+    """Check the headers of image files, which are then decoded one by one.
 
     Raises:
-        UsageError: as `load_image`.
+        UsageError: as `check_image_file`.
     """
-    return [load_image(path) for path in paths]
+    for path in paths:
+        check_image_file(path)
+    return ImageFiles(paths)
+
+
+class ImageFiles(Sequence[Image.Image]):
+    """Image files, each decoded to RGB when it is asked for: all of them at once would take gigabytes."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, place: int) -> Image.Image: ...
+    @overload
+    def __getitem__(self, place: slice) -> ImageFiles: ...
+    def __getitem__(self, place: int | slice) -> Image.Image | ImageFiles:
+        """Decode one, or return some of the files.
+
+        Raises:
+            UsageError: as `load_image`.
+        """
+        return ImageFiles(self._paths[place]) if isinstance(place, slice) else load_image(self._paths[place])
 
 
 def model_input(

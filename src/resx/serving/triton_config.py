@@ -14,6 +14,7 @@ from typing import Any
 from resx.errors import ResxError, UsageError
 from resx.export.card import OUTPUT_KINDS, Card, Engine, OutputKind
 from resx.listing import LABEL_RULE, is_label, one_line
+from resx.reading import read_bounded
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
@@ -263,12 +264,9 @@ def read(path: Path) -> Any:
         UsageError: it cannot be read, or is not a model configuration.
     """
     try:
-        if not path.is_file():
-            what = "is not a file" if path.exists() else "no such file"
-            raise UsageError(f"{path}: {what}; `resx export` writes one")
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise UsageError(f"{path}: above {MAX_CONFIG_BYTES >> 20} MiB, too large for a model configuration")
-        content = path.read_text(encoding="utf-8")
+        content = read_bounded(path, MAX_CONFIG_BYTES).decode()
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; `resx export` writes one") from error
     except OSError as error:
         raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}; make it readable") from error
     except UnicodeDecodeError as error:

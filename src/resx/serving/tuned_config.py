@@ -15,6 +15,7 @@ from resx.errors import ResxError, UsageError
 from resx.export import card as cards
 from resx.export.tuning import Setting, Tuning
 from resx.files import write_atomic
+from resx.reading import read_text
 from resx.serving import config_rules, pinned, triton_config
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, deploy
@@ -129,7 +130,7 @@ def take_back(client: TritonClient | None, repository: Repository, name: str) ->
         raise UsageError(f"{name} version {folder.name}: its card has no tuning, so there is nothing to undo")
     config_rules.require_harmless(triton_config.parse(tuning.config_before, f"{name}: its card's config_before"), name)
     config = repository.root / name / CONFIG_FILE
-    tuned = config.read_text()
+    tuned = read_text(config)
     write_atomic(config, tuning.config_before)
     before = tuning.before.version
     try:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from resx.errors import UsageError
 from resx.files import require_free_space, write_atomic
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.config import TrainingConfig
 from resx.training.data import BadImages, DataSet, load_data
 from resx.zoo.building import build_from_spec
@@ -198,7 +199,7 @@ def read_config(folder: Path) -> TrainingConfig:
     """
     path = folder / CONFIG
     try:
-        return TrainingConfig.model_validate_json(path.read_bytes())
+        return TrainingConfig.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
     except (OSError, pydantic.ValidationError) as error:
         raise UsageError(f"{path}: cannot be read; train again with --force") from error
 

@@ -27,7 +27,7 @@ from resx.listing import LABEL_RULE, is_label, list_folders, list_images, one_li
 from resx.training.copies import find_copies
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
 from resx.training.geometry import pixels, resized_size
-from resx.training.images import load_image
+from resx.training.images import open_image, read_image_file
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
 _NUM_THREADS = min(16, os.cpu_count() or 1)
@@ -101,12 +101,11 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
     """Decode a file to UINT8 [3, H, W]: shorter side to `resize`, centre crop of `image_size`, RGB.
 
     Raises:
-        UsageError: it is no image that `load_image` reads, or too long and thin.
+        UsageError: it is no image that `open_image` reads, or too long and thin.
     """
     size = image.image_size
-    return pixels(
-        load_image(path), height=size, width=size, resize=image.resize, interpolation=image.interpolation, name=path
-    )
+    with open_image(read_image_file(path), path) as found:
+        return pixels(found, height=size, width=size, resize=image.resize, interpolation=image.interpolation, name=path)
 
 
 def _files(root: Path) -> tuple[list[tuple[Path, str]], int]:
@@ -142,7 +141,8 @@ def _undecodable(paths: Iterable[Path], image: ImageFormat) -> dict[Path, str]:
     def reason(path: Path) -> str:
         try:
             size = image.image_size
-            resized_size(load_image(path), height=size, width=size, resize=image.resize)
+            with open_image(read_image_file(path), path) as found:
+                resized_size(found, height=size, width=size, resize=image.resize)
         except UsageError as error:
             return str(error).removeprefix(f"{path}: ")
         return ""

@@ -16,10 +16,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import UsageError
+from resx.reading import Budget, read_limits
 from resx.zoo.spec import Interpolation
 
-MAX_PIXELS = 64_000_000
-"""Of the decoded image, and of the resized one: a line of 1 x 60,000 pixels is a bomb too."""
+_RESIZED = Budget(lambda: read_limits().pixels)
+"""Pixels that all threads together may be resizing to."""
 _FILTERS: Mapping[str, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
 }  # fmt: skip
@@ -36,7 +37,8 @@ def pixels(
     """
     size = resized_size(image, height=height, width=width, resize=resize, name=name)
     left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-    resized = image.resize(size, _FILTERS[interpolation]).crop((left, top, left + width, top + height))
+    with _RESIZED.hold(size[0] * size[1]):
+        resized = image.resize(size, _FILTERS[interpolation]).crop((left, top, left + width, top + height))
     return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
 
 
@@ -52,7 +54,11 @@ def resized_size(image: Image.Image, *, height: int, width: int, resize: int, na
     short, long = min(image.size), max(image.size)
     sides = [resize if side == short else int(resize * long / short) for side in image.size]
     size = (max(width, sides[0]), max(height, sides[1]))
-    if size[0] * size[1] > MAX_PIXELS:
+    limit = read_limits().pixels
+    if size[0] * size[1] > limit:
         prefix = f"{name}: " if str(name) else ""
-        raise UsageError(f"{prefix}image of {image.width} x {image.height} pixels: too long and thin; crop it")
+        raise UsageError(
+            f"{prefix}image of {image.width} x {image.height} pixels: too long and thin: it would be resized to "
+            f"{size[0]} x {size[1]}, the limit is {limit:,}; crop it"
+        )
     return size

@@ -8,17 +8,20 @@ model (`resx.serving.backends.preprocess`) runs inside the server and repeats it
   refused: nothing says which value is white.
 - A rotation in the EXIF data is ignored, as torchvision's ImageFolder and timm ignore it.
 - Of several frames or pages the first is taken.
+- Sizes are judged by the header, before anything is decoded (`resx.reading` has the bounds). All threads together hold
+  as many pixels as one largest image has, so sixteen of those are decoded one after the other.
 
 How an image is brought to a network's size: `resx.training.geometry`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
-import stat
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +29,12 @@ from PIL import Image, UnidentifiedImageError
 
 from resx.errors import UsageError
 from resx.files import PICTURE_FORMATS
-from resx.training.geometry import MAX_PIXELS
+from resx.reading import FILE_MIB, MEGAPIXELS, MIB, Budget, ReadLimits, read_bounded, read_limits
 
-MAX_FILE_BYTES = 2**30
 _REMEDY = "give a PNG, JPEG or WebP file"
-_COPY, _SHRINK = "copy it again", "make it smaller"
+_COPY = "copy it again"
+SMALLER_FILE = f"make it smaller, or raise --max-file-mib ({FILE_MIB})"
+_FEWER_PIXELS = f"make it smaller, or raise --max-megapixels ({MEGAPIXELS})"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _READ = {
     "PNG": re.escape(_PNG), "JPEG": rb"\xff\xd8\xff", "WebP": rb"RIFF....WEBP", "GIF": rb"GIF8[79]a",
@@ -44,7 +48,11 @@ _NOT_READ = {
     "NumPy array": rb"\x93NUMPY", "ZIP": rb"PK\x03\x04", "Git LFS pointer": rb"version https://git-lfs",
 }  # fmt: skip
 _PNG_PIXEL_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
-_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT = 258, 262, 339
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_SAMPLE_FORMAT, _TIFF_TILE = 258, 262, 339, (322, 323)
+_DECODED = Budget(lambda: read_limits().pixels)
+# In blocks of 16 MiB, Pillow's default, glibc keeps a large image's memory for its thread: with these it is given back
+# (a second image of 64 megapixels: 1.2 GB at most instead of 1.8). It is what PILLOW_BLOCK_SIZE=64m sets.
+Image.core.set_block_size(64 * MIB)  # type: ignore[attr-defined]
 
 
 def load_image(path: Path) -> Image.Image:
@@ -60,18 +68,14 @@ def read_image_file(path: Path) -> bytes:
     """Return a file's bytes.
 
     Raises:
-        UsageError: the file is missing, is no regular file, cannot be read, or is far larger than an image may be.
+        UsageError: the file is missing, is no regular file, cannot be read, or is larger than an image's may be.
     """
     try:
-        about = path.stat()  # before opening: a pipe would wait for somebody to write
-        if not stat.S_ISREG(about.st_mode):
-            what = "a folder" if stat.S_ISDIR(about.st_mode) else "a pipe or a device"
-            raise UsageError(f"{path}: {what}, not an image; {_REMEDY}")
-        if about.st_size > MAX_FILE_BYTES:
-            raise UsageError(f"{path}: file of {about.st_size:,} bytes: the limit is {MAX_FILE_BYTES:,}; {_SHRINK}")
-        return path.read_bytes()
+        return read_bounded(path, read_limits().file_bytes, remedy=SMALLER_FILE)
     except FileNotFoundError:
         raise UsageError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UsageError(f"{path}: a folder, not an image; {_REMEDY}") from None
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}; give a file that can be read") from error
 
@@ -80,29 +84,79 @@ def image_of(content: bytes, name: object) -> Image.Image:
     """Decode a file's bytes to 8-bit RGB, as the module says.
 
     Raises:
+        UsageError: as `open_image`.
+    """
+    with open_image(content, name) as image:
+        return image
+
+
+@contextlib.contextmanager
+def open_image(content: bytes, name: object) -> Iterator[Image.Image]:
+    """Decode a file's bytes to 8-bit RGB; as long as this lasts, its pixels count among those that threads may hold.
+
+    Raises:
         UsageError: they are no image, damaged, too large, or pixels of unknown range; the message begins with the name.
     """
+    with contextlib.ExitStack() as held:
+        yield _decode(content, name, held)
+
+
+def _decode(content: bytes, name: object, held: contextlib.ExitStack) -> Image.Image:
+    """Decode a file when its pixels may be held; by itself, so that what Pillow needed meanwhile is gone at its end."""
+    with _undecoded(content, name) as image:
+        held.enter_context(_DECODED.hold(image.width * image.height))
+        return _rgb(image, name)
+
+
+def check_image_file(path: Path) -> None:
+    """Check what a file's header says, without decoding it.
+
+    Raises:
+        UsageError: as `load_image`, but for pixels that are damaged.
+    """
+    with _undecoded(read_image_file(path), path):
+        pass
+
+
+@contextlib.contextmanager
+def _undecoded(content: bytes, name: object) -> Iterator[Image.Image]:
+    """Give an image of which the header alone was read; what Pillow raises meanwhile is one line."""
     if not content:
         raise UsageError(f"{name}: empty file (0 bytes); {_COPY}")
+    limits = read_limits()
+    if len(content) > limits.file_bytes:
+        raise UsageError(f"{name}: file of {len(content):,} bytes: the limit is {limits.file_bytes:,}; {SMALLER_FILE}")
+    if limits.pixels > ReadLimits().pixels:  # as the user asked; Pillow has a bound of its own
+        Image.MAX_IMAGE_PIXELS = limits.pixels
     try:
         with (
             _PILLOWS_WARNINGS_OFF,
             Image.open(io.BytesIO(_without_metadata(content)), formats=PICTURE_FORMATS) as image,
         ):
-            if image.width * image.height > MAX_PIXELS:
-                raise _too_large(f"{image.width} x {image.height}", name)
-            return _rgb(image, name)
+            _require_within(image, limits.pixels, name)
+            yield image
     except (UsageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:  # Pillow's own bound, which is checked before ours
-        raise _too_large(re.sub(r"\D*(\d+).*", r"\1", str(error)), name) from error
+        raise _too_large(re.sub(r"\D*(\d+).*", r"\1", str(error)), limits.pixels, name) from error
     except Exception as error:  # Pillow's decoders raise many kinds for broken files
         raise UsageError(f"{name}: {_reason(content, error)}") from error
 
 
+def _require_within(image: Image.Image, limit: int, name: object) -> None:
+    """Check an image's size, and that of a TIFF's tiles: each is unpacked whole, however small the image is."""
+    sizes = [image.size]
+    if image.format == "TIFF":
+        tile = tuple(image.tag_v2.get(tag, 0) for tag in _TIFF_TILE)  # type: ignore[attr-defined]
+        sizes.append((int(tile[0]), int(tile[1])))
+    for width, height in sizes:
+        if width * height > limit:
+            raise _too_large(f"{width} x {height}", limit, name)
+
+
 def _rgb(image: Image.Image, name: object) -> Image.Image:
     """Return 8-bit RGB. Pillow's own conversion would clip grey of more than 8 bits to nearly white."""
-    tags = dict(image.tag_v2) if image.format == "TIFF" else {}  # type: ignore[attr-defined]
+    tags = image.tag_v2 if image.format == "TIFF" else {}  # type: ignore[attr-defined]
     is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if {*tags.get(_TIFF_SAMPLE_FORMAT, (1,))} != {1} or (image.mode in ("I", "F") and not is_16_bit):
         kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
@@ -130,8 +184,8 @@ def _without_metadata(content: bytes) -> bytes:
     return b"".join(kept)
 
 
-def _too_large(what: str, name: object) -> UsageError:
-    return UsageError(f"{name}: image of {what} pixels: the limit is {MAX_PIXELS:,}; {_SHRINK}")
+def _too_large(what: str, limit: int, name: object) -> UsageError:
+    return UsageError(f"{name}: image of {what} pixels: the limit is {limit:,}; {_FEWER_PIXELS}")
 
 
 def _reason(content: bytes, error: Exception) -> str:

@@ -6,11 +6,12 @@ tensors is refused with the names of their classes, which its opcodes tell witho
 
 from __future__ import annotations
 
+import itertools
 import pickletools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,6 +25,8 @@ from resx.zoo.file_kinds import few, require_weights, shown
 _MAX_DEPTH = 8
 """Of mappings within mappings; real files have four at most."""
 _MAX_PICKLE_BYTES = 256 * 2**20
+_MAX_OPCODES = 4_000_000
+"""A thousand tensors take 30,000; each opcode may make an object of 200 bytes."""
 _LEGACY_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """0x1950a86a20f9469cfc6c as the second opcode of a pickle."""
 _NUM_LEGACY_PICKLES = 5
@@ -116,12 +119,29 @@ def read_torch(path: Path) -> object:
     Raises:
         UsageError: the file is damaged, or holds other classes than tensors and plain values.
     """
+    _require_few_objects(path)
     try:
         with warnings.catch_warnings(), path.open("rb") as file:  # not its name: torch judges files by their suffix
             warnings.simplefilter("ignore")  # "unusual pickle protocol": of files that are then refused anyway
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch's readers raise nearly everything on damaged files
         raise UsageError(f"{path}: {_refusal(path)}") from error
+
+
+def _require_few_objects(path: Path) -> None:
+    """Check that a file's pickles make no gigabytes of objects: an empty set is one byte there, 200 in memory.
+
+    Raises:
+        UsageError: they do.
+    """
+    try:
+        num_opcodes = sum(1 for _ in itertools.islice(_opcodes_in(path), _MAX_OPCODES + 1))
+    except UsageError:
+        raise
+    except Exception:  # damaged: torch says so
+        return
+    if num_opcodes > _MAX_OPCODES:
+        raise UsageError(f"{path}: holds more than {_MAX_OPCODES:,} objects beside its tensors; save the tensors alone")
 
 
 def _refusal(path: Path) -> str:
@@ -169,36 +189,45 @@ def _command(path: Path, classes: list[str]) -> str:
 
 def _classes_in(path: Path) -> list[str]:
     """Return the classes and functions that a pickled file names, in its order, by its opcodes; nothing is run."""
+    return list(_globals(_opcodes_in(path)))
+
+
+def _opcodes_in(path: Path) -> Iterator[tuple[str, object]]:
+    """Yield the names and arguments of the opcodes of a file's pickles, without running them."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
-            if archive.getinfo(name).file_size > _MAX_PICKLE_BYTES:
-                raise ValueError(name)
+            if (size := archive.getinfo(name).file_size) > _MAX_PICKLE_BYTES:
+                raise UsageError(f"{path}: {size:,} bytes beside its tensors; save the tensors alone")
             with archive.open(name) as file:
-                return list(_globals(file))
-    found: list[str] = []
+                yield from _opcodes(file)
+        return
     with path.open("rb") as file:
         for _ in range(_NUM_LEGACY_PICKLES):
-            found += _globals(file)
+            yield from _opcodes(file)
             if not file.peek(1):
                 break
-    return found
 
 
-def _globals(file: IO[bytes]) -> Iterator[str]:
-    """Yield what one pickle's GLOBAL and STACK_GLOBAL opcodes name."""
+def _opcodes(file: IO[bytes]) -> Iterator[tuple[str, object]]:
+    for opcode, argument, _ in pickletools.genops(file):
+        yield opcode.name, argument
+
+
+def _globals(opcodes: Iterable[tuple[str, object]]) -> Iterator[str]:
+    """Yield what GLOBAL and STACK_GLOBAL opcodes name."""
     texts: list[str] = []
     memo: dict[int, str] = {}
     before = ""
-    for opcode, argument, _ in pickletools.genops(file):
-        if opcode.name == "GLOBAL":
+    for name, argument in opcodes:
+        if name == "GLOBAL":
             yield str(argument).replace(" ", ".", 1)
-        elif opcode.name == "STACK_GLOBAL":
+        elif name == "STACK_GLOBAL":
             yield ".".join(texts[-2:])
-        elif "UNICODE" in opcode.name:
+        elif "UNICODE" in name:
             texts.append(str(argument))
-        elif opcode.name == "MEMOIZE":
+        elif name == "MEMOIZE":
             memo[len(memo)] = texts[-1] if "UNICODE" in before else ""
-        elif opcode.name in ("BINGET", "LONG_BINGET"):
-            texts += filter(None, [memo.get(int(argument or 0))])
-        before = opcode.name
+        elif name in ("BINGET", "LONG_BINGET") and isinstance(argument, int):
+            texts += filter(None, [memo.get(argument)])
+        before = name

@@ -14,6 +14,8 @@ from resx.listing import one_line
 
 WANTED = "give a .safetensors, .pth or .pt file of weights"
 _NUM_BYTES = 1024
+_MOST_UNPACKED, _FREE_BYTES = 2, 2**20
+"""What a ZIP archive may unpack to: twice its size, for somebody's compression, and a little."""
 _LEAST_BYTES = 10  # of safetensors: the header's length, and an empty header
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the format's own limit
 _CONVERT = "convert it to a PyTorch state dict"
@@ -72,7 +74,8 @@ def _require_torch_archive(path: Path) -> None:
     """Check that a ZIP archive is one that `torch.save` wrote."""
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+            entries = archive.infolist()
+            names = [entry.filename for entry in entries]
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise UsageError(f"{path}: truncated: its end is missing; copy or download it again") from error
     inside = {name.partition("/")[2] for name in names}
@@ -81,6 +84,11 @@ def _require_torch_archive(path: Path) -> None:
         line = "torch.save(torch.jit.load('FILE').state_dict(), 'weights.pth')"
         raise UsageError(f"{path}: a TorchScript archive, which holds code; save its weights alone: {line}")
     if "data.pkl" in inside:
+        unpacked, size = sum(entry.file_size for entry in entries), path.stat().st_size
+        if unpacked > _MOST_UNPACKED * size + _FREE_BYTES:
+            raise UsageError(
+                f"{path}: {size:,} bytes that unpack to {unpacked:,}; torch.save never does so: save it anew with it"
+            )
         return
     if names and all(name.endswith(".npy") for name in names):
         what = f"NumPy arrays (.npz); {_CONVERT}"

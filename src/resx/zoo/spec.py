@@ -16,6 +16,7 @@ from pydantic import Field
 
 from resx.errors import UsageError, nearest
 from resx.listing import LABEL_RULE, is_label, one_line
+from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.architectures import Architecture, FrozenModel
 
 __all__ = [
@@ -223,11 +224,13 @@ def read_spec(path: Path) -> ModelSpec:
             cannot hold.
     """
     try:
-        spec = ModelSpec.model_validate_json(path.read_bytes())
-        _require_labels(spec.labels)
-        return spec
+        content = read_bounded(path, MAX_TEXT_BYTES)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; a run folder has this file") from error
+    try:
+        spec = ModelSpec.model_validate_json(content)
+        _require_labels(spec.labels)
+        return spec
     except pydantic.ValidationError as error:
         raise UsageError(f"{path}: {_first(error)}; train or copy the run again") from error
     except UsageError as error:

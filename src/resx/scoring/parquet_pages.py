@@ -1,0 +1,151 @@
+"""How large the pages of a Parquet column are, before Arrow unpacks one.
+
+Arrow makes room for a page as its header says, and a header says what it likes: 17 kB unpack to a cell of 512 MB. The
+sums in the file's footer are only what a writer said, and pyarrow does not show the headers, so they are read here: a
+struct in Thrift's compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md),
+of which two fields matter (https://github.com/apache/parquet-format, PageHeader).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ColumnChunkMetaData
+
+_UNPACKED, _PACKED = 2, 3
+"""The fields of PageHeader: uncompressed_page_size, compressed_page_size."""
+_TRUE, _FALSE, _BYTE, _I16, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12
+_FIRST_READ, _MAX_HEADER_BYTES, _MAX_DEPTH = 4096, 16 * 2**20, 16
+"""Arrow's own bound on a header is 16 MiB; a header holds the smallest and the largest value."""
+
+
+class Seekable(Protocol):
+    """A file that is open for reading."""
+
+    def seek(self, offset: int, /) -> int: ...  # noqa: D102
+    def read(self, size: int, /) -> bytes: ...  # noqa: D102
+
+
+class DamagedPageError(ValueError):
+    """A page's header that cannot be read."""
+
+
+def largest_page(file: Seekable, chunk: ColumnChunkMetaData) -> int:
+    """Return the bytes of a column chunk's largest page, unpacked.
+
+    Raises:
+        DamagedPageError: a header cannot be read; Arrow could not read it either.
+        OSError: the file cannot be read.
+    """
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
+        start = chunk.dictionary_page_offset
+    largest, place, end = 0, start, start + chunk.total_compressed_size
+    while place < end:
+        header_bytes, unpacked, packed = _header_at(file, place)
+        largest = max(largest, unpacked)
+        place += header_bytes + packed
+    return largest
+
+
+def _header_at(file: Seekable, place: int) -> tuple[int, int, int]:
+    """Return the lengths of a header, of its page unpacked, and of its page as it lies there."""
+    wanted = _FIRST_READ
+    while True:
+        file.seek(place)
+        content = file.read(wanted)
+        try:
+            header = _Cursor(content)
+            sizes = header.page_sizes()
+        except IndexError:
+            if len(content) < wanted or wanted >= _MAX_HEADER_BYTES:
+                raise DamagedPageError(f"no page's header at byte {place}") from None
+            wanted *= 8
+            continue
+        unpacked, packed = sizes.get(_UNPACKED, -1), sizes.get(_PACKED, -1)
+        if unpacked < 0 or packed < 0:
+            raise DamagedPageError(f"no page's header at byte {place}")
+        return header.place, unpacked, packed
+
+
+@dataclass(slots=True)
+class _Cursor:
+    """A place in bytes of Thrift's compact protocol; beyond their end everything is an IndexError."""
+
+    content: bytes
+    place: int = 0
+
+    def page_sizes(self) -> dict[int, int]:
+        """Read a struct and return its integers by their fields' numbers."""
+        found: dict[int, int] = {}
+
+        def on_field(number: int, kind: int) -> None:
+            if _I16 <= kind <= _I64:
+                found[number] = self._signed()
+            else:
+                self._skip(kind, 0)
+
+        self._fields(on_field)
+        return found
+
+    def _fields(self, on_field: Callable[[int, int], None]) -> None:
+        number = 0
+        while head := self._byte():
+            number = number + (head >> 4) if head >> 4 else self._signed()
+            on_field(number, head & 15)
+
+    def _skip(self, kind: int, depth: int) -> None:
+        if depth > _MAX_DEPTH:
+            raise DamagedPageError("a page's header is nested too deep")
+        if kind == _BYTE:
+            self._byte()
+        elif _I16 <= kind <= _I64:
+            self._varint()
+        elif kind == _DOUBLE:
+            self._forward(8)
+        elif kind == _BINARY:
+            self._forward(self._varint())
+        elif kind in (_LIST, _SET):
+            head = self._byte()
+            self._skip_all([head & 15], head >> 4 if head >> 4 != 15 else self._varint(), depth)
+        elif kind == _MAP:
+            if count := self._varint():
+                kinds = self._byte()
+                self._skip_all([kinds >> 4, kinds & 15], count, depth)
+        elif kind == _STRUCT:
+            self._fields(lambda _number, inner: self._skip(inner, depth + 1))
+        elif kind not in (_TRUE, _FALSE):
+            raise DamagedPageError(f"a page's header has a field of kind {kind}")
+
+    def _skip_all(self, kinds: list[int], count: int, depth: int) -> None:
+        for _ in range(count):
+            for kind in kinds:
+                # A truth value is its field's kind, but a byte of its own in a list.
+                self._skip(_BYTE if kind in (_TRUE, _FALSE) else kind, depth + 1)
+
+    def _byte(self) -> int:
+        self.place += 1
+        return self.content[self.place - 1]
+
+    def _varint(self) -> int:
+        value, shift = 0, 0
+        while True:
+            byte = self._byte()
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+            if shift > 63:
+                raise DamagedPageError("a page's header has a number of more than 64 bits")
+
+    def _signed(self) -> int:
+        value = self._varint()
+        return value >> 1 ^ -(value & 1)
+
+    def _forward(self, num_bytes: int) -> None:
+        self.place += num_bytes
+        if self.place > len(self.content):
+            raise IndexError(self.place)
