@@ -11,15 +11,14 @@ PAGE = (ROOT / "docs/security.md").read_text()
 NAMED = sorted(set(re.findall(r"`((?:[a-z_]+/)*test_[a-z_]+\.py)::(test_[a-z_0-9]+)`", PAGE)))
 
 
-def test_the_page_names_a_test_in_every_row_of_its_threats() -> None:
+def test_every_threat_has_a_test_or_is_said_to_be_open() -> None:
     section = PAGE.partition("## Threats")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("| ")]
-    assert len(rows) > 20
-    for row in rows[1:]:
-        assert "::test_" in row or "not defended" in row, row
+    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.endswith("| test |")]
+    assert len(rows) > 30
+    assert [row for row in rows if "::test_" not in row and "not defended" not in row] == []
 
 
 @pytest.mark.parametrize(("file", "name"), NAMED)
 def test_a_test_that_the_page_names_exists(file: str, name: str) -> None:
     tree = ast.parse((ROOT / "tests" / file).read_text())
-    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
