@@ -28,7 +28,7 @@ import numpy.typing as npt
 from resx.errors import UsageError
 from resx.export.card import CalibrationMethod, Signature
 from resx.export.images import load_image, pixels
-from resx.files import cache_folder, sha256_of, write_atomic
+from resx.files import cache_folder, make_cache_folder, require_own_cache, sha256_of, write_atomic
 from resx.listing import hidden_words, list_images, printable
 from resx.training import checkpoint
 from resx.training.data import Images, load_data
@@ -57,6 +57,8 @@ class Calibration:
         return hashlib.sha256(f"{self.images.shape}\n".encode() + self.images.tobytes()).hexdigest()
 
 
+_FOLDER = "calibration"
+"""Of the cache."""
 _HISTOGRAMS = "over the whole range"
 """Part of a table's key: earlier tables began histograms with the first batch's range."""
 
@@ -127,20 +129,19 @@ def table_key(model_file: Path, calibration: Calibration, method: CalibrationMet
 
 def kept_table(key: str) -> Ranges | None:
     """Return the table of an earlier export; None if there is none that can be read."""
+    path = cache_folder(_FOLDER) / f"{key}.json"
+    require_own_cache(path)
     try:
-        stored = json.loads(_table_path(key).read_text())
+        stored = json.loads(path.read_text())
         return {str(name): (float(low), float(high)) for name, (low, high) in stored.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None  # made anew, like one that never was
 
 
 def keep_table(key: str, ranges: Ranges) -> None:
     """Keep a table for later exports."""
-    write_atomic(_table_path(key), json.dumps({name: list(ranges[name]) for name in sorted(ranges)}) + "\n")
-
-
-def _table_path(key: str) -> Path:
-    return cache_folder() / "calibration" / f"{key}.json"
+    path = make_cache_folder(_FOLDER) / f"{key}.json"
+    write_atomic(path, json.dumps({name: list(ranges[name]) for name in sorted(ranges)}) + "\n")
 
 
 def _runtime_version() -> str:
