@@ -43,6 +43,13 @@ Settings: TypeAlias = Annotated[
         help="classes=N, or a field of the variant's architecture (see `resx info NAME`). Repeatable.",
     ),
 ]  # fmt: skip
+AllowCode: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code", metavar="MODULE",
+        help="Run code of this module if the card names a function in it. Repeatable.",
+    ),
+]  # fmt: skip
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 

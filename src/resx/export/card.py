@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,11 +18,12 @@ import numpy.typing as npt
 import pydantic
 from pydantic import Field
 
-from resx.errors import UsageError
+from resx.errors import ExportError, UsageError
 from resx.export.family import Family
 from resx.export.quantised_graph import QuantisedGraph
 from resx.export.tuning import Tuning
 from resx.files import checked_name
+from resx.zoo.catalog import module_of
 from resx.zoo.spec import Channels, FrozenModel, Interpolation, ModelSpec
 
 FILE_NAME = "card.json"
@@ -409,6 +411,29 @@ def accuracy_text(parity: Parity) -> str:
         f"accuracy {parity.accuracy:.2%} for {parity.reference_accuracy:.2%} on "
         f"{parity.num_labelled or parity.num_images} images"
     )
+
+
+def named_source(card: Card, allowed: Collection[str], *, named_in: Path) -> SourceArguments:
+    """Return the source that a card names; code only where the user named its module too.
+
+    Args:
+        card: perhaps of somebody else's making.
+        allowed: modules that the user allowed, by their whole names.
+        named_in: the card's file, for the message.
+
+    Raises:
+        ExportError: the card names no source.
+        UsageError: it names a function of a module that was not allowed. Nothing of it was imported.
+    """
+    arguments = card.source.arguments
+    if arguments is None:
+        raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
+    module = module_of(arguments.source)
+    if module and module not in allowed:
+        raise UsageError(
+            f"{named_in}: names code, {arguments.source}, which was not run; if you trust it, add --allow-code {module}"
+        )
+    return arguments
 
 
 def read_card(version_folder: Path) -> Card:

@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING
 
 import resx
 from resx._version import __version__
-from resx.errors import ExportError
 from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target
 from resx.files import sha256_of
 from resx.listing import list_files
-from resx.zoo.catalog import kind_of
+from resx.zoo.catalog import kind_of, module_of
 from resx.zoo.spec import FrozenModel
 
 if TYPE_CHECKING:
@@ -49,19 +48,13 @@ class ExportRequest(FrozenModel):
     keep_fp32: tuple[str, ...] = ()
 
 
-def request_of(card: Card) -> ExportRequest:
-    """Return the request that led to a version.
-
-    Raises:
-        ExportError: the card does not say where its source was.
-    """
-    if card.source.arguments is None:
-        raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
+def request_of(card: Card, source: SourceArguments) -> ExportRequest:
+    """Return the request that led to a version; `source` is what its card names (`card.named_source`)."""
     made = card.quantisation
     asked = () if made is None else tuple(layer.layer for layer in made.kept_fp32 if layer.error is None)
     precision = card.precision if card.quantised_before is None else "fp32"  # that is, as the file is
     request = ExportRequest(
-        source=card.source.arguments, precision=precision, target=card.target, input_type=card.input,
+        source=source, precision=precision, target=card.target, input_type=card.input,
         max_batch_size=card.max_batch_size, verify=card.verified, keep_fp32=asked,
     )  # fmt: skip
     own_bar = {} if not card.own_bar else card.own_bar.model_dump(include={"max_abs", "max_rel"})
@@ -149,7 +142,7 @@ def _contents(request: ExportRequest) -> list[str] | None:
     kind = kind_of(arguments.source)
     path = Path(arguments.source)
     found: list[str] = []
-    if kind == "foreign" and not arguments.source.startswith("torchvision:"):
+    if module_of(arguments.source):
         return None
     if kind == "run":
         data = _data_of_run(path)
