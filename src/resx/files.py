@@ -114,6 +114,22 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_small(path: Path, max_bytes: int) -> bytes:
+    """Return what a regular file holds, which is not larger than that.
+
+    Raises:
+        UsageError: it is larger, or something else than a file: a device has no end, and a pipe is waited for.
+        OSError: it is not there, or cannot be read.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise UsageError(f"{path}: is no regular file; give one")
+        if facts.st_size > max_bytes:
+            raise UsageError(f"{path}: {facts.st_size / 1e6:.0f} MB; such a file has {max_bytes / 1e6:.0f} MB at most")
+        return file.read(max_bytes)
+
+
 def close_to_others(folder: Path) -> None:
     """Take permission to write a folder, and everything below it, from everybody but its owner."""
     for path in (folder, *folder.rglob("*")):

@@ -42,7 +42,9 @@ def export(
     calibrate: Annotated[
         str, typer.Option(help="For int8: digits, DIR, FILE.npz or random. Default: the run's own training images.")
     ] = "",
-    calibrate_images: Annotated[int, typer.Option("--calibrate-images", min=1, help="Images to calibrate on.")] = 512,
+    calibrate_images: Annotated[
+        int, typer.Option("--calibrate-images", min=1, max=1_000_000, help="Images to calibrate on.")
+    ] = 512,
     calibrate_method: Annotated[
         str, typer.Option("--calibrate-method", help="entropy, minmax or percentile.")
     ] = "entropy",
@@ -71,7 +73,8 @@ def export(
     ] = None,
     name: Annotated[str, typer.Option(help="Name in the repository. Default: the variant's or the run's.")] = "",
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network, or an open file.")
+        int | None,
+        typer.Option(min=1, max=4096, help="Pixels each way, of a torchvision: or module: network, or an open file."),
     ] = None,
     mean: Annotated[
         str, typer.Option(metavar="R,G,B", help="For a file of float input: of pixels in [0, 1]. Default: ImageNet's.")

@@ -13,7 +13,7 @@ Word = TypeVar("Word", bound=str)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything random here.")]
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random here.")]
 RepositoryPath: TypeAlias = Annotated[
     Path, typer.Option("--repository", help="The model repository.", envvar="RESX_REPOSITORY")
 ]

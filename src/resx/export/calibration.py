@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -59,6 +60,7 @@ class Calibration:
 
 _FOLDER = "calibration"
 """Of the cache."""
+_MAX_BYTES = 2**31
 _HISTOGRAMS = "over the whole range"
 """Part of a table's key: earlier tables began histograms with the first batch's range."""
 
@@ -80,6 +82,11 @@ def load_calibration(text: str, signature: Signature, *, num_images: int, seed: 
         raise UsageError(f"--calibrate-images {num_images}: give 1 or more")
     if signature.resize is None:
         raise UsageError(f"--int8: calibrates on images, and input {list(signature.input_dims)} is none; take --fp16")
+    if (num_bytes := num_images * math.prod(signature.input_dims)) > _MAX_BYTES:
+        raise UsageError(
+            f"--calibrate-images {num_images}: {num_bytes / 1e9:.1f} GB of pixels, where {_MAX_BYTES / 1e9:.1f} GB are "
+            "the most; give fewer"
+        )
     found = _load(text, signature, num_images=num_images, seed=seed, run=run)
     if found.images[0, 0].size > 1 and is_one_color(found.images).all():
         each = "the one image is" if len(found.images) == 1 else f"all {len(found.images)} images are"

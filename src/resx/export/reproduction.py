@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from resx.errors import UsageError
 from resx.export.card import Card, SourceArguments
 from resx.export.request import prepared, request_of
 from resx.zoo.spec import FrozenModel
@@ -33,10 +34,13 @@ def reproduce(card: Card, source: SourceArguments, on_step: Callable[[str], None
     """Export again as the card says, into a folder that is deleted; `source` is what it names (`card.named_source`).
 
     Raises:
+        UsageError: the card lacks the hash of its file.
         ParityError, ResxError: as the export itself.
     """
     from resx.export.pipeline import MODEL_FILE, export_version
 
+    if card.unproved:
+        raise UsageError(f"{card.name}: {card.unproved}, so there is nothing to compare with; export it again")
     loaded, options = prepared(request_of(card, source), on_step)
     with tempfile.TemporaryDirectory(prefix="resx-") as folder:
         again = export_version(loaded, options, Path(folder), name=card.name, command=card.command, on_step=on_step)

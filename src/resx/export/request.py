@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import resx
 from resx._version import __version__
-from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target
-from resx.files import sha256_of
+from resx.errors import UsageError
+from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target, require_values
+from resx.files import read_small, sha256_of
 from resx.listing import list_files
 from resx.zoo.catalog import kind_of, module_of
-from resx.zoo.spec import FrozenModel
+from resx.zoo.spec import MAX_JSON_BYTES, FrozenModel
 
 if TYPE_CHECKING:
     from resx.export.checking import Exportable
@@ -74,7 +75,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     """Load the source and the calibration images.
 
     Raises:
-        UsageError: something named is not there, or does not fit.
+        UsageError: something named is not there, does not fit, or is too large for memory.
         MissingCapability: published weights could not be downloaded.
     """
     from resx.export.calibration import load_calibration, require_data
@@ -96,6 +97,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     if request.precision == "int8":
         require_data(request.calibrate, has_own_data=is_run)
     signature = source.description.signature_with(request.input_type or "uint8")
+    require_values(signature, signature.batch or request.max_batch_size)
     int8 = None
     if request.precision == "int8":
         on_step("load calibration images")
@@ -169,8 +171,8 @@ def _data_of_run(folder: Path) -> str:
     import json
 
     try:
-        return str(json.loads((folder / "training.json").read_text()).get("data", ""))
-    except (OSError, ValueError, AttributeError):
+        return str(json.loads(read_small(folder / "training.json", MAX_JSON_BYTES)).get("data", ""))
+    except (OSError, UsageError, ValueError, AttributeError, RecursionError):
         return ""
 
 

@@ -83,6 +83,13 @@ def verify_version(
     arguments = card.source.arguments and cards.named_source(card, allowed_code, named_in=folder / cards.FILE_NAME)
     on_step("compare the files' hashes")
     checks = [_hash(folder / name, expected) for name, expected in card.files.items()]
+    checks += [
+        Check(what=f"{name} is of the verified version", passed=False, detail="the card does not list it; remove it")
+        for name in sorted(path.name for path in folder.iterdir())
+        if name not in (*card.files, cards.FILE_NAME)
+    ]
+    if card.unproved:
+        checks.append(Check(what=f"{card.model_file} is the verified file", passed=False, detail=card.unproved))
     if not all(check.passed for check in checks):
         return Verification(checks=tuple(checks))
     from resx.export.runtimes import open_model

@@ -25,12 +25,12 @@ import torch
 from torch import Tensor, nn
 
 from resx.errors import UsageError
-from resx.files import require_free_space, write_atomic
+from resx.files import read_small, require_free_space, write_atomic
 from resx.training.config import TrainingConfig
 from resx.training.data import BadImages, DataSet, load_data
 from resx.zoo.building import build_from_spec
 from resx.zoo.pretrained import load_weights, read_weights
-from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
+from resx.zoo.spec import MAX_JSON_BYTES, SPEC_FILE, FrozenModel, ModelSpec, read_spec
 
 Metrics: TypeAlias = dict[str, Any]
 
@@ -198,7 +198,7 @@ def read_config(folder: Path) -> TrainingConfig:
     """
     path = folder / CONFIG
     try:
-        return TrainingConfig.model_validate_json(path.read_bytes())
+        return TrainingConfig.model_validate_json(read_small(path, MAX_JSON_BYTES))
     except (OSError, pydantic.ValidationError) as error:
         raise UsageError(f"{path}: cannot be read; train again with --force") from error
 
