@@ -19,7 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from resx.errors import UsageError, nearest
+from resx.errors import UsageError, nearest, without_advice
 from resx.export.wrappers import LogitsOf, is_scripted, logits_in, unwrap
 from resx.zoo import pretrained
 from resx.zoo.architectures import ForeignArchitecture
@@ -151,7 +151,7 @@ def _call(text: str, seed: int) -> nn.Module:
         try:
             function = getattr(_import(module), name)
         except (ImportError, AttributeError) as error:
-            raise UsageError(f"{text}: {_one_line(error)}; give module:function, importable from here") from error
+            raise UsageError(f"{text}: {without_advice(error)}; give module:function, importable from here") from error
         except (Exception, SystemExit) as error:
             raise UsageError(f"{text}: importing {module} failed: {_named(error)}") from error
         _require_no_arguments(text, function)
@@ -265,8 +265,4 @@ def _kind(answer: object) -> str:
 
 
 def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_one_line(error)}".removesuffix(": ")
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {without_advice(error)}".removesuffix(": ")
