@@ -101,13 +101,29 @@ def test_a_state_folder_that_others_could_change_is_refused_by_whatever_reads_it
         lambda: states.server_at("127.0.0.1:1"), lambda: states.gave_up(repository),
         lambda: states.deployed(repository), lambda: states.previous(repository, "m"),
         lambda: states.record_deployed(repository, "m", [1]), lambda: states.record_previous(repository, "", "m", 1),
-        lambda: states.make_folder(repository), lambda: stop(repository),
+        lambda: stop(repository),
     ]  # fmt: skip
+    if depth < 2 or change not in (open_to_all, open_to_all_but_sticky, open_to_a_group_of_others):
+        reads.append(lambda: states.make_folder(repository))
     for read in reads:
         with pytest.raises(UsageError, match=f"^{changed}: .*set RESX_STATE to a folder of your own"):
             read()
     if change is replaced_by_a_link and depth == 2:  # what it leads to stays as it was
         assert stat.S_IMODE(changed.stat().st_mode) == mode
+
+
+@needs_root
+def test_an_open_folder_of_our_own_is_closed_but_not_with_what_others_left_in_it(repository: Repository) -> None:
+    folder = states.make_folder(repository)
+    states.write_state(folder, some_state(folder, os.getpid()))
+    open_to_all(folder)
+    assert states.make_folder(repository) == folder
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    open_to_all(folder)
+    (folder / "server.log").symlink_to("/etc/hostname")
+    os.chown(folder / "server.log", SOMEBODY, -1, follow_symlinks=False)
+    with pytest.raises(UsageError, match="server.log: belongs to another user, as its folder was open to all"):
+        states.make_folder(repository)
 
 
 @pytest.mark.parametrize("arguments", [["serve"], ["stop"], ["status"], ["logs"], ["undeploy", "m"], ["gc"]])

@@ -138,8 +138,8 @@ def _require_safe_above(top: Path, remedy: str) -> None:
 def _require_safe(path: Path, facts: os.stat_result, remedy: str) -> None:
     """Check that nobody else can replace what lies in a folder above."""
     # An owner that this machine has no account for came with a mount, from the host of a container.
-    if facts.st_uid not in (0, os.geteuid(), _UNMAPPED) and _name_of(facts.st_uid):
-        _refuse_owner(path, facts, remedy)
+    if facts.st_uid not in (0, os.geteuid(), _UNMAPPED) and (owner := _name_of(facts.st_uid)):
+        raise UsageError(f"{path}: belongs to another user, {owner}, who can replace what is in it; {remedy}")
     if stat.S_ISLNK(facts.st_mode) or facts.st_mode & stat.S_ISVTX:
         return
     if facts.st_mode & stat.S_IWOTH or (facts.st_mode & stat.S_IWGRP and not _is_own_group(path, facts.st_gid)):
@@ -149,10 +149,7 @@ def _require_safe(path: Path, facts: os.stat_result, remedy: str) -> None:
 def _refuse_owner(path: Path, facts: os.stat_result, remedy: str) -> None:
     owner = _name_of(facts.st_uid) or f"user {facts.st_uid}"
     own = f"chown -R {os.geteuid()} {shlex.quote(str(path))}"
-    raise UsageError(
-        f"{path}: belongs to another user, {owner}, who can change what resx reads and runs there; {remedy}, or, if it "
-        f"should be yours: {own}"
-    )
+    raise UsageError(f"{path}: belongs to another user; {remedy}, or, if it should be yours and not {owner}'s: {own}")
 
 
 def _refuse_mode(path: Path, facts: os.stat_result, remedy: str) -> None:

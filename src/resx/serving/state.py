@@ -16,6 +16,7 @@ server answered; one small file per model, replaced whole, needs no lock.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -145,10 +146,11 @@ def make_folder(repository: Repository) -> Path:
     Raises:
         UsageError: it cannot be written, or somebody else can write in it, or replace it.
     """
-    folder = state_folder(_SERVERS, _name_of(repository))
+    folder = state_folder(_SERVERS) / _name_of(repository)
     try:
+        with contextlib.suppress(FileNotFoundError):
+            _close(folder)
         make_state_folder(_SERVERS, folder.name, DEPLOYED)
-        _close(folder)
     except OSError as error:
         raise _unwritable(folder, error.strerror or str(error)) from error
     if not os.access(folder, os.W_OK):
@@ -157,13 +159,27 @@ def make_folder(repository: Repository) -> Path:
 
 
 def _close(folder: Path) -> None:
-    """Let nobody else look into a folder; what it is was checked, and is not taken from its name again."""
+    """Let nobody else into a folder of ours any more; whoever was in it must have left nothing there.
+
+    Raises:
+        UsageError: it is a link or of another user, or something in it is another user's.
+    """
+    state_folder(_SERVERS)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        state_folder(_SERVERS, folder.name)
+        return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        if stat.S_IMODE(os.fstat(descriptor).st_mode) != 0o700:
-            os.fchmod(descriptor, 0o700)
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o700:
+            return
+        os.fchmod(descriptor, 0o700)
     finally:
         os.close(descriptor)
+    if theirs := [path for path in folder.rglob("*") if path.lstat().st_uid not in (0, os.geteuid())]:
+        raise UsageError(
+            f"{theirs[0]}: belongs to another user, as its folder was open to all; remove it, or set RESX_STATE to "
+            "another folder"
+        )
 
 
 def _unwritable(folder: Path, reason: str) -> UsageError:
