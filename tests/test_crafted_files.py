@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from resx.cli.models import _run_facts
 from resx.errors import ResxError, UsageError
 from resx.export.card import FILE_NAME, Card, read_card
 from resx.files import sha256_of
@@ -94,6 +95,14 @@ def test_a_spec_or_card_that_is_no_file_is_not_waited_for(tmp_path: Path) -> Non
     for read in (lambda: read_spec(tmp_path / SPEC_FILE), lambda: read_card(tmp_path)):
         with pytest.raises(UsageError, match="is no regular file"):
             read()
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "1", "nan", "{", "\xff"])
+def test_a_runs_crafted_metrics_are_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / SPEC_FILE).write_text(tiny_spec().model_dump_json())
+    (tmp_path / "metrics.jsonl").write_text(text, "latin-1")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: a line of it is not what training writes"):
+        _run_facts(tmp_path)
 
 
 @pytest.fixture(scope="module")
