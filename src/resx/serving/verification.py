@@ -86,7 +86,7 @@ def verify_version(
     checks += [
         Check(what=f"{name} is of the verified version", passed=False, detail="the card does not list it; remove it")
         for name in sorted(path.name for path in folder.iterdir())
-        if name not in (*card.files, cards.FILE_NAME)
+        if name not in (*card.files, card.model_file, cards.FILE_NAME)
     ]
     if card.unproved:
         checks.append(Check(what=f"{card.model_file} is the verified file", passed=False, detail=card.unproved))

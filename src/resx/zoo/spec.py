@@ -276,7 +276,7 @@ def first_fault(error: pydantic.ValidationError) -> str:
     """Return the first of what pydantic found wrong with a file, and where in it, in one short line."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "file"
-    return f"{_short(where)}: {_short(first['msg'])}"
+    return f"{_short(where)}: {_short(first['msg'].removeprefix('Value error, '))}"
 
 
 def _short(text: str) -> str:
