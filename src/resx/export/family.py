@@ -26,7 +26,7 @@ class Family(FrozenModel):
     accuracy_on: str
     """Where these images are from."""
     num_images: int = Field(ge=0, le=100_000_000)
-    latency_ms: float = Field(gt=0, allow_inf_nan=False)
+    latency_ms: float = Field(gt=0)
     """Median of a run at batch 1 in onnxruntime on the CPU, in turns with the other members."""
     threads: int = Field(ge=0, le=65_536)
     processor: str
