@@ -58,6 +58,20 @@ class MissingCapability(ResxError):  # noqa: N818 - the field says "missing capa
     exit_code = 4
 
 
+_ADVICE = ("weights_only", "allow_pickle", "add_safe_globals", "trust_remote_code")
+
+
+def without_advice(error: BaseException) -> str:
+    """Return an error of a library's in one line, without its advice how to run what a file holds after all.
+
+    PyTorch and numpy end such a refusal with the option that takes the file anyway.
+    """
+    text = str(error).strip()
+    if any(word in text for word in _ADVICE):
+        return "a file holds code, or objects that may run it; save the tensors alone: torch.save(model.state_dict())"
+    return text.partition("\n")[0]
+
+
 def nearest(value: str, known: Iterable[str]) -> str:
     """Return `; did you mean a, b?` for the known names closest to `value`, or an empty string."""
     close = difflib.get_close_matches(value, list(known), n=3, cutoff=0.5)

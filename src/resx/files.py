@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,14 @@ from pathlib import Path
 import platformdirs
 
 from resx.errors import ResxError, UsageError
+from resx.private_folders import make_private_folder, private_folder, read_private, require_private_tree
 from resx.reading import require_regular
 
 STAGING_PREFIX = ".staging-"
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
+_OWN_CACHE = "set RESX_CACHE to a folder of your own"
+_OWN_STATE = "set RESX_STATE to a folder of your own"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -39,14 +43,70 @@ def checked_name(name: str) -> str:
     return name
 
 
-def cache_folder() -> Path:
-    """Return the folder for downloads: RESX_CACHE, or the user's cache folder. It may not exist yet."""
-    return Path(os.environ.get("RESX_CACHE") or platformdirs.user_cache_path("resx"))
+def cache_folder(*below: str) -> Path:
+    """Return the folder for downloads (RESX_CACHE, or the user's cache folder), or one below. It may not exist yet.
+
+    Raises:
+        UsageError: somebody else can write in it, or replace it: programs are run out of it.
+    """
+    return private_folder(_cache_top(), below, remedy=_OWN_CACHE)
 
 
-def state_folder() -> Path:
-    """Return the folder for running servers' state and logs: RESX_STATE, or the user's state folder."""
-    return Path(os.environ.get("RESX_STATE") or platformdirs.user_state_path("resx"))
+def make_cache_folder(*below: str) -> Path:
+    """Return the cache folder, or one below, made if need be.
+
+    Raises:
+        UsageError: somebody else can write in it, or replace it.
+    """
+    return make_private_folder(_cache_top(), below, remedy=_OWN_CACHE, mode=0o755)
+
+
+def require_own_cache(path: Path) -> None:
+    """Check a file of the cache, or everything below a folder of it, before it is used; it may be missing.
+
+    Raises:
+        UsageError: somebody else can have written one of the files, or it is a link.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        require_private_tree(path, remedy=_OWN_CACHE)
+
+
+def state_folder(*below: str) -> Path:
+    """Return the folder for running servers' state and logs (RESX_STATE, or the user's), or one below.
+
+    It may not exist yet.
+
+    Raises:
+        UsageError: somebody else can write in it, or replace it: processes that it names are signalled.
+    """
+    return private_folder(_state_top(), below, remedy=_OWN_STATE)
+
+
+def make_state_folder(*below: str) -> Path:
+    """Return the state folder, or one below, made if need be, for the user's eyes only.
+
+    Raises:
+        UsageError: somebody else can write in it, or replace it.
+    """
+    return make_private_folder(_state_top(), below, remedy=_OWN_STATE)
+
+
+def read_state_file(path: Path) -> bytes:
+    """Return what a file in the state folder holds.
+
+    Raises:
+        UsageError: somebody else can write it, or it is a link.
+        OSError: it is not there, or cannot be read.
+    """
+    return read_private(path, remedy=_OWN_STATE)
+
+
+def _cache_top() -> Path:
+    return Path(os.environ.get("RESX_CACHE") or platformdirs.user_cache_path("resx")).absolute()
+
+
+def _state_top() -> Path:
+    return Path(os.environ.get("RESX_STATE") or platformdirs.user_state_path("resx")).absolute()
 
 
 def sha256_of(path: Path) -> str:
@@ -58,6 +118,12 @@ def sha256_of(path: Path) -> str:
     require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def close_to_others(folder: Path) -> None:
+    """Take permission to write a folder, and everything below it, from everybody but its owner."""
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o022)
 
 
 def require_free_space(folder: Path, num_bytes: int) -> None:
@@ -165,7 +231,7 @@ def process_lives(pid: int) -> bool:
 
 def _owner_lives(staged: Path) -> bool:
     pid = staged.name.removeprefix(STAGING_PREFIX).partition("-")[0]
-    return pid.isdigit() and process_lives(int(pid))
+    return pid.isascii() and pid.isdigit() and len(pid) < 10 and process_lives(int(pid))
 
 
 def _sync_file(path: Path) -> None:

@@ -153,7 +153,9 @@ def test_a_card_says_what_was_asked_for(tmp_path: Path, resx: Callable[..., Fini
         "minmax", "--keep-fp32", "conv1", "--no-verify", "--max-batch", "3", "--seed", "5", "-q",
     )  # fmt: skip
     assert done.code == 0, done.err
-    asked = request_of(read_card(tmp_path / "model_repository/resnet20/1"))
+    card = read_card(tmp_path / "model_repository/resnet20/1")
+    assert card.source.arguments is not None
+    asked = request_of(card, card.source.arguments)
     assert asked == request(
         source=request().source.model_copy(update={"seed": 5}), precision="int8", input_type="uint8", verify=False,
         calibrate="random", calibrate_images=4, calibrate_method="minmax", keep_fp32=("conv1",), max_batch_size=3,

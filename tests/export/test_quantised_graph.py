@@ -107,8 +107,7 @@ def request_of_source(card: object) -> str:
 
     assert isinstance(card, Card)
     arguments = SourceArguments(source="theirs.onnx", weights="none", seed=0, image_size=None, settings=())
-    source = card.source.model_copy(update={"arguments": arguments})
-    return request_of(card.model_copy(update={"source": source})).precision
+    return request_of(card, arguments).precision
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

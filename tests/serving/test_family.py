@@ -119,7 +119,8 @@ def test_a_family_has_the_whole_network_and_cards_that_name_what_each_member_get
         assert 0 < card.family.latency_ms < 1000
         assert card.family.processor
         assert one.items() >= card.family.model_dump(exclude={"name"}).items()
-        reloaded(card)  # the run that it was made of is there, with these weights
+        assert card.source.arguments is not None
+        reloaded(card, card.source.arguments)  # the run that it was made of is there, with these weights
 
 
 def test_the_same_command_again_changes_nothing_and_info_shows_the_figures(home: Home) -> None:

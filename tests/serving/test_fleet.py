@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import pytest
 from benchmarks.fault_deploys import agree
 
 from resx.errors import UsageError
+from resx.files import exclusive
 from resx.serving import detached
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Manner
@@ -118,15 +120,15 @@ def test_a_canary_that_fails_on_the_second_server_puts_the_first_back(fleet: Fle
     first, second = fleet.repositories
     add_version_3(fleet, first, file_of=1)
     add_version_3(fleet, second, file_of=2)
-    (tmp_path / "state/servers").mkdir(parents=True)
-    known = folder_of(first)
-    (tmp_path / "state/servers" / known.name).symlink_to(known)
+    known = tmp_path / "state/servers" / folder_of(first).name
+    shutil.copytree(folder_of(first), known, symlinks=True)
     key = fleet.states[1].address("grpc").control_key
     history = previous(first, "tiny")
-    done = resx(
-        "deploy", "tiny", "--trial", "0.2", "--url", fleet.url, "--repository", first.root,
-        env={"RESX_STATE": str(tmp_path / "state"), "RESX_CONTROL_KEY": key},
-    )  # fmt: skip
+    with exclusive(known):  # as the server's supervisor does
+        done = resx(
+            "deploy", "tiny", "--trial", "0.2", "--url", fleet.url, "--repository", first.root,
+            env={"RESX_STATE": str(tmp_path / "state"), "RESX_CONTROL_KEY": key},
+        )  # fmt: skip
     assert done.code == 3, done.err
     assert done.out.splitlines() == [
         f"grpc://{fleet.urls[0]}: rolled back, version 1 answers again",
@@ -136,7 +138,9 @@ def test_a_canary_that_fails_on_the_second_server_puts_the_first_back(fleet: Fle
     assert error.startswith(f"error: grpc://{fleet.urls[1]}: tiny version 3: the served answer differs")
     assert fleet.answering() == [1, 1]
     assert [deployed(repository) for repository in fleet.repositories] == [{"tiny": (1,)}] * 2
+    assert json.loads((known / "deployed/tiny").read_text()) == [1]
     assert previous(first, "tiny") == history
+    assert history.items() <= json.loads((known / "previous/tiny").read_text()).items()
 
 
 def test_a_server_that_does_not_answer_is_found_before_anything_is_changed(fleet: Fleet, resx: Resx) -> None:

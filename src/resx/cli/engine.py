@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import typer
 
 from resx.errors import UsageError
-from resx.files import cache_folder, checked_name
+from resx.files import checked_name, make_cache_folder, require_own_cache
 
 if TYPE_CHECKING:
     from resx.export.card import Card
@@ -189,11 +189,19 @@ class EngineFlags:
             batch_max=self.largest_batch,
             compute_capabilities=tuple(part.strip() for part in self.compute_capability.split(",") if part.strip()),
             workspace_mib=self.workspace_mib,
-            timing_cache=Path(self.timing_cache or cache_folder() / "tensorrt") if keeps_measurements else None,
+            timing_cache=self._measurements() if keeps_measurements else None,
             tf32=self.tf32,
             builder_level=self.builder_level,
             plan=self.plan,
         )
+
+    def _measurements(self) -> Path:
+        """Return the folder of what earlier builds measured: the user's, or the cache's."""
+        if self.timing_cache:
+            return Path(self.timing_cache)
+        folder = make_cache_folder("tensorrt")
+        require_own_cache(folder)
+        return folder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

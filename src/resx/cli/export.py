@@ -12,7 +12,17 @@ import typer
 
 from resx.cli import engine, family
 from resx.cli.card_view import headline, normalization, proof
-from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, RepositoryPath, Seed, Settings, chosen
+from resx.cli.options import (
+    AllowCode,
+    Json,
+    MaxFileMib,
+    MaxMegapixels,
+    Quiet,
+    RepositoryPath,
+    Seed,
+    Settings,
+    chosen,
+)
 from resx.cli.output import Output
 from resx.errors import UsageError
 from resx.reading import set_limits
@@ -43,7 +53,9 @@ def export(
     calibrate: Annotated[
         str, typer.Option(help="For int8: digits, DIR, FILE.npz or random. Default: the run's own training images.")
     ] = "",
-    calibrate_images: Annotated[int, typer.Option("--calibrate-images", min=1, help="Images to calibrate on.")] = 512,
+    calibrate_images: Annotated[
+        int, typer.Option("--calibrate-images", min=1, max=1_000_000, help="Images to calibrate on.")
+    ] = 512,
     calibrate_method: Annotated[
         str, typer.Option("--calibrate-method", help="entropy, minmax or percentile.")
     ] = "entropy",
@@ -72,7 +84,8 @@ def export(
     ] = None,
     name: Annotated[str, typer.Option(help="Name in the repository. Default: the variant's or the run's.")] = "",
     image_size: Annotated[
-        int | None, typer.Option(min=1, help="Pixels each way, of a torchvision: or module: network, or an open file.")
+        int | None,
+        typer.Option(min=1, max=4096, help="Pixels each way, of a torchvision: or module: network, or an open file."),
     ] = None,
     mean: Annotated[
         str, typer.Option(metavar="R,G,B", help="For a file of float input: of pixels in [0, 1]. Default: ImageNet's.")
@@ -121,6 +134,7 @@ def export(
         Path | None,
         typer.Option(metavar="CARD", help="Run a card.json's export again and compare the bytes; publishes nothing."),
     ] = None,
+    allow_code: AllowCode = None,
     force: Annotated[bool, typer.Option("--force", help="Export again what was exported already.")] = False,
     repository: RepositoryPath = Path("model_repository"),
     seed: Seed = 0,
@@ -163,8 +177,10 @@ def export(
     if target == "cpu" and flags.file_format != "onnx":
         raise UsageError(f"--target cpu: {flags.file_format} runs on a GPU; leave the option out")
     if reproduce is not None:
-        _reproduce(reproduce, context, out)
+        _reproduce(reproduce, context, out, allow_code or [])
         return
+    if allow_code:
+        raise UsageError("--allow-code: is for --reproduce CARD; a module:function that you type is run as it is")
     if not source:
         raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
     kind = kind_of(source)
@@ -236,20 +252,23 @@ def _normalization(card: Card) -> dict[str, Any] | None:
     return {"mean": card.signature.mean, "std": card.signature.std} | origin.model_dump(mode="json")
 
 
-def _reproduce(path: Path, context: typer.Context, out: Output) -> None:
+def _reproduce(path: Path, context: typer.Context, out: Output, allowed_code: list[str]) -> None:
     from resx.errors import ParityError
-    from resx.export.card import read_card
-    from resx.export.reproduction import reproduce
+    from resx.export.card import FILE_NAME, named_source, read_card
 
-    allowed = {"reproduce", "json", "quiet"}
+    allowed = {"reproduce", "allow_code", "json", "quiet"}
     typed = [name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")]
     others = sorted(set(typed) - allowed)
     if others:
         raise UsageError(f"--reproduce {path}: the card says everything; leave {', '.join(others)} out")
-    card = read_card(path.parent if path.name == "card.json" else path)
+    folder = path.parent if path.name == FILE_NAME else path
+    card = read_card(folder)
+    source = named_source(card, allowed_code, named_in=folder / FILE_NAME)
     with out.steps() as step:
         step("load PyTorch")
-        found = reproduce(card, step)
+        from resx.export.reproduction import reproduce
+
+        found = reproduce(card, source, step)
     if not found.is_identical:
         changed = [
             f"{tool} {then or 'absent'} > {now or 'absent'}" for tool, (then, now) in found.changed_tools.items()

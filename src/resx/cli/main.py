@@ -78,6 +78,7 @@ _SHOWS_BYTES = ("query", "predict")
 
 def main() -> None:
     """Run the command that was typed and end the process with its exit code."""
+    os.environ["PYTHONSAFEPATH"] = "1"  # for all that is started: no modules out of the working folder
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the locale's encoding lacks is shown escaped

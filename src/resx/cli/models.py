@@ -133,13 +133,16 @@ def _variant_facts(name: str) -> dict[str, Any]:
 def _run_facts(folder: Path) -> dict[str, Any]:
     import json
 
+    from resx.errors import UsageError
     from resx.zoo.spec import SPEC_FILE, read_spec
 
     spec = read_spec(folder / SPEC_FILE)
     metrics = folder / "metrics.jsonl"
-    epochs = (
-        [json.loads(line) for line in read_text(metrics, MAX_RESULT_BYTES).splitlines()] if metrics.is_file() else []
-    )
+    try:
+        lines = read_text(metrics, MAX_RESULT_BYTES).splitlines() if metrics.is_file() else []
+        epochs = [dict(json.loads(line)) for line in lines]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{metrics}: a line of it is not what training writes; copy the run again") from error
     return {
         "kind": "run",
         "epochs": len(epochs),

@@ -14,7 +14,7 @@ Word = TypeVar("Word", bound=str)
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]
-Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of everything random here.")]
+Seed: TypeAlias = Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of everything random here.")]
 RepositoryPath: TypeAlias = Annotated[
     Path, typer.Option("--repository", help="The model repository.", envvar="RESX_REPOSITORY")
 ]
@@ -58,6 +58,13 @@ MaxFileMib: TypeAlias = Annotated[
         "--max-file-mib", min=1, max=MOST_FILE_MIB, envvar=FILE_MIB, metavar="N", show_default=False,
         help="Largest image file or Parquet cell, in MiB. Default: 32. Memory grows with it: raise it only for files "
         "that you trust.",
+    ),
+]  # fmt: skip
+AllowCode: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code", metavar="MODULE",
+        help="Run code of this module if the card names a function in it. Repeatable.",
     ),
 ]  # fmt: skip
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu or cuda.")]

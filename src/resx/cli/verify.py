@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Json, MaxFileMib, MaxMegapixels, ProtocolName, Quiet, RepositoryPath, Seed
+from resx.cli.options import AllowCode, Json, MaxFileMib, MaxMegapixels, ProtocolName, Quiet, RepositoryPath, Seed
 from resx.cli.output import Output, table
 from resx.errors import ParityError, UsageError
 from resx.reading import set_limits
@@ -47,6 +47,7 @@ def verify(
     by_position: Annotated[
         bool, typer.Option("--by-position", help="Files: match inputs and outputs by order, not by name.")
     ] = False,
+    allow_code: AllowCode = None,
     repository: RepositoryPath = Path("model_repository"),
     seed: Seed = 0,
     max_megapixels: MaxMegapixels = None,
@@ -74,8 +75,9 @@ def verify(
         )  # fmt: skip
     else:
         _version(
-            out, subject, version or None, repository, served=served, protocol=protocol, data=data, num_images=images
-        )
+            out, subject, version or None, repository, served=served, protocol=protocol, data=data, num_images=images,
+            allowed_code=allow_code or [],
+        )  # fmt: skip
 
 
 def _compare(
@@ -162,7 +164,7 @@ def _show_files(
 
 def _version(
     out: Output, name: str, version: int | None, repository: Path, *,
-    served: str, protocol: str, data: str, num_images: int,
+    served: str, protocol: str, data: str, num_images: int, allowed_code: list[str],
 ) -> None:  # fmt: skip
     from resx.cli.connection import address_of
     from resx.export.card import read_card
@@ -174,7 +176,8 @@ def _version(
     with out.steps() as step:
         from resx.serving.verification import LabelledData, verify_version
 
-        found = verify_version(folder, address, LabelledData(name=data, num_images=num_images), on_step=step)
+        labelled = LabelledData(name=data, num_images=num_images)
+        found = verify_version(folder, address, labelled, allowed_code=allowed_code, on_step=step)
     card = read_card(folder)
     payload = {
         "name": name, "version": int(folder.name), "passed": all(check.passed for check in found.checks),

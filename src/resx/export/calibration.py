@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -29,7 +30,7 @@ import numpy.typing as npt
 from resx.errors import UsageError
 from resx.export.card import CalibrationMethod, Signature
 from resx.export.images import load_image, pixels
-from resx.files import cache_folder, sha256_of, write_atomic
+from resx.files import cache_folder, make_cache_folder, require_own_cache, sha256_of, write_atomic
 from resx.listing import hidden_words, list_images, printable
 from resx.reading import MAX_ARRAY_BYTES, require_regular
 from resx.training import checkpoint
@@ -59,6 +60,9 @@ class Calibration:
         return hashlib.sha256(f"{self.images.shape}\n".encode() + self.images.tobytes()).hexdigest()
 
 
+_FOLDER = "calibration"
+"""Of the cache."""
+_MAX_BYTES = 2**31
 _HISTOGRAMS = "over the whole range"
 """Part of a table's key: earlier tables began histograms with the first batch's range."""
 
@@ -80,6 +84,11 @@ def load_calibration(text: str, signature: Signature, *, num_images: int, seed: 
         raise UsageError(f"--calibrate-images {num_images}: give 1 or more")
     if signature.resize is None:
         raise UsageError(f"--int8: calibrates on images, and input {list(signature.input_dims)} is none; take --fp16")
+    if (num_bytes := num_images * math.prod(signature.input_dims)) > _MAX_BYTES:
+        raise UsageError(
+            f"--calibrate-images {num_images}: {num_bytes / 1e9:.1f} GB of pixels, where {_MAX_BYTES / 1e9:.1f} GB are "
+            "the most; give fewer"
+        )
     found = _load(text, signature, num_images=num_images, seed=seed, run=run)
     if found.images[0, 0].size > 1 and is_one_color(found.images).all():
         each = "the one image is" if len(found.images) == 1 else f"all {len(found.images)} images are"
@@ -129,20 +138,19 @@ def table_key(model_file: Path, calibration: Calibration, method: CalibrationMet
 
 def kept_table(key: str) -> Ranges | None:
     """Return the table of an earlier export; None if there is none that can be read."""
+    path = cache_folder(_FOLDER) / f"{key}.json"
+    require_own_cache(path)
     try:
-        stored = json.loads(_table_path(key).read_text())
+        stored = json.loads(path.read_text())
         return {str(name): (float(low), float(high)) for name, (low, high) in stored.items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
         return None  # made anew, like one that never was
 
 
 def keep_table(key: str, ranges: Ranges) -> None:
     """Keep a table for later exports."""
-    write_atomic(_table_path(key), json.dumps({name: list(ranges[name]) for name in sorted(ranges)}) + "\n")
-
-
-def _table_path(key: str) -> Path:
-    return cache_folder() / "calibration" / f"{key}.json"
+    path = make_cache_folder(_FOLDER) / f"{key}.json"
+    write_atomic(path, json.dumps({name: list(ranges[name]) for name in sorted(ranges)}) + "\n")
 
 
 def _runtime_version() -> str:

@@ -9,22 +9,34 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pydantic
-from pydantic import Field
+from pydantic import FailFast, Field
 
-from resx.errors import UsageError
+from resx.errors import ExportError, UsageError
 from resx.export.family import Family
 from resx.export.quantised_graph import QuantisedGraph
 from resx.export.tuning import Tuning
 from resx.files import checked_name
 from resx.listing import TENSOR_RULE, is_tensor_name, one_line
 from resx.reading import MAX_TEXT_BYTES, read_bounded
-from resx.zoo.spec import Channels, FrozenModel, Interpolation, ModelSpec
+from resx.zoo.catalog import module_of
+from resx.zoo.spec import (
+    Channels,
+    FrozenModel,
+    ImageSize,
+    Interpolation,
+    Labels,
+    ModelSpec,
+    Resize,
+    first_fault,
+    require_divisors,
+)
 
 FILE_NAME = "card.json"
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
@@ -39,6 +51,18 @@ OutputKind: TypeAlias = Literal["logits", "probabilities", "scores"]
 """What an output is: logits; probabilities of classes that exclude each other (a softmax is in the file); or scores,
 each of which stands for itself (a sigmoid for each label, or a single number)."""
 OUTPUT_KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "scores")
+MAX_BATCH = 65_536
+MAX_CALIBRATION_IMAGES = 1_000_000
+MAX_SEED = 2**63 - 1
+MAX_VALUES = 2**30
+"""Bytes of the largest batch that a file is tried with: what a card asks for is made in memory."""
+NumImages: TypeAlias = Annotated[int, Field(ge=0, le=100_000_000)]
+Count: TypeAlias = Annotated[int, Field(ge=0, le=10**12)]
+"""Of anything that is reported and never made."""
+BatchSize: TypeAlias = Annotated[int, Field(ge=1, le=MAX_BATCH)]
+Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
+Dims: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1, le=MAX_VALUES)], ...], Field(min_length=1, max_length=8)]
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _RANDOM = re.compile(r"random( \(seed \d+\)(, .*)?)?")
 
 
@@ -66,8 +90,8 @@ class Parity(FrozenModel):
     """How far one step's output is from its input's, over all images that were tried."""
 
     step: str
-    num_images: int
-    batch_sizes: tuple[int, ...]
+    num_images: NumImages
+    batch_sizes: tuple[BatchSize, ...]
     scale: float
     max_abs: float
     mean_abs: float
@@ -75,11 +99,11 @@ class Parity(FrozenModel):
     """99 of 100 logits differ by no more."""
     top1_agreement: float
     """Share of all images with the same most likely class."""
-    num_flips: int | None = None
+    num_flips: NumImages | None = None
     """Images with another most likely class; None, as the next three, in cards from before they were counted."""
-    num_decided: int | None = None
+    num_decided: NumImages | None = None
     """Images whose reference margin, first logit less second, is above twice the error that the tolerance allows."""
-    num_decided_flips: int | None = None
+    num_decided_flips: NumImages | None = None
     """Flips among those; the others are near ties, which are reported and not judged."""
     near_tie_margin: float | None = None
     """Widest reference margin of a near tie that flipped, as a share of what makes an image decided."""
@@ -88,7 +112,7 @@ class Parity(FrozenModel):
     accuracy: float | None = None
     reference_accuracy: float | None = None
     """Of the images whose classes are known; None if there are none."""
-    num_labelled: int | None = None
+    num_labelled: NumImages | None = None
     """How many those are."""
     accuracy_drop_low: float | None = None
     """Lower end of the one-sided 95 % interval of the fall in accuracy, as a share of the images."""
@@ -113,8 +137,8 @@ class SourceArguments(FrozenModel):
 
     source: str
     weights: str
-    seed: int
-    image_size: int | None
+    seed: int = Field(ge=0, le=MAX_SEED)
+    image_size: ImageSize | None
     settings: tuple[str, ...]
     weights_entry: str = ""
     """Which part of the file of weights to take; empty leaves it to the rule."""
@@ -126,15 +150,15 @@ class Signature(FrozenModel):
 
     input_name: str
     input_type: InputType
-    input_dims: tuple[int, ...]
+    input_dims: Dims
     output_name: str
-    output_dims: tuple[int, ...]
-    batch: int | None = None
+    output_dims: Dims
+    batch: BatchSize | None = None
     """The only batch size that the file takes; None: any."""
-    labels: tuple[str, ...] = ()
+    labels: Labels = ()
     output_kind: OutputKind = "logits"
     """What the output's numbers are."""
-    resize: int | None = None
+    resize: Resize | None = None
     """How an RGB image is brought to [3, H, W]; None: the input is no image."""
     mean: Channels | None = None
     std: Channels | None = None
@@ -158,6 +182,16 @@ class Signature(FrozenModel):
         others = {name: value for name, value in fields.items() if name != "is_probabilities"}
         return {"output_kind": "probabilities" if fields["is_probabilities"] else "logits"} | others
 
+    @pydantic.field_validator("std")
+    @classmethod
+    def _divides(cls, std: Channels | None) -> Channels | None:
+        return std and require_divisors(std)
+
+    @pydantic.model_validator(mode="after")
+    def _fits_memory(self) -> Signature:
+        require_values(self, max(self.batch or 1, 1))
+        return self
+
     @property
     def num_outputs(self) -> int:
         """Values per row of the output."""
@@ -170,6 +204,20 @@ class Signature(FrozenModel):
         if self.mean is None or self.std is None:
             return (pixels.astype(np.float32) - np.float32(127.5)) / np.float32(64)
         return normalised_pixels(pixels, self.mean, self.std)
+
+
+def require_values(signature: Signature, num_rows: int) -> None:
+    """Check that so many rows of a file's input, and of its output, can be made in memory.
+
+    Raises:
+        UsageError: they are too many.
+    """
+    for what, dims in (("inputs", signature.input_dims), ("outputs", signature.output_dims)):
+        if num_rows * math.prod(dims) > MAX_VALUES:
+            raise UsageError(
+                f"{num_rows} {what} of {list(dims)}: {num_rows * math.prod(dims):.3g} values, where {MAX_VALUES:.3g} "
+                "are the most; give a smaller batch"
+            )
 
 
 def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
@@ -235,10 +283,16 @@ class Source(FrozenModel):
 class Canary(FrozenModel):
     """A request with a known answer: how to make its input, and the logits that the model file gave."""
 
-    num_images: int
-    logits: tuple[tuple[float, ...], ...]
-    tolerance: float
+    num_images: BatchSize
+    logits: Annotated[tuple[Annotated[tuple[Finite, ...], FailFast()], ...], FailFast()]
+    tolerance: float = Field(ge=0, allow_inf_nan=False)
     """Largest accepted difference, times the logits' scale; runtimes differ in the order of sums."""
+
+    @pydantic.model_validator(mode="after")
+    def _has_an_answer_for_each(self) -> Canary:
+        if len(self.logits) != self.num_images:
+            raise ValueError(f"{len(self.logits)} answers for {self.num_images} images")
+        return self
 
 
 class Engine(FrozenModel):
@@ -251,18 +305,18 @@ class Engine(FrozenModel):
     """Of the GPUs that it is for, such as `8.6`; empty: TensorRT-RTX's own choice, every GPU it is portable to."""
     gpu: str
     """The GPU that a TensorRT plan was built on; empty where none was needed."""
-    batch_min: int
-    batch_opt: int
-    batch_max: int
-    size_bytes: int
-    workspace_mib: int
+    batch_min: BatchSize
+    batch_opt: BatchSize
+    batch_max: BatchSize
+    size_bytes: Count
+    workspace_mib: Count
     """0: no bound of ours."""
     timing_cache: Literal["new", "reused", "none"]
     tf32: bool
     builder_level: int
-    network_precisions: dict[str, int]
+    network_precisions: dict[str, Count]
     """Convolutions and matrix products of the parsed network, counted by what they compute in."""
-    engine_precisions: dict[str, int]
+    engine_precisions: dict[str, Count]
     """The same of the built engine, by TensorRT's inspector; empty where no GPU could open it."""
     grouped_in_fp32: tuple[str, ...]
     """Grouped convolutions that were put back to fp32, as the builder refused them in fp16."""
@@ -288,20 +342,20 @@ class Quantisation(FrozenModel):
 
     calibrate: str = ""
     """What was typed: `digits`, a path, `random`; empty for a run's own images."""
-    num_asked: int = 512
+    num_asked: int = Field(default=512, ge=1, le=MAX_CALIBRATION_IMAGES)
     """Images that were wanted; there may have been fewer."""
     calibrated_on: str
     data_sha256: str
     """Of the calibration images: shape and bytes."""
-    num_images: int
+    num_images: NumImages
     is_random: bool
     """Whether the images were noise; its ranges say nothing of real images."""
     method: CalibrationMethod
     table_key: str
     """Name of the calibration table in the cache folder: hash of fp32 file, data, method, runtime's version."""
-    num_layers: int
+    num_layers: Count
     kept_fp32: tuple[KeptLayer, ...]
-    num_tried: int
+    num_tried: Count
     """Files that the search for `kept_fp32` made and measured; 0 if the first one passed."""
     int8_share: float = Field(ge=0, le=1)
     """Share of the network's weight values that are int8."""
@@ -320,18 +374,18 @@ class Card(FrozenModel):
     target: Target = "gpu"
     """The runtime that the file's form is for; both compute it. Older cards' files have the GPU's form."""
     input: InputType
-    max_batch_size: int
-    opset: int
-    num_weights: int
+    max_batch_size: BatchSize
+    opset: Count
+    num_weights: Count
     fp16_share: float = Field(ge=0, le=1)
     """Share of the file's weight values that are stored in 16 bits, fp16 or bf16."""
     quantisation: Quantisation | None = None
     """Of a file that resx quantized."""
     quantised_before: QuantisedGraph | None = None
     """Of a third-party file that was quantized already; it is published as it is."""
-    operators_before: dict[str, int] = Field(default_factory=dict)
+    operators_before: dict[str, Count] = Field(default_factory=dict)
     """Of the network as PyTorch runs it."""
-    operators_after: dict[str, int] = Field(default_factory=dict)
+    operators_after: dict[str, Count] = Field(default_factory=dict)
     """Of the file."""
     not_fused: str = ""
     """Why torch.fx could not follow the network's code and batch norms were left to the exporter; else empty."""
@@ -365,15 +419,31 @@ class Card(FrozenModel):
     @classmethod
     def _lie_beside_the_card(cls, files: dict[str, str]) -> dict[str, str]:
         """A card may come from elsewhere, and its names become paths."""
-        try:
-            return {checked_name(name): digest for name, digest in files.items()}
-        except UsageError as error:
-            raise ValueError(str(error)) from error
+        for name, digest in files.items():
+            try:
+                checked_name(name)
+            except UsageError as error:
+                raise ValueError(str(error)) from error
+            if not _SHA256.fullmatch(digest):
+                raise ValueError(f"{name}: its SHA-256 must have 64 hexadecimal digits")
+        if len({name.lower() for name in files}) < len(files):
+            raise ValueError(f"{', '.join(sorted(files))}: two names differ in case alone")
+        return files
+
+    @pydantic.model_validator(mode="after")
+    def _fits_memory(self) -> Card:
+        require_values(self.signature, max(self.canary.num_images, self.signature.batch or self.max_batch_size))
+        return self
 
     @property
     def model_file(self) -> str:
         """The name of the file that computes: ONNX, a TensorRT plan, or an engine of TensorRT for RTX."""
         return "model.onnx" if self.engine is None else ENGINE_FILES[self.engine.builder]
+
+    @property
+    def unproved(self) -> str:
+        """Why its hashes prove nothing of the file that computes; empty where they do."""
+        return "" if self.model_file in self.files else f"card.json does not list {self.model_file} among its files"
 
     @property
     def signature(self) -> Signature:
@@ -430,6 +500,29 @@ def accuracy_text(parity: Parity) -> str:
     )
 
 
+def named_source(card: Card, allowed: Collection[str], *, named_in: Path) -> SourceArguments:
+    """Return the source that a card names; code only where the user named its module too.
+
+    Args:
+        card: perhaps of somebody else's making.
+        allowed: modules that the user allowed, by their whole names.
+        named_in: the card's file, for the message.
+
+    Raises:
+        ExportError: the card names no source.
+        UsageError: it names a function of a module that was not allowed. Nothing of it was imported.
+    """
+    arguments = card.source.arguments
+    if arguments is None:
+        raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
+    module = module_of(arguments.source)
+    if module and module not in allowed:
+        raise UsageError(
+            f"{named_in}: names code, {arguments.source}, which was not run; if you trust it, add --allow-code {module}"
+        )
+    return arguments
+
+
 def read_card(version_folder: Path) -> Card:
     """Read a version's card.
 
@@ -438,13 +531,15 @@ def read_card(version_folder: Path) -> Card:
     """
     path = version_folder / FILE_NAME
     try:
-        return Card.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
+        text = read_bounded(path, MAX_TEXT_BYTES)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; `resx export` writes it with every version") from error
+    try:
+        return Card.model_validate_json(text)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}; export the model again") from error
+        raise UsageError(f"{path}: {first_fault(error)}; export the model again") from error
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}; export the model again") from error
 
 
 def schema_text() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from resx.zoo.limits import MAX_BLOCKS
 from resx.zoo.spec import FrozenModel
 
 
@@ -16,18 +17,18 @@ class Family(FrozenModel):
     name: str
     whole_sha256: str
     """Of the whole network's weights, as `Source.weights_sha256`: what the members of one run have in common."""
-    num_blocks: int
+    num_blocks: int = Field(ge=0, le=MAX_BLOCKS)
     """Residual blocks that are left."""
-    whole_blocks: int
+    whole_blocks: int = Field(ge=0, le=MAX_BLOCKS)
     """Of the whole network."""
     accuracy: float = Field(ge=0, le=1)
     """Share of the held-out images whose class the file names."""
     accuracy_on: str
     """Where these images are from."""
-    num_images: int
+    num_images: int = Field(ge=0, le=100_000_000)
     latency_ms: float = Field(gt=0)
     """Median of a run at batch 1 in onnxruntime on the CPU, in turns with the other members."""
-    threads: int
+    threads: int = Field(ge=0, le=65_536)
     processor: str
 
     def is_like(self, other: Family) -> bool:

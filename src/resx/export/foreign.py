@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from resx.errors import UsageError, nearest
+from resx.errors import UsageError, nearest, without_advice
 from resx.export.wrappers import LogitsOf, is_scripted, logits_in, unwrap
 from resx.zoo import pretrained
 from resx.zoo.architectures import ForeignArchitecture
 from resx.zoo.building import seeded
+from resx.zoo.catalog import TORCHVISION
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat, ModelSpec
 
 # The auxiliary heads that training needs, by the beginning of their weights' names. torchvision's own weights of these
@@ -46,7 +50,7 @@ def load_foreign(
 
     Args:
         text: `torchvision:NAME`, or `module:function`: the function takes no arguments and returns a module;
-            the module is looked for in the working folder too.
+            the module is looked for in the working folder first. It is code: only what the user named.
         weights: `none` (what the function gives, random for torchvision), `imagenet` (torchvision only), or
             a file.
         seed: of random weights.
@@ -59,7 +63,7 @@ def load_foreign(
         MissingCapability: published weights could not be downloaded.
     """
     module, _, name = text.partition(":")
-    if module == "torchvision":
+    if module == TORCHVISION:
         found = _of_torchvision(text, weights, seed, _classes(text, settings), entry)
     elif settings:
         raise UsageError(f"--set {settings[0]}: {text} builds its network itself; change the function instead")
@@ -69,7 +73,7 @@ def load_foreign(
     if image_size is not None:
         image = image.model_copy(update={"image_size": image_size, "resize": image_size})
     model, num_classes = _classifier(text, found.model.eval(), image.image_size)
-    if module != "torchvision":
+    if module != TORCHVISION:
         _require_any_batch(text, model, image.image_size)
     spec = ModelSpec(
         name=name, architecture=ForeignArchitecture(source=text), classes=num_classes, labels=found.labels,
@@ -143,13 +147,11 @@ def _of_user(text: str, weights: str, seed: int, entry: str) -> _Network:
 def _call(text: str, seed: int) -> nn.Module:
     """Return what the function gives, without wrappers, in fp32 on the CPU."""
     module, _, name = text.partition(":")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
     with contextlib.redirect_stdout(sys.stderr):  # stdout is the command's own answer
         try:
-            function = getattr(importlib.import_module(module), name)
+            function = getattr(_import(module), name)
         except (ImportError, AttributeError) as error:
-            raise UsageError(f"{text}: {_one_line(error)}; give module:function, importable from here") from error
+            raise UsageError(f"{text}: {without_advice(error)}; give module:function, importable from here") from error
         except (Exception, SystemExit) as error:
             raise UsageError(f"{text}: importing {module} failed: {_named(error)}") from error
         _require_no_arguments(text, function)
@@ -169,6 +171,25 @@ def _call(text: str, seed: int) -> nn.Module:
         return unwrap(model).cpu().float()
     except Exception as error:
         raise UsageError(f"{text}: its weights cannot be had on the CPU in fp32: {_named(error)}") from error
+
+
+def _import(module: str) -> ModuleType:
+    """Import the user's module, from the working folder first; what it imports, only if it is installed nowhere.
+
+    So an `onnx.py` that lies in the working folder is never taken for the package, here or later.
+    """
+    here, top = str(Path.cwd()), module.partition(".")[0]
+    if here not in sys.path:
+        sys.path.append(here)
+    spec = PathFinder.find_spec(top, [here])
+    if top not in {*sys.modules, *sys.stdlib_module_names} and spec and spec.loader and spec.has_location:
+        sys.modules[top] = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(sys.modules[top])
+        except BaseException:
+            del sys.modules[top]
+            raise
+    return importlib.import_module(module)
 
 
 def _require_no_arguments(text: str, function: object) -> None:
@@ -244,8 +265,4 @@ def _kind(answer: object) -> str:
 
 
 def _named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {_one_line(error)}".removesuffix(": ")
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {without_advice(error)}".removesuffix(": ")

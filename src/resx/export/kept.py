@@ -16,20 +16,36 @@ from pathlib import Path
 from resx.errors import UsageError
 from resx.export import card as cards
 from resx.export.card import Card
-from resx.files import cache_folder, publish_folder, remove_abandoned, sha256_of, staging_folder
+from resx.files import (
+    cache_folder,
+    close_to_others,
+    make_cache_folder,
+    publish_folder,
+    remove_abandoned,
+    require_own_cache,
+    sha256_of,
+    staging_folder,
+)
 
 LIMIT_VARIABLE = "RESX_EXPORT_CACHE_GB"
 _DEFAULT_GB = 8.0
+_FOLDER = "exports"
+"""Of the cache."""
 
 
 def find(key: str) -> tuple[Path, Card] | None:
-    """Return the folder and card of an export made before; None if there is none, or it was damaged since."""
-    folder = _root() / key
+    """Return the folder and card of an export made before; None if there is none, or it was damaged since.
+
+    Raises:
+        UsageError: somebody else can have written it.
+    """
     if not _limit_bytes():
         return None
+    folder = cache_folder(_FOLDER) / key
+    require_own_cache(folder)
     try:
         card = cards.read_card(folder)
-        whole = all(sha256_of(folder / name) == expected for name, expected in card.files.items())
+        whole = not card.unproved and all(sha256_of(folder / name) == expected for name, expected in card.files.items())
     except (OSError, UsageError):
         return None
     if not whole:
@@ -42,9 +58,9 @@ def find(key: str) -> tuple[Path, Card] | None:
 
 def keep(key: str, version: Path) -> None:
     """Keep a copy of a version's files. A full or read-only disk is no error: it is a copy."""
-    root, limit = _root(), _limit_bytes()
+    limit = _limit_bytes()
     with contextlib.suppress(OSError):
-        root.mkdir(parents=True, exist_ok=True)
+        root = make_cache_folder(_FOLDER)
         remove_abandoned(root)
         size = _size(version)
         if size > limit or shutil.disk_usage(root).free < 2 * size:
@@ -52,6 +68,7 @@ def keep(key: str, version: Path) -> None:
         shutil.rmtree(root / key, ignore_errors=True)
         with staging_folder(root) as staged, contextlib.suppress(UsageError):  # somebody else kept it meanwhile
             shutil.copytree(version, staged, dirs_exist_ok=True)
+            close_to_others(staged)
             publish_folder(staged, root / key)
         _drop_oldest(root, limit)
 
@@ -78,7 +95,3 @@ def _limit_bytes() -> int:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def _root() -> Path:
-    return cache_folder() / "exports"

@@ -18,7 +18,7 @@ import onnx
 import torch
 
 from resx._version import __version__
-from resx.errors import ParityError, UsageError
+from resx.errors import ExportError, ParityError, UsageError
 from resx.export import card as cards
 from resx.export import onnx_reading, parity
 from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
@@ -211,6 +211,11 @@ def _precision_of(source: Exportable, options: ExportOptions) -> Precision:
 def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions, precision: Precision) -> Canary:
     num_images = signature.batch or min(_CANARY_IMAGES, options.max_batch_size)
     answer = session(cards.canary_input(signature, num_images))
+    if not np.isfinite(answer).all():
+        raise ExportError(
+            f"the {precision} file answers its self-test with numbers that are not finite; no server would take it; "
+            "export in a wider precision, or other weights"
+        )
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))
     return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[precision])
 

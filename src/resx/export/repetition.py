@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from resx.errors import ExportError
 from resx.export import parity
-from resx.export.card import Card, Parity
+from resx.export.card import Card, Parity, SourceArguments
 from resx.export.checking import Exportable
 from resx.export.source import load_source
 
@@ -18,16 +18,13 @@ Runtime: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 """A file that was opened: logits for its input."""
 
 
-def reloaded(card: Card) -> Exportable:
-    """Return the source that a card names, with the weights it had.
+def reloaded(card: Card, arguments: SourceArguments) -> Exportable:
+    """Return the source that a card names (`card.named_source`), with the weights it had.
 
     Raises:
-        ExportError: the card does not name it, or its weights are others today.
+        ExportError: its weights are others today.
         ResxError: it cannot be loaded here.
     """
-    arguments = card.source.arguments
-    if arguments is None:
-        raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
     source = load_source(
         arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
         settings=arguments.settings, weights_entry=arguments.weights_entry, file=arguments.file,

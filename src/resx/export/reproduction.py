@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from resx.export.card import Card
+from resx.errors import UsageError
+from resx.export.card import Card, SourceArguments
 from resx.export.request import prepared, request_of
 from resx.zoo.spec import FrozenModel
 
@@ -29,18 +30,20 @@ class Reproduction(FrozenModel):
         return self.sha256_recorded == self.sha256_made
 
 
-def reproduce(card: Card, on_step: Callable[[str], None]) -> Reproduction:
-    """Export again as the card says, into a folder that is deleted.
+def reproduce(card: Card, source: SourceArguments, on_step: Callable[[str], None]) -> Reproduction:
+    """Export again as the card says, into a folder that is deleted; `source` is what it names (`card.named_source`).
 
     Raises:
-        ExportError: the card does not say enough.
+        UsageError: the card lacks the hash of its file.
         ParityError, ResxError: as the export itself.
     """
     from resx.export.pipeline import MODEL_FILE, export_version
 
-    source, options = prepared(request_of(card), on_step)
+    if card.unproved:
+        raise UsageError(f"{card.name}: {card.unproved}, so there is nothing to compare with; export it again")
+    loaded, options = prepared(request_of(card, source), on_step)
     with tempfile.TemporaryDirectory(prefix="resx-") as folder:
-        again = export_version(source, options, Path(folder), name=card.name, command=card.command, on_step=on_step)
+        again = export_version(loaded, options, Path(folder), name=card.name, command=card.command, on_step=on_step)
     recorded = card.files[MODEL_FILE] if card.engine is None else card.engine.onnx_sha256
     tools = {
         name: (card.tools.get(name, ""), again.tools.get(name, ""))
@@ -49,5 +52,5 @@ def reproduce(card: Card, on_step: Callable[[str], None]) -> Reproduction:
     }
     return Reproduction(
         name=card.name, sha256_recorded=recorded, sha256_made=again.files[MODEL_FILE], changed_tools=tools,
-        source_changed=source.description.weights_sha256 != card.source.weights_sha256,
+        source_changed=loaded.description.weights_sha256 != card.source.weights_sha256,
     )  # fmt: skip

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import resx
 from resx._version import __version__
-from resx.errors import ExportError
-from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target
+from resx.errors import UsageError
+from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target, require_values
 from resx.files import sha256_of
 from resx.listing import list_files
 from resx.reading import read_text
-from resx.zoo.catalog import kind_of
+from resx.zoo.catalog import kind_of, module_of
 from resx.zoo.spec import FrozenModel
 
 if TYPE_CHECKING:
@@ -50,19 +50,13 @@ class ExportRequest(FrozenModel):
     keep_fp32: tuple[str, ...] = ()
 
 
-def request_of(card: Card) -> ExportRequest:
-    """Return the request that led to a version.
-
-    Raises:
-        ExportError: the card does not say where its source was.
-    """
-    if card.source.arguments is None:
-        raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
+def request_of(card: Card, source: SourceArguments) -> ExportRequest:
+    """Return the request that led to a version; `source` is what its card names (`card.named_source`)."""
     made = card.quantisation
     asked = () if made is None else tuple(layer.layer for layer in made.kept_fp32 if layer.error is None)
     precision = card.precision if card.quantised_before is None else "fp32"  # that is, as the file is
     request = ExportRequest(
-        source=card.source.arguments, precision=precision, target=card.target, input_type=card.input,
+        source=source, precision=precision, target=card.target, input_type=card.input,
         max_batch_size=card.max_batch_size, verify=card.verified, keep_fp32=asked,
     )  # fmt: skip
     own_bar = {} if not card.own_bar else card.own_bar.model_dump(include={"max_abs", "max_rel"})
@@ -82,7 +76,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     """Load the source and the calibration images.
 
     Raises:
-        UsageError: something named is not there, or does not fit.
+        UsageError: something named is not there, does not fit, or is too large for memory.
         MissingCapability: published weights could not be downloaded.
     """
     from resx.export.calibration import load_calibration, require_data
@@ -104,6 +98,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     if request.precision == "int8":
         require_data(request.calibrate, has_own_data=is_run)
     signature = source.description.signature_with(request.input_type or "uint8")
+    require_values(signature, signature.batch or request.max_batch_size)
     int8 = None
     if request.precision == "int8":
         on_step("load calibration images")
@@ -150,7 +145,7 @@ def _contents(request: ExportRequest) -> list[str] | None:
     kind = kind_of(arguments.source)
     path = Path(arguments.source)
     found: list[str] = []
-    if kind == "foreign" and not arguments.source.startswith("torchvision:"):
+    if module_of(arguments.source):
         return None
     if kind == "run":
         data = _data_of_run(path)
@@ -178,7 +173,7 @@ def _data_of_run(folder: Path) -> str:
 
     try:
         return str(json.loads(read_text(folder / "training.json")).get("data", ""))
-    except (OSError, ValueError, AttributeError):
+    except (OSError, UsageError, ValueError, AttributeError, RecursionError):
         return ""
 
 

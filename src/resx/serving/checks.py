@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from resx.errors import UsageError
 from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install
 from resx.serving.native_backend import compiler
 
@@ -100,9 +101,12 @@ def _triton() -> Finding:
     if reason := missing_for_install():
         problem, _, remedy = reason.partition("; ")
         return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
-    detail = (
-        f"{TRITON_VERSION}, in the cache" if find_installed() else f"{TRITON_VERSION}, fetched on first use (55 MB)"
-    )
+    try:
+        installed = find_installed()
+    except UsageError as error:
+        problem, _, remedy = str(error).partition("; ")
+        return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
+    detail = f"{TRITON_VERSION}, in the cache" if installed else f"{TRITON_VERSION}, fetched on first use (55 MB)"
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
 
 

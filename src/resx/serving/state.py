@@ -16,26 +16,33 @@ server answered; one small file per model, replaced whole, needs no lock.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import stat
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 import pydantic
+from pydantic import Field
 
 from resx.errors import UsageError
-from resx.files import checked_name, exclusive, state_folder, write_atomic
+from resx.files import checked_name, exclusive, make_state_folder, read_state_file, state_folder, write_atomic
 from resx.serving.client import Address, Protocol
 from resx.serving.embedded import LOOPBACK
+from resx.serving.processes import Process
 from resx.serving.repository import Repository
 from resx.zoo.spec import FrozenModel
 
 STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED, PREVIOUS = (
     "server.json", "ended.json", "control.key", "server.log", "serve.log", "deployed", "previous",
 )  # fmt: skip
+_SERVERS = "servers"
+_MAX_PID = 2**22
+"""The kernel's own bound (proc_sys_kernel(5), pid_max)."""
 OURS = ""
 """The repository's own server, among those of `previous`."""
 
@@ -55,18 +62,23 @@ class Recovery(FrozenModel):
 class ServerState(FrozenModel):
     """A running server, as others find it."""
 
-    pid: int
+    pid: int = Field(ge=1, le=_MAX_PID)
     """Of the supervisor: what `resx stop` signals."""
-    server_pid: int
+    start_ticks: int = Field(default=0, ge=0)
+    """When that process began, as `Process` has it, so that no other that gets its id is taken for it."""
+    executable: str = ""
+    """What that process runs."""
+    server_pid: int = Field(ge=0, le=_MAX_PID)
+    server_start_ticks: int = Field(default=0, ge=0)
     repository: str
-    http_port: int
-    grpc_port: int
-    metrics_port: int
+    http_port: int = Field(ge=0, le=65535)
+    grpc_port: int = Field(ge=0, le=65535)
+    metrics_port: int = Field(ge=0, le=65535)
     started: float
     """Seconds since the epoch, for people; the wall clock may jump."""
     started_s: float = 0.0
     """On the clock of `now_s`, for uptime."""
-    exit_timeout_s: int = 10
+    exit_timeout_s: int = Field(default=10, ge=0)
     native: bool = False
     """Models are computed in the server itself, not in Python processes."""
     # The server's, not its models': while one of them recovers the others are served.
@@ -74,18 +86,24 @@ class ServerState(FrozenModel):
     restarts: int = 0
     """Recoveries since it was started, of the server and of single models."""
     last_recovery: Recovery | None = None
-    recovering: dict[str, str] = pydantic.Field(default_factory=dict)
+    recovering: dict[str, str] = Field(default_factory=dict)
     """Models that are being loaded again, and why; the others go on."""
-    set_aside: dict[str, str] = pydantic.Field(default_factory=dict)
+    set_aside: dict[str, str] = Field(default_factory=dict)
     """Models that are out of service, and why; the others go on. `resx deploy` tries one again."""
     trouble: str = ""
     """While the server or a model recovers: what went wrong."""
     log: str
+    """In the state folder, always: `read_state` does not go by what the file says."""
+
+    @property
+    def process(self) -> Process:
+        """The supervisor's."""
+        return Process(pid=self.pid, start_ticks=self.start_ticks, executable=self.executable)
 
     def address(self, protocol: Protocol) -> Address:
         """Return where to reach it, with its control key."""
         port = self.http_port if protocol == "http" else self.grpc_port
-        key = (Path(self.log).parent / KEY).read_text().strip()
+        key = read_state_file(Path(self.log).parent / KEY).decode().strip()
         return Address(host_port=f"{LOOPBACK}:{port}", protocol=protocol, control_key=key)
 
     def is_at(self, host_port: str) -> bool:
@@ -109,28 +127,59 @@ def now_s() -> float:
 
 
 def folder_of(repository: Repository) -> Path:
-    """Return the state folder of the repository's server. It may not exist yet."""
+    """Return the state folder of the repository's server. It may not exist yet.
+
+    Raises:
+        UsageError: somebody else can write in it, or replace it.
+    """
+    return state_folder(_SERVERS, _name_of(repository))
+
+
+def _name_of(repository: Repository) -> str:
     identity = hashlib.sha256(os.fsencode(repository.root.resolve())).hexdigest()[:12]
-    return state_folder() / "servers" / f"{repository.root.resolve().name}-{identity}"
+    return f"{repository.root.resolve().name}-{identity}"
 
 
 def make_folder(repository: Repository) -> Path:
     """Return the state folder of the repository's server, made if need be.
 
     Raises:
-        UsageError: it cannot be written, or its owner, who could replace the key, is somebody else.
+        UsageError: it cannot be written, or somebody else can write in it, or replace it.
     """
-    folder = folder_of(repository)
+    folder = state_folder(_SERVERS) / _name_of(repository)
     try:
-        (folder / DEPLOYED).mkdir(parents=True, exist_ok=True, mode=0o700)
-        if folder.stat().st_uid != os.geteuid():
-            raise _unwritable(folder, "belongs to another user")
-        folder.chmod(0o700)
+        with contextlib.suppress(FileNotFoundError):
+            _close(folder)
+        make_state_folder(_SERVERS, folder.name, DEPLOYED)
     except OSError as error:
         raise _unwritable(folder, error.strerror or str(error)) from error
     if not os.access(folder, os.W_OK):
         raise _unwritable(folder, "cannot be written")
     return folder
+
+
+def _close(folder: Path) -> None:
+    """Let nobody else into a folder of ours any more; whoever was in it must have left nothing there.
+
+    Raises:
+        UsageError: it is a link or of another user, or something in it is another user's.
+    """
+    state_folder(_SERVERS)
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+        state_folder(_SERVERS, folder.name)
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o700:
+            return
+        os.fchmod(descriptor, 0o700)
+    finally:
+        os.close(descriptor)
+    if theirs := [path for path in folder.rglob("*") if path.lstat().st_uid not in (0, os.geteuid())]:
+        raise UsageError(
+            f"{theirs[0]}: belongs to another user, as its folder was open to all; remove it, or set RESX_STATE to "
+            "another folder"
+        )
 
 
 def _unwritable(folder: Path, reason: str) -> UsageError:
@@ -158,9 +207,10 @@ def server_at(host_port: str) -> ServerState | None:
     """Return the embedded server of this user that listens there, whichever repository it serves, or None."""
     host, _, port = host_port.rpartition(":")
     where = f"{LOOPBACK if host == 'localhost' else host}:{port}"
-    for path in (state_folder() / "servers").glob(f"*/{STATE}"):
-        state = read_state(path.parent)
-        if state and state.is_at(where) and _is_locked(path.parent):
+    for path in state_folder(_SERVERS).glob(f"*/{STATE}"):
+        folder = state_folder(_SERVERS, path.parent.name)
+        state = read_state(folder)
+        if state and state.is_at(where) and _is_locked(folder):
             return state
     return None
 
@@ -174,7 +224,7 @@ def remembered_as(repository: Repository, host_port: str) -> str:
 def gave_up(repository: Repository) -> Ended | None:
     """Return why the last server of this repository gave up, or None if it did not, or another runs."""
     try:
-        return Ended.model_validate_json((folder_of(repository) / ENDED).read_bytes())
+        return Ended.model_validate_json(read_state_file(folder_of(repository) / ENDED))
     except (OSError, pydantic.ValidationError):
         return None
 
@@ -182,7 +232,8 @@ def gave_up(repository: Repository) -> Ended | None:
 def read_state(folder: Path) -> ServerState | None:
     """Return what `server.json` says, of a server that may be dead."""
     try:
-        return ServerState.model_validate_json((folder / STATE).read_bytes())
+        found = ServerState.model_validate_json(read_state_file(folder / STATE))
+        return found.model_copy(update={"log": str(folder / LOG)})
     except (OSError, pydantic.ValidationError):
         return None
 
@@ -198,9 +249,9 @@ def write_state(folder: Path, state: ServerState) -> None:
 def deployed(repository: Repository) -> dict[str, tuple[int, ...]]:
     """Return the versions that are to be served, by model."""
     found = {}
-    for path in sorted((folder_of(repository) / DEPLOYED).glob("[A-Za-z0-9]*")):
+    for path in sorted(_records(repository, DEPLOYED).glob("[A-Za-z0-9]*")):
         try:
-            found[path.name] = tuple(int(version) for version in json.loads(path.read_bytes()))
+            found[path.name] = tuple(int(version) for version in json.loads(read_state_file(path)))
         except (OSError, ValueError, TypeError):  # undeployed just now, or not ours
             continue
     return found
@@ -208,8 +259,9 @@ def deployed(repository: Repository) -> dict[str, tuple[int, ...]]:
 
 def record_deployed(repository: Repository, name: str, versions: Sequence[int]) -> None:
     """Say that these versions of a model are to be served from now on, whatever happens; none: not at all."""
-    path = folder_of(repository) / DEPLOYED / checked_name(name)
+    path = _records(repository, DEPLOYED) / checked_name(name)
     if versions:
+        make_state_folder(_SERVERS, _name_of(repository), DEPLOYED)
         write_atomic(path, json.dumps(sorted(versions)), mode=0o600)
     else:
         path.unlink(missing_ok=True)
@@ -224,17 +276,22 @@ def record_previous(repository: Repository, server: str, name: str, version: int
         name: the model's.
         version: the one that answered.
     """
-    path = folder_of(repository) / PREVIOUS / checked_name(name)
+    checked_name(name)
+    path = make_state_folder(_SERVERS, _name_of(repository), PREVIOUS) / name
     write_atomic(path, json.dumps(previous(repository, name) | {server: version}), mode=0o600)
 
 
 def previous(repository: Repository, name: str) -> dict[str, int]:
     """Return which version of a model answered before the last change from here, by server as `record_previous`."""
     try:
-        found = json.loads((folder_of(repository) / PREVIOUS / name).read_bytes())
+        found = json.loads(read_state_file(_records(repository, PREVIOUS) / name))
         return {str(server): int(version) for server, version in found.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def _records(repository: Repository, kind: str) -> Path:
+    return state_folder(_SERVERS, _name_of(repository), kind)
 
 
 def served_already(repository: Repository, state: ServerState | None) -> UsageError:

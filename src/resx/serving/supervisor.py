@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,7 @@ from typing import NoReturn
 
 from resx.errors import MissingCapability, ResxError, ServerError
 from resx.files import write_atomic
-from resx.serving import logs, pinned, systemd
+from resx.serving import logs, pinned, processes, systemd
 from resx.serving import state as states
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, deploy
@@ -108,8 +107,10 @@ class _Server:
         self._key = secrets.token_urlsafe(24)
         write_atomic(folder / states.KEY, self._key, mode=0o600)
         logs.rotate(self._log, max_bytes=0)
+        this = processes.this_process()
         state = ServerState(
-            pid=os.getpid(), server_pid=0, repository=str(repository.root.resolve()),
+            pid=this.pid, start_ticks=this.start_ticks, executable=this.executable, server_pid=0,
+            repository=str(repository.root.resolve()),
             http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
             started=time.time(), started_s=states.now_s(), exit_timeout_s=policy.exit_timeout_s,
             native=installation.onnxruntime is not None, log=str(self._log),
@@ -290,7 +291,8 @@ class _Server:
                 exit_timeout_s=self._policy.exit_timeout_s, load_models=list(versions),
             )  # fmt: skip
             self._stubs = StubWatch(self._process)
-            self._journal.change(server_pid=self._process.pid)
+            pid = self._process.pid
+            self._journal.change(server_pid=pid, server_start_ticks=processes.start_ticks(pid))
             deadline = time.monotonic() + _START_TIMEOUT_S
             with TritonClient(self.state.address("grpc")) as client:
                 while not client.is_live():

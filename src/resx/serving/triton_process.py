@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import ServerError
-from resx.serving import hidden_arguments, logs
+from resx.serving import hidden_arguments, logs, processes
 from resx.serving.client import CONTROL_HEADER
 from resx.serving.embedded import (
     LOOPBACK,
@@ -26,6 +26,7 @@ from resx.serving.embedded import (
     last_error,
     process_environment,
 )
+from resx.serving.processes import is_own, stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
 STUB = "triton_python_backend_stub"
@@ -116,9 +117,10 @@ class TritonProcess:
 
     def _spawn(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
         with self._log.open("ab") as output:
+            # In a folder of our own: the python stub takes modules from the one it is started in before all others.
             return subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                start_new_session=True, preexec_fn=_prepare_child,
+                cwd=self._log.parent, start_new_session=True, preexec_fn=_prepare_child,
             )  # fmt: skip
 
     @property
@@ -186,14 +188,16 @@ def remove_shared_memory(prefix: str) -> None:
         region.unlink(missing_ok=True)
 
 
-def remove_remains(server_pid: int, supervisor_pid: int, http_port: int) -> None:
+def remove_remains(server_pid: int, supervisor_pid: int, http_port: int, *, start_ticks: int = 0) -> None:
     """End the server of a supervisor that was killed, and stubs that outlived it, and remove their shared memory.
 
-    Their command lines carry the supervisor's id and its port, so no other process that got their id is met. A stub
+    Their command lines carry the supervisor's id and its port, so no other process that got their id is met; nor is one
+    of another user, or one that began at another time than the server (`start_ticks`, 0 where it is not known). A stub
     sees that its server died unless that held the lock which both of them take: then it waits for ever.
     """
     prefix = shared_memory_prefix(supervisor_pid, http_port)
-    if any(argument.endswith(f"={prefix}") for argument in _command_line(server_pid)):
+    is_server = is_own(server_pid) and start_ticks in (0, processes.start_ticks(server_pid))
+    if is_server and any(argument.endswith(f"={prefix}") for argument in _command_line(server_pid)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(server_pid, signal.SIGKILL)
         deadline = time.monotonic() + 5
@@ -201,7 +205,8 @@ def remove_remains(server_pid: int, supervisor_pid: int, http_port: int) -> None
             time.sleep(0.02)
     for pid in _processes():
         words = _command_line(pid)
-        if words and Path(words[0]).name == STUB and any(word.startswith(prefix) for word in words):
+        is_stub = bool(words) and Path(words[0]).name == STUB and any(word.startswith(prefix) for word in words)
+        if is_stub and is_own(pid):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
     remove_shared_memory(prefix)
@@ -209,7 +214,7 @@ def remove_remains(server_pid: int, supervisor_pid: int, http_port: int) -> None
 
 def is_child(pid: int, parent: int) -> bool:
     """Say whether `parent` has a child of that id, dead or alive."""
-    return _stat(pid)[1:2] == [str(parent)]
+    return stat_fields(pid)[1:2] == [str(parent)]
 
 
 def is_zombie(pid: int, parent: int) -> bool:
@@ -217,7 +222,7 @@ def is_zombie(pid: int, parent: int) -> bool:
 
     Triton waits for the stubs that it ends itself, so a stub that stays a zombie crashed.
     """
-    return _stat(pid)[:2] == ["Z", str(parent)]
+    return stat_fields(pid)[:2] == ["Z", str(parent)]
 
 
 def ending_of(code: int) -> str:
@@ -231,19 +236,11 @@ def ending_of(code: int) -> str:
 
 def _children(pid: int) -> list[int]:
     """Return the ids of a process's children, zombies too; Linux has an index of them only if built with one."""
-    return [child for child in _processes() if _stat(child)[1:2] == [str(pid)]]
+    return [child for child in _processes() if stat_fields(child)[1:2] == [str(pid)]]
 
 
 def _processes() -> list[int]:
     return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
-
-
-def _stat(pid: int) -> list[str]:
-    """Return state, parent and so on of /proc/PID/stat; nothing if there is no such process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
 
 
 def _stub(pid: int, repository: Path) -> Stub | None:

@@ -5,7 +5,7 @@ The checks go from the cheapest to the dearest, and all are done, so that one re
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from resx.errors import ParityError, ResxError, UsageError
 from resx.export import card as cards
-from resx.export.card import Card, Parity
+from resx.export.card import Card, Parity, SourceArguments
 from resx.files import sha256_of
 from resx.serving.client import Address, TritonClient
 from resx.serving.deploy import canary
@@ -64,6 +64,7 @@ def verify_version(
     address: Address | None,
     data: LabelledData = LabelledData(),
     *,
+    allowed_code: Collection[str] = (),
     on_step: Callable[[str], None] = lambda _step: None,
 ) -> Verification:
     """Check the files' hashes, the file's answer to the canary, the source's logits, accuracy, a server's answers.
@@ -72,14 +73,23 @@ def verify_version(
         folder: a version's, `model_repository/NAME/N`.
         address: of a server that has the version loaded; None leaves it out.
         data: that accuracy is measured on.
+        allowed_code: modules that may be imported if the card's source is a function in them.
         on_step: told what comes next.
 
     Raises:
-        UsageError: the version has no card, or the data do not fit it.
+        UsageError: the version has no card, the data do not fit it, or its source is code that is not allowed.
     """
     card = cards.read_card(folder)
+    arguments = card.source.arguments and cards.named_source(card, allowed_code, named_in=folder / cards.FILE_NAME)
     on_step("compare the files' hashes")
     checks = [_hash(folder / name, expected) for name, expected in card.files.items()]
+    checks += [
+        Check(what=f"{name} is of the verified version", passed=False, detail="the card does not list it; remove it")
+        for name in sorted(path.name for path in folder.iterdir())
+        if name not in (*card.files, card.model_file, cards.FILE_NAME)
+    ]
+    if card.unproved:
+        checks.append(Check(what=f"{card.model_file} is the verified file", passed=False, detail=card.unproved))
     if not all(check.passed for check in checks):
         return Verification(checks=tuple(checks))
     from resx.export.runtimes import open_model
@@ -88,7 +98,7 @@ def verify_version(
     on_step("ask the file the canary")
     checks.append(_file_canary(model, card))
     on_step("compare with the source")
-    source = _reloaded(card)
+    source = "the card does not say how to load it" if arguments is None else _reloaded(card, arguments)
     again, check = _against_source(card, model, source)
     checks.append(check)
     labelled = _labelled(card, source, data)
@@ -125,14 +135,12 @@ def _file_canary(model: Runtime, card: Card) -> Check:
     )
 
 
-def _reloaded(card: Card) -> Exportable | str:
+def _reloaded(card: Card, arguments: SourceArguments) -> Exportable | str:
     """Return the source with the weights that were exported, or why there is none."""
-    if card.source.arguments is None:
-        return "the card does not say how to load it"
     from resx.export.repetition import reloaded
 
     try:
-        return reloaded(card)
+        return reloaded(card, arguments)
     except ResxError as error:
         return str(error)
 

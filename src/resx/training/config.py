@@ -19,10 +19,10 @@ class Recipe(FrozenModel):
     The defaults are those of the digits.
     """
 
-    epochs: int = Field(default=15, ge=1)
-    batch_size: int = Field(default=16, ge=2)
+    epochs: int = Field(default=15, ge=1, le=1_000_000)
+    batch_size: int = Field(default=16, ge=2, le=1_000_000)
     """Images per step, over all processes together."""
-    learning_rate: float = Field(default=0.05, gt=0)
+    learning_rate: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """At the peak."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
@@ -34,7 +34,7 @@ class Recipe(FrozenModel):
     """For `steps`: shares of the epochs in (0, 1), so that a shorter run keeps the schedule's form."""
     warmup: Warmup = "linear"
     """Over the first epoch: rising from zero, or at a tenth of the peak throughout."""
-    shift_px: int = Field(default=2, ge=0)
+    shift_px: int = Field(default=2, ge=0, le=4096)
     """Augmentation: each training image moves by up to this many pixels, edges padded with zeros, which is
     the papers' pad and random crop."""
     flip: bool = False

@@ -12,9 +12,21 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from resx.errors import UsageError
+from resx.zoo.limits import (
+    MAX_BLOCKS,
+    MAX_CHANNELS,
+    MAX_STAGES,
+    dense_weights,
+    plain_weights,
+    require_size,
+    residual_weights,
+)
 
-Depths: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-Widths: TypeAlias = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Channels: TypeAlias = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+Depths: TypeAlias = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=MAX_BLOCKS)], ...], Field(min_length=1, max_length=MAX_STAGES)
+]
+Widths: TypeAlias = Annotated[tuple[Channels, ...], Field(min_length=1, max_length=MAX_STAGES)]
 Stem: TypeAlias = Literal["imagenet", "cifar"]
 BottleneckForm: TypeAlias = Literal["aggregated", "concatenated", "grouped"]
 BlockVariant: TypeAlias = Literal[
@@ -39,11 +51,11 @@ class ResNetArchitecture(FrozenModel):
     block: Literal["basic", "bottleneck"]
     stage_depths: Depths
     """Blocks per stage; every stage after the first halves the image and doubles the channels."""
-    width: int = Field(default=64, ge=1)
+    width: Channels = 64
     """Channels of the stem; a basic block of the first stage gives `width`, a bottleneck `4 * width`."""
-    inner_width: int = Field(default=64, ge=1)
+    inner_width: Channels = 64
     """Channels of the first stage's 3x3 convolution in a bottleneck, all groups together."""
-    cardinality: int = Field(default=1, ge=1)
+    cardinality: Channels = 1
     """Groups of the bottleneck's 3x3 convolution (ResNeXt); 1 is the ResNet."""
     form: BottleneckForm = "grouped"
     """Which of the three equivalent forms of ResNeXt's figure 3 the bottleneck is written in: a, b or c."""
@@ -57,6 +69,11 @@ class ResNetArchitecture(FrozenModel):
     def num_blocks(self) -> int:
         """L of the survival schedule."""
         return sum(self.stage_depths)
+
+    @property
+    def num_features(self) -> int:
+        """Channels before the classifier."""
+        return self.width * 2 ** (len(self.stage_depths) - 1) * (4 if self.block == "bottleneck" else 1)
 
     @property
     def undroppable(self) -> str:
@@ -82,6 +99,14 @@ class ResNetArchitecture(FrozenModel):
         return 1
 
     @pydantic.model_validator(mode="after")
+    def _is_not_too_large(self) -> ResNetArchitecture:
+        outer, inner = (self.width, 0) if self.block == "basic" else (4 * self.width, self.inner_width)
+        num_weights = residual_weights(self.stage_depths, outer, inner, 9 / self.cardinality)
+        num_paths = 0 if self.form == "grouped" else self.num_blocks * self.cardinality
+        require_size(num_weights=num_weights, num_blocks=self.num_blocks, num_paths=num_paths)
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _fits(self) -> ResNetArchitecture:
         if self.inner_width % self.cardinality:
             raise UsageError(
@@ -102,7 +127,7 @@ class PreResNetArchitecture(FrozenModel):
     block: Literal["basic", "bottleneck"]
     stage_depths: Depths
     """Blocks per stage; every stage after the first halves the image and doubles the channels."""
-    width: int = Field(default=64, ge=1)
+    width: Channels = 64
     """Channels of the stem and of the first stage's 3x3 convolutions; a bottleneck gives `4 * width`."""
     variant: BlockVariant = "full_preactivation"
     """Figure 4, (a) to (e): where batch norm and ReLU stand."""
@@ -112,6 +137,11 @@ class PreResNetArchitecture(FrozenModel):
     def num_blocks(self) -> int:
         """L of the survival schedule."""
         return sum(self.stage_depths)
+
+    @property
+    def num_features(self) -> int:
+        """Channels before the classifier."""
+        return self.width * 2 ** (len(self.stage_depths) - 1) * (4 if self.block == "bottleneck" else 1)
 
     @property
     def undroppable(self) -> str:
@@ -137,6 +167,12 @@ class PreResNetArchitecture(FrozenModel):
         """Pixels; padded convolutions never shrink an image to nothing."""
         return 1
 
+    @pydantic.model_validator(mode="after")
+    def _is_not_too_large(self) -> PreResNetArchitecture:
+        outer, inner = (self.width, 0) if self.block == "basic" else (4 * self.width, self.width)
+        require_size(num_weights=residual_weights(self.stage_depths, outer, inner, 9), num_blocks=self.num_blocks)
+        return self
+
 
 class DenseNetArchitecture(FrozenModel):
     """Densely connected networks (Huang et al. 2017, section 3)."""
@@ -144,13 +180,13 @@ class DenseNetArchitecture(FrozenModel):
     family: Literal["densenet"] = "densenet"
     block_depths: Depths
     """Layers per dense block."""
-    growth_rate: int = Field(ge=1)
+    growth_rate: Channels
     """k: channels that each layer adds."""
-    stem_width: int = Field(ge=1)
+    stem_width: Channels
     """Channels before the first dense block."""
-    bottleneck: int = Field(default=4, ge=0)
+    bottleneck: int = Field(default=4, ge=0, le=1024)
     """A layer's 1x1 convolution gives `bottleneck * growth_rate` channels (DenseNet-B); 0: it has none."""
-    compression: float = Field(default=0.5, gt=0, le=1)
+    compression: float = Field(default=0.5, gt=0, le=1, allow_inf_nan=False)
     """theta: the share of channels that a transition passes on (DenseNet-C); 1 passes all."""
     stem: Stem = "imagenet"
     recompute: bool = False
@@ -161,6 +197,11 @@ class DenseNetArchitecture(FrozenModel):
     def num_blocks(self) -> int:
         """L of the survival schedule: here a layer is what can be dropped."""
         return sum(self.block_depths)
+
+    @property
+    def num_features(self) -> int:
+        """Channels before the classifier, at most: a transition leaves some out."""
+        return self.stem_width + self.growth_rate * sum(self.block_depths)
 
     @property
     def undroppable(self) -> str:
@@ -183,6 +224,12 @@ class DenseNetArchitecture(FrozenModel):
         before_transitions = 2 ** (len(self.block_depths) - 1)
         return before_transitions if self.stem == "cifar" else 4 * before_transitions - 3
 
+    @pydantic.model_validator(mode="after")
+    def _is_not_too_large(self) -> DenseNetArchitecture:
+        num_weights = dense_weights(self.block_depths, self.growth_rate, self.stem_width, self.bottleneck)
+        require_size(num_weights=num_weights, num_blocks=self.num_blocks)
+        return self
+
 
 class HighwayArchitecture(FrozenModel):
     """Convolutional highway networks (Srivastava et al. 2015)."""
@@ -192,13 +239,18 @@ class HighwayArchitecture(FrozenModel):
     """Convolutional layers per stage: a plain one that sets the width, and highway layers behind it."""
     stage_widths: Widths
     """Channels per stage; max pooling halves the image between stages."""
-    gate_bias: float = Field(default=-2.0, lt=0)
+    gate_bias: float = Field(default=-2.0, lt=0, ge=-1000, allow_inf_nan=False)
     """Of the transform gates at first: negative, so that layers begin by carrying their input."""
 
     @property
     def num_blocks(self) -> int:
         """L of the survival schedule: the highway layers."""
         return sum(self.stage_depths) - len(self.stage_depths)
+
+    @property
+    def num_features(self) -> int:
+        """Channels before the classifier."""
+        return self.stage_widths[-1]
 
     @property
     def undroppable(self) -> str:
@@ -226,6 +278,8 @@ class HighwayArchitecture(FrozenModel):
             raise UsageError(
                 f"stage_widths={self.stage_widths}: give one per stage, {len(self.stage_depths)} as in stage_depths"
             )
+        num_weights = 2 * plain_weights(self.stage_depths, self.stage_widths)  # a layer has a gate beside it
+        require_size(num_weights=num_weights, num_blocks=sum(self.stage_depths))
         if self.num_blocks == 0:
             raise UsageError(f"stage_depths={self.stage_depths}: no highway layer; give a stage 2 layers or more")
         return self
@@ -239,13 +293,18 @@ class VGGArchitecture(FrozenModel):
     """3x3 convolutions per stage; max pooling halves the image after each stage."""
     stage_widths: Widths
     batch_norm: bool = False
-    hidden_width: int = Field(default=4096, ge=1)
+    hidden_width: Channels = 4096
     """Of the two fully connected layers before the last."""
 
     @property
     def num_blocks(self) -> int:
         """Convolutional layers; none can be dropped."""
         return sum(self.stage_depths)
+
+    @property
+    def num_features(self) -> int:
+        """Channels before the classifier."""
+        return self.hidden_width
 
     @property
     def undroppable(self) -> str:
@@ -273,6 +332,9 @@ class VGGArchitecture(FrozenModel):
             raise UsageError(
                 f"stage_widths={self.stage_widths}: give one per stage, {len(self.stage_depths)} as in stage_depths"
             )
+        num_weights = plain_weights(self.stage_depths, self.stage_widths)
+        num_weights += self.hidden_width * (49.0 * self.stage_widths[-1] + self.hidden_width)
+        require_size(num_weights=num_weights, num_blocks=self.num_blocks)
         return self
 
 
@@ -288,6 +350,11 @@ class ForeignArchitecture(FrozenModel):
 
     @property
     def num_blocks(self) -> int:
+        """None that resx knows of."""
+        return 0
+
+    @property
+    def num_features(self) -> int:
         """None that resx knows of."""
         return 0
 

@@ -25,6 +25,8 @@ PAPERS = {
     "highway": "Srivastava et al. 2015, arXiv:1505.00387",
     "vgg": "Simonyan and Zisserman 2014, arXiv:1409.1556",
 }
+TORCHVISION = "torchvision"
+"""What stands before the colon where the network is torchvision's."""
 
 # Of the CIFAR-10 training images, for pixels in [0, 1].
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -95,6 +97,15 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
         )
     variant(text)
     return "variant"
+
+
+def module_of(text: str) -> str:
+    """Return the module that loading a source would import and run; empty where it is data, or torchvision's."""
+    module = text.partition(":")[0]
+    try:
+        return module if kind_of(text) == "foreign" and module != TORCHVISION else ""
+    except UsageError:  # it cannot be loaded at all
+        return ""
 
 
 def names_onnx_file(text: str) -> bool:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from resx.errors import MissingCapability, UsageError
-from resx.files import cache_folder, sha256_of
+from resx.files import make_cache_folder, require_own_cache, sha256_of
 from resx.zoo import checkpoint_files, weight_names
 from resx.zoo.checkpoint_files import Stored
 from resx.zoo.file_kinds import few, shown
@@ -121,10 +121,10 @@ def fetch(url: str, file_name: str) -> Path:
         MissingCapability: the download failed; the message says where to put the file.
         UsageError: the file is not the published one.
     """
-    path = cache_folder() / "weights" / file_name
+    path = make_cache_folder("weights") / file_name
+    require_own_cache(path)
     prefix = _HASH_IN_NAME.search(file_name)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(path), prefix and prefix[1], progress=False)
         except (urllib.error.URLError, OSError) as error:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import pydantic
-from pydantic import Field
+from pydantic import FailFast, Field
 
 from resx.errors import UsageError, nearest
 from resx.listing import LABEL_RULE, is_label, one_line
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.architectures import Architecture, FrozenModel
+from resx.zoo.limits import MAX_CLASSES, MAX_IMAGE_SIZE, require_size
 
 __all__ = [
     "IMAGENET_MEAN", "IMAGENET_STD", "INTERPOLATIONS", "SPEC_FILE", "SURVIVAL_SCHEDULES", "Channels", "FrozenModel",
@@ -27,7 +28,11 @@ __all__ = [
 
 SurvivalSchedule: TypeAlias = Literal["linear", "uniform"]
 SURVIVAL_SCHEDULES: tuple[SurvivalSchedule, ...] = ("linear", "uniform")
-Channels: TypeAlias = tuple[float, float, float]
+Channel: TypeAlias = Annotated[float, Field(ge=-1e6, le=1e6, allow_inf_nan=False)]
+Channels: TypeAlias = tuple[Channel, Channel, Channel]
+ImageSize: TypeAlias = Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
+Resize: TypeAlias = Annotated[int, Field(ge=1, le=4 * MAX_IMAGE_SIZE)]
+Labels: TypeAlias = Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES), FailFast()]
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic")
 
@@ -35,6 +40,20 @@ SPEC_FILE = "spec.json"
 
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
+_SMALLEST_STD = 1e-6
+_MAX_SHOWN = 200
+"""Characters of a name or a value in a message."""
+
+
+def require_divisors(std: Channels) -> Channels:
+    """Return the standard deviations of a file, which pixels are divided by.
+
+    Raises:
+        ValueError: one is so near to 0 that nothing can be divided by it.
+    """
+    if not all(abs(number) >= _SMALLEST_STD for number in std):
+        raise ValueError(f"std={list(std)}: give numbers from {_SMALLEST_STD:f}")
+    return std
 
 
 def parse_channels(what: str, text: str, *, is_std: bool) -> Channels:
@@ -52,7 +71,7 @@ def parse_channels(what: str, text: str, *, is_std: bool) -> Channels:
         red, green, blue = (float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(f"{what} {text[:80]!r}: give three numbers, as 0.485,0.456,0.406") from None
-    smallest = 1e-6 if is_std else 0.0
+    smallest = _SMALLEST_STD if is_std else 0.0
     if not all(smallest <= abs(number) <= 1e6 for number in (red, green, blue)):  # NaN is not
         rule = "from 0.000001 to 1000000" if is_std else "of at most 1000000"
         raise UsageError(f"{what} {text[:80]!r}: give three numbers {rule}")
@@ -65,25 +84,35 @@ class ModelSpec(FrozenModel):
     name: str
     """The variant's name; it travels into file names and the model's metadata."""
     architecture: Architecture
-    classes: int = Field(ge=2)
-    labels: tuple[str, ...] = ()
+    classes: int = Field(ge=2, le=MAX_CLASSES)
+    labels: Labels = ()
     """One name per class, or none where they are not known."""
-    image_size: int = Field(ge=1)
+    image_size: ImageSize
     """Height and width of the input in pixels."""
-    resize: int = Field(ge=1)
+    resize: Resize
     """The shorter side is brought to this many pixels before the centre crop of `image_size`."""
     mean: Channels
     """Of each channel, for pixels in [0, 1]."""
     std: Channels
     interpolation: Interpolation = "bilinear"
     """The filter that resizes, always with antialiasing."""
-    survival: float = Field(default=1.0, gt=0.0, le=1.0)
+    survival: float = Field(default=1.0, gt=0.0, le=1.0, allow_inf_nan=False)
     """p_L, the last block's survival probability; 1 is constant depth."""
     survival_schedule: SurvivalSchedule = "linear"
     """How the other blocks' probabilities follow from p_L: along a straight line from 1, or all equal to it."""
     dropped_blocks: tuple[int, ...] = ()
     """Blocks that the network is built without, counted from 1 as p_l's l. The others keep their names (the
     state dict has gaps) and the survival probabilities that they have in the whole network."""
+
+    @pydantic.model_validator(mode="after")
+    def _is_not_too_large(self) -> ModelSpec:
+        require_size(num_weights=self.classes * self.architecture.num_features, num_blocks=self.architecture.num_blocks)
+        return self
+
+    @pydantic.field_validator("std")
+    @classmethod
+    def _divides(cls, std: Channels) -> Channels:
+        return require_divisors(std)
 
     @pydantic.model_validator(mode="after")
     def _labels_fit_classes(self) -> ModelSpec:
@@ -159,7 +188,7 @@ class ModelSpec(FrozenModel):
         try:
             return ModelSpec.model_validate(fields)
         except pydantic.ValidationError as error:
-            raise UsageError(f"{self.name}: {_first(error)}") from error
+            raise UsageError(f"{self.name}: {first_fault(error)}") from error
 
     def with_settings(self, settings: Sequence[str]) -> ModelSpec:
         """Return this spec with its number of classes or fields of its architecture replaced, given as `field=value`.
@@ -184,21 +213,21 @@ class ModelSpec(FrozenModel):
                 continue
             try:
                 changes[field] = json.loads(value)
-            except json.JSONDecodeError:
+            except (json.JSONDecodeError, RecursionError):
                 changes[field] = value
         fields = self.model_dump()
         fields["architecture"] |= changes
         try:
             return ModelSpec.model_validate(fields).with_changes(classes=classes)
         except pydantic.ValidationError as error:
-            raise UsageError(f"--set {' '.join(settings)}: {_first(error)}") from error
+            raise UsageError(f"--set {' '.join(settings)}: {first_fault(error)}") from error
 
 
 class ImageFormat(FrozenModel):
     """How a data set's images reach the network: size in pixels, resize before the crop, normalisation, filter."""
 
-    image_size: int
-    resize: int
+    image_size: ImageSize
+    resize: Resize
     mean: Channels
     std: Channels
     interpolation: Interpolation = "bilinear"
@@ -232,7 +261,7 @@ def read_spec(path: Path) -> ModelSpec:
         _require_labels(spec.labels)
         return spec
     except pydantic.ValidationError as error:
-        raise UsageError(f"{path}: {_first(error)}; train or copy the run again") from error
+        raise UsageError(f"{path}: {first_fault(error)}; train or copy the run again") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -245,7 +274,13 @@ def _require_labels(labels: Sequence[str]) -> None:
         )
 
 
-def _first(error: pydantic.ValidationError) -> str:
-    first = error.errors()[0]
+def first_fault(error: pydantic.ValidationError) -> str:
+    """Return the first of what pydantic found wrong with a file, and where in it, in one short line."""
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or "file"
-    return f"{where}: {first['msg']}"
+    return f"{_short(where)}: {_short(first['msg'].removeprefix('Value error, '))}"
+
+
+def _short(text: str) -> str:
+    line = one_line(text)
+    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}..."

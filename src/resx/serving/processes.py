@@ -1,0 +1,109 @@
+"""Processes that are named in a file: told from another that has their id by now, before a signal goes out.
+
+An id is given again once its process has ended. Id and start time together name one process for as long as the machine
+runs (proc(5), field 22 of /proc/PID/stat); owner and executable must be right too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from resx.errors import ServerError
+
+_START_FIELD = 19
+"""Of what follows the command in /proc/PID/stat: field 22."""
+_DELETED = " (deleted)"
+"""What the kernel adds to an executable that was replaced, as an update of Python does."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Process:
+    """What tells a process from every other."""
+
+    pid: int
+    start_ticks: int
+    """Clock ticks after boot; 0: not known."""
+    executable: str
+
+
+def this_process() -> Process:
+    """Return what tells this process."""
+    return Process(pid=os.getpid(), start_ticks=start_ticks(os.getpid()), executable=_executable(os.getpid()))
+
+
+def start_ticks(pid: int) -> int:
+    """Return when a process began, in clock ticks after boot; 0 if there is none."""
+    fields = stat_fields(pid)
+    return int(fields[_START_FIELD]) if len(fields) > _START_FIELD else 0
+
+
+def stat_fields(pid: int) -> list[str]:
+    """Return state, parent and so on of /proc/PID/stat; nothing if there is no such process."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def is_own(pid: int) -> bool:
+    """Say whether a process belongs to this user."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def lives(process: Process) -> bool:
+    """Say whether the process has not ended; a zombie has."""
+    return start_ticks(process.pid) == process.start_ticks and stat_fields(process.pid)[:1] != ["Z"]
+
+
+def terminate(process: Process) -> bool:
+    """Send SIGTERM to the process; say whether it still lived.
+
+    Raises:
+        ServerError: its id is another process's, of another user or another program.
+    """
+    with contextlib.ExitStack() as held:
+        descriptor = _descriptor(process.pid)
+        if descriptor is not None:
+            held.callback(os.close, descriptor)  # from here on the id cannot change what the signal reaches
+        if not start_ticks(process.pid):
+            return False
+        _require(process)
+        with contextlib.suppress(ProcessLookupError):
+            if descriptor is None:
+                os.kill(process.pid, signal.SIGTERM)
+            else:
+                signal.pidfd_send_signal(descriptor, signal.SIGTERM)
+            return True
+    return False
+
+
+def _require(process: Process) -> None:
+    pid = process.pid
+    same = start_ticks(pid) == process.start_ticks and _executable(pid) == process.executable
+    if not (same and is_own(pid)):
+        raise ServerError(
+            f"process {pid}: is not the server that was started here, so it was not signaled; if it is one of an "
+            f"earlier resx, end it yourself: kill {pid}"
+        )
+
+
+def _executable(pid: int) -> str:
+    try:
+        return str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(_DELETED)
+    except OSError:
+        return ""
+
+
+def _descriptor(pid: int) -> int | None:
+    """Return a descriptor of the process; None where the kernel has none to give."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
