@@ -93,7 +93,7 @@ def test_a_spec_or_card_that_is_no_file_is_not_waited_for(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / SPEC_FILE)
     (tmp_path / FILE_NAME).symlink_to("/dev/zero")
     for read in (lambda: read_spec(tmp_path / SPEC_FILE), lambda: read_card(tmp_path)):
-        with pytest.raises(UsageError, match="is no regular file"):
+        with pytest.raises(UsageError, match="not a regular file"):
             read()
 
 

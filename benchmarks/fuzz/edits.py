@@ -57,7 +57,7 @@ def _edited(sound: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:
     content = bytearray(sound)
     for what, place, piece in edits:
         if what == "flip" and place < len(content):
-            content[place] ^= piece[0] or 1
+            content[place] ^= int.from_bytes(piece[:1], "big") or 1
         elif what == "replace":
             content[place : place + len(piece)] = piece
         elif what == "insert":
