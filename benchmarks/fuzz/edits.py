@@ -49,8 +49,8 @@ def spoiled_bytes(sound: bytes) -> st.SearchStrategy[bytes]:
         st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8), st.just(b"\0" * 8), st.just(b"\x7f" + b"\xff" * 7),
         NASTY_TEXT.map(lambda text: text.encode("utf-8", "surrogatepass")),
     )  # fmt: skip
-    edit = st.tuples(st.sampled_from(["flip", "replace", "insert", "remove", "double", "cut"]), places, pieces)
-    return st.lists(edit, min_size=1, max_size=6).map(lambda edits: _edited(sound, edits))
+    edit = st.tuples(st.sampled_from([*2 * ["flip", "replace", "insert", "remove", "double"], "cut"]), places, pieces)
+    return st.lists(edit, min_size=1, max_size=3).map(lambda edits: _edited(sound, edits))
 
 
 def _edited(sound: bytes, edits: list[tuple[str, int, bytes]]) -> bytes:

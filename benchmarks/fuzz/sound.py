@@ -46,7 +46,7 @@ def prepare(folder: Path, *, server: bool, trained: bool) -> Sound:
     (folder / "card.json").write_bytes((folder / f"model_repository/{MODEL}/1/card.json").read_bytes())
     (folder / "images/a").mkdir(parents=True)
     (folder / "images/b").mkdir()
-    for number, kind in enumerate(FORMATS):
+    for number, kind in enumerate(2 * FORMATS):
         (folder / f"images/{'ab'[number % 2]}/{number}.{kind.lower()}").write_bytes(image(kind))
     (folder / "labels.txt").write_text("".join(f"class {index}\n" for index in range(10)))
     (folder / "list.txt").write_text("images/a/0.png\nimages/b/1.jpeg\n")
