@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch: threads do not live through a fork
@@ -46,11 +47,14 @@ def main() -> int:
         share_s = 60 * asked.minutes * asked.processes / len(wanted)
         jobs = [(name, start, Path(scratch), asked.seed, share_s, asked.cases, asked.keep) for name in asked.only]
         print(f"{'target':<16} {'cases':>6} {'done':>6} {'refused':>8} {'peak MB':>8}  faults")
-        with multiprocessing.get_context("spawn").Pool(asked.processes, maxtasksperchild=1) as pool:
-            results = [pool.apply_async(fuzz, job) for job in jobs]
+        # Not multiprocessing.Pool: its workers may have no children, which `resx bench` has.
+        with ProcessPoolExecutor(
+            asked.processes, mp_context=multiprocessing.get_context("spawn"), max_tasks_per_child=1
+        ) as pool:
+            results = [pool.submit(fuzz, *job) for job in jobs]
             num_faults = num_cases = 0
             for result in results:
-                line, faults, cases = result.get()
+                line, faults, cases = result.result()
                 print(line, flush=True)
                 num_faults, num_cases = num_faults + faults, num_cases + cases
     print(f"{num_cases} cases, {num_faults} faults, seed {asked.seed}, {(time.monotonic() - begun) / 60:.0f} min")
