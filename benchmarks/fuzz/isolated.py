@@ -135,14 +135,21 @@ def _in_a_child(action: Callable[[], int], folder: Path, printed: Path) -> tuple
         pid, status, usage = os.wait4(child, os.WNOHANG)
         if pid:
             break
-        if time.monotonic() > until:
+        is_late = time.monotonic() > until
+        if is_late or _resident_bytes(child) > 2 * PEAK_BYTES:  # before it takes the machine along
             os.killpg(child, signal.SIGKILL)
             _, status, usage = os.wait4(child, 0)
-            return status, usage.ru_maxrss * 1024, True
+            return status, usage.ru_maxrss * 1024, is_late
         time.sleep(0.005)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child, signal.SIGKILL)  # what it may have left running
     return status, usage.ru_maxrss * 1024, False
+
+
+def _resident_bytes(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
 def _command(case: Case, folder: Path) -> int:
