@@ -96,6 +96,8 @@ class Measurement(FrozenModel):
     model: str
     version: int | None
     """None: the newest that was loaded."""
+    label: str = ""
+    """What tells it apart from the others, where its name does not: `resnet50 (1)`, `resnet50@host:8000`."""
     url: str
     load: Literal["closed", "open"]
     concurrency: int
@@ -153,6 +155,11 @@ class Measurement(FrozenModel):
 
     @property
     def target(self) -> str:
+        """What it is called: the model, with its version where one was named, or its label."""
+        return self.label or self.name
+
+    @property
+    def name(self) -> str:
         """The model, with its version where one was named."""
         return self.model if self.version is None else f"{self.model}:{self.version}"
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import UsageError
 from resx.export import card as cards
-from resx.files import STAGING_PREFIX, exclusive
+from resx.files import exclusive, staging_folder
 from resx.serving.client import TritonClient
 from resx.serving.deploy import alone
 from resx.serving.repository import Repository
@@ -79,8 +75,5 @@ def _used(repository: Repository, name: str, clients: Sequence[TritonClient]) ->
 
 def _delete(folder: Path, staging: Path) -> None:
     """Take the folder out of the repository in one step, then delete it."""
-    staging.mkdir(parents=True, exist_ok=True)
-    grave = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=staging))
-    with contextlib.ExitStack() as last:
-        last.callback(shutil.rmtree, grave, ignore_errors=True)
+    with staging_folder(staging) as grave:
         folder.rename(grave / folder.name)
