@@ -158,6 +158,8 @@ class _Server:
     ) -> tuple[list[Deployed], list[ResxError]]:
         """Start the server, with the versions that are resumed, then deploy the other models; None: the newest."""
         self._hold.change(resumed)
+        for name, versions in resumed.items():
+            states.record_deployed(self._repository, name, versions)  # and mark again what somebody thought was gone
         self._on_step("start tritonserver")
         self._start(resumed)
         deployed, errors = [], []
