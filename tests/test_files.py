@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,76 @@ def test_what_a_killed_process_left_staged_is_removed_and_a_living_ones_is_not(t
 
         assert len(removed) == 1
         assert list(tmp_path.iterdir()) == [mine]
+
+
+REMOVE = "import sys, pathlib; from resx.files import remove_abandoned as r; print(len(r(pathlib.Path(sys.argv[1]))))"
+
+
+def removed_by_another_process(parent: Path) -> int:
+    done = subprocess.run([sys.executable, "-c", REMOVE, str(parent)], capture_output=True, text=True, check=True)
+    return int(done.stdout)
+
+
+def test_a_living_ones_is_kept_where_its_process_id_is_nobodys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As seen from another container: ids are not shared, the kernel is."""
+    monkeypatch.setattr(os, "getpid", lambda: 4_000_000)
+    with files.staging_folder(tmp_path) as staged:
+        assert removed_by_another_process(tmp_path) == 0
+        assert list(tmp_path.iterdir()) == [staged]
+
+
+def test_a_file_is_kept_while_it_is_written_by_a_process_of_another_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getpid", lambda: 4_000_000)
+    seen = []
+
+    def slow(_descriptor: int) -> None:
+        seen.append(removed_by_another_process(tmp_path))
+
+    monkeypatch.setattr(os, "fsync", slow)
+    files.write_atomic(tmp_path / "a.json", "new")
+    assert seen[0] == 0
+    assert (tmp_path / "a.json").read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "with staging_folder(here) as s: os.kill(me, 9)",
+        "os.fsync = lambda _: os.kill(me, 9); write_atomic(here / 'a', b'x')",
+    ],
+)
+def test_what_a_killed_process_left_is_removed_though_its_id_lives_here(tmp_path: Path, write: str) -> None:
+    code = (
+        "import os, pathlib; from resx.files import staging_folder, write_atomic\n"
+        f"me, os.getpid, here = os.getpid(), lambda: {os.getpid()}, pathlib.Path({str(tmp_path)!r})\n{write}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=False)
+    assert len(list(tmp_path.iterdir())) == 1
+    assert len(files.remove_abandoned(tmp_path)) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_another_host_staged_is_left_alone_until_nothing_changed_for_a_day(tmp_path: Path) -> None:
+    """Over NFS its lock is not seen here."""
+    staged = tmp_path / f".staging-{os.getpid()}-ffffffff-x"
+    (staged / "1").mkdir(parents=True)
+    (staged / "1" / "model.onnx").touch()
+    assert files.remove_abandoned(tmp_path) == []
+    yesterday = time.time() - 25 * 3600
+    for path in (staged / "1" / "model.onnx", staged / "1", staged):
+        os.utime(path, (yesterday, yesterday))
+    assert files.remove_abandoned(tmp_path) == [staged]
+    assert not staged.exists()
+
+
+def test_what_an_older_version_staged_is_judged_by_its_process(tmp_path: Path) -> None:
+    living, dead = tmp_path / f".staging-{os.getpid()}-abcdefgh", tmp_path / ".staging-4000000-abcdefgh"
+    living.mkdir()
+    dead.touch()
+    assert files.remove_abandoned(tmp_path) == [dead]
+    assert list(tmp_path.iterdir()) == [living]
 
 
 def test_a_lock_excludes_others_and_ends_with_its_holder(tmp_path: Path) -> None:

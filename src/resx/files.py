@@ -1,18 +1,25 @@
 """Files that are whole or absent: stage beside the target, fsync, rename.
 
 A reader, and a process killed at any moment, sees either the state before or the state after, never
-something between. Staged things are named `.staging-PID-...`; `remove_abandoned` deletes those whose
-process is gone.
+something between. Whoever stages something holds a lock (flock) on it until it is published or deleted, and
+`remove_abandoned` deletes what nobody holds: a process id says nothing in another container or on another host.
+
+    .staging-PID-BOOT-...   BOOT: the running kernel's, which all containers of a host share
+    .staging-PID-...        of older versions, which held no lock: judged by the process id
+
+On NFS a folder's lock is not seen by other hosts, so what another kernel staged is left alone for a day.
 """
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +32,10 @@ from resx.reading import require_regular
 STAGING_PREFIX = ".staging-"
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
+_STAGED = re.compile(r"\.staging-\d+-([0-9a-f]{8})-.+")
+_UNJUDGED_S = 24 * 3600.0
+"""How long nothing may have changed in what another host staged, or what lies where there are no locks."""
+_STAGING_TRIES = 100
 _OWN_CACHE = "set RESX_CACHE to a folder of your own"
 _OWN_STATE = "set RESX_STATE to a folder of your own"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -145,16 +156,16 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
     """Replace the file at `path` by one that holds `data`, in one step that survives a crash."""
     payload = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staged = tempfile.mkstemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=path.parent)
+    descriptor, staged = _stage(path.parent, is_folder=False)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-        Path(staged).chmod(mode)
-        Path(staged).replace(path)
+            staged.chmod(mode)
+            staged.replace(path)  # the lock is held until it has its own name
     except BaseException:
-        Path(staged).unlink(missing_ok=True)
+        staged.unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 
@@ -166,11 +177,14 @@ def staging_folder(parent: Path) -> Iterator[Path]:
     The caller moves what it finished out with `publish_folder`.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    staged = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=parent))
+    descriptor, staged = _stage(parent, is_folder=True)
     try:
         yield staged
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a forked child may hold the descriptor, too
+        os.close(descriptor)
 
 
 def publish_folder(staged: Path, target: Path) -> None:
@@ -191,13 +205,16 @@ def publish_folder(staged: Path, target: Path) -> None:
 
 
 def remove_abandoned(parent: Path) -> list[Path]:
-    """Delete what dead processes left staged in `parent`, and return it."""
-    left = [path for path in parent.glob(f"{STAGING_PREFIX}*") if not _owner_lives(path)]
-    for path in left:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    """Delete what nobody works on any more of what was staged in `parent`, and return it."""
+    left = []
+    for path in parent.glob(f"{STAGING_PREFIX}*"):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as held:
+            if _is_abandoned(path, held):
+                left.append(path)
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
     return left
 
 
@@ -229,7 +246,71 @@ def process_lives(pid: int) -> bool:
     return True
 
 
+def _stage(parent: Path, *, is_folder: bool) -> tuple[int, Path]:
+    """Make a file or folder for staging; return it with the descriptor that holds its lock."""
+    prefix = f"{STAGING_PREFIX}{os.getpid()}-{_boot()}-"
+    for _ in range(_STAGING_TRIES):
+        if is_folder:
+            staged = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            try:
+                descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
+            except FileNotFoundError:  # taken for abandoned before it was locked
+                continue
+        else:
+            descriptor, name = tempfile.mkstemp(prefix=prefix, dir=parent)
+            staged = Path(name)
+        if _keep_lock(descriptor, staged):
+            return descriptor, staged
+        os.close(descriptor)
+    raise ResxError(f"{parent}: other processes delete what is staged there; give another folder")
+
+
+def _keep_lock(descriptor: int, staged: Path) -> bool:
+    """Lock what was just made; return whether it is still there."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:  # somebody looks at it, and finds it abandoned
+        return False
+    except OSError:  # a file system without locks: judged by its age
+        pass
+    with contextlib.suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), staged.lstat())
+    return False
+
+
+def _is_abandoned(staged: Path, held: contextlib.ExitStack) -> bool:
+    """Say whether nobody works on it any more; if so, `held` keeps its lock."""
+    made = _STAGED.fullmatch(staged.name)
+    if made is None:
+        return not _owner_lives(staged)
+    if staged.is_symlink():
+        return True
+    descriptor = os.open(staged, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    held.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: what NFS gives a descriptor for reading
+    except BlockingIOError:
+        return False
+    except OSError:
+        return _is_old(staged)
+    return made[1] == _boot() or _is_old(staged)
+
+
+def _is_old(staged: Path) -> bool:
+    changed = max(path.lstat().st_mtime for path in (staged, *staged.rglob("*")))
+    return time.time() - changed > _UNJUDGED_S
+
+
+@functools.cache
+def _boot() -> str:
+    """Return what tells this run of the kernel from others, here and elsewhere."""
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
+    return "00000000"
+
+
 def _owner_lives(staged: Path) -> bool:
+    """Say whether the process lives that an older version named; it held no lock."""
     pid = staged.name.removeprefix(STAGING_PREFIX).partition("-")[0]
     return pid.isascii() and pid.isdigit() and len(pid) < 10 and process_lives(int(pid))
 

@@ -19,10 +19,11 @@ from hdrh.log import HistogramLogReader
 from PIL import Image
 
 from resx.bench import measuring, payloads
+from resx.bench.comparing import ratios, repeated, tell_apart
 from resx.bench.files import CSV_COLUMNS
 from resx.bench.measuring import Extras, target_of
 from resx.bench.plan import LoadPlan
-from resx.bench.report import environment, schema_text
+from resx.bench.report import Measurement, environment, schema_text
 from resx.serving import supervisor
 from resx.serving.address import parse_address
 from resx.serving.client import PROTOCOLS, Interface, Protocol, TritonClient
@@ -165,6 +166,78 @@ def test_models_are_compared_pair_by_pair_and_a_baseline_fails_with_exit_code_3(
     done = resx("bench", "tiny", *common, "--baseline", "old.json", "--fail-above", "50%")
     assert done.code == 3
     assert "worse than the baseline by more than 50%" in done.err
+
+
+def test_a_model_beside_itself_is_two_sides_with_ratios_that_were_measured(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    """The usual check of how far two equal measurements are apart."""
+    common = [f"--repository={triton.repository.root}", "--concurrency=2", "--duration=0.4", "--warmup=0.1"]
+    done = resx(
+        "bench", "tiny", "tiny", "--compare", "--repeat=2", *common, "--json", "-o", "r.json", "--report=r.html"
+    )
+    assert done.code == 0, done.err
+    found = done.json
+    assert [one["label"] for one in found["measurements"]] == ["tiny (1)", "tiny (2)", "tiny (2)", "tiny (1)"]
+    assert [(one["target"], one["num_runs"]) for one in found["repeated"]] == [("tiny (1)", 2), ("tiny (2)", 2)]
+    ratio = next(one for one in found["ratios"] if one["what"] == "images_per_s")
+    assert (ratio["target"], ratio["base"], ratio["num_pairs"]) == ("tiny (2)", "tiny (1)", 2)
+    rates: dict[str, float] = {"tiny (1)": 1.0, "tiny (2)": 1.0}
+    for one in found["measurements"]:
+        rates[one["label"]] *= one["images_per_s"]
+    assert ratio["ratio"] == pytest.approx((rates["tiny (2)"] / rates["tiny (1)"]) ** 0.5)
+    assert set(found["models"]) == {"tiny (1)", "tiny (2)"}
+    assert "tiny (2) to tiny (1)" in (tmp_path / "r.html").read_text()
+    slower = json.loads((tmp_path / "r.json").read_text())
+    for one in slower["measurements"]:
+        one["images_per_s"] *= 100 if one["label"] == "tiny (2)" else 1e-6
+    (tmp_path / "old.json").write_text(json.dumps(slower))
+    again = resx("bench", "tiny", "tiny", "--compare", "--repeat=2", *common, "--baseline=old.json", "--fail-above=99%")
+    assert again.code == 3, "each side is held to its own"
+    worse = re.findall(r"(tiny \(\d\)) at concurrency 2: [\d.e+]+ images/s", again.err)
+    assert worse == ["tiny (2)", "tiny (2)"]
+
+
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("tiny", "tiny"), ["tiny (1)", "tiny (2)"]),
+        (("tiny:1", "tiny:1"), ["tiny:1 (1)", "tiny:1 (2)"]),
+        (("tiny", "tiny:1"), ["tiny", "tiny:1"]),
+        (("tiny", "tiny", "tiny"), ["tiny (1)", "tiny (2)", "tiny (3)"]),
+        (("tiny", "tiny_fp16", "tiny"), ["tiny (1)", "tiny_fp16", "tiny (2)"]),
+        (("tiny@HTTP", "tiny@HTTP"), ["tiny (1)", "tiny (2)"]),
+        (("tiny@HTTP", "tiny@GRPC"), ["tiny@HTTP", "tiny@GRPC"]),
+        (("tiny@GRPC", "tiny@HTTP", "tiny@GRPC"), ["tiny@GRPC (1)", "tiny@HTTP", "tiny@GRPC (2)"]),
+    ],
+)
+def test_equal_sides_of_a_comparison_are_told_apart(
+    triton: RunningTriton, names: tuple[str, ...], labels: list[str]
+) -> None:
+    targets = []
+    for text in names:
+        called, _, server = text.partition("@")
+        model, _, version = called.partition(":")
+        address = triton.state.address("http" if server == "HTTP" else "grpc")
+        targets.append(target_of(address, model, int(version) if version else None))
+    apart = tell_apart(targets)
+    hosts = {word: triton.state.address(word.lower()).host_port for word in ("HTTP", "GRPC")}  # type: ignore[arg-type]
+    assert [one.name for one in apart] == [
+        label.replace("HTTP", hosts["HTTP"]).replace("GRPC", hosts["GRPC"]) for label in labels
+    ]
+    made = [
+        measuring.measure(target, replace(SHORT, duration_s=0.2), QUICK, repeat=number)
+        for number in (1, 2)
+        for target in apart[:2]
+    ]
+    known = [replace_rate(one, 100.0 * one.repeat if one.target == apart[0].name else 300.0) for one in made]
+    first = ratios([one.name for one in apart[:2]], known)[0]
+    assert first.ratio == pytest.approx((300 / 100 * 300 / 200) ** 0.5)
+    assert [one.num_runs for one in repeated(known)] == [2, 2]
+
+
+def replace_rate(measured: Measurement, images_per_s: float) -> Measurement:
+    return measured.model_copy(update={"images_per_s": images_per_s})
 
 
 def num_answered(client: TritonClient, model: str) -> int:

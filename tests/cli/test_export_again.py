@@ -15,8 +15,9 @@ import pytest
 
 from resx.export import kept
 from resx.export.card import SourceArguments, read_card, schema_text
-from resx.export.request import ExportRequest, key_of, request_of
+from resx.export.request import ExportRequest, key_of, request_of, source_base
 from tests.conftest import Finished
+from tests.export.test_card import card as some_card
 
 ROOT = Path(__file__).parents[2]
 
@@ -56,6 +57,45 @@ def test_the_same_export_is_not_made_twice_and_its_bytes_come_again(
     card.write_text(text.replace('"numpy": "', '"numpy": "0.'))
     differs = resx("export", "--reproduce", card.parent, "-q")
     assert (differs.code, "numpy 0." in differs.err, len(differs.err.splitlines())) == (3, True, 1)
+
+
+def test_a_source_is_looked_for_beside_the_card_too(tmp_path: Path, resx: Callable[..., Finished]) -> None:
+    """Its path is recorded as it was typed, relative to the folder of the export."""
+    assert resx("export", "resnet20", "--set", "classes=3", "-q").code == 0
+    (tmp_path / "files").mkdir()
+    (tmp_path / "model_repository/resnet20/1/model.onnx").rename(tmp_path / "files/net.onnx")
+    done = resx("export", "files/net.onnx", "-q")
+    assert done.code == 0, done.err
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    card = tmp_path / "model_repository/net/1/card.json"
+    again = resx("export", "--reproduce", card, cwd=elsewhere)
+    assert again.code == 0, again.err
+    verified = resx("verify", "net", "--repository", tmp_path / "model_repository", "--json", cwd=elsewhere)
+    assert verified.code == 0, verified.err
+    assert "not found" not in verified.out
+    (tmp_path / "files/net.onnx").unlink()
+    gone = resx("export", "--reproduce", card, "-q", cwd=elsewhere)
+    assert (gone.code, len(gone.err.splitlines())) == (2, 1)
+    assert f"files/net.onnx: not found; looked in {elsewhere}, {card.parent}, " in gone.err
+
+
+@pytest.mark.parametrize("place", [".", "m/net/1", "m", "elsewhere/m"])
+def test_relative_paths_are_taken_from_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    version = tmp_path / "elsewhere/m/net/1" if place.startswith("elsewhere") else tmp_path / "m/net/1"
+    version.mkdir(parents=True)
+    base = tmp_path / place
+    (base / "runs").mkdir(parents=True)
+    (base / "w.pth").touch()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here/w.pth").touch()  # the other one is not there, so this is another w.pth
+    monkeypatch.chdir(tmp_path / "here")
+    made = some_card()
+    found = made.source.model_copy(update={"kind": "run"})
+    source = SourceArguments(source="runs", weights="w.pth", seed=0, image_size=None, settings=())
+    assert source_base(made.model_copy(update={"source": found}), source, version) == base
+    code = source.model_copy(update={"source": "module:function"})
+    assert source_base(made, code, version) == Path.cwd(), "code is imported from the working folder alone"
 
 
 def test_force_makes_another_version(tmp_path: Path, resx: Callable[..., Finished], cached: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 """What outlives a process: state, records of what is deployed, and what a killed supervisor left."""
 
+import json
 import os
 import time
 from pathlib import Path
@@ -64,6 +65,22 @@ def test_a_state_file_of_another_version_is_no_server(repository: Repository) ->
     (folder / states.STATE).write_text('{"pid": 1}')
     with exclusive(folder):
         assert states.running_server(repository) is None
+
+
+def test_a_server_of_a_newer_version_is_found_and_can_be_stopped(repository: Repository) -> None:
+    folder = states.make_folder(repository)
+    fields = some_state(folder).model_dump() | {"x": 1, "last_recovery": {
+        "reason": "r", "detected_s": 1.0, "serving_s": 2.0, "y": 2,
+    }}  # fmt: skip
+    (folder / states.STATE).write_text(json.dumps(fields))
+    (folder / states.ENDED).write_text('{"reason": "r", "ended": 1.0, "restarts": 0, "log": "l", "z": 3}')
+    with exclusive(folder):
+        found = states.running_server(repository)
+    assert found is not None
+    assert found.pid == os.getpid()
+    ended = states.gave_up(repository)
+    assert ended is not None
+    assert ended.reason == "r"
 
 
 def test_a_state_folder_that_cannot_be_made_is_named_with_the_remedy(repository: Repository, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from resx.errors import UsageError
 from resx.files import write_atomic
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.data import DataSet
+from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import FrozenModel, ModelSpec
 
 RESULT, PARTIAL = "lesions.json", "lesions.partial.json"
@@ -272,10 +273,11 @@ def _stored(path: Path, plan: LesionPlan) -> Tally | None:
     """Read what an interrupted study counted; None where there is none."""
     if not path.is_file():
         return None
+    content = read_bounded(path, MAX_TEXT_BYTES)
     try:
-        partial = _Partial.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
+        partial = _Partial.model_validate_json(content)
     except pydantic.ValidationError as error:
-        raise UsageError(f"{path}: damaged; begin anew with --force") from error
+        raise UsageError(f"{path}: {explain_fault(error, content, 'begin anew with --force')}") from error
     if partial.plan != plan:
         before, now = partial.plan.model_dump(), plan.model_dump()
         different = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in now if before[key] != now[key])

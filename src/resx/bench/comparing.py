@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 from resx.bench.measuring import Extras, measure
@@ -37,9 +39,9 @@ def interval(values: Sequence[float]) -> Interval:
 
 def repeated(measurements: Sequence[Measurement]) -> tuple[Repeated, ...]:
     """Return each load that was measured several times, with intervals."""
-    groups: dict[tuple[str, str, str], list[Measurement]] = {}
+    groups: dict[tuple[str, str], list[Measurement]] = {}
     for measured in measurements:
-        groups.setdefault((measured.target, measured.url, measured.title), []).append(measured)
+        groups.setdefault((measured.target, measured.title), []).append(measured)
 
     def of(group: Sequence[Measurement], what: What) -> Interval | None:
         values = [getattr(measured, what) for measured in group]
@@ -51,9 +53,28 @@ def repeated(measurements: Sequence[Measurement]) -> tuple[Repeated, ...]:
             images_per_s=interval([measured.images_per_s for measured in group]),
             p50_ms=of(group, "p50_ms"), p99_ms=of(group, "p99_ms"),
         )
-        for (target, _, title), group in groups.items()
+        for (target, title), group in groups.items()
         if len(group) > 1
     )  # fmt: skip
+
+
+def tell_apart(targets: Sequence[Target]) -> list[Target]:
+    """Return the targets with labels, where their names alone do not say which is which.
+
+    The same model on two servers gets the servers' addresses; the same on one server, as in a check of the noise,
+    gets a number: `resnet50 (1)`, `resnet50 (2)`.
+    """
+    names = [target.name for target in targets]
+    if len(set(names)) == len(names):
+        return list(targets)
+    if len({target.address for target in targets}) > 1:
+        names = [f"{name}@{target.address.host_port}" for name, target in zip(names, targets, strict=True)]
+    again, seen = Counter(names), Counter[str]()
+    for position, name in enumerate(names):
+        seen[name] += 1
+        if again[name] > 1:
+            names[position] = f"{name} ({seen[name]})"
+    return [replace(target, label=name) for target, name in zip(targets, names, strict=True)]
 
 
 def compare(
@@ -70,21 +91,20 @@ def compare(
                 return
 
 
-def ratios(targets: Sequence[Target], measurements: Sequence[Measurement]) -> tuple[Ratio, ...]:
-    """Return what each target is to the first, from the rounds that all of them ended."""
+def ratios(names: Sequence[str], measurements: Sequence[Measurement]) -> tuple[Ratio, ...]:
+    """Return what each target is to the first, from the rounds that all of them ended; names tell them apart."""
 
-    def of(target: Target) -> dict[int, Measurement]:
+    def of(name: str) -> dict[int, Measurement]:
         return {
             measured.repeat: measured
             for measured in measurements
-            if (measured.model, measured.version, measured.url) == (target.model, target.version, str(target.address))
-            and not measured.interrupted
+            if measured.target == name and not measured.interrupted
         }
 
-    base, found = of(targets[0]), []
-    names = _names(targets)
-    for target, name in zip(targets[1:], names[1:], strict=True):
-        other = of(target)
+    first, *others = names
+    base, found = of(first), []
+    for name in others:
+        other = of(name)
         for what in WHATS:
             pairs = [(getattr(base[n], what), getattr(other[n], what)) for n in base if n in other]
             logs = [math.log(there / here) for here, there in pairs if here and there]
@@ -93,7 +113,7 @@ def ratios(targets: Sequence[Target], measurements: Sequence[Measurement]) -> tu
             mean = interval(logs)
             found.append(
                 Ratio(
-                    target=name, base=names[0], load=measurements[0].title, what=what, ratio=math.exp(mean.mean),
+                    target=name, base=first, load=measurements[0].title, what=what, ratio=math.exp(mean.mean),
                     low=math.exp(mean.mean - mean.half_width), high=math.exp(mean.mean + mean.half_width),
                     num_pairs=len(logs),
                 )
@@ -120,10 +140,14 @@ def regressions(result: BenchResult, baseline: BenchResult, share: float) -> lis
     Raises:
         UsageError: no load is in both.
     """
-    before = {(measured.target, measured.title, measured.batch_size): measured for measured in baseline.measurements}
+    before: dict[tuple[str, str, int], Measurement] = {}
+    for measured in baseline.measurements:
+        for called in (measured.target, measured.name):
+            before.setdefault((called, measured.title, measured.batch_size), measured)
     found, compared = [], 0
     for measured in result.measurements:
-        old = before.get((measured.target, measured.title, measured.batch_size))
+        load = (measured.title, measured.batch_size)
+        old = before.get((measured.target, *load)) or before.get((measured.name, *load))
         if old is None:
             continue
         compared += 1
@@ -140,11 +164,3 @@ def regressions(result: BenchResult, baseline: BenchResult, share: float) -> lis
             "--baseline: it has none of these loads; measure the same model with the same --concurrency or --rate"
         )
     return found
-
-
-def _names(targets: Sequence[Target]) -> list[str]:
-    """Return what tells the targets apart."""
-    versions = [target.model if target.version is None else f"{target.model}:{target.version}" for target in targets]
-    if len(set(versions)) == len(versions):
-        return versions
-    return [f"{name}@{target.address.host_port}" for name, target in zip(versions, targets, strict=True)]

@@ -269,7 +269,7 @@ def _summary(
     )  # fmt: skip
     failed = len(window) - len(answered)
     return Measurement(
-        model=target.model, version=target.version, url=str(target.address),
+        model=target.model, version=target.version, label=target.label, url=str(target.address),
         load="open" if plan.is_open else "closed", concurrency=plan.concurrency, rate_per_s=plan.rate_per_s,
         arrivals=plan.arrivals if plan.is_open else "", batch_size=plan.batch_size, repeat=repeat, window_s=window_s,
         requests=len(answered), sent=len(window), failed=failed, images_per_s=per_s * plan.batch_size,

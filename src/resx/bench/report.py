@@ -20,6 +20,7 @@ from resx.machine import processor
 from resx.reading import MAX_RESULT_BYTES, read_bounded
 from resx.serving.client import Address
 from resx.serving.state import server_at
+from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import FrozenModel
 
 
@@ -96,6 +97,8 @@ class Measurement(FrozenModel):
     model: str
     version: int | None
     """None: the newest that was loaded."""
+    label: str = ""
+    """What tells it apart from the others, where its name does not: `resnet50 (1)`, `resnet50@host:8000`."""
     url: str
     load: Literal["closed", "open"]
     concurrency: int
@@ -153,6 +156,11 @@ class Measurement(FrozenModel):
 
     @property
     def target(self) -> str:
+        """What it is called: the model, with its version where one was named, or its label."""
+        return self.label or self.name
+
+    @property
+    def name(self) -> str:
         """The model, with its version where one was named."""
         return self.model if self.version is None else f"{self.model}:{self.version}"
 
@@ -249,14 +257,15 @@ def read_result(path: Path) -> BenchResult:
     Raises:
         UsageError: there is none, or it cannot be understood.
     """
+    remedy = "give a file that `resx bench -o FILE` wrote"
     try:
-        return BenchResult.model_validate_json(read_bounded(path, MAX_RESULT_BYTES))
+        content = read_bounded(path, MAX_RESULT_BYTES)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give a file that `resx bench -o FILE` wrote") from error
+        raise UsageError(f"{path}: {error.strerror}; {remedy}") from error
+    try:
+        return BenchResult.model_validate_json(content)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"{path}: {where}: {first['msg']}; give a file that `resx bench -o FILE` wrote") from error
+        raise UsageError(f"{path}: {explain_fault(error, content, remedy)}") from error
 
 
 def histogram_text(made: Any) -> str:

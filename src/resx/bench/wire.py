@@ -45,6 +45,13 @@ class Target:
     answering: int
     """The version that answered when the server was asked for the model."""
     interface: Interface
+    label: str = ""
+    """What tells it apart from the other targets of a benchmark, where its name does not."""
+
+    @property
+    def name(self) -> str:
+        """The label, or the model with its version where one was named."""
+        return self.label or (self.model if self.version is None else f"{self.model}:{self.version}")
 
 
 def requests(

@@ -163,14 +163,14 @@ def bench(
     if compare and len(plans) != 1:
         raise UsageError("--compare: takes one load; give one --concurrency or one --rate")
     old = reports.read_result(baseline) if baseline else None
-    from resx.bench.comparing import share_of
+    from resx.bench.comparing import share_of, tell_apart
 
     share = share_of(fail_above)
     access = Access(repository=Repository(repository), url=url, protocol=protocol, ca=ca, cert=cert, key=key,
                     headers=tuple(header or ()))  # fmt: skip
     out = Output(as_json=json, quiet=quiet)
     job = Job(
-        targets=[target_of(name, access) for name in names], plans=plans, slo=slo, compare=compare,
+        targets=tell_apart([target_of(name, access) for name in names]), plans=plans, slo=slo, compare=compare,
         repeat=repeat or (5 if compare else 1), data=data, check=check, in_process=in_process,
         shared_memory=shared_memory, repository=access.repository, out=out, keep_samples=samples is not None,
     )  # fmt: skip

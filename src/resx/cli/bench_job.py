@@ -113,14 +113,11 @@ class Job:
         return result.model_copy(
             update={
                 "repeated": comparing.repeated(found) if objective is None else (),
-                "ratios": comparing.ratios(self.targets, found) if self.compare and found else (),
+                "ratios": comparing.ratios([target.name for target in self.targets], found)
+                if self.compare and found
+                else (),
                 "slo": facts,
-                "models": {
-                    target.model if target.version is None else f"{target.model}:{target.version}": facts_of(
-                        self.repository, target
-                    )
-                    for target in self.targets
-                },
+                "models": {target.name: facts_of(self.repository, target) for target in self.targets},
             }
         )
 
@@ -152,7 +149,7 @@ class Job:
         comparing.compare(
             self.targets, plan, extras, self.repeat, on_measured=found.append,
             on_round=lambda number, target: tell.begin(
-                f"pair {number} of {self.repeat}, {target.model}, {plan.title}"
+                f"pair {number} of {self.repeat}, {target.name}, {plan.title}"
             ),
         )  # fmt: skip
 
@@ -163,7 +160,7 @@ class Job:
             for plan in self.plans:
                 for number in range(1, self.repeat + 1):
                     again = f", run {number} of {self.repeat}" if self.repeat > 1 else ""
-                    tell.begin(f"{target.model}, {plan.title}{again}" if len(self.targets) > 1 else plan.title + again)
+                    tell.begin(f"{target.name}, {plan.title}{again}" if len(self.targets) > 1 else plan.title + again)
                     found.append(measure(target, plan, extras, repeat=number))
                     if self.in_process and not found[-1].interrupted:
                         found[-1] = self._beside_in_process(found[-1], target, plan, extras, tell)

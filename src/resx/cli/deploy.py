@@ -15,6 +15,8 @@ from resx.cli.render import Rendering, render, require_fitting
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from resx.serving.address import Address
     from resx.serving.deploy import Deployed, Manner
     from resx.serving.repository import Repository
@@ -204,30 +206,38 @@ def gc(
 ) -> None:
     """Delete old versions from the repository; never one that is deployed, loaded, or that a rollback would go to.
 
+    That holds for servers of other users and containers, too: they mark in the repository what they use.
+
     Example: resx gc --keep 3 --dry-run
     """
     import contextlib
 
     from resx.serving.client import TritonClient
-    from resx.serving.collecting import collect
+    from resx.serving.collecting import Kept, collect
     from resx.serving.repository import Repository
     from resx.serving.state import running_server
 
+    spared: list[Kept] = []
     published, state = Repository(repository), running_server(Repository(repository))
     addresses = [_address(url, "", published, "", "", "", None)] if url else []
     addresses += [state.address("grpc")] if state else []
     with contextlib.ExitStack() as open_clients:
         clients = [open_clients.enter_context(TritonClient(address)) for address in addresses]
-        old = collect(published, [name] if name else [], keep, clients=clients, dry_run=dry_run)
+        old = collect(published, [name] if name else [], keep, clients=clients, dry_run=dry_run, on_kept=spared.append)
     payload = {
         "dry_run": dry_run,
         "deleted": [{"name": one.name, "version": one.version, "size_bytes": one.size_bytes} for one in old],
+        "kept": [{"name": one.name, "version": one.version, "reason": one.reason} for one in spared],
     }
     rows = [[one.name, str(one.version), f"{one.size_bytes / 1e6:.1f}"] for one in old]
     total = f"{sum(one.size_bytes for one in old) / 1e6:.1f} MB {'would be' if dry_run else 'were'} deleted"
-    Output(as_json=json, quiet=quiet).result(
-        payload, lambda console: console.print(table(total, ["model", "version", "MB"], rows) if rows else total)
-    )
+    lines = [f"{one.name} version {one.version} is kept: {one.reason}" for one in spared]
+
+    def show(console: Console) -> None:
+        console.print(table(total, ["model", "version", "MB"], rows) if rows else total)
+        print_lines(console, lines)
+
+    Output(as_json=json, quiet=quiet).result(payload, show)
 
 
 def _address(

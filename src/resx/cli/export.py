@@ -268,7 +268,7 @@ def _reproduce(path: Path, context: typer.Context, out: Output, allowed_code: li
         step("load PyTorch")
         from resx.export.reproduction import reproduce
 
-        found = reproduce(card, source, step)
+        found = reproduce(card, source, folder, step)
     if not found.is_identical:
         changed = [
             f"{tool} {then or 'absent'} > {now or 'absent'}" for tool, (then, now) in found.changed_tools.items()

@@ -58,6 +58,9 @@ def serve(
 ) -> None:
     """Serve the repository on loopback; ready means that every model answered as its card says.
 
+    Each model starts with the version that was deployed or rolled back to last, or else with its newest; one that was
+    undeployed is left out.
+
     A model that crashes, hangs or gives a wrong answer is loaded again, or set aside; the other models are served
     on. A server that dies or hangs is started again, on the same ports and with the same versions.
 
@@ -140,11 +143,14 @@ def _say_ready(
         out.note(f"not loaded: {error}")
     with TritonClient(state.address("grpc"), timeout_s=10) as client:
         ready = client.model_versions()
-    missing = sorted(set(repository.names()) - set(ready))
+    names = set(repository.names())
+    missing = sorted(names - set(ready))
+    newest = {name: repository.versions(name)[-1] for name in names & ready.keys()}
+    newer = {name: version for name, version in newest.items() if version > ready[name][-1]}
     payload = {
         "http": f"127.0.0.1:{state.http_port}", "grpc": f"127.0.0.1:{state.grpc_port}",
         "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
-        "models": ready, "not_loaded": missing,
+        "models": ready, "not_loaded": missing, "newer": newer,
     }  # fmt: skip
     differences = {
         entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
@@ -152,5 +158,6 @@ def _say_ready(
     }
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
+    lines += [f"  {name} version {version} is newer: resx deploy {name}" for name, version in newer.items()]
     lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing)]
     out.result(payload, lambda console: print_lines(console, lines))

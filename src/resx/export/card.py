@@ -26,6 +26,7 @@ from resx.files import checked_name
 from resx.listing import TENSOR_RULE, is_tensor_name, one_line
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.catalog import module_of
+from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import (
     Channels,
     FrozenModel,
@@ -34,7 +35,6 @@ from resx.zoo.spec import (
     Labels,
     ModelSpec,
     Resize,
-    first_fault,
     require_divisors,
 )
 
@@ -537,7 +537,7 @@ def read_card(version_folder: Path) -> Card:
     try:
         return Card.model_validate_json(text)
     except pydantic.ValidationError as error:
-        raise UsageError(f"{path}: {first_fault(error)}; export the model again") from error
+        raise UsageError(f"{path}: {explain_fault(error, text, 'export the model again')}") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}; export the model again") from error
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from resx.errors import UsageError
 from resx.export.card import Card, SourceArguments
-from resx.export.request import prepared, request_of
+from resx.export.request import prepared, request_of, source_base
 from resx.zoo.spec import FrozenModel
 
 
@@ -30,19 +31,24 @@ class Reproduction(FrozenModel):
         return self.sha256_recorded == self.sha256_made
 
 
-def reproduce(card: Card, source: SourceArguments, on_step: Callable[[str], None]) -> Reproduction:
+def reproduce(
+    card: Card, source: SourceArguments, version_folder: Path, on_step: Callable[[str], None]
+) -> Reproduction:
     """Export again as the card says, into a folder that is deleted; `source` is what it names (`card.named_source`).
 
     Raises:
-        UsageError: the card lacks the hash of its file.
+        UsageError: the card lacks the hash of its file, or its source is not found (`request.source_base`).
         ParityError, ResxError: as the export itself.
     """
     from resx.export.pipeline import MODEL_FILE, export_version
 
     if card.unproved:
         raise UsageError(f"{card.name}: {card.unproved}, so there is nothing to compare with; export it again")
-    loaded, options = prepared(request_of(card, source), on_step)
-    with tempfile.TemporaryDirectory(prefix="resx-") as folder:
+    with (
+        contextlib.chdir(source_base(card, source, version_folder)),
+        tempfile.TemporaryDirectory(prefix="resx-") as folder,
+    ):
+        loaded, options = prepared(request_of(card, source), on_step)
         again = export_version(loaded, options, Path(folder), name=card.name, command=card.command, on_step=on_step)
     recorded = card.files[MODEL_FILE] if card.engine is None else card.engine.onnx_sha256
     tools = {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
 _CODE = ("zoo", "training", "export")
+NAMED_WEIGHTS = ("none", "imagenet")
+"""What is no path in place of weights."""
 NUM_CALIBRATION_IMAGES = 512
 """Enough for the ranges to settle."""
 
@@ -69,6 +71,39 @@ def request_of(card: Card, source: SourceArguments) -> ExportRequest:
             "calibrate_images": made.num_asked,
             "calibrate_method": made.method,
         }
+    )
+
+
+def source_base(card: Card, source: SourceArguments, version_folder: Path) -> Path:
+    """Return the folder that a card's relative paths are relative to: the one where its export was run.
+
+    A card does not record it, so it is looked for: the working folder, beside the card, the repository, beside the
+    repository. Code is imported from the working folder alone, whatever lies beside a card.
+
+    Raises:
+        UsageError: the paths that it names lie in none of them.
+    """
+    here = Path.cwd()
+    named = [
+        *([source.source] if card.source.kind in ("run", "onnx") else ()),
+        *([source.weights] if source.weights not in NAMED_WEIGHTS else ()),
+        *([source.file.labels] if source.file.labels else ()),
+    ]
+    made = card.quantisation
+    if made is not None and made.calibrate not in ("", "digits", "random"):
+        named.append(made.calibrate)
+    wanted = [path for path in map(Path, named) if not path.is_absolute()]
+    if not wanted or module_of(source.source):
+        return here
+    beside = version_folder.absolute()
+    bases = list(dict.fromkeys((here, beside, *beside.parents[1:3])))
+    for base in bases:
+        if all((base / path).exists() for path in wanted):
+            return base
+    missing = next((path for path in wanted if not any((base / path).exists() for base in bases)), wanted[0])
+    raise UsageError(
+        f"{missing}: not found; looked in {', '.join(map(str, bases))}; run this in the folder where {card.name} was "
+        "exported"
     )
 
 
@@ -156,7 +191,7 @@ def _contents(request: ExportRequest) -> list[str] | None:
         from resx.export.onnx_reading import files_of
 
         found += [sha256_of(file) for file in files_of(path)]
-    if arguments.weights not in ("none", "imagenet"):
+    if arguments.weights not in NAMED_WEIGHTS:
         found.append(_sha256_if_there(Path(arguments.weights)))
     if arguments.file.labels:
         found.append(_sha256_if_there(Path(arguments.file.labels)))

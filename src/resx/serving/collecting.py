@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import UsageError
 from resx.export import card as cards
-from resx.files import STAGING_PREFIX, exclusive
+from resx.files import exclusive, staging_folder
+from resx.serving import in_use
 from resx.serving.client import TritonClient
 from resx.serving.deploy import alone
+from resx.serving.in_use import Mark
 from resx.serving.repository import Repository
-from resx.serving.state import deployed, previous
+from resx.serving.state import used_versions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,13 +26,26 @@ class Old:
     size_bytes: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """A version that would be old, and that another user, state folder, container or host uses."""
+
+    name: str
+    version: int
+    reason: str
+    mark: Path | None
+    """That says so, where no running server was seen to have it: to be deleted if that server is gone for good."""
+
+
 def collect(
-    repository: Repository, names: Sequence[str], keep: int, *, clients: Sequence[TritonClient], dry_run: bool
-) -> list[Old]:
+    repository: Repository, names: Sequence[str], keep: int, *, clients: Sequence[TritonClient], dry_run: bool,
+    on_kept: Callable[[Kept], None] = lambda _kept: None,
+) -> list[Old]:  # fmt: skip
     """Delete all but the newest `keep` versions of each model, and return what was deleted, or would be.
 
     Never deleted: the newest version, one that is deployed or that a rollback would go to, and one that a server
-    has loaded. Each version vanishes whole. Exports and deployments of the model wait meanwhile.
+    has loaded, whoever's server that is (`in_use.py`). Each version vanishes whole. Exports and deployments of the
+    model wait meanwhile.
 
     Args:
         repository: where.
@@ -42,6 +53,7 @@ def collect(
         keep: at least 1.
         clients: of the servers over this repository.
         dry_run: delete nothing.
+        on_kept: told what is in use elsewhere.
 
     Raises:
         UsageError: there is no such model, or `keep` is below 1.
@@ -54,16 +66,32 @@ def collect(
     found: list[Old] = []
     for name in names or [name for name in repository.names() if _is_ours(repository, name)]:
         with alone(repository, name), exclusive(repository.root):
-            used = _used(repository, name, clients)
+            used, marks = _used(repository, name, clients), list(in_use.marks_of(repository.root, name))
             for version in repository.versions(name)[:-keep]:
                 if version in used:
                     continue
                 folder = repository.root / name / str(version)
-                size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                if not dry_run:
-                    _delete(folder, repository.staging_parent())
+                with in_use.unless_held(folder) as is_free:
+                    if kept := _kept(marks, name, version, is_free=is_free):
+                        on_kept(kept)
+                        continue
+                    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+                    if not dry_run:
+                        _delete(folder, repository.staging_parent())
                 found.append(Old(name=name, version=version, size_bytes=size))
     return found
+
+
+def _kept(marks: Sequence[Mark], name: str, version: int, *, is_free: bool) -> Kept | None:
+    """Return why a version is to be kept, if it is."""
+    mark = next((mark for mark in marks if mark.covers(version)), None)
+    if not is_free:
+        reason = "a running server has it" + (f" ({mark.owner})" if mark else "")
+        return Kept(name=name, version=version, reason=reason, mark=None)
+    if mark is None:
+        return None
+    reason = f"{mark.owner}; if that is gone for good, delete {mark.path}"
+    return Kept(name=name, version=version, reason=reason, mark=mark.path)
 
 
 def _is_ours(repository: Repository, name: str) -> bool:
@@ -74,13 +102,10 @@ def _is_ours(repository: Repository, name: str) -> bool:
 
 def _used(repository: Repository, name: str, clients: Sequence[TritonClient]) -> Collection[int]:
     loaded = {version for client in clients for version in client.model_versions().get(name, [])}
-    return loaded | {*deployed(repository).get(name, ())} | {*previous(repository, name).values()}
+    return loaded | used_versions(repository, name)
 
 
 def _delete(folder: Path, staging: Path) -> None:
     """Take the folder out of the repository in one step, then delete it."""
-    staging.mkdir(parents=True, exist_ok=True)
-    grave = Path(tempfile.mkdtemp(prefix=f"{STAGING_PREFIX}{os.getpid()}-", dir=staging))
-    with contextlib.ExitStack() as last:
-        last.callback(shutil.rmtree, grave, ignore_errors=True)
+    with staging_folder(staging) as grave:
         folder.rename(grave / folder.name)

@@ -29,7 +29,7 @@ from resx.serving.embedded import TRITON_VERSION
 from resx.serving.rehearsal import forget_rehearsal, rehearsed
 from resx.serving.repository import Repository
 from resx.serving.self_test import run_self_test
-from resx.serving.state import OURS, record_deployed, record_previous, remembered_as
+from resx.serving.state import OURS, record_chosen, record_deployed, record_previous, remembered_as
 from resx.serving.triton_config import CONFIG_FILE, labels_text
 
 _BUSY_S = 30.0
@@ -67,6 +67,8 @@ class Manner:
     """Leave the one before loaded."""
     wait: bool = True
     """For another deployment of the same model; else refuse."""
+    starting: bool = False
+    """By the repository's own server as it starts: what it loads is deployed, and nobody chose it."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.trial_s <= 86400:
@@ -104,14 +106,14 @@ def deploy_alone(
     number = int(repository.version_folder(name, version).name)
     card = check_files(client, repository, name, number)
     if not (repository.root / name / CONFIG_FILE).is_file():
-        return _load_bare(client, repository, name, version)
+        return _load_bare(client, repository, name, version, starting=manner.starting)
     loaded = tuple(client.model_versions().get(name, ()))
     answering = max(loaded, default=None)
     forget_rehearsal(client, name)
     difference = _bring(client, repository, name, number, card, loaded, manner, on_step)
     kept = manner.keep_previous and answering not in {None, number}
-    record(client, repository, name, [answering, number] if kept else [number], answering)
-    load_endpoints(client, repository, name)
+    record(client, repository, name, [answering, number] if kept else [number], answering, starting=manner.starting)
+    load_endpoints(client, repository, name, starting=manner.starting)
     return Deployed(
         name=name, version=number, previous=answering, canary_difference=difference,
         checked=card is not None, kept=kept,
@@ -244,18 +246,21 @@ def canary(client: TritonClient, served_as: str, version: int, card: Card | None
 
 
 def record(
-    client: TritonClient, repository: Repository, name: str, versions: Sequence[int | None], previous: int | None
-) -> None:
+    client: TritonClient, repository: Repository, name: str, versions: Sequence[int | None], previous: int | None, *,
+    starting: bool = False,
+) -> None:  # fmt: skip
     """Remember what is served from now on, for the server's supervisor if it is ours, and what was before."""
-    server = remembered_as(repository, client.address.host_port)
+    server = OURS if starting else remembered_as(repository, client.address.host_port)
     serving = [version for version in versions if version is not None]
     if server == OURS:
         record_deployed(repository, name, serving)
+    if not starting and (serving or (repository.root / name).is_dir()):
+        record_chosen(repository, server, name, serving)
     if previous is not None and previous != max(serving, default=None):
         record_previous(repository, server, name, previous)
 
 
-def load_endpoints(client: TritonClient, repository: Repository, name: str) -> None:
+def load_endpoints(client: TritonClient, repository: Repository, name: str, *, starting: bool = False) -> None:
     """Load a model's image endpoint, if it has one.
 
     Raises:
@@ -267,7 +272,7 @@ def load_endpoints(client: TritonClient, repository: Repository, name: str) -> N
             client.load(endpoint, pinned.config_json(repository, endpoint, [1]))
         except ServerError as error:
             raise ServerError(f"{error}; {name} itself answers, its image endpoint does not") from error
-        record(client, repository, endpoint, [1], None)
+        record(client, repository, endpoint, [1], None, starting=starting)
 
 
 @contextlib.contextmanager
@@ -307,7 +312,9 @@ def restore(client: TritonClient, repository: Repository, name: str, loaded: Seq
     return f"version {max(loaded)} answers again"
 
 
-def _load_bare(client: TritonClient, repository: Repository, name: str, version: int | None) -> Deployed:
+def _load_bare(
+    client: TritonClient, repository: Repository, name: str, version: int | None, *, starting: bool
+) -> Deployed:
     """Load a model that has no configuration; Triton reads from the newest file what there is to know."""
     if version not in {None, repository.versions(name)[-1]}:
         raise UsageError(f"{name}: has no {CONFIG_FILE}, so Triton loads its newest version; leave out --version")
@@ -315,5 +322,5 @@ def _load_bare(client: TritonClient, repository: Repository, name: str, version:
     client.load(name)
     serving = client.model_versions()[name][-1]
     previous = loaded[-1] if loaded else None
-    record(client, repository, name, [serving], previous)
+    record(client, repository, name, [serving], previous, starting=starting)
     return Deployed(name=name, version=serving, previous=previous, canary_difference=0.0, checked=False)

@@ -25,7 +25,17 @@ from resx.serving.deploy import Deployed, Manner, alone, canary, check_files, de
 from resx.serving.dry_run import Plan, plan
 from resx.serving.ownership import without_interruption
 from resx.serving.repository import Repository
-from resx.serving.state import OURS, deployed, previous, record_deployed, record_previous, remembered_as, server_at
+from resx.serving.state import (
+    OURS,
+    chosen,
+    deployed,
+    previous,
+    record_chosen,
+    record_deployed,
+    record_previous,
+    remembered_as,
+    server_at,
+)
 from resx.serving.triton_config import CONFIG_FILE
 
 Happened = Literal["deployed", "refused", "rolled back", "not rolled back", "untouched"]
@@ -76,6 +86,8 @@ class _Asked:
     """The versions that a recovery of an embedded server would bring back."""
     previous: int | None
     """The version that a rollback would go to."""
+    chosen: tuple[int, ...]
+    """The versions that were deployed last, and not only started with."""
 
     def before(self, name: str) -> int | None:
         return max(self.loaded.get(name, ()), default=None)
@@ -188,6 +200,7 @@ def _take_back(one: _Asked, name: str, on_step: Callable[[str], None]) -> bool:
     server = remembered_as(repository, client.address.host_port)
     if server == OURS:  # first, as this is what comes back if the server dies now
         record_deployed(repository, name, one.recorded)
+    record_chosen(repository, server, name, one.chosen)
     loaded = _loaded(client, repository, name)
     if loaded == one.loaded:
         return False
@@ -241,6 +254,7 @@ def _ask(member: Member, client: TritonClient, name: str) -> _Asked:
     return _Asked(
         member=member, client=client, loaded=_loaded(client, member.repository, name),
         recorded=deployed(member.repository).get(name, ()), previous=previous(member.repository, name).get(server),
+        chosen=chosen(member.repository, name).get(server, ()),
     )  # fmt: skip
 
 

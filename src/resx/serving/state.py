@@ -5,6 +5,8 @@
     control.key      0600
     deployed/NAME    the versions of a model that have proved themselves and are to be served, one file per model
     previous/NAME    which version answered before the last change, by server: what `resx rollback` goes back to
+    chosen/NAME      which version was deployed or rolled back to, by server: what the next `resx serve` starts with
+    id               names this folder in the repository's own marks of what is in use (`in_use.py`)
     server.log       of tritonserver and of its supervisor; serve.log is what a detached `resx serve` prints
 
 The supervisor holds the folder's lock while it lives, so a state file whose lock is free is a dead one's.
@@ -20,6 +22,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import stat
 import time
 from collections.abc import Sequence
@@ -33,21 +36,23 @@ from resx.errors import UsageError
 from resx.files import checked_name, exclusive, make_state_folder, read_state_file, state_folder, write_atomic
 from resx.serving.client import Address, Protocol
 from resx.serving.embedded import LOOPBACK
+from resx.serving.in_use import write_mark
 from resx.serving.processes import Process
 from resx.serving.repository import Repository
 from resx.zoo.spec import FrozenModel
 
-STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED, PREVIOUS = (
-    "server.json", "ended.json", "control.key", "server.log", "serve.log", "deployed", "previous",
+STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED, PREVIOUS, CHOSEN = (
+    "server.json", "ended.json", "control.key", "server.log", "serve.log", "deployed", "previous", "chosen",
 )  # fmt: skip
+_ID = "id"
 _SERVERS = "servers"
 _MAX_PID = 2**22
 """The kernel's own bound (proc_sys_kernel(5), pid_max)."""
 OURS = ""
-"""The repository's own server, among those of `previous`."""
+"""The repository's own server, among those of `previous` and `chosen`."""
 
 
-class Recovery(FrozenModel):
+class Recovery(FrozenModel, extra="ignore"):
     """One time that the server, or a model's process, was brought back."""
 
     reason: str
@@ -59,8 +64,8 @@ class Recovery(FrozenModel):
     """When every model answered its canary again."""
 
 
-class ServerState(FrozenModel):
-    """A running server, as others find it."""
+class ServerState(FrozenModel, extra="ignore"):
+    """A running server, as others find it; a newer resx, whose server runs, may say more."""
 
     pid: int = Field(ge=1, le=_MAX_PID)
     """Of the supervisor: what `resx stop` signals."""
@@ -111,7 +116,7 @@ class ServerState(FrozenModel):
         return host_port in {f"{LOOPBACK}:{self.http_port}", f"{LOOPBACK}:{self.grpc_port}"}
 
 
-class Ended(FrozenModel):
+class Ended(FrozenModel, extra="ignore"):
     """Why a supervisor gave up."""
 
     reason: str
@@ -265,6 +270,53 @@ def record_deployed(repository: Repository, name: str, versions: Sequence[int]) 
         write_atomic(path, json.dumps(sorted(versions)), mode=0o600)
     else:
         path.unlink(missing_ok=True)
+    _mark(repository, name)
+
+
+def record_chosen(repository: Repository, server: str, name: str, versions: Sequence[int]) -> None:
+    """Remember what somebody deployed on a server; none: it was undeployed.
+
+    Args:
+        repository: the model's.
+        server: as `remembered_as` says.
+        name: the model's.
+        versions: that are to be served there.
+    """
+    checked_name(name)
+    now = chosen(repository, name) | {server: tuple(versions)}
+    known = {one: there for one, there in now.items() if there or one == OURS}
+    path = make_state_folder(_SERVERS, _name_of(repository), CHOSEN) / name
+    write_atomic(path, json.dumps(known), mode=0o600)
+    _mark(repository, name)
+
+
+def chosen(repository: Repository, name: str) -> dict[str, tuple[int, ...]]:
+    """Return which versions somebody deployed, by server as `record_chosen`; none of a model that was undeployed."""
+    try:
+        found = json.loads(read_state_file(_records(repository, CHOSEN) / name))
+        return {str(server): tuple(int(version) for version in versions) for server, versions in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def used_versions(repository: Repository, name: str) -> set[int]:
+    """Return what this user's servers serve of a model, start with, or go back to."""
+    found = {*deployed(repository).get(name, ()), *previous(repository, name).values()}
+    return found.union(*chosen(repository, name).values())
+
+
+def _mark(repository: Repository, name: str) -> None:
+    """Say in the repository what is in use; an image endpoint goes with its model."""
+    if repository.is_endpoint(name):
+        return
+    path = make_state_folder(_SERVERS, _name_of(repository)) / _ID
+    try:
+        owner_id = read_state_file(path).decode()
+    except FileNotFoundError:
+        owner_id = secrets.token_hex(6)
+        write_atomic(path, owner_id, mode=0o600)
+    versions = sorted(used_versions(repository, name))
+    write_mark(repository.root, name, versions, owner_id=owner_id, state_folder=path.parent)
 
 
 def record_previous(repository: Repository, server: str, name: str, version: int) -> None:
@@ -279,6 +331,7 @@ def record_previous(repository: Repository, server: str, name: str, version: int
     checked_name(name)
     path = make_state_folder(_SERVERS, _name_of(repository), PREVIOUS) / name
     write_atomic(path, json.dumps(previous(repository, name) | {server: version}), mode=0o600)
+    _mark(repository, name)
 
 
 def previous(repository: Repository, name: str) -> dict[str, int]:

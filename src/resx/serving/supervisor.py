@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +19,10 @@ from typing import NoReturn
 
 from resx.errors import MissingCapability, ResxError, ServerError
 from resx.files import write_atomic
-from resx.serving import logs, pinned, processes, systemd
+from resx.serving import in_use, logs, pinned, processes, systemd
 from resx.serving import state as states
 from resx.serving.client import TritonClient
-from resx.serving.deploy import Deployed, deploy
+from resx.serving.deploy import Deployed, Manner, deploy
 from resx.serving.detached import serve_detached, stop
 from resx.serving.draining import drain
 from resx.serving.embedded import Installation, Ports, install
@@ -31,6 +32,7 @@ from resx.serving.ownership import Terminated, own, signals_raise, without_inter
 from resx.serving.policy import Policy
 from resx.serving.repository import Repository
 from resx.serving.state import Ended, ServerState, running_server
+from resx.serving.triton_config import CONFIG_FILE
 from resx.serving.triton_process import TritonProcess
 from resx.serving.watch import CanaryWatch, Fault, StubWatch
 
@@ -39,6 +41,9 @@ __all__ = ["Policy", "ServerState", "running_server", "serve", "serve_detached",
 _TICK_S = 0.1
 _START_TIMEOUT_S = 600.0
 _AFTER_DRAINING_S = 1.5
+_HOLD_S = 0.5
+"""How often the versions are looked up that are held; a mark stands for a new one meanwhile."""
+_STARTING = Manner(starting=True)
 
 
 def serve(
@@ -53,8 +58,8 @@ def serve(
     Args:
         repository: what to serve.
         ports: where, on loopback.
-        models: the newest version of each. None: what was served when the last supervisor was killed, exactly,
-            or else the newest version of every model.
+        models: of each the version that was deployed last, or else its newest. None: what was served when the last
+            supervisor was killed, exactly, or else every model that was not undeployed.
         policy: how it is watched, brought back and ended.
         native: compute in the server itself, not in a Python process for each instance.
         on_step: told what comes next.
@@ -74,7 +79,7 @@ def serve(
             resumed = left if models is None else {}
             if resumed:
                 server.remember(aside)
-            wanted = models if models is not None else [] if resumed else repository.names()
+            wanted = {} if resumed else _to_start(repository, models)
             for name in set(states.deployed(repository)) - set(resumed):
                 states.record_deployed(repository, name, [])
             deployed, errors = server.begin(resumed, wanted)
@@ -85,6 +90,19 @@ def serve(
             without_interruption(server.drain)
         finally:
             without_interruption(server.end)
+
+
+def _to_start(repository: Repository, models: Sequence[str] | None) -> dict[str, int | None]:
+    """Return the models to start with and the version of each that was deployed last; None: the newest."""
+    found: dict[str, int | None] = {}
+    for name in repository.names() if models is None else models:
+        choice = states.chosen(repository, name).get(states.OURS)
+        if choice == () and models is None:
+            continue
+        there = [version for version in choice or () if version in repository.versions(name)]
+        has_config = (repository.root / name / CONFIG_FILE).is_file()  # without one Triton loads the newest
+        found[name] = max(there) if there and has_config else None
+    return found
 
 
 class _Server:
@@ -98,6 +116,8 @@ class _Server:
         self._installation, self._on_step = installation, on_step
         self._log = folder / states.LOG
         self._process: TritonProcess | None = None
+        self._hold = in_use.Hold(repository.root)
+        self._held_until_s = 0.0
         self._stubs: StubWatch
         self._failed_in_a_row = 0
         self._culprit: str | None = None
@@ -117,6 +137,11 @@ class _Server:
         )  # fmt: skip
         self._journal = Journal(folder, state, on_step)
         self._journal.note(f"serve {repository.root.resolve()}")
+        if not os.access(repository.root, os.W_OK):
+            self._journal.say(
+                f"{repository.root}: cannot be written; `resx gc` of another user keeps what is served here only while "
+                "this server runs"
+            )
         self._models = ModelRecovery(repository, self._journal, policy)
 
     @property
@@ -129,9 +154,12 @@ class _Server:
         self._journal.change(set_aside=dict(set_aside))
 
     def begin(
-        self, resumed: Mapping[str, tuple[int, ...]], models: Sequence[str]
+        self, resumed: Mapping[str, tuple[int, ...]], models: Mapping[str, int | None]
     ) -> tuple[list[Deployed], list[ResxError]]:
-        """Start the server, with the versions that are resumed, then deploy the newest of the other models."""
+        """Start the server, with the versions that are resumed, then deploy the other models; None: the newest."""
+        self._hold.change(resumed)
+        for name, versions in resumed.items():
+            states.record_deployed(self._repository, name, versions)  # and mark again what somebody thought was gone
         self._on_step("start tritonserver")
         self._start(resumed)
         deployed, errors = [], []
@@ -143,11 +171,10 @@ class _Server:
                 self._on_step(f"resume {name} version {versions[-1]}, as the server that was killed had it")
                 if fault := self._models.prove(name, versions):
                     errors.append(self._leave_out(name, ServerError(fault.reason)))
-            for name in models:
+            for name, version in models.items():
                 self._on_step(f"load {name} and check its answer")
                 try:
-                    deployed.append(deploy(client, self._repository, name))
-                    states.record_deployed(self._repository, name, [deployed[-1].version])
+                    deployed.append(deploy(client, self._repository, name, version, manner=_STARTING))
                 except (ResxError, OSError) as error:
                     errors.append(self._leave_out(name, error))
         self._stubs.scan()
@@ -191,6 +218,7 @@ class _Server:
         """End the server, if it lives, and forget it."""
         if self._process is not None:
             self._process.stop(_AFTER_DRAINING_S)
+        self._hold.change({})
         self._journal.note("ended")
         (self._folder / states.STATE).unlink(missing_ok=True)
 
@@ -219,10 +247,17 @@ class _Server:
                 if fault := self._models.treat(running):
                     return fault
                 self._models.welcome_back()
+                self._hold_served()
                 for log in (self._log, self._folder / states.OWN_LOG):
                     logs.rotate(log)
         finally:
             canaries.stop()
+
+    def _hold_served(self) -> None:
+        """Keep what is deployed from being deleted, whoever runs `resx gc`."""
+        if time.monotonic() >= self._held_until_s:
+            self._hold.change(states.deployed(self._repository))
+            self._held_until_s = time.monotonic() + _HOLD_S
 
     def _why_ended(self) -> str:
         try:

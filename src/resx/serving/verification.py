@@ -5,6 +5,7 @@ The checks go from the cheapest to the dearest, and all are done, so that one re
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +99,7 @@ def verify_version(
     on_step("ask the file the canary")
     checks.append(_file_canary(model, card))
     on_step("compare with the source")
-    source = "the card does not say how to load it" if arguments is None else _reloaded(card, arguments)
+    source = "the card does not say how to load it" if arguments is None else _reloaded(card, arguments, folder)
     again, check = _against_source(card, model, source)
     checks.append(check)
     labelled = _labelled(card, source, data)
@@ -135,12 +136,14 @@ def _file_canary(model: Runtime, card: Card) -> Check:
     )
 
 
-def _reloaded(card: Card, arguments: SourceArguments) -> Exportable | str:
+def _reloaded(card: Card, arguments: SourceArguments, folder: Path) -> Exportable | str:
     """Return the source with the weights that were exported, or why there is none."""
     from resx.export.repetition import reloaded
+    from resx.export.request import source_base
 
     try:
-        return reloaded(card, arguments)
+        with contextlib.chdir(source_base(card, arguments, folder)):
+            return reloaded(card, arguments)
     except ResxError as error:
         return str(error)
 

@@ -18,6 +18,7 @@ from resx.errors import UsageError, nearest
 from resx.listing import LABEL_RULE, is_label, one_line
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.architectures import Architecture, FrozenModel
+from resx.zoo.file_faults import explain_fault, first_fault
 from resx.zoo.limits import MAX_CLASSES, MAX_IMAGE_SIZE, require_size
 
 __all__ = [
@@ -41,8 +42,6 @@ SPEC_FILE = "spec.json"
 IMAGENET_MEAN: Channels = (0.485, 0.456, 0.406)
 IMAGENET_STD: Channels = (0.229, 0.224, 0.225)
 _SMALLEST_STD = 1e-6
-_MAX_SHOWN = 200
-"""Characters of a name or a value in a message."""
 
 
 def require_divisors(std: Channels) -> Channels:
@@ -261,7 +260,7 @@ def read_spec(path: Path) -> ModelSpec:
         _require_labels(spec.labels)
         return spec
     except pydantic.ValidationError as error:
-        raise UsageError(f"{path}: {first_fault(error)}; train or copy the run again") from error
+        raise UsageError(f"{path}: {explain_fault(error, content, 'train or copy the run again')}") from error
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -272,15 +271,3 @@ def _require_labels(labels: Sequence[str]) -> None:
         raise UsageError(
             f"label '{one_line(bad[0][:100])}': {LABEL_RULE}; rename the class in the data and train again"
         )
-
-
-def first_fault(error: pydantic.ValidationError) -> str:
-    """Return the first of what pydantic found wrong with a file, and where in it, in one short line."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or "file"
-    return f"{_short(where)}: {_short(first['msg'].removeprefix('Value error, '))}"
-
-
-def _short(text: str) -> str:
-    line = one_line(text)
-    return line if len(line) <= _MAX_SHOWN else f"{line[:_MAX_SHOWN]}..."
