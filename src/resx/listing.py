@@ -89,17 +89,15 @@ def is_hidden(name: str) -> bool:
 
 def count_suffixes(suffixes: Iterable[str]) -> dict[str, int]:
     """Return how often each suffix is there, the most frequent first; rare ones together if there are very many."""
-    counts = Counter(map(one_line, suffixes)).most_common()
-    rest = sum(count for _, count in counts[_MOST_SUFFIXES:])
-    return dict(counts[:_MOST_SUFFIXES]) | ({_OTHER: rest} if rest else {})
+    return _most_frequent(Counter(map(one_line, suffixes)))
 
 
 def add_counts(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
-    """Return the sums of counts by suffix."""
+    """Return the sums of such counts."""
     total: Counter[str] = Counter()
     for counts in several:
         total.update(counts)
-    return dict(total)
+    return _most_frequent(total)
 
 
 def skipped_words(others: Mapping[str, int], hidden: int) -> str:
@@ -115,7 +113,9 @@ def skipped_words(others: Mapping[str, int], hidden: int) -> str:
         parts.append(f"{hidden} hidden file{'s' * (hidden != 1)} or folder{'s' * (hidden != 1)}")
     parts += [f"{count} {suffix} file{'s' * (count != 1)}" for suffix, count in unread.items()]
     words = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
-    return words + (": convert " + ("it" if sum(unread.values()) == 1 else "them") + " to JPEG or PNG" if unread else "")
+    return words + (
+        ": convert " + ("it" if sum(unread.values()) == 1 else "them") + " to JPEG or PNG" if unread else ""
+    )
 
 
 def list_files(root: str | Path, *, skips: Callable[[str], bool] = is_hidden) -> Listing:
@@ -299,3 +299,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _most_frequent(counted: Counter[str]) -> dict[str, int]:
+    counts = counted.most_common()
+    rest = sum(count for _, count in counts[_MOST_SUFFIXES:])
+    found = dict(counts[:_MOST_SUFFIXES])
+    return found | {_OTHER: found.get(_OTHER, 0) + rest} if rest else found

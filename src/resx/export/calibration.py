@@ -236,8 +236,9 @@ def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArra
             images = file[wanted]
     except FileNotFoundError:
         raise UsageError(f"--calibrate {path}: no such file; {REMEDY}") from None
-    # A header may claim any shape, and numpy makes room for it.
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    # A header may claim any shape, and numpy makes room for it; or a compression or encryption that zipfile has not
+    # (NotImplementedError, RuntimeError).
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(
             f"--calibrate {path}: not a .npz file that numpy can read; write it with numpy.savez"
         ) from error

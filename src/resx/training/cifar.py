@@ -37,7 +37,9 @@ _MAX_MEMBERS = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Archive:
+class Archive:
+    """What one of the two archives holds, and the checksums that were published for it."""
+
     name: str
     folder: str
     """The folder inside the archive."""
@@ -61,7 +63,7 @@ class _Archive:
         return (*self.train, self.held_out, self.meta)
 
 
-_CIFAR10 = _Archive(
+CIFAR10 = Archive(
     name="cifar10", folder="cifar-10-batches-py", train=tuple(f"data_batch_{number}" for number in range(1, 6)),
     held_out="test_batch", meta="batches.meta", labels="labels", label_names="label_names",
     max_file_bytes=32 * MIB, size_bytes=170_498_071, md5="c58f30108f718f92721af3b95e74349a",
@@ -71,7 +73,7 @@ _CIFAR10 = _Archive(
         "5ff9c542aee3614f3951f8cda6e48888",
     ),
 )  # fmt: skip
-_CIFAR100 = _Archive(
+CIFAR100 = Archive(
     name="cifar100", folder="cifar-100-python", train=("train",),
     held_out="test", meta="meta", labels="fine_labels", label_names="fine_label_names",
     max_file_bytes=160 * MIB, size_bytes=169_001_437, md5="eb9058c3a382ffc7106e4002c42a8d85",
@@ -91,7 +93,11 @@ def load_cifar(path: Path, *, fine: bool) -> DataSet:
     Raises:
         UsageError: files are missing or damaged, or hold something else.
     """
-    archive = _CIFAR100 if fine else _CIFAR10
+    return load_archive(path, CIFAR100 if fine else CIFAR10)
+
+
+def load_archive(path: Path, archive: Archive) -> DataSet:
+    """Read an archive of this kind, as `load_cifar` does."""
     files, checksum = _read_files(path, archive)
     where = f"{path}: {archive.meta}"
     names = _sequence(unpickled(files[archive.meta], where).get(archive.label_names), where)
@@ -116,19 +122,19 @@ def load_cifar(path: Path, *, fine: bool) -> DataSet:
     )
 
 
-def _read_files(path: Path, archive: _Archive) -> tuple[dict[str, bytes], Checksum]:
+def _read_files(path: Path, archive: Archive) -> tuple[dict[str, bytes], Checksum]:
     """Return the bytes of the archive's files by name, from wherever `path` has them, and which checksum held."""
     for folder in (path, path / archive.folder):
         if (folder / archive.held_out).is_file():
             return _read_folder(folder, archive)
     if not path.is_dir():
         return _read_archive(path, archive)
-    if packed := sorted(path.glob("cifar-100-python*.tar.gz" if archive is _CIFAR100 else "cifar-10-python*.tar.gz")):
+    if packed := sorted(path.glob("cifar-100-python*.tar.gz" if archive is CIFAR100 else "cifar-10-python*.tar.gz")):
         return _read_archive(packed[0], archive)
     raise _not_here(path, archive)
 
 
-def _read_folder(folder: Path, archive: _Archive) -> tuple[dict[str, bytes], Checksum]:
+def _read_folder(folder: Path, archive: Archive) -> tuple[dict[str, bytes], Checksum]:
     if missing := [name for name in archive.needed if not (folder / name).exists()]:
         raise UsageError(f"{folder}: {', '.join(missing)} missing; unpack the archive again")
     files = {name: _read_file(folder / name, archive) for name in archive.needed}
@@ -147,14 +153,14 @@ def _read_folder(folder: Path, archive: _Archive) -> tuple[dict[str, bytes], Che
     )
 
 
-def _read_file(path: Path, archive: _Archive) -> bytes:
+def _read_file(path: Path, archive: Archive) -> bytes:
     try:
         return read_bounded(path, archive.max_file_bytes, remedy=_AGAIN)
     except OSError as error:
         raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}; unpack the archive again") from error
 
 
-def _read_archive(path: Path, archive: _Archive) -> tuple[dict[str, bytes], Checksum]:
+def _read_archive(path: Path, archive: Archive) -> tuple[dict[str, bytes], Checksum]:
     """Read a .tar.gz to its end: gzip's checksum comes last, behind the tar's own end."""
     try:
         require_regular(path)
@@ -166,7 +172,9 @@ def _read_archive(path: Path, archive: _Archive) -> tuple[dict[str, bytes], Chec
                 checksum = "published"
                 file.seek(0)
             if file.read(2) != b"\x1f\x8b":
-                raise UsageError(f"{path}: not a .tar.gz, and only that has a checksum of its own; gzip it, or {_AGAIN}")
+                raise UsageError(
+                    f"{path}: not a .tar.gz, and only that has a checksum of its own; gzip it, or {_AGAIN}"
+                )
             file.seek(0)
             content = _Unpacked(file, path)
             found = _read_members(content, path, archive)
@@ -184,7 +192,7 @@ def _read_archive(path: Path, archive: _Archive) -> tuple[dict[str, bytes], Chec
     return found, checksum
 
 
-def _read_members(content: _Unpacked, path: Path, archive: _Archive) -> dict[str, bytes]:
+def _read_members(content: _Unpacked, path: Path, archive: Archive) -> dict[str, bytes]:
     """Return what the archive's own folder holds of the files that are needed."""
     found: dict[str, bytes] = {}
     with tarfile.open(fileobj=content, mode="r:") as tar:
@@ -205,7 +213,7 @@ def _read_members(content: _Unpacked, path: Path, archive: _Archive) -> dict[str
     return found
 
 
-def _not_here(path: Path, archive: _Archive) -> UsageError:
+def _not_here(path: Path, archive: Archive) -> UsageError:
     return UsageError(f"{path}: no {archive.name} here; give its python archive's .tar.gz or {archive.folder}/")
 
 
@@ -251,7 +259,7 @@ class _Unpacked(io.BufferedIOBase):
 
 
 def _split(
-    payload: bytes, where: str, archive: _Archive, num_classes: int
+    payload: bytes, where: str, archive: Archive, num_classes: int
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     batch = unpickled(payload, where)
     labels = _sequence(batch.get(archive.labels), where)

@@ -120,8 +120,8 @@ def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]
     found: list[tuple[Path, str]] = []
     folders, beside = list_folders(root)
     if not folders:
-        loose = f", but {len(beside.paths)} images directly in it" if beside.paths else ""
-        raise UsageError(f"{root}: no folder per class in it{loose}; give one with a folder of images per class")
+        images = f" ({len(beside.paths)} images lie directly in it)" if beside.paths else ""
+        raise UsageError(f"{root}: no folder per class in it{images}; give one with a folder of images per class")
     listings = [list_images(folder) for folder in folders]
     for folder, listing in zip(folders, listings, strict=True):
         name = one_line(folder.name)
