@@ -4,8 +4,8 @@ Hidden files and folders are never listed below the folder that the user named: 
 (`.git`, `.ipynb_checkpoints`, `.DS_Store`, AppleDouble's `._photo.jpg`), and `__MACOSX`, which macOS adds to archives.
 They are counted, a folder as one, so that a command can say so.
 
-What is an image is told from its name's suffix, by one rule for all commands (IMAGE_SUFFIXES). Other files are counted by
-their suffixes, and `skipped_words` names those that are images in a format that nothing here reads.
+What is an image is told from its name's suffix, by one rule for all commands (IMAGE_SUFFIXES). Other files are counted
+by their suffixes, and `skipped_words` names those that are images in a format that nothing here reads.
 
 A file's name is bytes. Python holds those that are no UTF-8 as lone surrogates, which neither JSON nor a terminal
 takes: `printable`, `one_line` and `readable` show them escaped.

@@ -1,13 +1,12 @@
 """The short form of `python -m benchmarks.bit_flips`."""
 
-import random
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
-
 from benchmarks.bit_flips import flip_bits, formats, is_harmless
+
 from resx.errors import UsageError
 from resx.export.calibration import load_calibration
 from resx.export.card import Signature
@@ -15,7 +14,7 @@ from resx.export.card import Signature
 
 def test_no_single_bit_flip_in_an_archive_is_trained_or_calibrated_on(tmp_path: Path) -> None:
     for form in formats(tmp_path):
-        outcomes = flip_bits(form, 10, seed=random.randrange(2**32))
+        outcomes = flip_bits(form, 10, seed=0)
 
         assert is_harmless(outcomes), (form.name, outcomes)
         assert outcomes["refused"] >= 5, (form.name, outcomes)

@@ -102,6 +102,7 @@ def predict(
     Example: resx predict resnet50 photos/ -o photos.parquet
     """
     from resx.cli.connection import address_of
+    from resx.listing import skipped_words
     from resx.scoring.cluster import Pool, on_ray
     from resx.scoring.local import DEVICES, find_model, load_onnxruntime
     from resx.scoring.output import require_format
@@ -109,7 +110,6 @@ def predict(
     from resx.scoring.run import InThisProcess, Wanted, require_packages
     from resx.scoring.run import predict as run
     from resx.scoring.served import find_served
-    from resx.listing import skipped_words
     from resx.scoring.source import find_source
     from resx.serving.repository import Repository
 

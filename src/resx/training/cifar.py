@@ -16,7 +16,6 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -148,8 +147,8 @@ def _read_folder(folder: Path, archive: Archive) -> tuple[dict[str, bytes], Chec
     if len(changed) == len(files):
         return files, "none"
     raise UsageError(
-        f"{folder}: {', '.join(changed)}: not the MD5 of the official file, which the others have, so damaged or changed; "
-        "unpack the archive again, or pack your own version as a .tar.gz"
+        f"{folder}: {', '.join(changed)}: not the MD5 of the official file, which the others have, so damaged or "
+        "changed; unpack the archive again, or pack your own version as a .tar.gz"
     )
 
 

@@ -140,8 +140,8 @@ def _common_classes(places: Sequence[Path], parts: list[list[tuple[Path, str]]])
     for place, part in zip(places, parts, strict=True):
         if other := {name for _, name in part} ^ set(classes):
             raise UsageError(
-                f"{place.parent}: {', '.join(sorted(other)[:3])}: not in both {places[0].name}/ and {place.name}/; give "
-                "both the same classes"
+                f"{place.parent}: {', '.join(sorted(other)[:3])}: not in both {places[0].name}/ and {place.name}/; "
+                "give both the same classes"
             )
     if len(classes) == 1:
         raise UsageError(f"{places[0]}: one class only ({classes[0]}); a classifier needs two or more")
