@@ -87,6 +87,9 @@ def test_a_training_part_alone_is_divided(tmp_path: Path) -> None:
         (["val/a", "test/a"], "val/ without train/"),
         (["Valid/a"], "Valid/ without train/"),
         (["train", "bus", "car"], "train/ looks like a part of a data set, bus/, car/ like a class"),
+        (["valid", "invalid"], "if all are classes, put them into DIR/train/"),
+        (["seg_train/a", "seg_test/a", "seg_pred"], "seg_test/, seg_train/ look like parts of a data set"),
+        (["cats-Train", "cats-Val"], "cats-Train/, cats-Val/ look like parts of a data set"),
         (["cat", "dog", "Test"], "Test/ looks like a part of a data set, cat/, dog/ like a class"),
         (["cat/train", "cat/val", "dog/train", "dog/val"], "class 'cat' is parted into train/, val/"),
     ],
@@ -100,6 +103,11 @@ def test_what_can_be_taken_for_a_part_or_a_class_is_refused(tmp_path: Path, fold
     assert words in str(raised.value)
     assert "give " in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("names", [("steam_train", "crash_test"), ("express train", "local train"), ("a", "device")])
+def test_classes_whose_names_only_mention_a_part_are_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    assert load(fill(tmp_path, *names)).labels == tuple(sorted(names))
 
 
 def test_below_the_parts_any_name_is_a_class(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Accuracies:
 def held_out_images(data: DataSet) -> Labelled:
     """Return all held-out images of a data set."""
     words = skipped_words(data.others, data.hidden)
-    skipped = f"; skipped {words}" if words else ""
+    skipped = "".join(f"; {note[0].lower()}{note[1:]}" for note in data.notes) + (f"; skipped {words}" if words else "")
     return Labelled(
         images=data.held_out.images, classes=data.held_out.targets,
         origin=f"held-out images of {data.name}{skipped}",

@@ -216,7 +216,7 @@ def _not_here(path: Path, archive: Archive) -> UsageError:
     return UsageError(f"{path}: no {archive.name} here; give its python archive's .tar.gz or {archive.folder}/")
 
 
-def _md5(file: BinaryIO) -> str:
+def _md5(file: io.BufferedReader | io.BytesIO) -> str:
     return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 

@@ -29,6 +29,7 @@ _ROLES: dict[str, Part] = {
     "test": "test", "testing": "test", "tst": "test",
 }  # fmt: skip
 _NAME = re.compile(rf"({'|'.join(sorted(_ROLES, key=len, reverse=True))})(set|data|dataset|images?|imgs?|split)?\d*")
+_SEPARATORS = re.compile(r"[-_. ]+")
 _REMEDY = "give DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS alone"
 
 
@@ -44,7 +45,7 @@ class Layout:
 
 def part_of(name: str) -> Part | None:
     """Return the part of a data set that a folder of this name is; None for a class's name."""
-    found = _NAME.fullmatch(re.sub(r"[-_. ]", "", name.casefold()))
+    found = _NAME.fullmatch(_SEPARATORS.sub("", name.casefold()))
     return _ROLES[found[1]] if found else None
 
 
@@ -63,13 +64,15 @@ def find_layout(root: Path, folders: Sequence[Path]) -> Layout:
     for folder in folders:
         part = part_of(folder.name)
         (named[part] if part else others).append(folder)
+    _require_no_pair(root, others)
     if not any(named.values()):
         return Layout(parts=(root,))
     held_out = named["val"] or named["test"]
     if others and not (named["train"] and held_out):
         parts = [folder for several in named.values() for folder in several]
         raise UsageError(
-            f"{root}: {_names(parts)} looks like a part of a data set, {_names(others)} like a class; {_REMEDY}"
+            f"{root}: {_names(parts)} looks like a part of a data set, {_names(others)} like a class; if all are "
+            f"classes, put them into DIR/train/; else {_REMEDY}"
         )
     if not named["train"]:
         raise UsageError(f"{root}: {_names(held_out)} without train/; {_REMEDY}")
@@ -103,6 +106,23 @@ def require_undivided(root: Path, folder: Path, images: Sequence[Path]) -> None:
     if "train" in parts and len(parts) > 1:
         names = _names([folder / name for name in sorted(inside) if part_of(name)])
         raise UsageError(f"{root}: class '{one_line(folder.name)}' is parted into {names}; {_REMEDY}")
+
+
+def _require_no_pair(root: Path, folders: Sequence[Path]) -> None:
+    """Check that no two names differ in a part's name only: `seg_train` and `seg_test`.
+
+    Raises:
+        UsageError: two do.
+    """
+    found: dict[tuple[str, ...], dict[Part, Path]] = {}
+    for folder in folders:
+        words = _SEPARATORS.split(folder.name.casefold())
+        if len(parts := [word for word in words if word in _ROLES]) == 1:
+            rest = tuple("" if word in _ROLES else word for word in words)
+            found.setdefault(rest, {})[_ROLES[parts[0]]] = folder
+    for pair in found.values():
+        if "train" in pair and len(pair) > 1:
+            raise UsageError(f"{root}: {_names(list(pair.values()))} look like parts of a data set; {_REMEDY}")
 
 
 def _names(folders: Sequence[Path]) -> str:
