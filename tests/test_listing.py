@@ -8,7 +8,19 @@ from pathlib import Path
 import pytest
 
 from resx.errors import UsageError
-from resx.listing import Listing, expand, is_label, list_files, one_line, printable, read_lines, readable
+from resx.listing import (
+    Listing,
+    count_suffixes,
+    expand,
+    is_label,
+    list_files,
+    list_images,
+    one_line,
+    printable,
+    read_lines,
+    readable,
+    skipped_words,
+)
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -124,3 +136,36 @@ def test_a_label_is_one_line_of_utf8() -> None:
     assert all(map(is_label, ["a" * 1000, "\u0645\u200c\u0645", "\U0001f469\u200d\U0001f52c"]))  # joiners are text
     assert is_label("n01\ttench", with_tabs=True)
     assert not any(is_label(text, with_tabs=True) for text in ("", "a\tb\n", "a\x1b"))
+
+
+def test_images_are_told_by_their_suffixes_and_others_are_counted(tmp_path: Path) -> None:
+    tree(tmp_path, "a/1.JFIF", "a/2.jpe", "b/3.png", "b/4.heic", "b/5.Heic", "6.json", "README", ".hidden.png")
+
+    listed = list_images(tmp_path)
+
+    assert [path.name for path in listed.paths] == ["1.JFIF", "2.jpe", "3.png"]
+    assert listed.others == {".heic": 2, ".json": 1, "": 1}
+    assert listed.skipped == (
+        "2 non-image files (.json, no suffix), 1 hidden file or folder and 2 .heic files: convert them to JPEG or PNG"
+    )
+
+
+@pytest.mark.parametrize(
+    ("others", "hidden", "words"),
+    [
+        ({}, 0, ""), ({}, 1, "1 hidden file or folder"), ({".txt": 1}, 0, "1 non-image file (.txt)"),
+        ({".svg": 1}, 0, "1 .svg file: convert it to JPEG or PNG"),
+        ({".a": 1, ".b": 2, ".c": 3, ".d": 4}, 2, "10 non-image files (.a, .b, .c, ...) and 2 hidden files or folders"),
+    ],
+)  # fmt: skip
+def test_what_was_skipped_is_said_in_words(others: dict[str, int], hidden: int, words: str) -> None:
+    assert skipped_words(others, hidden) == words
+
+
+def test_a_million_suffixes_are_counted_in_bounded_room() -> None:
+    counted = count_suffixes([*(f".{number:06}" for number in range(5000)), ".txt", ".txt", ".\x1b[31m"])
+
+    assert len(counted) == 101
+    assert sum(counted.values()) == 5003
+    assert next(iter(counted)) == ".txt"
+    assert not any("\x1b" in suffix for suffix in counted)

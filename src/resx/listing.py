@@ -4,6 +4,9 @@ Hidden files and folders are never listed below the folder that the user named: 
 (`.git`, `.ipynb_checkpoints`, `.DS_Store`, AppleDouble's `._photo.jpg`), and `__MACOSX`, which macOS adds to archives.
 They are counted, a folder as one, so that a command can say so.
 
+What is an image is told from its name's suffix, by one rule for all commands (IMAGE_SUFFIXES). Other files are counted
+by their suffixes, and `skipped_words` names those that are images in a format that nothing here reads.
+
 A file's name is bytes. Python holds those that are no UTF-8 as lone surrogates, which neither JSON nor a terminal
 takes: `printable`, `one_line` and `readable` show them escaped.
 """
@@ -14,16 +17,28 @@ import fnmatch
 import glob
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import UsageError
 
-IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff"}
-)
+IMAGE_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".jfi", ".pjpeg", ".pjp", ".png", ".apng", ".webp", ".bmp", ".gif",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff",
+})  # fmt: skip
 """Of the files that are taken out of folders, globs and buckets."""
+UNREAD_SUFFIXES = frozenset({
+    ".heic", ".heif", ".hif", ".avif", ".avifs", ".jp2", ".j2k", ".jpf", ".jpx", ".jpm", ".jpc", ".j2c", ".jxl", ".jxr",
+    ".wdp", ".hdp", ".svg", ".svgz", ".ico", ".icns", ".tga", ".psd", ".psb", ".eps", ".exr", ".hdr", ".pfm", ".pam",
+    ".dds", ".dib", ".pcx", ".qoi", ".bpg", ".xcf", ".sgi", ".xbm", ".xpm", ".wmf", ".emf", ".dcm", ".dicom", ".fits",
+    ".dng", ".cr2", ".cr3", ".crw", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw",
+})  # fmt: skip
+"""Of images that nothing here reads."""
+_MOST_SUFFIXES = 100
+"""A folder may have a suffix for each of a million files: frame.000001."""
+_OTHER = "other"
 _MOST_IN_LABEL = 1000
 LABEL_RULE = f"a class's name is one line of UTF-8 without control characters, of at most {_MOST_IN_LABEL:,} characters"
 MAX_TENSOR_NAME = 256
@@ -50,14 +65,57 @@ class Listing:
     """Hidden files and folders."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ImageListing:
+    """Images that were found below a folder, and what was passed over."""
+
+    paths: tuple[Path, ...]
+    """Ordered by path."""
+    hidden: int
+    """Hidden files and folders."""
+    others: Mapping[str, int]
+    """The number of other files, by suffix."""
+
+    @property
+    def skipped(self) -> str:
+        """What was passed over, in words; empty for nothing."""
+        return skipped_words(self.others, self.hidden)
+
+
 def is_hidden(name: str) -> bool:
     """Say whether a file or folder of this name is skipped wherever files are listed."""
     return name.startswith(".") or name == _ARCHIVE_OF_MACOS
 
 
-def hidden_words(number: int) -> str:
-    """Return the count of what was skipped in words; empty for none."""
-    return f"{number} hidden file{'s' * (number != 1)} or folder{'s' * (number != 1)}" if number else ""
+def count_suffixes(suffixes: Iterable[str]) -> dict[str, int]:
+    """Return how often each suffix is there, the most frequent first; rare ones together if there are very many."""
+    return _most_frequent(Counter(map(one_line, suffixes)))
+
+
+def add_counts(several: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Return the sums of such counts."""
+    total: Counter[str] = Counter()
+    for counts in several:
+        total.update(counts)
+    return _most_frequent(total)
+
+
+def skipped_words(others: Mapping[str, int], hidden: int) -> str:
+    """Return in words what was not taken: files that are no images, by suffix, and hidden ones; empty for none."""
+    unread = {suffix: count for suffix, count in others.items() if suffix in UNREAD_SUFFIXES}
+    rest = [suffix for suffix in others if suffix not in unread]
+    parts = []
+    if rest:
+        number = sum(others[suffix] for suffix in rest)
+        named = ", ".join(suffix or "no suffix" for suffix in rest[:3]) + (", ..." if len(rest) > 3 else "")
+        parts.append(f"{number} non-image file{'s' * (number != 1)} ({named})")
+    if hidden:
+        parts.append(f"{hidden} hidden file{'s' * (hidden != 1)} or folder{'s' * (hidden != 1)}")
+    parts += [f"{count} {suffix} file{'s' * (count != 1)}" for suffix, count in unread.items()]
+    words = " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))
+    return words + (
+        ": convert " + ("it" if sum(unread.values()) == 1 else "them") + " to JPEG or PNG" if unread else ""
+    )
 
 
 def list_files(root: str | Path, *, skips: Callable[[str], bool] = is_hidden) -> Listing:
@@ -100,18 +158,29 @@ def list_files(root: str | Path, *, skips: Callable[[str], bool] = is_hidden) ->
     return Listing(paths=tuple(found), hidden=hidden)
 
 
-def list_images(root: Path) -> tuple[list[Path], int]:
-    """Return the images below a folder by their names' suffixes, ordered by path, and how many hidden were skipped.
+def list_images(root: Path) -> ImageListing:
+    """Return the images at any depth below a folder, those behind linked folders too.
 
     Raises:
         UsageError: a folder cannot be read.
     """
     listed = list_files(root)
-    return sorted(path for path in map(Path, listed.paths) if path.suffix.lower() in IMAGE_SUFFIXES), listed.hidden
+    return images_of(map(Path, listed.paths), listed.hidden)
 
 
-def list_folders(root: Path) -> tuple[list[Path], int]:
-    """Return the folders directly in a folder, links to folders among them, and how many hidden entries were skipped.
+def images_of(paths: Iterable[Path], hidden: int) -> ImageListing:
+    """Part files into images and others."""
+    taken, left = list[Path](), list[str]()
+    for path in paths:
+        if (suffix := path.suffix.lower()) in IMAGE_SUFFIXES:
+            taken.append(path)
+        else:
+            left.append(suffix)
+    return ImageListing(paths=tuple(sorted(taken)), hidden=hidden, others=count_suffixes(left))
+
+
+def list_folders(root: Path) -> tuple[list[Path], ImageListing]:
+    """Return the folders directly in a folder, links to folders among them, and what lies beside them.
 
     Raises:
         UsageError: the folder cannot be read.
@@ -121,7 +190,8 @@ def list_folders(root: Path) -> tuple[list[Path], int]:
     except OSError as error:
         raise UsageError(f"{root}: {(error.strerror or str(error)).lower()}; make it readable") from error
     shown = [path for path in entries if not is_hidden(path.name)]
-    return [path for path in shown if path.is_dir()], len(entries) - len(shown)
+    folders = [path for path in shown if path.is_dir()]
+    return folders, images_of((path for path in shown if not path.is_dir()), len(entries) - len(shown))
 
 
 def expand(pattern: str) -> Listing:
@@ -229,3 +299,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself
         return False
+
+
+def _most_frequent(counted: Counter[str]) -> dict[str, int]:
+    counts = counted.most_common()
+    rest = sum(count for _, count in counts[_MOST_SUFFIXES:])
+    found = dict(counts[:_MOST_SUFFIXES])
+    return found | {_OTHER: found.get(_OTHER, 0) + rest} if rest else found

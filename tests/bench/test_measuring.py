@@ -405,3 +405,9 @@ def test_hidden_files_of_a_data_folder_are_not_sent(tmp_path: Path) -> None:
     sent = payloads.pictures(root, interface, 1, None)
 
     assert sent.contents == f"1 images of {root}; skipped 3 hidden files or folders"
+    (root / "b.avif").touch()
+    for number in range(299):
+        (root / f"a{number}.png").symlink_to("a.png")
+    sent = payloads.pictures(root, interface, 1, None)
+    skipped = "skipped 3 hidden files or folders and 1 .avif file: convert it to JPEG or PNG"
+    assert sent.contents == f"the first 256 of 300 images of {root}; {skipped}"

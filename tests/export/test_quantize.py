@@ -341,6 +341,19 @@ def test_hidden_files_of_a_calibration_folder_are_skipped_and_counted(tmp_path: 
         load(root)
 
 
+def test_images_that_cannot_be_calibrated_on_are_counted_and_named(tmp_path: Path) -> None:
+    Image.fromarray(PHOTOGRAPHS[0].transpose(1, 2, 0)).save(tmp_path / "a.jfif", "JPEG")
+    for name in ("b.heic", "c.HEIC", "d.svg", "labels.csv"):
+        (tmp_path / name).write_bytes(b"x")
+
+    skipped = "skipped 1 non-image file (.csv), 2 .heic files and 1 .svg file: convert them to JPEG or PNG"
+    assert load(tmp_path).origin == f"images of {tmp_path}; {skipped}"
+    (tmp_path / "a.jfif").unlink()
+    with pytest.raises(UsageError) as raised:
+        load(tmp_path)
+    assert f"; {skipped}; give" in str(raised.value)
+
+
 def test_digits_and_noise_are_taken_by_name() -> None:
     digits, noise = load("digits"), load("random")
     assert digits.images.shape == noise.images.shape == (8, 3, 16, 16)

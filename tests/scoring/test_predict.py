@@ -56,7 +56,7 @@ def test_every_image_is_a_row_and_a_bad_one_says_why(
         assert len(row["classes"]) == len(row["labels"]) == len(row["probabilities"]) == (0 if bad else 3)
         assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
     assert "truncated JPEG file" in table[21]["error"]
-    assert "Skipped 1 non-image file and 1 hidden file or folder" in done.err
+    assert "Skipped 1 non-image file (.txt) and 1 hidden file or folder" in done.err
     assert done.json["hidden"] == 1
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out.parquet"]
 
@@ -539,7 +539,7 @@ def test_a_fixed_batch_is_filled_up(published: Repository) -> None:
         ("list.txt", "nowhere/o.csv", 2, "no folder nowhere; make it"),
         ("list.txt", "o\udcff.csv", 2, "-o o\\xff.csv: has bytes that are no UTF-8"),
         ("utf16.txt", "o.csv", 2, "utf16.txt: not a list in UTF-8"),
-        ("hidden", "o.csv", 2, "no images; skipped 1 non-image file and 2 hidden files or folders"),
+        ("hidden", "o.csv", 2, "no images; skipped 1 non-image file (.md) and 2 hidden files or folders"),
         ("memory://h/a.jpg?sig=secret", "o.csv", 2, "memory://h/a.jpg?...: nothing is there"),
     ],
 )

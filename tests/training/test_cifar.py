@@ -1,10 +1,13 @@
 """Archives as the real ones are laid out, with a handful of images."""
 
 import contextlib
+import dataclasses
 import gzip
+import hashlib
 import os
 import pickle
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 
 from resx.errors import UsageError
 from resx.training.checkpoint import load_run_data
+from resx.training.cifar import CIFAR10, Archive, load_archive
 from resx.training.data import load_data
 from resx.training.loop import train
 from resx.training.recipes import configured
@@ -69,7 +73,7 @@ def test_the_unpacked_archive_is_read_in_the_order_of_its_batches(cifar10: Path)
     assert data.image.std == pytest.approx(pixels.std((0, 2, 3)))
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_the_pickle_protocols_that_archives_use_read_alike(tmp_path: Path, protocol: int) -> None:
     data = load_data(f"cifar10:{write_cifar10(tmp_path / 'c', protocol)}")
 
@@ -83,6 +87,77 @@ def test_a_batch_written_by_python_2_is_read(cifar10: Path) -> None:
 
     assert data.held_out.targets.tolist() == [3, 5]
     assert (data.held_out.images[:] == 1).all()
+
+
+def pickled_as_protocol_5(numpy: str, buffer: bytes, order: bytes = b"C") -> bytes:
+    """Return {'data': uint8 [2, 3072], 'labels': [3, 5]} as numpy 1 (`numpy.core`) or 2 (`numpy._core`) writes it."""
+
+    def text(value: bytes) -> bytes:
+        return b"\x8c" + bytes([len(value)]) + value
+
+    module = text(numpy.encode() + b".numeric")
+    dtype = text(b"numpy") + text(b"dtype") + b"\x93" + text(b"u1") + b"\x89\x88\x87R"
+    state = b"(K\x03" + text(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+    array = (
+        module + text(b"_frombuffer") + b"\x93(" + buffer + dtype + state + b"K\x02M\x00\x0c\x86" + text(order) + b"tR"
+    )
+    return b"\x80\x05}(" + text(b"data") + array + text(b"labels") + b"](K\x03K\x05eu."
+
+
+@pytest.mark.parametrize("numpy", ["numpy.core", "numpy._core"])
+@pytest.mark.parametrize("opcode", [b"\x96", b"\x8e"], ids=["bytearray", "read-only bytes"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_protocol_5_are_read_as_numpy_1_and_2_write_them(
+    cifar10: Path, numpy: str, opcode: bytes, order: str
+) -> None:
+    pixels = images(2, 7)
+    payload = pixels.tobytes() if order == "C" else pixels.T.tobytes()
+    buffer = opcode + len(payload).to_bytes(8, "little") + payload
+    content = pickled_as_protocol_5(numpy, buffer, order.encode())
+    (cifar10 / "test_batch").write_bytes(content)
+
+    data = load_data(f"cifar10:{cifar10}")
+
+    assert np.array_equal(data.held_out.images[:].reshape(2, -1), pixels)
+    assert data.held_out.targets.tolist() == [3, 5]
+    if numpy == np.empty.__module__:  # what is made by hand above is what this numpy takes
+        assert np.array_equal(pickle.loads(content)["data"], pixels)
+
+
+@pytest.mark.parametrize(
+    ("buffer", "order", "words"),
+    [
+        (b"\x97", b"C", "damaged|out-of-band"), (b"K\x05", b"C", "unusual array"), (b"]", b"C", "unusual array"),
+        (b"\x8e" + (6144).to_bytes(8, "little") + bytes(6144), b"K", "unusual array"),
+        (b"\x96" + (9).to_bytes(8, "little") + bytes(9), b"C", "damaged"),
+        (b"\x96" + (2**62).to_bytes(8, "little"), b"C", "damaged"),
+    ],
+    ids=["out of band", "a number", "a list", "another order", "too short", "claims exabytes"],
+)  # fmt: skip
+def test_other_arrays_of_protocol_5_are_refused(cifar10: Path, buffer: bytes, order: bytes, words: str) -> None:
+    (cifar10 / "test_batch").write_bytes(pickled_as_protocol_5("numpy._core", buffer, order))
+
+    with pytest.raises(UsageError, match=f"test_batch: .*({words}).*; download the archive again"):
+        load_data(f"cifar10:{cifar10}")
+
+
+def test_an_array_that_is_named_a_thousand_times_is_not_copied_as_often(cifar10: Path) -> None:
+    megabytes = b"\x96" + (30 * 2**20).to_bytes(8, "little") + bytes(30 * 2**20)
+    content = pickled_as_protocol_5("numpy._core", megabytes + b"\x94")
+    start, stop = content.index(b"\x8c\x13numpy._core"), content.index(b"tR") + 2
+    again = (
+        content[start:stop]
+        .replace(megabytes + b"\x94", b"h\x00")
+        .replace(b"K\x02M\x00\x0c\x86", b"J\x00\x00\xe0\x01\x85")
+    )
+    (cifar10 / "test_batch").write_bytes(b"\x80\x05(" + megabytes + b"\x94" + again * 1000 + b"l.")
+    tracemalloc.start()
+
+    with pytest.raises(UsageError, match="holds no dictionary"):
+        load_data(f"cifar10:{cifar10}")
+
+    assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
+    tracemalloc.stop()
 
 
 def test_archive_folder_and_parent_are_the_same_data(cifar10: Path, packed: Path, tmp_path: Path) -> None:
@@ -204,6 +279,107 @@ def test_a_truncated_archive_is_named(packed: Path, share: float) -> None:
         load_data(f"cifar10:{packed}")
 
 
+@pytest.mark.parametrize("cut", [1, 3, 8])
+def test_an_archive_without_the_end_of_its_checksum_is_refused(packed: Path, cut: int) -> None:
+    packed.write_bytes(packed.read_bytes()[:-cut])
+
+    with pytest.raises(UsageError, match=r"\.tar\.gz: damaged, or not a \.tar\.gz .*; download"):
+        load_data(f"cifar10:{packed}")
+
+
+@pytest.mark.parametrize("place", [-1, -5, -8])
+def test_a_wrong_checksum_or_length_is_refused(packed: Path, place: int) -> None:
+    content = bytearray(packed.read_bytes())
+    content[place] ^= 1
+    packed.write_bytes(content)
+
+    with pytest.raises(UsageError, match=r"damaged, or not a \.tar\.gz"):
+        load_data(f"cifar10:{packed}")
+
+
+def test_damage_behind_the_tars_own_end_is_refused(packed: Path) -> None:
+    content = gzip.decompress(packed.read_bytes())
+    padded = bytearray(gzip.compress(content + bytes(100_000), 0))
+    padded[-50_000] ^= 1  # stored as it is, and read by nobody but the checksum
+    packed.write_bytes(padded)
+
+    with pytest.raises(UsageError, match="CRC check failed"):
+        load_data(f"cifar10:{packed}")
+
+
+def test_a_tar_that_is_not_packed_has_no_checksum_and_is_refused(packed: Path) -> None:
+    packed.write_bytes(gzip.decompress(packed.read_bytes()))
+
+    with pytest.raises(UsageError, match=r"not a \.tar\.gz, and only that has a checksum of its own; gzip it"):
+        load_data(f"cifar10:{packed}")
+
+
+@pytest.mark.parametrize("folder", ["old/cifar-10-batches-py", "cifar-10-batches-py/old", "other", ""])
+def test_only_the_archives_own_folder_is_read(cifar10: Path, tmp_path: Path, folder: str) -> None:
+    path = tmp_path / "c.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(cifar10 / "data_batch_1", f"{folder}/test_batch".lstrip("/"))
+        tar.add(cifar10, "./cifar-10-batches-py")
+
+    assert load_data(f"cifar10:{path}").held_out.targets.tolist() == [9, 8, 7]
+
+
+def test_a_file_that_is_in_the_archive_twice_is_refused(cifar10: Path, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "c.tar.gz", "w:gz") as tar:
+        tar.add(cifar10, "cifar-10-batches-py")
+        tar.add(cifar10 / "data_batch_1", "cifar-10-batches-py/test_batch")
+
+    with pytest.raises(UsageError, match="has cifar-10-batches-py/test_batch twice"):
+        load_data(f"cifar10:{tmp_path / 'c.tar.gz'}")
+
+
+def official(folder: Path, packed: Path) -> Archive:
+    """Return what would be said of these files if they had been published."""
+
+    def md5(path: Path) -> str:
+        return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+    return dataclasses.replace(
+        CIFAR10, size_bytes=packed.stat().st_size, md5=md5(packed),
+        file_md5s=tuple(md5(folder / name) for name in CIFAR10.needed),
+    )  # fmt: skip
+
+
+def test_the_published_checksums_are_compared_and_it_is_said(cifar10: Path, packed: Path) -> None:
+    published = official(cifar10, packed)
+
+    assert [load_archive(path, published).checksum for path in (packed, cifar10)] == ["published", "published"]
+    assert "published MD5" in load_archive(packed, published).remarks[-1]
+    assert load_archive(packed, CIFAR10).remarks[-1].startswith("Checksum: gzip's own, as this is not the official")
+    assert load_archive(cifar10, CIFAR10).remarks[-1].startswith("warning: no checksum: these are not the official")
+
+    content = bytearray(packed.read_bytes())
+    content[4] ^= 1  # the time in gzip's header, which its checksum says nothing of
+    packed.write_bytes(content)
+    with pytest.raises(UsageError, match="has the official archive's size and not its MD5"):
+        load_archive(packed, published)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_one_changed_file_of_the_official_folder_is_refused(cifar10: Path, packed: Path, name: str) -> None:
+    published = official(cifar10, packed)
+    content = bytearray((cifar10 / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (cifar10 / name).write_bytes(content)
+
+    with pytest.raises(UsageError, match=f"{name}: not the MD5 of the official file, which the others have"):
+        load_archive(cifar10, published)
+
+
+def test_held_out_images_that_are_trained_on_too_are_counted(cifar10: Path) -> None:
+    (cifar10 / "test_batch").write_bytes((cifar10 / "data_batch_2").read_bytes())
+
+    data = load_data(f"cifar10:{cifar10}")
+
+    assert data.num_in_both == 4
+    assert "warning: 4 held-out images are trained on too, pixel for pixel" in data.remarks
+
+
 def test_what_is_missing_is_named(cifar10: Path, tmp_path: Path) -> None:
     (cifar10 / "data_batch_2").unlink()
     with pytest.raises(UsageError, match="data_batch_2 missing"):
@@ -227,16 +403,22 @@ def archive(path: Path, *members: tuple[str, int, bytes, bytes]) -> Path:
 
 SIX_GIB, TOO_MUCH = 6 * 2**30, "unpacks to more than 268,435,456 bytes"
 BOMBS = {
-    "a member of 6 GiB": ([("c/data_batch_1", SIX_GIB, tarfile.REGTYPE, b"")], "data_batch_1: file of 6,442,450,944 "),
+    "a member of 6 GiB": (
+        [("cifar-10-batches-py/data_batch_1", SIX_GIB, tarfile.REGTYPE, b"")],
+        "data_batch_1: file of 6,442,450,944 ",
+    ),
     "another member of 6 GiB": (
-        [("c/readme", SIX_GIB, tarfile.REGTYPE, b"")],
+        [("cifar-10-batches-py/readme", SIX_GIB, tarfile.REGTYPE, b"")],
         TOO_MUCH,
     ),
     "a name of 6 GiB": ([("x", SIX_GIB, tarfile.GNUTYPE_LONGNAME, b"")], TOO_MUCH),
     "metadata of 6 GiB": ([("x", SIX_GIB, tarfile.XHDTYPE, b"")], TOO_MUCH),
-    "101 members": ([(f"c/{n}", 0, tarfile.REGTYPE, b"") for n in range(101)], "more than 100 files in it"),
-    "a link": ([("c/data_batch_1", 0, tarfile.SYMTYPE, b"")], "has no data_batch_1, "),
-    "a pipe": ([("c/data_batch_1", 0, tarfile.FIFOTYPE, b"")], "has no data_batch_1, "),
+    "101 members": (
+        [(f"cifar-10-batches-py/{n}", 0, tarfile.REGTYPE, b"") for n in range(101)],
+        "more than 100 files in it",
+    ),
+    "a link": ([("cifar-10-batches-py/data_batch_1", 0, tarfile.SYMTYPE, b"")], "has no data_batch_1, "),
+    "a pipe": ([("cifar-10-batches-py/data_batch_1", 0, tarfile.FIFOTYPE, b"")], "has no data_batch_1, "),
     "names of names": ([("x", 1, tarfile.GNUTYPE_LONGNAME, b"n")] * 3000, "damaged, or not a .tar.gz"),
 }
 
@@ -253,7 +435,7 @@ def test_an_archive_that_claims_gigabytes_is_refused_by_its_headers(tmp_path: Pa
 
 
 def test_a_sparse_member_is_none_of_the_real_ones(tmp_path: Path) -> None:
-    sparse = tarfile.TarInfo("c/data_batch_1")
+    sparse = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
     sparse.pax_headers = {"GNU.sparse.size": str(SIX_GIB), "GNU.sparse.map": "0,0", "GNU.sparse.numblocks": "1"}
     with tarfile.open(tmp_path / "c.tar.gz", "w:gz", format=tarfile.PAX_FORMAT) as tar:
         tar.addfile(sparse)

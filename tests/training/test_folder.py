@@ -137,15 +137,110 @@ def test_folders_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         load(tmp_path / "none")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no images in it"):
+    with pytest.raises(UsageError, match="no folder per class in it"):
         load(tmp_path / "empty")
     (tmp_path / "empty" / "cat").mkdir()
-    with pytest.raises(UsageError, match="no images in it"):
+    with pytest.raises(UsageError, match="class 'cat' has no image; add some"):
         load(tmp_path / "empty")
     with pytest.raises(UsageError, match=r"one class only \(cat\)"):
         load(fill(tmp_path / "one", ("cat",)))
     with pytest.raises(UsageError, match="too few images"):
         load(fill(tmp_path / "few", num=4))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words"),
+    [
+        (".heic", "has no image; skipped 40 .heic files: convert them to JPEG or PNG; add some"),
+        (".AVIF", "has no image; skipped 40 .avif files: convert them to JPEG or PNG; add some"),
+        (".txt", "has no image; skipped 40 non-image files (.txt); add some"),
+    ],
+)
+def test_a_class_without_an_image_that_can_be_read_is_named(tmp_path: Path, suffix: str, words: str) -> None:
+    fill(tmp_path)
+    (tmp_path / "owl").mkdir()
+    for number in range(40):
+        (tmp_path / "owl" / f"{number}{suffix}").write_bytes(b"x")
+
+    with pytest.raises(UsageError) as raised:
+        load(tmp_path)
+
+    assert f"class 'owl' {words}" in str(raised.value)
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "JPE", "pjpeg"])
+def test_every_suffix_of_jpeg_is_an_image(tmp_path: Path, suffix: str) -> None:
+    fill(tmp_path)
+    for path in sorted((tmp_path / "cat").iterdir()):
+        Image.open(path).convert("RGB").save(path.with_suffix(f".{suffix}"), "JPEG")
+        path.unlink()
+
+    data = load(tmp_path)
+
+    assert (data.labels, len(data.train), data.others) == (("cat", "dog"), 16, {})
+
+
+def test_what_is_skipped_is_counted_by_suffix_and_images_in_no_class_too(tmp_path: Path) -> None:
+    fill(tmp_path)
+    for name in ("cat/1.heic", "cat/2.HEIC", "dog/x/3.jp2", "dog/notes.txt", "dog/none", "about.txt", "4.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+
+    data = load(tmp_path)
+
+    assert data.others == {".heic": 2, ".jp2": 1, ".txt": 2, "": 1}
+    assert data.remarks == [
+        "Skipped 1 image in no class's folder: 4.png",
+        "Skipped 3 non-image files (.txt, no suffix), 2 .heic files and 1 .jp2 file: convert them to JPEG or PNG",
+    ]
+
+
+def test_linked_subfolders_count_as_in_torchvision(tmp_path: Path) -> None:
+    from torchvision.datasets import ImageFolder
+
+    root = fill(tmp_path / "root")
+    fill(tmp_path / "elsewhere", ("more",), blue=9)
+    (root / "cat" / "more").symlink_to(tmp_path / "elsewhere" / "more")
+    for path in sorted(root.rglob("*.JPEG")):
+        path.rename(path.with_suffix(".jpg"))
+
+    data, theirs = load(root), ImageFolder(str(root))
+
+    assert isinstance(data.train.images, FolderImages)
+    assert isinstance(data.held_out.images, FolderImages)
+    ours = sorted(
+        (str(path), int(target))
+        for split in (data.train, data.held_out)
+        for path, target in zip(split.images.paths, split.targets, strict=True)  # type: ignore[attr-defined]
+    )
+    assert len(ours) == 30
+    assert list(data.labels) == theirs.classes
+    assert ours == sorted((path, target) for path, target in theirs.samples)
+
+
+@pytest.mark.parametrize("place", ["train", "val"])
+def test_a_class_of_which_no_image_can_be_read_is_refused_whatever_is_skipped(tmp_path: Path, place: str) -> None:
+    fill(tmp_path / "train", num=2)
+    fill(tmp_path / "val", num=2, blue=9)
+    for path in sorted((tmp_path / place / "dog").iterdir()):
+        path.write_bytes(path.read_bytes()[:40])
+
+    with pytest.raises(UsageError, match=rf"class 'dog': none of its images can be read .*{place}/dog/00\.png: trunc"):
+        load(tmp_path, bad_images="skip")
+
+
+def test_classes_of_which_no_image_is_held_out_are_named(tmp_path: Path) -> None:
+    fill(tmp_path, ("cat", "dog", "owl"))
+    for path in sorted((tmp_path / "owl").iterdir())[3:]:
+        path.unlink()
+
+    data = load(tmp_path)
+
+    assert data.not_held_out == ("owl",)
+    assert data.remarks == [
+        "warning: no image is held out of 1 class of 3 (owl): accuracy says nothing of them; "
+        "hold some out (val/, or 5 images of each class)"
+    ]
 
 
 def test_different_classes_in_train_and_val_are_refused(tmp_path: Path) -> None:
@@ -232,7 +327,7 @@ def test_a_class_that_is_held_out_whole_is_refused(tmp_path: Path) -> None:
     for name in ("00.png", "01.jpg", "02.JPEG"):
         shutil.copy(tmp_path / "train" / "dog" / name, tmp_path / "val" / "dog" / f"x{name}")
 
-    with pytest.raises(UsageError, match="every training image of class dog is held out too"):
+    with pytest.raises(UsageError, match=r"class dog is held out too, byte for byte \(3 of all 6 "):
         load(tmp_path)
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,9 +10,10 @@ from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet
+from resx.training.data import DataSet, Split
 from resx.training.evaluation import accuracy, logits
 from resx.training.loop import train
+from resx.training.processes import Processes
 from resx.zoo.spec import ModelSpec, read_spec
 
 
@@ -192,3 +194,37 @@ def test_evaluation_in_small_batches_equals_evaluation_at_once(small_spec: Model
     at_once = logits(model, small_spec, images, batch_size=64)
     in_batches = logits(model, small_spec, images, batch_size=7)
     np.testing.assert_allclose(in_batches, at_once, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_images", "batch_size"), [(2, 2), (3, 2), (5, 4), (3, 16)])
+def test_no_batch_has_one_image_however_many_there_are(
+    small_spec: ModelSpec, small_data: DataSet, tmp_path: Path, num_images: int, batch_size: int
+) -> None:
+    spec = at_one_pixel(small_spec)
+
+    train(spec, first(small_data, num_images), TrainingConfig(data="digits", epochs=1, batch_size=batch_size), tmp_path)
+
+    assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(("num_images", "count", "words"), [(1, 1, "one image to train on"), (3, 2, "2 processes")])
+def test_too_few_images_are_refused_before_the_folder_is_made(
+    small_spec: ModelSpec, small_data: DataSet, tmp_path: Path, num_images: int, count: int, words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        train(
+            at_one_pixel(small_spec), first(small_data, num_images), TrainingConfig(data="digits", epochs=1),
+            tmp_path / "run", processes=Processes(count=count),
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+
+
+def at_one_pixel(spec: ModelSpec) -> ModelSpec:
+    """Return a network whose last stage has one value per channel and image, where batch norm needs two images."""
+    architecture = spec.architecture.model_copy(update={"stem": "imagenet"})
+    return spec.model_copy(update={"architecture": architecture, "survival": 1.0})
+
+
+def first(data: DataSet, num_images: int) -> DataSet:
+    images, targets = data.train.images[:num_images], data.train.targets[:num_images]
+    return dataclasses.replace(data, train=Split(images=images, targets=targets))

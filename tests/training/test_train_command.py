@@ -135,6 +135,48 @@ def test_a_folder_with_a_bad_image_is_refused_and_trained_on_without_it(tmp_path
     assert (result["num_skipped"], result["num_held_out"], result["recipe"]) == (1, 2, "he2015-cifar")
 
 
+def test_a_class_that_skipping_empties_ends_in_one_line_and_leaves_no_folder(tmp_path: Path, refused: Refused) -> None:
+    images = tmp_path / "images"
+    for shade, name in enumerate(("train/a", "train/b", "val/a", "val/b")):
+        (images / name).mkdir(parents=True)
+        for index in range(1 + 2 * (shade > 1)):
+            Image.new("L", (40, 40), 50 * shade + index).save(images / name / f"{index}.png")
+    broken = images / "train" / "b" / "0.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    arguments = ["resnet18", "--data", f"folder:{images}", "--image-size", "32", "--epochs", "1", "--skip-bad"]
+
+    code, said = refused(*arguments, "-o", str(tmp_path / "run"))
+
+    assert code == 2
+    assert "class 'b': none of its images can be read (the first, train/b/0.png: truncated PNG file" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_was_skipped_and_what_is_not_held_out_is_in_json_and_on_stderr(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for shade, name in enumerate(("a", "b", "c")):
+        (images / "Training" / name).mkdir(parents=True)
+        for index in range(6 if name != "c" else 3):
+            Image.new("L", (12, 12), 60 * shade + index).save(images / "Training" / name / f"{index}.png")
+    (images / "Training" / "a" / "x.heic").write_bytes(b"x")
+    (images / "readme.txt").write_text("x")
+
+    done = resx_train(
+        *SMALL[:3], "--data", f"folder:{images}", "--epochs", "1", "--batch-size", "4", "-o", str(tmp_path / "run"),
+        "--json",
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["skipped_files"] == {".heic": 1, ".txt": 1}
+    assert result["classes_not_held_out"] == ["c"]
+    assert result["checksum"] is None
+    for remark in result["remarks"]:
+        assert remark in done.stderr
+    assert result["remarks"][0] == "No val/ beside Training/: every fifth image of each class is held out"
+    assert "1 .heic file: convert it to JPEG or PNG" in result["remarks"][1]
+
+
 def test_force_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "spec.json").write_text("{}")
     (tmp_path / "old.txt").write_text("of the old run")

@@ -20,7 +20,7 @@ from resx.bench.wire import SharedInput
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export import card as cards
 from resx.export.card import Card
-from resx.listing import hidden_words, list_images
+from resx.listing import list_images
 from resx.serving.client import Interface, TritonClient
 
 NUM_PAYLOADS = 8
@@ -101,15 +101,16 @@ def pictures(folder: Path, interface: Interface, batch_size: int, version_folder
 
     if not folder.is_dir():
         raise UsageError(f"--data {folder}: no such folder; give one of JPEG, PNG or WebP files")
-    listed, hidden = list_images(folder)
-    paths = listed[:_MOST_FILES]
+    listed = list_images(folder)
+    paths, skipped = listed.paths[:_MOST_FILES], f"; skipped {listed.skipped}" if listed.skipped else ""
     if not paths:
-        raise UsageError(f"--data {folder}: no images in it; give a folder of JPEG, PNG or WebP files")
+        raise UsageError(f"--data {folder}: no images in it{skipped}; give a folder of JPEG, PNG or WebP files")
     images = model_input(load_images(paths), interface, paths)
     num_payloads = max(NUM_PAYLOADS, -(-len(images) // batch_size))
     rows = [(np.arange(batch_size) + number * batch_size) % len(images) for number in range(num_payloads)]
     tensors = tuple(np.ascontiguousarray(images[row]) for row in rows)
-    contents = f"{len(paths)} images of {folder}" + (f"; skipped {hidden_words(hidden)}" if hidden else "")
+    more = f"the first {len(paths)} of {len(listed.paths):,}" if len(paths) < len(listed.paths) else f"{len(paths)}"
+    contents = f"{more} images of {folder}{skipped}"
     card, reference = None, "answers unchecked: no card is at hand"
     if version_folder is not None:
         card = cards.read_card(version_folder)

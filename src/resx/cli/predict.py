@@ -102,6 +102,7 @@ def predict(
     Example: resx predict resnet50 photos/ -o photos.parquet
     """
     from resx.cli.connection import address_of
+    from resx.listing import skipped_words
     from resx.scoring.cluster import Pool, on_ray
     from resx.scoring.local import DEVICES, find_model, load_onnxruntime
     from resx.scoring.output import require_format
@@ -109,7 +110,7 @@ def predict(
     from resx.scoring.run import InThisProcess, Wanted, require_packages
     from resx.scoring.run import predict as run
     from resx.scoring.served import find_served
-    from resx.scoring.source import find_source, skipped_words
+    from resx.scoring.source import find_source
     from resx.serving.repository import Repository
 
     set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
@@ -136,7 +137,7 @@ def predict(
             opened = contextlib.nullcontext(InThisProcess(model, kind))
     wanted = Wanted(source=found, source_text=source, out=output, top=top, overwrite=overwrite, csv_safe=csv_safe)
     with opened as engine:
-        if skipped := skipped_words(found):
+        if skipped := skipped_words(found.skipped, found.hidden):
             out.note(f"Skipped {skipped}")
         try:
             with _progress(out) as on_progress:
@@ -145,7 +146,8 @@ def predict(
             out.note(f"{output}: what is finished is kept; --resume goes on with it")
             raise
     payload = asdict(done) | {
-        "images_per_s": done.images_per_s, "skipped": found.skipped, "hidden": found.hidden, "out": str(output),
+        "images_per_s": done.images_per_s, "skipped": sum(found.skipped.values()),
+        "skipped_files": found.skipped, "hidden": found.hidden, "out": str(output),
         "model": engine.model.name, "version": engine.model.version,
         "random_weights": engine.model.interface.has_random_weights,
     }  # fmt: skip

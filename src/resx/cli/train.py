@@ -161,12 +161,15 @@ def _report(
     payload = {
         "run": str(folder), "model": spec.name, "recipe": config.recipe, "num_held_out": len(data.held_out),
         "num_skipped": len(data.skipped), "num_hidden": data.hidden, "num_copies": len(data.copies),
-        "num_conflicting": len(data.conflicting), "best_epoch": best["epoch"],
-        "best_accuracy": best["accuracy"], **last,
+        "num_conflicting": len(data.conflicting), "num_in_both": data.num_in_both, "skipped_files": data.others,
+        "classes_not_held_out": data.not_held_out, "checksum": data.checksum, "remarks": data.remarks,
+        "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], **last,
     }  # fmt: skip
+    num_classes = len(data.labels) - len(data.not_held_out)
+    of_classes = f" of {num_classes} of {len(data.labels)} classes" if data.not_held_out else ""
     lines = [
         f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "
-        f"images right (best: {best['accuracy']:.2%} after epoch {best['epoch']})",
+        f"images{of_classes} right (best: {best['accuracy']:.2%} after epoch {best['epoch']})",
         f"next: resx export {shlex.quote(str(folder))}",
     ]
     out.result(payload, lambda console: print_lines(console, lines))

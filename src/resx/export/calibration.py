@@ -31,8 +31,8 @@ from resx.errors import UsageError
 from resx.export.card import CalibrationMethod, Signature
 from resx.export.images import load_image, pixels
 from resx.files import cache_folder, make_cache_folder, require_own_cache, sha256_of, write_atomic
-from resx.listing import hidden_words, list_images, printable
-from resx.reading import MAX_ARRAY_BYTES, require_regular
+from resx.listing import list_images, printable
+from resx.reading import MAX_ARRAY_BYTES, MIB, require_regular
 from resx.training import checkpoint
 from resx.training.data import Images, load_data
 
@@ -188,8 +188,8 @@ def _spread(total: int, wanted: int) -> npt.NDArray[np.int64]:
 
 
 def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibration:
-    paths, hidden = list_images(folder)
-    skipped = f"; skipped {hidden_words(hidden)}" if hidden else ""
+    listed = list_images(folder)
+    paths, skipped = listed.paths, f"; skipped {listed.skipped}" if listed.skipped else ""
     if not paths:
         raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
     _, height, width = signature.input_dims
@@ -211,6 +211,18 @@ def _require_small(archive: zipfile.ZipFile, name: str, path: Path) -> None:
         )
 
 
+def _require_checksum(archive: zipfile.ZipFile, name: str) -> None:
+    """Read an array to its end, where zip's checksum is compared: numpy reads what the array's header asks for.
+
+    Raises:
+        zipfile.BadZipFile: it does not hold.
+    """
+    names = {entry.filename for entry in archive.infolist()}
+    with archive.open(name if name in names else f"{name}.npy") as inside:
+        while inside.read(MIB):
+            pass
+
+
 def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArray[np.uint8]:
     try:
         require_regular(path)
@@ -220,11 +232,13 @@ def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArra
                 raise UsageError(f"--calibrate {path}: holds {names}; give one array, or one named `images`")
             wanted = "images" if "images" in names else names[0]
             _require_small(file.zip, wanted, path)
+            _require_checksum(file.zip, wanted)
             images = file[wanted]
     except FileNotFoundError:
         raise UsageError(f"--calibrate {path}: no such file; {REMEDY}") from None
-    # A header may claim any shape, and numpy makes room for it.
-    except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    # A header may claim any shape, and numpy makes room for it; or a compression or encryption that zipfile has not
+    # (NotImplementedError, RuntimeError).
+    except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(
             f"--calibrate {path}: not a .npz file that numpy can read; write it with numpy.savez"
         ) from error

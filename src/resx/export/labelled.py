@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from resx.errors import UsageError
 from resx.export.parity import TOLERANCES, Logits, drop_low
-from resx.listing import hidden_words
+from resx.listing import skipped_words
 from resx.training.data import DataSet, Images, load_data
 
 Answers: TypeAlias = Callable[[npt.NDArray[np.uint8]], Logits]
@@ -76,7 +76,8 @@ class Accuracies:
 
 def held_out_images(data: DataSet) -> Labelled:
     """Return all held-out images of a data set."""
-    skipped = f"; skipped {hidden_words(data.hidden)}" if data.hidden else ""
+    words = skipped_words(data.others, data.hidden)
+    skipped = "".join(f"; {note[0].lower()}{note[1:]}" for note in data.notes) + (f"; skipped {words}" if words else "")
     return Labelled(
         images=data.held_out.images, classes=data.held_out.targets,
         origin=f"held-out images of {data.name}{skipped}",

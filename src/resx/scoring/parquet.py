@@ -12,8 +12,8 @@ import contextlib
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -51,7 +51,7 @@ class Tables:
     path_column: str
     """Empty: a row is called FILE#NUMBER."""
     sha256: str
-    skipped: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
     hidden: int = 0
 
     @property
@@ -134,7 +134,7 @@ def _row(name: str, image: pa.Scalar) -> Row:
     return Row(path=name, read=partial(_content, content), held_bytes=len(content or b""))
 
 
-def open_tables(files: Sequence[str], column: str, *, skipped: int, hidden: int) -> Tables:
+def open_tables(files: Sequence[str], column: str, *, skipped: Mapping[str, int], hidden: int) -> Tables:
     """Return the rows of Parquet files that all have the same column of bytes.
 
     Raises:

@@ -11,15 +11,24 @@ import glob
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote
 
 from resx.errors import UsageError
-from resx.listing import IMAGE_SUFFIXES, Listing, expand, hidden_words, list_files, printable, read_lines
+from resx.listing import (
+    IMAGE_SUFFIXES,
+    Listing,
+    count_suffixes,
+    expand,
+    list_files,
+    printable,
+    read_lines,
+    skipped_words,
+)
 from resx.reading import MAX_LIST_BYTES, MAX_LIST_LINES, read_limits
 from resx.scoring.uri import (
     KINDS,
@@ -63,8 +72,8 @@ class Source(Protocol):
         """Of the listing: the same again for the same images."""
 
     @property
-    def skipped(self) -> int:
-        """Files that lie there and are not taken."""
+    def skipped(self) -> Mapping[str, int]:
+        """The number of files that lie there and are not taken, by suffix."""
 
     @property
     def hidden(self) -> int:
@@ -87,7 +96,7 @@ class Files:
 
     paths: tuple[str, ...]
     sha256: str
-    skipped: int = 0
+    skipped: Mapping[str, int] = field(default_factory=dict)
     hidden: int = 0
     base: str = ""
     """What relative paths are relative to: another process may stand elsewhere."""
@@ -112,13 +121,15 @@ class Files:
             yield Row(path=printable(path), read=partial(_read, path, self.base))
 
 
-def files_of(paths: Iterable[str], *, sizes: Iterable[int] = (), skipped: int = 0, hidden: int = 0) -> Files:
+def files_of(
+    paths: Iterable[str], *, sizes: Iterable[int] = (), skipped: Mapping[str, int] | None = None, hidden: int = 0
+) -> Files:
     """Return files in the order given; `sizes`, where they are known, make the listing's hash notice other content."""
     listed, digest = tuple(paths), hashlib.sha256()
     for path in listed:
         digest.update(path.encode("utf-8", "surrogatepass") + b"\0")
     digest.update(repr(list(sizes)).encode())
-    return Files(paths=listed, sha256=digest.hexdigest(), skipped=skipped, hidden=hidden, base=str(Path.cwd()))
+    return Files(paths=listed, sha256=digest.hexdigest(), skipped=skipped or {}, hidden=hidden, base=str(Path.cwd()))
 
 
 def find_source(text: str, column: str) -> Source:
@@ -142,20 +153,17 @@ def find_source(text: str, column: str) -> Source:
         if tables and not images:
             from resx.scoring.parquet import open_tables
 
-            source = open_tables(tables, column, skipped=len(found) - len(tables), hidden=hidden)
+            skipped = count_suffixes(suffix for name in names if (suffix := suffix_of(name)) != ".parquet")
+            source = open_tables(tables, column, skipped=skipped, hidden=hidden)
         else:
-            skipped, sizes = len(found) - len(images), (size for _, size in images)
+            skipped = count_suffixes(suffix for name in names if (suffix := suffix_of(name)) not in IMAGE_SUFFIXES)
+            sizes = (size for _, size in images)
             source = files_of((name for name, _ in images), sizes=sizes, skipped=skipped, hidden=hidden)
     if not source.num_rows:
-        others = f"; skipped {skipped_words(source)}" if source.skipped or source.hidden else ""
+        words = skipped_words(source.skipped, source.hidden)
+        others = f"; skipped {words}" if words else ""
         raise UsageError(f"{without_secrets(text)}: no images{others}; give {KINDS}")
     return source
-
-
-def skipped_words(source: Source) -> str:
-    """Return in words what lies there and is not taken; empty if all is."""
-    others = f"{source.skipped} non-image file{'s' * (source.skipped != 1)}" if source.skipped else ""
-    return " and ".join(filter(None, (others, hidden_words(source.hidden))))
 
 
 def _found(text: str) -> tuple[list[tuple[str, int]], int]:

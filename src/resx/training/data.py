@@ -11,8 +11,8 @@ Digits and CIFAR are whole in memory (6 and 184 MB); a folder's images are decod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -21,11 +21,21 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import MissingCapability, UsageError, nearest
-from resx.listing import hidden_words, one_line
+from resx.listing import one_line, skipped_words
 from resx.zoo.spec import Channels, ImageFormat
 
 BadImages: TypeAlias = Literal["refuse", "skip", "unchecked"]
 """What becomes of files that cannot be decoded; `unchecked` finds out when one is asked for."""
+
+Checksum: TypeAlias = Literal["published", "gzip", "none"]
+"""What says that an archive is not damaged."""
+
+_CHECKSUMS: dict[Checksum, str] = {
+    "published": "Checksum: the published MD5 of the official archive",
+    "gzip": "Checksum: gzip's own, as this is not the official archive",
+    "none": "warning: no checksum: these are not the official files, so damage to their pixels would go unseen; "
+    "pack the folder as a .tar.gz",
+}
 
 KINDS = ("digits", "cifar10", "cifar100", "folder")
 
@@ -65,15 +75,31 @@ class DataSet:
     """Files that cannot be decoded and were left out."""
     hidden: int = 0
     """Hidden files and folders that were skipped."""
+    others: Mapping[str, int] = field(default_factory=dict)
+    """The number of files that were skipped as their names are no image's, by suffix."""
+    notes: tuple[str, ...] = ()
+    """What was made of a folder that is not obvious, a sentence each."""
     copies: tuple[str, ...] = ()
     """Files that are not trained on, as they are held out too, byte for byte."""
     conflicting: tuple[str, ...] = ()
     """Files of which a copy has another class."""
+    checksum: Checksum | None = None
+    """None for data that are no archive."""
+    num_in_both: int = 0
+    """Held-out images that are trained on too, pixel for pixel: an archive's parts stay as they are."""
+
+    @property
+    def not_held_out(self) -> tuple[str, ...]:
+        """The classes of which no image is held out: accuracy says nothing of them."""
+        held_out = set(self.held_out.targets.tolist())
+        return tuple(label for number, label in enumerate(self.labels) if number not in held_out)
 
     @property
     def remarks(self) -> list[str]:
         """What was left out and what looks wrong, a line each."""
-        lines = [f"Skipped {hidden_words(self.hidden)}"] if self.hidden else []
+        lines = list(self.notes)
+        if skipped := skipped_words(self.others, self.hidden):
+            lines.append(f"Skipped {skipped}")
         if self.skipped:
             lines.append(f"Skipped {_count(self.skipped, 'image')} that cannot be read: {_few(self.skipped)}")
         if self.copies:
@@ -85,6 +111,15 @@ class DataSet:
                 f"warning: {_count(self.conflicting, 'image')} with the same bytes as one of another class: "
                 f"{_few(self.conflicting)}"
             )
+        if self.num_in_both:
+            lines.append(f"warning: {self.num_in_both:,} held-out images are trained on too, pixel for pixel")
+        if missing := self.not_held_out:
+            lines.append(
+                f"warning: no image is held out of {_count(missing, 'class', 'classes')} of {len(self.labels)} "
+                f"({_few(missing)}): accuracy says nothing of them; hold some out (val/, or 5 images of each class)"
+            )
+        if self.checksum:
+            lines.append(_CHECKSUMS[self.checksum])
         return lines
 
 
@@ -170,8 +205,8 @@ def _enlarged(grey: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _count(files: Sequence[str], what: str) -> str:
-    return f"{len(files)} {what}{'s' * (len(files) != 1)}"
+def _count(files: Sequence[str], what: str, several: str = "") -> str:
+    return f"{len(files)} {what if len(files) == 1 else several or what + 's'}"
 
 
 def _few(files: Sequence[str]) -> str:

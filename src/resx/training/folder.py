@@ -1,10 +1,11 @@
-"""A folder of images per class, as torchvision's ImageFolder reads it.
+"""A folder of images per class, with the classes and images that torchvision's ImageFolder finds.
 
     DIR/train/CLASS/*.jpg  and  DIR/val/CLASS/*.jpg       or
     DIR/CLASS/*.jpg                                        every fifth image of each class is held out
 
-Classes are the folders' names in alphabetical order; images are found at any depth below them and ordered
-by path, so the split depends on nothing but the names. Hidden files and folders are skipped (resx.listing), and an
+`resx.training.layout` says which names are parts. Classes are the folders' names in alphabetical order, and each needs
+an image; images are found at any depth below them and ordered by path, so the split depends on nothing but the names.
+Hidden files and folders and files that are no images by their names are skipped and counted (resx.listing), and an
 image that is held out too, byte for byte, is not trained on (resx.training.copies). An image's shorter side is
 brought to 8/7 of the network's size (256 for 224) and its centre cropped; `resx.training.images` decodes it. Nothing is
 kept in memory: a batch's files are decoded when the batch is asked for, by several threads (Pillow lets go of the
@@ -14,7 +15,7 @@ interpreter while it decodes).
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,12 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import UsageError
-from resx.listing import LABEL_RULE, is_label, list_folders, list_images, one_line
+from resx.listing import LABEL_RULE, ImageListing, add_counts, is_label, list_folders, list_images, one_line
 from resx.training.copies import find_copies
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
 from resx.training.geometry import pixels, resized_size
 from resx.training.images import open_image, read_image_file
+from resx.training.layout import find_layout, require_undivided
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
 _NUM_THREADS = min(16, os.cpu_count() or 1)
@@ -60,39 +62,41 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
     """Find the classes and images of a folder; none is kept in memory.
 
     Raises:
-        UsageError: the folder is missing or empty, has fewer than two classes, its parts have different
-            classes, a class's name cannot be a label, or images cannot be decoded and `bad_images` is `refuse` (they
-            are counted and named).
+        UsageError: the folder is missing or empty, has fewer than two classes or one without images, its parts have
+            different classes or cannot be told from classes, a class's name cannot be a label, or images cannot be
+            decoded and `bad_images` is `refuse` (they are counted and named) or a class has no others.
     """
     image = ImageFormat(image_size=image_size, resize=round(image_size * 8 / 7), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; give one with a folder of images per class")
-    divided = (root / "train").is_dir() and (root / "val").is_dir()
-    found = [_files(root / part) for part in ("train", "val")] if divided else [_files(root)]
+    folders, beside = list_folders(root)
+    layout = find_layout(root, folders)
+    found = [_find_images(place) for place in layout.parts]
     parts = [entries for entries, _ in found]
-    classes = _common_classes(root, parts)
+    listings = [listing for _, several in found for listing in several]
+    loose = [path for _, several in found for path in several[-1].paths]
+    if layout.parts != (root,):
+        listings.append(beside)
+        loose += beside.paths
+    classes = _common_classes(layout.parts, parts)
     bad = {} if bad_images == "unchecked" else _undecodable((path for part in parts for path, _ in part), image)
-    if bad and bad_images == "refuse":
-        names = ", ".join(str(path.relative_to(root)) for path in list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
-        total = sum(len(part) for part in parts)
-        raise UsageError(
-            f"{root}: {len(bad)} of {total} images cannot be read ({names}); the first: "
-            f"{next(iter(bad.values()))}; mend them, or give --skip-bad"
-        )
+    _require_readable(root, parts, bad, skip=bad_images == "skip")
     splits = [_split([entry for entry in part if entry[0] not in bad], classes, image) for part in parts]
-    train, held_out = splits if divided else _divided(splits[0])
-    if not len(train) or not len(held_out):
+    train, held_out = splits if len(splits) > 1 else _divided(splits[0])
+    if not len(held_out):
         raise UsageError(f"{root}: too few images to train on some and hold out others; give 5 or more per class")
     copies = find_copies(_labelled(train), _labelled(held_out))
     kept = _without(train, copies.held_out_too)
     if gone := sorted(set(train.targets.tolist()) - set(kept.targets.tolist())):
         raise UsageError(
-            f"{root}: every training image of class {classes[gone[0]]} is held out too, byte for byte; "
-            "give other images to train on"
+            f"{root}: every training image of class {classes[gone[0]]} is held out too, byte for byte "
+            f"({len(copies.held_out_too)} of all {len(train)} training images are); give other images to train on"
         )
     return DataSet(
         name="folder", labels=classes, image=image, train=kept, held_out=held_out,
-        skipped=tuple(str(path) for path in bad), hidden=sum(hidden for _, hidden in found),
+        skipped=tuple(str(path) for path in bad), hidden=sum(listing.hidden for listing in listings),
+        others=add_counts(listing.others for listing in listings),
+        notes=(*layout.notes, *_loose(loose)),
         copies=tuple(map(str, copies.held_out_too)), conflicting=tuple(map(str, copies.conflicting)),
     )  # fmt: skip
 
@@ -108,31 +112,71 @@ def decoded(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
         return pixels(found, height=size, width=size, resize=image.resize, interpolation=image.interpolation, name=path)
 
 
-def _files(root: Path) -> tuple[list[tuple[Path, str]], int]:
-    """Return (path, class) of every image below `root`, by class and then by path, and how many hidden were skipped."""
+def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]]:
+    """Return (path, class) of every image below `root`, by class and then by path, and what was listed for it.
+
+    The last listing is of what lies beside the classes.
+    """
     found: list[tuple[Path, str]] = []
-    folders, hidden = list_folders(root)
-    for folder in folders:
-        paths, hidden_inside = list_images(folder)
-        hidden += hidden_inside
-        if paths and not is_label(folder.name):
-            raise UsageError(f"{root}: class '{one_line(folder.name)}': {LABEL_RULE}; rename the folder")
-        found += [(path, folder.name) for path in paths]
-    return found, hidden
+    folders, beside = list_folders(root)
+    if not folders:
+        images = f" ({len(beside.paths)} images lie directly in it)" if beside.paths else ""
+        raise UsageError(f"{root}: no folder per class in it{images}; give one with a folder of images per class")
+    listings = [list_images(folder) for folder in folders]
+    for folder, listing in zip(folders, listings, strict=True):
+        name = one_line(folder.name)
+        if not listing.paths:
+            skipped = f"; skipped {listing.skipped}" if listing.skipped else ""
+            raise UsageError(f"{root}: class '{name}' has no image{skipped}; add some, or move the folder away")
+        if not is_label(folder.name):
+            raise UsageError(f"{root}: class '{name}': {LABEL_RULE}; rename the folder")
+        require_undivided(root, folder, listing.paths)
+        found += [(path, folder.name) for path in listing.paths]
+    return found, [*listings, beside]
 
 
-def _common_classes(root: Path, parts: list[list[tuple[Path, str]]]) -> tuple[str, ...]:
+def _common_classes(places: Sequence[Path], parts: list[list[tuple[Path, str]]]) -> tuple[str, ...]:
     classes = tuple(sorted({name for _, name in parts[0]}))
-    if not classes:
-        raise UsageError(f"{root}: no images in it; give a folder with a folder of images per class")
-    if len(classes) == 1:
-        raise UsageError(f"{root}: one class only ({classes[0]}); a classifier needs two or more")
-    for part in parts[1:]:
+    for place, part in zip(places, parts, strict=True):
         if other := {name for _, name in part} ^ set(classes):
             raise UsageError(
-                f"{root}: {', '.join(sorted(other)[:3])}: not in both train/ and val/; give both the same classes"
+                f"{place.parent}: {', '.join(sorted(other)[:3])}: not in both {places[0].name}/ and {place.name}/; "
+                "give both the same classes"
             )
+    if len(classes) == 1:
+        raise UsageError(f"{places[0]}: one class only ({classes[0]}); a classifier needs two or more")
     return classes
+
+
+def _require_readable(
+    root: Path, parts: list[list[tuple[Path, str]]], bad: Mapping[Path, str], *, skip: bool
+) -> None:  # fmt: skip
+    """Refuse images that cannot be decoded; with `skip`, only if a class of a part has no others."""
+    if not bad:
+        return
+    if not skip:
+        names = ", ".join(str(path.relative_to(root)) for path in list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
+        total = sum(len(part) for part in parts)
+        raise UsageError(
+            f"{root}: {len(bad)} of {total} images cannot be read ({names}); the first: "
+            f"{next(iter(bad.values()))}; mend them, or give --skip-bad"
+        )
+    for part in parts:
+        left = {name for path, name in part if path not in bad}
+        for path, name in part:
+            if name not in left:
+                raise UsageError(
+                    f"{root}: class '{name}': none of its images can be read (the first, {path.relative_to(root)}: "
+                    f"{bad[path]}); mend them, or move the class away"
+                )
+
+
+def _loose(paths: Sequence[Path]) -> list[str]:
+    """Say which images lie in no class's folder."""
+    if not paths:
+        return []
+    names = ", ".join(one_line(path.name) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    return [f"Skipped {len(paths)} image{'s' * (len(paths) != 1)} in no class's folder: {names}"]
 
 
 def _undecodable(paths: Iterable[Path], image: ImageFormat) -> dict[Path, str]:

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resx.errors import ResxError
+from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.augment import augmented, draw
 from resx.training.checkpoint import Metrics, Progress, TrainingState
@@ -68,11 +68,14 @@ def train(
     An interruption at any moment leaves the folder at the last finished epoch.
 
     Raises:
-        UsageError: the folder holds a run begun with another network or other settings, or the processes
-            cannot share a batch equally.
+        UsageError: the folder holds a run begun with another network or other settings, there is one image only, or
+            the processes cannot share a batch equally.
         ResxError: the loss or the weights are no longer finite.
     """
     assert processes.device.type == config.device, (processes.device, config.device)
+    if len(data.train) < 2:
+        raise UsageError(f"data {config.data}: one image to train on, and batch norm needs two; give more")
+    processes.part(min(config.batch_size, len(data.train)))  # before the folder is made
     state = _new_state(spec, config, processes)
     progress = Progress(epochs_done=0, metrics=())
     if resume:
