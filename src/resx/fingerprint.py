@@ -112,6 +112,15 @@ def fingerprint_of_files(root: Path, paths: Iterable[Path]) -> Fingerprint:
     return fingerprint_of((os.path.relpath(path, root), facts_of(path)) for path in paths)
 
 
+def fingerprint_of_content(name: str, blocks: Iterable[bytes | memoryview]) -> Fingerprint:
+    """Return the fingerprint of what is in memory: its hash, whatever its files' times."""
+    digest, size = hashlib.sha256(), 0
+    for block in blocks:
+        digest.update(block)
+        size += len(block)
+    return fingerprint_of([(name, FileFacts(size=size, mark=digest.hexdigest()))])
+
+
 def compare(stored: Path, now: Fingerprint, *, ignore_times: bool = False) -> Difference:
     """Return how a source differs from what a file of an earlier job says of it.
 

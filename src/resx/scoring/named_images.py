@@ -17,7 +17,7 @@ from resx.reading import read_limits
 from resx.scoring.uri import ask_facts, is_remote, is_uri, local_path, read_file, without_secrets
 from resx.training.images import SMALLER_FILE
 
-_REMEDY = "--images-from says where images may lie"
+_REFUSAL = "not read, as it is outside the folder {}; give --images-from another one"
 
 
 def read_named(path: str, table: str, folder: str, name: str) -> bytes:
@@ -58,7 +58,7 @@ def _place(path: str, table: str, folder: str) -> str:
         raise UsageError(f"{without_secrets(path)}: a table's URIs are not fetched; write them into a .txt list")
     top, place = Path(root or ".").resolve(), Path(root or ".", local_path(path))
     if not place.resolve().is_relative_to(top):
-        raise UsageError(f"outside {os.path.relpath(top)}, so it is not read; {_REMEDY}")
+        raise UsageError(_REFUSAL.format(os.path.relpath(top)))
     return str(place)
 
 
@@ -67,5 +67,5 @@ def _remote_place(path: str, root: str) -> str:
     below = path if is_uri(path) else f"{root}/{path}"
     its_scheme, _, place = below.partition("://")
     if its_scheme != scheme or not posixpath.normpath(place).startswith(posixpath.normpath(inside) + "/"):
-        raise UsageError(f"outside {without_secrets(root)}, so it is not read; {_REMEDY}")
+        raise UsageError(_REFUSAL.format(without_secrets(root)))
     return below

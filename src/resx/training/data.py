@@ -12,7 +12,7 @@ Digits and CIFAR are whole in memory (6 and 184 MB); a folder's images are decod
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import MissingCapability, UsageError, nearest
+from resx.fingerprint import Fingerprint, fingerprint_of_content
 from resx.listing import hidden_words, one_line
 from resx.zoo.spec import Channels, ImageFormat
 
@@ -69,6 +70,8 @@ class DataSet:
     """Files that are not trained on, as they are held out too, byte for byte."""
     conflicting: tuple[str, ...] = ()
     """Files of which a copy has another class."""
+    fingerprint: Fingerprint | None = None
+    """Of the files, or of the content if all of it is in memory; `--resume` compares it."""
 
     @property
     def remarks(self) -> list[str]:
@@ -117,7 +120,9 @@ def load_data(name: str, *, image_size: int | None = None, bad_images: BadImages
         return load_folder(Path(place), image_size=224 if image_size is None else image_size, bad_images=bad_images)
     if image_size not in (None, 32):
         raise UsageError(f"image_size={image_size}: CIFAR's images have 32 pixels; leave it out")
-    return load_cifar(Path(place), fine=kind == "cifar100")
+    images = load_cifar(Path(place), fine=kind == "cifar100")
+    arrays = (images.train.images[:], images.train.targets, images.held_out.images[:], images.held_out.targets)
+    return replace(images, fingerprint=fingerprint_of_content(kind, (array.tobytes() for array in arrays)))
 
 
 def digits(size: int = 32) -> DataSet:
@@ -143,6 +148,7 @@ def digits(size: int = 32) -> DataSet:
         image=ImageFormat(image_size=size, resize=size, mean=mean, std=std),
         train=Split(images=images[~held_out], targets=targets[~held_out]),
         held_out=Split(images=images[held_out], targets=targets[held_out]),
+        fingerprint=fingerprint_of_content("digits", (pixels.tobytes(), targets.tobytes())),
     )
 
 

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import UsageError
+from resx.fingerprint import fingerprint_of_files
 from resx.listing import LABEL_RULE, is_label, list_folders, list_images, one_line
 from resx.training.copies import find_copies
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
@@ -94,6 +95,7 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
         name="folder", labels=classes, image=image, train=kept, held_out=held_out,
         skipped=tuple(str(path) for path in bad), hidden=sum(hidden for _, hidden in found),
         copies=tuple(map(str, copies.held_out_too)), conflicting=tuple(map(str, copies.conflicting)),
+        fingerprint=fingerprint_of_files(root, (path for part in parts for path, _ in part)),
     )  # fmt: skip
 
 
