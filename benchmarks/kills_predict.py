@@ -86,6 +86,9 @@ def run(folder: Path, asked: argparse.Namespace) -> dict[str, int]:
             counts["wrong"] += tell(process.returncode != 0, subject, errors) + check(subject)
             continue
         counts["kills"] += 1
+        if subject.out.exists() and not parts_of(subject).exists():  # killed between its last act and its end
+            counts["wrong"] += check(subject)
+            continue
         if 3 * counts["changed"] < counts["kills"] and is_begun(subject):
             counts["changed"] += 1
             with changed(subject.changing):
@@ -135,7 +138,12 @@ def measured(predict: list[str], source: str, changing: Path, out: Path) -> Subj
 
 def is_begun(subject: Subject) -> bool:
     """Say whether a killed run said what it was asked, so that it can be gone on with."""
-    return (subject.out.with_name(f"{subject.out.name}.parts") / "manifest.json").is_file()
+    return (parts_of(subject) / "manifest.json").is_file()
+
+
+def parts_of(subject: Subject) -> Path:
+    """Return where the rows of an unfinished run lie."""
+    return subject.out.with_name(f"{subject.out.name}.parts")
 
 
 @contextmanager
@@ -153,7 +161,7 @@ def changed(path: Path) -> Iterator[None]:
 def check(subject: Subject) -> int:
     """Compare a finished output with the undisturbed one and delete it; return how much is wrong."""
     same = subject.out.exists() and subject.out.read_text() == subject.whole
-    left = subject.out.with_name(f"{subject.out.name}.parts").exists()
+    left = parts_of(subject).exists()
     subject.out.unlink(missing_ok=True)
     return tell(not same, subject, "rows are lost, doubled or others") + tell(left, subject, "parts are left")
 
