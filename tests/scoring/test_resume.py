@@ -294,4 +294,3 @@ def test_an_overwriting_run_that_was_killed_as_it_began_is_not_taken_for_finishe
 
     assert (done.code, done.json["rows"]) == (0, 44), done.err
     assert not parts.exists()
-

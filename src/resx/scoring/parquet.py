@@ -25,7 +25,7 @@ from resx.reading import MIB, read_limits, require_regular
 from resx.scoring.named_images import named_facts, read_named
 from resx.scoring.parquet_columns import PATH, ImageColumn, field_of, image_column, is_text, scalar_of
 from resx.scoring.parquet_damage import Damage, damage_at, find_damage, is_damage, open_mended
-from resx.scoring.parquet_pages import DamagedPageError, largest_page
+from resx.scoring.parquet_pages import DamagedPageError, pages_of
 from resx.scoring.source import CHANGED, Row
 from resx.scoring.uri import filesystem, is_remote, local_path, remote_facts, without_secrets
 from resx.training.images import SMALLER_FILE
@@ -125,16 +125,16 @@ class _Reader:
         What would unpack to too much is not unpacked, and what is damaged cannot be: these rows are errors.
         """
         leaves = self._leaves(group)
-        try:
-            page_bytes = _largest_page(self.content, self.table, group, leaves)
-        except DamagedPageError:
-            page_bytes = _BYTES_AT_ONCE  # those that can be found are looked at again
+        page_bytes, damage = _largest_page(self.content, self.table, group, leaves)
         limit = _PAGE_PER_FILE * read_limits().file_bytes
         if page_bytes > limit:
             reason = f"a page of {page_bytes:,} bytes, unpacked: the limit is {limit:,}; {_SMALLER_PAGES}"
             yield from (self._lost(before + row, reason) for row in wanted)
             return
         at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, page_bytes)))
+        if damage is not None:  # what a damaged header says is not for pyarrow to follow
+            yield from self._around_damage(damage, group, leaves, at_once, before, wanted)
+            return
         row = wanted.start
         try:
             for one in self._read(self.table, group, leaves, at_once, before, wanted):
@@ -150,7 +150,9 @@ class _Reader:
     ) -> Iterator[Row]:
         row = wanted.start
         try:
-            mended, damages = find_damage(self.table, self.content, group, leaves)
+            mended, damages = find_damage(
+                self.table, self.content, group, leaves, _PAGE_PER_FILE * read_limits().file_bytes
+            )
             with open_mended(mended, self.table) as table:
                 for one in self._read(table, group, leaves, at_once, before, wanted):
                     damage = damage_at(row, damages)
@@ -219,10 +221,20 @@ def _damage_words(damage: Damage, before: int) -> str:
     return f"rows {first:,} to {last:,} are in a damaged page ({damage.reason}); copy or write the file again"
 
 
-def _largest_page(content: BinaryIO, table: ParquetFile, group: int, columns: Sequence[str]) -> int:
+def _largest_page(
+    content: BinaryIO, table: ParquetFile, group: int, columns: Sequence[str]
+) -> tuple[int, DamagedPageError | None]:  # fmt: skip
+    """Return the bytes of the largest page, unpacked, and the first header that cannot be read."""
     about = table.metadata.row_group(group)
-    chunks = (about.column(place) for place in range(about.num_columns))
-    return max((largest_page(content, chunk) for chunk in chunks if chunk.path_in_schema in columns), default=0)
+    largest, damage = 0, None
+    for chunk in (about.column(place) for place in range(about.num_columns)):
+        if chunk.path_in_schema in columns:
+            try:
+                for page in pages_of(content, chunk):
+                    largest = max(largest, page.unpacked_bytes)
+            except DamagedPageError as error:
+                damage = damage or error
+    return largest, damage
 
 
 def open_tables(files: Sequence[str], column: str, *, images_from: str, skipped: int, hidden: int) -> Tables:
@@ -267,9 +279,9 @@ def _named_files(
     for group in range(table.num_row_groups):
         if not _names_files(table, group, column):
             continue
-        with contextlib.suppress(DamagedPageError):
-            if _largest_page(content, table, group, [column.path_leaf]) > limit:
-                continue
+        largest, damage = _largest_page(content, table, group, [column.path_leaf])
+        if largest > limit or damage is not None:
+            continue
         try:
             for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column.path_leaf]):
                 cells = field_of(batch.column(column.parts[0]), (*column.parts[1:-1], PATH))

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import bisect
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
-from resx.scoring.parquet_pages import DamagedPageError, Page, bounds_of, pages_of
+from resx.scoring.parquet_pages import DamagedPageError, Page, bounds_of, pages_between, pages_of
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ColumnChunkMetaData, ColumnSchema, ParquetFile
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 _DATA_PAGE, _INDEX_PAGE, _PLAIN, _RLE = 0, 1, 0, 3
 _I32, _STRUCT = 5, 12
 """Kinds of fields in Thrift's compact protocol."""
+_BEGINNING = re.compile(rb"\x15[\x00\x06]\x15")
+"""Of a header: the kind of page is its first field, 0 or 3, and the next is a number too."""
+_MOST_SEARCHED = 256 * 2**20
 _FIXED_LENGTH = "FIXED_LEN_BYTE_ARRAY"
 
 
@@ -81,7 +85,7 @@ class Mended(io.RawIOBase):
 
 
 def find_damage(
-    table: ParquetFile, content: BinaryIO, group: int, leaves: Sequence[str]
+    table: ParquetFile, content: BinaryIO, group: int, leaves: Sequence[str], max_page_bytes: int
 ) -> tuple[Mended, list[Damage]]:
     """Return the file without the damaged pages of a row group's columns, and the rows that were in them.
 
@@ -90,6 +94,7 @@ def find_damage(
         content: the file.
         group: the row group's number.
         leaves: Parquet's names of the columns that are read; none lies in a list.
+        max_page_bytes: of a page, unpacked, that is looked for behind a damaged header.
 
     Raises:
         DamagedPageError: there is no way to read around the damage.
@@ -98,7 +103,7 @@ def find_damage(
     for place in range(about.num_columns):
         chunk = about.column(place)
         if chunk.path_in_schema in leaves:
-            blanks, damaged = _damaged_pages(table, content, group, chunk, table.schema.column(place))
+            blanks, damaged = _damaged_pages(table, content, group, chunk, table.schema.column(place), max_page_bytes)
             stretches += blanks
             damages += damaged
     return Mended(content, stretches), damages
@@ -126,9 +131,10 @@ def damage_at(row: int, damages: Sequence[Damage]) -> Damage | None:
 
 
 def _damaged_pages(
-    table: ParquetFile, content: BinaryIO, group: int, chunk: ColumnChunkMetaData, column: ColumnSchema
+    table: ParquetFile, content: BinaryIO, group: int, chunk: ColumnChunkMetaData, column: ColumnSchema,
+    max_page_bytes: int,
 ) -> tuple[list[tuple[int, int, bytes]], list[Damage]]:  # fmt: skip
-    pages, lost = _data_pages(content, chunk)
+    pages, lost = _data_pages(content, chunk, max_page_bytes)
     blanks = {page.start: (page.start, page.stop, _blank_page(page, chunk, column)) for page in (*pages, *lost)}
 
     def reason_to_drop(shown: Sequence[Page]) -> str:
@@ -156,7 +162,7 @@ def _damaged_pages(
     if reason := reason_to_drop([page for page in pages if page not in {one for one, _ in found}]):
         raise DamagedPageError(reason)
     before, rows = 0, dict[int, range]()
-    for page in (*pages, *lost):
+    for page in sorted((*pages, *lost), key=lambda page: page.start):
         rows[page.start] = range(before, before + page.num_rows)
         before += page.num_rows
     return (
@@ -165,23 +171,41 @@ def _damaged_pages(
     )
 
 
-def _data_pages(content: BinaryIO, chunk: ColumnChunkMetaData) -> tuple[list[Page], list[Page]]:
-    """Return a chunk's data pages, and what lies behind a header that cannot be read as if it were one."""
+def _data_pages(content: BinaryIO, chunk: ColumnChunkMetaData, max_page_bytes: int) -> tuple[list[Page], list[Page]]:
+    """Return a chunk's data pages; and what a damaged header hides, to the next whole one, as if it were a page."""
     pages = list[Page]()
     place, end = bounds_of(chunk)
     left = chunk.num_values
     try:
         for page in pages_of(content, chunk):
-            if page.stop > end or page.num_rows > left:
+            if page.num_rows > left:
                 raise DamagedPageError(f"no page's header at byte {page.start}")
             place = page.stop
             left -= page.num_rows
             if page.num_rows:
                 pages.append(page)
     except DamagedPageError:
+        behind = _pages_behind(content, place, end, left, max_page_bytes)
+        left -= sum(page.num_rows for page in behind)
         if left:
-            return pages, [Page(start=place, stop=end, unpacked_bytes=0, num_rows=left)]
+            stop = behind[0].start if behind else end
+            return [*pages, *behind], [Page(start=place, stop=stop, unpacked_bytes=0, num_rows=left)]
     return pages, []
+
+
+def _pages_behind(content: BinaryIO, place: int, end: int, most_rows: int, max_page_bytes: int) -> list[Page]:
+    """Return the pages from the first place on whose headers lead from one to the next up to the chunk's end."""
+    content.seek(place)
+    hidden = content.read(min(end - place, _MOST_SEARCHED))
+    for found in _BEGINNING.finditer(hidden, 1):
+        try:
+            pages = list(pages_between(content, place + found.start(), end))
+        except DamagedPageError:
+            continue
+        rows = sum(page.num_rows for page in pages)
+        if 0 < rows <= most_rows and all(page.num_rows and page.unpacked_bytes <= max_page_bytes for page in pages):
+            return pages
+    return []
 
 
 def _blank_page(page: Page, chunk: ColumnChunkMetaData, column: ColumnSchema) -> bytes:

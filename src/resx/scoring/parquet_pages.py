@@ -69,12 +69,18 @@ def pages_of(file: Seekable, chunk: ColumnChunkMetaData) -> Iterator[Page]:
     """Give a column chunk's pages, in their order.
 
     Raises:
-        DamagedPageError: a header cannot be read.
+        DamagedPageError: a header cannot be read, or its page is longer than what is left.
         OSError: the file cannot be read.
     """
-    place, end = bounds_of(chunk)
+    return pages_between(file, *bounds_of(chunk))
+
+
+def pages_between(file: Seekable, place: int, end: int) -> Iterator[Page]:
+    """Give the pages from a header's place to an end, as `pages_of` does."""
     while place < end:
         page = _page_at(file, place)
+        if page.stop > end:
+            raise DamagedPageError(f"no page's header at byte {place}")
         yield page
         place = page.stop
 
