@@ -181,7 +181,8 @@ def test_resume_refuses_a_folder_that_changed(resx: Resx, published: Repository,
     done = resx(*command(published, folder, out, "--resume")[3:])
 
     assert done.code == 2
-    assert "listing_sha256" in done.err
+    assert "changed since the run began: 1 file removed" in done.err
+    assert "00000.jpg" in done.err
 
 
 def test_a_full_disk_is_one_line_and_can_be_resumed(
@@ -243,4 +244,53 @@ def test_parts_without_a_manifest_are_nobodys(resx: Resx, published: Repository,
     done = resx(*command(published, images, tmp_path / "out.parquet")[3:])
 
     assert (done.code, done.json["resumed_parts"]) == (0, 0), done.err
+    assert not parts.exists()
+
+
+@pytest.mark.parametrize("left", [["part-00000.parquet", "source.jsonl.gz"], [".staging-999999999-x", "merged"], []])
+def test_what_a_kill_after_publishing_left_is_removed_and_resume_is_done(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path, left: list[str]
+) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("finished")
+    parts = tmp_path / "out.csv.parts"
+    parts.mkdir()
+    for name in left:
+        (parts / name).touch()
+
+    done = resx(*command(published, images, out, "--resume")[3:])
+
+    assert (done.code, done.json["finished_already"]) == (0, True), done.err
+    assert not parts.exists()
+    assert out.read_text() == "finished"
+
+
+def test_without_resume_what_is_left_is_removed_and_the_output_is_kept(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("finished")
+    (tmp_path / "out.csv.parts").mkdir()
+    (tmp_path / "out.csv.parts" / "part-00000.parquet").touch()
+
+    done = resx(*command(published, images, out)[3:])
+
+    assert done.code == 2
+    assert sorted(tmp_path.iterdir()) == [out]
+
+
+def test_an_overwriting_run_that_was_killed_as_it_began_is_not_taken_for_finished(
+    resx: Resx, published: Repository, images: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.csv"
+    out.write_text("of another model")
+    parts = tmp_path / "out.csv.parts"
+    parts.mkdir()
+    (parts / "beginning").touch()
+    (parts / "part-00000.parquet").touch()
+
+    assert resx(*command(published, images, out, "--resume")[3:]).code == 2
+    done = resx(*command(published, images, out, "--overwrite")[3:])
+
+    assert (done.code, done.json["rows"]) == (0, 44), done.err
     assert not parts.exists()

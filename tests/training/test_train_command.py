@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -221,3 +223,70 @@ def test_an_interrupt_ends_with_130_and_the_run_resumes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["epoch"] == 3
     assert not list((tmp_path / "run").glob(".staging-*"))
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """Two classes of ten images in train/ and five in val/."""
+    noise, root = np.random.default_rng(0), tmp_path / "data"
+    for part, count in (("train", 10), ("val", 5)):
+        for name in ("a", "b"):
+            (root / part / name).mkdir(parents=True)
+            for number in range(count):
+                image = Image.fromarray(noise.integers(0, 256, (16, 16, 3), dtype=np.uint8))
+                image.save(root / part / name / f"{number:02}.png")
+    return root
+
+
+def remove_one(root: Path) -> None:
+    (root / "val" / "a" / "00.png").unlink()
+
+
+def add_one(root: Path) -> None:
+    shutil.copy(root / "train" / "b" / "00.png", root / "train" / "b" / "new.png")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (remove_one, "1 file removed (val/a/00.png)"),
+        (add_one, "1 file added (train/b/new.png)"),
+    ],
+)
+def test_a_run_is_not_gone_on_with_on_other_data(pictures: Path, tmp_path: Path, change: object, words: str) -> None:
+    arguments = [
+        "resnet20", "--data", f"folder:{pictures}", "--image-size", "16", "--epochs", "1", "--batch-size", "4", "-o",
+        str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert resx_train(*arguments).returncode == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    assert callable(change)
+    change(pictures)
+
+    done = resx_train(*arguments, "--resume")
+
+    assert done.returncode == 2
+    assert (
+        f"its data changed since the run began: {words}; restore the data, or train again with --force" in done.stderr
+    )
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_other_times_of_the_data_can_be_ignored_and_an_older_run_is_said(pictures: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = [
+        "resnet20", "--data", f"folder:{pictures}", "--image-size", "16", "--epochs", "1", "--batch-size", "4", "-o",
+        str(run),
+    ]  # fmt: skip
+    assert resx_train(*arguments).returncode == 0
+    os.utime(pictures / "train" / "a" / "03.png", ns=(0, 1))
+
+    refused, ignored = resx_train(*arguments, "--resume"), resx_train(*arguments, "--resume", "--ignore-times")
+    (run / "data.jsonl.gz").unlink()
+    old = resx_train(*arguments, "--resume")
+
+    assert refused.returncode == 2
+    assert "1 file with another modification time (train/a/03.png)" in refused.stderr
+    assert "--ignore-times" in refused.stderr
+    assert ignored.returncode == 0, ignored.stderr
+    assert (old.returncode, "begun by an older resx" in old.stderr) == (0, True)

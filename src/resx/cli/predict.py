@@ -55,11 +55,20 @@ def predict(
     output: Annotated[Path, typer.Option("-o", "--output", help="Ends in .parquet, .csv or .jsonl.")],
     top: Annotated[int, typer.Option(min=1, help="Classes for each image, at most all of the model's.")] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run was stopped or killed.")] = False,
+    ignore_times: Annotated[
+        bool, typer.Option("--ignore-times", help="With --resume: accept files with other modification times.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin again; OUT is replaced at the end.")] = False,
     csv_safe: Annotated[
         bool, typer.Option("--csv-safe", help="For spreadsheets: write no cell of the .csv that is a formula.")
     ] = False,
     column: Annotated[str, typer.Option(help="Of the images' bytes in Parquet. Default: the only one.")] = "",
+    images_from: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR", help="Where images may lie that Parquet names by path. Default: the table's folder."
+        ),
+    ] = "",
     device: Annotated[str, typer.Option(help="cpu or cuda, where this process or --ray computes. Default: cpu.")] = "",
     server: Annotated[
         str,
@@ -118,10 +127,18 @@ def predict(
     if not server and (protocol or ca or cert or key or header):
         raise UsageError("--protocol, --ca, --cert, --key, --header: say how to reach a server; give --server too")
     require_format(output, csv_safe=csv_safe)
-    require_fresh(output, resume=resume, overwrite=overwrite)
+    if ignore_times and not resume:
+        raise UsageError("--ignore-times: says how to compare an earlier run's files; give --resume too")
     require_packages()
     out = Output(as_json=json, quiet=quiet)
-    found = find_source(source, column)
+    if require_fresh(output, resume=resume, overwrite=overwrite):
+        done_before = f"{output}: finished already; removed what the earlier run left beside it"
+        out.result(
+            {"out": str(output), "finished_already": True},
+            lambda console: console.print(done_before, markup=False, soft_wrap=True),
+        )
+        return
+    found = find_source(source, column, images_from)
     asked, models = parsed_name(name), Repository(repository)
     if server:
         where = address_of(server, protocol, models, ca=ca, cert=cert, key=key, headers=header)
@@ -135,19 +152,24 @@ def predict(
             model = find_model(models, *asked)
             load_onnxruntime(kind)  # before the output is begun
             opened = contextlib.nullcontext(InThisProcess(model, kind))
-    wanted = Wanted(source=found, source_text=source, out=output, top=top, overwrite=overwrite, csv_safe=csv_safe)
+    wanted = Wanted(
+        source=found, source_text=source, out=output, top=top, overwrite=overwrite, ignore_times=ignore_times,
+        csv_safe=csv_safe,
+    )  # fmt: skip
     with opened as engine:
         if skipped := skipped_words(found.skipped, found.hidden):
             out.note(f"Skipped {skipped}")
+        if found.unwatched:
+            out.note(f"{found.unwatched:,} remote files in the list: too many to ask for; changes in them go unnoticed")
         try:
             with _progress(out) as on_progress:
-                done = run(engine, wanted, on_progress)
+                done = run(engine, wanted, on_progress, out.note)
         except (KeyboardInterrupt, ServerError, MissingCapability):
             out.note(f"{output}: what is finished is kept; --resume goes on with it")
             raise
     payload = asdict(done) | {
         "images_per_s": done.images_per_s, "skipped": sum(found.skipped.values()),
-        "skipped_files": found.skipped, "hidden": found.hidden, "out": str(output),
+        "skipped_files": found.skipped, "hidden": found.hidden, "out": str(output), "finished_already": False,
         "model": engine.model.name, "version": engine.model.version,
         "random_weights": engine.model.interface.has_random_weights,
     }  # fmt: skip

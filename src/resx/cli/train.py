@@ -67,6 +67,9 @@ def train(
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files into the run too.")] = False,
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
+    ignore_times: Annotated[
+        bool, typer.Option("--ignore-times", help="With --resume: accept files with other modification times.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Delete the run in this folder and begin anew.")] = False,
     max_megapixels: MaxMegapixels = None,
     max_file_mib: MaxFileMib = None,
@@ -84,6 +87,8 @@ def train(
     set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
     if resume and force:
         raise UsageError("--resume and --force: give one of them")
+    if ignore_times and not resume:
+        raise UsageError("--ignore-times: says how to compare an earlier run's files; give --resume too")
     found = variant(name)
     if any(setting.partition("=")[0] == "classes" for setting in settings or []):
         raise UsageError(f"--set classes: the data {data} have their own; leave it out")
@@ -116,23 +121,25 @@ def train(
         processes.first_alone(place, lambda: _prepare(output, is_run=is_run, resume=resume, force=force))
         _train(
             spec, images, config, output, place,
-            Output(as_json=json, quiet=quiet), resume=resume, tensorboard=tensorboard,
+            Output(as_json=json, quiet=quiet), resume=resume, ignore_times=ignore_times, tensorboard=tensorboard,
         )  # fmt: skip
 
 
 def _train(
     spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, place: Processes,
-    out: Output, *, resume: bool, tensorboard: bool,
+    out: Output, *, resume: bool, ignore_times: bool, tensorboard: bool,
 ) -> None:  # fmt: skip
     """Train and report; all but the first process do so silently."""
-    from resx.training import loop
+    from resx.training import checkpoint, loop
     from resx.training.tensorboard import event_files
 
     if not place.is_first:
-        loop.train(spec, data, config, folder, resume=resume, processes=place)
+        loop.train(spec, data, config, folder, resume=resume, ignore_times=ignore_times, processes=place)
         return
     for remark in data.remarks:
         out.note(remark)
+    if resume and not checkpoint.knows_data(folder):
+        out.note(f"{folder}: begun by an older resx, so it cannot be checked that its data are the same")
     metrics: list[dict[str, Any]] = []
     try:
         with (
@@ -146,7 +153,8 @@ def _train(
                 on_epoch(entry)
 
             loop.train(
-                spec, data, config, folder, resume=resume, processes=place, on_step=on_step, on_epoch=remember
+                spec, data, config, folder, resume=resume, ignore_times=ignore_times, processes=place,
+                on_step=on_step, on_epoch=remember,
             )  # fmt: skip
     except KeyboardInterrupt:
         out.note(f"stopped after {len(metrics)} of {config.epochs} epochs; go on with --resume")

@@ -99,8 +99,8 @@ class OnRay:
         try:
             task = Task(
                 model=self.model, config=self.file.config, content=ray.put(self.file.path.read_bytes()),
-                source=ray.put(source), pool=self.pool, top=parts.manifest.top, probe=_probe(source),
-                limits=read_limits(),
+                source=ray.put(source.for_other_machines()), pool=self.pool, top=parts.manifest.top,
+                probe=_probe(source), limits=read_limits(),
             )  # fmt: skip
             answers = ray.data.from_items(asked, override_num_blocks=len(asked)).map_batches(
                 Scorer,

@@ -13,17 +13,21 @@ import hashlib
 import itertools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from resx.errors import UsageError
+from resx.errors import ResxError, UsageError
+from resx.fingerprint import FileFacts, Fingerprint, facts_in, facts_of, fingerprint_of
 from resx.listing import printable
 from resx.reading import MIB, read_limits, require_regular
-from resx.scoring.parquet_pages import DamagedPageError, largest_page
-from resx.scoring.source import Row
-from resx.scoring.uri import filesystem, is_remote, local_path, without_secrets
+from resx.scoring.named_images import named_facts, read_named
+from resx.scoring.parquet_columns import PATH, ImageColumn, field_of, image_column, is_text, scalar_of
+from resx.scoring.parquet_damage import Damage, damage_at, find_damage, is_damage, open_mended
+from resx.scoring.parquet_pages import DamagedPageError, pages_of
+from resx.scoring.source import CHANGED, Row
+from resx.scoring.uri import filesystem, is_remote, local_path, remote_facts, without_secrets
 from resx.training.images import SMALLER_FILE
 
 if TYPE_CHECKING:
@@ -34,7 +38,6 @@ _ROWS_AT_ONCE, _BYTES_AT_ONCE = 64, 128 * MIB
 _PAGE_PER_FILE = 16
 """Bytes of a page for each that an image's file may have: a writer may put a thousand images into one page."""
 _SMALLER_PAGES = "write it with smaller row groups, or raise --max-file-mib"
-PATH = "path"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +47,8 @@ class Tables:
     files: tuple[str, ...]
     counts: tuple[int, ...]
     """Rows of each file."""
+    facts: tuple[FileFacts, ...]
+    """Of each file when it was listed."""
     start: int
     stop: int
     """The rows of all files together that are meant."""
@@ -51,8 +56,12 @@ class Tables:
     path_column: str
     """Empty: a row is called FILE#NUMBER."""
     sha256: str
+    images_from: str = ""
+    """The folder that paths in a table may lead into; empty: the table's own."""
     skipped: Mapping[str, int] = field(default_factory=dict)
     hidden: int = 0
+    fingerprint: Fingerprint | None = None
+    unwatched: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -67,94 +76,248 @@ class Tables:
     def part(self, start: int, stop: int) -> Tables:
         """Return the rows from `start` to before `stop`."""
         return Tables(
-            files=self.files, counts=self.counts, start=self.start + start, stop=self.start + stop,
-            column=self.column, path_column=self.path_column, sha256=self.sha256,
+            files=self.files, counts=self.counts, facts=self.facts, start=self.start + start, stop=self.start + stop,
+            column=self.column, path_column=self.path_column, sha256=self.sha256, images_from=self.images_from,
         )  # fmt: skip
+
+    def for_other_machines(self) -> Tables:
+        """Return the same rows without the times of files."""
+        return replace(self, facts=tuple(replace(one, time="") for one in self.facts), fingerprint=None)
 
     def rows(self) -> Iterator[Row]:
         """Give the images in their order."""
-        for file, count, before in zip(self.files, self.counts, _sums(self.counts), strict=True):
+        for number, (count, before) in enumerate(zip(self.counts, _sums(self.counts), strict=True)):
             first, last = max(0, self.start - before), min(count, self.stop - before)
             if first < last:
-                yield from self._rows_of(file, first, last)
+                yield from self._rows_of(number, first, last)
 
-    def _rows_of(self, file: str, first: int, last: int) -> Iterator[Row]:
-        with open_table(file) as (table, content), _damage_told(file):
-            leaf = _leaf(table.schema_arrow, self.column)
+    def _rows_of(self, number: int, first: int, last: int) -> Iterator[Row]:
+        file = self.files[number]
+        with open_table(file) as (table, content), _failure_told(file):
+            _require_unchanged(file, content, self.facts[number])
+            reader = _Reader(
+                tables=self, file=file, facts=self.facts[number], table=table, content=content,
+                column=image_column(table.schema_arrow, file, self.column),
+            )  # fmt: skip
             before = 0
             for group in range(table.num_row_groups):
                 num_rows = table.metadata.row_group(group).num_rows
-                wanted = range(max(first, before), min(last, before + num_rows))
+                wanted = range(max(first, before) - before, min(last, before + num_rows) - before)
                 if wanted:
-                    yield from self._rows_of_group(file, table, content, group, before, wanted, leaf)
+                    yield from reader.rows_of_group(group, before, wanted)
                 before += num_rows
 
-    def _rows_of_group(
-        self, file: str, table: ParquetFile, content: BinaryIO, group: int, before: int, wanted: range, leaf: str
-    ) -> Iterator[Row]:
-        """Give rows of one row group, whose first row has the number `before`.
 
-        What would unpack to too much is not unpacked: its rows are errors.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Reader:
+    """A file that is open."""
+
+    tables: Tables
+    file: str
+    facts: FileFacts
+    table: ParquetFile
+    content: BinaryIO
+    column: ImageColumn
+
+    def rows_of_group(self, group: int, before: int, wanted: range) -> Iterator[Row]:
+        """Give rows of one row group, whose first row has the number `before` in the file.
+
+        What would unpack to too much is not unpacked, and what is damaged cannot be: these rows are errors.
         """
+        leaves = self._leaves(group)
+        page_bytes, damage = _largest_page(self.content, self.table, group, leaves)
         limit = _PAGE_PER_FILE * read_limits().file_bytes
-        columns = [leaf, *([self.path_column] if self.path_column else [])]
-        page_bytes = _largest_page(content, table, group, columns)
         if page_bytes > limit:
             reason = f"a page of {page_bytes:,} bytes, unpacked: the limit is {limit:,}; {_SMALLER_PAGES}"
-            for number in wanted:
-                yield Row(path=f"{printable(file)}#{number}", read=partial(_refuse, reason))
+            yield from (self._lost(before + row, reason) for row in wanted)
             return
-        number, at_once = before, max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, page_bytes)))
-        for batch in table.iter_batches(at_once, row_groups=[group], columns=columns):
-            images = _bytes_of(batch.column(self.column))
-            paths = batch.column(self.path_column) if self.path_column else None
+        at_once = max(1, min(_ROWS_AT_ONCE, _BYTES_AT_ONCE // max(1, page_bytes)))
+        if damage is not None:  # what a damaged header says is not for pyarrow to follow
+            yield from self._around_damage(damage, group, leaves, at_once, before, wanted)
+            return
+        row = wanted.start
+        try:
+            for one in self._read(self.table, group, leaves, at_once, before, wanted):
+                yield one
+                row += 1
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            yield from self._around_damage(error, group, leaves, at_once, before, range(row, wanted.stop))
+
+    def _around_damage(
+        self, error: Exception, group: int, leaves: Sequence[str], at_once: int, before: int, wanted: range
+    ) -> Iterator[Row]:
+        row = wanted.start
+        try:
+            mended, damages = find_damage(
+                self.table, self.content, group, leaves, _PAGE_PER_FILE * read_limits().file_bytes
+            )
+            with open_mended(mended, self.table) as table:
+                for one in self._read(table, group, leaves, at_once, before, wanted):
+                    damage = damage_at(row, damages)
+                    yield one if damage is None else self._lost(before + row, _damage_words(damage, before))
+                    row += 1
+        except Exception as again:
+            if not is_damage(again):
+                raise
+            rest = Damage(rows=range(row, wanted.stop), reason=str(error).partition("\n")[0])
+            for lost in rest.rows:
+                yield self._lost(before + lost, _damage_words(rest, before))
+
+    def _read(
+        self, table: ParquetFile, group: int, leaves: Sequence[str], at_once: int, before: int, wanted: range
+    ) -> Iterator[Row]:  # fmt: skip
+        row = 0
+        for batch in table.iter_batches(at_once, row_groups=[group], columns=list(leaves)):
+            _require_unchanged(self.file, self.content, self.facts)
+            images = field_of(batch.column(self.column.parts[0]), self.column.parts[1:])
+            paths = batch.column(PATH) if self.tables.path_column else None
+            beside = self.column.parts[1:-1] if self.column.has_path and self.column.path_leaf in leaves else None
+            elsewhere = None if beside is None else field_of(batch.column(self.column.parts[0]), (*beside, PATH))
             for place in range(batch.num_rows):
-                if number in wanted:
-                    path = paths[place].as_py() if paths is not None else None
-                    name = printable(path) if isinstance(path, str) else f"{printable(file)}#{number}"
-                    yield _row(name, images[place])
-                number += 1
+                if row in wanted:
+                    name = None if paths is None else scalar_of(paths, place).as_py()
+                    path = None if elsewhere is None else scalar_of(elsewhere, place).as_py()
+                    yield self._row(before + row, name, scalar_of(images, place), path)
+                row += 1
+
+    def _row(self, number: int, name: object, image: pa.Scalar, path: object) -> Row:
+        """Return a row with a copy of its bytes: a slice would keep its whole batch in memory until it is read."""
+        shown = printable(name) if isinstance(name, str) else f"{printable(self.file)}#{number}"
+        if not image.is_valid and isinstance(path, str):
+            shown = shown if isinstance(name, str) else printable(path)
+            return Row(path=shown, read=partial(read_named, path, self.file, self.tables.images_from, shown))
+        buffer, limit = image.as_buffer() if image.is_valid else None, read_limits().file_bytes
+        if buffer is not None and buffer.size > limit:
+            reason = f"file of {buffer.size:,} bytes: the limit is {limit:,}; {SMALLER_FILE}"
+            return Row(path=shown, read=partial(_refuse, reason))
+        content = None if buffer is None else buffer.to_pybytes()
+        return Row(path=shown, read=partial(_content, content), held_bytes=len(content or b""))
+
+    def _lost(self, number: int, reason: str) -> Row:
+        return Row(path=f"{printable(self.file)}#{number}", read=partial(_refuse, reason))
+
+    def _leaves(self, group: int) -> list[str]:
+        paths = [PATH] if self.tables.path_column else []
+        named = [self.column.path_leaf] if _names_files(self.table, group, self.column) else []
+        return [self.column.leaf, *paths, *named]
 
 
-def _largest_page(content: BinaryIO, table: ParquetFile, group: int, columns: Sequence[str]) -> int:
+def _names_files(table: ParquetFile, group: int, column: ImageColumn) -> bool:
+    """Say whether bytes may be null in a row group, so that the paths beside them are wanted."""
+    if not column.has_path:
+        return False
     about = table.metadata.row_group(group)
-    chunks = (about.column(place) for place in range(about.num_columns))
-    return max((largest_page(content, chunk) for chunk in chunks if chunk.path_in_schema in columns), default=0)
+    chunk = next(
+        chunk for place in range(about.num_columns) if (chunk := about.column(place)).path_in_schema == column.leaf
+    )
+    known = chunk.statistics
+    return known is None or not known.has_null_count or known.null_count > 0
 
 
-def _row(name: str, image: pa.Scalar) -> Row:
-    """Return a row with a copy of its bytes: a slice would keep its whole batch in memory until it is read."""
-    buffer = image.as_buffer() if image.is_valid else None
-    limit = read_limits().file_bytes
-    if buffer is not None and buffer.size > limit:
-        return Row(
-            path=name, read=partial(_refuse, f"file of {buffer.size:,} bytes: the limit is {limit:,}; {SMALLER_FILE}")
-        )
-    content = None if buffer is None else buffer.to_pybytes()
-    return Row(path=name, read=partial(_content, content), held_bytes=len(content or b""))
+def _damage_words(damage: Damage, before: int) -> str:
+    first, last = before + damage.rows.start, before + damage.rows.stop - 1
+    return f"rows {first:,} to {last:,} are in a damaged page ({damage.reason}); copy or write the file again"
 
 
-def open_tables(files: Sequence[str], column: str, *, skipped: Mapping[str, int], hidden: int) -> Tables:
+def _largest_page(
+    content: BinaryIO, table: ParquetFile, group: int, columns: Sequence[str]
+) -> tuple[int, DamagedPageError | None]:  # fmt: skip
+    """Return the bytes of the largest page, unpacked, and the first header that cannot be read."""
+    about = table.metadata.row_group(group)
+    largest, damage = 0, None
+    for chunk in (about.column(place) for place in range(about.num_columns)):
+        if chunk.path_in_schema in columns:
+            try:
+                for page in pages_of(content, chunk):
+                    largest = max(largest, page.unpacked_bytes)
+            except DamagedPageError as error:
+                damage = damage or error
+    return largest, damage
+
+
+def open_tables(
+    files: Sequence[str], column: str, *, images_from: str, skipped: Mapping[str, int], hidden: int
+) -> Tables:  # fmt: skip
     """Return the rows of Parquet files that all have the same column of bytes.
+
+    Args:
+        files: their names.
+        column: of bytes; empty: the only one.
+        images_from: the folder that paths in a table may lead into; empty: the table's own.
+        skipped: files beside them that are not taken.
+        hidden: likewise.
 
     Raises:
         UsageError: a file is no Parquet, or has no such column.
     """
     digest, counts, chosen = hashlib.sha256(), [], column
+    facts, named = list[FileFacts](), list[tuple[str, FileFacts]]()
     paths = True
     for file in files:
         with open_table(file) as (table, content):
             _require_images(table, content, file)
-            chosen = _image_column(table, file, chosen)
-            paths = paths and PATH in table.schema_arrow.names and _is_text(table.schema_arrow.field(PATH).type)
+            found = image_column(table.schema_arrow, file, chosen)
+            chosen = found.name
+            paths = paths and PATH in table.schema_arrow.names and is_text(table.schema_arrow.field(PATH).type)
             counts.append(table.metadata.num_rows)
+            facts.append(table_facts(file, content))
+            named += _named_files(file, table, content, found, images_from)
             sizes = [table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups)]
             digest.update(f"{printable(file)}\0{table.metadata.num_rows}\0{sizes}\0{chosen}\n".encode())
     return Tables(
-        files=tuple(files), counts=tuple(counts), start=0, stop=sum(counts), column=chosen,
-        path_column=PATH if paths else "", sha256=digest.hexdigest(), skipped=skipped,
-        hidden=hidden,
+        files=tuple(files), counts=tuple(counts), facts=tuple(facts), start=0, stop=sum(counts), column=chosen,
+        path_column=PATH if paths else "", sha256=digest.hexdigest(), images_from=images_from, skipped=skipped,
+        hidden=hidden, fingerprint=fingerprint_of([*zip(files, facts, strict=True), *named]),
     )  # fmt: skip
+
+
+def _named_files(
+    file: str, table: ParquetFile, content: BinaryIO, column: ImageColumn, images_from: str
+) -> Iterator[tuple[str, FileFacts]]:  # fmt: skip
+    """Give the facts of the files that a table names in place of bytes; those that are not read have none."""
+    limit = _PAGE_PER_FILE * read_limits().file_bytes
+    for group in range(table.num_row_groups):
+        if not _names_files(table, group, column):
+            continue
+        largest, damage = _largest_page(content, table, group, [column.path_leaf])
+        if largest > limit or damage is not None:
+            continue
+        try:
+            for batch in table.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=[column.path_leaf]):
+                cells = field_of(batch.column(column.parts[0]), (*column.parts[1:-1], PATH))
+                names = [name for place in range(batch.num_rows) if (name := scalar_of(cells, place).as_py())]
+                yield from zip(names, named_facts(names, file, images_from), strict=True)
+        except Exception as error:
+            if not is_damage(error):  # a damaged page's rows are errors, told when they are read
+                raise
+
+
+def table_facts(file: str, content: BinaryIO) -> FileFacts:
+    """Return the facts of a Parquet file that is open, with its footer's hash."""
+    size = content.seek(0, os.SEEK_END)
+    content.seek(max(0, size - 8))
+    length = int.from_bytes(content.read(8)[:4], "little")
+    content.seek(max(0, size - 8 - length))
+    footer = hashlib.sha256(content.read(min(size, length + 8))).hexdigest()
+    facts = remote_facts(file) if is_remote(file) else facts_in(os.fstat(content.fileno()))
+    return FileFacts(size=size, time=facts.time, mark=f"{facts.mark} footer {footer}".strip())
+
+
+def _require_unchanged(file: str, content: BinaryIO, facts: FileFacts) -> None:
+    """Check that a file is the one that was listed.
+
+    Raises:
+        ResxError: it was written meanwhile.
+    """
+    if is_remote(file) or not facts.time:
+        return
+    for now in (facts_in(os.fstat(content.fileno())), facts_of(local_path(file))):
+        if (now.size, now.time) != (facts.size, facts.time):
+            raise ResxError(
+                f"{file}: {CHANGED}; what is finished is kept: put the file back and --resume, or --overwrite"
+            )
 
 
 @contextlib.contextmanager
@@ -172,11 +335,11 @@ def open_table(file: str) -> Iterator[tuple[ParquetFile, BinaryIO]]:
             if is_remote(file):
                 system, path = filesystem(file)
                 content = opened.enter_context(system.open(path, "rb"))
-                table = parquet.ParquetFile(content)
+                table = parquet.ParquetFile(content, page_checksum_verification=True)
             else:
                 require_regular(local_path(file), name=file)
                 content = opened.enter_context(Path(local_path(file)).open("rb"))
-                table = opened.enter_context(parquet.ParquetFile(local_path(file)))
+                table = opened.enter_context(parquet.ParquetFile(local_path(file), page_checksum_verification=True))
         except UnicodeEncodeError as error:
             raise UsageError(f"{file}: pyarrow cannot open a name with bytes that are no UTF-8; rename it") from error
         except (pa.ArrowException, OSError) as error:
@@ -186,55 +349,15 @@ def open_table(file: str) -> Iterator[tuple[ParquetFile, BinaryIO]]:
 
 
 @contextlib.contextmanager
-def _damage_told(file: str) -> Iterator[None]:
-    """Translate what Arrow says of a damaged page."""
-    import pyarrow as pa
-
+def _failure_told(file: str) -> Iterator[None]:
+    """Say in one line that a file cannot be read on: the disk or the network fails, not the file."""
     try:
         yield
-    except (pa.ArrowException, DamagedPageError, OSError) as error:
-        reason = without_secrets(str(error).partition("\n")[0])
-        raise UsageError(f"{without_secrets(file)}: damaged Parquet file ({reason}); copy or write it again") from error
-
-
-def _image_column(table: ParquetFile, file: str, wanted: str) -> str:
-    schema = table.schema_arrow
-    having = [field.name for field in schema if _holds_bytes(field.type)]
-    if wanted and wanted not in having:
-        raise UsageError(f"{file}: no column {wanted!r} of bytes; there is {', '.join(having) or 'none'}")
-    if not having:
-        columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        raise UsageError(f"{file}: no column of bytes among {columns}; write the images' files into one")
-    if not wanted and len(having) > 1:
-        raise UsageError(f"{file}: bytes in {', '.join(having)}; say which by --column")
-    return wanted or having[0]
-
-
-def _holds_bytes(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return any(field.name == "bytes" and _holds_bytes(field.type) for field in kind)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _bytes_of(column: pa.Array) -> pa.Array:
-    import pyarrow as pa
-
-    return column.field("bytes") if pa.types.is_struct(column.type) else column
-
-
-def _leaf(schema: pa.Schema, column: str) -> str:
-    """Return the column that is read: of a structure its bytes alone, whatever else lies in it."""
-    import pyarrow as pa
-
-    return f"{column}.bytes" if pa.types.is_struct(schema.field(column).type) else column
+    except OSError as error:
+        reason = without_secrets((error.strerror or str(error)).partition("\n")[0])
+        raise ResxError(
+            f"{without_secrets(file)}: cannot be read ({reason}); what is finished is kept: --resume goes on with it"
+        ) from error
 
 
 def _content(content: bytes | None) -> bytes:

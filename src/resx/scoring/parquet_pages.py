@@ -3,20 +3,22 @@
 Arrow makes room for a page as its header says, and a header says what it likes: 17 kB unpack to a cell of 512 MB. The
 sums in the file's footer are only what a writer said, and pyarrow does not show the headers, so they are read here: a
 struct in Thrift's compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md),
-of which two fields matter (https://github.com/apache/parquet-format, PageHeader).
+of which a few fields matter (https://github.com/apache/parquet-format, PageHeader).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ColumnChunkMetaData
 
-_UNPACKED, _PACKED = 2, 3
-"""The fields of PageHeader: uncompressed_page_size, compressed_page_size."""
+_UNPACKED, _PACKED, _V1, _V2 = 2, 3, 5, 8
+"""The fields of PageHeader: uncompressed_page_size, compressed_page_size, data_page_header, data_page_header_v2."""
+_NUM_VALUES = 1
+"""The field of both headers of data pages: with no lists in a column, its rows."""
 _TRUE, _FALSE, _BYTE, _I16, _I64, _DOUBLE, _BINARY, _LIST, _SET, _MAP, _STRUCT = 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12
 _FIRST_READ, _MAX_HEADER_BYTES, _MAX_DEPTH = 4096, 16 * 2**20, 16
 """Arrow's own bound on a header is 16 MiB; a header holds the smallest and the largest value."""
@@ -33,6 +35,18 @@ class DamagedPageError(ValueError):
     """A page's header that cannot be read."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Page:
+    """A page of a column chunk."""
+
+    start: int
+    stop: int
+    """The bytes of header and page in the file."""
+    unpacked_bytes: int
+    num_rows: int
+    """0 for a dictionary."""
+
+
 def largest_page(file: Seekable, chunk: ColumnChunkMetaData) -> int:
     """Return the bytes of a column chunk's largest page, unpacked.
 
@@ -40,35 +54,55 @@ def largest_page(file: Seekable, chunk: ColumnChunkMetaData) -> int:
         DamagedPageError: a header cannot be read; Arrow could not read it either.
         OSError: the file cannot be read.
     """
+    return max((page.unpacked_bytes for page in pages_of(file, chunk)), default=0)
+
+
+def bounds_of(chunk: ColumnChunkMetaData) -> tuple[int, int]:
+    """Return where a column chunk begins and ends."""
     start = chunk.data_page_offset
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < start:
         start = chunk.dictionary_page_offset
-    largest, place, end = 0, start, start + chunk.total_compressed_size
+    return start, start + chunk.total_compressed_size
+
+
+def pages_of(file: Seekable, chunk: ColumnChunkMetaData) -> Iterator[Page]:
+    """Give a column chunk's pages, in their order.
+
+    Raises:
+        DamagedPageError: a header cannot be read, or its page is longer than what is left.
+        OSError: the file cannot be read.
+    """
+    return pages_between(file, *bounds_of(chunk))
+
+
+def pages_between(file: Seekable, place: int, end: int) -> Iterator[Page]:
+    """Give the pages from a header's place to an end, as `pages_of` does."""
     while place < end:
-        header_bytes, unpacked, packed = _header_at(file, place)
-        largest = max(largest, unpacked)
-        place += header_bytes + packed
-    return largest
+        page = _page_at(file, place)
+        if page.stop > end:
+            raise DamagedPageError(f"no page's header at byte {place}")
+        yield page
+        place = page.stop
 
 
-def _header_at(file: Seekable, place: int) -> tuple[int, int, int]:
-    """Return the lengths of a header, of its page unpacked, and of its page as it lies there."""
+def _page_at(file: Seekable, place: int) -> Page:
     wanted = _FIRST_READ
     while True:
         file.seek(place)
         content = file.read(wanted)
         try:
             header = _Cursor(content)
-            sizes = header.page_sizes()
+            found = header.integers()
         except IndexError:
             if len(content) < wanted or wanted >= _MAX_HEADER_BYTES:
                 raise DamagedPageError(f"no page's header at byte {place}") from None
             wanted *= 8
             continue
-        unpacked, packed = sizes.get(_UNPACKED, -1), sizes.get(_PACKED, -1)
+        unpacked, packed = found.get((_UNPACKED,), -1), found.get((_PACKED,), -1)
         if unpacked < 0 or packed < 0:
             raise DamagedPageError(f"no page's header at byte {place}")
-        return header.place, unpacked, packed
+        num_rows = max(0, found.get((_V1, _NUM_VALUES), found.get((_V2, _NUM_VALUES), 0)))
+        return Page(start=place, stop=place + header.place + packed, unpacked_bytes=unpacked, num_rows=num_rows)
 
 
 @dataclass(slots=True)
@@ -78,13 +112,15 @@ class _Cursor:
     content: bytes
     place: int = 0
 
-    def page_sizes(self) -> dict[int, int]:
-        """Read a struct and return its integers by their fields' numbers."""
-        found: dict[int, int] = {}
+    def integers(self) -> dict[tuple[int, ...], int]:
+        """Read a struct and return its integers, and those of the structs of data pages, by their fields' numbers."""
+        found: dict[tuple[int, ...], int] = {}
 
-        def on_field(number: int, kind: int) -> None:
+        def on_field(number: int, kind: int, *above: int) -> None:
             if _I16 <= kind <= _I64:
-                found[number] = self._signed()
+                found[*above, number] = self._signed()
+            elif kind == _STRUCT and number in (_V1, _V2) and not above:
+                self._fields(lambda inner, its_kind: on_field(inner, its_kind, number))
             else:
                 self._skip(kind, 0)
 

@@ -2,10 +2,14 @@
 
     OUT.parts/
         manifest.json         what was asked: a run that goes on must ask the same
+        source.jsonl.gz       what the source's files were (`resx.fingerprint`)
         part-00007.parquet    the rows from 7 * part_rows on; whole or absent
 
 A part is staged, synced and renamed, and its number says which rows it holds. So however often and whenever a run is
 killed, every row is in exactly one part, or not yet there. The folder's lock keeps a second run out.
+
+The manifest is written last and deleted first. So parts without it, beside an output, are what a finished run left; a
+run that begins marks the folder until its manifest is there.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import contextlib
 import io
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,16 +27,20 @@ import pydantic
 
 from resx.errors import ResxError, UsageError
 from resx.files import STAGING_PREFIX, exclusive, remove_abandoned, write_atomic
+from resx.fingerprint import Fingerprint, compare
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.spec import FrozenModel
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MANIFEST = "manifest.json"
+MANIFEST, SOURCE, BEGINNING = "manifest.json", "source.jsonl.gz", "beginning"
 MERGED = "merged"
-_OURS = re.compile(rf"part-\d+\.parquet|{re.escape(MANIFEST)}|{MERGED}|{re.escape(STAGING_PREFIX)}.*")
+_NAMES = "|".join(map(re.escape, (MANIFEST, SOURCE, BEGINNING, MERGED)))
+_OURS = re.compile(rf"part-\d+\.parquet|{_NAMES}|{re.escape(STAGING_PREFIX)}.*")
 _MOST_ROWS, _PARTS = 1024, 64
+_BUSY = "another `resx predict` is writing it; wait for that, or give another -o"
+_OF_SOURCE = ("listing_sha256", "source_sha256", "num_rows")
 
 
 class Manifest(FrozenModel):
@@ -44,6 +52,9 @@ class Manifest(FrozenModel):
     model_sha256: str
     source: str
     listing_sha256: str
+    """Of the rows: names, sizes and their order."""
+    source_sha256: str = ""
+    """Of the source's fingerprint; empty in what an older resx wrote."""
     num_rows: int
     top: int
     part_rows: int
@@ -123,8 +134,13 @@ def parts_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
 
-def require_fresh(out: Path, *, resume: bool, overwrite: bool) -> None:
+def require_fresh(out: Path, *, resume: bool, overwrite: bool) -> bool:
     """Check, before anything is read or loaded, that the output may be begun or gone on with.
+
+    A run that was killed just after it had published its output left its parts: they are deleted.
+
+    Returns:
+        True if the run that is to be gone on with was that one: nothing is left to do.
 
     Raises:
         UsageError: it, or an unfinished run, is there already and nobody said what to do; or there is no such folder.
@@ -139,18 +155,32 @@ def require_fresh(out: Path, *, resume: bool, overwrite: bool) -> None:
     if folder.is_dir() and (strange := [path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name)]):
         raise UsageError(f"{folder}: holds {strange[0]}, which `resx predict` did not write; move it away")
     if overwrite:
-        return
+        return False
     if (folder / MANIFEST).is_file():
         if not resume:
             raise UsageError(f"{out}: an unfinished run is there; --resume goes on with it, --overwrite begins again")
     elif out.exists():
+        if folder.is_dir() and _remove_left(out, folder) and resume:
+            return True
         words = "is finished, so there is nothing to resume" if resume else "exists, finished: nothing to --resume"
         raise UsageError(f"{out}: {words}; --overwrite replaces it, or give another -o")
+    return False
 
 
 @contextlib.contextmanager
-def open_parts(out: Path, wanted: Manifest, *, overwrite: bool) -> Iterator[Parts]:
+def open_parts(
+    out: Path, wanted: Manifest, source: Fingerprint | None = None, *, overwrite: bool = False,
+    ignore_times: bool = False, on_note: Callable[[str], None] = lambda _text: None,
+) -> Iterator[Parts]:  # fmt: skip
     """Give the parts of `wanted`, those that an earlier run finished among them, and lock them meanwhile.
+
+    Args:
+        out: the output.
+        wanted: what is asked.
+        source: what its files are now.
+        overwrite: delete what an earlier run finished.
+        ignore_times: take files for unchanged if only their modification times differ.
+        on_note: told what could not be compared.
 
     Raises:
         UsageError: the earlier run was asked for something else, or another process is at it.
@@ -161,17 +191,16 @@ def open_parts(out: Path, wanted: Manifest, *, overwrite: bool) -> Iterator[Part
         folder.mkdir(exist_ok=True)
     try:
         with exclusive(folder, wait=False):
-            if overwrite:
-                _clear(folder)
             remove_abandoned(folder)
-            yield Parts(folder=folder, manifest=_agreed(folder, wanted))
+            if overwrite or not (folder / MANIFEST).is_file():
+                _begin(folder, wanted, source)
+            yield Parts(folder=folder, manifest=_agreed(folder, wanted, source, ignore_times, on_note))
     except BlockingIOError as error:
-        raise UsageError(f"{out}: another `resx predict` is writing it; wait for that, or give another -o") from error
+        raise UsageError(f"{out}: {_BUSY}") from error
 
 
 def remove_parts(parts: Parts) -> None:
     """Delete the parts; the output holds their rows."""
-    # The manifest goes first: without it the rest is nobody's, and the next run deletes it.
     (parts.folder / MANIFEST).unlink()
     shutil.rmtree(parts.folder)
 
@@ -194,32 +223,74 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _agreed(folder: Path, wanted: Manifest) -> Manifest:
-    """Return the manifest that holds: the earlier run's if there is one, else `wanted`, written."""
+def _begin(folder: Path, wanted: Manifest, source: Fingerprint | None) -> None:
+    """Delete what is there and say what is asked."""
+    with writing(folder):
+        (folder / BEGINNING).touch()
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if path.name != BEGINNING:
+                path.unlink(missing_ok=True)
+        if source is not None:
+            write_atomic(folder / SOURCE, source.packed)
+        write_atomic(folder / MANIFEST, wanted.model_dump_json(indent=2) + "\n")
+        (folder / BEGINNING).unlink()
+
+
+def _agreed(
+    folder: Path, wanted: Manifest, source: Fingerprint | None, ignore_times: bool, on_note: Callable[[str], None]
+) -> Manifest:  # fmt: skip
+    """Return the manifest in the folder, which asks for the same.
+
+    Raises:
+        UsageError: it asks for something else, or the source is another one.
+    """
     path = folder / MANIFEST
-    if not path.is_file():
-        with writing(folder):
-            _clear(folder)
-            write_atomic(path, wanted.model_dump_json(indent=2) + "\n")
-        return wanted
     try:
         found = Manifest.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
     except (OSError, pydantic.ValidationError) as error:
         raise UsageError(f"{path}: cannot be understood; --overwrite begins again") from error
     # The batch may have been tuned meanwhile; the parts that are there were cut by the earlier one.
-    same = wanted.model_copy(update={"part_rows": found.part_rows})
-    if found != same:
-        field = next(name for name in Manifest.model_fields if getattr(found, name) != getattr(same, name))
+    for field in Manifest.model_fields:
+        if field not in _OF_SOURCE and field != "part_rows" and getattr(found, field) != getattr(wanted, field):
+            raise UsageError(
+                f"{folder}: was begun with {_words(field, found)}, not {_words(field, wanted)}; "
+                "ask the same again, or --overwrite begins again"
+            )
+    if not found.source_sha256:
+        on_note(f"{folder}: begun by an older resx, so only the names and sizes of the source's files are compared")
+    elif found.source_sha256 != wanted.source_sha256 and source is not None:
+        _require_same_source(folder, wanted, source, ignore_times=ignore_times)
+    if (found.listing_sha256, found.num_rows) != (wanted.listing_sha256, wanted.num_rows):
         raise UsageError(
-            f"{folder}: was begun with {_words(field, found)}, not {_words(field, same)}; "
-            "ask the same again, or --overwrite begins again"
+            f"{wanted.source}: its rows changed since the run began ({found.num_rows:,} then, {wanted.num_rows:,} now; "
+            "names, sizes, order or --column differ); restore it, or --overwrite begins again"
         )
     return found
 
 
-def _clear(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
+def _require_same_source(folder: Path, wanted: Manifest, source: Fingerprint, *, ignore_times: bool) -> None:
+    difference = compare(folder / SOURCE, source, ignore_times=ignore_times)
+    if difference:
+        remedy = "restore it, or --overwrite begins again"
+        if difference.only_times:
+            remedy += "; if the contents are the same, as after a copy, add --ignore-times"
+        raise UsageError(f"{wanted.source}: changed since the run began: {difference.words}; {remedy}")
+
+
+def _remove_left(out: Path, folder: Path) -> bool:
+    """Delete what a finished run left; return False if it was no such run that left the folder."""
+    try:
+        with exclusive(folder, wait=False):
+            if (folder / BEGINNING).exists() or (folder / MANIFEST).exists():
+                return False
+            with writing(folder):
+                shutil.rmtree(folder)
+    except BlockingIOError as error:
+        raise UsageError(f"{out}: {_BUSY}") from error
+    except FileNotFoundError:
+        pass  # whoever was deleting it has finished
+    return True
 
 
 def _words(field: str, manifest: Manifest) -> str:

@@ -33,6 +33,8 @@ class Wanted:
     top: int = 5
     """Classes for each image; all of them where the model has fewer."""
     overwrite: bool = False
+    ignore_times: bool = False
+    """Go on also if files of the source have other modification times."""
     csv_safe: bool = False
     """Write a CSV in which a spreadsheet finds no formula."""
 
@@ -73,27 +75,33 @@ OnRows = Callable[[int], None]
 Scored = Iterator[tuple[int, "pa.Table"]]
 
 
-def predict(engine: Engine, wanted: Wanted, on_progress: Callable[[int, int], None]) -> Predicted:
+def predict(
+    engine: Engine, wanted: Wanted, on_progress: Callable[[int, int], None],
+    on_note: Callable[[str], None] = lambda _text: None,
+) -> Predicted:  # fmt: skip
     """Write a row for each image of the source; go on where an earlier run of the same request stopped.
 
     Args:
         engine: scores.
         wanted: what is to be written.
         on_progress: told how many rows of how many are there, first what was there before.
+        on_note: told what could not be compared with an earlier run.
 
     Raises:
-        UsageError: an earlier run was asked for something else.
+        UsageError: an earlier run was asked for something else, or the source has changed since.
         ResxError: the model, the server, the cluster or the disk fails. What is finished stays, and so it does
             after an interrupt or a kill.
     """
-    model, num_rows = engine.model, wanted.source.num_rows
+    model, source, num_rows = engine.model, wanted.source.fingerprint, wanted.source.num_rows
     manifest = Manifest(
         model=model.name, version=model.version, model_sha256=model.sha256,
         source=printable(without_secrets(wanted.source_text)), listing_sha256=wanted.source.sha256, num_rows=num_rows,
-        top=min(wanted.top, model.interface.num_classes),
+        source_sha256="" if source is None else source.sha256, top=min(wanted.top, model.interface.num_classes),
         part_rows=part_rows_for(num_rows, model.batch_size),
     )  # fmt: skip
-    with open_parts(wanted.out, manifest, overwrite=wanted.overwrite) as parts:
+    with open_parts(
+        wanted.out, manifest, source, overwrite=wanted.overwrite, ignore_times=wanted.ignore_times, on_note=on_note
+    ) as parts:
         missing = parts.missing()
         done = before = num_rows - sum(map(parts.size, missing))
         on_progress(done, num_rows)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from resx.errors import MissingCapability, UsageError
+from resx.fingerprint import MISSING, FileFacts, facts_of
 from resx.listing import IMAGE_SUFFIXES, is_hidden, named_by
 from resx.reading import read_bounded, read_to_limit
 
@@ -23,6 +25,13 @@ KINDS = "a folder, a glob, an image, a .txt with one path a line, a .parquet wit
 SUFFIXES = IMAGE_SUFFIXES | {".txt", ".parquet"}
 _LOCAL, _WEB = ("file://", "local://"), ("http://", "https://")
 _USER = re.compile(r"(\w://)[^/\s@'\"]*@")
+_MARKS = (
+    "ETag", "etag", "generation", "VersionId", "version_id", "versionId", "md5Hash", "Content-MD5", "content_md5",
+    "Digest", "CRC", "checksum",
+)  # fmt: skip
+_TIMES = ("LastModified", "last_modified", "Last-Modified", "updated", "mtime", "modified", "date_time", "created")
+"""What fsspec's drivers call a version of an object, and the time when it was written."""
+_MOST_ASKED, _ASK_THREADS = 20_000, 32
 _QUERY = re.compile(r"(\w://[^\s?'\"]*\?)[^\s'\"]+")
 
 
@@ -87,8 +96,8 @@ def filesystem(uri: str) -> tuple[Any, str]:
     return found
 
 
-def list_remote(uri: str) -> tuple[list[tuple[str, int]], int]:
-    """Return the files that a URI names, with their sizes, and how many hidden ones were skipped.
+def list_remote(uri: str) -> tuple[list[tuple[str, FileFacts]], int]:
+    """Return the files that a URI names, with their facts, and how many hidden ones were skipped.
 
     Raises:
         UsageError: nothing is there.
@@ -114,9 +123,44 @@ def list_remote(uri: str) -> tuple[list[tuple[str, int]], int]:
         raise _unreachable(uri, error) from error
     if not found:
         raise UsageError(f"{without_secrets(uri)}: nothing is there; give {KINDS}")
-    files = {name: int(about.get("size") or 0) for name, about in found.items() if about.get("type") == "file"}
+    files = {name: _facts_in(about) for name, about in found.items() if about.get("type") == "file"}
     hidden = {name for name in files if any(map(skips, name.split("/")[fixed:]))}
-    return [(system.unstrip_protocol(name), size) for name, size in files.items() if name not in hidden], len(hidden)
+    listed = [(system.unstrip_protocol(name), facts) for name, facts in files.items() if name not in hidden]
+    if listed and not any(facts.time or facts.mark for _, facts in listed):
+        names = [name for name, _ in listed]  # a web server's index has names alone
+        listed = list(zip(names, ask_facts(names), strict=True))
+    return listed, len(hidden)
+
+
+def ask_facts(names: Sequence[str]) -> list[FileFacts]:
+    """Return the facts of files one by one, here and elsewhere; of too many elsewhere nothing, as each is a request."""
+    remote = [name for name in names if is_remote(name)]
+    if len(remote) > _MOST_ASKED:
+        return [MISSING if is_remote(name) else facts_of(local_path(name)) for name in names]
+    with ThreadPoolExecutor(_ASK_THREADS) as threads:
+        answers = threads.map(remote_facts, remote)
+        return [next(answers) if is_remote(name) else facts_of(local_path(name)) for name in names]
+
+
+def num_unasked(names: Sequence[str]) -> int:
+    """Return how many of these files `ask_facts` does not ask for."""
+    remote = sum(map(is_remote, names))
+    return remote if remote > _MOST_ASKED else 0
+
+
+def remote_facts(uri: str) -> FileFacts:
+    """Return what a driver says of one file; nothing if it says nothing: whoever reads the file is told why."""
+    try:
+        system, path = filesystem(uri)
+        return _facts_in(system.info(path))
+    except Exception:  # a driver may raise anything
+        return MISSING
+
+
+def archive_facts(uri: str) -> list[tuple[str, FileFacts]]:
+    """Return the files that a chained URI reads through (`zip://*.png::photos.zip`), with their facts."""
+    chain = uri.split("::")[1:]
+    return list(zip(chain, ask_facts(chain), strict=True))
 
 
 def read_file(path: str, limit: int, *, remedy: str, base: str = "", name: str = "") -> bytes:
@@ -135,6 +179,13 @@ def read_file(path: str, limit: int, *, remedy: str, base: str = "", name: str =
         size = getattr(file, "size", None)
         known = size if isinstance(size, int) else None
         return read_to_limit(file, limit, name, size=known, remedy=remedy)
+
+
+def _facts_in(about: dict[str, Any]) -> FileFacts:
+    mark = " ".join(f"{key} {about[key]}" for key in _MARKS if about.get(key))
+    time = "" if mark else next((str(about[key]) for key in _TIMES if about.get(key)), "")
+    size = about.get("size")
+    return FileFacts(size=size if isinstance(size, int) else -1, time=time, mark=mark)
 
 
 def _unreachable(uri: str, error: Exception) -> MissingCapability:

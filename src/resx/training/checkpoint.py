@@ -5,6 +5,7 @@
         best.safetensors     weights after the epoch with the best accuracy (the first of equals)
         spec.json            the network
         training.json        the configuration
+        data.jsonl.gz        what the data were (`resx.fingerprint`)
         metrics.jsonl        one object per finished epoch
         resume.safetensors   optimiser state, weights and the epoch they belong to
 
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from resx.errors import UsageError
 from resx.files import require_free_space, write_atomic
+from resx.fingerprint import Fingerprint, compare
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.config import TrainingConfig
 from resx.training.data import BadImages, DataSet, load_data
@@ -36,7 +38,7 @@ from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
 Metrics: TypeAlias = dict[str, Any]
 
 WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
-CONFIG, METRICS = "training.json", "metrics.jsonl"
+CONFIG, METRICS, DATA = "training.json", "metrics.jsonl", "data.jsonl.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +85,7 @@ def load_run(folder: Path) -> tuple[nn.Module, ModelSpec]:
     return model.eval(), spec
 
 
-def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig) -> None:
+def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig, data: Fingerprint | None = None) -> None:
     """Make the run folder.
 
     Raises:
@@ -92,8 +94,10 @@ def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     num_bytes = 4 * sum(parameter.numel() for parameter in _on_meta(spec).parameters())
     require_free_space(folder, 7 * num_bytes)  # last, best; weights and momentum to resume; the largest staged
-    for left in (METRICS, RESUME, WEIGHTS, BEST):
+    for left in (METRICS, RESUME, WEIGHTS, BEST, DATA):
         (folder / left).unlink(missing_ok=True)
+    if data is not None:
+        write_atomic(folder / DATA, data.packed)  # before what makes the folder a run
     write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
     write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
 
@@ -138,6 +142,32 @@ def publish(folder: Path, model: nn.Module, progress: Progress) -> None:
     if progress.is_best:
         write_atomic(folder / BEST, weights)
     write_atomic(folder / METRICS, _lines(progress))
+
+
+def knows_data(folder: Path) -> bool:
+    """Say whether a run says what its data were; those that an older resx began do not."""
+    return (folder / DATA).is_file()
+
+
+def require_same_data(folder: Path, data: DataSet, *, ignore_times: bool = False) -> None:
+    """Check that the data are those that a run was begun with.
+
+    Args:
+        folder: of the run.
+        data: that are to be trained on.
+        ignore_times: take files for unchanged if only their modification times differ.
+
+    Raises:
+        UsageError: they changed; the message says in what.
+    """
+    if data.fingerprint is None or not knows_data(folder):
+        return
+    difference = compare(folder / DATA, data.fingerprint, ignore_times=ignore_times)
+    if difference:
+        remedy = "restore the data, or train again with --force"
+        if difference.only_times:
+            remedy += "; if the contents are the same, as after a copy, add --ignore-times"
+        raise UsageError(f"{folder}: its data changed since the run began: {difference.words}; {remedy}")
 
 
 def resume_run(folder: Path, state: TrainingState, spec: ModelSpec, config: TrainingConfig) -> Progress:

@@ -12,7 +12,7 @@ Digits and CIFAR are whole in memory (6 and 184 MB); a folder's images are decod
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -21,6 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from resx.errors import MissingCapability, UsageError, nearest
+from resx.fingerprint import Fingerprint, fingerprint_of_content
 from resx.listing import one_line, skipped_words
 from resx.zoo.spec import Channels, ImageFormat
 
@@ -87,6 +88,8 @@ class DataSet:
     """None for data that are no archive."""
     num_in_both: int = 0
     """Held-out images that are trained on too, pixel for pixel: an archive's parts stay as they are."""
+    fingerprint: Fingerprint | None = None
+    """Of the files, or of the content if all of it is in memory; `--resume` compares it."""
 
     @property
     def not_held_out(self) -> tuple[str, ...]:
@@ -152,7 +155,9 @@ def load_data(name: str, *, image_size: int | None = None, bad_images: BadImages
         return load_folder(Path(place), image_size=224 if image_size is None else image_size, bad_images=bad_images)
     if image_size not in (None, 32):
         raise UsageError(f"image_size={image_size}: CIFAR's images have 32 pixels; leave it out")
-    return load_cifar(Path(place), fine=kind == "cifar100")
+    images = load_cifar(Path(place), fine=kind == "cifar100")
+    arrays = (images.train.images[:], images.train.targets, images.held_out.images[:], images.held_out.targets)
+    return replace(images, fingerprint=fingerprint_of_content(kind, (array.tobytes() for array in arrays)))
 
 
 def digits(size: int = 32) -> DataSet:
@@ -178,6 +183,7 @@ def digits(size: int = 32) -> DataSet:
         image=ImageFormat(image_size=size, resize=size, mean=mean, std=std),
         train=Split(images=images[~held_out], targets=targets[~held_out]),
         held_out=Split(images=images[held_out], targets=targets[held_out]),
+        fingerprint=fingerprint_of_content("digits", (pixels.tobytes(), targets.tobytes())),
     )
 
 

@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import UsageError
+from resx.fingerprint import fingerprint_of_files
 from resx.listing import LABEL_RULE, ImageListing, add_counts, is_label, list_folders, list_images, one_line
 from resx.training.copies import find_copies
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
@@ -98,6 +99,7 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
         others=add_counts(listing.others for listing in listings),
         notes=(*layout.notes, *_loose(loose)),
         copies=tuple(map(str, copies.held_out_too)), conflicting=tuple(map(str, copies.conflicting)),
+        fingerprint=fingerprint_of_files(root, (path for part in parts for path, _ in part)),
     )  # fmt: skip
 
 

@@ -60,7 +60,7 @@ class _Batch:
 
 def train(
     spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, *, resume: bool = False,
-    processes: Processes = ALONE, on_step: OnStep = lambda _done, _all: None,
+    ignore_times: bool = False, processes: Processes = ALONE, on_step: OnStep = lambda _done, _all: None,
     on_epoch: OnEpoch = lambda _metrics: None,
 ) -> nn.Module:  # fmt: skip
     """Train a network and keep it in `folder`; return it in evaluation mode.
@@ -68,8 +68,8 @@ def train(
     An interruption at any moment leaves the folder at the last finished epoch.
 
     Raises:
-        UsageError: the folder holds a run begun with another network or other settings, there is one image only, or
-            the processes cannot share a batch equally.
+        UsageError: the folder holds a run begun with another network, other settings or other data, there is one image
+            only, or the processes cannot share a batch equally.
         ResxError: the loss or the weights are no longer finite.
     """
     assert processes.device.type == config.device, (processes.device, config.device)
@@ -79,10 +79,11 @@ def train(
     state = _new_state(spec, config, processes)
     progress = Progress(epochs_done=0, metrics=())
     if resume:
+        checkpoint.require_same_data(folder, data, ignore_times=ignore_times)
         progress = checkpoint.resume_run(folder, state, spec, config)
         first_alone(processes, lambda: checkpoint.publish(folder, state.model, progress))
     else:
-        first_alone(processes, lambda: checkpoint.begin_run(folder, spec, config))
+        first_alone(processes, lambda: checkpoint.begin_run(folder, spec, config, data.fingerprint))
     if processes.is_first:
         for entry in progress.metrics:
             on_epoch(entry)
