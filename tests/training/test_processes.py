@@ -48,6 +48,7 @@ COMPLETE = {
         ({"RANK": "0"}, "RANK=0 is set, WORLD_SIZE is not"),
         ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1 is set, WORLD_SIZE is not"),
         (COMPLETE | {"MASTER_ADDR": ""}, "WORLD_SIZE=2 is set, MASTER_ADDR is not"),
+        (COMPLETE | {"MASTER_ADDR": "no host"}, "MASTER_ADDR=no host: cannot be resolved"),
         (COMPLETE | {"MASTER_PORT": ""}, "WORLD_SIZE=2 is set, MASTER_PORT is not"),
         (COMPLETE | {"MASTER_PORT": "http"}, "MASTER_PORT=http: give a number"),
         (COMPLETE | {"MASTER_PORT": "65536"}, "MASTER_PORT=65536: give a port from 1 to 65535"),

@@ -16,7 +16,7 @@ import torch
 
 from resx.analysis.shrink import Member, SearchOptions, Sized
 from resx.errors import ResxError
-from resx.files import publish_folder, staging_folder, write_atomic
+from resx.files import publish_folder, remove_abandoned, staging_folder, write_atomic
 from resx.training import checkpoint
 from resx.training.checkpoint import Progress, TrainingState
 from resx.training.config import TrainingConfig
@@ -57,6 +57,7 @@ def publish_run(
     """
     config = read_config(source)
     accuracy = sized.member.accuracy
+    remove_abandoned(folder.absolute().parent)
     with _nothing_kept(folder), staging_folder(folder.absolute().parent) as staged:
         if finetune_epochs:
             accuracy = _fine_tuned(staged, sized, data, config, finetune_epochs, on_step)

@@ -69,7 +69,7 @@ def train(
     seed: Seed = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     extend: Annotated[
-        bool, typer.Option("--extend", help="With --resume: train until --epochs in all, whatever the run began with.")
+        bool, typer.Option("--extend", help="With --resume: train to --epochs in total; the schedule is stretched.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Delete the run in this folder and begin anew.")] = False,
     max_megapixels: MaxMegapixels = None,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +127,11 @@ def _require_meeting_point(world: int) -> None:
     port = _count_in("MASTER_PORT")
     if port is None or not 0 < port < 2**16:
         raise UsageError(f"MASTER_PORT={port}: give a port from 1 to 65535; {_TORCHRUN}")
+    address = os.environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(address, port)
+    except (OSError, UnicodeError) as error:  # torch would try again for half an hour
+        raise UsageError(f"MASTER_ADDR={one_line(address)}: cannot be resolved; {_TORCHRUN}") from error
 
 
 def _count_in(name: str) -> int | None:
