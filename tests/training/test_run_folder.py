@@ -115,11 +115,11 @@ def empty_and_make_again(run: Path) -> None:
 def test_a_run_whose_folder_is_no_longer_its_own_ends_with_one_line_and_writes_nothing(
     begin: Begin, tmp_path: Path, change: Callable[[Path], object], words: str
 ) -> None:
-    run, left = tmp_path / "run", {}
+    run, left = tmp_path / "run", []
 
     def replace() -> None:
         change(run)
-        left.update(contents(tmp_path))
+        left.append(contents(tmp_path))
 
     with pytest.raises(ResxError, match=words) as caught:
         begin(on_epoch=after(1, replace))
@@ -127,7 +127,7 @@ def test_a_run_whose_folder_is_no_longer_its_own_ends_with_one_line_and_writes_n
     assert caught.value.exit_code == 1
     assert "nothing more is written" in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert contents(tmp_path) == left
+    assert [contents(tmp_path)] == left
 
 
 @pytest.mark.parametrize(
