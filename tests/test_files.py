@@ -47,6 +47,44 @@ def test_a_published_folder_is_never_replaced(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002, 0o027])
+def test_what_is_written_has_the_permissions_that_the_umask_leaves(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        files.write_atomic(tmp_path / "deeper" / "a.json", "{}")
+        files.write_atomic(tmp_path / "run.sh", "", mode=0o777)
+        files.write_atomic(tmp_path / "key", "", mode=0o600)
+        with files.staging_folder(tmp_path) as staged:
+            (staged / "1").mkdir()
+            (staged / "1" / "model").write_text("1")
+            files.publish_folder(staged, tmp_path / "m")
+    finally:
+        os.umask(before)
+
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    folder, file = 0o777 & ~umask, 0o666 & ~umask
+    assert modes == {
+        "deeper": folder, "deeper/a.json": file, "run.sh": folder, "key": 0o600, "m": folder, "m/1": folder,
+        "m/1/model": file,
+    }  # fmt: skip
+
+
+def test_the_holder_of_a_lock_is_named(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys; from resx.files import exclusive\n"
+        "with exclusive(pathlib.Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    assert files.lock_holder(tmp_path) is None
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert files.lock_holder(tmp_path) == process.pid
+        process.communicate()
+    assert files.lock_holder(tmp_path) is None
+
+
 def test_what_a_killed_process_left_staged_is_removed_and_a_living_ones_is_not(tmp_path: Path) -> None:
     code = (
         "import os, sys, pathlib; from resx.files import staging_folder\n"

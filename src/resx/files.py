@@ -16,9 +16,9 @@ import functools
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +30,8 @@ from resx.private_folders import make_private_folder, private_folder, read_priva
 from resx.reading import require_regular
 
 STAGING_PREFIX = ".staging-"
+CACHED_FILE = 0o644
+"""The most that a file in the cache folder permits, whatever the umask: nobody else may write what programs load."""
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
 _STAGED = re.compile(r"\.staging-\d+-([0-9a-f]{8})-.+")
@@ -132,9 +134,10 @@ def sha256_of(path: Path) -> str:
 
 
 def close_to_others(folder: Path) -> None:
-    """Take permission to write a folder, and everything below it, from everybody but its owner."""
-    for path in (folder, *folder.rglob("*")):
+    """Let only its owner write a folder and what lies below it, whatever the umask; others may look into the folder."""
+    for path in folder.rglob("*"):
         path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o022)
+    folder.chmod(0o755)
 
 
 def require_free_space(folder: Path, num_bytes: int) -> None:
@@ -152,17 +155,19 @@ def require_free_space(folder: Path, num_bytes: int) -> None:
         )
 
 
-def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
-    """Replace the file at `path` by one that holds `data`, in one step that survives a crash."""
+def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
+    """Replace the file at `path` by one that holds `data`, in one step that survives a crash.
+
+    The file has the permissions of `mode` that the umask leaves, as a file of any other program.
+    """
     payload = data.encode() if isinstance(data, str) else data
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staged = _stage(path.parent, is_folder=False)
+    descriptor, staged = _stage(path.parent, mode, is_folder=False)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())
-            staged.chmod(mode)
             staged.replace(path)  # the lock is held until it has its own name
     except BaseException:
         staged.unlink(missing_ok=True)
@@ -171,13 +176,14 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
 
 
 @contextlib.contextmanager
-def staging_folder(parent: Path) -> Iterator[Path]:
+def staging_folder(parent: Path, *, mode: int = 0o777) -> Iterator[Path]:
     """Give a new folder inside `parent`; whatever is still there at the end is deleted.
 
-    The caller moves what it finished out with `publish_folder`.
+    It has the permissions of `mode` that the umask leaves, as a folder of any other program. The caller moves what it
+    finished out with `publish_folder`.
     """
     parent.mkdir(parents=True, exist_ok=True)
-    descriptor, staged = _stage(parent, is_folder=True)
+    descriptor, staged = _stage(parent, mode, is_folder=True)
     try:
         yield staged
     finally:
@@ -197,7 +203,6 @@ def publish_folder(staged: Path, target: Path) -> None:
         for name in names:
             _sync_file(Path(folder) / name)
         _sync_folder(Path(folder))
-    staged.chmod(0o755)  # mkdtemp makes it private; a server may run as somebody else
     if target.exists():
         raise UsageError(f"{target}: exists already, and a published folder never changes")
     staged.rename(target)
@@ -219,8 +224,10 @@ def remove_abandoned(parent: Path) -> list[Path]:
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
+def exclusive(folder: Path, *, wait: bool = True) -> Iterator[int]:
     """Hold the lock of an existing folder; the kernel lets go of it when the process dies, so it is never stale.
+
+    Gives the descriptor of the folder, which stays the same one whatever becomes of its name.
 
     Raises:
         BlockingIOError: another process holds it and `wait` is false.
@@ -228,9 +235,22 @@ def exclusive(folder: Path, *, wait: bool = True) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield
+        yield descriptor
     finally:
         os.close(descriptor)
+
+
+def lock_holder(folder: Path) -> int | None:
+    """Return the id of the process that holds a folder's lock; None if none does, or it cannot be told from here."""
+    with contextlib.suppress(OSError):
+        facts = folder.stat()
+        place = f"{os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x}:{facts.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            # 1: FLOCK  ADVISORY  WRITE 4711 fe:00:131074 0 EOF; one that waits has "->" after the number
+            _, kind, _, _, pid, locked, *_ = line.split()
+            if kind == "FLOCK" and locked == place and int(pid) > 0:
+                return int(pid)
+    return None
 
 
 def process_lives(pid: int) -> bool:
@@ -246,19 +266,18 @@ def process_lives(pid: int) -> bool:
     return True
 
 
-def _stage(parent: Path, *, is_folder: bool) -> tuple[int, Path]:
+def _stage(parent: Path, mode: int, *, is_folder: bool) -> tuple[int, Path]:
     """Make a file or folder for staging; return it with the descriptor that holds its lock."""
-    prefix = f"{STAGING_PREFIX}{os.getpid()}-{_boot()}-"
     for _ in range(_STAGING_TRIES):
+        staged = parent / f"{STAGING_PREFIX}{os.getpid()}-{_boot()}-{secrets.token_hex(8)}"
         if is_folder:
-            staged = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+            staged.mkdir(mode=mode)
             try:
                 descriptor = os.open(staged, os.O_RDONLY | os.O_DIRECTORY)
             except FileNotFoundError:  # taken for abandoned before it was locked
                 continue
         else:
-            descriptor, name = tempfile.mkstemp(prefix=prefix, dir=parent)
-            staged = Path(name)
+            descriptor = os.open(staged, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         if _keep_lock(descriptor, staged):
             return descriptor, staged
         os.close(descriptor)

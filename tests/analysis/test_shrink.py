@@ -221,9 +221,14 @@ def test_a_shrunken_run_is_a_run_like_any_other(resx: Resx, trained: Callable[[s
 
 
 def test_fine_tuning_trains_the_smaller_network_on(resx: Resx, trained: Callable[[str], Path], tmp_path: Path) -> None:
+    left = tmp_path / ".staging-999999-0a1b2c3d" / "model.safetensors"  # of a shrink that was killed
+    left.parent.mkdir()
+    left.write_bytes(b"half")
+
     done = resx("shrink", trained("resnet"), "--drop", "3", "--finetune", "1", "-o", tmp_path / "small", "--json")
 
     assert done.code == 0, done.err
+    assert not left.parent.exists()
     lines = (tmp_path / "small" / "metrics.jsonl").read_text().splitlines()
     config = json.loads((tmp_path / "small" / "training.json").read_text())
     assert len(lines) == 1

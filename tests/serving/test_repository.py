@@ -9,6 +9,7 @@ import pytest
 
 from resx.errors import ParityError, UsageError
 from resx.export.card import Card
+from resx.serving import image_endpoint
 from resx.serving.repository import Published, Repository
 from resx.serving.triton_config import ServingOptions
 from tests.serving.test_triton_config import card
@@ -42,12 +43,21 @@ def test_versions_count_up_and_share_one_configuration(tmp_path: Path) -> None:
     assert repository.card("tiny").name == "tiny"
 
 
-def test_triton_may_read_what_was_published_as_another_user(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("umask", "folder", "file"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600)])
+def test_triton_may_read_what_was_published_as_another_user_unless_the_umask_forbids_it(
+    tmp_path: Path, umask: int, folder: int, file: int
+) -> None:
     repository = Repository(tmp_path / "model_repository")
-    publish(repository, card())
-    publish(repository, card())
-    for path in (repository.root / "tiny", *(repository.root / "tiny").rglob("*")):
-        assert path.stat().st_mode & 0o004, path
+    before = os.umask(umask)
+    try:
+        publish(repository, card())
+        publish(repository, card())
+        image_endpoint.write_endpoints(repository.root, card(), tmp_path)
+    finally:
+        os.umask(before)
+    found = {path: path.stat().st_mode & 0o777 for path in repository.root.rglob("*")}
+    assert len(found) > 15
+    assert found == {path: folder if path.is_dir() else file for path in found}
 
 
 def test_an_error_while_staging_leaves_nothing(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from resx.errors import UsageError
-from resx.training.processes import Processes
+from resx.training.processes import Processes, joined
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = str(Path(__file__).with_name("gradients_of_a_step.py"))
@@ -32,6 +32,61 @@ def test_the_parts_of_a_batch_are_equal_and_in_order() -> None:
 def test_a_batch_that_cannot_be_divided_equally_is_refused() -> None:
     with pytest.raises(UsageError, match=r"batch_size=10: .*give a multiple of 4"):
         Processes(rank=0, count=4).part(10)
+
+
+COMPLETE = {
+    "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE=2 is set, RANK is not"),
+        ({"WORLD_SIZE": "1"}, "WORLD_SIZE=1 is set, RANK is not"),
+        ({"WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "WORLD_SIZE=2 is set, RANK is not"),
+        ({"RANK": "0"}, "RANK=0 is set, WORLD_SIZE is not"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK=1 is set, WORLD_SIZE is not"),
+        (COMPLETE | {"MASTER_ADDR": ""}, "WORLD_SIZE=2 is set, MASTER_ADDR is not"),
+        (COMPLETE | {"MASTER_ADDR": "no host"}, "MASTER_ADDR=no host: cannot be resolved"),
+        (COMPLETE | {"MASTER_PORT": ""}, "WORLD_SIZE=2 is set, MASTER_PORT is not"),
+        (COMPLETE | {"MASTER_PORT": "http"}, "MASTER_PORT=http: give a number"),
+        (COMPLETE | {"MASTER_PORT": "65536"}, "MASTER_PORT=65536: give a port from 1 to 65535"),
+        (COMPLETE | {"RANK": "2"}, "RANK=2: WORLD_SIZE=2 processes have 0 to 1"),
+        (COMPLETE | {"LOCAL_RANK": "2"}, "LOCAL_RANK=2: WORLD_SIZE=2 processes have 0 to 1"),
+        (COMPLETE | {"RANK": "-1"}, "RANK=-1: give a number, 0 or more"),
+        (COMPLETE | {"RANK": "1.0"}, "RANK=1.0: give a number"),
+        (COMPLETE | {"WORLD_SIZE": "two"}, "WORLD_SIZE=two: give a number"),
+        (COMPLETE | {"WORLD_SIZE": "²"}, "give a number"),
+        (COMPLETE | {"WORLD_SIZE": "9" * 5000}, "give a number"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE=0: give 1 process or more"),
+    ],
+)
+def test_torchruns_variables_are_all_there_or_refused_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], message: str
+) -> None:
+    for name in COMPLETE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(UsageError, match=message) as caught, joined("cpu"):
+        pass
+    assert "\n" not in str(caught.value)
+    assert "torchrun" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "variables", [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"MASTER_ADDR": "a"}, {"WORLD_SIZE": "", "RANK": ""}]
+)
+def test_without_others_a_process_is_alone(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    for name in COMPLETE:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    with joined("cpu") as place:
+        assert (place.rank, place.count) == (0, 1)
 
 
 # In FP64 rounding is so small that any other statistics, gradient or dropped block would show.

@@ -8,17 +8,21 @@ DIR/shrink.json          how it came to be
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from resx.analysis.shrink import Member, SearchOptions, Sized
-from resx.files import publish_folder, staging_folder, write_atomic
+from resx.errors import ResxError
+from resx.files import publish_folder, remove_abandoned, staging_folder, write_atomic
 from resx.training import checkpoint
 from resx.training.checkpoint import Progress, TrainingState
 from resx.training.config import TrainingConfig
 from resx.training.data import DataSet
 from resx.training.loop import OnStep, train
+from resx.training.run_origin import Origin, read_config
 from resx.zoo.spec import FrozenModel
 
 RECORD = "shrink.json"
@@ -51,9 +55,10 @@ def publish_run(
         UsageError: the folder exists.
         ResxError: fine-tuning diverged.
     """
-    config = checkpoint.read_config(source)
+    config = read_config(source)
     accuracy = sized.member.accuracy
-    with staging_folder(folder.absolute().parent) as staged:
+    remove_abandoned(folder.absolute().parent)
+    with _nothing_kept(folder), staging_folder(folder.absolute().parent) as staged:
         if finetune_epochs:
             accuracy = _fine_tuned(staged, sized, data, config, finetune_epochs, on_step)
         else:
@@ -65,6 +70,19 @@ def publish_run(
         write_atomic(staged / RECORD, record.model_dump_json(indent=2) + "\n")
         publish_folder(staged, folder.absolute())
     return record
+
+
+@contextlib.contextmanager
+def _nothing_kept(folder: Path) -> Iterator[None]:
+    """Say of a disk that is full that the new run is not there; what training says is true of runs that stay."""
+    try:
+        yield
+    except (ResxError, OSError) as error:
+        cause = error.__cause__ if isinstance(error, ResxError) else error
+        if not isinstance(cause, OSError):
+            raise
+        reason = (cause.strerror or str(cause)).lower()
+        raise ResxError(f"{folder}: {reason}; nothing is written: make room, then shrink again") from error
 
 
 def _fine_tuned(
@@ -80,7 +98,8 @@ def _fine_tuned(
         optimizer=torch.optim.SGD(sized.model.parameters(), lr=gentle.learning_rate),
         scaler=torch.amp.GradScaler("cpu", enabled=False),
     )
-    checkpoint.save_epoch(folder, state, Progress(epochs_done=0, metrics=()))
+    origin = Origin(spec=sized.spec, training=gentle)
+    checkpoint.save_epoch(folder, origin, state, Progress(epochs_done=0, metrics=()))
     entries: list[checkpoint.Metrics] = []
     train(sized.spec, data, gentle, folder, resume=True, on_step=on_step, on_epoch=entries.append)
     return float(entries[-1]["accuracy"])

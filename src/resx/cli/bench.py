@@ -24,6 +24,7 @@ from resx.cli.options import (
     Seed,
     Url,
     chosen,
+    finite,
 )
 from resx.cli.output import Output
 from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
@@ -64,10 +65,10 @@ def bench(
     arrivals: Annotated[str, typer.Option(help="Of an open loop: poisson or constant.")] = "poisson",
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images in a request.")] = 1,
     duration: Annotated[
-        float | None, typer.Option(help="Seconds to measure, per load. Default: 10; 3 with --compare.")
+        float | None, typer.Option(callback=finite, help="Seconds to measure, per load. Default: 10; 3 with --compare.")
     ] = None,
-    warmup: Annotated[float, typer.Option(help="Seconds before that, not counted.")] = 2.0,
-    timeout: Annotated[float, typer.Option(help="Seconds after which a request has failed.")] = 60.0,
+    warmup: Annotated[float, typer.Option(callback=finite, help="Seconds before that, not counted.")] = 2.0,
+    timeout: Annotated[float, typer.Option(callback=finite, help="Seconds after which a request has failed.")] = 60.0,
     repeat: Annotated[
         int | None, typer.Option(min=1, help="Measure each load so often; --compare: pairs. Default: 1; 5 pairs.")
     ] = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Json, Quiet, Seed
+from resx.cli.options import Json, Quiet, Seed, finite
 from resx.cli.output import Output, table
 from resx.errors import ParityError, UsageError
 
@@ -25,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def demo(
     epochs: Annotated[int, typer.Option(min=1)] = 15,
-    duration: Annotated[float, typer.Option(min=0.1, help="Seconds of each benchmark.")] = 5.0,
+    duration: Annotated[float, typer.Option(min=0.1, callback=finite, help="Seconds of each benchmark.")] = 5.0,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Keep run and repository here. Default: a temporary folder.")
     ] = None,

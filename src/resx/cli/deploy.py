@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli import family, fleet, random_weights
-from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
+from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url, finite
 from resx.cli.output import Output, print_lines, table
 from resx.cli.render import Rendering, render, require_fitting
 from resx.errors import UsageError
@@ -46,7 +46,9 @@ def deploy(
     context: typer.Context,
     name: Name,
     version: Annotated[int, typer.Option(min=0, help="0: the newest.")] = 0,
-    trial: Annotated[float, typer.Option(min=0, help="Seconds to watch it with the version before at hand.")] = 2.0,
+    trial: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Seconds to watch it with the version before at hand.")
+    ] = 2.0,
     keep_previous: Annotated[
         bool, typer.Option("--keep-previous", help="Leave the version before loaded: rollback takes milliseconds.")
     ] = False,

@@ -22,6 +22,7 @@ from resx.cli.options import (
     Seed,
     Settings,
     chosen,
+    finite,
 )
 from resx.cli.output import Output
 from resx.errors import UsageError
@@ -110,8 +111,12 @@ def export(
     image_endpoint: Annotated[
         bool, typer.Option("--image-endpoint", help="Also publish NAME_image, which takes JPEG, PNG and WebP files.")
     ] = False,
-    atol: Annotated[float | None, typer.Option(help="Largest difference from PyTorch, absolute.")] = None,
-    rtol: Annotated[float | None, typer.Option(help="Largest difference relative to the logits' scale.")] = None,
+    atol: Annotated[
+        float | None, typer.Option(callback=finite, help="Largest difference from PyTorch, absolute.")
+    ] = None,
+    rtol: Annotated[
+        float | None, typer.Option(callback=finite, help="Largest difference relative to the logits' scale.")
+    ] = None,
     no_verify: Annotated[bool, typer.Option("--no-verify", help="Skip the parity checks; the card says so.")] = False,
     file_format: Annotated[
         str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, TypeAlias, TypeVar
 
@@ -11,6 +12,18 @@ from resx.errors import UsageError
 from resx.reading import FILE_MIB, MEGAPIXELS, MOST_FILE_MIB, MOST_MEGAPIXELS
 
 Word = TypeVar("Word", bound=str)
+
+
+def finite(value: float | None) -> float | None:
+    """Refuse infinity and what is no number; every option that takes a float has this as its callback.
+
+    Raises:
+        BadParameter: the value is one of them.
+    """
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value}: give a finite number")
+    return value
+
 
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Quiet: TypeAlias = Annotated[bool, typer.Option("-q", "--quiet", help="No progress on stderr.")]

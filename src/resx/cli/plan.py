@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
+from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen, finite
 from resx.cli.output import Output, print_lines, table
 from resx.errors import UsageError
 
@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 def plan(
     name: Annotated[str, typer.Argument(help="A model; NAME:VERSION for one version.")],
-    rate: Annotated[float, typer.Option(help="Requests a second, of one image, at all replicas together.")],
+    rate: Annotated[
+        float, typer.Option(callback=finite, help="Requests a second, of one image, at all replicas together.")
+    ],
     slo: Annotated[str, typer.Option(help="What must hold, as p99=50ms.")],
     bench: Annotated[
         Path | None,
@@ -39,12 +41,19 @@ def plan(
     ] = None,
     arrivals: Annotated[str, typer.Option(help="poisson or constant.")] = "poisson",
     balancing: Annotated[str, typer.Option(help="random, round-robin or least-connections.")] = "random",
-    cost_per_hour: Annotated[float | None, typer.Option("--cost-per-hour", help="Of one replica.")] = None,
+    cost_per_hour: Annotated[
+        float | None, typer.Option("--cost-per-hour", callback=finite, help="Of one replica.")
+    ] = None,
     batcher_sleep: Annotated[
         float,
-        typer.Option("--batcher-sleep", min=0, help="ms; 500 for NVIDIA's container, as docs/serving.md explains."),
+        typer.Option(
+            "--batcher-sleep",
+            min=0,
+            callback=finite,
+            help="ms; 500 for NVIDIA's container, as docs/serving.md explains.",
+        ),
     ] = 0.0,
-    duration: Annotated[float, typer.Option(min=0.5, help="Seconds to measure, per load.")] = 4.0,
+    duration: Annotated[float, typer.Option(min=0.5, callback=finite, help="Seconds to measure, per load.")] = 4.0,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw into a png, svg or pdf.")] = None,
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",

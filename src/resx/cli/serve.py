@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Json, Quiet, RepositoryPath
+from resx.cli.options import Json, Quiet, RepositoryPath, finite
 from resx.cli.output import Output, print_lines
 from resx.errors import ResxError, UsageError
 from resx.listing import one_line
@@ -51,7 +51,8 @@ def serve(
         int, typer.Option(min=1, help="Failed recoveries before a model is set aside, or the server ends.")
     ] = 5,
     canary_timeout: Annotated[
-        float, typer.Option(min=1, help="Seconds in which a model that is asked must finish something.")
+        float,
+        typer.Option(min=1, callback=finite, help="Seconds in which a model that is asked must finish something."),
     ] = 10.0,
     json: Json = False,
     quiet: Quiet = False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.lesion import data_of, images_bar, require_run
-from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, Seed
+from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, Seed, finite
 from resx.cli.output import Output, table
 from resx.errors import UsageError
 from resx.reading import set_limits
@@ -36,10 +36,12 @@ def shrink(
     output: Annotated[Path, typer.Option("-o", "--output", help="The new run's folder; with --pareto, of several.")],
     drop: Annotated[int | None, typer.Option(min=1, help="This many blocks less.")] = None,
     max_accuracy_drop: Annotated[
-        float | None, typer.Option(min=0, max=100, help="As few blocks as cost at most so many points, held-out.")
+        float | None,
+        typer.Option(min=0, max=100, callback=finite, help="As few blocks as cost at most so many points, held-out."),
     ] = None,
     latency: Annotated[
-        float | None, typer.Option(min=1e-6, help="As many blocks as take so many ms, measured in onnxruntime.")
+        float | None,
+        typer.Option(min=1e-6, callback=finite, help="As many blocks as take so many ms, measured in onnxruntime."),
     ] = None,
     pareto: Annotated[bool, typer.Option("--pareto", help="All sizes; a run for each that no other beats.")] = False,
     data: Annotated[

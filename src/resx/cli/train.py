@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Device, Json, MaxFileMib, MaxMegapixels, Quiet, Seed, Settings, chosen
+from resx.cli.options import Device, Json, MaxFileMib, MaxMegapixels, Quiet, Seed, Settings, chosen, finite
 from resx.cli.output import Output, print_lines, stderr_console
 from resx.errors import UsageError
 from resx.reading import set_limits
@@ -43,7 +42,7 @@ def train(
     ] = None,
     survival: Annotated[
         float | None,
-        typer.Option(help="p_L: probability that the last block survives a step; 1 is constant depth. "
+        typer.Option(callback=finite, help="p_L: probability that the last block survives a step; 1 is constant depth. "
                           "Default: the recipe's."),
     ] = None,
     survival_schedule: Annotated[
@@ -55,11 +54,13 @@ def train(
         int | None, typer.Option(min=2, help="Images per step, over all processes. Default: the recipe's.")
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(min=1e-9, help="At its peak. Default: the recipe's.")
+        float | None, typer.Option(min=1e-9, callback=finite, help="At its peak. Default: the recipe's.")
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(min=0, help="Default: the recipe's.")] = None,
-    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99)] = 0.0,
-    clip_norm: Annotated[float, typer.Option(min=0, help="Largest norm of the gradients; 0: any.")] = 0.0,
+    weight_decay: Annotated[float | None, typer.Option(min=0, callback=finite, help="Default: the recipe's.")] = None,
+    label_smoothing: Annotated[float, typer.Option(min=0, max=0.99, callback=finite)] = 0.0,
+    clip_norm: Annotated[
+        float, typer.Option(min=0, callback=finite, help="Largest norm of the gradients; 0: any.")
+    ] = 0.0,
     precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the forward pass.")] = "fp32",
     device: Device = "cpu",
     image_size: Annotated[int | None, typer.Option(min=8, help="Pixels each way. Default: the data's own.")] = None,
@@ -69,6 +70,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in this folder.")] = False,
     ignore_times: Annotated[
         bool, typer.Option("--ignore-times", help="With --resume: accept files with other modification times.")
+    ] = False,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="With --resume: train to --epochs in total; the schedule is stretched.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Delete the run in this folder and begin anew.")] = False,
     max_megapixels: MaxMegapixels = None,
@@ -89,13 +93,16 @@ def train(
         raise UsageError("--resume and --force: give one of them")
     if ignore_times and not resume:
         raise UsageError("--ignore-times: says how to compare an earlier run's files; give --resume too")
+    if extend and not (resume and epochs):
+        raise UsageError("--extend: give --resume and --epochs with it, the number of epochs in all")
     found = variant(name)
     if any(setting.partition("=")[0] == "classes" for setting in settings or []):
         raise UsageError(f"--set classes: the data {data} have their own; leave it out")
     from resx.training import checkpoint, processes
-    from resx.training.config import DeviceKind, TrainingPrecision
+    from resx.training.config import DeviceKind, Recipe, TrainingPrecision
     from resx.training.data import load_data
     from resx.training.recipes import configured, default_recipe, recipe_named
+    from resx.training.run_origin import read_origin
     from resx.training.tensorboard import require_tensorboard
     from resx.zoo.spec import SURVIVAL_SCHEDULES
 
@@ -103,38 +110,49 @@ def train(
     devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
     if tensorboard:
         require_tensorboard()  # before --force deletes anything
-    recipe = default_recipe(data) if recipe is None else recipe
+    begun = read_origin(output) if resume and checkpoint.is_run(output) else None
+    default = default_recipe(data) if begun is None else begun.training.recipe
+    recipe = default if recipe is None else recipe
+    # What a run was begun with and no option can say: a shrunken run has a learning rate and a warm-up of its own.
+    kept = (
+        begun.training.model_dump(include={*Recipe.model_fields}) if begun and begun.training.recipe == recipe else {}
+    )
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
-    config = configured(data, recipe, {key: value for key, value in given.items() if value is not None} | {
+    config = configured(data, recipe, kept | {key: value for key, value in given.items() if value is not None} | {
         "label_smoothing": label_smoothing, "clip_norm": clip_norm,
         "precision": chosen("--precision", precision, precisions),
         "device": chosen("--device", device, devices), "skip_bad": skip_bad, "seed": seed,
     })  # fmt: skip
     with processes.joined(config.device) as place:
+        if begun is not None and image_size is None:
+            image_size = begun.spec.image_size
         images = load_data(data, image_size=image_size, bad_images="skip" if skip_bad else "refuse")
+        default_survival = recipe_named(recipe).survival if begun is None else begun.spec.survival
         spec = found.spec.with_settings(settings or []).with_changes(
             classes=len(images.labels), labels=images.labels, image=images.image,
-            survival=recipe_named(recipe).survival if survival is None else survival,
+            survival=default_survival if survival is None else survival,
+            dropped_blocks=begun.spec.dropped_blocks if begun is not None and begun.spec.name == name else (),
             survival_schedule=chosen("--survival-schedule", survival_schedule, SURVIVAL_SCHEDULES),
         )  # fmt: skip
-        is_run = checkpoint.is_run(output)
-        processes.first_alone(place, lambda: _prepare(output, is_run=is_run, resume=resume, force=force))
         _train(
-            spec, images, config, output, place,
-            Output(as_json=json, quiet=quiet), resume=resume, ignore_times=ignore_times, tensorboard=tensorboard,
+            spec, images, config, output, place, Output(as_json=json, quiet=quiet),
+            resume=resume, ignore_times=ignore_times, extend=extend, force=force, tensorboard=tensorboard,
         )  # fmt: skip
 
 
 def _train(
     spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, place: Processes,
-    out: Output, *, resume: bool, ignore_times: bool, tensorboard: bool,
+    out: Output, *, resume: bool, ignore_times: bool, extend: bool, force: bool, tensorboard: bool,
 ) -> None:  # fmt: skip
     """Train and report; all but the first process do so silently."""
     from resx.training import checkpoint, loop
     from resx.training.tensorboard import event_files
 
     if not place.is_first:
-        loop.train(spec, data, config, folder, resume=resume, ignore_times=ignore_times, processes=place)
+        loop.train(
+            spec, data, config, folder,
+            resume=resume, ignore_times=ignore_times, extend=extend, force=force, processes=place,
+        )  # fmt: skip
         return
     for remark in data.remarks:
         out.note(remark)
@@ -153,7 +171,8 @@ def _train(
                 on_epoch(entry)
 
             loop.train(
-                spec, data, config, folder, resume=resume, ignore_times=ignore_times, processes=place,
+                spec, data, config, folder,
+                resume=resume, ignore_times=ignore_times, extend=extend, force=force, processes=place,
                 on_step=on_step, on_epoch=remember,
             )  # fmt: skip
     except KeyboardInterrupt:
@@ -181,20 +200,6 @@ def _report(
         f"next: resx export {shlex.quote(str(folder))}",
     ]
     out.result(payload, lambda console: print_lines(console, lines))
-
-
-def _prepare(folder: Path, *, is_run: bool, resume: bool, force: bool) -> None:
-    """Refuse to overwrite a run, and to resume what is not one."""
-    if resume and not is_run:
-        raise UsageError(f"{folder}: no run to resume; leave out --resume to begin one")
-    if is_run and not resume and not force:
-        raise UsageError(f"{folder}: holds a run; --resume goes on with it, --force deletes it")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder}: is a file; give a folder")
-    if folder.is_dir() and not is_run and any(folder.iterdir()):
-        raise UsageError(f"{folder}: is a folder of something else; give a new one")
-    if is_run and force:
-        shutil.rmtree(folder)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen
+from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen, finite
 from resx.cli.output import Output, print_lines, table
 from resx.errors import MissingCapability, UsageError
 from resx.reading import read_text
@@ -38,7 +38,7 @@ def tune(
         str, typer.Option(help="For the highest rate that holds this, as p99=15ms. Default: for most images a second.")
     ] = "",
     concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight where throughput is measured.")] = 8,
-    duration: Annotated[float, typer.Option(help="Seconds of each load in the first round.")] = 1.0,
+    duration: Annotated[float, typer.Option(callback=finite, help="Seconds of each load in the first round.")] = 1.0,
     pairs: Annotated[int, typer.Option(min=2, help="Of the best setting and the one in force, in the end.")] = 5,
     cores: Annotated[int, typer.Option(min=0, help="That the server may use. Default: this machine's.")] = 0,
     client_elsewhere: Annotated[

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import AllowCode, Json, MaxFileMib, MaxMegapixels, ProtocolName, Quiet, RepositoryPath, Seed
+from resx.cli.options import (
+    AllowCode,
+    Json,
+    MaxFileMib,
+    MaxMegapixels,
+    ProtocolName,
+    Quiet,
+    RepositoryPath,
+    Seed,
+    finite,
+)
 from resx.cli.output import Output, table
 from resx.errors import ParityError, UsageError
 from resx.reading import set_limits
@@ -41,7 +51,9 @@ def verify(
         ),
     ] = "",
     images: Annotated[int, typer.Option(min=1, help="Of --data, at most; spread evenly over its held-out part.")] = 512,
-    rtol: Annotated[float, typer.Option(help="Files: largest difference that passes, over the output's scale.")] = 1e-4,
+    rtol: Annotated[
+        float, typer.Option(callback=finite, help="Files: largest difference that passes, over the output's scale.")
+    ] = 1e-4,
     max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Files: the largest batch, beside 1 and 2.")] = 8,
     bisect: Annotated[bool, typer.Option("--bisect", help="Files: name the first tensor that differs.")] = False,
     by_position: Annotated[

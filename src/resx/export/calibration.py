@@ -30,7 +30,7 @@ import numpy.typing as npt
 from resx.errors import UsageError
 from resx.export.card import CalibrationMethod, Signature
 from resx.export.images import load_image, pixels
-from resx.files import cache_folder, make_cache_folder, require_own_cache, sha256_of, write_atomic
+from resx.files import CACHED_FILE, cache_folder, make_cache_folder, require_own_cache, sha256_of, write_atomic
 from resx.listing import list_images, printable
 from resx.reading import MAX_ARRAY_BYTES, MIB, require_regular
 from resx.training import checkpoint
@@ -150,7 +150,8 @@ def kept_table(key: str) -> Ranges | None:
 def keep_table(key: str, ranges: Ranges) -> None:
     """Keep a table for later exports."""
     path = make_cache_folder(_FOLDER) / f"{key}.json"
-    write_atomic(path, json.dumps({name: list(ranges[name]) for name in sorted(ranges)}) + "\n")
+    text = json.dumps({name: list(ranges[name]) for name in sorted(ranges)}) + "\n"
+    write_atomic(path, text, mode=CACHED_FILE)
 
 
 def _runtime_version() -> str:

@@ -119,7 +119,7 @@ def export_script(
         name=name, onnx_file=onnx_name, onnx_sha256=card.files[MODEL_FILE],
         input_name=signature.input_name, image_shape=signature.input_dims,
     )  # fmt: skip
-    write_atomic(script, script_text(model, engine), mode=0o755)
+    write_atomic(script, script_text(model, engine), mode=0o777)
     return card
 
 

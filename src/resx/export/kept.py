@@ -66,7 +66,10 @@ def keep(key: str, version: Path) -> None:
         if size > limit or shutil.disk_usage(root).free < 2 * size:
             return
         shutil.rmtree(root / key, ignore_errors=True)
-        with staging_folder(root) as staged, contextlib.suppress(UsageError):  # somebody else kept it meanwhile
+        with (
+            staging_folder(root, mode=0o700) as staged,
+            contextlib.suppress(UsageError),  # somebody else kept it meanwhile
+        ):
             shutil.copytree(version, staged, dirs_exist_ok=True)
             close_to_others(staged)
             publish_folder(staged, root / key)

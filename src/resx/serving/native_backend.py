@@ -18,7 +18,7 @@ from importlib import resources
 from pathlib import Path
 
 from resx.errors import MissingCapability
-from resx.files import staging_folder, write_atomic
+from resx.files import CACHED_FILE, staging_folder, write_atomic
 
 LIBRARY = "libtriton_onnxruntime.so"
 _FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
@@ -61,12 +61,12 @@ def put_native_backend(folder: Path, on_step: Callable[[str], None]) -> None:
     on_step("compile the native backend, once")
     for path in (folder.parent, folder):
         path.mkdir(mode=0o755, exist_ok=True)
-    with staging_folder(folder) as staged:
+    with staging_folder(folder, mode=0o700) as staged:
         for name, content in contents.items():
             (staged / name).write_bytes(content)
         _compile(staged, [name for name in contents if name.endswith(".cc")])
-        write_atomic(folder / LIBRARY, (staged / LIBRARY).read_bytes())
-    write_atomic(built_of, digest)
+        write_atomic(folder / LIBRARY, (staged / LIBRARY).read_bytes(), mode=CACHED_FILE)
+    write_atomic(built_of, digest, mode=CACHED_FILE)
 
 
 def _compile(folder: Path, names: list[str]) -> None:

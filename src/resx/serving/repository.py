@@ -199,7 +199,7 @@ class Repository:
         self.root.mkdir(parents=True, exist_ok=True)
         with exclusive(self.root), self.stage() as staged:
             self.require_copyable(source, name, version)
-            shutil.copytree(from_model / str(version), staged / str(version))
+            shutil.copytree(from_model / str(version), staged / str(version), copy_function=shutil.copyfile)
             beside = [path for path in from_model.iterdir() if path.is_file()]
             if to_model.exists():
                 for path in beside:
@@ -284,7 +284,6 @@ class Repository:
             (model / CONFIG_FILE).write_bytes(config.encode())
             (model / LABELS_FILE).write_bytes(labels.encode())
             staged.rename(model / "1")
-            (model / "1").chmod(0o755)
             publish_folder(model, self.root / name)
         return Published(name=name, version=1, folder=self.root / name / "1")
 

@@ -98,7 +98,9 @@ def put_in_force(client: TritonClient, repository: Repository, name: str, tuning
     comment = f"Written by `resx tune`; card.json of the version has the evidence. `resx tune {name} --undo` undoes it."
     card = repository.card(name, chosen.version).model_copy(update={"tuning": tuning})
     with repository.stage() as staged:
-        shutil.copytree(repository.version_folder(name, chosen.version), staged, dirs_exist_ok=True)
+        shutil.copytree(
+            repository.version_folder(name, chosen.version), staged, dirs_exist_ok=True, copy_function=shutil.copyfile
+        )
         (staged / cards.FILE_NAME).write_text(cards.write_card(card))
         published = repository.publish_configured(staged, card, triton_config.text(message, {"name": [comment]}))
     try:

@@ -10,7 +10,8 @@
         resume.safetensors   optimiser state, weights and the epoch they belong to
 
 Every file is replaced whole. `resume.safetensors` is written first and holds the weights too, so a run
-killed between two writes resumes from one consistent epoch, and resuming writes the others again.
+killed between two writes resumes from one consistent epoch, and resuming writes the others again. Files with
+weights say which network and settings they belong to, so files of two runs are never taken for one run.
 `--tensorboard` adds a folder `tensorboard/`, made anew from the metrics whenever the run goes on.
 """
 
@@ -21,24 +22,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import pydantic
 import torch
 from torch import Tensor, nn
 
-from resx.errors import UsageError
+from resx.errors import ResxError, UsageError
 from resx.files import require_free_space, write_atomic
 from resx.fingerprint import Fingerprint, compare
-from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.config import TrainingConfig
 from resx.training.data import BadImages, DataSet, load_data
+from resx.training.run_origin import CONFIG as CONFIG
+from resx.training.run_origin import (
+    Origin,
+    metadata_of,
+    origin_of,
+    read_config,
+    require_one_run,
+    require_same,
+)
 from resx.zoo.building import build_from_spec
 from resx.zoo.pretrained import load_weights, read_weights
-from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
+from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 
 Metrics: TypeAlias = dict[str, Any]
 
 WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
-CONFIG, METRICS, DATA = "training.json", "metrics.jsonl", "data.jsonl.gz"
+METRICS, DATA = "metrics.jsonl", "data.jsonl.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,12 +84,17 @@ def load_run(folder: Path) -> tuple[nn.Module, ModelSpec]:
     Raises:
         UsageError: the folder has no run, or its files are damaged or do not belong together.
     """
-    spec = read_spec(folder / SPEC_FILE)
     weights = folder / WEIGHTS
     if not weights.is_file():
+        read_spec(folder / SPEC_FILE)  # says what is wrong with what is no run
         raise UsageError(f"{weights}: no such file; the run has not finished its first epoch yet, train it on")
+    origin = origin_of(weights)
+    state, spec = read_weights(weights), read_spec(folder / SPEC_FILE)
+    for found in (origin, origin_of(weights)):  # another run may have begun here meanwhile
+        if found is not None:
+            require_one_run(weights, found, spec)
     model = build_from_spec(spec, seed=0)
-    load_weights(model, read_weights(weights), source=str(weights))
+    load_weights(model, state, source=str(weights))
     return model.eval(), spec
 
 
@@ -97,9 +110,19 @@ def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig, data: Finge
     for left in (METRICS, RESUME, WEIGHTS, BEST, DATA):
         (folder / left).unlink(missing_ok=True)
     if data is not None:
-        write_atomic(folder / DATA, data.packed)  # before what makes the folder a run
-    write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
-    write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
+        _write(folder / DATA, data.packed, kept=0)
+    write_config(folder, config)
+    # The spec makes it a run, so it comes last: a kill before it leaves nothing that has to be resumed.
+    _write(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n", kept=0)
+
+
+def write_config(folder: Path, config: TrainingConfig, *, kept: int = 0) -> None:
+    """Write the configuration of a run of which so many epochs are kept.
+
+    Raises:
+        ResxError: it cannot be written.
+    """
+    _write(folder / CONFIG, config.model_dump_json(indent=2) + "\n", kept=kept)
 
 
 def write_run(folder: Path, model: nn.Module, spec: ModelSpec, config: TrainingConfig) -> None:
@@ -107,41 +130,56 @@ def write_run(folder: Path, model: nn.Module, spec: ModelSpec, config: TrainingC
     from safetensors.torch import save
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
+    origin = Origin(spec=spec, training=config)
     write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
-    write_atomic(folder / WEIGHTS, save(_weights(model)))
+    write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
+    write_atomic(folder / WEIGHTS, save(_weights(model), metadata=metadata_of(origin)))
 
 
-def save_epoch(folder: Path, state: TrainingState, progress: Progress) -> None:
-    """Store the state after a finished epoch."""
+def save_epoch(folder: Path, origin: Origin, state: TrainingState, progress: Progress) -> None:
+    """Store the state after a finished epoch.
+
+    Raises:
+        ResxError: a file cannot be written, or those in the folder are of another run by now.
+    """
     from safetensors.torch import save
 
+    try:
+        require_one_run(folder / RESUME, origin, read_spec(folder / SPEC_FILE))
+    except UsageError as error:
+        raise ResxError(f"{folder}: changed during training, so nothing more is written: {error}") from error
     momenta = {
         f"momentum.{name}": state.optimizer.state[parameter]["momentum_buffer"].detach().cpu().contiguous()
         for name, parameter in state.model.named_parameters()
         # A block that was dropped in every step so far has no momentum yet.
         if state.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
     }
-    metadata = {
+    metadata = metadata_of(origin) | {
         "epochs_done": str(progress.epochs_done),
         "metrics": _lines(progress),
         "scaler": json.dumps(state.scaler.state_dict()),
     }
-    write_atomic(folder / RESUME, save(_weights(state.model) | momenta, metadata=metadata))
-    publish(folder, state.model, progress)
+    _write(
+        folder / RESUME, save(_weights(state.model) | momenta, metadata=metadata), kept=max(0, progress.epochs_done - 1)
+    )
+    publish(folder, origin, state.model, progress)
 
 
-def publish(folder: Path, model: nn.Module, progress: Progress) -> None:
-    """Write the files that others read: the last weights, the best if they are these, and the metrics."""
+def publish(folder: Path, origin: Origin, model: nn.Module, progress: Progress) -> None:
+    """Write the files that others read: the last weights, the best if they are these, and the metrics.
+
+    Raises:
+        ResxError: one cannot be written.
+    """
     from safetensors.torch import save
 
     if not progress.metrics:
         return
-    weights = save(_weights(model))
-    write_atomic(folder / WEIGHTS, weights)
+    weights = save(_weights(model), metadata=metadata_of(origin))
+    _write(folder / WEIGHTS, weights, kept=progress.epochs_done)
     if progress.is_best:
-        write_atomic(folder / BEST, weights)
-    write_atomic(folder / METRICS, _lines(progress))
+        _write(folder / BEST, weights, kept=progress.epochs_done)
+    _write(folder / METRICS, _lines(progress), kept=progress.epochs_done)
 
 
 def knows_data(folder: Path) -> bool:
@@ -170,8 +208,16 @@ def require_same_data(folder: Path, data: DataSet, *, ignore_times: bool = False
         raise UsageError(f"{folder}: its data changed since the run began: {difference.words}; {remedy}")
 
 
-def resume_run(folder: Path, state: TrainingState, spec: ModelSpec, config: TrainingConfig) -> Progress:
+def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bool = False) -> Progress:
     """Bring model, optimiser and scaler to where the run stopped, and return how far that was.
+
+    A run that `resx shrink` made, and that was not trained yet, begins at its weights.
+
+    Args:
+        folder: the run's.
+        state: changed in place.
+        origin: what the run was begun with.
+        extend: its number of epochs may be another one, if so many are not finished yet.
 
     Raises:
         UsageError: the run was begun with another network or configuration (the message says in what they
@@ -179,11 +225,21 @@ def resume_run(folder: Path, state: TrainingState, spec: ModelSpec, config: Trai
     """
     from safetensors import SafetensorError, safe_open
 
-    _require_same(folder, "another network", read_spec(folder / SPEC_FILE), spec)
-    _require_same(folder, "other settings", read_config(folder), config)
+    begun, config = read_config(folder), origin.training
+    require_same(folder, "another network", read_spec(folder / SPEC_FILE), origin.spec)
+    if extend or begun.model_copy(update={"epochs": config.epochs}) != config:
+        require_same(folder, "other settings", begun, config, but=("epochs",) if extend else ())
+    elif begun != config:
+        raise UsageError(
+            f"{folder}: begun with other settings: epochs was {begun.epochs}, is {config.epochs}; use that again, "
+            f"--extend to train until epoch {config.epochs}, or --force"
+        )
     path = folder / RESUME
     if not path.exists():
-        return Progress(epochs_done=0, metrics=())
+        return _at_the_start(folder, state.model)
+    found = origin_of(path)
+    if found is not None:
+        require_one_run(path, found, origin.spec)
     try:
         with safe_open(path, framework="pt") as file:
             stored: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -192,6 +248,8 @@ def resume_run(folder: Path, state: TrainingState, spec: ModelSpec, config: Trai
         scaler = json.loads(metadata["scaler"])
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); train again with --force") from error
+    if progress.epochs_done > config.epochs:
+        raise UsageError(f"--epochs {config.epochs}: {progress.epochs_done} are finished already; give more")
     momenta = {
         name.removeprefix("momentum."): stored.pop(name) for name in list(stored) if name.startswith("momentum.")
     }
@@ -202,6 +260,16 @@ def resume_run(folder: Path, state: TrainingState, spec: ModelSpec, config: Trai
     if scaler:
         state.scaler.load_state_dict(scaler)
     return progress
+
+
+def _at_the_start(folder: Path, model: nn.Module) -> Progress:
+    """Give the model the weights that the run begins with, if it has any: `resx shrink` made it."""
+    if (folder / METRICS).exists():
+        raise UsageError(f"{folder / RESUME}: no such file, so the run cannot go on; --force begins again")
+    if (folder / WEIGHTS).is_file():
+        trained, _ = load_run(folder)
+        model.load_state_dict(trained.state_dict())
+    return Progress(epochs_done=0, metrics=())
 
 
 def _progress_of(metadata: dict[str, str]) -> Progress:
@@ -221,35 +289,14 @@ def load_run_data(folder: Path) -> DataSet:
     return load_data(config.data, image_size=spec.image_size, bad_images=bad_images)
 
 
-def read_config(folder: Path) -> TrainingConfig:
-    """Read the configuration that a run was begun with.
-
-    Raises:
-        UsageError: the file is missing or damaged.
-    """
-    path = folder / CONFIG
+def _write(path: Path, data: bytes | str, *, kept: int) -> None:
+    """Replace a file of a run in training, or say what is kept of the run; `kept`: the last epoch that is."""
     try:
-        return TrainingConfig.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
-    except (OSError, pydantic.ValidationError) as error:
-        raise UsageError(f"{path}: cannot be read; train again with --force") from error
-
-
-def _require_same(folder: Path, what: str, begun: FrozenModel, now: FrozenModel) -> None:
-    differences = _differences(begun.model_dump(), now.model_dump())
-    if differences:
-        raise UsageError(f"{folder}: begun with {what}: {'; '.join(differences)}; use that again, or --force")
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Say `key was a, is b` for every entry that differs, nested ones by their dotted names."""
-    found: list[str] = []
-    for key in old | new:
-        before, after = old.get(key), new.get(key)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found += _differences(before, after, f"{prefix}{key}.")
-        elif before != after:
-            found.append(f"{prefix}{key} was {before}, is {after}")
-    return found
+        write_atomic(path, data)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        what = f"epoch {kept} is kept" if kept else "no epoch is finished yet"
+        raise ResxError(f"{path}: {reason}; {what}: make room, or the folder writable, then --resume") from error
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

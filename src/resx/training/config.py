@@ -3,7 +3,7 @@
 import math
 from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from resx.zoo.spec import FrozenModel
 
@@ -19,10 +19,12 @@ class Recipe(FrozenModel):
     The defaults are those of the digits.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     epochs: int = Field(default=15, ge=1, le=1_000_000)
     batch_size: int = Field(default=16, ge=2, le=1_000_000)
     """Images per step, over all processes together."""
-    learning_rate: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(default=0.05, gt=0)
     """At the peak."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
@@ -58,7 +60,7 @@ class TrainingConfig(Recipe):
     device: DeviceKind = "cpu"
     skip_bad: bool = False
     """Train without the images of a folder that cannot be read."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

@@ -7,6 +7,7 @@ are the same in every process; each works on its part of the batch (resx.trainin
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ from resx.training.processes import (
     mean_over_processes,
     share_batch_statistics,
 )
+from resx.training.run_folder import OwnFolder, claim
+from resx.training.run_origin import Origin, read_config
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
 
@@ -59,42 +62,78 @@ class _Batch:
 
 
 def train(
-    spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, *, resume: bool = False,
-    ignore_times: bool = False, processes: Processes = ALONE, on_step: OnStep = lambda _done, _all: None,
-    on_epoch: OnEpoch = lambda _metrics: None,
+    spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, *,
+    resume: bool = False, ignore_times: bool = False, extend: bool = False, force: bool = False,
+    processes: Processes = ALONE,
+    on_step: OnStep = lambda _done, _all: None, on_epoch: OnEpoch = lambda _metrics: None,
 ) -> nn.Module:  # fmt: skip
     """Train a network and keep it in `folder`; return it in evaluation mode.
 
     An interruption at any moment leaves the folder at the last finished epoch.
 
+    Args:
+        spec: the network.
+        data: what it is trained and evaluated on.
+        config: the settings.
+        folder: where the run is kept; nobody else may train there meanwhile.
+        resume: go on with the run in the folder.
+        ignore_times: with `resume`, take files for unchanged if only their modification times differ.
+        extend: with `resume`, until `config.epochs` whatever the run was begun with. The learning rate goes on as in a
+            run of so many epochs.
+        force: delete the run in the folder.
+        processes: this one's place among those that train together.
+        on_step: called after every step.
+        on_epoch: called after every epoch.
+
     Raises:
-        UsageError: the folder holds a run begun with another network, other settings or other data, there is one image
-            only, or the processes cannot share a batch equally.
-        ResxError: the loss or the weights are no longer finite.
+        UsageError: another process trains in the folder, it holds a run (one begun with another network, other
+            settings or other data, if it is resumed) or something else, there is one image only, or the processes
+            cannot share a batch equally.
+        ResxError: the loss or the weights are no longer finite, the folder cannot be written, or is another one by now.
     """
     assert processes.device.type == config.device, (processes.device, config.device)
     if len(data.train) < 2:
         raise UsageError(f"data {config.data}: one image to train on, and batch norm needs two; give more")
     processes.part(min(config.batch_size, len(data.train)))  # before the folder is made
-    state = _new_state(spec, config, processes)
-    progress = Progress(epochs_done=0, metrics=())
-    if resume:
-        checkpoint.require_same_data(folder, data, ignore_times=ignore_times)
-        progress = checkpoint.resume_run(folder, state, spec, config)
-        first_alone(processes, lambda: checkpoint.publish(folder, state.model, progress))
-    else:
-        first_alone(processes, lambda: checkpoint.begin_run(folder, spec, config, data.fingerprint))
-    if processes.is_first:
-        for entry in progress.metrics:
-            on_epoch(entry)
-    for epoch in range(progress.epochs_done, config.epochs):
-        entry = _train_epoch(state, spec, data.train, config, processes, epoch, on_step)
+    origin = Origin(spec=spec, training=config)
+    with _claimed(folder, processes, resume=resume, force=force) as own:
+        state = _new_state(spec, config, processes)
+        progress = Progress(epochs_done=0, metrics=())
+        if resume:
+            checkpoint.require_same_data(folder, data, ignore_times=ignore_times)
+            progress = checkpoint.resume_run(folder, state, origin, extend=extend)
+            first_alone(processes, lambda: _write_again(folder, origin, state.model, progress))
+        else:
+            first_alone(processes, lambda: checkpoint.begin_run(folder, spec, config, data.fingerprint))
         if processes.is_first:
-            entry["accuracy"] = accuracy(state.model, spec, data.held_out)
-            progress = Progress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
-            checkpoint.save_epoch(folder, state, progress)
-            on_epoch(entry)
+            for entry in progress.metrics:
+                on_epoch(entry)
+        for epoch in range(progress.epochs_done, config.epochs):
+            entry = _train_epoch(state, spec, data.train, config, processes, epoch, on_step)
+            if processes.is_first:
+                entry["accuracy"] = accuracy(state.model, spec, data.held_out)
+                progress = Progress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
+                for held in own:
+                    held.require_same()
+                checkpoint.save_epoch(folder, origin, state, progress)
+                on_epoch(entry)
     return state.model.eval()
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path, processes: Processes, *, resume: bool, force: bool) -> Iterator[list[OwnFolder]]:
+    """Let the first process hold the folder for all; it gets the folder, the others nothing."""
+    own: list[OwnFolder] = []
+    with contextlib.ExitStack() as held:
+        first_alone(processes, lambda: own.append(held.enter_context(claim(folder, resume=resume, force=force))))
+        yield own
+
+
+def _write_again(folder: Path, origin: Origin, model: nn.Module, progress: Progress) -> None:
+    """Write what a kill may have kept from being written, and the configuration, whose epochs may be more now."""
+    if read_config(folder) != origin.training:
+        checkpoint.write_config(folder, origin.training, kept=progress.epochs_done)
+    checkpoint.publish(folder, origin, model, progress)
 
 
 def _new_state(spec: ModelSpec, config: TrainingConfig, processes: Processes) -> TrainingState:

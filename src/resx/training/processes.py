@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from resx.errors import MissingCapability, ResxError, UsageError
+from resx.errors import MissingCapability, ResxError, UsageError, without_advice
+from resx.listing import one_line
 from resx.training.config import DeviceKind
+
+_TORCHRUN = "torchrun sets all of them; without it unset WORLD_SIZE, RANK and LOCAL_RANK"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,18 +68,22 @@ def joined(device: DeviceKind) -> Iterator[Processes]:
 
     Raises:
         MissingCapability: `cuda` is asked for and not there.
-        ResxError: another process of the run has ended.
+        UsageError: the variables that torchrun sets are there in part, or say what cannot be.
+        ResxError: the first process cannot be reached, or another process of the run has ended.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise MissingCapability("--device cuda: PyTorch finds no GPU here; use --device cpu, or see `resx doctor`")
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device("cpu")
+    count, place = _place(device)
     if count == 1:
         yield Processes(device=place)
         return
     if device == "cuda":
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device == "cuda" else "gloo")
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ResxError(f"MASTER_ADDR:MASTER_PORT {at}: {without_advice(error)}; {_TORCHRUN}") from error
     try:
         yield Processes(rank=dist.get_rank(), count=count, device=place)
     except RuntimeError as error:
@@ -85,6 +93,55 @@ def joined(device: DeviceKind) -> Iterator[Processes]:
         raise ResxError("another process of this run has ended; its message says why") from error
     finally:
         dist.destroy_process_group()
+
+
+def _place(device: DeviceKind) -> tuple[int, torch.device]:
+    """Return how many processes train together, and where this one computes, as torchrun's variables say."""
+    world, rank, local = (_count_in(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
+    if world is None and rank is None and local is None:
+        return 1, torch.device(device)
+    if world is None or rank is None:
+        there, missing = ("WORLD_SIZE", "RANK") if rank is None else ("RANK", "WORLD_SIZE")
+        if world is None and rank is None:
+            there, missing = "LOCAL_RANK", "WORLD_SIZE"
+        raise UsageError(f"{there}={os.environ[there]} is set, {missing} is not: {_TORCHRUN}")
+    if world == 0:
+        raise UsageError(f"WORLD_SIZE=0: give 1 process or more; {_TORCHRUN}")
+    for name, value in (("RANK", rank), ("LOCAL_RANK", local)):
+        if value is not None and value >= world:
+            raise UsageError(f"{name}={value}: WORLD_SIZE={world} processes have 0 to {world - 1}; {_TORCHRUN}")
+    if world > 1:
+        _require_meeting_point(world)
+        if local is None and device == "cuda":
+            raise UsageError(f"WORLD_SIZE={world} is set, LOCAL_RANK is not: it says which GPU to use; {_TORCHRUN}")
+    if device == "cuda" and (local or 0) >= torch.cuda.device_count():
+        raise MissingCapability(f"LOCAL_RANK={local}: {torch.cuda.device_count()} GPUs are here; start fewer processes")
+    return world, torch.device("cuda", local or 0) if device == "cuda" else torch.device("cpu")
+
+
+def _require_meeting_point(world: int) -> None:
+    """Check the address at which the processes find each other."""
+    for name in ("MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise UsageError(f"WORLD_SIZE={world} is set, {name} is not: {_TORCHRUN}")
+    port = _count_in("MASTER_PORT")
+    if port is None or not 0 < port < 2**16:
+        raise UsageError(f"MASTER_PORT={port}: give a port from 1 to 65535; {_TORCHRUN}")
+    address = os.environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(address, port)
+    except (OSError, UnicodeError) as error:  # torch would try again for half an hour
+        raise UsageError(f"MASTER_ADDR={one_line(address)}: cannot be resolved; {_TORCHRUN}") from error
+
+
+def _count_in(name: str) -> int | None:
+    """Return a variable's number; None if it is not set, or empty."""
+    text = os.environ.get(name, "")
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise UsageError(f"{name}={one_line(text)}: give a number, 0 or more; {_TORCHRUN}")
+    return int(text)
 
 
 def first_alone(processes: Processes, action: Callable[[], None]) -> None:

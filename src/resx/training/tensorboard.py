@@ -46,10 +46,21 @@ def write_scalars(writer: ScalarWriter, entry: Metrics) -> None:
 
 @contextlib.contextmanager
 def event_files(run: Path) -> Iterator[Callable[[Metrics], None]]:
-    """Give a function that adds an epoch's metrics to the run's event files, which begin anew."""
+    """Give a function that adds an epoch's metrics to the run's event files, which begin anew with the first.
+
+    Nothing is written before: until then the folder may be another run's.
+    """
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    shutil.rmtree(run / FOLDER, ignore_errors=True)
-    with SummaryWriter(run / FOLDER) as writer:
-        yield lambda entry: write_scalars(writer, entry)
+    with contextlib.ExitStack() as opened:
+        writer: ScalarWriter | None = None
+
+        def write(entry: Metrics) -> None:
+            nonlocal writer
+            if writer is None:
+                shutil.rmtree(run / FOLDER, ignore_errors=True)
+                writer = opened.enter_context(SummaryWriter(run / FOLDER))
+            write_scalars(writer, entry)
+
+        yield write
