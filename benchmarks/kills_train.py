@@ -53,28 +53,34 @@ def train_kills(folder: Path, *, kills: int, seed: int) -> TrainKills:
     done = runs = 0
     faults: list[str] = []
     while done < kills:
-        run = folder / f"run-{runs}"
-        while not _killed(data, run, chance.uniform(0, span_s), last=done == kills):
+        run, before = folder / f"run-{runs}", done
+        while (took_s := _ended(data, run, chance.uniform(0, span_s), last=done == kills)) is None:
             done += 1
+        if done == before:
+            span_s = took_s  # a run that was left alone: the machine may be quicker now
         runs += 1
         found = _contents(run)
         faults += [f"{run.name}: {name} differs" for name in expected | found if expected.get(name) != found.get(name)]
     return TrainKills(kills=done, runs=runs, faults=tuple(faults))
 
 
-def _killed(data: Path, run: Path, after_s: float, *, last: bool) -> bool:
-    """Start or resume a run and kill it at that moment, unless it is the last start; say whether it ended by itself."""
+def _ended(data: Path, run: Path, after_s: float, *, last: bool) -> float | None:
+    """Start or resume a run and kill it at that moment, unless it is the last start.
+
+    Returns:
+        How long it held its folder, in seconds; None if it was killed.
+    """
     process = _start(data, run)
-    _until_held(process, run)
+    held = _until_held(process, run)
     if not last:
         try:
             process.wait(after_s)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.communicate()
-            return False
+            return None
     _require_done(process)
-    return True
+    return time.monotonic() - held
 
 
 def _start(data: Path, run: Path) -> subprocess.Popen[str]:
