@@ -385,7 +385,7 @@ def test_labels_are_read_from_the_models_folder_only(published: Repository, tmp_
     config.write_text(config.read_text().replace('"labels.txt"', '"../../secret"'))
     (tmp_path / "secret").write_text("password\n")
 
-    with pytest.raises(UsageError, match="label_filename '../../secret' leads out of the model's folder"):
+    with pytest.raises(UsageError, match="label_filename: ../../secret: leads out of its folder"):
         find_model(Repository(root), "tiny", None)
 
 
