@@ -56,6 +56,12 @@ def width_of_a_pipe() -> None:
     os.environ.pop("COLUMNS", None)
 
 
+@pytest.fixture(autouse=True)
+def modules_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take away what resx's own entry, called in this process by another test, sets for whatever it starts."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def exports_are_made() -> None:
     """Keep no exports, so that none is taken from an earlier run of the tests."""

@@ -175,7 +175,7 @@ def test_a_function_of_the_users_is_exported_and_verified(
     done = resx("export", "mine:small", "--image-size", "20", "--json", *(["--fp16"] if fp16 else []))
     assert done.code == 0, done.err
     assert (done.json["name"], done.json["verified"]) == ("small", True)
-    assert "[ 3, 20, 20 ]" in (tmp_path / "model_repository/small/config.pbtxt").read_text()
+    assert "[3, 20, 20]" in (tmp_path / "model_repository/small/config.pbtxt").read_text()
     info = resx("info", "small", "--json").json["card"]["source"]
     assert (info["kind"], info["spec"]["architecture"]) == ("foreign", {"family": "foreign", "source": "mine:small"})
 

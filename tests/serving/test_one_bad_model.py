@@ -114,7 +114,10 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "far": (bad_models.misjudged, "the served answer differs from the card's by "),
     "little": (bad_models.misjudged_a_little, "the served answer differs from the card's by 0.002 of its scale"),
     "nan": (bad_models.not_a_number, "the served answer is not finite"),
-    "shape": (bad_models.another_shape, "the served answer has the shape [2, 9], the card's [2, 10]"),
+    "shape": (
+        bad_models.another_shape,
+        "the served answer does not fit: 9 values a row, where its configuration says 10",
+    ),
     "error": (bad_models.failing, "grpc://"),
     "company": (bad_models.dependent_on_company, "the served answer differs from the card's"),
 }

@@ -69,7 +69,7 @@ def test_a_bound_delays_nobody(triton: RunningTriton, concurrency: int) -> None:
 
 @pytest.mark.triton
 def test_a_repeated_request_comes_from_the_cache_where_that_is_asked_for(triton: RunningTriton) -> None:
-    reconfigured(triton, "cached", ("model_warmup", "response_cache { enable: true }\nmodel_warmup"))
+    reconfigured(triton, "cached", ("version_policy", "response_cache { enable: true }\nversion_policy"))
     with triton.client() as client:
         interface = client.interface("cached")
         first, second = (client.infer("cached", interface, IMAGES).logits for _ in range(2))

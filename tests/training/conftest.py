@@ -19,6 +19,7 @@ def small_data() -> DataSet:
         image=whole.image,
         train=Split(images=np.asarray(whole.train.images[:96]), targets=whole.train.targets[:96]),
         held_out=Split(images=np.asarray(whole.held_out.images[:40]), targets=whole.held_out.targets[:40]),
+        fingerprint=whole.fingerprint,
     )
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from resx.errors import ParityError
 from resx.export import card as cards
 from resx.export.card import Card
-from resx.serving.client import Interface, TritonClient
+from resx.serving.client import Interface, TritonClient, WrongAnswer
 
 
 def run_self_test(client: TritonClient, served_as: str, version: int, card: Card, interface: Interface) -> float:
@@ -25,7 +25,11 @@ def run_self_test(client: TritonClient, served_as: str, version: int, card: Card
         ResxError: there was no answer.
     """
     images = cards.canary_input(card.signature, card.canary.num_images)
-    answer = client.infer(served_as, interface, images, version).logits
+    try:
+        answer = client.infer(served_as, interface, images, version).logits
+    except WrongAnswer as error:
+        reason = f"the served answer does not fit: {error.__cause__ or error}"
+        raise ParityError(f"{card.name} version {version}: {reason}") from error
     difference = cards.canary_difference(card.canary, answer)
     if not difference <= card.canary.tolerance:
         raise ParityError(f"{card.name} version {version}: {_verdict(card, answer, difference)}")

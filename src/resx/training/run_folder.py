@@ -22,7 +22,7 @@ from resx.training.checkpoint import is_run
 from resx.training.run_origin import CONFIG, read_config
 from resx.zoo.spec import SPEC_FILE
 
-_STAGED = re.compile(rf"{re.escape(STAGING_PREFIX)}\d+-\w+")
+_STAGED = re.compile(rf"{re.escape(STAGING_PREFIX)}\d+-[\w-]+")
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """What a file system answers that has no locks for folders, as NFS."""
 
