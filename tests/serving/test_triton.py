@@ -47,17 +47,19 @@ def test_requests_that_were_batched_together_each_get_their_own_answer(triton: R
     expected = in_process(triton, "tiny")(np.concatenate([IMAGES] * 1))
     with triton.client() as client:
         interface = client.interface("tiny")
-        before = client.statistics("tiny")[0]
 
         def ask(index: int) -> np.ndarray:
             return client.infer("tiny", interface, IMAGES[index % 3 : index % 3 + 1]).logits
 
-        with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(ask, range(300)))
-        after = client.statistics("tiny")[0]
-    for index, answer in enumerate(answers):
-        assert np.abs(answer - expected[index % 3]).max() < 1e-4
-    executions = int(after["execution_count"]) - int(before["execution_count"])
+        for _ in range(20):  # on a busy machine requests may come one by one for a while
+            before = int(client.statistics("tiny")[0]["execution_count"])
+            with ThreadPoolExecutor(16) as pool:
+                answers = list(pool.map(ask, range(300)))
+            executions = int(client.statistics("tiny")[0]["execution_count"]) - before
+            for index, answer in enumerate(answers):
+                assert np.abs(answer - expected[index % 3]).max() < 1e-4
+            if executions < 300:
+                break
     assert executions < 300, "dynamic batching joined none of 300 concurrent requests"
 
 
