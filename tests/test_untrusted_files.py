@@ -28,7 +28,7 @@ from tests.conftest import publish_tiny
 SOURCE = Path(package.__file__).parent
 # cifar.py reads the published archives, which are pickles, with an unpickler that knows five harmless names.
 RUNS_CODE = {
-    "pickle": {"training/cifar.py": {"Unpickler", "UnpicklingError"}},
+    "pickle": {"training/cifar_pickles.py": {"Unpickler", "UnpicklingError"}},
     "marshal": {}, "shelve": {}, "dill": {}, "joblib": {}, "cloudpickle": {},
     "yaml": {"serving/objects.py": {"SafeDumper"}},
 }  # fmt: skip
