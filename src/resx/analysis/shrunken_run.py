@@ -59,16 +59,18 @@ def publish_run(
     accuracy = sized.member.accuracy
     remove_abandoned(folder.absolute().parent)
     with _nothing_kept(folder), staging_folder(folder.absolute().parent) as staged:
+        run = staged / "run"  # a folder of its own: staging holds the lock that training takes
+        run.mkdir()
         if finetune_epochs:
-            accuracy = _fine_tuned(staged, sized, data, config, finetune_epochs, on_step)
+            accuracy = _fine_tuned(run, sized, data, config, finetune_epochs, on_step)
         else:
-            checkpoint.write_run(staged, sized.model, sized.spec, config)
+            checkpoint.write_run(run, sized.model, sized.spec, config)
         record = ShrinkRecord(
             source=str(source), whole=whole, member=sized.member, search=search, finetune_epochs=finetune_epochs,
             accuracy=accuracy,
         )  # fmt: skip
-        write_atomic(staged / RECORD, record.model_dump_json(indent=2) + "\n")
-        publish_folder(staged, folder.absolute())
+        write_atomic(run / RECORD, record.model_dump_json(indent=2) + "\n")
+        publish_folder(run, folder.absolute())
     return record
 
 
