@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from resx import files
 from resx.serving import in_use
 from resx.serving import state as states
 from resx.serving.collecting import Kept, collect
@@ -122,9 +122,9 @@ def test_marks_are_of_one_model_and_no_models_themselves(repository: Repository)
 def test_a_repository_that_cannot_be_written_is_served_without_a_mark(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    def refuse(*_arguments: object, **_options: object) -> tuple[int, str]:
+    def refuse(*_arguments: object, **_options: object) -> tuple[int, Path]:
         raise OSError(number, "no")
 
-    monkeypatch.setattr(tempfile, "mkstemp", refuse)
+    monkeypatch.setattr(files, "_stage", refuse)
     in_use.write_mark(repository.root, "tiny", [2], owner_id="0123456789ab", state_folder=tmp_path)
     assert not list(repository.root.glob(".in-use.*"))
