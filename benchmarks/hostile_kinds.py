@@ -271,19 +271,25 @@ def _random_frames(connection: Connection, chance: random.Random) -> str:
 
 def _left_streams(connection: Connection, chance: random.Random) -> str:
     """Begin calls by the hundred, and cancel them at once or go."""
+    method, cancelled, ended = chance.choice(_METHODS), chance.random() < 0.5, chance.random() < 0.5
+    return leave_calls(connection, chance.randint(1, 300), method, cancelled=cancelled, ended=ended)
+
+
+def leave_calls(
+    connection: Connection, number: int, method: str = "ModelInfer", *, cancelled: bool = False, ended: bool = False
+) -> str:
+    """Begin so many calls on a connection of their own, and go."""
     words = {
-        ":method": "POST", ":scheme": "http", ":path": _SERVICE + chance.choice(_METHODS), ":authority": "localhost",
+        ":method": "POST", ":scheme": "http", ":path": _SERVICE + method, ":authority": "localhost",
         "content-type": "application/grpc", "te": "trailers",
     }  # fmt: skip
     fields = b"".join(b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in pair) for pair in words.items())
-    cancelled, ended = chance.random() < 0.5, chance.randrange(2)
-    streams = range(1, 2 * chance.randint(1, 300), 2)
     cancel = (8).to_bytes(4, "big")
     return _http2(
         connection,
         (
             _frame(1, 4 | ended, stream, fields) + (_frame(3, 0, stream, cancel) if cancelled else b"")
-            for stream in streams
+            for stream in range(1, 2 * number, 2)
         ),
     )
 

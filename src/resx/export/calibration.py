@@ -237,8 +237,8 @@ def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArra
             images = file[wanted]
     except FileNotFoundError:
         raise UsageError(f"--calibrate {path}: no such file; {REMEDY}") from None
-    # A header may claim any shape, and numpy makes room for it; or a compression or encryption that zipfile has not
-    # (NotImplementedError, RuntimeError).
+    # A header may claim a shape that no memory holds, or a compression that zipfile lacks (NotImplementedError, a
+    # RuntimeError).
     except (OSError, ValueError, EOFError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(
             f"--calibrate {path}: not a .npz file that numpy can read; write it with numpy.savez"

@@ -42,7 +42,6 @@ from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 _INPUT_TYPES: dict[int, InputType] = {TensorProto.FLOAT: "float32", TensorProto.UINT8: "uint8"}
 _WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
-_LABELS_BY_RESX = "resx.labels_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)

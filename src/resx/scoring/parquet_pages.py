@@ -47,16 +47,6 @@ class Page:
     """0 for a dictionary."""
 
 
-def largest_page(file: Seekable, chunk: ColumnChunkMetaData) -> int:
-    """Return the bytes of a column chunk's largest page, unpacked.
-
-    Raises:
-        DamagedPageError: a header cannot be read; Arrow could not read it either.
-        OSError: the file cannot be read.
-    """
-    return max((page.unpacked_bytes for page in pages_of(file, chunk)), default=0)
-
-
 def bounds_of(chunk: ColumnChunkMetaData) -> tuple[int, int]:
     """Return where a column chunk begins and ends."""
     start = chunk.data_page_offset
