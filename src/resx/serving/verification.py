@@ -211,10 +211,11 @@ def _served(
                 given = signature.as_input(batch)
                 expected = model(given)
                 answer = client.infer(name, interface, given, version).logits
-                if answer.shape != expected.shape or not np.isfinite(answer).all():
-                    raise ParityError(
-                        f"the served answer {list(answer.shape)} is not finite, or not of the file's shape"
-                    )
+                if answer.shape != expected.shape:
+                    shapes = f"{[*answer.shape]}, the file's {[*expected.shape]}"
+                    raise ParityError(f"the served answer has the shape {shapes}")
+                if not np.isfinite(answer).all():
+                    raise ParityError("the served answer is not finite")
                 worst = max(worst, float(np.abs(answer - expected).max() / (np.abs(expected).max() or 1.0)))
     except ResxError as error:
         return [Check(what=f"{address} answers as the file", passed=False, detail=str(error))]
