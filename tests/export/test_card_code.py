@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from resx.errors import UsageError
 from resx.export.card import FILE_NAME, named_source, read_card
@@ -139,6 +140,25 @@ def test_no_command_imports_what_lies_in_the_working_folder(
         (tmp_path / f"{name}.py").write_text(SHADOW)
     done = resx(*command)
     assert done.code == 0, done.err
+    assert not (tmp_path / "SHADOW").exists()
+
+
+@pytest.mark.triton
+def test_no_process_of_the_server_imports_what_lies_in_the_working_folder(
+    tmp_path: Path, resx: Callable[..., Finished]
+) -> None:
+    """Triton's python stub, which computes the model, and the supervisor."""
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny")
+    for name in ("numpy", "onnxruntime", "triton_python_backend_utils", "json", "sitecustomize", "tritonclient"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'SHADOW')!r}, 'w').close()\n")
+    Image.new("RGB", (16, 16)).save(tmp_path / "p.png")
+    try:
+        served = resx("serve", "--detach", "--http-port=0", "--grpc-port=0", "--metrics-port=0")
+        assert served.code == 0, served.err
+        assert resx("query", "tiny", "p.png").code == 0
+    finally:
+        assert resx("stop").code == 0
     assert not (tmp_path / "SHADOW").exists()
 
 
