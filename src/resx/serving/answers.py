@@ -43,6 +43,12 @@ class Refused(Exception):  # noqa: N818 - translated by the client
         return self._status
 
 
+def json_kind(value: object) -> str:
+    """Return what JSON calls a value of this kind."""
+    names = {dict: "an object", list: "an array", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
 def as_json(content: bytes) -> Any:
     """Return a JSON value.
 
@@ -79,7 +85,7 @@ def words(found: Any, kind: str) -> dict[str, Any]:
     message = found
     if not hasattr(found, "DESCRIPTOR"):
         if not isinstance(found, Mapping):
-            raise Unexpected(f"{type(found).__name__} in place of an object of JSON")
+            raise Unexpected(f"JSON with {json_kind(found)} where an object belongs")
         message = getattr(service_pb2, kind)()
         try:
             json_format.ParseDict(found, message, ignore_unknown_fields=True)

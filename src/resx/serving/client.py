@@ -389,7 +389,7 @@ class TritonClient:
             raise self._unreachable(str(error) or type(error).__name__) from error
 
     def _wrong(self, what: str) -> WrongAnswer:
-        return WrongAnswer(f"{self.address}: {what}; the server is broken, or not the one that was meant: check --url")
+        return WrongAnswer(f"{self.address}: unexpected answer: {what}; check --url, and the server's log")
 
     def _translated(self, error: Any) -> ResxError:
         message, status = shortened(error.message()), str(error.status())

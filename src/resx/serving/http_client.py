@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from resx.serving.address import Address
-from resx.serving.answers import MAX_WORDS_BYTES, Refused, as_json, error_text
+from resx.serving.answers import MAX_WORDS_BYTES, Refused, as_json, error_text, json_kind
 from resx.serving.http_connection import HttpAnswer, HttpConnection, NotHttp
 from resx.serving.interface import Unexpected
 
@@ -114,7 +114,7 @@ class HttpClient:
 
 def _of_type(kind: type, value: Any) -> Any:
     if not isinstance(value, kind):
-        raise Unexpected(f"{type(value).__name__} in place of a {kind.__name__} in JSON")
+        raise Unexpected(f"JSON with {json_kind(value)} where {json_kind(kind())} belongs")
     return value
 
 
