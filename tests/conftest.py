@@ -57,9 +57,10 @@ def width_of_a_pipe() -> None:
 
 
 @pytest.fixture(autouse=True)
-def modules_of_the_working_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take away what resx's own entry, called in this process by another test, sets for whatever it starts."""
-    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+def modules_of_the_working_folder() -> Iterator[None]:
+    """Take away what resx's own entry sets for whatever it starts, where a test called it in this process."""
+    yield
+    os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
