@@ -88,7 +88,7 @@ class TritonPythonModel:
         """Fill in what config.pbtxt leaves out, from the file; as the C++ backend's AutoCompleteConfig does."""
         described = config.as_dict()
         if not (described.get("input") and described.get("output")):
-            complete(described, open_session(_model_path(pb_utils.get_model_dir(), described), {}, ON_CPU))
+            complete(described, open_session(_model_path(pb_utils.get_model_dir(), described), {}))
         return config
 
     def initialize(self, args: dict[str, str]) -> None:
@@ -96,16 +96,13 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         path = _model_path(str(Path(args["model_repository"]) / args["model_version"]), config)
         kind, device = args.get("model_instance_kind", "CPU"), int(args.get("model_instance_device_id", "0"))
-        providers = _providers(kind, device, config)
-        self.session = open_session(path, config, providers)
+        self.session, self.run, self.run_options = open_model(path, config, kind, device)
         self.batches = config.get("max_batch_size", 0) > 0
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.optional = {tensor["name"] for tensor in config["input"] if tensor.get("optional")}
         self.scalars = {tensor.name for tensor in self.session.get_inputs() if not tensor.shape}
         self._require_names(path)
-        self.run_options = _run_options(config, kind, device)
-        self.run = _runs(self.session, providers, device, config.get("max_batch_size", 0))
         self.last_run_s = 0.0
         self._try_warm_up(config)
 
@@ -214,8 +211,28 @@ class TritonPythonModel:
                 raise ValueError(f"config.pbtxt names {what} {unknown}, but {path} has {known}")
 
 
-def open_session(path: str, config: dict[str, Any], providers: list[execution_providers.Provider]) -> Any:
-    """Return onnxruntime's session over the file, set up as the configuration says, that computes with these."""
+class Opened(NamedTuple):
+    """A model file, ready to compute."""
+
+    session: Any
+    run: Any
+    """Takes the outputs' names, the inputs by name and the options; gives the outputs."""
+    options: Any
+
+
+def open_model(path: str, config: dict[str, Any], kind: str = "CPU", device: int = 0) -> Opened:
+    """Open the file for an instance of this kind, on this GPU if it is one for a GPU."""
+    providers = _providers(kind, device, config)
+    session = open_session(path, config, providers)
+    run = _runs(session, providers, device, config.get("max_batch_size", 0))
+    return Opened(session, run, _run_options(config, kind, device))
+
+
+def open_session(
+    path: str, config: dict[str, Any], providers: "list[execution_providers.Provider] | None" = None
+) -> Any:
+    """Return onnxruntime's session over the file, set up as the configuration says; without providers on the CPU."""
+    providers = providers or ON_CPU
     # Imported here: Triton runs `auto_complete_config` in a process of its own at every load.
     import onnxruntime
 
@@ -313,7 +330,7 @@ def _runs(session: Any, providers: list[execution_providers.Provider], device: i
     return device_runs.BoundRuns(session, ("cuda", device)) if providers != ON_CPU else session.run
 
 
-def _run_options(config: dict[str, Any], kind: str, device: int) -> Any:
+def _run_options(config: dict[str, Any], kind: str = "CPU", device: int = 0) -> Any:
     """Return the options of every run, None for onnxruntime's own."""
     key = "memory.enable_memory_arena_shrinkage"
     if not (devices := _text(config, key)):
