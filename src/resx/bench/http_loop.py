@@ -28,6 +28,7 @@ from typing import Any, TypeAlias
 from resx.bench.recorder import NO_ANSWER, Recorder
 from resx.bench.task import DRAIN_S, MAX_HEAD_BYTES, PAUSE_S, PROGRESS_S, Task, due_times
 from resx.bench.wire import content_length, http_error
+from resx.serving.loopback import connect, split_host
 
 _IDLE_S = 0.25
 _RECEIVE = 1 << 18
@@ -339,8 +340,7 @@ def open_connection(task: Task, context: ssl.SSLContext | None) -> Connection:
     Raises:
         OSError: there is none.
     """
-    port = int(task.host_port.rpartition(":")[2])
-    plain = socket.create_connection((host_of(task), port), timeout=min(task.timeout_s, 5.0))
+    plain = connect(*split_host(task.host_port), min(task.timeout_s, 5.0))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made = context.wrap_socket(plain, server_hostname=host_of(task)) if context else plain
     made.setblocking(False)
@@ -371,7 +371,7 @@ def peer_of(connection: Connection) -> Peer:
 
 def host_of(task: Task) -> str:
     """Return the server's name or address, without its port."""
-    return task.host_port.rpartition(":")[0].strip("[]")
+    return split_host(task.host_port)[0]
 
 
 def _cannot_connect(error: OSError) -> str:

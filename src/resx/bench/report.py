@@ -19,6 +19,7 @@ from resx.errors import UsageError
 from resx.machine import processor
 from resx.reading import MAX_RESULT_BYTES, read_bounded
 from resx.serving.client import Address
+from resx.serving.loopback import is_loopback, split_host
 from resx.serving.state import server_at
 from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import FrozenModel
@@ -293,7 +294,7 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
 
 def is_local(address: Address) -> bool:
     """Say whether the server shares this machine."""
-    return address.host_port.rpartition(":")[0] in {"127.0.0.1", "localhost", "[::1]"}
+    return is_loopback(split_host(address.host_port)[0])
 
 
 def _kind(address: Address) -> Literal["native", "isolated", ""]:

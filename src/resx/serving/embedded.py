@@ -44,6 +44,7 @@ from resx.files import (
     write_atomic,
 )
 from resx.serving.batcher_patch import patch_batcher
+from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.region_modes import close_regions
 from resx.serving.request_limits import limit_requests
@@ -52,7 +53,6 @@ PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
-LOOPBACK = "127.0.0.1"
 RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
@@ -69,7 +69,7 @@ def require_loopback(host: str) -> None:
     Raises:
         UsageError: elsewhere.
     """
-    if host not in {LOOPBACK, "localhost"}:
+    if not means_embedded(host):
         raise UsageError(
             f"--host {host}: the embedded Triton listens on {LOOPBACK} only, as {TRITON_VERSION} lacks two years of "
             "security fixes; serve others with the container behind a TLS proxy (docs/security.md)"
