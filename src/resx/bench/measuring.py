@@ -21,6 +21,7 @@ from resx.bench.answers import compared
 from resx.bench.generator import Generators, tasks
 from resx.bench.payloads import Payloads, in_shared_memory, noise, request_images, require_batch
 from resx.bench.plan import LoadPlan
+from resx.bench.quotas import quotas_of
 from resx.bench.recorder import Progress, Records
 from resx.bench.report import (
     BenchResult,
@@ -80,6 +81,8 @@ class _Seen:
     interrupted: str = ""
     """Why the window closed early."""
     readings: list[_Reading] = field(default_factory=list)
+    throttled: tuple[str, ...] = ()
+    """Who stood still for want of CPU quota, and how often."""
 
     @property
     def server(self) -> ServerBreakdown | None:
@@ -212,15 +215,18 @@ def _run(
     try:
         seen.interrupted = until(begun + int(plan.warmup_s * 1e9))
         _read(client, target, seen)
+        quotas = quotas_of(target.address)
         cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()
         if not seen.interrupted:
             seen.interrupted = until(seen.opened_ns + int(plan.duration_s * 1e9))
     except KeyboardInterrupt:
         seen.interrupted = "Ctrl-C"
         if not seen.opened_ns:
+            quotas = quotas_of(target.address)
             cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()  # of the warm-up nothing counts
     seen.closed_ns = time.monotonic_ns()
     seen.cpu_s = generators.cpu_s() - cpu
+    seen.throttled = quotas.used_up()
     _read(client, target, seen)
     seen.records = generators.stop()
 
@@ -265,7 +271,7 @@ def _summary(
     findings = Findings(
         plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,
         late=late, answers=answers, stability=stability, server=server, most_served=seen.most_served(samples),
-        interrupted=seen.interrupted, server_is_local=is_local(target.address),
+        interrupted=seen.interrupted, server_is_local=is_local(target.address), throttled=seen.throttled,
     )  # fmt: skip
     failed = len(window) - len(answered)
     return Measurement(

@@ -16,7 +16,7 @@ from resx._version import __version__
 from resx.bench.samples import Percentiles
 from resx.bench.server_statistics import ServerBreakdown
 from resx.errors import UsageError
-from resx.machine import processor
+from resx.machine import cpu_quota, processor, usable_cores
 from resx.reading import MAX_RESULT_BYTES, read_bounded
 from resx.serving.client import Address
 from resx.serving.loopback import is_loopback, split_host
@@ -174,6 +174,9 @@ class Environment(FrozenModel):
     python: str
     machine: str
     usable_cores: int
+    """Threads that it can run at the same time: its cores, or its CPU quota rounded up."""
+    cpu_quota: float | None = None
+    """Cores' worth of time that its control group allows the client; None: no limit."""
     governor: str = ""
     """Of the processor's frequency; empty where it does not say."""
     load_average: float = 0.0
@@ -285,7 +288,8 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
     count = sum(int(group.get("count", 1)) for group in groups)
     return Environment(
         resx=__version__, triton=triton, python=platform.python_version(), machine=processor(),
-        usable_cores=len(os.sched_getaffinity(0)), governor=_governor(), load_average=round(os.getloadavg()[0], 2),
+        usable_cores=usable_cores(), cpu_quota=cpu_quota(), governor=_governor(),
+        load_average=round(os.getloadavg()[0], 2),
         server_is_local=is_local(address), server_kind=_kind(address),
         server_threads=f"{count} instance{'s' if count > 1 else ''}" + (f" of {threads} threads" if threads else ""),
         response_cache=bool(config.get("response_cache", {}).get("enable")), packages=packages,

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from resx import streams
+from resx import machine, streams
 from resx._version import __version__
 from resx.cli import (
     bench,
@@ -83,6 +83,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the locale's encoding lacks is shown escaped
     streams.make_readable()
+    machine.limit_libraries()
     sys.exit(_run())
 
 

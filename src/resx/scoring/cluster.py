@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from resx import errors
 from resx.errors import MissingCapability, ResxError, UsageError
+from resx.machine import usable_cores
 from resx.reading import MIB, ReadLimits, read_limits, set_limits
-from resx.scoring.local import Device, ModelFile, Sessions, usable_cores
+from resx.scoring.local import Device, ModelFile, Sessions
 from resx.scoring.parts import Parts
 from resx.scoring.rows import Model
 from resx.scoring.run import OnRows, Scored

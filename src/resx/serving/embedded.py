@@ -43,6 +43,7 @@ from resx.files import (
     staging_folder,
     write_atomic,
 )
+from resx.machine import usable_cores
 from resx.serving.batcher_patch import patch_batcher
 from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
@@ -303,6 +304,7 @@ def process_environment(installation: Installation) -> dict[str, str]:
         # The stub starts Python by finding this environment's interpreter on PATH.
         "PATH": path,
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "RESX_SERVER_CORES": str(usable_cores()),  # for the backends, which import nothing of resx
         "PYTHONNOUSERSITE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
     }

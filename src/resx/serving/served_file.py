@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resx.machine import usable_cores
 from resx.serving import config_rules
 from resx.serving.triton_config import CONFIG_FILE
 
@@ -51,5 +52,5 @@ def served_backend() -> ModuleType:
     sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    vars(module)["LOG_SEVERITY"] = _SILENT
+    vars(module).update(LOG_SEVERITY=_SILENT, CORES=usable_cores())
     return module

@@ -50,6 +50,8 @@ DEFAULT_MAX_BATCH = 4
 """Of a model whose file allows batches and whose config.pbtxt does not say; the C++ backend's number."""
 WORTH_ASKING_S = 0.02
 """A run that takes longer than this is worth the question whether somebody still waits for it."""
+CORES = int(os.environ.get("RESX_SERVER_CORES", "0"))
+"""That the instances share, as whoever started the server found them, a CPU quota included; 0: those of the mask."""
 LOG_SEVERITY = 3
 """Of onnxruntime's own log, which is the server's here: errors."""
 TYPES = {
@@ -309,7 +311,7 @@ def _require_no_accelerator(config: dict[str, Any]) -> None:
 
 def _fair_share(config: dict[str, Any]) -> int:
     instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
-    return max(1, len(os.sched_getaffinity(0)) // instances)
+    return max(1, (CORES or len(os.sched_getaffinity(0))) // instances)
 
 
 def _text(config: dict[str, Any], name: str) -> str:
