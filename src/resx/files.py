@@ -20,12 +20,13 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
 
 from resx.errors import ResxError, UsageError
+from resx.home import say_where, settle_home
 from resx.private_folders import make_private_folder, private_folder, read_private, require_private_tree
 from resx.reading import require_regular
 
@@ -115,11 +116,22 @@ def read_state_file(path: Path) -> bytes:
 
 
 def _cache_top() -> Path:
-    return Path(os.environ.get("RESX_CACHE") or platformdirs.user_cache_path("resx")).absolute()
+    return _given("RESX_CACHE") or _in_home(platformdirs.user_cache_path)
 
 
 def _state_top() -> Path:
-    return Path(os.environ.get("RESX_STATE") or platformdirs.user_state_path("resx")).absolute()
+    return _given("RESX_STATE") or _in_home(platformdirs.user_state_path)
+
+
+def _given(variable: str) -> Path | None:
+    return Path(os.environ[variable]).absolute() if os.environ.get(variable) else None
+
+
+def _in_home(place: Callable[[str], Path]) -> Path:
+    settle_home()
+    folder = place("resx").absolute()
+    say_where(folder)
+    return folder
 
 
 def sha256_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from resx import machine, streams
+from resx import home, machine, streams
 from resx._version import __version__
 from resx.cli import (
     bench,
@@ -100,6 +100,7 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 def _run() -> int:
     try:
+        home.settle_home()
         _require_text(sys.argv[1:])
         code = app(standalone_mode=False)
         with contextlib.suppress(AttributeError):
