@@ -15,11 +15,14 @@ from __future__ import annotations
 import math
 import os
 import platform
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/")
+_MOST_FILES = 65_536
+"""Some programs look at each that they may have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,6 +88,29 @@ def limit_libraries() -> None:
     """
     if (cores := usable_cores()) < len(os.sched_getaffinity(0)):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores))
+
+
+def allow_open_files() -> int:
+    """Allow this process, and those that it starts, as many open files as it may have; return how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return _MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, _MOST_FILES)
+
+
+def lacks_open_files(number: int, what: str) -> str:
+    """Return why so many files and connections cannot be open, with the remedy; empty if they can.
+
+    Without them a server accepts nobody, and says nothing.
+    """
+    if (allowed := allow_open_files()) >= number:
+        return ""
+    return (
+        f"{allowed} open files are allowed here and {what} needs {number}; raise the hard limit (ulimit -Hn {number}, "
+        "LimitNOFILE= of systemd, --ulimit nofile= of docker)"
+    )
 
 
 def throttling(pid: int | None = None, root: Path = _ROOT) -> dict[Path, Throttling]:

@@ -19,6 +19,7 @@ import numpy as np
 from resx.bench import null_server, wire
 from resx.bench.answers import compared
 from resx.bench.generator import Generators, tasks
+from resx.bench.http_loop import DESCRIPTORS_LEFT
 from resx.bench.payloads import Payloads, in_shared_memory, noise, request_images, require_batch
 from resx.bench.plan import LoadPlan
 from resx.bench.quotas import quotas_of
@@ -38,7 +39,8 @@ from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percenti
 from resx.bench.server_statistics import ServerBreakdown, breakdown
 from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
 from resx.bench.wire import Target
-from resx.errors import ResxError
+from resx.errors import MissingCapability, ResxError
+from resx.machine import lacks_open_files
 from resx.serving.client import Address, TritonClient
 
 _GONE_S = 3.0
@@ -175,6 +177,9 @@ def _measured(
     extras: Extras, repeat: int,
 ) -> Measurement:  # fmt: skip
     parts = tasks(plan, target, requests)
+    connections = max(part.concurrency for part in parts) if target.address.protocol == "http" else 1
+    if reason := lacks_open_files(connections + DESCRIPTORS_LEFT, "such a load"):
+        raise MissingCapability(reason)
     ceiling = None
     if extras.measure_ceiling:
         known = (target.address.protocol, target.model, plan.batch_size)

@@ -84,6 +84,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # whatever the locale's encoding lacks is shown escaped
     streams.make_readable()
     machine.limit_libraries()
+    machine.allow_open_files()
     sys.exit(_run())
 
 

