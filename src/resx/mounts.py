@@ -41,5 +41,5 @@ def cannot_lock(folder: Path, error: OSError) -> CannotLock:
     reason = error.strerror or str(error)
     return CannotLock(
         f"{folder} ({file_system_of(folder)}): cannot be locked ({reason}), so that two commands could write there at "
-        "once; use a folder on a local disk (--repository, RESX_STATE, RESX_CACHE), or mount this one with locks"
+        "once; use a folder on a local disk (--repository, -o, RESX_STATE, RESX_CACHE), or mount this one with locks"
     )

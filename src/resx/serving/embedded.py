@@ -285,8 +285,8 @@ def _with_pip() -> dict[str, str]:
     wheels = [wheel for wheel in bundled.iterdir() if wheel.name.startswith("pip-")] if bundled else []
     if not wheels:
         raise MissingCapability(
-            f"{PACKAGE} {PACKAGE_VERSION} is fetched by pip, which {sys.prefix} lacks; `uv pip install pip` installs "
-            "it, or `python -m ensurepip`"
+            f"{PACKAGE} {PACKAGE_VERSION} is fetched by pip, which {sys.prefix} lacks, and so is ensurepip; install it "
+            "(uv pip install pip)"
         )
     return environment | {"PYTHONPATH": os.pathsep.join(filter(None, [str(wheels[0]), environment.get("PYTHONPATH")]))}
 
