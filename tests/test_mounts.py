@@ -92,10 +92,10 @@ def test_training_goes_on_without_a_lock_and_says_so(resx: Callable[..., Finishe
 def test_a_cache_where_no_program_may_run_is_found_before_anything_is_unpacked(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     cache.mkdir()
+    resx = f"{sys.executable} -m resx"
     check = (
         f"mount -t tmpfs -o noexec,mode=755 x {cache} && export RESX_CACHE={cache} && cd {tmp_path} && "
-        f"mkdir model_repository && {sys.executable} -m resx serve; echo code $?; {sys.executable} -m resx doctor --json; "
-        f"ls -A {cache}"
+        f"mkdir model_repository && {resx} serve; echo code $?; {resx} doctor --json; ls -A {cache}"
     )
 
     done = subprocess.run(

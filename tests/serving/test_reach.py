@@ -10,12 +10,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
 from resx.serving.loopback import is_loopback
 from resx.serving.repository import Repository
-from tests.conftest import publish_tiny
+from tests.conftest import RunningTriton, publish_tiny
 
 _STEPS = """
 set -e
@@ -42,6 +43,16 @@ def test_onnxruntime_writes_and_sends_no_reports_of_its_use(tmp_path: Path) -> N
     assert not [path for path in home.rglob("*") if "onnxruntime" in path.name]
 
 
+@pytest.mark.triton
+def test_the_server_and_its_stubs_are_told_to_report_nothing(triton: RunningTriton) -> None:
+    server = psutil.Process(triton.state.server_pid)
+    stubs = server.children()
+
+    assert stubs
+    assert all(process.environ()["ORT_DISABLE_TELEMETRY"] == "1" for process in (server, *stubs))
+
+
+@pytest.mark.slow  # strace stops a process at every call
 @pytest.mark.triton
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace, which shows what is sent, is not installed")
 @pytest.mark.parametrize("native", ["", "--native"])
