@@ -101,7 +101,7 @@ def _places(host: str, port: int) -> list[tuple[int, tuple[object, ...]]]:
     found: list[tuple[int, tuple[object, ...]]] = []
     is_local = _address(host) is None and _is_local_name(host)
     for name in (host, LOOPBACK, "::1") if is_local else (host,):
-        with contextlib.suppress(socket.gaierror if is_local else ()):
+        with contextlib.suppress(*([socket.gaierror] if is_local else [])):
             for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
                 if (family, address) not in found:
                     found.append((family, address))
