@@ -20,8 +20,7 @@ from resx.machine import (
     throttling,
     usable_cores,
 )
-
-V1 = Path("/sys/fs/cgroup/cpu")
+from tests.control_groups import control_group
 
 
 def machine(root: Path, *, groups: str, mounts: list[str]) -> Path:
@@ -137,15 +136,8 @@ def test_throttling_between_two_readings_is_that_of_the_group_that_stood_still(
 @pytest.fixture
 def limited_group() -> Iterator[Path]:
     """A real control group of half a core, with one inside it that has no limit of its own."""
-    folder = V1 / f"resx-test-{os.getpid()}"
-    try:
-        (folder / "inner").mkdir(parents=True)
-        (folder / "cpu.cfs_quota_us").write_text("50000")
-    except OSError as error:
-        pytest.skip(f"no control group of version 1 can be made here: {error.strerror}")
-    yield folder / "inner"
-    for path in (folder / "inner", folder):
-        path.rmdir()
+    with control_group(quota_us=50_000) as group:
+        yield group
 
 
 @pytest.mark.parametrize("set_by_user", ["", "7"])
