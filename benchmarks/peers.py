@@ -56,8 +56,9 @@ from resx.bench.task import Task
 from resx.bench.wire import Target
 from resx.cli.tune import words
 from resx.export.pipeline import ExportOptions
-from resx.export.runtimes import OnnxRuntimeModel, usable_cores
+from resx.export.runtimes import OnnxRuntimeModel
 from resx.export.source import load_source
+from resx.machine import usable_cores
 from resx.serving.detached import serve_detached, stop
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into

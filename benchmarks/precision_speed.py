@@ -34,7 +34,8 @@ import onnx
 from resx.export import onnx_file, quantize
 from resx.export.card import signature_of
 from resx.export.images import photograph_crops
-from resx.export.runtimes import OnnxRuntimeModel, usable_cores
+from resx.export.runtimes import OnnxRuntimeModel
+from resx.machine import usable_cores
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 

@@ -25,8 +25,8 @@ import numpy as np
 from PIL import Image
 
 from resx.export.pipeline import ExportOptions
-from resx.export.runtimes import usable_cores
 from resx.export.source import load_source
+from resx.machine import usable_cores
 from resx.serving.publishing import export_into
 from resx.serving.repository import Repository
 from resx.serving.triton_config import ServingOptions

@@ -24,8 +24,8 @@ from resx.bench.payloads import canaries
 from resx.bench.plan import LoadPlan
 from resx.bench.report import Measurement
 from resx.export.pipeline import ExportOptions
-from resx.export.runtimes import usable_cores
 from resx.export.source import load_source
+from resx.machine import usable_cores
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into
 from resx.serving.repository import Repository

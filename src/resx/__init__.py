@@ -6,6 +6,7 @@ imported, so that the client commands run where torch is not installed.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from resx._version import __version__
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = ["__version__", "build", "fold", "list_models"]
+
+# Nothing is reported to anybody. onnxruntime's wheel looks up a host of Microsoft's and writes a device id into the
+# home folder as soon as it is loaded; its own `disable_telemetry_events()` comes too late for both. It stands here so
+# that it is set before any module of resx loads it, and in all that is started from here: workers, Triton, its stubs.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 def build(name: str, *, classes: int | None = None, survival: float = 1.0, seed: int | None = None) -> nn.Module:

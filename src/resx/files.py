@@ -20,12 +20,14 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import platformdirs
 
 from resx.errors import ResxError, UsageError
+from resx.home import say_where, settle_home
+from resx.mounts import cannot_lock, nearest_existing
 from resx.private_folders import make_private_folder, private_folder, read_private, require_private_tree
 from resx.reading import require_regular
 
@@ -115,11 +117,22 @@ def read_state_file(path: Path) -> bytes:
 
 
 def _cache_top() -> Path:
-    return Path(os.environ.get("RESX_CACHE") or platformdirs.user_cache_path("resx")).absolute()
+    return _given("RESX_CACHE") or _in_home(platformdirs.user_cache_path)
 
 
 def _state_top() -> Path:
-    return Path(os.environ.get("RESX_STATE") or platformdirs.user_state_path("resx")).absolute()
+    return _given("RESX_STATE") or _in_home(platformdirs.user_state_path)
+
+
+def _given(variable: str) -> Path | None:
+    return Path(os.environ[variable]).absolute() if os.environ.get(variable) else None
+
+
+def _in_home(place: Callable[[str], Path]) -> Path:
+    settle_home()
+    folder = place("resx").absolute()
+    say_where(folder)
+    return folder
 
 
 def sha256_of(path: Path) -> str:
@@ -146,8 +159,7 @@ def require_free_space(folder: Path, num_bytes: int) -> None:
     Raises:
         ResxError: they do not fit.
     """
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    free_bytes = shutil.disk_usage(existing).free
+    free_bytes = shutil.disk_usage(nearest_existing(folder)).free
     if free_bytes < num_bytes:
         raise ResxError(
             f"{folder}: {num_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free; "
@@ -231,13 +243,29 @@ def exclusive(folder: Path, *, wait: bool = True) -> Iterator[int]:
 
     Raises:
         BlockingIOError: another process holds it and `wait` is false.
+        CannotLock: its file system has no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except (BlockingIOError, InterruptedError):
+            raise
+        except OSError as error:
+            raise cannot_lock(folder, error) from error
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def require_lockable(folder: Path) -> None:
+    """Check that a folder, or the one in which it will be made, can be locked: before the work that needs it.
+
+    Raises:
+        CannotLock: its file system has no locks.
+    """
+    with contextlib.suppress(BlockingIOError, PermissionError), exclusive(nearest_existing(folder), wait=False):
+        pass
 
 
 def lock_holder(folder: Path) -> int | None:

@@ -11,7 +11,8 @@ from resx.bench.in_process import InProcessRun, _Job, _summary, measure_in_proce
 from resx.bench.payloads import canaries
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card, Engine
-from resx.export.runtimes import OnnxRuntimeModel, usable_cores
+from resx.export.runtimes import OnnxRuntimeModel
+from resx.machine import usable_cores
 from resx.serving.repository import Published, Repository
 from resx.serving.served_file import num_instances, served_config
 from tests.conftest import publish_tiny

@@ -48,7 +48,7 @@ BARE = [
     f"serve {PORTS}", f"serve --native --detach {PORTS}",
     "predict tiny pictures -o new.csv", "predict tiny pictures -o new.parquet",
     "predict tiny s3://bucket/x -o new.csv", "predict tiny pictures --ray local -o new.csv",
-    "tune tiny", "tune tiny --plot new.png", "plan tiny --rate 9 --slo p99=15ms --plot new.png", "demo",
+    "tune tiny --plot new.png", "plan tiny --rate 9 --slo p99=15ms --plot new.png", "demo",
 ]  # fmt: skip
 NEEDS_NOTHING = [
     "--help", "--version", "models", "info resnet50", "info tiny", "gc", "bench --schema", "doctor",

@@ -8,7 +8,6 @@ down the whole tree, few enough that their activations stay in a core's cache; e
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from resx.analysis.anatomy import Step
 from resx.analysis.variants import Variant
+from resx.machine import usable_cores
 from resx.training.data import Split
 from resx.training.evaluation import normalised
 from resx.zoo.spec import ModelSpec
@@ -133,7 +133,7 @@ def _in_parallel(
     judged: Callable[[int], tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64]]], starts: range
 ) -> Iterator[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
     """Yield `judged` of each start, in order, computed by as many threads as this process has cores."""
-    num_workers = len(os.sched_getaffinity(0))
+    num_workers = usable_cores()
     with _one_thread_per_operation(), ThreadPoolExecutor(num_workers) as pool:
         running: list[Future[tuple[int, npt.NDArray[np.int64], npt.NDArray[np.float64]]]] = []
         try:

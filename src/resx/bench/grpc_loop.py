@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resx.bench.recorder import NO_ANSWER, Recorder
 from resx.bench.task import DRAIN_S, PAUSE_S, PROGRESS_S, Task, due_times
 from resx.bench.wire import GRPC_METHOD
+from resx.serving.loopback import grpc_options
 
 if TYPE_CHECKING:
     import grpc
@@ -53,7 +54,8 @@ class _GrpcLoop:
         import grpc
 
         target = self._task.host_port
-        options = [*_CHANNEL, ("grpc.max_receive_message_length", self._task.max_answer_bytes)]
+        most = ("grpc.max_receive_message_length", self._task.max_answer_bytes)
+        options = [*_CHANNEL, *grpc_options(target), most]
         if self._task.tls:
             channel = grpc.aio.secure_channel(target, self._task.tls.grpc_credentials(), options=options)
         else:

@@ -263,7 +263,9 @@ def _environment(result: BenchResult) -> str:
         f"{count(known.usable_cores, 'core')} for the client; the server is elsewhere")  # fmt: skip
     return _rows(
         {
-            "Processor": known.machine, "Usable": cores, "Frequency governor": known.governor or "not told",
+            "Processor": known.machine, "Usable": cores,
+            "CPU quota": "none" if known.cpu_quota is None else f"{known.cpu_quota:g} cores",
+            "Frequency governor": known.governor or "not told",
             "Load average before": f"{known.load_average:g}", "Triton": known.triton,
             "Server": ", ".join(filter(None, (known.server_kind, known.server_threads))),
             "Response cache": "on" if known.response_cache else "off",

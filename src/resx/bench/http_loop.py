@@ -28,10 +28,13 @@ from typing import Any, TypeAlias
 from resx.bench.recorder import NO_ANSWER, Recorder
 from resx.bench.task import DRAIN_S, MAX_HEAD_BYTES, PAUSE_S, PROGRESS_S, Task, due_times
 from resx.bench.wire import content_length, http_error
+from resx.machine import allow_open_files
+from resx.serving.loopback import connect, split_host
 
 _IDLE_S = 0.25
 _RECEIVE = 1 << 18
-_DESCRIPTORS_LEFT = 64
+DESCRIPTORS_LEFT = 64
+"""Files that a process needs beside its connections."""
 _WRITABLE = select.EPOLLIN | select.EPOLLOUT
 Peer: TypeAlias = tuple[int, Any]
 """A family of addresses, and one."""
@@ -56,7 +59,7 @@ class HttpLoop:
         """Closed loop: when (ns) a connection that failed is tried again, and a number to order them by."""
         self._next_payload = 0
         self._stopped_ns = 0
-        self._most_connections = _descriptors() - _DESCRIPTORS_LEFT
+        self._most_connections = allow_open_files() - DESCRIPTORS_LEFT
 
     def run(self) -> None:
         """Send until the pipe says stop, then wait for what is in flight."""
@@ -339,8 +342,7 @@ def open_connection(task: Task, context: ssl.SSLContext | None) -> Connection:
     Raises:
         OSError: there is none.
     """
-    port = int(task.host_port.rpartition(":")[2])
-    plain = socket.create_connection((host_of(task), port), timeout=min(task.timeout_s, 5.0))
+    plain = connect(*split_host(task.host_port), min(task.timeout_s, 5.0))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made = context.wrap_socket(plain, server_hostname=host_of(task)) if context else plain
     made.setblocking(False)
@@ -371,20 +373,8 @@ def peer_of(connection: Connection) -> Peer:
 
 def host_of(task: Task) -> str:
     """Return the server's name or address, without its port."""
-    return task.host_port.rpartition(":")[0].strip("[]")
+    return split_host(task.host_port)[0]
 
 
 def _cannot_connect(error: OSError) -> str:
     return f"cannot connect ({error.strerror or error})"
-
-
-def _descriptors() -> int:
-    """Allow this process as many open files as it may have, and return how many that are."""
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard if hard > 0 else 65536, 65536)
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        soft = wanted
-    return min(soft, 65536)

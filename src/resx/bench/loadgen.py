@@ -22,12 +22,14 @@ from typing import Any
 from resx.bench import wire
 from resx.bench.answers import compared
 from resx.bench.apart import run_apart
+from resx.bench.http_loop import DESCRIPTORS_LEFT
 from resx.bench.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, Scenario, run
 from resx.bench.payloads import Payloads
 from resx.bench.report import Answers
 from resx.bench.samples import Percentiles, merged, percentiles
 from resx.bench.task import DRAIN_S, Task
 from resx.errors import MissingCapability, ResxError, UsageError
+from resx.machine import lacks_open_files
 from resx.zoo.spec import FrozenModel
 
 SCENARIOS: dict[str, Scenario] = {
@@ -172,6 +174,8 @@ def _require(
         raise UsageError(
             f"latency_bound_ms={latency_bound_ms:g}: the server scenario needs a bound of its p99; give --slo p99=15ms"
         )
+    if reason := lacks_open_files(connections + DESCRIPTORS_LEFT, "such a load"):
+        raise MissingCapability(reason)
     if rate_per_s < 0 or not 1 <= connections <= 1024:
         raise UsageError(f"rate={rate_per_s:g}, connections={connections}: give 0 or more, and 1 to 1024")
 

@@ -19,8 +19,10 @@ import numpy as np
 from resx.bench import null_server, wire
 from resx.bench.answers import compared
 from resx.bench.generator import Generators, tasks
+from resx.bench.http_loop import DESCRIPTORS_LEFT
 from resx.bench.payloads import Payloads, in_shared_memory, noise, request_images, require_batch
 from resx.bench.plan import LoadPlan
+from resx.bench.quotas import quotas_of
 from resx.bench.recorder import Progress, Records
 from resx.bench.report import (
     BenchResult,
@@ -37,7 +39,8 @@ from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percenti
 from resx.bench.server_statistics import ServerBreakdown, breakdown
 from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
 from resx.bench.wire import Target
-from resx.errors import ResxError
+from resx.errors import MissingCapability, ResxError
+from resx.machine import lacks_open_files
 from resx.serving.client import Address, TritonClient
 
 _GONE_S = 3.0
@@ -80,6 +83,8 @@ class _Seen:
     interrupted: str = ""
     """Why the window closed early."""
     readings: list[_Reading] = field(default_factory=list)
+    throttled: tuple[str, ...] = ()
+    """Who stood still for want of CPU quota, and how often."""
 
     @property
     def server(self) -> ServerBreakdown | None:
@@ -172,6 +177,9 @@ def _measured(
     extras: Extras, repeat: int,
 ) -> Measurement:  # fmt: skip
     parts = tasks(plan, target, requests)
+    connections = max(part.concurrency for part in parts) if target.address.protocol == "http" else 1
+    if reason := lacks_open_files(connections + DESCRIPTORS_LEFT, "such a load"):
+        raise MissingCapability(reason)
     ceiling = None
     if extras.measure_ceiling:
         known = (target.address.protocol, target.model, plan.batch_size)
@@ -212,15 +220,18 @@ def _run(
     try:
         seen.interrupted = until(begun + int(plan.warmup_s * 1e9))
         _read(client, target, seen)
+        quotas = quotas_of(target.address)
         cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()
         if not seen.interrupted:
             seen.interrupted = until(seen.opened_ns + int(plan.duration_s * 1e9))
     except KeyboardInterrupt:
         seen.interrupted = "Ctrl-C"
         if not seen.opened_ns:
+            quotas = quotas_of(target.address)
             cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()  # of the warm-up nothing counts
     seen.closed_ns = time.monotonic_ns()
     seen.cpu_s = generators.cpu_s() - cpu
+    seen.throttled = quotas.used_up()
     _read(client, target, seen)
     seen.records = generators.stop()
 
@@ -265,7 +276,7 @@ def _summary(
     findings = Findings(
         plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,
         late=late, answers=answers, stability=stability, server=server, most_served=seen.most_served(samples),
-        interrupted=seen.interrupted, server_is_local=is_local(target.address),
+        interrupted=seen.interrupted, server_is_local=is_local(target.address), throttled=seen.throttled,
     )  # fmt: skip
     failed = len(window) - len(answered)
     return Measurement(

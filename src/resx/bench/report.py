@@ -16,9 +16,10 @@ from resx._version import __version__
 from resx.bench.samples import Percentiles
 from resx.bench.server_statistics import ServerBreakdown
 from resx.errors import UsageError
-from resx.machine import processor
+from resx.machine import cpu_quota, processor, usable_cores
 from resx.reading import MAX_RESULT_BYTES, read_bounded
 from resx.serving.client import Address
+from resx.serving.loopback import is_loopback, split_host
 from resx.serving.state import server_at
 from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import FrozenModel
@@ -173,6 +174,9 @@ class Environment(FrozenModel):
     python: str
     machine: str
     usable_cores: int
+    """Threads that it can run at the same time: its cores, or its CPU quota rounded up."""
+    cpu_quota: float | None = None
+    """Cores' worth of time that its control group allows the client; None: no limit."""
     governor: str = ""
     """Of the processor's frequency; empty where it does not say."""
     load_average: float = 0.0
@@ -284,7 +288,8 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
     count = sum(int(group.get("count", 1)) for group in groups)
     return Environment(
         resx=__version__, triton=triton, python=platform.python_version(), machine=processor(),
-        usable_cores=len(os.sched_getaffinity(0)), governor=_governor(), load_average=round(os.getloadavg()[0], 2),
+        usable_cores=usable_cores(), cpu_quota=cpu_quota(), governor=_governor(),
+        load_average=round(os.getloadavg()[0], 2),
         server_is_local=is_local(address), server_kind=_kind(address),
         server_threads=f"{count} instance{'s' if count > 1 else ''}" + (f" of {threads} threads" if threads else ""),
         response_cache=bool(config.get("response_cache", {}).get("enable")), packages=packages,
@@ -293,7 +298,7 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
 
 def is_local(address: Address) -> bool:
     """Say whether the server shares this machine."""
-    return address.host_port.rpartition(":")[0] in {"127.0.0.1", "localhost", "[::1]"}
+    return is_loopback(split_host(address.host_port)[0])
 
 
 def _kind(address: Address) -> Literal["native", "isolated", ""]:

@@ -41,6 +41,8 @@ class Findings:
     interrupted: str
     """Why the window closed early; empty: it did not."""
     server_is_local: bool
+    throttled: tuple[str, ...] = ()
+    """Who stood still for want of CPU quota, and how often."""
 
 
 def is_too_late(late: Late) -> bool:
@@ -86,6 +88,7 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
     canaries = _CANARIES_PER_S * found.window_s + _CANARIES_MORE
     if found.server is not None and found.server.requests > found.most_served + canaries:
         remarks.append(SOMEBODY_ELSE)
+    remarks += found.throttled
     if found.server_is_local:
         remarks.append("client and server share this machine")
     if found.answered and not found.answers.checked:

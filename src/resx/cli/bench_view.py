@@ -43,6 +43,8 @@ def _show(console: Console, result: BenchResult) -> None:
         f"{environment.machine}, client: {environment.usable_cores} cores{shared}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
+    if environment.cpu_quota is not None:
+        console.print(f"the client's CPU quota (control group), in cores: {environment.cpu_quota:g}", markup=False)
     targets = {measured.target for measured in result.measurements}
     has_open = any(measured.load == "open" for measured in result.measurements)
     efficient = any(measured.in_process for measured in result.measurements)

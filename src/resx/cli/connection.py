@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from resx.cli.options import chosen
 from resx.errors import UsageError
 from resx.serving.address import DEFAULT_PORTS, PROTOCOLS, Address, access, parse_address
+from resx.serving.loopback import split_host
 from resx.serving.repository import Repository
 from resx.serving.supervisor import running_server
 
@@ -36,5 +37,6 @@ def address_of(
         )
     if state and not given.control_key and given.tls is None:
         own = state.address(given.protocol)
-        return own if own.host_port == given.host_port else given
+        same_port = split_host(own.host_port)[1] == split_host(given.host_port)[1]
+        return own if same_port and state.is_at(given.host_port) else given
     return given

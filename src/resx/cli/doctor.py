@@ -29,13 +29,14 @@ def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = F
     findings = check_machine(repository)
     payload = {
         "checks": [
-            {"what": f.what, "found": f.found, "detail": f.detail, "remedy": f.remedy, "needed_for": f.needed_for}
+            {"what": f.what, "found": f.found, "detail": f.detail, "remedy": f.remedy, "needed_for": f.needed_for,
+             "state": f.state}
             for f in findings
         ]
-    }
+    }  # fmt: skip
 
     def show(console: Console) -> None:
-        rows = [[f.what, "found" if f.found else "missing", f.detail, f.needed_for, f.remedy] for f in findings]
+        rows = [[f.what, f.state, f.detail, f.needed_for, f.remedy] for f in findings]
         console.print(table("", ["what", "", "detail", "needed for", "remedy"], rows, left=5))
 
     Output(as_json=json, quiet=quiet).result(payload, show)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -26,6 +25,7 @@ from resx.cli.options import (
 )
 from resx.cli.output import Output
 from resx.errors import UsageError
+from resx.machine import usable_cores
 from resx.reading import set_limits
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def export(
         instances=instances, threads=threads, max_queue_size=max_queue, response_cache=response_cache,
         image_endpoint=image_endpoint,
     )  # fmt: skip
-    if reason := serving.oversubscribed(len(os.sched_getaffinity(0))):
+    if reason := serving.oversubscribed(usable_cores()):
         out.note(f"warning: {reason}")
     published = Repository(repository)
     precision = _precision(fp16=fp16, bf16=bf16, int8=int8)

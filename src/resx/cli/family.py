@@ -57,7 +57,7 @@ def export(
     """Publish up to `count` depths of the run that the request names, and print them."""
     from resx.analysis.family import spread
     from resx.analysis.shrink import require_removable
-    from resx.export.runtimes import usable_cores
+    from resx.machine import usable_cores
     from resx.serving.family import FamilyExport, export_family, require_free_names
     from resx.zoo.spec import SPEC_FILE, read_spec
 

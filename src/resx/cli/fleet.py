@@ -23,6 +23,7 @@ def members_of(url: str, repository: Repository, address_of: Callable[[str], Add
         UsageError: an address is malformed, or two are the same server's.
     """
     from resx.serving.fleet import member_at
+    from resx.serving.loopback import LOOPBACK, means_embedded, split_host
     from resx.serving.state import server_at
 
     members: list[Member] = []
@@ -31,9 +32,9 @@ def members_of(url: str, repository: Repository, address_of: Callable[[str], Add
         if not part:
             raise UsageError(f"--url {url}: an address is empty; give A,B,C without a comma at the end")
         member = member_at(address_of(part), repository)
-        host_port = member.address.host_port.lower().replace("localhost:", "127.0.0.1:")
-        state = server_at(host_port)
-        identity = f"process {state.pid}" if state else host_port
+        host, port = split_host(member.address.host_port.lower())
+        state = server_at(member.address.host_port)
+        identity = f"process {state.pid}" if state else f"{LOOPBACK if means_embedded(host) else host}:{port}"
         if identity in seen:
             raise UsageError(f"--url {url}: {seen[identity]} and {part} are one server; name each once")
         seen[identity] = part

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from resx import streams
+from resx import home, machine, streams
 from resx._version import __version__
 from resx.cli import (
     bench,
@@ -83,6 +83,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # whatever the locale's encoding lacks is shown escaped
     streams.make_readable()
+    machine.limit_libraries()
+    machine.allow_open_files()
     sys.exit(_run())
 
 
@@ -99,6 +101,7 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 def _run() -> int:
     try:
+        home.settle_home()
         _require_text(sys.argv[1:])
         code = app(standalone_mode=False)
         with contextlib.suppress(AttributeError):

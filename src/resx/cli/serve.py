@@ -12,6 +12,7 @@ from resx.cli.options import Json, Quiet, RepositoryPath, chosen, finite
 from resx.cli.output import Output, print_lines
 from resx.errors import ResxError, UsageError
 from resx.listing import one_line
+from resx.machine import cpu_quota, quota_note
 
 if TYPE_CHECKING:
     from resx.serving.deploy import Deployed
@@ -158,7 +159,7 @@ def _say_ready(
     payload = {
         "http": f"127.0.0.1:{state.http_port}", "grpc": f"127.0.0.1:{state.grpc_port}",
         "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
-        "models": ready, "not_loaded": missing, "newer": newer,
+        "models": ready, "not_loaded": missing, "newer": newer, "cpu_quota": cpu_quota(),
     }  # fmt: skip
     differences = {
         entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
@@ -168,4 +169,5 @@ def _say_ready(
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
     lines += [f"  {name} version {version} is newer: resx deploy {name}" for name, version in newer.items()]
     lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing)]
+    lines += [f"  {note}"] if (note := quota_note()) else []
     out.result(payload, lambda console: print_lines(console, lines))

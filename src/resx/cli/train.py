@@ -145,6 +145,8 @@ def _train(
     out: Output, *, resume: bool, ignore_times: bool, extend: bool, force: bool, tensorboard: bool,
 ) -> None:  # fmt: skip
     """Train and report; all but the first process do so silently."""
+    from resx.files import require_lockable
+    from resx.mounts import CannotLock
     from resx.training import checkpoint, loop
     from resx.training.tensorboard import event_files
 
@@ -156,6 +158,10 @@ def _train(
         return
     for remark in data.remarks:
         out.note(remark)
+    try:
+        require_lockable(folder)
+    except CannotLock as error:
+        out.note(f"warning: {error}; training goes on, and nothing keeps a second `train` out of the folder")
     if resume and not checkpoint.knows_data(folder):
         out.note(f"{folder}: begun by an older resx, so it cannot be checked that its data are the same")
     metrics: list[dict[str, Any]] = []

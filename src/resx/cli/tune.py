@@ -101,7 +101,7 @@ def tune(
 
 def _cores(asked: int, address: Address) -> int:
     from resx.bench.report import is_local
-    from resx.export.runtimes import usable_cores
+    from resx.machine import usable_cores
 
     if not asked and not is_local(address):
         raise UsageError(f"--cores is missing: {address} is not this machine; say how many cores it may use")

@@ -23,7 +23,8 @@ from torch import nn
 from resx.analysis.shrink import BlockLatency
 from resx.export.fold import fold_survival
 from resx.export.onnx_file import INPUT, write_onnx
-from resx.export.runtimes import session_options, usable_cores
+from resx.export.runtimes import session_options
+from resx.machine import usable_cores
 from resx.zoo.spec import ModelSpec
 from resx.zoo.stochastic_depth import StochasticBranch
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from resx.export import engine_layers, onnx_reading
 from resx.export.card import Card, Target
 from resx.export.gpu import gpu_here
 from resx.export.tensorrt_engine import collecting_logger, last_error, load_package
+from resx.machine import usable_cores
 
 try:
     import onnxruntime
@@ -23,11 +23,6 @@ except ImportError:
     raise MissingCapability(
         "onnxruntime is not installed; pip install 'resx[cpu]' (or 'resx[gpu]' where there is an NVIDIA GPU)"
     ) from None
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

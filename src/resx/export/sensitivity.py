@@ -20,7 +20,8 @@ from onnx import ModelProto, NodeProto
 
 from resx.export.card import KeptLayer
 from resx.export.onnx_file import WEIGHTED
-from resx.export.runtimes import session_options, usable_cores
+from resx.export.runtimes import session_options
+from resx.machine import usable_cores
 
 _MAX_TAKEN_OUT = 16
 

@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from resx import errors
 from resx.errors import MissingCapability, ResxError, UsageError
+from resx.machine import usable_cores
 from resx.reading import MIB, ReadLimits, read_limits, set_limits
-from resx.scoring.local import Device, ModelFile, Sessions, usable_cores
+from resx.scoring.local import Device, ModelFile, Sessions
 from resx.scoring.parts import Parts
 from resx.scoring.rows import Model
 from resx.scoring.run import OnRows, Scored
 from resx.scoring.source import Source
 from resx.scoring.stream import scored, workers_for
+from resx.serving.loopback import grpc_options
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -266,7 +268,7 @@ def _require_answer(address: str) -> None:
         return
     import grpc
 
-    with grpc.insecure_channel(address) as channel:
+    with grpc.insecure_channel(address, options=grpc_options(address)) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
         except grpc.FutureTimeoutError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,11 +145,6 @@ class Sessions:
         if answer.ndim == 0 or len(answer) != len(x):
             raise WrongAnswer(f"{self._name} answered {len(x)} images with a tensor {list(answer.shape)}")
         return answer.reshape(len(x), -1).astype(np.float32, copy=False)
-
-
-def usable_cores() -> int:
-    """Return the number of cores this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def _labels(model_folder: Path, config: dict[str, Any], num_classes: int) -> tuple[str, ...]:

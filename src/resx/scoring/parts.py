@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 import pydantic
 
 from resx.errors import ResxError, UsageError
-from resx.files import STAGING_PREFIX, exclusive, remove_abandoned, write_atomic
+from resx.files import STAGING_PREFIX, exclusive, remove_abandoned, require_lockable, write_atomic
 from resx.fingerprint import Fingerprint, compare
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.file_faults import explain_fault
@@ -188,6 +188,7 @@ def open_parts(
         ResxError: the folder cannot be written.
     """
     folder = parts_folder(out)
+    require_lockable(folder)
     with writing(folder):
         folder.mkdir(exist_ok=True)
     try:

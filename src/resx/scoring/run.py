@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from resx.errors import MissingCapability
 from resx.listing import printable
-from resx.scoring.local import Device, ModelFile, Sessions, usable_cores
+from resx.machine import usable_cores
+from resx.scoring.local import Device, ModelFile, Sessions
 from resx.scoring.output import merge
 from resx.scoring.parts import Manifest, Parts, open_parts, part_rows_for, remove_parts
 from resx.scoring.rows import Model

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.errors import ServerBusy, ServerError, UsageError
-from resx.scoring.local import usable_cores
+from resx.machine import usable_cores
 from resx.scoring.parts import Parts
 from resx.scoring.rows import Model
 from resx.scoring.run import OnRows, Scored, cut, stretches, told

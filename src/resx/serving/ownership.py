@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 
-from resx.files import exclusive
+from resx.files import exclusive, require_lockable
 from resx.serving import state as states
 from resx.serving.repository import Repository
 from resx.serving.triton_process import remove_remains
@@ -27,7 +27,9 @@ def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...
 
     Raises:
         UsageError: another supervisor holds it, or the folder cannot be written.
+        CannotLock: its file system has no locks, or the repository's has none.
     """
+    require_lockable(repository.root)  # deploying needs it, model by model
     folder = states.make_folder(repository)
     with _locked(repository, folder):
         dead = states.read_state(folder)

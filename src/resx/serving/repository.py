@@ -29,6 +29,7 @@ from resx.files import (
     exclusive,
     publish_folder,
     remove_abandoned,
+    require_lockable,
     sha256_of,
     staging_folder,
     write_atomic,
@@ -262,7 +263,9 @@ class Repository:
 
         Raises:
             UsageError: the name cannot be a model's, or a folder without resx's cards has it already.
+            CannotLock: the file system has no locks, so two exports at once could not be told apart.
         """
+        require_lockable(self.root)
         folder = self.root / checked_name(name)
         foreign = folder.exists() and not list(folder.glob(f"*/{cards.FILE_NAME}"))
         if foreign:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resx.machine import usable_cores
 from resx.serving import config_rules
 from resx.serving.triton_config import CONFIG_FILE
 
@@ -63,5 +64,5 @@ def served_backend() -> ModuleType:
         spec.loader.exec_module(module)
     finally:
         sys.path.remove(str(path.parent))
-    vars(module)["LOG_SEVERITY"] = _SILENT
+    vars(module).update(LOG_SEVERITY=_SILENT, CORES=usable_cores())
     return module

@@ -35,8 +35,8 @@ from pydantic import Field
 from resx.errors import UsageError
 from resx.files import checked_name, exclusive, make_state_folder, read_state_file, state_folder, write_atomic
 from resx.serving.client import Address, Protocol
-from resx.serving.embedded import LOOPBACK
 from resx.serving.in_use import write_mark
+from resx.serving.loopback import LOOPBACK, means_embedded, split_host
 from resx.serving.processes import Process
 from resx.serving.repository import Repository
 from resx.zoo.spec import FrozenModel
@@ -115,7 +115,8 @@ class ServerState(FrozenModel, extra="ignore"):
 
     def is_at(self, host_port: str) -> bool:
         """Say whether that is where it listens."""
-        return host_port in {f"{LOOPBACK}:{self.http_port}", f"{LOOPBACK}:{self.grpc_port}"}
+        host, port = split_host(host_port)
+        return port in {self.http_port, self.grpc_port} and means_embedded(host)
 
 
 class Ended(FrozenModel, extra="ignore"):
@@ -212,12 +213,10 @@ def is_starting(repository: Repository) -> bool:
 
 def server_at(host_port: str) -> ServerState | None:
     """Return the embedded server of this user that listens there, whichever repository it serves, or None."""
-    host, _, port = host_port.rpartition(":")
-    where = f"{LOOPBACK if host == 'localhost' else host}:{port}"
     for path in state_folder(_SERVERS).glob(f"*/{STATE}"):
         folder = state_folder(_SERVERS, path.parent.name)
         state = read_state(folder)
-        if state and state.is_at(where) and _is_locked(folder):
+        if state and state.is_at(host_port) and _is_locked(folder):
             return state
     return None
 

@@ -18,7 +18,6 @@ from resx.errors import ServerError
 from resx.serving import hidden_arguments, logs, processes
 from resx.serving.client import CONTROL_HEADER
 from resx.serving.embedded import (
-    LOOPBACK,
     RESPONSE_CACHE_BYTES,
     RESTRICTED_APIS,
     Installation,
@@ -26,6 +25,7 @@ from resx.serving.embedded import (
     last_error,
     process_environment,
 )
+from resx.serving.loopback import LOOPBACK
 from resx.serving.processes import is_own, stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives

@@ -14,7 +14,6 @@ interpreter while it decodes).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ import numpy.typing as npt
 from resx.errors import UsageError
 from resx.fingerprint import fingerprint_of_files
 from resx.listing import LABEL_RULE, ImageListing, add_counts, is_label, list_folders, list_images, one_line
+from resx.machine import usable_cores
 from resx.training.copies import find_copies
 from resx.training.data import BadImages, DataSet, Split, every_fifth_of_each_class
 from resx.training.geometry import pixels, resized_size
@@ -33,7 +33,7 @@ from resx.training.images import open_image, read_image_file
 from resx.training.layout import find_layout, require_undivided
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
 
-_NUM_THREADS = min(16, os.cpu_count() or 1)
+_MOST_THREADS = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +54,7 @@ class FolderImages:
         def put(index: int) -> None:
             out[index] = decoded(paths[index], self.image)
 
-        with ThreadPoolExecutor(_NUM_THREADS) as threads:
+        with ThreadPoolExecutor(min(_MOST_THREADS, usable_cores())) as threads:
             list(threads.map(put, range(len(paths))))
         return out
 
@@ -194,7 +194,7 @@ def _undecodable(paths: Iterable[Path], image: ImageFormat) -> dict[Path, str]:
         return ""
 
     listed = list(paths)
-    with ThreadPoolExecutor(_NUM_THREADS) as threads:
+    with ThreadPoolExecutor(min(_MOST_THREADS, usable_cores())) as threads:
         return {path: why for path, why in zip(listed, threads.map(reason, listed), strict=True) if why}
 
 

@@ -7,7 +7,6 @@ a killed process left staged is deleted by the next one that holds the lock.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import shutil
@@ -18,13 +17,12 @@ from pathlib import Path
 from resx.errors import ResxError, UsageError
 from resx.files import STAGING_PREFIX, exclusive, lock_holder
 from resx.listing import one_line
+from resx.mounts import CannotLock
 from resx.training.checkpoint import is_run
 from resx.training.run_origin import CONFIG, read_config
 from resx.zoo.spec import SPEC_FILE
 
 _STAGED = re.compile(rf"{re.escape(STAGING_PREFIX)}\d+-[\w-]+")
-_NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What a file system answers that has no locks for folders, as NFS."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,9 +88,8 @@ def _locked(folder: Path) -> Iterator[OwnFolder]:
             pid = lock_holder(folder)
             by = f"process {pid}" if pid else "another process"
             raise UsageError(f"{folder}: {by} is training in it; wait until it ends, or give another -o") from error
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+        except CannotLock:  # said by `resx train`, which goes on: nobody else may be there
+            pass
         yield OwnFolder(path=folder, descriptor=descriptor)
 
 

@@ -54,6 +54,8 @@ DEFAULT_MAX_BATCH = 4
 WORTH_ASKING_S = 0.02
 """A run that takes longer than this is worth the question whether somebody still waits for it."""
 ON_CPU: "list[execution_providers.Provider]" = [(execution_providers.CPU, {})]
+CORES = int(os.environ.get("RESX_SERVER_CORES", "0"))
+"""That the instances share, as whoever started the server found them, a CPU quota included; 0: those of the mask."""
 LOG_SEVERITY = 3
 """Of onnxruntime's own log, which is the server's here: errors."""
 TYPES = {
@@ -358,7 +360,7 @@ def _graph_level(config: dict[str, Any]) -> int:
 
 def _fair_share(config: dict[str, Any]) -> int:
     instances = sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
-    return max(1, len(os.sched_getaffinity(0)) // instances)
+    return max(1, (CORES or len(os.sched_getaffinity(0))) // instances)
 
 
 def _text(config: dict[str, Any], name: str) -> str:

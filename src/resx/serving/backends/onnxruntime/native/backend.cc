@@ -279,6 +279,14 @@ class Configuration {
     return options;
   }
 
+  // As whoever started the server found them, a CPU quota included; else those of the mask.
+  static int usable_cores() {
+    const char* told = std::getenv("RESX_SERVER_CORES");
+    if (int cores = told ? std::atoi(told) : 0) return cores;
+    cpu_set_t usable;
+    return sched_getaffinity(0, sizeof usable, &usable) == 0 ? CPU_COUNT(&usable) : 1;
+  }
+
   // Threads of one run. Without a count the instances share the cores evenly.
   int intra_op_threads() const {
     if (int threads = count("intra_op_thread_count")) return threads;
@@ -286,9 +294,7 @@ class Configuration {
     for (const Json& group : json["instance_group"].items) {
       instances += group["count"] ? group["count"].integer() : 1;
     }
-    cpu_set_t usable;
-    int cores = sched_getaffinity(0, sizeof usable, &usable) == 0 ? CPU_COUNT(&usable) : 1;
-    return std::max(1, static_cast<int>(cores / std::max<int64_t>(1, instances)));
+    return std::max(1, static_cast<int>(usable_cores() / std::max<int64_t>(1, instances)));
   }
 
   bool shares_a_session() const { return intra_op_threads() == 1 && !flag("execution_mode", false); }
