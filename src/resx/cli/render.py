@@ -121,9 +121,10 @@ def render(repository: Repository, name: str, version: int | None, rendering: Re
     workload, remarks = workload_of(repository, name, _placement(rendering), version)
     payload: dict[str, Any] = {"name": name, "version": workload.version, "release": workload.release.name}
     payload, text = _render(system, workload, rendering.folder, payload)
-    place = workload.placement.storage.place_of(workload.release.name)
-    source = f"{payload['releases']} holds it" if "releases" in payload else "-o DIR writes it"
-    for remark in (*remarks, f"{place} must hold the release {workload.release.name}; {source}"):
+    place = workload.placement.storage.place_of(workload.release.name, "/models" if system == "kserve" else "/")
+    source = payload.get("releases", "")
+    copy = f"copy {source}/{workload.release.name} there" if source else "-o DIR writes what belongs there"
+    for remark in (*remarks, f"the pods read {place}; {copy}"):
         out.note(f"note: {remark}")
     out.result(payload, lambda _console: typer.echo(text, nl=False))
 
@@ -134,8 +135,9 @@ def _render(
     from resx.serving.clusters.helm import chart_files
     from resx.serving.clusters.kserve import kserve_manifests
     from resx.serving.clusters.kubernetes import kubernetes_manifests
-    from resx.serving.clusters.kustomization import RELEASES, folder_of, write_folder
+    from resx.serving.clusters.kustomization import folder_of, write_folder
     from resx.serving.clusters.manifest import text_of
+    from resx.serving.clusters.release import RELEASES
 
     if system == "helm":
         files, said = chart_files(workload), f"a chart in {folder}; `helm install {workload.label} {folder}` installs it\n"

@@ -11,6 +11,7 @@ from importlib import resources
 
 from resx.serving.clusters.kubernetes import ALWAYS, MONITOR, SCALERS, object_values
 from resx.serving.clusters.manifest import Manifest, Setting, chart_text, dump, fill_in
+from resx.serving.clusters.release import RELEASES
 from resx.serving.clusters.workload import Workload
 
 SCHEMA = "values.schema.json"
@@ -49,6 +50,7 @@ def chart_files(workload: Workload) -> dict[str, str]:
         text = chart_text(fill_in(f"kubernetes/{name}.yaml", values))
         files[f"templates/{name}.yaml"] = f"{{{{- if {when} }}}}\n{text}{{{{- end }}}}\n"
     return files | {
+        ".helmignore": f"{RELEASES}/\n",
         "Chart.yaml": _chart(workload),
         "values.yaml": _values_text(workload, found),
         SCHEMA: json.dumps(_schema(), indent=2) + "\n",

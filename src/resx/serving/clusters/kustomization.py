@@ -22,13 +22,11 @@ from resx.serving.clusters.helm import SCHEMA, chart_files
 from resx.serving.clusters.kserve import kserve_manifests
 from resx.serving.clusters.kubernetes import kubernetes_manifests
 from resx.serving.clusters.manifest import Manifest, dump, text_of
-from resx.serving.clusters.release import Release, write_release
+from resx.serving.clusters.release import RELEASES, Release, write_release
 from resx.serving.clusters.storage import Storage
 from resx.serving.clusters.workload import Placement, Workload
 
 KUSTOMIZATION = "kustomization.yaml"
-RELEASES = "releases"
-"""The folder beside the manifests that the storage's content is written into."""
 STORAGES = (
     Storage(kind="pvc", location="model-repository"),
     Storage(kind="oci", location="registry.example.com/models/resnet50:1"),
@@ -91,7 +89,7 @@ def deploy_files() -> dict[str, str]:
     files |= {f"kserve/{name}": text for name, text in folder_of(kserve_manifests(example())).items()}
     files |= {f"helm/{name}": text for name, text in chart_files(example()).items()}
     return {
-        path: text if path.endswith(SCHEMA) else _WRITTEN.format(what=path.partition("/")[0]) + text
+        path: text if path.endswith((SCHEMA, ".helmignore")) else _WRITTEN.format(what=path.partition("/")[0]) + text
         for path, text in files.items()
     }
 

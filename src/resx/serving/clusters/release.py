@@ -27,6 +27,8 @@ from resx.serving import config_rules, triton_config
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 
+RELEASES = "releases"
+"""The folder beside manifests that a release is written into."""
 SUMS = "SHA256SUMS"
 _EMPTY = "EMPTY"
 """Stands in the version of an ensemble, as a bucket has no empty folders."""

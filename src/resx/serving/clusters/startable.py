@@ -7,7 +7,7 @@ those of Triton's own check, core/src/model_config_utils.cc, as far as they can 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,25 @@ def require_packages(endpoints: tuple[str, ...], image: str) -> None:
             f"--image {image}: {endpoints[-1]} imports Pillow, which NVIDIA's image lacks, so no pod would become ready; "
             "give --image with one that has it (docs/container.md says how to build it), or --no-image-endpoint"
         )
+
+
+def require_endpoint(config: Any, folder: Path, models: Collection[str]) -> None:
+    """Check a model of an image endpoint: its configuration, its code, and the models that it calls.
+
+    Args:
+        config: Triton's ModelConfig.
+        folder: the model's, in the repository.
+        models: all that the server loads.
+
+    Raises:
+        UsageError: Triton would not load it.
+    """
+    missing = [step.model_name for step in config.ensemble_scheduling.step if step.model_name not in models]
+    faults = [*config_faults(config, folder), *(f"ensemble_scheduling: no model {name} is served" for name in missing)]
+    if config.backend == "python" and not (folder / "1" / "model.py").is_file():
+        faults.append("backend python: 1/model.py is missing")
+    if faults:
+        raise UsageError(f"{folder.name}: {CONFIG_FILE}: {one_line(faults[0])[:300]}; Triton would not load it")
 
 
 def config_faults(config: Any, folder: Path) -> Iterator[str]:

@@ -46,11 +46,11 @@ class Storage:
         """Whether it is a volume; else Triton reads it over the network."""
         return self.kind in {"pvc", "oci"}
 
-    def place_of(self, release: str) -> str:
-        """Return where a release is, in words and addresses of the storage's own."""
+    def place_of(self, release: str, image_root: str = "/") -> str:
+        """Return where a release's content belongs, in words; images have it in the folder `image_root`."""
         if self.kind == "oci":
-            return f"the root of the image {self.location}"
-        return f"claim {self.location}, folder {release}" if self.kind == "pvc" else f"{self.location}/{release}"
+            return f"{image_root} of the image {self.location}"
+        return f"folder {release} of claim {self.location}" if self.kind == "pvc" else f"{self.location}/{release}"
 
 
 def parse_storage(text: str) -> Storage:

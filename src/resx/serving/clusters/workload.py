@@ -18,7 +18,7 @@ from resx.serving.clusters import memory
 from resx.serving.clusters.naming import LABEL_VALUE, dns_label, require_image, require_object_name
 from resx.serving.clusters.release import Release, read_release
 from resx.serving.clusters.startable import (
-    config_faults,
+    require_endpoint,
     require_fitting,
     require_packages,
     require_startable,
@@ -137,8 +137,8 @@ def workload_of(
     endpoints = tuple(repository.endpoints(name)) if placement.image_endpoint else ()
     require_packages(endpoints, placement.image)
     for endpoint in endpoints:
-        for fault in config_faults(config_rules.read_checked(repository.root, endpoint), repository.root / endpoint):
-            raise UsageError(f"{endpoint}: {CONFIG_FILE}: {fault}; Triton would not load it")
+        its_config = config_rules.read_checked(repository.root, endpoint)
+        require_endpoint(its_config, repository.root / endpoint, (name, *endpoints))
     if placement.autoscaler == "hpa" and not LABEL_VALUE.fullmatch(name):
         raise UsageError(
             f"--autoscaler hpa: picks the metric by the model's name, and {name} cannot be a label; give keda or none, "
