@@ -69,7 +69,8 @@ NoImageEndpoint: TypeAlias = Annotated[
 Folder: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", metavar="DIR", help="Write files here, and the release for the storage.", rich_help_panel=_PANEL
+        "-o", "--output", metavar="DIR", help="Write the files here, and the release for the storage.",
+        rich_help_panel=_PANEL,
     ),
 ]  # fmt: skip
 
@@ -140,7 +141,10 @@ def _render(
     from resx.serving.clusters.release import RELEASES
 
     if system == "helm":
-        files, said = chart_files(workload), f"a chart in {folder}; `helm install {workload.label} {folder}` installs it\n"
+        files, said = (
+            chart_files(workload),
+            f"a chart in {folder}; `helm install {workload.label} {folder}` installs it\n",
+        )
         payload = payload | {"files": sorted(files)}
     else:
         manifests = kubernetes_manifests(workload) if system == "kubernetes" else kserve_manifests(workload)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib import resources
 
 from resx.serving.clusters.kubernetes import ALWAYS, MONITOR, SCALERS, object_values
-from resx.serving.clusters.manifest import Manifest, Setting, chart_text, dump, fill_in
+from resx.serving.clusters.manifest import Manifest, Setting, chart_text, fill_in
 from resx.serving.clusters.release import RELEASES
 from resx.serving.clusters.workload import Workload
 
@@ -29,7 +29,7 @@ _VALUES = {
     "topologySpreadConstraints": "spread",
 }
 """The chart's values, and the place in the templates that each one fills."""
-_EMPTY = {"nodeSelector": {}, "imagePullSecrets": [], "tolerations": []}
+_EMPTY: dict[str, object] = {"nodeSelector": {}, "imagePullSecrets": [], "tolerations": []}
 
 
 def chart_files(workload: Workload) -> dict[str, str]:

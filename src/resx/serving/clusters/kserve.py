@@ -45,7 +45,7 @@ def storage_uri(place: Storage, release: str) -> str:
     if place.kind == "as":
         _, _, account, path = place.location.split("/", 3)
         return f"https://{account}.blob.core.windows.net/{path}/{release}"
-    if "://" in place.location.removeprefix("s3://"):
+    if place.location.count("://") > 1:
         raise UsageError(
             f"--storage {place.location}: KServe takes the host from the Secret's annotation "
             "serving.kserve.io/s3-endpoint; give s3://BUCKET/PREFIX"

@@ -2,14 +2,13 @@
 
     python -m resx.serving.clusters.memory FILE BATCH THREADS      prints the bytes that this took, at its peak
 
-A process's peak is all that Linux counts of it, so what Python and onnxruntime take by themselves is subtracted.
+What is counted is the process's peak (VmHWM), less what Python and onnxruntime take by themselves.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import math
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +38,15 @@ def memory_of(card: Card, file: Path, *, batch: int, threads: int) -> tuple[int,
     if importlib.util.find_spec("onnxruntime") is None:
         reason = "onnxruntime is not installed here; install the extra cpu and render again"
         return _estimate(file, f"{card.name}: memory is an estimate: {reason}")
-    command = [sys.executable, "-P", "-m", "resx.serving.clusters.memory", str(file.absolute()), str(batch), str(threads)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "resx.serving.clusters.memory",
+        str(file.absolute()),
+        str(batch),
+        str(threads),
+    ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -72,7 +79,9 @@ def _measure(file: str, batch: int, threads: int) -> int:
 
 
 def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Return this process's own peak; getrusage's begins with that of the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def require_image(option: str, image: str) -> str:
     found = _IMAGE.fullmatch(image)
     if found is None:
         raise UsageError(
-            f"{option} {one_line(image)}: no image's reference; give NAME:TAG or NAME@sha256:DIGEST, NAME in small letters"
+            f"{option} {one_line(image)}: not an image; give NAME:TAG or NAME@sha256:DIGEST, NAME in lower case"
         )
     if not found["tag"] and not found["digest"]:
         raise UsageError(f"{option} {image}: names no release; give NAME:TAG or NAME@sha256:DIGEST")
@@ -60,7 +60,7 @@ def require_object_name(option: str, name: str) -> None:
     """
     if not _OBJECT.fullmatch(name):
         raise UsageError(
-            f"{option} {one_line(name)}: give an object's name: small letters, digits, `-` and `.`, 253 at most"
+            f"{option} {one_line(name)}: give an object's name: lower-case letters, digits, `-` and `.`, 253 at most"
         )
 
 

@@ -47,9 +47,7 @@ class Release:
     """Contents, or the file that holds them, by path in the folder."""
 
 
-def read_release(
-    repository: Repository, name: str, version: int, card: Card, endpoints: Sequence[str]
-) -> Release:
+def read_release(repository: Repository, name: str, version: int, card: Card, endpoints: Sequence[str]) -> Release:
     """Read a published version with the models of its image endpoint.
 
     Raises:
@@ -59,7 +57,7 @@ def read_release(
     files: dict[str, bytes | Path] = dict(_files_of(repository, name, version))
     for endpoint in endpoints:
         config_rules.require_contained(repository.root, endpoint)
-        files |= {path: each for path, each in _all_files(repository.root / endpoint, endpoint).items()}
+        files |= _all_files(repository.root / endpoint, endpoint)
         if not any(path.startswith(f"{endpoint}/1/") for path in files):
             files[f"{endpoint}/1/{_EMPTY}"] = _NO_BYTES
     sums = {path: hashlib.sha256(each).hexdigest() if isinstance(each, bytes) else sha256_of(each)

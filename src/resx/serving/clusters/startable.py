@@ -36,7 +36,9 @@ def require_startable(config: Any, card: Card, folder: Path, *, gpu: bool) -> No
     Raises:
         UsageError: Triton would not load the model; the message says why.
     """
-    for fault in itertools.chain(config_faults(config, folder), _card_faults(config, card), _device_faults(config, gpu)):
+    for fault in itertools.chain(
+        config_faults(config, folder), _card_faults(config, card), _device_faults(config, gpu)
+    ):
         raise UsageError(f"{folder.name}: {CONFIG_FILE}: {one_line(fault)[:300]}; Triton would not load it")
 
 
@@ -63,8 +65,8 @@ def require_packages(endpoints: tuple[str, ...], image: str) -> None:
     """
     if endpoints and image.partition("@")[0].partition(":")[0] == NVIDIA:
         raise UsageError(
-            f"--image {image}: {endpoints[-1]} imports Pillow, which NVIDIA's image lacks, so no pod would become ready; "
-            "give --image with one that has it (docs/container.md says how to build it), or --no-image-endpoint"
+            f"--image {image}: {endpoints[-1]} needs Pillow, which NVIDIA's image lacks, so no pod gets ready; give "
+            "--image with one that has it (docs/container.md says how to build it), or --no-image-endpoint"
         )
 
 
@@ -149,7 +151,7 @@ def _card_faults(config: Any, card: Card) -> Iterator[str]:
     if _FILES.get(backend) != card.model_file:
         yield f"backend {backend}: does not serve {card.model_file}"
     if backend == "openvino" and config.default_model_filename != card.model_file:
-        yield f"backend openvino: looks for model.xml; give default_model_filename: \"{card.model_file}\""
+        yield f'backend openvino: looks for model.xml; give default_model_filename: "{card.model_file}"'
     fixed = () if signature.batch is None else (signature.batch,)
     if fixed and config.max_batch_size:
         yield f"max_batch_size {config.max_batch_size}: the file takes batches of {signature.batch} alone; give 0"
@@ -163,7 +165,8 @@ def _card_faults(config: Any, card: Card) -> Iterator[str]:
         given = [(tensor.name, _type_name(tensor), tuple(tensor.dims)) for tensor in tensors]
         unbatched = () if config.max_batch_size else (-1,)
         if given not in ([(name, type_name, (*batch, *dims))], [(name, type_name, (*unbatched, *dims))]):
-            yield f"{what} {given}: the file has {name} {type_name} {list((*batch, *dims))}"
+            said = ", ".join(f"{one} {kind} {[*axes]}" for one, kind, axes in given)
+            yield f"{what} {said}: the file has {name} {type_name} {[*batch, *dims]}"
 
 
 def _type_name(tensor: Any) -> str:

@@ -1,0 +1,262 @@
+"""A release as pods are to run it: what is read of it, what cannot start, and how templates are filled in."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from resx.errors import ParityError, UsageError
+from resx.export.card import FILE_NAME, Card
+from resx.serving.clusters import manifest, memory
+from resx.serving.clusters.kustomization import example, write_folder
+from resx.serving.clusters.manifest import Manifest, Setting, chart_text, dump
+from resx.serving.clusters.release import SUMS, Release, read_release
+from resx.serving.clusters.storage import Storage
+from resx.serving.clusters.workload import Placement, workload_of
+from resx.serving.repository import Repository
+from resx.serving.triton_config import CONFIG_FILE
+from tests.conftest import publish_tiny
+
+NAME = "small"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    repository = Repository(tmp_path_factory.mktemp("clusters") / "model_repository")
+    publish_tiny(repository, NAME, image_endpoint=True)
+    return repository
+
+
+@pytest.fixture
+def repository(published: Repository, tmp_path: Path) -> Repository:
+    """A copy that a test may spoil."""
+    import shutil
+
+    shutil.copytree(published.root, tmp_path / "model_repository")
+    return Repository(tmp_path / "model_repository")
+
+
+ALONE = Placement(image_endpoint=False)
+OWN_IMAGE = Placement(image="r.example.com/triton-with-pillow:1")
+
+
+def edit(repository: Repository, before: str, after: str, name: str = NAME) -> None:
+    config = repository.root / name / CONFIG_FILE
+    assert before in config.read_text()
+    config.write_text(config.read_text().replace(before, after))
+
+
+def change_card(repository: Repository, change: Callable[[Card], Card]) -> None:
+    path = repository.root / NAME / "1" / FILE_NAME
+    path.write_text(change(repository.card(NAME)).model_dump_json())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ('name: "small"', 'name: "other"', "name other"),
+        ('backend: "onnxruntime"', 'backend: "onnx"', "backend onnx"),
+        ('backend: "onnxruntime"', 'backend: "tensorrt"', "backend tensorrt"),
+        ('backend: "onnxruntime"', 'backend: "openvino"', "default_model_filename"),
+        ('backend: "onnxruntime"', "", "names no backend"),
+        ("max_batch_size: 4", "max_batch_size: -1", "max_batch_size -1"),
+        ("max_batch_size: 4", "max_batch_size: 2", "model_warmup"),
+        ("TYPE_UINT8", "TYPE_FP32", "TYPE_FP32"),
+        ("dims: [10]", "dims: [11]", "[11]"),
+        ("dims: [10]", "dims: [0]", "dims [0]"),
+        ('name: "image"', 'name: "pixels"', "no input image"),
+        ('"labels.txt"', '"classes.txt"', "label_filename classes.txt: no such file"),
+        ("dynamic_batching {", "dynamic_batching { preferred_batch_size: [8]", "preferred_batch_size 8"),
+        ("dynamic_batching {", "dynamic_batching { priority_levels: 2", "default_priority_level"),
+        ("count: 1", "count: -1", "count -1"),
+        ("count: 1", "count: 1 kind: KIND_GPU", "give --gpu"),
+        ("count: 1", "count: 1 gpus: [0]", "give --gpu"),
+        ("count: 1", "count: 1 kind: KIND_CPU gpus: [0]", "KIND_CPU with gpus"),
+        ("version_policy", 'parameters { key: "intra_op_thread_count" value { string_value: "two" } }\nversion_policy',
+         "intra_op_thread_count"),
+        ("version_policy", 'parameters { key: "intra_op_thread_count" value { string_value: "-1" } }\nversion_policy',
+         "intra_op_thread_count"),
+        ("max_batch_size: 4", "max_batch_sise: 4", CONFIG_FILE),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_triton_would_refuse_is_not_rendered(
+    repository: Repository, before: str, after: str, words: str
+) -> None:
+    edit(repository, before, after)
+    with pytest.raises(UsageError) as caught:
+        workload_of(repository, NAME, ALONE)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("count: 1", "count: 1 kind: KIND_CPU", "leave --gpu out"),
+        ("count: 1", "count: 1 kind: KIND_GPU gpus: [1]", "a pod has GPU 0 alone"),
+        ('backend: "onnxruntime"', 'backend: "openvino"\ndefault_model_filename: "model.onnx"', "leave --gpu out"),
+    ],
+)
+def test_a_configuration_for_another_device_is_not_rendered_with_a_gpu(
+    repository: Repository, before: str, after: str, words: str
+) -> None:
+    edit(repository, before, after)
+    with pytest.raises(UsageError, match=words):
+        workload_of(repository, NAME, Placement(gpu=True, image_endpoint=False))
+
+
+def test_other_settings_are_rendered(repository: Repository) -> None:
+    edit(repository, "count: 1", "count: 2 kind: KIND_CPU")
+    edit(
+        repository, "dynamic_batching {", "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 9"
+    )
+    assert workload_of(repository, NAME, ALONE)[0].cpus == 4
+    edit(repository, 'backend: "onnxruntime"', 'backend: "openvino"\ndefault_model_filename: "model.onnx"')
+    workload_of(repository, NAME, ALONE)
+
+
+def test_an_endpoint_that_would_not_load_is_not_rendered(repository: Repository) -> None:
+    workload_of(repository, NAME, OWN_IMAGE)
+    edit(repository, 'model_name: "small_preprocess"', 'model_name: "gone"', "small_image")
+    with pytest.raises(UsageError, match="no model gone"):
+        workload_of(repository, NAME, OWN_IMAGE)
+    edit(repository, 'model_name: "gone"', 'model_name: "small_preprocess"', "small_image")
+    (repository.root / "small_preprocess/1/model.py").unlink()
+    with pytest.raises(UsageError, match=r"model\.py is missing"):
+        workload_of(repository, NAME, OWN_IMAGE)
+
+
+def test_the_cpus_form_of_int8_is_not_put_on_a_gpu(repository: Repository) -> None:
+    change_card(repository, lambda card: card.model_copy(update={"precision": "int8", "target": "cpu"}))
+    workload_of(repository, NAME, ALONE)
+    with pytest.raises(UsageError, match="--gpu: .* int8 in the CPU's form"):
+        workload_of(repository, NAME, Placement(gpu=True, image_endpoint=False))
+
+
+def test_a_file_that_is_not_the_verified_one_is_not_rendered(repository: Repository) -> None:
+    file = repository.root / NAME / "1" / "model.onnx"
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(ParityError, match="not the file that was verified"):
+        workload_of(repository, NAME, ALONE)
+
+
+def release(repository: Repository, *endpoints: str) -> Release:
+    return read_release(repository, NAME, 1, repository.card(NAME, 1), endpoints)
+
+
+def test_a_releases_name_follows_all_that_is_in_it(repository: Repository) -> None:
+    first = release(repository)
+    assert release(repository) == first
+    names = {first.name, release(repository, "small_image").name}
+    for before, after in (("count: 1", "count: 2"), ("max_queue_size: 32", "max_queue_size: 8")):
+        edit(repository, before, after)
+        names.add(release(repository).name)
+    (repository.root / NAME / "labels.txt").write_text("\n".join(f"other {index}" for index in range(10)) + "\n")
+    names.add(release(repository).name)
+    assert len(names) == 5
+    publish_tiny(repository, NAME, seed=1, image_endpoint=True)
+    assert release(repository).files.keys() == first.files.keys(), "a later version changes nothing"
+
+
+def test_a_release_has_no_empty_folder_which_a_bucket_would_lose(repository: Repository) -> None:
+    files = release(repository, "small_preprocess", "small_image").files
+    assert any(path.startswith("small_image/1/") for path in files)
+    sums = files[SUMS]
+    assert isinstance(sums, bytes)
+    assert len(sums.splitlines()) == len(files) - 1
+
+
+def test_memory_follows_what_the_file_takes_and_its_instances(repository: Repository) -> None:
+    card, file = repository.card(NAME), repository.root / NAME / "1" / "model.onnx"
+    measured, remark = memory.memory_of(card, file, batch=4, threads=1)
+    assert remark == ""
+    large, _ = memory.memory_of(card, file, batch=4096, threads=1)
+    assert large >= measured + 4096 * 3 * 32 * 32 * 4 // 2**20 // 2
+    one, _ = workload_of(repository, NAME, ALONE)
+    edit(repository, "count: 1", "count: 3")
+    three, _ = workload_of(repository, NAME, ALONE)
+    assert three.instances_mib > one.instances_mib
+    assert workload_of(repository, NAME, Placement(gpu=True, image_endpoint=False))[0].memory_mib > three.memory_mib
+
+
+def test_memory_that_cannot_be_measured_is_an_estimate_and_says_so(repository: Repository, tmp_path: Path) -> None:
+    spoilt = tmp_path / "model.onnx"
+    spoilt.write_bytes(b"no model")
+    mib, remark = memory.memory_of(repository.card(NAME), spoilt, batch=1, threads=1)
+    assert mib > 0
+    assert "estimate" in remark
+    assert "\n" not in remark
+
+
+def test_threads_that_are_left_to_the_server_are_remarked_on(repository: Repository) -> None:
+    _, remarks = workload_of(repository, NAME, ALONE)
+    assert [remark.partition(":")[0] for remark in remarks] == [NAME]
+    assert workload_of(repository, NAME, Placement(gpu=True, image_endpoint=False))[1] == ()
+
+
+def test_a_folder_that_cannot_be_written_whole_is_not_left_there(repository: Repository, tmp_path: Path) -> None:
+    good = release(repository)
+    gone = Release(name=good.name, sha256=good.sha256, size_bytes=0, files={"a/1/model.onnx": tmp_path / "gone"})
+    (tmp_path / "empty").mkdir()
+    for folder in (tmp_path / "new", tmp_path / "empty"):
+        with pytest.raises(UsageError, match=str(folder)):
+            write_folder(folder, {"deployment.yaml": ""}, gone)
+    assert not (tmp_path / "new").exists()
+    assert list((tmp_path / "empty").iterdir()) == []
+
+
+HOSTILE = [
+    "a: b",
+    "'",
+    '"',
+    "x\nkind: Pod",
+    "{{ .Values.x }}",
+    "${name}",
+    "# no",
+    "null",
+    "1",
+    "- x",
+    "&a",
+    "!helm 'x'",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_value_stays_one_value_wherever_it_is_filled_in(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    template = "# ${text}\nwhole: ${text}\npart: a ${text} b\nlist:\n- ${text}\n- ${several}\ngone: ${nothing}\n"
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/x.yaml").write_text(template)
+    monkeypatch.setattr(manifest.resources, "files", lambda _package: tmp_path)
+    filled = manifest.fill_in("x.yaml", {"text": text, "several": [text, text], "nothing": None})
+    wanted = {"whole": text, "part": f"a {text} b", "list": [text] * 3}
+    assert filled.fields == wanted
+    assert yaml.safe_load(manifest.text_of([filled])) == wanted
+    assert manifest.text_of([filled]).splitlines()[1].startswith("whole")
+
+
+def test_a_chart_takes_settings_as_json_and_leaves_other_braces_as_text() -> None:
+    fields = {"a": Setting(key="x"), "b": [{"c": Setting(key="y", condition="always")}], "d": "{{ .Release.Name }}"}
+    text = chart_text(Manifest(fields=fields))
+    assert "{{- if .Values.x }}\na: {{ toJson .Values.x }}\n{{- end }}\n" in text
+    assert "- c: {{ toJson .Values.y }}\n" in text
+    assert "{{ .Release" not in text
+
+
+def test_every_template_is_yaml_and_every_place_is_filled() -> None:
+    folder = Path(manifest.__file__).parent / "templates"
+    for path in folder.rglob("*.yaml"):
+        assert yaml.safe_load(path.read_text()), path
+    json.loads((folder / "helm/values.schema.json").read_text())
+    from resx.serving.clusters.helm import chart_files
+    from resx.serving.clusters.kubernetes import kubernetes_manifests
+
+    bucket = Placement(storage=Storage(kind="s3", location="s3://bucket/models"))
+    for text in (
+        *chart_files(example(bucket)).values(),
+        *(dump(one.fields) for one in kubernetes_manifests(example())),
+    ):
+        assert "${" not in text
