@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from resx.errors import ParityError, UsageError
 from resx.export.card import FILE_NAME, Card
 from resx.serving.clusters import manifest, memory
 from resx.serving.clusters.kustomization import example, write_folder
-from resx.serving.clusters.manifest import Manifest, Setting, chart_text, dump
+from resx.serving.clusters.manifest import Manifest, Setting, chart_text, dump, fill, text_of
 from resx.serving.clusters.release import SUMS, Release, read_release
 from resx.serving.clusters.storage import Storage
 from resx.serving.clusters.workload import Placement, workload_of
@@ -172,8 +173,9 @@ def test_memory_follows_what_the_file_takes_and_its_instances(repository: Reposi
     card, file = repository.card(NAME), repository.root / NAME / "1" / "model.onnx"
     measured, remark = memory.memory_of(card, file, batch=4, threads=1)
     assert remark == ""
-    large, _ = memory.memory_of(card, file, batch=4096, threads=1)
-    assert large >= measured + 4096 * 3 * 32 * 32 * 4 // 2**20 // 2
+    wide = card.model_copy(update={"max_batch_size": 1024})
+    large, _ = memory.memory_of(wide, file, batch=1024, threads=1)
+    assert large >= measured + 1024 * 8 * 16 * 16 * 4 // 2**20, "a block's output is held"
     one, _ = workload_of(repository, NAME, ALONE)
     edit(repository, "count: 1", "count: 3")
     three, _ = workload_of(repository, NAME, ALONE)
@@ -188,6 +190,17 @@ def test_memory_that_cannot_be_measured_is_an_estimate_and_says_so(repository: R
     assert mib > 0
     assert "estimate" in remark
     assert "\n" not in remark
+
+
+def test_a_batch_above_the_exported_one_is_scaled_and_not_tried(repository: Repository) -> None:
+    card, file = repository.card(NAME), repository.root / NAME / "1" / "model.onnx"
+    enormous, remark = memory.memory_of(card, file, batch=65_536, threads=1)
+    assert remark == ""
+    assert enormous > 65_536 * 3 * 16 * 16 // 2**20
+
+
+def test_an_image_of_ones_own_is_told_what_an_endpoint_needs(repository: Repository) -> None:
+    assert any("Pillow" in remark for remark in workload_of(repository, NAME, OWN_IMAGE)[1])
 
 
 def test_threads_that_are_left_to_the_server_are_remarked_on(repository: Repository) -> None:
@@ -224,18 +237,13 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_value_stays_one_value_wherever_it_is_filled_in(
-    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_value_stays_one_value_wherever_it_is_filled_in(text: str) -> None:
     template = "# ${text}\nwhole: ${text}\npart: a ${text} b\nlist:\n- ${text}\n- ${several}\ngone: ${nothing}\n"
-    (tmp_path / "templates").mkdir()
-    (tmp_path / "templates/x.yaml").write_text(template)
-    monkeypatch.setattr(manifest.resources, "files", lambda _package: tmp_path)
-    filled = manifest.fill_in("x.yaml", {"text": text, "several": [text, text], "nothing": None})
+    filled = fill(template, {"text": text, "several": [text, text], "nothing": None})
     wanted = {"whole": text, "part": f"a {text} b", "list": [text] * 3}
     assert filled.fields == wanted
-    assert yaml.safe_load(manifest.text_of([filled])) == wanted
-    assert manifest.text_of([filled]).splitlines()[1].startswith("whole")
+    assert yaml.safe_load(text_of([filled])) == wanted
+    assert text_of([filled]).splitlines()[1].startswith("whole")
 
 
 def test_a_chart_takes_settings_as_json_and_leaves_other_braces_as_text() -> None:
@@ -244,6 +252,15 @@ def test_a_chart_takes_settings_as_json_and_leaves_other_braces_as_text() -> Non
     assert "{{- if .Values.x }}\na: {{ toJson .Values.x }}\n{{- end }}\n" in text
     assert "- c: {{ toJson .Values.y }}\n" in text
     assert "{{ .Release" not in text
+
+
+def test_a_chart_of_a_name_that_is_no_label_offers_no_hpa() -> None:
+    from resx.serving.clusters.helm import SCHEMA, chart_files
+
+    for name, has_hpa in (("resnet50", True), ("a_", False), ("x" * 64, False)):
+        files = chart_files(replace(example(), model=name))
+        assert ("templates/horizontalpodautoscaler.yaml" in files) == has_hpa
+        assert ("hpa" in json.loads(files[SCHEMA])["properties"]["autoscaler"]["enum"]) == has_hpa
 
 
 def test_every_template_is_yaml_and_every_place_is_filled() -> None:

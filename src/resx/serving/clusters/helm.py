@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from importlib import resources
+from typing import Any
 
 from resx.serving.clusters.kubernetes import ALWAYS, MONITOR, SCALERS, object_values
 from resx.serving.clusters.manifest import Manifest, Setting, chart_text, fill_in
+from resx.serving.clusters.naming import LABEL_VALUE
 from resx.serving.clusters.release import RELEASES
 from resx.serving.clusters.workload import Workload
 
@@ -44,16 +46,15 @@ def chart_files(workload: Workload) -> dict[str, str]:
     check = fill_in("kubernetes/check-container.yaml", values).fields
     values["init_containers"] = [check] if found["init_containers"] else None
     files = {f"templates/{name}.yaml": chart_text(fill_in(f"kubernetes/{name}.yaml", values)) for name in ALWAYS}
-    for when, name in {
-        ".Values.monitor": MONITOR, **{f'eq .Values.autoscaler "{kind}"': name for kind, name in SCALERS.items()},
-    }.items():  # fmt: skip
+    scalers = {f'eq .Values.autoscaler "{kind}"': SCALERS[kind] for kind in _scalers_of(workload)}
+    for when, name in {".Values.monitor": MONITOR, **scalers}.items():
         text = chart_text(fill_in(f"kubernetes/{name}.yaml", values))
         files[f"templates/{name}.yaml"] = f"{{{{- if {when} }}}}\n{text}{{{{- end }}}}\n"
     return files | {
         ".helmignore": f"{RELEASES}/\n",
         "Chart.yaml": _chart(workload),
         "values.yaml": _values_text(workload, found),
-        SCHEMA: json.dumps(_schema(), indent=2) + "\n",
+        SCHEMA: json.dumps(_schema(workload), indent=2) + "\n",
     }
 
 
@@ -82,7 +83,13 @@ The release, {workload.release.name}, and its storage are fixed: render another 
     return chart_text(replace(Manifest(fields=values | scaling), comment=comment))
 
 
-def _schema() -> dict[str, object]:
+def _scalers_of(workload: Workload) -> list[str]:
+    """Return the autoscalers that the model can have: an HPA picks its metric by the name, as a label."""
+    return [kind for kind in SCALERS if kind != "hpa" or LABEL_VALUE.fullmatch(workload.model)]
+
+
+def _schema(workload: Workload) -> dict[str, Any]:
     text = (resources.files(__package__) / "templates" / "helm" / SCHEMA).read_text()
-    schema: dict[str, object] = json.loads(text)
+    schema: dict[str, Any] = json.loads(text)
+    schema["properties"]["autoscaler"]["enum"] = ["none", *_scalers_of(workload)]
     return schema

@@ -8,12 +8,18 @@ from __future__ import annotations
 from typing import Any
 
 from resx.errors import UsageError
-from resx.serving.clusters import storage
 from resx.serving.clusters.autoscaling import PROMETHEUS, TARGET_S, queue_seconds
 from resx.serving.clusters.kubernetes import HTTP, description, pod_values, probes, secret_name, spread
 from resx.serving.clusters.manifest import Fields, Manifest, fill_in
 from resx.serving.clusters.storage import Storage
 from resx.serving.clusters.workload import GROWTH, Workload
+
+_KEYS = {
+    "s3": "--from-literal=AWS_ACCESS_KEY_ID=... --from-literal=AWS_SECRET_ACCESS_KEY=...",
+    "gs": "--from-file=gcloud-application-credentials.json",
+    "as": "--from-literal=AZURE_STORAGE_ACCESS_KEY=...",
+}
+"""What KServe, and not Triton, wants in a storage's Secret."""
 
 
 def kserve_manifests(workload: Workload) -> list[Manifest]:
@@ -69,7 +75,7 @@ def _values(workload: Workload) -> dict[str, Any]:
         "spread": spread(workload, {"serving.kserve.io/inferenceservice": label}),
         "storage_uri": storage_uri(placement.storage, workload.release.name),
         "secret": secret_name(workload),
-        "secret_help": storage.secret_help(placement.storage, secret_name(workload), has_account=False),
+        "secret_help": f"kubectl create secret generic {secret_name(workload)} {_KEYS.get(placement.storage.kind, '')}",
     } | own  # fmt: skip
 
 

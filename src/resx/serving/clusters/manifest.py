@@ -60,9 +60,13 @@ def fill_in(template: str, values: Mapping[str, Any]) -> Manifest:
         template: its path in `templates/`.
         values: by the names of the places.
     """
+    return fill((resources.files(__package__) / "templates" / template).read_text(), values)
+
+
+def fill(text: str, values: Mapping[str, Any]) -> Manifest:
+    """Return a template's text as an object."""
     import yaml
 
-    text = (resources.files(__package__) / "templates" / template).read_text()
     lines = [line[1:].removeprefix(" ") for line in text.splitlines() if line.startswith("#")]
     comment = "\n".join(_PLACE.sub(lambda place: one_line(str(values[place[1]])), line) for line in lines)
     return Manifest(fields=_filled(yaml.safe_load(text), values), comment=comment)

@@ -27,6 +27,8 @@ _MIB = 2**20
 def memory_of(card: Card, file: Path, *, batch: int, threads: int) -> tuple[int, str]:
     """Return the MiB that an instance takes, and how they were found: a remark that is empty where they were measured.
 
+    A batch larger than the version was exported for is not tried; its memory is scaled.
+
     Args:
         card: the version's.
         file: the version's model file.
@@ -38,13 +40,14 @@ def memory_of(card: Card, file: Path, *, batch: int, threads: int) -> tuple[int,
     if importlib.util.find_spec("onnxruntime") is None:
         reason = "onnxruntime is not installed here; install the extra cpu and render again"
         return _estimate(file, f"{card.name}: memory is an estimate: {reason}")
+    tried = min(batch, card.max_batch_size)
     command = [
         sys.executable,
         "-P",
         "-m",
         "resx.serving.clusters.memory",
         str(file.absolute()),
-        str(batch),
+        str(tried),
         str(threads),
     ]
     try:
@@ -54,7 +57,7 @@ def memory_of(card: Card, file: Path, *, batch: int, threads: int) -> tuple[int,
     if done.returncode or not done.stdout.strip().isdigit():
         reason = one_line((done.stderr.strip().splitlines() or ["no reason given"])[-1])[:200]
         return _estimate(file, f"{card.name}: memory is an estimate: its file did not run here ({reason})")
-    return math.ceil(int(done.stdout) / _MIB), ""
+    return math.ceil(int(done.stdout) / _MIB * batch / tried), ""
 
 
 def _estimate(file: Path, remark: str) -> tuple[int, str]:

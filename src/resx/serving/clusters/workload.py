@@ -155,7 +155,10 @@ def workload_of(
         cpus=instances * (threads or _ASSUMED_THREADS), instances_mib=instances * instance_mib,
         endpoints=endpoints, response_cache=config.response_cache.enable, placement=placement,
     )  # fmt: skip
-    remarks = (remark, _threads_remark(workload, threads, instances), _engine_remark(name, card.engine))
+    remarks = (
+        remark, _threads_remark(workload, threads, instances), _engine_remark(name, card.engine),
+        f"{endpoints[-1]}: the image must have Pillow (docs/container.md)" if endpoints else "",
+    )  # fmt: skip
     return workload, tuple(one for one in remarks if one)
 
 
