@@ -1,18 +1,29 @@
 """A release as pods are to run it: what is read of it, what cannot start, and how templates are filled in."""
 
+import contextlib
 import json
+import os
+import shutil
+import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from resx.errors import ParityError, UsageError
+from resx.errors import ParityError, ResxError, UsageError
 from resx.export.card import FILE_NAME, Card
+from resx.serving import embedded
+from resx.serving.address import parse_address
+from resx.serving.client import TritonClient
 from resx.serving.clusters import manifest, memory
-from resx.serving.clusters.kustomization import example, write_folder
+from resx.serving.clusters.kubernetes import kubernetes_manifests
+from resx.serving.clusters.kustomization import STORAGES, example, write_folder
 from resx.serving.clusters.manifest import Manifest, Setting, chart_text, dump, fill, text_of
+from resx.serving.clusters.naming import parse_node_labels
 from resx.serving.clusters.release import SUMS, Release, read_release
 from resx.serving.clusters.storage import Storage
 from resx.serving.clusters.workload import Placement, workload_of
@@ -33,8 +44,6 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Repository:
 @pytest.fixture
 def repository(published: Repository, tmp_path: Path) -> Repository:
     """A copy that a test may spoil."""
-    import shutil
-
     shutil.copytree(published.root, tmp_path / "model_repository")
     return Repository(tmp_path / "model_repository")
 
@@ -54,14 +63,11 @@ def change_card(repository: Repository, change: Callable[[Card], Card]) -> None:
     path.write_text(change(repository.card(NAME)).model_dump_json())
 
 
-@pytest.mark.parametrize(
-    ("before", "after", "words"),
-    [
+REFUSED = [
         ('name: "small"', 'name: "other"', "name other"),
         ('backend: "onnxruntime"', 'backend: "onnx"', "backend onnx"),
         ('backend: "onnxruntime"', 'backend: "tensorrt"', "backend tensorrt"),
         ('backend: "onnxruntime"', 'backend: "openvino"', "default_model_filename"),
-        ('backend: "onnxruntime"', "", "names no backend"),
         ("max_batch_size: 4", "max_batch_size: -1", "max_batch_size -1"),
         ("max_batch_size: 4", "max_batch_size: 2", "model_warmup"),
         ("TYPE_UINT8", "TYPE_FP32", "TYPE_FP32"),
@@ -71,7 +77,6 @@ def change_card(repository: Repository, change: Callable[[Card], Card]) -> None:
         ('"labels.txt"', '"classes.txt"', "label_filename classes.txt: no such file"),
         ("dynamic_batching {", "dynamic_batching { preferred_batch_size: [8]", "preferred_batch_size 8"),
         ("dynamic_batching {", "dynamic_batching { priority_levels: 2", "default_priority_level"),
-        ("count: 1", "count: -1", "count -1"),
         ("count: 1", "count: 1 kind: KIND_GPU", "give --gpu"),
         ("count: 1", "count: 1 gpus: [0]", "give --gpu"),
         ("count: 1", "count: 1 kind: KIND_CPU gpus: [0]", "KIND_CPU with gpus"),
@@ -80,8 +85,10 @@ def change_card(repository: Repository, change: Callable[[Card], Card]) -> None:
         ("version_policy", 'parameters { key: "intra_op_thread_count" value { string_value: "-1" } }\nversion_policy',
          "intra_op_thread_count"),
         ("max_batch_size: 4", "max_batch_sise: 4", CONFIG_FILE),
-    ],
-)  # fmt: skip
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("before", "after", "words"), REFUSED)
 def test_a_configuration_that_triton_would_refuse_is_not_rendered(
     repository: Repository, before: str, after: str, words: str
 ) -> None:
@@ -90,6 +97,51 @@ def test_a_configuration_that_triton_would_refuse_is_not_rendered(
         workload_of(repository, NAME, ALONE)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ONLY_IN_NVIDIAS = "[11]"
+"""The embedded server's backend does not compare the width of outputs; NVIDIA's onnxruntime backend does."""
+
+
+@pytest.mark.triton
+def test_what_is_not_rendered_is_what_a_real_triton_refuses(published: Repository, tmp_path: Path) -> None:
+    if reason := embedded.missing_for_install():
+        pytest.skip(reason)
+    root, rows = tmp_path / "models", [row for row in REFUSED if row[2] != ONLY_IN_NVIDIAS]
+    for index, (before, after, _) in enumerate([("", "", ""), *rows]):
+        shutil.copytree(published.root / NAME, root / f"m{index}")
+        config = root / f"m{index}" / CONFIG_FILE
+        text = config.read_text().replace(before, after) if before else config.read_text()
+        config.write_text(text.replace('name: "small"', f'name: "m{index}"'))
+    assert ready_models(root, tmp_path) == ["m0"]
+
+
+def ready_models(root: Path, folder: Path) -> list[str]:
+    """Return what a server that loads all that it finds has loaded when it is up."""
+    installation, ports = embedded.install(), embedded.Ports(http=0, grpc=0, metrics=0).resolved()
+    command = [
+        str(installation.server), f"--model-repository={root}", f"--backend-directory={installation.backends}",
+        f"--backend-config=python,shm-region-prefix-name=resx-{os.getpid()}-clusters-", "--exit-on-error=false",
+        f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}",
+        *(f"--{protocol}-address={embedded.LOOPBACK}" for protocol in ("http", "grpc", "metrics")),
+    ]  # fmt: skip
+    with (folder / "server.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=log, env=embedded.process_environment(installation)
+        )  # fmt: skip
+    try:
+        end = time.monotonic() + 300
+        while time.monotonic() < end:
+            with contextlib.suppress(ResxError):
+                address = parse_address(f"{embedded.LOOPBACK}:{ports.grpc}", "grpc")
+                with TritonClient(address) as client:
+                    return sorted(client.model_versions())
+            assert process.poll() is None, (folder / "server.log").read_text()
+            time.sleep(0.5)
+        raise AssertionError("no answer")
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize(
@@ -109,6 +161,9 @@ def test_a_configuration_for_another_device_is_not_rendered_with_a_gpu(
 
 
 def test_other_settings_are_rendered(repository: Repository) -> None:
+    edit(repository, 'backend: "onnxruntime"', "")
+    workload_of(repository, NAME, ALONE)
+    edit(repository, "max_batch_size: 4", 'backend: "onnxruntime"\nmax_batch_size: 4')
     edit(repository, "count: 1", "count: 2 kind: KIND_CPU")
     edit(
         repository, "dynamic_batching {", "dynamic_batching { preferred_batch_size: [4] max_queue_delay_microseconds: 9"
@@ -127,6 +182,35 @@ def test_an_endpoint_that_would_not_load_is_not_rendered(repository: Repository)
     (repository.root / "small_preprocess/1/model.py").unlink()
     with pytest.raises(UsageError, match=r"model\.py is missing"):
         workload_of(repository, NAME, OWN_IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("placement", "words"),
+    [
+        ({"replicas": 0}, "--replicas 0"), ({"replicas": -1}, "--replicas -1"), ({"replicas": 1001}, "--replicas 1001"),
+        ({"replicas": 3, "nodes": 2}, "--nodes 2"), ({"runtime_class": "Nvidia"}, "--runtime-class Nvidia"),
+        ({"service_account": "a b"}, "--service-account a b"), ({"priority_class": "x: y"}, "--priority-class x: y"),
+        ({"pull_secrets": ("",)}, "--pull-secret"), ({"pull_secrets": ("a", "-b")}, "--pull-secret -b"),
+    ],
+)  # fmt: skip
+def test_a_placement_that_cannot_be_is_refused(placement: dict[str, Any], words: str) -> None:
+    with pytest.raises(UsageError, match=words):
+        Placement(**placement)
+
+
+@pytest.mark.parametrize("labels", [["gpu"], ["=x"], ["a=b: c"], ["A b=c"], ["x/=y"], ["a=1", "a=2"], ["a={{ . }}"]])
+def test_a_label_of_nodes_that_cannot_be_is_refused(labels: list[str]) -> None:
+    with pytest.raises(UsageError, match="--node-selector"):
+        parse_node_labels("--node-selector", labels)
+
+
+@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.kind)
+def test_every_storage_names_the_release(storage: Storage) -> None:
+    workload = example(Placement(storage=storage))
+    pod = next(one for one in kubernetes_manifests(workload) if one.kind == "Deployment").fields
+    text = dump(pod["spec"]["template"]["spec"])
+    wanted = workload.release.sha256 if storage.kind == "oci" else workload.release.name
+    assert wanted in text
 
 
 def test_the_cpus_form_of_int8_is_not_put_on_a_gpu(repository: Repository) -> None:
@@ -269,7 +353,6 @@ def test_every_template_is_yaml_and_every_place_is_filled() -> None:
         assert yaml.safe_load(path.read_text()), path
     json.loads((folder / "helm/values.schema.json").read_text())
     from resx.serving.clusters.helm import chart_files
-    from resx.serving.clusters.kubernetes import kubernetes_manifests
 
     bucket = Placement(storage=Storage(kind="s3", location="s3://bucket/models"))
     for text in (
