@@ -1,31 +1,24 @@
 """A release as pods are to run it: what is read of it, what cannot start, and how templates are filled in."""
 
 import contextlib
-import json
 import os
+import re
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from resx.errors import ParityError, ResxError, UsageError
 from resx.export.card import FILE_NAME, Card
 from resx.serving import embedded
 from resx.serving.address import parse_address
 from resx.serving.client import TritonClient
-from resx.serving.clusters import manifest, memory
-from resx.serving.clusters.kubernetes import kubernetes_manifests
-from resx.serving.clusters.kustomization import STORAGES, example, write_folder
-from resx.serving.clusters.manifest import Manifest, Setting, chart_text, dump, fill, text_of
-from resx.serving.clusters.naming import parse_node_labels
+from resx.serving.clusters import memory
+from resx.serving.clusters.kustomization import write_folder
 from resx.serving.clusters.release import SUMS, Release, read_release
-from resx.serving.clusters.storage import Storage
 from resx.serving.clusters.workload import Placement, workload_of
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
@@ -99,19 +92,22 @@ def test_a_configuration_that_triton_would_refuse_is_not_rendered(
     assert "\n" not in str(caught.value)
 
 
-ONLY_IN_NVIDIAS = "[11]"
-"""The embedded server's backend does not compare the width of outputs; NVIDIA's onnxruntime backend does."""
+NOT_ASKED = ("[11]", "TYPE_FP32", "model_warmup")
+"""The embedded server's backend leaves widths and types to the first request, NVIDIA's onnxruntime backend compares them
+at load. And 2.51 may crash on a warm-up that fails, so the models are tried without."""
 
 
 @pytest.mark.triton
 def test_what_is_not_rendered_is_what_a_real_triton_refuses(published: Repository, tmp_path: Path) -> None:
     if reason := embedded.missing_for_install():
         pytest.skip(reason)
-    root, rows = tmp_path / "models", [row for row in REFUSED if row[2] != ONLY_IN_NVIDIAS]
+    root, rows = tmp_path / "models", [row for row in REFUSED if row[2] not in NOT_ASKED]
     for index, (before, after, _) in enumerate([("", "", ""), *rows]):
         shutil.copytree(published.root / NAME, root / f"m{index}")
         config = root / f"m{index}" / CONFIG_FILE
-        text = config.read_text().replace(before, after) if before else config.read_text()
+        text = re.sub(r"model_warmup \{\n.*?\n\}\n", "", config.read_text(), flags=re.DOTALL)
+        assert before in text
+        text = text.replace(before, after) if before else text
         config.write_text(text.replace('name: "small"', f'name: "m{index}"'))
     assert ready_models(root, tmp_path) == ["m0"]
 
@@ -182,35 +178,6 @@ def test_an_endpoint_that_would_not_load_is_not_rendered(repository: Repository)
     (repository.root / "small_preprocess/1/model.py").unlink()
     with pytest.raises(UsageError, match=r"model\.py is missing"):
         workload_of(repository, NAME, OWN_IMAGE)
-
-
-@pytest.mark.parametrize(
-    ("placement", "words"),
-    [
-        ({"replicas": 0}, "--replicas 0"), ({"replicas": -1}, "--replicas -1"), ({"replicas": 1001}, "--replicas 1001"),
-        ({"replicas": 3, "nodes": 2}, "--nodes 2"), ({"runtime_class": "Nvidia"}, "--runtime-class Nvidia"),
-        ({"service_account": "a b"}, "--service-account a b"), ({"priority_class": "x: y"}, "--priority-class x: y"),
-        ({"pull_secrets": ("",)}, "--pull-secret"), ({"pull_secrets": ("a", "-b")}, "--pull-secret -b"),
-    ],
-)  # fmt: skip
-def test_a_placement_that_cannot_be_is_refused(placement: dict[str, Any], words: str) -> None:
-    with pytest.raises(UsageError, match=words):
-        Placement(**placement)
-
-
-@pytest.mark.parametrize("labels", [["gpu"], ["=x"], ["a=b: c"], ["A b=c"], ["x/=y"], ["a=1", "a=2"], ["a={{ . }}"]])
-def test_a_label_of_nodes_that_cannot_be_is_refused(labels: list[str]) -> None:
-    with pytest.raises(UsageError, match="--node-selector"):
-        parse_node_labels("--node-selector", labels)
-
-
-@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.kind)
-def test_every_storage_names_the_release(storage: Storage) -> None:
-    workload = example(Placement(storage=storage))
-    pod = next(one for one in kubernetes_manifests(workload) if one.kind == "Deployment").fields
-    text = dump(pod["spec"]["template"]["spec"])
-    wanted = workload.release.sha256 if storage.kind == "oci" else workload.release.name
-    assert wanted in text
 
 
 def test_the_cpus_form_of_int8_is_not_put_on_a_gpu(repository: Repository) -> None:
@@ -302,61 +269,3 @@ def test_a_folder_that_cannot_be_written_whole_is_not_left_there(repository: Rep
             write_folder(folder, {"deployment.yaml": ""}, gone)
     assert not (tmp_path / "new").exists()
     assert list((tmp_path / "empty").iterdir()) == []
-
-
-HOSTILE = [
-    "a: b",
-    "'",
-    '"',
-    "x\nkind: Pod",
-    "{{ .Values.x }}",
-    "${name}",
-    "# no",
-    "null",
-    "1",
-    "- x",
-    "&a",
-    "!helm 'x'",
-]
-
-
-@pytest.mark.parametrize("text", HOSTILE)
-def test_a_value_stays_one_value_wherever_it_is_filled_in(text: str) -> None:
-    template = "# ${text}\nwhole: ${text}\npart: a ${text} b\nlist:\n- ${text}\n- ${several}\ngone: ${nothing}\n"
-    filled = fill(template, {"text": text, "several": [text, text], "nothing": None})
-    wanted = {"whole": text, "part": f"a {text} b", "list": [text] * 3}
-    assert filled.fields == wanted
-    assert yaml.safe_load(text_of([filled])) == wanted
-    assert text_of([filled]).splitlines()[1].startswith("whole")
-
-
-def test_a_chart_takes_settings_as_json_and_leaves_other_braces_as_text() -> None:
-    fields = {"a": Setting(key="x"), "b": [{"c": Setting(key="y", condition="always")}], "d": "{{ .Release.Name }}"}
-    text = chart_text(Manifest(fields=fields))
-    assert "{{- if .Values.x }}\na: {{ toJson .Values.x }}\n{{- end }}\n" in text
-    assert "- c: {{ toJson .Values.y }}\n" in text
-    assert "{{ .Release" not in text
-
-
-def test_a_chart_of_a_name_that_is_no_label_offers_no_hpa() -> None:
-    from resx.serving.clusters.helm import SCHEMA, chart_files
-
-    for name, has_hpa in (("resnet50", True), ("a_", False), ("x" * 64, False)):
-        files = chart_files(replace(example(), model=name))
-        assert ("templates/horizontalpodautoscaler.yaml" in files) == has_hpa
-        assert ("hpa" in json.loads(files[SCHEMA])["properties"]["autoscaler"]["enum"]) == has_hpa
-
-
-def test_every_template_is_yaml_and_every_place_is_filled() -> None:
-    folder = Path(manifest.__file__).parent / "templates"
-    for path in folder.rglob("*.yaml"):
-        assert yaml.safe_load(path.read_text()), path
-    json.loads((folder / "helm/values.schema.json").read_text())
-    from resx.serving.clusters.helm import chart_files
-
-    bucket = Placement(storage=Storage(kind="s3", location="s3://bucket/models"))
-    for text in (
-        *chart_files(example(bucket)).values(),
-        *(dump(one.fields) for one in kubernetes_manifests(example())),
-    ):
-        assert "${" not in text

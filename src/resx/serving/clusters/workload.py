@@ -32,7 +32,7 @@ AUTOSCALERS: tuple[Autoscaler, ...] = ("hpa", "keda", "none")
 GROWTH = 4
 """The most pods of an autoscaler, for each of the least."""
 _ASSUMED_THREADS = 2
-_STEP_MIB = 256
+_STEP_MIB = 64
 _MAX_THREADS = 1024
 
 
