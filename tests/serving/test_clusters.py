@@ -93,8 +93,8 @@ def test_a_configuration_that_triton_would_refuse_is_not_rendered(
 
 
 NOT_ASKED = ("[11]", "TYPE_FP32", "model_warmup")
-"""The embedded server's backend leaves widths and types to the first request, NVIDIA's onnxruntime backend compares them
-at load. And 2.51 may crash on a warm-up that fails, so the models are tried without."""
+"""What a file's widths and types are, only NVIDIA's onnxruntime backend compares at load. And 2.51 may crash on a
+warm-up that fails, so the models are tried without."""
 
 
 @pytest.mark.triton

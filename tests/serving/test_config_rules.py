@@ -188,7 +188,7 @@ def test_every_way_to_a_server_is_the_checked_one(tmp_path: Path) -> None:
         lambda: pinned.reloading_json(repository, "m", [1]),
         lambda: pinned.rehearsal_json(repository, "m", 1, "~m"),
         lambda: setting_of(repository, "m", 1),
-        lambda: workload_of(repository, "m", Placement()),
+        lambda: workload_of(repository, "m", Placement(image_endpoint=False)),
         lambda: served_config(config.parent),
         lambda: Repository(tmp_path / "copy").require_copyable(repository, "m", 1),
     ]
