@@ -97,8 +97,8 @@ schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json
 	$(BIN)/resx bench --schema > docs/bench.schema.json
 
-manifests: $(STAMP)  ## write deploy/kubernetes and deploy/kserve
-	$(BIN)/python -m resx.serving.kustomization deploy
+manifests: $(STAMP)  ## write deploy/kubernetes, deploy/kserve and deploy/helm
+	$(BIN)/python -m resx.serving.clusters.kustomization deploy
 
 wheel: $(STAMP) $(TOOLS)/.installed  ## build sdist, wheel and the wheel's SBOM (CycloneDX) into dist/
 	$(BIN)/python -m build --no-isolation
@@ -119,7 +119,7 @@ audit: $(TOOLS)/.installed  ## list known vulnerabilities of what is locked; AUD
 	PYTHONPATH=src $(TOOLS)/bin/python -m supply.audit $(if $(AUDIT_DB),--database '$(AUDIT_DB)')
 
 images: $(STAMP)  ## ask the registries for the digests of supply/images.txt, and write them wherever an image is named
-	$(BIN)/python -m supply.images; asked=$$?; $(BIN)/python -m resx.serving.kustomization deploy && exit $$asked
+	$(BIN)/python -m supply.images; asked=$$?; $(BIN)/python -m resx.serving.clusters.kustomization deploy && exit $$asked
 
 clean:  ## remove the environment and what tools leave behind
 	rm -rf $(VENV) $(TOOLS) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

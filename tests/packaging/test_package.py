@@ -66,6 +66,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
 
 def test_what_is_no_python_package_is_shipped_too(wheel: dict[str, bytes]) -> None:
     assert {"resx/py.typed", "resx/serving/backends/onnxruntime/model.py"} <= wheel.keys()
+    templates = {name for name in source_files() if name.startswith("resx/serving/clusters/templates/")}
+    assert len(templates) > 10
+    assert templates <= wheel.keys()
 
 
 def test_the_wheel_has_the_bytes_of_the_source(wheel: dict[str, bytes]) -> None:

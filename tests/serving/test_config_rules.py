@@ -16,12 +16,12 @@ from resx.errors import UsageError
 from resx.export.card import FILE_NAME, write_card
 from resx.export.tuning import Setting, Tuning
 from resx.serving import config_rules, detached, pinned, triton_config
+from resx.serving.clusters.workload import Placement, workload_of
 from resx.serving.repository import Repository
 from resx.serving.served_file import served_config
 from resx.serving.state import running_server
 from resx.serving.triton_config import CONFIG_FILE
 from resx.serving.tuned_config import setting_of, take_back
-from resx.serving.workload import Placement, workload_of
 from tests.conftest import Finished, publish_tiny
 
 PLAIN = """\
@@ -188,7 +188,7 @@ def test_every_way_to_a_server_is_the_checked_one(tmp_path: Path) -> None:
         lambda: pinned.reloading_json(repository, "m", [1]),
         lambda: pinned.rehearsal_json(repository, "m", 1, "~m"),
         lambda: setting_of(repository, "m", 1),
-        lambda: workload_of(repository, "m", Placement()),
+        lambda: workload_of(repository, "m", Placement(image_endpoint=False)),
         lambda: served_config(config.parent),
         lambda: Repository(tmp_path / "copy").require_copyable(repository, "m", 1),
     ]

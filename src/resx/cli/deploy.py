@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli import family, fleet, random_weights
+from resx.cli import family, fleet, random_weights, render
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url, finite
 from resx.cli.output import Output, print_lines, table
-from resx.cli.render import Rendering, render, require_fitting
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,22 +70,21 @@ def deploy(
     cert: Cert = "",
     key: Key = "",
     header: Header = None,
-    system: Annotated[
-        str, typer.Option("--render", metavar="SYSTEM", help="Ask no server; print manifests: kubernetes or kserve.")
-    ] = "",
-    image: Annotated[str, typer.Option(help="Of --render: Triton's image. Default: NVIDIA's, pinned.")] = "",
-    replicas: Annotated[int, typer.Option(help="Of --render: pods, the least where they are scaled.")] = 2,
-    gpu: Annotated[bool, typer.Option("--gpu", help="Of --render: a GPU for each pod.")] = False,
-    storage: Annotated[
-        str,
-        typer.Option(help="Of --render: pvc:CLAIM, s3://BUCKET/PREFIX or oci:IMAGE. Default: pvc:model-repository."),
-    ] = "",
-    autoscaler: Annotated[
-        str, typer.Option(help="Of --render: hpa, keda or none. Default: hpa; for kserve none.")
-    ] = "",
-    folder: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Of --render: a file for each object.")
-    ] = None,
+    system: render.System = "",
+    image: render.Image = "",
+    replicas: render.Replicas = 2,
+    gpu: render.Gpu = False,
+    storage: render.Store = "",
+    autoscaler: render.Scaler = "",
+    monitor: render.Monitor = False,
+    nodes: render.Nodes = 0,
+    node_selector: render.NodeSelector = None,
+    runtime_class: render.RuntimeClass = "",
+    service_account: render.ServiceAccount = "",
+    priority_class: render.PriorityClass = "",
+    pull_secret: render.PullSecret = None,
+    no_image_endpoint: render.NoImageEndpoint = False,
+    folder: render.Folder = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -99,12 +97,15 @@ def deploy(
     from resx.serving.repository import Repository
 
     published, out = Repository(repository), Output(as_json=json, quiet=quiet)
-    rendering = Rendering(
-        system=system, image=image, replicas=replicas, gpu=gpu, storage=storage, autoscaler=autoscaler, folder=folder
-    )
-    require_fitting(rendering, context)
+    rendering = render.Rendering(
+        system=system, image=image, replicas=replicas, gpu=gpu, storage=storage, autoscaler=autoscaler,
+        monitor=monitor, nodes=nodes, node_selector=node_selector, runtime_class=runtime_class,
+        service_account=service_account, priority_class=priority_class, pull_secret=pull_secret,
+        no_image_endpoint=no_image_endpoint, folder=folder,
+    )  # fmt: skip
+    render.require_fitting(rendering, context)
     if system:
-        render(published, name, rendering, out)
+        render.render(published, name, version or None, rendering, out)
         return
     manner = Manner(rehearse=not no_rehearsal, trial_s=trial, keep_previous=keep_previous, wait=not no_wait)
     if best_under is not None:

@@ -1,0 +1,1 @@
+"""A published model as manifests: the YAML files of `templates/`, filled in for Kubernetes, KServe and Helm."""

@@ -1,0 +1,91 @@
+"""What one instance of a model takes: its file is opened in a process of its own and runs its largest batch.
+
+    python -m resx.serving.clusters.memory FILE BATCH THREADS      prints the bytes that this took, at its peak
+
+What is counted is the process's peak (VmHWM), less what Python and onnxruntime take by themselves.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+from resx.export.card import Card
+from resx.listing import one_line
+
+SERVER_MIB = 1024
+"""Triton with its front ends and backends."""
+GPU_MIB = 2048
+"""In the host's memory, for CUDA, cuDNN and TensorRT."""
+_TIMEOUT_S = 300
+_MIB = 2**20
+
+
+def memory_of(card: Card, file: Path, *, batch: int, threads: int) -> tuple[int, str]:
+    """Return the MiB that an instance takes, and how they were found: a remark that is empty where they were measured.
+
+    A batch larger than the version was exported for is not tried; its memory is scaled.
+
+    Args:
+        card: the version's.
+        file: the version's model file.
+        batch: the largest that the server sends.
+        threads: of the instance; 0: onnxruntime's own number.
+    """
+    if card.engine is not None:
+        return _estimate(file, f"{card.name}: memory is an estimate: a TensorRT plan is measured on its GPU alone")
+    if importlib.util.find_spec("onnxruntime") is None:
+        reason = "onnxruntime is not installed here; install the extra cpu and render again"
+        return _estimate(file, f"{card.name}: memory is an estimate: {reason}")
+    tried = min(batch, card.max_batch_size)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "resx.serving.clusters.memory",
+        str(file.absolute()),
+        str(tried),
+        str(threads),
+    ]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return _estimate(file, f"{card.name}: memory is an estimate: {one_line(str(error))}")
+    if done.returncode or not done.stdout.strip().isdigit():
+        reason = one_line((done.stderr.strip().splitlines() or ["no reason given"])[-1])[:200]
+        return _estimate(file, f"{card.name}: memory is an estimate: its file did not run here ({reason})")
+    return math.ceil(int(done.stdout) / _MIB * batch / tried), ""
+
+
+def _estimate(file: Path, remark: str) -> tuple[int, str]:
+    return 256 + math.ceil(3 * file.stat().st_size / _MIB), remark
+
+
+def _measure(file: str, batch: int, threads: int) -> int:
+    """Return the bytes that opening a file and running `batch` rows of zeros adds to this process's peak."""
+    import numpy as np
+    import onnxruntime
+
+    before = _peak_bytes()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 4
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    shape = [dim if isinstance(dim, int) else batch for dim in given.shape]
+    rows = np.zeros(shape, np.uint8 if given.type == "tensor(uint8)" else np.float32)
+    for _ in range(2):
+        session.run(None, {given.name: rows})
+    return _peak_bytes() - before
+
+
+def _peak_bytes() -> int:
+    """Return this process's own peak; getrusage's begins with that of the process that started it."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+if __name__ == "__main__":
+    sys.stdout.write(str(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
