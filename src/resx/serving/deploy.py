@@ -105,6 +105,10 @@ def deploy_alone(
     """Do what `deploy` does, for a caller that holds the model by `alone`."""
     number = int(repository.version_folder(name, version).name)
     card = check_files(client, repository, name, number)
+    if not manner.starting and name not in client.repository_models():
+        with contextlib.suppress(ServerError):
+            client.load(name)  # a server whose mode forbids it says so first
+        require_in_its_repository(client, repository, name)
     if not (repository.root / name / CONFIG_FILE).is_file():
         return _load_bare(client, repository, name, version, starting=manner.starting)
     loaded = tuple(client.model_versions().get(name, ()))
@@ -184,6 +188,19 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
             "serve it with NVIDIA's container (docker compose --profile gpu up)"
         )
     return card
+
+
+def require_in_its_repository(client: TritonClient, repository: Repository, name: str) -> None:
+    """Check that the server's own repository, which need not be this folder, has the model.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if name not in client.repository_models():
+        raise UsageError(
+            f"{client.address}: has no {name} in its model repository; copy {repository.root / name} there, or serve "
+            f"{repository.root}"
+        )
 
 
 @contextlib.contextmanager
