@@ -220,10 +220,14 @@ class TritonClient:
         """
         found = self._infer(model, interface, images, version)
         try:
-            logits = answers.logits_of(found, interface, len(images))
+            logits = answers.logits_of(found, interface, interface.num_rows(images))
         except Unexpected as error:
             raise self._wrong(f"{model} answered {len(images)} images with {error}") from error
         return Answer(logits=logits, version=found.version)
+
+    def answering(self, model: str, interface: Interface, sent: npt.NDArray[Any], version: int | None = None) -> int:
+        """Return which version answers a request, whatever its answer holds."""
+        return self._infer(model, interface, sent, version).version
 
     def classify(
         self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None
@@ -317,7 +321,7 @@ class TritonClient:
         options = self._of(model, version) | {
             "inputs": [request], "outputs": [self._module.InferRequestedOutput(output, **classes)]
         }  # fmt: skip
-        self._expect(answers.answer_bytes(interface, len(sent)))
+        self._expect(answers.answer_bytes(interface, interface.num_rows(sent)))
         if self.address.protocol == "http":
             options["max_bytes"] = self._most_bytes
         found = self._patiently(lambda: self._call(self._client.infer, options))

@@ -189,8 +189,8 @@ def _numbers(interface: Interface, key: str) -> tuple[float, ...]:
     text = interface.parameters.get(key)
     if text is None:
         raise UsageError(
-            f"the model takes {interface.input_type}, and its config.pbtxt has no {key}, so images cannot be normalized "
-            "for it; give it the parameters resx.mean and resx.std, or `resx export FILE.onnx --mean R,G,B --std R,G,B`"
+            f"the model takes {interface.input_type}, and its config.pbtxt has no {key}, so images cannot be "
+            "normalized for it; write resx.mean and resx.std there, or `resx export FILE.onnx --mean R,G,B --std R,G,B`"
         )
     try:
         numbers = tuple(float(number) for number in text.split(","))
