@@ -42,7 +42,7 @@ def test_without_a_compiler_the_message_says_what_to_install(
     assert done.out == ""
     assert done.err.splitlines()[-1] == (
         "error: --native compiles its backend and there is no C++ compiler; install g++ or set CXX; "
-        "`resx serve` without --native needs none"
+        "`resx serve --isolated` needs none"
     )
 
 
@@ -54,7 +54,7 @@ def test_a_compiler_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.M
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     target = tmp_path / "backend"
-    with pytest.raises(MissingCapability, match=r"\(a.cc:1:2: error: no such thing\); `resx serve` without --native"):
+    with pytest.raises(MissingCapability, match=r"\(a.cc:1:2: error: no such thing\); `resx serve --isolated`"):
         native_backend.put_native_backend(target, lambda _step: None)
     assert list(target.iterdir()) == []
 

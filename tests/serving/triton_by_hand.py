@@ -10,19 +10,22 @@ from pathlib import Path
 
 from resx.serving.address import parse_address
 from resx.serving.client import TritonClient
-from resx.serving.embedded import LOOPBACK, Ports, install, process_environment
+from resx.serving.embedded import LOOPBACK, Installation, Ports, install, process_environment
 
 
 @contextlib.contextmanager
-def triton_by_hand(repository: Path, mode: str, log: Path, *options: str) -> Iterator[Ports]:
+def triton_by_hand(
+    repository: Path, mode: str, log: Path, installed: Installation | None = None
+) -> Iterator[Ports]:  # fmt: skip
     """Run one over a repository until the block ends."""
-    installed = install()
+    installed = installed or install()
+    library = [f"--backend-config=onnxruntime,library={installed.onnxruntime}"] if installed.onnxruntime else []
     ports = Ports(http=0, grpc=0, metrics=0).resolved()
     command = [
         str(installed.server), f"--model-repository={repository}", f"--backend-directory={installed.backends}",
         f"--model-control-mode={mode}", "--exit-on-error=false", "--exit-timeout-secs=1", "--allow-metrics=false",
         f"--http-address={LOOPBACK}", f"--grpc-address={LOOPBACK}", f"--http-port={ports.http}",
-        f"--grpc-port={ports.grpc}", f"--backend-config=python,shm-region-prefix-name=by-hand-{ports.http}-", *options,
+        f"--grpc-port={ports.grpc}", f"--backend-config=python,shm-region-prefix-name=by-hand-{ports.http}-", *library,
     ]  # fmt: skip
     with log.open("wb") as output:
         process = subprocess.Popen(

@@ -17,6 +17,7 @@ from pathlib import Path
 from resx.errors import UsageError
 from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install
 from resx.serving.native_backend import compiler
+from resx.serving.python_stub import THIS, Version, missing_stub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +45,7 @@ def check_machine(repository: Path) -> list[Finding]:
         _package("tritonclient", "deploy, query, bench", "pip install resx"),
         _gpu(),
         _triton(),
+        _python_inside(),
         _compiler(),
         _docker(),
         *_ports(),
@@ -108,6 +110,14 @@ def _triton() -> Finding:
         return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
     detail = f"{TRITON_VERSION}, in the cache" if installed else f"{TRITON_VERSION}, fetched on first use (55 MB)"
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
+
+
+def _python_inside(python: Version = THIS) -> Finding:
+    what, needed_for = "Python in Triton", "resx serve --isolated, image endpoints"
+    if reason := missing_stub(python):
+        problem, _, remedy = reason.partition("; ")
+        return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
+    return Finding(what=what, found=True, detail=f"{python[0]}.{python[1]}", needed_for=needed_for)
 
 
 def _compiler() -> Finding:

@@ -30,6 +30,7 @@ from resx.serving.journal import Journal
 from resx.serving.model_recovery import ModelRecovery, Running, reload
 from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
 from resx.serving.policy import Policy
+from resx.serving.python_stub import computes_natively
 from resx.serving.repository import Repository
 from resx.serving.state import Ended, ServerState, running_server
 from resx.serving.triton_config import CONFIG_FILE
@@ -47,7 +48,7 @@ _STARTING = Manner(starting=True)
 
 
 def serve(
-    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool = False,
+    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool | None = None,
     on_step: Callable[[str], None], on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
 ) -> None:  # fmt: skip
     """Serve the repository until SIGINT or SIGTERM; ready once every model answered its canary.
@@ -61,7 +62,7 @@ def serve(
         models: of each the version that was deployed last, or else its newest. None: what was served when the last
             supervisor was killed, exactly, or else every model that was not undeployed.
         policy: how it is watched, brought back and ended.
-        native: compute in the server itself, not in a Python process for each instance.
+        native: compute in the server itself, not in a Python process for each instance; None: where those cannot be.
         on_step: told what comes next.
         on_ready: told once.
 
@@ -74,7 +75,7 @@ def serve(
         repository.version_folder(name)
     importlib.import_module("tritonclient.grpc")  # a signal in the middle of it would leave nothing to drain with
     with signals_raise(), own(repository) as (folder, left, aside), ports.held() as held:
-        server = _Server(repository, folder, held, policy, install(on_step, native=native), on_step)
+        server = _Server(repository, folder, held, policy, install(on_step, native=computes_natively(native)), on_step)
         try:
             resumed = left if models is None else {}
             if resumed:
