@@ -176,8 +176,8 @@ def export(
     )  # fmt: skip
     if reason := serving.oversubscribed(len(os.sched_getaffinity(0))):
         out.note(f"warning: {reason}")
-    if image_endpoint and (reason := missing_stub()):
-        out.note(f"warning: `resx serve` goes without the image endpoint here: {reason}")
+    if image_endpoint and (lack := missing_stub()):
+        out.note(f"warning: `resx serve` goes without the image endpoint here: {lack}")
     published = Repository(repository)
     precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
     if not int8 and (calibrate or keep_fp32):
