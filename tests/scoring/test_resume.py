@@ -156,6 +156,7 @@ def test_an_unfinished_run_is_named_with_both_ways_on(
         ("source", "elsewhere", "source elsewhere, not source"),
         ("model_sha256", "0123", "model_sha256 0123, not model_sha256"),
         ("version", 7, "version 7, not version 1"),
+        ("of_a_newer_resx", 1, "field 'of_a_newer_resx': this resx"),
     ],
 )
 def test_a_run_that_was_asked_for_something_else_is_not_gone_on_with(

@@ -13,6 +13,8 @@ from resx._version import __version__
 from resx.bench.report import BenchResult, read_result
 from resx.errors import UsageError
 from resx.export import card as cards
+from resx.training.config import TrainingConfig
+from resx.training.run_origin import CONFIG, read_config
 from resx.zoo.catalog import variant
 from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import read_spec
@@ -62,6 +64,12 @@ def test_a_spec_with_an_unknown_field_names_it(tmp_path: Path) -> None:
         UsageError, match="field 'x': this resx .* does not know it; upgrade resx if a newer one wrote it"
     ):
         read_spec(path)
+
+
+def test_a_runs_configuration_with_an_unknown_field_names_it(tmp_path: Path) -> None:
+    changed(tmp_path / CONFIG, TrainingConfig(data="digits").model_dump_json(), x=1)
+    with pytest.raises(UsageError, match="field 'x': this resx .* does not know it; upgrade resx if a newer one wrote"):
+        read_config(tmp_path)
 
 
 def test_a_benchmarks_result_says_which_resx_wrote_it(tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ from resx.bench.apart import run_apart
 from resx.bench.report import InProcess
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card
-from resx.serving.served_file import num_instances, served_backend, served_config
+from resx.serving.devices import Device
+from resx.serving.served_file import is_for_cpu, num_instances, served_backend, served_config
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
 _START_S, _BATCH_S = 120.0, 60.0
@@ -68,11 +69,12 @@ class _Job:
     instances: int
     duration_s: float
     tensors: tuple[npt.NDArray[Any], ...]
+    device: Device = "cpu"
 
 
 def measure_in_process(
     version_folder: Path, card: Card, batch_size: int, *, instances: int, threads: int, duration_s: float,
-    tensors: Sequence[npt.NDArray[Any]],
+    tensors: Sequence[npt.NDArray[Any]], device: Device = "cpu",
 ) -> InProcessRun:  # fmt: skip
     """Run the version's file in a closed loop, each instance one batch after the other.
 
@@ -84,6 +86,7 @@ def measure_in_process(
         threads: of one instance; 0: as many as the served backend takes under config.pbtxt.
         duration_s: of the measurement; a warm-up of a fifth of it, 2 s at most, comes before.
         tensors: inputs [N, ...], taken in turn.
+        device: what instances compute on, but those of KIND_CPU.
 
     Raises:
         MissingCapability: it is an engine rather than an ONNX file, or onnxruntime is not installed.
@@ -102,6 +105,7 @@ def measure_in_process(
     job = _Job(
         path=str(version_folder / card.model_file), config=config, instances=num_instances(config),
         duration_s=duration_s, tensors=tuple(np.ascontiguousarray(tensor) for tensor in tensors),
+        device=device,
     )  # fmt: skip
     most_s = _START_S + _BATCH_S * (len(tensors) + 2) + duration_s
     return run_apart(_compute, job, InProcessRun, f"{card.name}: onnxruntime in process", most_s)
@@ -149,18 +153,19 @@ def _compute(job: _Job, pipe: Pipe) -> None:
 
 def _measured(job: _Job) -> InProcessRun:
     backend = served_backend()
-    sessions = [backend.open_session(job.path, job.config) for _ in range(job.instances)]
-    options = backend._run_options(job.config)
-    name = sessions[0].get_inputs()[0].name
-    answers = [sessions[0].run(None, {name: tensor}, options)[0] for tensor in job.tensors]
+    kind = "GPU" if job.device == "gpu" and not is_for_cpu(job.config) else "CPU"
+    opened = [backend.open_model(job.path, job.config, kind) for _ in range(job.instances)]
+    session, run, options = opened[0]
+    name, outputs = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    answers = [run(outputs, {name: tensor}, options)[0] for tensor in job.tensors]
     warmup_s = min(MOST_WARMUP_S, WARMUP_SHARE * job.duration_s)
     start = threading.Barrier(job.instances)
-    times: list[list[int]] = [[] for _ in sessions]
+    times: list[list[int]] = [[] for _ in opened]
     failures: list[Exception] = []
 
     def loop(number: int) -> None:
         """Note when the measurement began and when each batch was done, in ns."""
-        session, done = sessions[number], times[number]
+        run, done = opened[number].run, times[number]
         turn = number
         try:
             start.wait()
@@ -168,7 +173,7 @@ def _measured(job: _Job) -> InProcessRun:
             while (elapsed := time.monotonic() - begun) < warmup_s + job.duration_s:
                 if elapsed >= warmup_s and not done:
                     done.append(time.monotonic_ns())
-                session.run(None, {name: job.tensors[turn % len(job.tensors)]}, options)
+                run(outputs, {name: job.tensors[turn % len(job.tensors)]}, options)
                 turn += 1
                 if done:
                     done.append(time.monotonic_ns())
@@ -182,7 +187,7 @@ def _measured(job: _Job) -> InProcessRun:
         thread.join()
     if failures:
         raise failures[0]
-    return _summary(job, times, sessions[0].get_session_options().intra_op_num_threads, answers)
+    return _summary(job, times, session.get_session_options().intra_op_num_threads, answers)
 
 
 def _summary(job: _Job, times: list[list[int]], threads: int, answers: list[npt.NDArray[Any]]) -> InProcessRun:

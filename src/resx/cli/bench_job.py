@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from resx.bench.wire import Target
     from resx.export.card import Card
     from resx.serving.address import Address
+    from resx.serving.devices import Device
     from resx.serving.repository import Repository
 
 
@@ -185,7 +186,7 @@ class Job:
         assert extras.payloads is not None
         run = measure_in_process(
             folder, self.repository.card(target.model, target.answering), batch_size, instances=0, threads=0,
-            duration_s=plan.duration_s, tensors=extras.payloads(target, batch_size).tensors,
+            duration_s=plan.duration_s, tensors=extras.payloads(target, batch_size).tensors, device=self._device(),
         )  # fmt: skip
         return measured.model_copy(update={"in_process": run.compared(measured.images_per_s)})
 
@@ -202,6 +203,13 @@ class Job:
                     f"or measure {target.owner.model}"
                 )
             self.repository.card(target.model, target.answering)
+
+    def _device(self) -> Device:
+        """Return what this repository's own server computes on."""
+        from resx.serving.state import running_server
+
+        state = running_server(self.repository)
+        return state.device if state else "cpu"
 
     def _search(
         self, objective: Slo, extras: Extras, tell: Live, found: list[Measurement]

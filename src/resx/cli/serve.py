@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Json, Quiet, RepositoryPath, finite
+from resx.cli.options import Json, Quiet, RepositoryPath, chosen, finite
 from resx.cli.output import Output, print_lines
 from resx.errors import ResxError, UsageError
 from resx.listing import one_line
 
 if TYPE_CHECKING:
     from resx.serving.deploy import Deployed
+    from resx.serving.devices import Wish
     from resx.serving.embedded import Ports
     from resx.serving.policy import Policy
     from resx.serving.repository import Repository
@@ -46,6 +47,9 @@ def serve(
             show_default=False,
         ),
     ] = None,
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used.")
+    ] = "auto",
     detach: Annotated[bool, typer.Option("--detach", help="Return as soon as it is ready.")] = False,
     exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds to answer what was accepted, at the end.")] = 10,
     tries: Annotated[
@@ -68,6 +72,7 @@ def serve(
 
     Example: resx serve --detach
     """
+    from resx.serving.devices import WISHES
     from resx.serving.embedded import Ports, require_loopback
     from resx.serving.python_stub import computes_natively
     from resx.serving.repository import Repository
@@ -75,6 +80,7 @@ def serve(
 
     out = Output(as_json=json, quiet=quiet)
     require_loopback(host)
+    wish = chosen("--device", device, WISHES)
     if load and load_none:
         raise UsageError("--load and --load-none: give one of them")
     if not repository.is_dir():
@@ -91,13 +97,13 @@ def serve(
     if detach:
         wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
         wanted += [f"--exit-timeout={exit_timeout}", f"--tries={tries}", f"--canary-timeout={canary_timeout}"]
-        wanted += ["--native" if natively else "--isolated"]
+        wanted += [f"--device={wish}", "--native" if natively else "--isolated"]
         with out.steps() as step:
             step("start the server, load the models and check their answers")
             state = serve_detached(published, ports, wanted)
         _say_ready(out, published, state, [], [])
         return
-    _serve_here(out, published, ports, models, policy, native=natively)
+    _serve_here(out, published, ports, models, policy, native=natively, wish=wish)
 
 
 def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | None) -> None:
@@ -114,8 +120,9 @@ def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | N
 
 
 def _serve_here(
-    out: Output, repository: Repository, ports: Ports, models: list[str] | None, policy: Policy, *, native: bool
-) -> None:
+    out: Output, repository: Repository, ports: Ports, models: list[str] | None, policy: Policy, *, native: bool,
+    wish: Wish,
+) -> None:  # fmt: skip
     """Serve until a signal comes: steps with their times until it is ready, then one line for whatever happens."""
     from resx.serving.supervisor import serve as run
 
@@ -133,7 +140,7 @@ def _serve_here(
             _say_ready(out, repository, state, deployed, errors)
             out.note("Serving. Ctrl-C to stop.")
 
-        run(repository, ports, models, policy=policy, native=native, on_step=tell, on_ready=say_ready)
+        run(repository, ports, models, policy=policy, native=native, device=wish, on_step=tell, on_ready=say_ready)
 
 
 def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:

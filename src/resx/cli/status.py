@@ -86,7 +86,8 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         return {}
     last = state.last_recovery
     return {
-        "pid": state.pid, "native": state.native, "phase": state.phase, "trouble": state.trouble,
+        "pid": state.pid, "native": state.native, "device": state.device, "phase": state.phase,
+        "trouble": state.trouble,
         "uptime_s": round(now_s() - state.started_s, 1), "restarts": state.restarts,
         "last_restart": last and {
             "reason": last.reason, "model": last.model, "ago_s": round(now_s() - last.serving_s, 1),
@@ -101,8 +102,8 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
 def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str], str]) -> None:
     title = f"{payload['url']}  Triton {payload['triton'] or 'does not answer'}"
     if "pid" in payload:
-        native = "native, " if payload["native"] else ""
-        title += f"  process {payload['pid']}, {native}{payload['phase']}, up {_duration(payload['uptime_s'])}"
+        how = ("native, " if payload["native"] else "") + ("on the GPU, " if payload["device"] == "gpu" else "")
+        title += f"  process {payload['pid']}, {how}{payload['phase']}, up {_duration(payload['uptime_s'])}"
     console.print(title, markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
         console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)

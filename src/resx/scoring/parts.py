@@ -29,6 +29,7 @@ from resx.errors import ResxError, UsageError
 from resx.files import STAGING_PREFIX, exclusive, remove_abandoned, write_atomic
 from resx.fingerprint import Fingerprint, compare
 from resx.reading import MAX_TEXT_BYTES, read_bounded
+from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import FrozenModel
 
 if TYPE_CHECKING:
@@ -245,11 +246,14 @@ def _agreed(
     Raises:
         UsageError: it asks for something else, or the source is another one.
     """
-    path = folder / MANIFEST
+    path, content = folder / MANIFEST, b""
     try:
-        found = Manifest.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
-    except (OSError, pydantic.ValidationError) as error:
-        raise UsageError(f"{path}: cannot be understood; --overwrite begins again") from error
+        content = read_bounded(path, MAX_TEXT_BYTES)
+        found = Manifest.model_validate_json(content)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); --overwrite begins again") from error
+    except pydantic.ValidationError as error:
+        raise UsageError(f"{path}: {explain_fault(error, content, 'begin again with --overwrite')}") from error
     # The batch may have been tuned meanwhile; the parts that are there were cut by the earlier one.
     for field in Manifest.model_fields:
         if field not in _OF_SOURCE and field != "part_rows" and getattr(found, field) != getattr(wanted, field):

@@ -43,6 +43,7 @@ from resx.files import (
     write_atomic,
 )
 from resx.serving.batcher_patch import patch_batcher
+from resx.serving.devices import HIDDEN, Device, Wish, choose_device
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.python_stub import STUB, THIS, Version, libpython_folder, missing_stub, stub_folder
 from resx.serving.region_modes import close_regions
@@ -85,6 +86,8 @@ class Installation:
     caches: Path
     onnxruntime: Path | None = None
     """The library that the native backend loads; None: Python processes compute."""
+    device: Device = "cpu"
+    """What it may compute on; for the CPU it sees no GPU."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -166,17 +169,23 @@ def find_installed(python: Version = THIS) -> Installation | None:
 
 
 def install(
-    on_step: Callable[[str], None] = lambda _step: None, *, native: bool = False, python: Version = THIS
-) -> Installation:
+    on_step: Callable[[str], None] = lambda _step: None, *,
+    native: bool = False, wish: Wish = "auto", python: Version = THIS,
+) -> Installation:  # fmt: skip
     """Return the server, fetched and unpacked first if it is not in the cache folder yet.
 
     Raises:
-        MissingCapability: it cannot run on this machine, or the wheel cannot be had; says what would help.
+        MissingCapability: it cannot run on this machine or on the device that is wished for, or the wheel cannot be
+            had; says what would help.
         UsageError: somebody else can have written what is in the cache folder.
     """
     if reason := missing_for_install() or (missing_for_native(python) if native else missing_stub(python)):
         raise MissingCapability(reason)
-    installation = _unpacked(on_step, python)
+    device = choose_device(wish)
+    if native and device == "gpu":
+        isolated = "" if missing_stub(python) else "serve --isolated, or "
+        raise MissingCapability(f"--native computes on the CPU alone, and there is a GPU; {isolated}give --device cpu")
+    installation = replace(_unpacked(on_step, python), device=device)
     return _with_native_backend(installation, on_step) if native else installation
 
 
@@ -278,11 +287,12 @@ def _inside(member: zipfile.ZipInfo, prefix: str) -> PurePosixPath:
 
 
 def _write_backend(backends: Path) -> None:
-    """Put this version's own backend there: a real file, as Triton refuses links that leave the folder."""
-    source = resources.files("resx.serving") / "backends" / "onnxruntime" / "model.py"
-    target = backends / "onnxruntime" / "model.py"
-    if not target.is_file() or target.read_bytes() != source.read_bytes():
-        write_atomic(target, source.read_bytes(), mode=CACHED_FILE)
+    """Put this version's own backend there: real files, as Triton refuses links that leave the folder."""
+    sources = resources.files("resx.serving") / "backends" / "onnxruntime"
+    for source in (entry for entry in sources.iterdir() if entry.name.endswith(".py")):
+        target = backends / "onnxruntime" / source.name
+        if not target.is_file() or target.read_bytes() != source.read_bytes():
+            write_atomic(target, source.read_bytes(), mode=CACHED_FILE)
 
 
 def _install_root(python: Version = THIS) -> Path:
@@ -294,10 +304,15 @@ def process_environment(installation: Installation) -> dict[str, str]:
     libpython = libpython_folder()
     libraries = [str(installation.libraries), *([str(libpython)] if libpython else [])]
     path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
-    return os.environ | {
-        # The stub starts Python by finding this environment's interpreter on PATH.
-        "PATH": path,
-        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
-        "PYTHONNOUSERSITE": "1",
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+    hidden = HIDDEN if installation.device == "cpu" else {}
+    return (
+        os.environ
+        | hidden
+        | {
+            # The stub starts Python by finding this environment's interpreter on PATH.
+            "PATH": path,
+            "LD_LIBRARY_PATH": os.pathsep.join(libraries),
+            "PYTHONNOUSERSITE": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+    )

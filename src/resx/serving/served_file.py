@@ -37,9 +37,17 @@ def num_instances(config: dict[str, Any]) -> int:
     return sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
 
 
+def is_for_cpu(config: dict[str, Any]) -> bool:
+    """Say whether a configuration places its instances on the CPU by name."""
+    groups = config.get("instance_group", [])
+    return bool(groups) and all(group.get("kind") == "KIND_CPU" for group in groups)
+
+
 @cache
 def served_backend() -> ModuleType:
     """Load the served backend's module: outside a server, without the stub's module that it imports.
+
+    The files beside it are imported by their own names, as the server's stub does.
 
     Its sessions log nothing: their errors come as exceptions, and what they would write to stderr has names of the
     file in it as they are.
@@ -50,6 +58,10 @@ def served_backend() -> ModuleType:
     assert spec.loader is not None
     sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    sys.path.append(str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     vars(module)["LOG_SEVERITY"] = _SILENT
     return module

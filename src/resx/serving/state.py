@@ -86,6 +86,8 @@ class ServerState(FrozenModel, extra="ignore"):
     exit_timeout_s: int = Field(default=10, ge=0)
     native: bool = False
     """Models are computed in the server itself, not in Python processes."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What instances of KIND_AUTO compute on."""
     # The server's, not its models': while one of them recovers the others are served.
     phase: Literal["serving", "recovering", "draining"] = "serving"
     restarts: int = 0

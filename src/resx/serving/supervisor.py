@@ -24,6 +24,7 @@ from resx.serving import state as states
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, Manner, deploy
 from resx.serving.detached import serve_detached, stop
+from resx.serving.devices import Wish
 from resx.serving.draining import drain
 from resx.serving.embedded import Installation, Ports, install
 from resx.serving.journal import Journal
@@ -49,7 +50,8 @@ _STARTING = Manner(starting=True)
 
 def serve(
     repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool | None = None,
-    on_step: Callable[[str], None], on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
+    device: Wish = "auto", on_step: Callable[[str], None],
+    on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
 ) -> None:  # fmt: skip
     """Serve the repository until SIGINT or SIGTERM; ready once every model answered its canary.
 
@@ -63,19 +65,21 @@ def serve(
             supervisor was killed, exactly, or else every model that was not undeployed.
         policy: how it is watched, brought back and ended.
         native: compute in the server itself, not in a Python process for each instance; None: where those cannot be.
+        device: what to compute on; `auto` takes the GPU where there is one.
         on_step: told what comes next.
         on_ready: told once.
 
     Raises:
         UsageError: the repository is served already, a port is taken, or a model is not there.
-        MissingCapability: the server, or its native backend, cannot be had here.
+        MissingCapability: the server, its native backend or the device cannot be had here.
         ServerError: the server ended by itself while it started, or could not be brought back.
     """
     for name in models or []:
         repository.version_folder(name)
     importlib.import_module("tritonclient.grpc")  # a signal in the middle of it would leave nothing to drain with
     with signals_raise(), own(repository) as (folder, left, aside), ports.held() as held:
-        server = _Server(repository, folder, held, policy, install(on_step, native=computes_natively(native)), on_step)
+        installed = install(on_step, native=computes_natively(native), wish=device)
+        server = _Server(repository, folder, held, policy, installed, on_step)
         try:
             resumed = left if models is None else {}
             if resumed:
@@ -134,7 +138,7 @@ class _Server:
             repository=str(repository.root.resolve()),
             http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
             started=time.time(), started_s=states.now_s(), exit_timeout_s=policy.exit_timeout_s,
-            native=installation.onnxruntime is not None, log=str(self._log),
+            native=installation.onnxruntime is not None, device=installation.device, log=str(self._log),
         )  # fmt: skip
         self._journal = Journal(folder, state, on_step)
         self._journal.note(f"serve {repository.root.resolve()}")

@@ -14,6 +14,7 @@ import pydantic
 from resx.errors import UsageError, without_advice
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.config import TrainingConfig
+from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
 
 CONFIG = "training.json"
@@ -45,11 +46,14 @@ def read_config(folder: Path) -> TrainingConfig:
     Raises:
         UsageError: the file is missing or damaged.
     """
-    path = folder / CONFIG
+    path, content = folder / CONFIG, b""
     try:
-        return TrainingConfig.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
-    except (OSError, pydantic.ValidationError) as error:
-        raise UsageError(f"{path}: cannot be read; train again with --force") from error
+        content = read_bounded(path, MAX_TEXT_BYTES)
+        return TrainingConfig.model_validate_json(content)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); train again with --force") from error
+    except pydantic.ValidationError as error:
+        raise UsageError(f"{path}: {explain_fault(error, content, 'train again with --force')}") from error
 
 
 def metadata_of(origin: Origin) -> dict[str, str]:

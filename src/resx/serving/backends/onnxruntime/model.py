@@ -2,7 +2,7 @@
 
 A folder `backends/onnxruntime/` with this file is a backend of that name, so a repository whose models say
 `backend: "onnxruntime"` is served here by this file and in NVIDIA's container by the C++ backend, from the
-same bytes. The server's Python runs it; it imports numpy and onnxruntime only, nothing of resx.
+same bytes. The server's Python runs it; it imports numpy, onnxruntime and the files beside it, nothing of resx.
 
 Tensors cross by DLPack in both directions. The stub in nvidia-pytriton 0.7.0 was built against numpy 1:
 under numpy 2 `as_numpy()` and `Tensor(name, array)` give wrong or empty data without an error.
@@ -18,6 +18,7 @@ What of config.pbtxt it honours, in the C++ backend's words (onnxruntime_backend
     enable_mem_arena, enable_mem_pattern (0, 1, true, false)
     memory.enable_memory_arena_shrinkage as `cpu:0`
     session.*                            any entry of onnxruntime's session configuration
+    instance_group, execution_accelerators   as `execution_providers.py` says
 
 and what the file says where config.pbtxt does not (`auto_complete_config`). Two things differ. Spinning is off
 unless `session.intra_op.allow_spinning` says 1: a thread that spins takes the core that the next request's
@@ -37,6 +38,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+import device_runs
+import execution_providers
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
@@ -50,6 +53,7 @@ DEFAULT_MAX_BATCH = 4
 """Of a model whose file allows batches and whose config.pbtxt does not say; the C++ backend's number."""
 WORTH_ASKING_S = 0.02
 """A run that takes longer than this is worth the question whether somebody still waits for it."""
+ON_CPU: "list[execution_providers.Provider]" = [(execution_providers.CPU, {})]
 LOG_SEVERITY = 3
 """Of onnxruntime's own log, which is the server's here: errors."""
 TYPES = {
@@ -91,14 +95,14 @@ class TritonPythonModel:
         """Open the model file; Triton shows what this raises as the reason why the model did not load."""
         config = json.loads(args["model_config"])
         path = _model_path(str(Path(args["model_repository"]) / args["model_version"]), config)
-        self.session = open_session(path, config)
+        kind, device = args.get("model_instance_kind", "CPU"), int(args.get("model_instance_device_id", "0"))
+        self.session, self.run, self.run_options = open_model(path, config, kind, device)
         self.batches = config.get("max_batch_size", 0) > 0
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.optional = {tensor["name"] for tensor in config["input"] if tensor.get("optional")}
         self.scalars = {tensor.name for tensor in self.session.get_inputs() if not tensor.shape}
         self._require_names(path)
-        self.run_options = _run_options(config)
         self.last_run_s = 0.0
         self._try_warm_up(config)
 
@@ -128,7 +132,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let go of the session's memory."""
-        self.session = None
+        self.session = self.run = None
 
     def _read(self, place: int, request: Any) -> Call:
         inputs = {}
@@ -160,12 +164,12 @@ class TritonPythonModel:
         """Run the session once; return per call its part of each output that it asked for."""
         names = [name for name in self.outputs if any(name in call.outputs for call in group)]
         if len(group) == 1:
-            results = self.session.run(names, group[0].inputs, self.run_options)
+            results = self.run(names, group[0].inputs, self.run_options)
             if self.batches:
                 _require_rows(names, results, group[0].num_rows)
             return [dict(zip(names, results, strict=True))]
         joined = {name: np.concatenate([call.inputs[name] for call in group]) for name in group[0].inputs}
-        results = self.session.run(names, joined, self.run_options)
+        results = self.run(names, joined, self.run_options)
         ends = list(itertools.accumulate(call.num_rows for call in group))
         _require_rows(names, results, ends[-1])
         whole = dict(zip(names, results, strict=True))
@@ -190,7 +194,7 @@ class TritonPythonModel:
                 for name, tensor in tensors.items()
             }
             try:
-                results = self.session.run(self.outputs, inputs, self.run_options)
+                results = self.run(self.outputs, inputs, self.run_options)
                 if self.batches:
                     _require_rows(self.outputs, results, *rows)
             except Exception as error:
@@ -210,14 +214,37 @@ class TritonPythonModel:
                     _require_served(tensor)
 
 
-def open_session(path: str, config: dict[str, Any]) -> Any:
-    """Return onnxruntime's session over the file, set up as the configuration says."""
+class Opened(NamedTuple):
+    """A model file, ready to compute."""
+
+    session: Any
+    run: Any
+    """Takes the outputs' names, the inputs by name and the options; gives the outputs."""
+    options: Any
+
+
+def open_model(path: str, config: dict[str, Any], kind: str = "CPU", device: int = 0) -> Opened:
+    """Open the file for an instance of this kind, on this GPU if it is one for a GPU."""
+    providers = _providers(kind, device, config)
+    session = open_session(path, config, providers)
+    run = _runs(session, providers, device, config.get("max_batch_size", 0))
+    return Opened(session, run, _run_options(config, kind, device))
+
+
+def open_session(
+    path: str, config: dict[str, Any], providers: "list[execution_providers.Provider] | None" = None
+) -> Any:
+    """Return onnxruntime's session over the file, set up as the configuration says; without providers on the CPU."""
+    providers = providers or ON_CPU
     # Imported here: Triton runs `auto_complete_config` in a process of its own at every load.
     import onnxruntime
 
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file; default_model_filename in config.pbtxt names another")
-    return onnxruntime.InferenceSession(path, _session_options(config), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path, _session_options(config), providers=providers)
+    if missing := [name for name, _ in providers if name not in session.get_providers()]:
+        execution_providers.require_loaded(providers, session.get_providers(), _why_not_loaded(missing[0]))
+    return session
 
 
 def complete(config: dict[str, Any], session: Any) -> None:
@@ -278,11 +305,39 @@ def _session_options(config: dict[str, Any]) -> Any:
     entries = {key: _text(config, key) for key in config.get("parameters", {}) if key.startswith("session.")}
     for key, value in (entries | {"session.intra_op.allow_spinning": str(int(spinning))}).items():
         options.add_session_config_entry(key, value)
-    _require_no_accelerator(config)
     return options
 
 
-def _run_options(config: dict[str, Any]) -> Any:
+def _providers(kind: str, device: int, config: dict[str, Any]) -> list[execution_providers.Provider]:
+    """Return what an instance computes with; for a GPU the libraries that its packages bring are loaded first."""
+    import onnxruntime
+
+    providers = execution_providers.choose(kind, device, config, onnxruntime.get_available_providers())
+    if kind == "GPU" and hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    return providers
+
+
+def _why_not_loaded(provider: str) -> str:
+    """Return what the loader says of a provider's library: onnxruntime writes it into the log and goes on without."""
+    import onnxruntime
+
+    name = provider.removesuffix("ExecutionProvider").lower()
+    try:
+        ctypes.CDLL(str(Path(onnxruntime.__file__).parent / "capi" / f"libonnxruntime_providers_{name}.so"))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _runs(session: Any, providers: list[execution_providers.Provider], device: int, max_batch_size: int) -> Any:
+    """Return what runs the session: its own `run` on the CPU."""
+    if execution_providers.uses_graphs(providers):
+        return device_runs.GraphRuns(session, ("cuda", device), max_batch_size)
+    return device_runs.BoundRuns(session, ("cuda", device)) if providers != ON_CPU else session.run
+
+
+def _run_options(config: dict[str, Any], kind: str = "CPU", device: int = 0) -> Any:
     """Return the options of every run, None for onnxruntime's own."""
     key = "memory.enable_memory_arena_shrinkage"
     if not (devices := _text(config, key)):
@@ -295,7 +350,7 @@ def _run_options(config: dict[str, Any]) -> Any:
     if not _flag(config, "enable_mem_arena", default=True):
         raise ValueError(f"parameter {key} in config.pbtxt: there is no arena, as enable_mem_arena is off")
     options = onnxruntime.RunOptions()
-    options.add_run_config_entry(key, "cpu:0")
+    options.add_run_config_entry(key, f"cpu:0;gpu:{device}" if kind == "GPU" and "gpu:0" in known else "cpu:0")
     return options
 
 
@@ -306,12 +361,6 @@ def _graph_level(config: dict[str, Any]) -> int:
             f"optimization.graph.level: {level} in config.pbtxt: give -1 (basic), 0 (all), 1 (extended), 2 (none)"
         )
     return level
-
-
-def _require_no_accelerator(config: dict[str, Any]) -> None:
-    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
-    if names := [entry["name"] for entry in accelerators.get("cpu_execution_accelerator", [])]:
-        raise ValueError(f"cpu_execution_accelerator {names} in config.pbtxt: the embedded server has none; remove it")
 
 
 def _fair_share(config: dict[str, Any]) -> int:

@@ -1,0 +1,337 @@
+"""Prove the GPU line on the machine at hand: train, export, serve, compare and measure, and write down what ran.
+
+    make gpu
+    python -m benchmarks.gpu --budget 480 -o build/gpu [--site DIR]
+
+Every step is a command of resx, in a process of its own and bounded by what is left of the budget. `gpu.json` and
+`gpu.html` in the output folder say of each step whether it passed, failed or did not run, and why. It needs no network:
+`--site` names folders with packages, RESX_CACHE a cache folder that holds the server's wheel. Without a GPU the steps
+that need one say so, and the rest passes on the CPU with a small network. Exit code 1 if a step failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import html
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from resx.serving.devices import find_gpus, missing_for_cuda
+
+Outcome: TypeAlias = Literal["passed", "failed", "not run"]
+Figures: TypeAlias = dict[str, Any]
+Reader: TypeAlias = Callable[[Any], Figures]
+
+PRECISIONS = ("fp32", "fp16", "int8")
+BARS = {"efficiency_at_32": 0.85, "stochastic_depth_epoch": 0.80}
+"""At least, and at most."""
+_LEAST_S = 5.0
+"""With less time than that no step begins."""
+_PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx-cu12", "numpy", "tritonclient")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One thing that ran, or did not."""
+
+    name: str
+    outcome: Outcome
+    why: str = ""
+    """Of a step that failed or did not run."""
+    took_s: float = 0.0
+    command: str = ""
+    figures: Figures = dataclasses.field(default_factory=dict)
+
+
+class Line:
+    """Runs the steps, one after the other, within the budget, and writes the report after each."""
+
+    def __init__(self, folder: Path, budget_s: float, site: Sequence[Path], missing: str) -> None:
+        """Prepare; `missing` says why no GPU can be used, or nothing."""
+        self.steps: list[Step] = []
+        self.missing = missing
+        self.machine = describe_machine(missing)
+        paths = [*map(str, site), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._environment = os.environ | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
+        self._folder, self._deadline = folder, time.monotonic() + budget_s
+
+    def resx(self, name: str, *arguments: object, gpu: bool = False, read: Reader = lambda _found: {}) -> Step:
+        """Run a command of resx with --json; `read` takes its figures out of what it printed."""
+        command = [sys.executable, "-P", "-m", "resx", *map(str, arguments), "--json", "-q"]
+        return self.run(name, command, gpu=gpu, read=lambda text: read(json.loads(text)))
+
+    def run(self, name: str, command: Sequence[str], *, gpu: bool, read: Reader) -> Step:
+        """Run any command."""
+        shown = " ".join(["resx", *command[4:]] if command[1:4] == ["-P", "-m", "resx"] else command)
+        begun = time.monotonic()
+        left_s = self._deadline - begun
+        if gpu and self.missing:
+            return self.note(name, "not run", f"no GPU: {self.missing}", command=shown)
+        if left_s < _LEAST_S:
+            return self.note(name, "not run", "no time was left of the budget", command=shown)
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=left_s, check=False, env=self._environment
+            )
+        except subprocess.TimeoutExpired:
+            return self.note(name, "failed", f"not over when the budget was, after {left_s:.0f} s", left_s, shown)
+        took_s = time.monotonic() - begun
+        if done.returncode:
+            said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
+            why = f"exit code {done.returncode}: {(said or ['it said nothing'])[-1]}"
+            return self.note(name, "not run" if done.returncode == 4 else "failed", why, took_s, shown)
+        try:
+            return self.note(name, "passed", "", took_s, shown, read(done.stdout))
+        except (KeyError, ValueError, IndexError, TypeError, OSError) as error:
+            return self.note(name, "failed", f"its output has no {error}", took_s, shown)
+
+    def note(
+        self, name: str, outcome: Outcome, why: str = "", took_s: float = 0.0, command: str = "",
+        figures: Mapping[str, Any] | None = None,
+    ) -> Step:  # fmt: skip
+        """Add a step to the report, and say it."""
+        step = Step(
+            name=name, outcome=outcome, why=why, took_s=round(took_s, 1), command=command, figures=dict(figures or {})
+        )
+        self.steps.append(step)
+        shown = ", ".join(f"{key} {value}" for key, value in step.figures.items() if not isinstance(value, list))
+        print(f"{outcome:<8} {step.took_s:>6.1f} s  {name}  {why or shown}", flush=True)
+        write_report(self._folder, self.machine, self.steps)
+        return step
+
+
+def main() -> int:
+    """Run the line and return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--budget", type=float, default=480.0, help="seconds in all")
+    parser.add_argument("-o", "--output", type=Path, default=Path("build/gpu"))
+    parser.add_argument("--site", type=Path, action="append", default=[], help="a folder with packages; repeatable")
+    asked = parser.parse_args()
+    asked.output.mkdir(parents=True, exist_ok=True)
+    sys.path[:0] = map(str, asked.site)
+    line = Line(asked.output, asked.budget, asked.site, find_gpus().missing or missing_for_cuda())
+    with tempfile.TemporaryDirectory(prefix="resx-gpu-") as folder:
+        serve_and_measure(line, Path(folder))
+        train(line, Path(folder))
+        test(line)
+    failed = [step.name for step in line.steps if step.outcome == "failed"]
+    print(f"{asked.output / 'gpu.html'}: {count(line.steps)}{f'; failed: {failed}' if failed else ''}")
+    return 1 if failed else 0
+
+
+def serve_and_measure(line: Line, folder: Path) -> None:
+    """Export each form, build what can be built, serve all, compare the answers and measure."""
+    repository, on_gpu = folder / "model_repository", not line.missing
+    there = ("--repository", repository)
+    names: list[str] = []
+    networks = ("resnet50", "densenet169") if on_gpu else ("resnet20",)
+    for network in networks:
+        for precision in PRECISIONS if on_gpu else PRECISIONS[:1]:
+            name, target = f"{network}_{precision}", "gpu" if on_gpu else "cpu"
+            options = [] if precision == "fp32" else [f"--{precision}"]
+            step = line.resx(
+                f"export {network} {precision}", "export", network, *options, "--name", name, "--target", target,
+                "--max-batch", 32, *there, read=exported,
+            )  # fmt: skip
+            names += [name] if step.outcome == "passed" else []
+    plan = line.resx(
+        "build a TensorRT plan", "export", "resnet50", "--fp16", "--format", "tensorrt", "--name", "resnet50_plan",
+        "--max-batch", 32, *there, gpu=True, read=exported,
+    )  # fmt: skip
+    if plan.outcome == "passed":
+        line.note("serve the TensorRT plan embedded", "not run", "the embedded server has no backend for plans yet")
+    if not names:
+        line.note("serve", "not run", "nothing was exported")
+        return
+    ports = ("--http-port", 0, "--grpc-port", 0, "--metrics-port", 0)
+    device = ("--device", "gpu" if on_gpu else "cpu")
+    started = line.resx(
+        "serve", "serve", "--detach", *device, *ports, *there, *(f"--load={name}" for name in names), read=ready
+    )
+    if started.outcome != "passed":
+        return
+    try:
+        for name in names:
+            url = started.figures["grpc"]
+            line.resx(f"verify {name} as served", "verify", name, "--served", url, *there, read=verified)
+        for name in names:
+            measure(line, name, there, seconds=4.0 if on_gpu else 1.0, loads="1,8,32,128" if on_gpu else "1,8")
+    finally:
+        line.resx("stop", "stop", *there)
+
+
+def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str) -> None:
+    """Measure closed loops beside the file in process, and one open loop at two thirds of the best of them."""
+    closed = line.resx(
+        f"bench {name}, closed", "bench", name, "--concurrency", loads, "--duration", seconds, "--warmup", 1,
+        "--in-process", "--protocol", "grpc", *there, read=loads_of,
+    )  # fmt: skip
+    rates = [load["images_per_s"] for load in closed.figures.get("loads", [])]
+    if not rates:
+        line.note(f"bench {name}, open", "not run", "the closed loop gave no rate")
+        return
+    rate = round(max(rates) * 2 / 3, 1)
+    line.resx(
+        f"bench {name}, open", "bench", name, "--rate", rate, "--duration", seconds, "--warmup", 1,
+        "--protocol", "grpc", *there, read=loads_of,
+    )  # fmt: skip
+    if name == "resnet50_fp16":
+        efficiency = [load["efficiency"] for load in closed.figures["loads"] if load["concurrency"] == 32]
+        hold(line, "resnet50 fp16 served over in process at concurrency 32", efficiency, "efficiency_at_32", 1)
+
+
+def train(line: Line, folder: Path) -> None:
+    """Train resnet110 with and without stochastic depth; the saving is of an epoch's time."""
+    rates = {}
+    for kind, options in (("constant depth", ()), ("stochastic depth", ("--survival", "0.5"))):
+        run = folder / kind.replace(" ", "-")
+        step = line.resx(
+            f"train resnet110, {kind}", "train", "resnet110", "--data", "digits", "--epochs", 4, "--device", "cuda",
+            *options, "-o", run, gpu=True, read=lambda _found, run=run: trained(run),
+        )  # fmt: skip
+        rates[kind] = step.figures.get("images_per_s")
+    if all(rates.values()):
+        share = rates["constant depth"] / rates["stochastic depth"]
+        hold(line, "stochastic depth's epoch over constant depth's", [share], "stochastic_depth_epoch", -1)
+
+
+def test(line: Line) -> None:
+    """Run the tests that need a GPU."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider"]
+    line.run("tests that need a GPU", command, gpu=True, read=lambda text: {"said": text.strip().splitlines()[-1]})
+
+
+def hold(line: Line, name: str, found: Sequence[float], bar: str, sign: int) -> None:
+    """Note whether a figure holds its bar; `sign` 1 where more is better."""
+    if not found:
+        line.note(name, "not run", "it was not measured")
+        return
+    holds = sign * found[0] >= sign * BARS[bar]
+    figures = {"measured": round(found[0], 3), "bar": BARS[bar]}
+    line.note(
+        name, "passed" if holds else "failed", "" if holds else f"{found[0]:.3f}, bar {BARS[bar]}", figures=figures
+    )
+
+
+def exported(found: Mapping[str, Any]) -> Figures:
+    """Return what an export says of its parity."""
+    steps = {step["step"]: f"{step['max_abs'] / step['scale']:.1e}" for step in found.get("steps", [])}
+    return {"verified": found["verified"], "max_over_scale": steps}
+
+
+def ready(found: Mapping[str, Any]) -> Figures:
+    """Return where the server listens; a model that did not load is an error."""
+    if found["not_loaded"]:
+        raise ValueError(f"model that is not loaded: {found['not_loaded'][0]}")
+    return {"grpc": found["grpc"], "models": sorted(found["models"])}
+
+
+def verified(found: Mapping[str, Any]) -> Figures:
+    """Return what was compared with the server's answers."""
+    return {"checks": [check["what"] + ": " + check["detail"] for check in found["checks"] if not check["skipped"]]}
+
+
+def loads_of(found: Mapping[str, Any]) -> Figures:
+    """Return the throughput and latency of each load."""
+    loads = [
+        {
+            "concurrency": one["concurrency"], "rate_per_s": one["rate_per_s"],
+            "images_per_s": round(one["images_per_s"], 1), "p50_ms": one["p50_ms"], "p99_ms": one["p99_ms"],
+            "failed": one["failed"], "invalid": one["invalid"],
+            "efficiency": one["in_process"] and round(one["in_process"]["efficiency"], 3),
+        }
+        for one in found["measurements"]
+    ]  # fmt: skip
+    return {"loads": loads, "images_per_s": [load["images_per_s"] for load in loads]}
+
+
+def trained(run: Path) -> Figures:
+    """Return the median rate of a run's epochs, but for the first, which warms up."""
+    epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rates = sorted(epoch["images_per_s"] for epoch in epochs[1:])
+    return {"images_per_s": rates[len(rates) // 2], "accuracy": epochs[-1]["accuracy"]}
+
+
+def describe_machine(missing: str) -> Figures:
+    """Return the GPU, its driver and the versions that went together."""
+    found = {"python": platform.python_version(), "gpu": missing and f"none that can be used: {missing}"}
+    try:
+        query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,power.limit", "--format=csv,noheader"]
+        found["gpu"] = found["gpu"] or subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found["gpu"] = found["gpu"] or "nvidia-smi does not answer"
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        found["CUDA of torch"] = torch.version.cuda or "none"
+    return found
+
+
+def count(steps: Sequence[Step]) -> str:
+    """Return how many steps came to what."""
+    outcomes = [step.outcome for step in steps]
+    kinds: tuple[Outcome, ...] = ("passed", "failed", "not run")
+    return ", ".join(f"{outcomes.count(kind)} {kind}" for kind in kinds)
+
+
+def write_report(folder: Path, machine: Figures, steps: Sequence[Step]) -> None:
+    """Write gpu.json and gpu.html anew."""
+    whole = {"machine": machine, "steps": [dataclasses.asdict(step) for step in steps]}
+    (folder / "gpu.json").write_text(json.dumps(whole, indent=2) + "\n")
+    rows = "".join(_row(step) for step in steps)
+    facts = "".join(
+        f"<tr><th>{html.escape(key)}</th><td>{html.escape(str(value))}</td></tr>" for key, value in machine.items()
+    )
+    (folder / "gpu.html").write_text(
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>resx on a GPU</title><style>{_STYLE}</style>'
+        f"<h1>resx on a GPU</h1><p>{count(steps)}</p><table>{facts}</table>"
+        "<table><tr><th>Step</th><th>Outcome</th><th>Seconds</th><th>Figures, or why not</th></tr>\n"
+        f"{rows}</table></html>\n"
+    )
+
+
+def _row(step: Step) -> str:
+    what = f"{html.escape(step.name)}<br><code>{html.escape(step.command)}</code>"
+    kind = step.outcome.replace(" ", "-")
+    cells = f"<td>{what}</td><td>{step.outcome}</td><td class=n>{step.took_s:.1f}</td><td>{_details(step)}</td>"
+    return f'<tr class="{kind}">{cells}</tr>\n'
+
+
+def _details(step: Step) -> str:
+    if step.why:
+        return html.escape(step.why)
+    lines = []
+    for key, value in step.figures.items():
+        entries = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
+        lines += [html.escape(f"{key}: {entry}") for entry in entries]
+    return "<br>".join(lines)
+
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
+table { border-collapse: collapse; margin: 1rem 0; width: 100% } th, td { text-align: left; padding: .4rem .6rem;
+vertical-align: top; border-bottom: 1px solid #ddd } td.n { text-align: right } code { color: #555; font-size: .8rem }
+.failed td:nth-child(2) { color: #b00020; font-weight: 600 } .passed td:nth-child(2) { color: #136f2c }
+.not-run td:nth-child(2) { color: #777 }
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

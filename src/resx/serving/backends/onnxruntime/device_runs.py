@@ -1,0 +1,106 @@
+"""Runs of a session on a GPU: a batch crosses the bus once in each direction.
+
+With CUDA graphs every tensor must stay at one address, so there is a set of them for each size of batch, by powers of
+two up to the largest; a batch between two sizes is filled up with zeros, whose answers are dropped. That is right for
+models whose rows do not depend on each other, which are the only ones that resx publishes batched.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+Place: TypeAlias = "tuple[str, int]"
+"""onnxruntime's word for a kind of device, and which one."""
+
+
+class BoundRuns:
+    """Runs with inputs that are put on the GPU first, as they came, and outputs that come back from it."""
+
+    def __init__(self, session: Any, place: Place) -> None:
+        self._session, self._place = session, place
+
+    def __call__(self, names: list[str], inputs: dict[str, Array], options: Any) -> list[Array]:
+        """Return the outputs of these names."""
+        import onnxruntime
+
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), *self._place)
+            binding.bind_ortvalue_input(name, value)
+        for name in names:
+            binding.bind_output(name, "cpu")
+        self._session.run_with_iobinding(binding, options)
+        return list(binding.copy_outputs_to_cpu())
+
+
+class GraphRuns:
+    """Runs that are captured as CUDA graphs the first time and repeated from then on."""
+
+    def __init__(self, session: Any, place: Place, max_batch_size: int) -> None:
+        self._session, self._place, self._max = session, place, max_batch_size
+        self._captured: dict[int, _Captured] = {}
+        described = [*session.get_inputs(), *session.get_outputs()]
+        for tensor in described:
+            sizes = tensor.shape[1:] if max_batch_size else tensor.shape
+            if not all(isinstance(size, int) for size in sizes):
+                raise ValueError(
+                    f"enable_cuda_graph in config.pbtxt: {tensor.name} has the shape {tensor.shape}, and CUDA graphs "
+                    "need every size but the batch's"
+                )
+
+    def __call__(self, names: list[str], inputs: dict[str, Array], _options: Any) -> list[Array]:
+        """Return the outputs of these names; all are computed."""
+        rows = len(next(iter(inputs.values()))) if self._max else 0
+        size = padded_size(rows, self._max) if self._max else 0
+        if size not in self._captured:
+            self._captured[size] = _Captured(self._session, self._place, size)
+        found = self._captured[size].run(inputs, rows)
+        return [found[name] for name in names]
+
+
+def padded_size(rows: int, largest: int) -> int:
+    """Return the next power of two, or the largest batch where that is smaller."""
+    return int(min(1 << max(0, rows - 1).bit_length(), max(rows, largest)))
+
+
+class _Captured:
+    """One size of batch: its tensors on the GPU, and the graph that reads and writes them."""
+
+    def __init__(self, session: Any, place: Place, size: int) -> None:
+        import onnxruntime
+
+        self._session, self._size = session, size
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(size + 1))  # -1 and 0 have meanings of their own
+        self._binding = session.io_binding()
+        self._inputs, self._outputs = {}, {}
+        for tensor in session.get_inputs():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(self._zeros(tensor), *place)
+            self._inputs[tensor.name] = value
+            self._binding.bind_ortvalue_input(tensor.name, value)
+        for tensor in session.get_outputs():
+            value = onnxruntime.OrtValue.ortvalue_from_numpy(self._zeros(tensor), *place)
+            self._outputs[tensor.name] = value
+            self._binding.bind_ortvalue_output(tensor.name, value)
+
+    def run(self, inputs: dict[str, Array], rows: int) -> dict[str, Array]:
+        for name, array in inputs.items():
+            whole = np.ascontiguousarray(array)
+            if self._size > rows:
+                whole = np.concatenate([whole, np.zeros((self._size - rows, *whole.shape[1:]), whole.dtype)])
+            self._inputs[name].update_inplace(whole)
+        self._session.run_with_iobinding(self._binding, self._options)
+        found = {name: value.numpy() for name, value in self._outputs.items()}
+        return {name: array[:rows] for name, array in found.items()} if self._size else found
+
+    def _zeros(self, tensor: Any) -> Array:
+        shape = [self._size, *tensor.shape[1:]] if self._size else tensor.shape
+        return np.zeros(shape, DTYPES[tensor.type])
+
+
+DTYPES = {
+    "tensor(bool)": np.bool_, "tensor(uint8)": np.uint8, "tensor(int8)": np.int8, "tensor(uint16)": np.uint16,
+    "tensor(int16)": np.int16, "tensor(int32)": np.int32, "tensor(int64)": np.int64, "tensor(float16)": np.float16,
+    "tensor(float)": np.float32, "tensor(double)": np.float64,
+}  # fmt: skip

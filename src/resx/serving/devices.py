@@ -1,0 +1,103 @@
+"""What the embedded server computes on: a GPU that it can use, or the CPU where there is none, or where it is told so.
+
+Triton places an instance of KIND_AUTO by the GPUs that it sees, so a server for the CPU sees none.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from resx.errors import MissingCapability
+
+Device: TypeAlias = Literal["cpu", "gpu"]
+Wish: TypeAlias = Literal["auto", "cpu", "gpu"]
+WISHES: tuple[Wish, ...] = ("auto", "cpu", "gpu")
+
+DRIVER = "libcuda.so.1"
+HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
+"""The environment of a process that is to see no GPU."""
+_ON_CPU = "--device cpu serves on the CPU"
+_NEEDS = "resx[gpu] brings onnxruntime-gpu, which needs an NVIDIA driver for CUDA 13, CUDA 13 and cuDNN 9"
+_TRY_CUDA = """
+import ctypes, pathlib, onnxruntime
+if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    raise SystemExit("onnxruntime " + onnxruntime.__version__ + " here is the package for the CPU")
+getattr(onnxruntime, "preload_dlls", lambda: None)()
+folder = pathlib.Path(onnxruntime.__file__).parent / "capi"
+ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+try:
+    ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+except OSError as error:
+    raise SystemExit(str(error))
+"""
+_TRY_S = 60
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpus:
+    """What the NVIDIA driver says."""
+
+    count: int
+    """That CUDA shows to this process: CUDA_VISIBLE_DEVICES counts."""
+    missing: str = ""
+    """Why there is none."""
+
+
+def find_gpus() -> Gpus:
+    """Ask the driver, without CUDA's libraries and without taking memory of a GPU."""
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        return Gpus(count=0, missing=f"no NVIDIA driver is installed ({DRIVER} is missing)")
+    if code := driver.cuInit(0):
+        return Gpus(count=0, missing=f"the NVIDIA driver finds no GPU that it can use (cuInit: error {code})")
+    count = ctypes.c_int(0)
+    if (code := driver.cuDeviceGetCount(ctypes.byref(count))) or count.value == 0:
+        return Gpus(count=0, missing=f"the NVIDIA driver shows no GPU{f' (error {code})' if code else ''}")
+    return Gpus(count=count.value)
+
+
+def missing_for_cuda() -> str:
+    """Return why onnxruntime cannot compute on a GPU here, or nothing; tried in a process of its own."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _TRY_CUDA], capture_output=True, text=True, timeout=_TRY_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"CUDA's libraries were not loaded within {_TRY_S} s"
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return "" if done.returncode == 0 else (said or [f"it ended with code {done.returncode}"])[-1]
+
+
+def choose_device(
+    wish: Wish, *, gpus: Callable[[], Gpus] = find_gpus, cuda: Callable[[], str] = missing_for_cuda
+) -> Device:
+    """Return what a server is to compute on.
+
+    Args:
+        wish: `auto` takes the GPU where there is one.
+        gpus: finds them.
+        cuda: says why onnxruntime cannot use them.
+
+    Raises:
+        MissingCapability: a GPU is wanted, or is there, and cannot be used: the CPU is taken only if somebody says so.
+    """
+    if wish == "cpu":
+        return "cpu"
+    found = gpus()
+    if not found.count:
+        if wish == "auto":
+            return "cpu"
+        raise MissingCapability(f"--device gpu: {found.missing}; {_NEEDS}; {_ON_CPU}")
+    if reason := cuda():
+        where = f"{found.count} GPU" + ("s are" if found.count > 1 else " is")
+        raise MissingCapability(f"{where} here, but cannot be used: {reason}; {_NEEDS}; {_ON_CPU}")
+    return "gpu"
