@@ -245,5 +245,5 @@ def test_served_answers_are_compared_too(triton: RunningTriton, resx: Resx, name
     assert done.json["checks"][-2]["what"].startswith("grpc://")
     assert done.json["accuracy"]["served"] == done.json["accuracy"]["file"]
     gone = resx("verify", name, where, "--served", "127.0.0.1:9", "-q")
-    assert gone.code == 3
+    assert gone.code == 4
     assert "no server answers" in gone.err

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from pyarrow import parquet
 
@@ -29,8 +29,10 @@ from resx.scoring.rows import NOT_FINITE, Prepared, score
 from resx.scoring.source import find_source
 from resx.serving.client import Interface
 from resx.serving.repository import Repository
+from tests.cli.test_bad_input import refused
 from tests.conftest import Finished, RunningTriton, publish_tiny
 from tests.image_files import METADATA, RAMP, RAMP_16_BIT, encoded, pgm, png
+from tests.serving.onnx_files import channel_means, configure
 
 Resx = Callable[..., Finished]
 
@@ -59,6 +61,26 @@ def test_every_image_is_a_row_and_a_bad_one_says_why(
     assert "Skipped 1 non-image file (.txt) and 1 hidden file or folder" in done.err
     assert done.json["hidden"] == 1
     assert sorted(tmp_path.iterdir()) == [tmp_path / "out.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "element", "sides", "words"),
+    [
+        ("FP32", TensorProto.FLOAT, [8, 8], "has no resx.mean"),
+        ("FP16", TensorProto.FLOAT16, [8, 8], "has no resx.mean"),
+        ("FP32", TensorProto.FLOAT, [-1, -1], "not RGB images"),
+        ("INT32", TensorProto.INT32, [8, 8], "images are sent as UINT8"),
+    ],
+)
+def test_a_model_that_nobody_can_prepare_images_for_fails_before_the_first_row(
+    resx: Resx, images: Path, tmp_path: Path, kind: str, element: int, sides: list[int], words: str
+) -> None:
+    model = tmp_path / "model_repository" / "other"
+    channel_means(model / "1/model.onnx", element, [side if side > 0 else f"side{side}" for side in sides])
+    configure(model, kind, [3, *sides])
+    done = resx("predict", "other", images, "-o", tmp_path / "out.csv")
+    refused(done, 2, words)
+    assert list(tmp_path.glob("out*")) == []
 
 
 def test_every_kind_of_image_is_scored_or_says_why_not(resx: Resx, published: Repository, tmp_path: Path) -> None:

@@ -56,6 +56,25 @@ def rows_below(path: Path, limit: float) -> Path:
     return _write(path, nodes, {"x": (float32, ["n", 3])}, {"y": (float32, ["m", 3])}, [constant, axes])
 
 
+def channel_means(path: Path, element: int = TensorProto.FLOAT, sides: Sequence[Axis] = ("h", "w")) -> Path:
+    """Write `y [n, 3]` = the means of an image x [n, 3, h, w], in FP32 whatever x is."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["x32"], to=TensorProto.FLOAT),
+        helper.make_node("GlobalAveragePool", ["x32"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["y"]),
+    ]
+    return _write(path, nodes, {"x": (element, ["n", 3, *sides])}, {"y": (TensorProto.FLOAT, ["n", 3])})
+
+
+def configure(model_folder: Path, kind: str, dims: Sequence[int], output: str = "FP32", output_dims: str = "3") -> None:
+    """Write the config.pbtxt of a file from x to y, by Triton's names of their types."""
+    (model_folder / "config.pbtxt").write_text(
+        f'name: "{model_folder.name}"\nbackend: "onnxruntime"\nmax_batch_size: 4\n'
+        f'input [{{ name: "x" data_type: TYPE_{kind} dims: {[*dims]} }}]\n'
+        f'output [{{ name: "y" data_type: TYPE_{output} dims: [{output_dims}] }}]\n'
+    )
+
+
 def _write(
     path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, Sequence[Axis]]],
     outputs: dict[str, tuple[int, Sequence[Axis]]], constants: list[onnx.TensorProto] | None = None,

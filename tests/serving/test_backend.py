@@ -164,10 +164,13 @@ def test_every_numeric_type_comes_back_exactly(server: RunningTriton, root: Path
         assert np.array_equal(answer[f"y_{name}"], array), name
 
 
-def test_strings_are_refused_with_what_is_served(server: RunningTriton, root: Path) -> None:
-    onnx_files.identity(root / "words" / "1" / "model.onnx", TensorProto.STRING, ["n", 1])
+@pytest.mark.parametrize("name", ["words", "words_with_a_configuration"])
+def test_strings_are_refused_with_what_is_served(server: RunningTriton, root: Path, name: str) -> None:
+    onnx_files.identity(root / name / "1" / "model.onnx", TensorProto.STRING, ["n", 1])
+    if name != "words":
+        onnx_files.configure(root / name, "STRING", [1], output="STRING", output_dims="1")
     with pytest.raises(ResxError, match=r"tensor\(string\); this backend serves tensor\(bool\)"):
-        serve(server, "words")
+        serve(server, name)
 
 
 def test_only_the_outputs_asked_for_come_back(server: RunningTriton, root: Path) -> None:

@@ -68,9 +68,22 @@ def test_a_float_model_gets_normalised_pixels() -> None:
     assert np.allclose(x[0, :, 0, 0], [2.0, -2.0, (127 / 255 - 0.5) / 0.25], atol=1e-6)
 
 
-def test_a_float_model_without_its_normalisation_is_refused() -> None:
-    with pytest.raises(UsageError, match="resx.mean"):
-        images.model_input([Image.new("RGB", (8, 8))], interface("FP32"))
+def test_a_half_model_gets_the_same_pixels_in_half_precision() -> None:
+    batch, parameters = [Image.new("RGB", (224, 224), (255, 0, 127))], {"resx_mean": "0.5,0,0", "resx_std": "1,1,1"}
+    single, half = (images.model_input(batch, interface(kind, **parameters)) for kind in ("FP32", "FP16"))
+    assert half.dtype == np.float16
+    assert np.array_equal(half, single.astype(np.float16))
+
+
+@pytest.mark.parametrize("kind", ["FP32", "FP16"])
+def test_a_float_model_without_its_normalisation_is_refused_before_the_first_image(kind: str) -> None:
+    with pytest.raises(UsageError, match=r"no resx.mean, .*resx export FILE.onnx --mean"):
+        images.preparation_for(interface(kind))
+
+
+def test_a_model_of_another_type_takes_no_images() -> None:
+    with pytest.raises(UsageError, match="takes INT32; images are sent as UINT8 or FP32 or FP16"):
+        images.preparation_for(interface("INT32"))
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:

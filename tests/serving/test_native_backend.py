@@ -17,6 +17,7 @@ from resx.bench.report import environment
 from resx.errors import MissingCapability
 from resx.serving import detached, native_backend
 from resx.serving.client import TritonClient
+from resx.serving.embedded import Ports
 from resx.serving.repository import Repository
 from resx.serving.state import ServerState, running_server
 from resx.serving.triton_process import STUB
@@ -42,8 +43,15 @@ def test_without_a_compiler_the_message_says_what_to_install(
     assert done.out == ""
     assert done.err.splitlines()[-1] == (
         "error: --native compiles its backend and there is no C++ compiler; install g++ or set CXX; "
-        "`resx serve` without --native needs none"
+        "`resx serve --isolated` needs none"
     )
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize(("asked", "native"), [("--isolated", False), ("--native", True)])
+def test_what_is_asked_for_by_name_is_what_is_served(repository: Repository, asked: str, native: bool) -> None:
+    state = detached.serve_detached(repository, Ports(http=0, grpc=0, metrics=0), [asked])
+    assert state.native == native
 
 
 def test_a_compiler_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +62,7 @@ def test_a_compiler_that_refuses_is_quoted(tmp_path: Path, monkeypatch: pytest.M
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     target = tmp_path / "backend"
-    with pytest.raises(MissingCapability, match=r"\(a.cc:1:2: error: no such thing\); `resx serve` without --native"):
+    with pytest.raises(MissingCapability, match=r"\(a.cc:1:2: error: no such thing\); `resx serve --isolated`"):
         native_backend.put_native_backend(target, lambda _step: None)
     assert list(target.iterdir()) == []
 

@@ -216,12 +216,6 @@ def test_without_an_index_the_message_says_where_to_put_the_wheel(
         embedded.install()
 
 
-def test_a_python_without_a_stub_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "PYTHONS", ((3, 8),))
-    with pytest.raises(MissingCapability, match="NVIDIA's container"):
-        embedded.install()
-
-
 def test_the_same_port_twice_is_refused() -> None:
     with pytest.raises(UsageError, match="three different"):
         Ports(http=9, grpc=9).resolved()

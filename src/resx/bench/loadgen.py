@@ -138,7 +138,7 @@ def run_scenario(
         ResxError: the first requests failed, or LoadGen ended; the reason.
     """
     require_loadgen()
-    batch_size = len(payloads.tensors[0])
+    batch_size = payloads.num_rows
     _require(target, scenario, batch_size, duration_s, rate_per_s, latency_bound_ms, connections)
     _require_writable(log_folder)
     address = target.address

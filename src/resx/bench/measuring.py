@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +20,8 @@ from resx.bench import null_server, wire
 from resx.bench.answers import compared
 from resx.bench.generator import Generators, tasks
 from resx.bench.http_loop import DESCRIPTORS_LEFT
-from resx.bench.payloads import Payloads, in_shared_memory, noise, request_images, require_batch
+from resx.bench.inputs import NOTHING_SAID, Inputs
+from resx.bench.payloads import Payloads, first_request, in_shared_memory, require_batch, unchecked
 from resx.bench.plan import LoadPlan
 from resx.bench.quotas import quotas_of
 from resx.bench.recorder import Progress, Records
@@ -39,9 +40,10 @@ from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percenti
 from resx.bench.server_statistics import ServerBreakdown, breakdown
 from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
 from resx.bench.wire import Target
-from resx.errors import MissingCapability, ResxError
+from resx.errors import MissingCapability, ResxError, UsageError
 from resx.machine import lacks_open_files
 from resx.serving.client import Address, TritonClient
+from resx.serving.image_endpoint import OWNER, takes_a_file
 
 _GONE_S = 3.0
 _SLICES = 60
@@ -124,19 +126,24 @@ def run(
     return result_of(target, measurements, command=command)
 
 
-def target_of(address: Address, model: str, version: int | None) -> Target:
+def target_of(address: Address, model: str, version: int | None, inputs: Inputs = NOTHING_SAID) -> Target:
     """Ask the server for the model's interface, and for an answer.
 
     Raises:
-        UsageError: the model is not loaded.
+        UsageError: the model is not loaded, or its input is open where `inputs` says nothing, or something else.
         MissingCapability: no server answers.
         ResxError: the request failed; the server's own reason.
     """
     with TritonClient(address) as client:
-        interface = client.interface(model, version)
-        images = request_images(interface, interface.max_batch_size if interface.fixed_batch else 1, seed=0)
-        answering = client.infer(model, interface, images, version).version
-        return Target(address=address, model=model, version=version, answering=answering, interface=interface)
+        interface, rows = inputs.close(model, client.interface(model, version))
+    owner = None
+    if takes_a_file(interface):
+        owner = target_of(address, interface.parameters[OWNER], None)
+    target = Target(
+        address=address, model=model, version=version, answering=0, interface=interface, rows=rows, owner=owner
+    )
+    with TritonClient(address) as client:
+        return replace(target, answering=client.answering(model, interface, first_request(target), version))
 
 
 def result_of(target: Target, measurements: Sequence[Measurement], *, command: str = "") -> BenchResult:
@@ -161,10 +168,12 @@ def measure(target: Target, plan: LoadPlan, extras: Extras = Extras(), repeat: i
         ResxError: the first request failed; the server's own reason.
     """
     require_batch(target.model, target.interface, plan.batch_size)
-    make = extras.payloads or (lambda target, batch_size: noise(target.interface, batch_size, plan.seed))
+    if extras.shared_memory and target.interface.input_type == "BYTES":
+        raise UsageError(f"--shared-memory: {target.model} takes strings, which have no fixed size; leave it out")
+    make = extras.payloads or (lambda target, batch_size: unchecked(target, batch_size, plan.seed))
     payloads = make(target, plan.batch_size)
     with TritonClient(target.address, timeout_s=plan.timeout_s) as client:
-        client.infer(target.model, target.interface, payloads.tensors[0], target.version)
+        client.answering(target.model, target.interface, payloads.tensors[0], target.version)
         if not extras.shared_memory:
             return _measured(client, target, plan, payloads, wire.requests(target, payloads.tensors), extras, repeat)
         with in_shared_memory(client, payloads) as places:

@@ -10,7 +10,7 @@ open_inference_grpc.proto.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -45,6 +45,10 @@ class Target:
     answering: int
     """The version that answered when the server was asked for the model."""
     interface: Interface
+    rows: npt.NDArray[Any] | None = field(default=None, compare=False, repr=False)
+    """Inputs [N, ...] of the user's own that requests take in turn."""
+    owner: Target | None = None
+    """The model behind an image endpoint, which takes the pixels of the files that are sent."""
     label: str = ""
     """What tells it apart from the other targets of a benchmark, where its name does not."""
 
@@ -138,9 +142,18 @@ def _grpc_request(target: Target, payload: npt.NDArray[Any], place: SharedInput 
     )
     message.outputs.add(name=target.interface.output_name)
     if place is None:
-        message.raw_input_contents.append(np.ascontiguousarray(payload).tobytes())
+        message.raw_input_contents.append(_content(target, payload))
     else:
         tensor.parameters["shared_memory_region"].string_param = place.region
         tensor.parameters["shared_memory_byte_size"].int64_param = place.num_bytes
         tensor.parameters["shared_memory_offset"].int64_param = place.offset
     return bytes(message.SerializeToString())
+
+
+def _content(target: Target, payload: npt.NDArray[Any]) -> bytes:
+    """Return a tensor's bytes as Triton reads them: strings have their lengths before them."""
+    from tritonclient.utils import serialize_byte_tensor
+
+    if target.interface.input_type == "BYTES":
+        return bytes(serialize_byte_tensor(payload).item())
+    return np.ascontiguousarray(payload).tobytes()

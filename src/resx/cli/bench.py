@@ -22,6 +22,7 @@ from resx.cli.options import (
     Quiet,
     RepositoryPath,
     Seed,
+    Shape,
     Url,
     chosen,
     finite,
@@ -32,8 +33,10 @@ from resx.reading import set_limits
 
 if TYPE_CHECKING:
     from resx.bench.files import Wanted
+    from resx.bench.inputs import Inputs
     from resx.bench.report import BenchResult
-    from resx.cli.bench_job import Job
+    from resx.bench.wire import Target
+    from resx.cli.bench_job import Access, Job
 
 OUTPUT_HELP = "Also write the result to this file, as JSON."
 
@@ -76,8 +79,12 @@ def bench(
         bool, typer.Option("--compare", help="Interleave the models; print ratios to the first.")
     ] = False,
     data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Send the images of a folder. Default: noise.")
+        Path | None,
+        typer.Option(
+            metavar="DIR|FILE", help="Send the images of a folder, or the rows of a .npy array. Default: noise."
+        ),
     ] = None,
+    shape: Shape = None,
     check: Annotated[
         bool | None, typer.Option("--check/--no-check", help="Check a sample of the answers. Default: where possible.")
     ] = None,
@@ -134,8 +141,9 @@ def bench(
     """
     from resx.bench import report as reports
     from resx.bench.files import Wanted
+    from resx.bench.inputs import ROWS_SUFFIX, Inputs
     from resx.bench.plan import ARRIVALS, LoadPlan, concurrencies, rates
-    from resx.cli.bench_job import Access, Job, target_of
+    from resx.cli.bench_job import Access, Job
     from resx.serving.repository import Repository
 
     set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
@@ -170,9 +178,10 @@ def bench(
     access = Access(repository=Repository(repository), url=url, protocol=protocol, ca=ca, cert=cert, key=key,
                     headers=tuple(header or ()))  # fmt: skip
     out = Output(as_json=json, quiet=quiet)
+    folder = None if data is None or data.suffix == ROWS_SUFFIX else data
     job = Job(
-        targets=tell_apart([target_of(name, access) for name in names]), plans=plans, slo=slo, compare=compare,
-        repeat=repeat or (5 if compare else 1), data=data, check=check, in_process=in_process,
+        targets=tell_apart(_targets(names, access, Inputs.read(shape or [], data))), plans=plans, slo=slo,
+        compare=compare, repeat=repeat or (5 if compare else 1), data=folder, check=check, in_process=in_process,
         shared_memory=shared_memory, repository=access.repository, out=out, keep_samples=samples is not None,
     )  # fmt: skip
     if scenario:
@@ -188,6 +197,15 @@ def bench(
     if job.interrupted:
         raise KeyboardInterrupt
     _judge(result, old, share)
+
+
+def _targets(names: list[str], access: Access, inputs: Inputs) -> list[Target]:
+    """Ask for all models, and refuse a shape that none of them has an input for."""
+    from resx.cli.bench_job import target_of
+
+    found = [target_of(name, access, inputs) for name in names]
+    inputs.require_used({target.model: target.interface for target in found})
+    return found
 
 
 def _require_fitting(

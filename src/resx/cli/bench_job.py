@@ -17,6 +17,7 @@ from resx.errors import ResxError, UsageError
 
 if TYPE_CHECKING:
     from resx.bench.files import Wanted
+    from resx.bench.inputs import Inputs
     from resx.bench.loadgen import ScenarioResult
     from resx.bench.measuring import Extras
     from resx.bench.payloads import Payloads
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from resx.bench.samples import Samples
     from resx.bench.slo import Slo
     from resx.bench.wire import Target
+    from resx.export.card import Card
     from resx.serving.address import Address
     from resx.serving.devices import Device
     from resx.serving.repository import Repository
@@ -57,14 +59,14 @@ class Access:
         )
 
 
-def target_of(text: str, access: Access) -> Target:
+def target_of(text: str, access: Access, inputs: Inputs) -> Target:
     """Read `NAME`, `NAME:VERSION`, `NAME@URL` and ask the server for the model."""
     from resx.bench.measuring import target_of as asked
 
     match = re.fullmatch(r"([^@:]+)(?::(\d+))?(?:@(.+))?", text)
     if match is None or match[2] == "0":
         raise UsageError(f"{text!r}: give NAME, NAME:VERSION or NAME@URL")
-    return asked(access.address(match[3] or ""), match[1], int(match[2]) if match[2] else None)
+    return asked(access.address(match[3] or ""), match[1], int(match[2]) if match[2] else None, inputs)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -77,6 +79,7 @@ class Job:
     compare: bool
     repeat: int
     data: Path | None
+    """A folder of images to send."""
     check: bool | None
     in_process: bool
     shared_memory: bool
@@ -93,6 +96,8 @@ class Job:
         from resx.bench.slo import parse_slo
 
         objective = parse_slo(self.slo) if self.slo else None
+        if self.in_process:
+            self._require_files()
         payloads = {id(target): self._payloads(target) for target in self.targets}
         command = shlex.join(["resx", *sys.argv[1:]])
         found: list[Measurement] = []
@@ -185,6 +190,20 @@ class Job:
         )  # fmt: skip
         return measured.model_copy(update={"in_process": run.compared(measured.images_per_s)})
 
+    def _require_files(self) -> None:
+        """Check before minutes of load that each target's file can be run without the server.
+
+        Raises:
+            UsageError: a target is an image endpoint, or its file has no card.
+        """
+        for target in self.targets:
+            if target.owner is not None:
+                raise UsageError(
+                    f"--in-process: {target.model} is an image endpoint, which exists in a server alone; leave it out, "
+                    f"or measure {target.owner.model}"
+                )
+            self.repository.card(target.model, target.answering)
+
     def _device(self) -> Device:
         """Return what this repository's own server computes on."""
         from resx.serving.state import running_server
@@ -211,36 +230,44 @@ class Job:
 
     def _payloads(self, target: Target) -> Callable[[Target, int], Payloads]:
         """Choose the contents: images of the user's, the card's canary, or noise."""
-        from resx.bench import payloads
         from resx.export.card import FILE_NAME
 
+        behind = target.owner or target
         card = folder = None
         if self.check is not False or self.data:
             try:
-                folder = self.repository.version_folder(target.model, target.answering)
-                card = self.repository.card(target.model, target.answering) if (folder / FILE_NAME).exists() else None
+                folder = self.repository.version_folder(behind.model, behind.answering)
+                card = self.repository.card(behind.model, behind.answering) if (folder / FILE_NAME).exists() else None
             except UsageError:
                 folder = None
         if self.check and card is None:
             raise UsageError(
-                f"--check: {self.repository.root} has no card of {target.model}; give --repository, or --no-check"
+                f"--check: {self.repository.root} has no card of {behind.model}; give --repository, or --no-check"
             )
         known = folder if card is not None and self.check is not False else None
         cache: dict[int, Payloads] = {}
 
         def make(asked: Target, batch_size: int) -> Payloads:
             if batch_size not in cache:
-                if self.data is not None:
-                    cache[batch_size] = payloads.pictures(self.data, asked.interface, batch_size, known)
-                elif card is not None and self.check is not False:
-                    cache[batch_size] = payloads.canaries(card, batch_size)
-                else:
-                    made = payloads.noise(asked.interface, batch_size, self.plans[0].seed)
-                    off = replace(made, reference="answers unchecked: --no-check")
-                    cache[batch_size] = off if self.check is False else made
+                cache[batch_size] = self._made(asked, batch_size, card, known)
             return cache[batch_size]
 
         return make
+
+    def _made(self, target: Target, batch_size: int, card: Card | None, known: Path | None) -> Payloads:
+        from resx.bench import payloads
+
+        if target.owner is not None:
+            made = payloads.image_files(target, self.data, known)
+        elif self.data is not None:
+            made = payloads.pictures(self.data, target.interface, batch_size, known)
+        elif target.rows is not None:
+            made = payloads.with_answers(payloads.unchecked(target, batch_size, self.plans[0].seed), known)
+        elif card is not None and known is not None:
+            return payloads.canaries(card, batch_size)
+        else:
+            made = payloads.unchecked(target, batch_size, self.plans[0].seed)
+        return replace(made, reference="answers unchecked: --no-check") if self.check is False else made
 
     def _extras(self, payloads: dict[int, Callable[[Target, int], Payloads]], tell: Live) -> Extras:
         from resx.bench.measuring import Extras

@@ -154,6 +154,7 @@ def export(
     """
     from resx.export.card import CALIBRATION_METHODS, INPUT_TYPES, TARGETS, SourceArguments
     from resx.export.request import ExportRequest
+    from resx.serving.python_stub import missing_stub
     from resx.serving.repository import Repository
     from resx.serving.triton_config import ServingOptions
     from resx.zoo.catalog import kind_of, names_onnx_file
@@ -175,6 +176,8 @@ def export(
     )  # fmt: skip
     if reason := serving.oversubscribed(usable_cores()):
         out.note(f"warning: {reason}")
+    if image_endpoint and (lack := missing_stub()):
+        out.note(f"warning: `resx serve` goes without the image endpoint here: {lack}")
     published = Repository(repository)
     precision = _precision(fp16=fp16, bf16=bf16, int8=int8)
     if not int8 and (calibrate or keep_fp32):

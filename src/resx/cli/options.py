@@ -57,6 +57,13 @@ Settings: TypeAlias = Annotated[
         help="classes=N, or a field of the variant's architecture (see `resx info NAME`). Repeatable.",
     ),
 ]  # fmt: skip
+Shape: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape", metavar="NAME:D1,D2",
+        help="Shape of an input that the model leaves open, without the batch. Repeatable.",
+    ),
+]  # fmt: skip
 MaxMegapixels: TypeAlias = Annotated[
     int | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, chosen, finite
+from resx.cli.options import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Shape, Url, chosen, finite
 from resx.cli.output import Output, print_lines, table
 from resx.errors import UsageError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resx.bench.capacity import CapacityPlan, Estimate
+    from resx.bench.inputs import Inputs
     from resx.bench.report import Interval
     from resx.bench.service_times import ServiceTimes
     from resx.bench.simulation import Batching
@@ -54,6 +55,10 @@ def plan(
         ),
     ] = 0.0,
     duration: Annotated[float, typer.Option(min=0.5, callback=finite, help="Seconds to measure, per load.")] = 4.0,
+    shape: Shape = None,
+    data: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Send the rows of a .npy array. Default: noise.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="Draw into a png, svg or pdf.")] = None,
     repository: RepositoryPath = Path("model_repository"),
     url: Url = "",
@@ -76,6 +81,7 @@ def plan(
     from resx.bench.capacity import Question, planned
     from resx.bench.capacity_chart import draw
     from resx.bench.figure_file import require_drawable
+    from resx.bench.inputs import ROWS_SUFFIX, Inputs
     from resx.bench.plan import ARRIVALS
     from resx.bench.simulation import BALANCINGS
     from resx.bench.slo import parse_slo
@@ -88,12 +94,17 @@ def plan(
     )  # fmt: skip
     if plot is not None:
         require_drawable(plot)
+    if data is not None and data.suffix != ROWS_SUFFIX:
+        raise UsageError(f"--data {data}: give a .npy file; images take the time of noise")
+    if bench is not None and (shape or data):
+        raise UsageError("--shape, --data: are for measuring, and --bench was measured; leave them out")
+    inputs = Inputs.read(shape or [], data)
     out = Output(as_json=json, quiet=quiet)
     access = Access(repository=Repository(repository), url=url, protocol=protocol, ca=ca, cert=cert, key=key,
                     headers=tuple(header or ()))  # fmt: skip
     with out.steps() as step:
         if bench is None:
-            times, batching = _measured(name, access, batcher_sleep, duration, seed, step)
+            times, batching = _measured(name, access, inputs, batcher_sleep, duration, seed, step)
         else:
             times, batching = _read(name, bench, access, batcher_sleep)
         found = planned(times, batching, question, step)
@@ -104,13 +115,19 @@ def plan(
 
 
 def _measured(
-    name: str, access: Access, sleep_ms: float, duration_s: float, seed: int, step: Callable[[str], None]
-) -> tuple[ServiceTimes, Batching]:
+    name: str, access: Access, inputs: Inputs, sleep_ms: float, duration_s: float, seed: int,
+    step: Callable[[str], None],
+) -> tuple[ServiceTimes, Batching]:  # fmt: skip
     from resx.bench.service_times import batching_of, measured_now, service_times
     from resx.cli.bench_job import target_of
     from resx.serving.client import TritonClient
 
-    target = target_of(name, access)
+    target = target_of(name, access, inputs)
+    inputs.require_used({target.model: target.interface})
+    if target.owner is not None:
+        raise UsageError(
+            f"{name}: is an image endpoint, several models in a row, which is not simulated; plan {target.owner.model}"
+        )
     with TritonClient(target.address) as client:
         batching = batching_of(client.config(target.model), sleep_ms)
     result = measured_now(target, batching, duration_s=duration_s, seed=seed, on_load=step)

@@ -17,6 +17,7 @@ from resx.listing import LABEL_RULE, is_label, one_line
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.scoring.rows import Model
 from resx.serving.client import WrongAnswer
+from resx.serving.images import preparation_for
 from resx.serving.interface import Unexpected, interface_of
 from resx.serving.repository import Repository
 from resx.serving.served_file import num_instances, served_backend, served_config
@@ -60,7 +61,7 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
         interface = interface_of(name, config)
     except Unexpected as error:
         raise UsageError(f"{folder.parent}: {error}; mend its config.pbtxt") from error
-    _ = interface.image_size  # refuses what takes no images
+    preparation_for(interface)  # refuses what takes no images
     model = Model(
         name=name, version=int(folder.name), sha256=sha256_of(path), interface=interface,
         labels=_labels(folder.parent, config, interface.num_classes),

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from resx.errors import ServerBusy, ServerError, UsageError
+from resx.errors import ServerBusy, ServerError
 from resx.machine import usable_cores
 from resx.scoring.parts import Parts
 from resx.scoring.rows import Model
@@ -21,8 +21,8 @@ from resx.scoring.source import Source
 from resx.scoring.stream import scored, workers_for
 from resx.serving.address import Address
 from resx.serving.client import FIRST_WAIT_S, LONGEST_WAIT_S, Interface, NotLoaded, TritonClient
+from resx.serving.images import preparation_for
 
-_TYPES: dict[str, Any] = {"UINT8": np.uint8, "FP32": np.float32}
 _BUSY_S = 60.0
 """How long a batch is offered to a server whose queue is full."""
 
@@ -100,11 +100,9 @@ def find_served(address: Address, name: str, version: int | None, *, in_flight: 
     """
     with TritonClient(address) as client:
         interface = client.interface(name, version)
-        if interface.input_type not in _TYPES:
-            raise UsageError(f"{name}: takes {interface.input_type}; images are sent as {' or '.join(_TYPES)}")
-        _ = interface.image_size  # refuses what takes no images
+        kind = preparation_for(interface).kind  # refuses what takes no images
         num_rows = interface.max_batch_size if interface.fixed_batch else 1
-        pixels = np.zeros(interface.request_shape(num_rows), _TYPES[interface.input_type])
+        pixels = np.zeros(interface.request_shape(num_rows), kind)
         pinned = client.infer(name, interface, pixels, version).version
         named = {guess.index: guess.label for guess in client.classify(name, interface, pixels, pinned)[0]}
     labels = tuple(named.get(index, "") for index in range(interface.num_classes))

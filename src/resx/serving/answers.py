@@ -213,7 +213,7 @@ def logits_of(found: Inference, interface: Interface, num_rows: int) -> npt.NDAr
     Raises:
         Unexpected: they are no numbers, or not those that were asked for.
     """
-    values = found.values()
+    values = found.values() if interface.max_batch_size else found.values().reshape(1, -1)
     if values.ndim == 0 or len(values) != num_rows:
         raise Unexpected(f"a tensor {list(values.shape)} for {num_rows} rows")
     rows = values.reshape(num_rows, -1) if values.size else values.reshape(num_rows, 0)

@@ -18,6 +18,7 @@ from resx.errors import UsageError
 from resx.machine import quota_note, usable_cores
 from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install, missing_in_cache
 from resx.serving.native_backend import compiler
+from resx.serving.python_stub import THIS, Version, missing_stub
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +54,7 @@ def check_machine(repository: Path) -> list[Finding]:
         _package("tritonclient", "deploy, query, bench", "pip install resx"),
         _gpu(),
         _triton(),
+        _python_inside(),
         _compiler(),
         _docker(),
         *_ports(),
@@ -126,6 +128,14 @@ def _triton() -> Finding:
         return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
     detail = f"{TRITON_VERSION}, in the cache" if installed else f"{TRITON_VERSION}, not there yet; 55 MB are fetched"
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for, on_first_use=not installed)
+
+
+def _python_inside(python: Version = THIS) -> Finding:
+    what, needed_for = "Python in Triton", "resx serve --isolated, image endpoints"
+    if reason := missing_stub(python):
+        problem, _, remedy = reason.partition("; ")
+        return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
+    return Finding(what=what, found=True, detail=f"{python[0]}.{python[1]}", needed_for=needed_for)
 
 
 def _compiler() -> Finding:

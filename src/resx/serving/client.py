@@ -7,6 +7,7 @@ object serves one thread.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import ssl
@@ -21,7 +22,7 @@ import numpy.typing as npt
 
 from resx.errors import MissingCapability, ResxError, ServerBusy, ServerError, UsageError
 from resx.listing import LABEL_RULE, is_label, one_line, printable
-from resx.serving import answers
+from resx.serving import answers, model_index
 from resx.serving.address import (
     CONTROL_HEADER,
     CONTROL_KEY_VARIABLE,
@@ -48,6 +49,9 @@ TIMEOUT_VARIABLE = "RESX_TIMEOUT_S"
 """Seconds after which an answer is given up, where that is earlier than the command's own limit."""
 _ROWS = "rows of input"
 """Our backends' words for a model that gives another number of rows than it was asked for."""
+_NO_CONTROL = "explicit model load / unload is not allowed"
+_NOT_POLLED = "failed to poll from model repository"
+"""Triton's words for a model that is not in its repository, and for one whose configuration cannot be parsed."""
 _NOT_LOADED = ("unknown model", "is not found", "is not ready", "is not available")
 # In the order of what they tell.
 _TLS_TROUBLE = (
@@ -167,17 +171,14 @@ class TritonClient:
 
     def model_versions(self, state: str = "READY") -> dict[str, list[int]]:
         """Return the versions that are ready, by model; or those in another of Triton's states, like UNLOADING."""
-        index = self._words(
-            self._client.get_model_repository_index, "RepositoryIndexResponse", {"headers": self._control}
-        )
-        found: dict[str, list[int]] = {}
-        for entry in index.get("models", []):
-            if entry.get("state") == state:
-                version = entry.get("version", "")
-                if not (version.isdecimal() and version.isascii() and len(version) < 19):
-                    raise self._wrong(f"a version {version!r} of {entry.get('name')}")
-                found.setdefault(entry.get("name", ""), []).append(int(version))
-        return {name: sorted(versions) for name, versions in sorted(found.items())}
+        try:
+            return model_index.versions_in(self._index(), state)
+        except Unexpected as error:
+            raise self._wrong(str(error)) from error
+
+    def repository_models(self) -> set[str]:
+        """Return the models in the server's own repository, loaded or not."""
+        return model_index.names_in(self._index())
 
     def is_model_ready(self, model: str) -> bool:
         """Say whether the server calls a model's newest version ready; its process may be dead all the same."""
@@ -203,7 +204,15 @@ class TritonClient:
         """
         if printable(model) != model:
             raise UsageError(f"{model}: no model's name has bytes that are no UTF-8; `resx status` lists the models")
-        return self._interface_in(model, self._patiently(lambda: self._config(model, version)))
+        return self._interface_in(model, self._patiently(lambda: self._loaded_config(model, version)))
+
+    def require_loaded(self, model: str, version: int | None = None) -> None:
+        """Check that a model can be asked.
+
+        Raises:
+            NotLoaded: it cannot; the message holds the server's reason where it tried to load the model.
+        """
+        self._patiently(lambda: self._loaded_config(model, version))
 
     def infer(self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None) -> Answer:
         """Return the logits [N, classes] for one request of images [N, 3, H, W]; more axes are flattened.
@@ -213,10 +222,14 @@ class TritonClient:
         """
         found = self._infer(model, interface, images, version)
         try:
-            logits = answers.logits_of(found, interface, len(images))
+            logits = answers.logits_of(found, interface, interface.num_rows(images))
         except Unexpected as error:
             raise self._wrong(f"{model} answered {len(images)} images with {error}") from error
         return Answer(logits=logits, version=found.version)
+
+    def answering(self, model: str, interface: Interface, sent: npt.NDArray[Any], version: int | None = None) -> int:
+        """Return which version answers a request, whatever its answer holds."""
+        return self._infer(model, interface, sent, version).version
 
     def classify(
         self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None
@@ -296,6 +309,11 @@ class TritonClient:
         """Let the server forget a region."""
         self._call(self._client.unregister_system_shared_memory, {"name": name, "headers": self._control})
 
+    def _index(self) -> dict[str, Any]:
+        return self._words(
+            self._client.get_model_repository_index, "RepositoryIndexResponse", {"headers": self._control}
+        )
+
     def _infer(
         self, model: str, interface: Interface, sent: npt.NDArray[Any], version: int | None, **classes: int
     ) -> answers.Inference:
@@ -305,7 +323,7 @@ class TritonClient:
         options = self._of(model, version) | {
             "inputs": [request], "outputs": [self._module.InferRequestedOutput(output, **classes)]
         }  # fmt: skip
-        self._expect(answers.answer_bytes(interface, len(sent)))
+        self._expect(answers.answer_bytes(interface, interface.num_rows(sent)))
         if self.address.protocol == "http":
             options["max_bytes"] = self._most_bytes
         found = self._patiently(lambda: self._call(self._client.infer, options))
@@ -343,6 +361,17 @@ class TritonClient:
             return interface_of(model, config)
         except Unexpected as error:
             raise self._wrong(str(error)) from error
+
+    def _loaded_config(self, model: str, version: int | None) -> dict[str, Any]:
+        try:
+            return self._config(model, version)
+        except NotLoaded as error:
+            why = ""
+            with contextlib.suppress(ResxError):  # the index may be behind a key
+                why = model_index.why_not_ready(self._index(), model)
+            if not why:
+                raise
+            raise NotLoaded(f"{self.address}: {model} cannot answer, {why}; `resx deploy` tries again") from error
 
     def _config(self, model: str, version: int | None) -> dict[str, Any]:
         found = self._words(self._client.get_model_config, "ModelConfigResponse", self._of(model, version))
@@ -398,6 +427,16 @@ class TritonClient:
         if "restricted" in message or "expecting header" in message:
             return MissingCapability(
                 f"{self.address}: control needs a key; set {CONTROL_KEY_VARIABLE} to the one it was started with"
+            )
+        if _NO_CONTROL in message:
+            return MissingCapability(
+                f"{self.address}: its control mode forbids to load and unload models; start that server with "
+                "--model-control-mode=explicit (mode none reads its repository once, mode poll by itself)"
+            )
+        if _NOT_POLLED in message:
+            return ServerError(
+                f"{self.address}: {message}: a folder or a config.pbtxt in its repository that it cannot read; its "
+                "log says why"
             )
         if "maximum queue size" in message:
             return ServerBusy(f"{self.address}: its queue is full; send fewer requests at once, or later")

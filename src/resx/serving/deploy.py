@@ -26,6 +26,7 @@ from resx.files import exclusive, sha256_of
 from resx.serving import config_rules, pinned
 from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.embedded import TRITON_VERSION
+from resx.serving.python_stub import missing_stub, require_stub_for
 from resx.serving.rehearsal import forget_rehearsal, rehearsed
 from resx.serving.repository import Repository
 from resx.serving.self_test import run_self_test
@@ -105,6 +106,12 @@ def deploy_alone(
     """Do what `deploy` does, for a caller that holds the model by `alone`."""
     number = int(repository.version_folder(name, version).name)
     card = check_files(client, repository, name, number)
+    if _is_ours(client, repository, manner):
+        require_stub_for(repository.root / name)
+    if not manner.starting and name not in client.repository_models():
+        with contextlib.suppress(ServerError):
+            client.load(name)  # a server whose mode forbids it says so first
+        require_in_its_repository(client, repository, name)
     if not (repository.root / name / CONFIG_FILE).is_file():
         return _load_bare(client, repository, name, version, starting=manner.starting)
     loaded = tuple(client.model_versions().get(name, ()))
@@ -186,6 +193,23 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
     return card
 
 
+def _is_ours(client: TritonClient, repository: Repository, manner: Manner) -> bool:
+    return manner.starting or remembered_as(repository, client.address.host_port) == OURS
+
+
+def require_in_its_repository(client: TritonClient, repository: Repository, name: str) -> None:
+    """Check that the server's own repository, which need not be this folder, has the model.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if name not in client.repository_models():
+        raise UsageError(
+            f"{client.address}: has no {name} in its model repository; copy {repository.root / name} there, or serve "
+            f"{repository.root}"
+        )
+
+
 @contextlib.contextmanager
 def alone(
     repository: Repository, name: str, *, wait: bool = True, on_step: Callable[[str], None] = lambda _step: None
@@ -261,12 +285,20 @@ def record(
 
 
 def load_endpoints(client: TritonClient, repository: Repository, name: str, *, starting: bool = False) -> None:
-    """Load a model's image endpoint, if it has one.
+    """Load a model's image endpoint, if it has one; a starting server without Python inside goes without it.
 
     Raises:
         ServerError: it does not load; the model itself goes on answering.
+        MissingCapability: it needs Python inside the server, and there is none; likewise.
     """
     for endpoint in repository.endpoints(name):
+        if starting and missing_stub():
+            return
+        if remembered_as(repository, client.address.host_port) == OURS:
+            try:
+                require_stub_for(repository.root / endpoint)
+            except MissingCapability as error:
+                raise MissingCapability(f"{error}; {name} itself answers") from error
         config_rules.require_contained(repository.root, endpoint)
         try:
             client.load(endpoint, pinned.config_json(repository, endpoint, [1]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from resx.serving import pinned, triton_config
 from resx.serving.client import NotLoaded, TritonClient
-from resx.serving.deploy import Manner, check_files
+from resx.serving.deploy import Manner, check_files, require_in_its_repository
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 
@@ -36,6 +36,7 @@ def plan(client: TritonClient, repository: Repository, name: str, version: int |
     """
     number = int(repository.version_folder(name, version).name)
     card = check_files(client, repository, name, number)
+    require_in_its_repository(client, repository, name)
     loaded = client.model_versions().get(name, [])
     old = loaded[-1] if loaded else None
     return Plan(

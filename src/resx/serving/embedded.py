@@ -21,7 +21,6 @@ import socket
 import stat
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -50,13 +49,13 @@ from resx.serving.bundled_pip import pip_environment
 from resx.serving.devices import HIDDEN, Device, Wish, choose_device
 from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
+from resx.serving.python_stub import STUB, THIS, Version, libpython_folder, missing_stub, stub_folder
 from resx.serving.region_modes import close_regions
 from resx.serving.request_limits import limit_requests
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"
 WHEEL_SHA256 = "21f063ff93bb426d0c06b7a55e7eb9efcfe62c0dddd9a908e9877e18710128df"
-PYTHONS = ((3, 11), (3, 12), (3, 13))
 RESTRICTED_APIS = "model-repository,shared-memory,trace,logging"
 RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
@@ -144,7 +143,10 @@ class Ports:
 
 
 def missing_for_install() -> str | None:
-    """Return why the embedded server cannot run on this machine, with the remedy, or None."""
+    """Return why the embedded server cannot run on this machine, with the remedy, or None.
+
+    What Python inside the server wants beyond that is `python_stub.missing_stub`'s.
+    """
     container = "use NVIDIA's container instead (docker compose --profile cpu up)"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         here = f"{sys.platform} on {platform.machine()}"
@@ -152,29 +154,20 @@ def missing_for_install() -> str | None:
     name, version = platform.libc_ver()
     if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
         return f"the embedded Triton needs glibc 2.35, this is {name or 'another C library'} {version}; {container}"
-    if sys.version_info[:2] not in PYTHONS:
-        return (
-            f"the embedded Triton has stubs for Python 3.11 to 3.13, this is {platform.python_version()}; {container}"
-        )
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed and the embedded Triton runs models with it; pip install 'resx[cpu]'"
     if reason := lacks_open_files(_OPEN_FILES, "the embedded Triton"):
         return reason
-    if _libpython_folder() is None:
-        return (
-            f"{_libpython()} is not installed and the embedded Triton's Python stub needs it; "
-            f"install libpython{sys.version_info[0]}.{sys.version_info[1]} or a Python built with --enable-shared"
-        )
     return None
 
 
-def find_installed() -> Installation | None:
-    """Return the unpacked server if it is in the cache folder.
+def find_installed(python: Version = THIS) -> Installation | None:
+    """Return the unpacked server for a version of Python if it is in the cache folder.
 
     Raises:
         UsageError: somebody else can have written it.
     """
-    root = _install_root()
+    root = _install_root(python)
     require_own_cache(root)
     installation = Installation(
         server=root / "bin/tritonserver", backends=root / "backends", libraries=root / "libs", caches=root / "caches"
@@ -183,8 +176,9 @@ def find_installed() -> Installation | None:
 
 
 def install(
-    on_step: Callable[[str], None] = lambda _step: None, *, native: bool = False, wish: Wish = "auto"
-) -> Installation:
+    on_step: Callable[[str], None] = lambda _step: None, *,
+    native: bool = False, wish: Wish = "auto", python: Version = THIS,
+) -> Installation:  # fmt: skip
     """Return the server, fetched and unpacked first if it is not in the cache folder yet.
 
     Raises:
@@ -192,14 +186,15 @@ def install(
             had; says what would help.
         UsageError: somebody else can have written what is in the cache folder.
     """
-    if reason := missing_for_install() or (missing_for_native() if native else None) or missing_in_cache():
+    if reason := (
+        missing_for_install() or (missing_for_native(python) if native else missing_stub(python)) or missing_in_cache()
+    ):
         raise MissingCapability(reason)
     device = choose_device(wish)
     if native and device == "gpu":
-        raise MissingCapability(
-            "--native computes on the CPU alone, and there is a GPU; leave it out, or give --device cpu"
-        )
-    installation = replace(_unpacked(on_step), device=device)
+        isolated = "" if missing_stub(python) else "serve --isolated, or "
+        raise MissingCapability(f"--native computes on the CPU alone, and there is a GPU; {isolated}give --device cpu")
+    installation = replace(_unpacked(on_step, python), device=device)
     return _with_native_backend(installation, on_step) if native else installation
 
 
@@ -218,22 +213,22 @@ def missing_in_cache() -> str | None:
     return None
 
 
-def _unpacked(on_step: Callable[[str], None]) -> Installation:
-    if found := find_installed():
+def _unpacked(on_step: Callable[[str], None], python: Version) -> Installation:
+    if found := find_installed(python):
         _write_backend(found.backends)
         return found
-    root = _install_root()
+    root = _install_root(python)
     require_free_space(root, _UNPACKED_BYTES)
     make_cache_folder(_FOLDER)
     with exclusive(root.parent):  # one process fetches, the others wait and find it
-        if find_installed() is None:
+        if find_installed(python) is None:
             wheel = _fetch_wheel(on_step)
             on_step(f"unpack Triton {TRITON_VERSION}")
             with staging_folder(root.parent, mode=0o700) as staged:
-                _unpack(wheel, staged)
+                _unpack(wheel, staged, python)
                 close_to_others(staged)
                 publish_folder(staged, root)
-    found = find_installed()
+    found = find_installed(python)
     assert found is not None
     _write_backend(found.backends)
     return found
@@ -288,10 +283,10 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
     return target
 
 
-def _unpack(wheel: Path, root: Path) -> None:
-    """Lay the server out: bin/, libs/, backends/python with the stub of this Python's version."""
+def _unpack(wheel: Path, root: Path, python: Version = THIS) -> None:
+    """Lay the server out: bin/, libs/, backends/python with the stub of Python's version, if the wheel has one."""
     server, libs = "pytriton/tritonserver/", "nvidia_pytriton.libs/"
-    stub = f"{server}python_backend_stubs/{sys.version_info[0]}.{sys.version_info[1]}/"
+    stub = f"{server}python_backend_stubs/{stub_folder(python)}/"
     places = [
         (f"{server}bin/", "bin"), (f"{server}backends/", "backends"), (f"{server}caches/", "caches"),
         (libs, "libs"), (stub, "backends/python"),
@@ -304,8 +299,9 @@ def _unpack(wheel: Path, root: Path) -> None:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with archive.open(member) as source, target.open("wb") as file:
                         shutil.copyfileobj(source, file)
-    for program in (root / "bin/tritonserver", root / "backends/python/triton_python_backend_stub"):
-        program.chmod(0o755)
+    for program in (root / "bin/tritonserver", root / "backends/python" / STUB):
+        if program.exists():
+            program.chmod(0o755)
     patch_batcher(root / "libs")
     close_regions(root / "backends/python")
     limit_requests(root / "bin/tritonserver")
@@ -329,14 +325,13 @@ def _write_backend(backends: Path) -> None:
             write_atomic(target, source.read_bytes(), mode=CACHED_FILE)
 
 
-def _install_root() -> Path:
-    python = f"py{sys.version_info[0]}{sys.version_info[1]}"
-    return cache_folder(_FOLDER) / f"{TRITON_VERSION}-{python}-layout{_LAYOUT}"
+def _install_root(python: Version = THIS) -> Path:
+    return cache_folder(_FOLDER) / f"{TRITON_VERSION}-py{python[0]}{python[1]}-layout{_LAYOUT}"
 
 
 def process_environment(installation: Installation) -> dict[str, str]:
     """Return the environment that tritonserver and its Python stubs need."""
-    libpython = _libpython_folder()
+    libpython = libpython_folder()
     libraries = [str(installation.libraries), *([str(libpython)] if libpython else [])]
     path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
     hidden = HIDDEN if installation.device == "cpu" else {}
@@ -349,12 +344,3 @@ def process_environment(installation: Installation) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
     }
     return os.environ | hidden | ours
-
-
-def _libpython() -> str:
-    return f"libpython{sys.version_info[0]}.{sys.version_info[1]}.so.1.0"
-
-
-def _libpython_folder() -> Path | None:
-    folders = [sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LIBPL"), f"{sys.base_prefix}/lib"]
-    return next((Path(folder) for folder in folders if folder and (Path(folder) / _libpython()).exists()), None)

@@ -16,6 +16,7 @@ from typing import Any
 from resx.errors import UsageError
 from resx.export.card import Card
 from resx.files import publish_folder, staging_folder, write_atomic
+from resx.serving.interface import Interface
 from resx.serving.triton_config import (
     CONFIG_FILE,
     DATA_TYPES,
@@ -72,6 +73,11 @@ def owner(folder: Path) -> str:
         return str(read(folder / CONFIG_FILE).parameters[OWNER].string_value)
     except UsageError:  # whoever loads the model says what is wrong with it
         return ""
+
+
+def takes_a_file(interface: Interface) -> bool:
+    """Say whether a served model is a part of an image endpoint, whose input is a file's bytes."""
+    return interface.input_dims == (-1,) and OWNER in interface.parameters
 
 
 def require_free_names(root: Path, name: str) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import overload
+from typing import Any, Final, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +26,9 @@ from resx.serving.interface import MAX_SIDE, shortened
 from resx.serving.triton_config import output_kind_of
 from resx.training.images import check_image_file, read_image_file
 from resx.zoo.spec import INTERPOLATIONS, Interpolation
+
+IMAGE_TYPES: Final[dict[str, type[np.generic]]] = {"UINT8": np.uint8, "FP32": np.float32, "FP16": np.float16}
+"""What images are sent as, by Triton's names."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,25 +74,52 @@ class ImageFiles(Sequence[Image.Image]):
         return ImageFiles(self._paths[place]) if isinstance(place, slice) else load_image(self._paths[place])
 
 
-def model_input(
-    images: Sequence[Image.Image], interface: Interface, names: Sequence[object] = ()
-) -> npt.NDArray[np.uint8] | npt.NDArray[np.float32]:
-    """Return images [N, 3, H, W] as the served model takes them, UINT8 or normalised FP32.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preparation:
+    """How an image becomes a served model's input, as the model's configuration says."""
+
+    height: int
+    width: int
+    resize: int
+    interpolation: Interpolation
+    kind: type[np.generic]
+    mean_and_std: tuple[tuple[float, ...], ...] = ()
+    """Empty for a model that normalises by itself."""
+
+
+def preparation_for(interface: Interface) -> Preparation:
+    """Return what the configuration says, all of it checked, so that a bulk of images need not begin to find out.
 
     Raises:
-        UsageError: an image is too long and thin; the message begins with its name, if names are given.
+        UsageError: the model takes no RGB images, or the configuration does not say how it wants them.
     """
     height, width = interface.image_size
-    resize = _resize(interface)
-    interpolation = _interpolation(interface)
+    if interface.input_type not in IMAGE_TYPES:
+        raise UsageError(f"the model takes {interface.input_type}; images are sent as {' or '.join(IMAGE_TYPES)}")
+    normalises = interface.input_type == "UINT8"
+    return Preparation(
+        height=height, width=width, resize=_resize(interface), interpolation=_interpolation(interface),
+        kind=IMAGE_TYPES[interface.input_type],
+        mean_and_std=() if normalises else tuple(_numbers(interface, key) for key in ("resx.mean", "resx.std")),
+    )  # fmt: skip
+
+
+def model_input(
+    images: Sequence[Image.Image], interface: Interface, names: Sequence[object] = ()
+) -> npt.NDArray[Any]:  # fmt: skip
+    """Return images [N, 3, H, W] as the served model takes them: UINT8, or normalised FP32 or FP16.
+
+    Raises:
+        UsageError: as `preparation_for`; or an image is too long and thin, its name first, if names are given.
+    """
+    how = preparation_for(interface)
     batch = np.stack([
-        pixels(image, height=height, width=width, resize=resize, interpolation=interpolation, name=name)
+        pixels(
+            image, height=how.height, width=how.width, resize=how.resize, interpolation=how.interpolation, name=name
+        )
         for image, name in zip(images, names or [""] * len(images), strict=True)
     ])  # fmt: skip
-    if interface.input_type == "UINT8":
-        return batch
-    mean, std = (_numbers(interface, key) for key in ("resx.mean", "resx.std"))
-    return normalised_pixels(batch, mean, std)
+    return normalised_pixels(batch, *how.mean_and_std).astype(how.kind, copy=False) if how.mean_and_std else batch
 
 
 def classify_files(
@@ -158,7 +188,10 @@ def _interpolation(interface: Interface) -> Interpolation:
 def _numbers(interface: Interface, key: str) -> tuple[float, ...]:
     text = interface.parameters.get(key)
     if text is None:
-        raise UsageError(f"the model takes {interface.input_type}, and its config.pbtxt has no {key}; export it again")
+        raise UsageError(
+            f"the model takes {interface.input_type}, and its config.pbtxt has no {key}, so images cannot be "
+            "normalized for it; write resx.mean and resx.std there, or `resx export FILE.onnx --mean R,G,B --std R,G,B`"
+        )
     try:
         numbers = tuple(float(number) for number in text.split(","))
     except ValueError:

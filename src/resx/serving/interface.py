@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ class Interface:
 
     input_name: str
     input_type: str
-    """Triton's name: UINT8 or FP32."""
+    """Triton's name in a request: UINT8, FP32, BYTES for strings."""
     output_name: str
     num_classes: int
     """Values for a row; 0 where the configuration leaves it open."""
@@ -62,13 +62,17 @@ class Interface:
             )
         return height, width
 
+    def num_rows(self, sent: Sized) -> int:
+        """Return how many rows a request has; a model without a batch axis takes all of it for one."""
+        return len(sent) if self.max_batch_size else 1
+
     def request_shape(self, num_rows: int) -> tuple[int, ...]:
         """Return the shape of a request of so many rows.
 
         Raises:
             UsageError: an axis is open, or the request would not fit into memory.
         """
-        shape = (num_rows, *self.input_dims)
+        shape = (num_rows, *self.input_dims) if self.max_batch_size else self.input_dims
         if min(self.input_dims, default=1) < 1:
             raise UsageError(f"the model takes {list(self.input_dims)}, open in an axis; send it tensors yourself")
         if 4 * math.prod(shape) > MAX_REQUEST_BYTES:
@@ -97,13 +101,14 @@ def interface_of(model: str, config: Mapping[str, Any]) -> Interface:
     fixed = largest == 0 and len(dims) > 1
     rows = max(1, dims[0]) if fixed else largest
     num_classes = math.prod(max(0, dim) for dim in (output_dims[1:] if fixed else output_dims))
+    kind = str(given[0].get("data_type", "")).removeprefix("TYPE_")
     if not 0 <= rows <= _MAX_BATCH:
         raise Unexpected(f"a configuration of {model} with batches of {rows}; resx sends up to {_MAX_BATCH}")
     if num_classes > MAX_CLASSES:
         raise Unexpected(f"{num_classes:,} values a row of {model}; resx reads up to {MAX_CLASSES:,}")
     return Interface(
         input_name=_name(given[0]),
-        input_type=str(given[0].get("data_type", "")).removeprefix("TYPE_"),
+        input_type="BYTES" if kind == "STRING" else kind,
         output_name=_name(made[0]),
         num_classes=num_classes,
         input_dims=tuple(dims[1:] if fixed else dims),

@@ -19,17 +19,17 @@ from pathlib import Path
 
 from resx.errors import MissingCapability
 from resx.files import CACHED_FILE, staging_folder, write_atomic
+from resx.serving.python_stub import THIS, Version, missing_stub
 
 LIBRARY = "libtriton_onnxruntime.so"
 _FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
 _BUILT_OF = "built-of.sha256"
-_WITHOUT = "`resx serve` without --native needs none"
 
 
-def missing_for_native() -> str | None:
+def missing_for_native(python: Version = THIS) -> str | None:
     """Return why the native backend cannot be had on this machine, with the remedy, or None."""
     if compiler() is None:
-        return f"--native compiles its backend and there is no C++ compiler; install g++ or set CXX; {_WITHOUT}"
+        return f"--native compiles its backend and there is no C++ compiler; install g++ or set CXX; {_without(python)}"
     if onnxruntime_library() is None:
         return (
             "the installed onnxruntime lacks libonnxruntime.so, which --native loads; pip install 'onnxruntime>=1.20'"
@@ -75,7 +75,12 @@ def _compile(folder: Path, names: list[str]) -> None:
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         why = next((line for line in lines if re.search(r"\berror:", line)), (lines or ["it gave no reason"])[0])
-        raise MissingCapability(f"{command[0]} cannot compile the native backend ({why}); {_WITHOUT}")
+        raise MissingCapability(f"{command[0]} cannot compile the native backend ({why}); {_without()}")
+
+
+def _without(python: Version = THIS) -> str:
+    """Return what to do without the native backend, or why nothing can be."""
+    return f"without --native, {reason}" if (reason := missing_stub(python)) else "`resx serve --isolated` needs none"
 
 
 def compiler() -> str | None:

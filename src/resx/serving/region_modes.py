@@ -19,9 +19,13 @@ _AROUND = (
 
 
 def close_regions(python_backend: Path) -> None:
-    """Write the closed mode into the unpacked backend, which must be the pinned wheel's own, untouched."""
-    for name in FILES:
-        path = python_backend / name
+    """Write the closed mode into the unpacked backend, which must be the pinned wheel's own, untouched.
+
+    There is no stub for a Python that the wheel does not know.
+    """
+    for path in (python_backend / name for name in FILES):
+        if not path.exists():
+            continue
         content = path.read_bytes()
         for before, after in _AROUND:
             open_to_all = before + EVERYBODY.to_bytes(4, "little") + after

@@ -120,6 +120,11 @@ class Repository:
         versions = self.versions(name)
         if of := image_endpoint.owner(self.root / name):
             raise UsageError(f"{name}: is the image endpoint of {of} and goes with it; give {of}")
+        if not versions and (self.root / name).is_dir():
+            raise UsageError(
+                f"{name}: has no version; put its file into {self.root / name / '1'}, or remove {self.root / name} and "
+                f"`resx export --name {name}` again"
+            )
         if not versions:
             raise UsageError(
                 f"{name}: no such model in {self.root}{nearest(name, self.names())}; `resx export` adds one"

@@ -31,6 +31,7 @@ from resx.serving.journal import Journal
 from resx.serving.model_recovery import ModelRecovery, Running, reload
 from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
 from resx.serving.policy import Policy
+from resx.serving.python_stub import computes_natively
 from resx.serving.repository import Repository
 from resx.serving.state import Ended, ServerState, running_server
 from resx.serving.triton_config import CONFIG_FILE
@@ -48,7 +49,7 @@ _STARTING = Manner(starting=True)
 
 
 def serve(
-    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool = False,
+    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool | None = None,
     device: Wish = "auto", on_step: Callable[[str], None],
     on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
 ) -> None:  # fmt: skip
@@ -63,7 +64,7 @@ def serve(
         models: of each the version that was deployed last, or else its newest. None: what was served when the last
             supervisor was killed, exactly, or else every model that was not undeployed.
         policy: how it is watched, brought back and ended.
-        native: compute in the server itself, not in a Python process for each instance.
+        native: compute in the server itself, not in a Python process for each instance; None: where those cannot be.
         device: what to compute on; `auto` takes the GPU where there is one.
         on_step: told what comes next.
         on_ready: told once.
@@ -77,7 +78,8 @@ def serve(
         repository.version_folder(name)
     importlib.import_module("tritonclient.grpc")  # a signal in the middle of it would leave nothing to drain with
     with signals_raise(), own(repository) as (folder, left, aside), ports.held() as held:
-        server = _Server(repository, folder, held, policy, install(on_step, native=native, wish=device), on_step)
+        installed = install(on_step, native=computes_natively(native), wish=device)
+        server = _Server(repository, folder, held, policy, installed, on_step)
         try:
             resumed = left if models is None else {}
             if resumed:

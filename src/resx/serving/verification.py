@@ -78,9 +78,14 @@ def verify_version(
         on_step: told what comes next.
 
     Raises:
-        UsageError: the version has no card, the data do not fit it, or its source is code that is not allowed.
+        UsageError: the version has no card, the data do not fit it, or its source is code that is not allowed; or the
+            server has not loaded it.
+        MissingCapability: no server answers.
     """
     card = cards.read_card(folder)
+    if address is not None:
+        with TritonClient(address) as client:
+            client.require_loaded(folder.parent.name, int(folder.name))  # before minutes of work
     arguments = card.source.arguments and cards.named_source(card, allowed_code, named_in=folder / cards.FILE_NAME)
     on_step("compare the files' hashes")
     checks = [_hash(folder / name, expected) for name, expected in card.files.items()]

@@ -211,6 +211,9 @@ class TritonPythonModel:
             unknown = [name for name in configured if name not in known]
             if unknown:
                 raise ValueError(f"config.pbtxt names {what} {unknown}, but {path} has {known}")
+            for tensor in tensors:
+                if tensor.name in configured:
+                    _require_served(tensor)
 
 
 class Opened(NamedTuple):
@@ -263,9 +266,13 @@ def complete(config: dict[str, Any], session: Any) -> None:
             config[key] = [_described(tensor, batches=batches) for tensor in tensors]
 
 
-def _described(tensor: Any, *, batches: bool) -> dict[str, Any]:
+def _require_served(tensor: Any) -> None:
     if tensor.type not in TYPES:
         raise ValueError(f"{tensor.name} is a {tensor.type}; this backend serves {', '.join(TYPES)}")
+
+
+def _described(tensor: Any, *, batches: bool) -> dict[str, Any]:
+    _require_served(tensor)
     dims = [size if isinstance(size, int) else -1 for size in tensor.shape][1 if batches else 0 :]
     described = {"name": tensor.name, "data_type": TYPES[tensor.type], "dims": dims or [1]}
     # Triton has no empty dims: one number per row is dims 1, which it takes away again.
