@@ -26,7 +26,6 @@ from resx.export.card import Card
 from resx.serving.client import (
     Address,
     ConnectionLost,
-    Interface,
     ModelProcessLost,
     NoAnswerInTime,
     NotLoaded,
@@ -105,14 +104,6 @@ class StubWatch:
         self._known = {pid: stub for pid, stub in self._known.items() if stub.model != model}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Expected:
-    """A version's canary, and how it is sent."""
-
-    card: Card
-    interface: Interface
-
-
 class CanaryWatch(threading.Thread):
     """Asks every deployed version its canary, one after the other, in a thread of its own until stopped.
 
@@ -135,7 +126,7 @@ class CanaryWatch(threading.Thread):
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._halt = threading.Event()
         self._due: dict[tuple[str, int], float] = {}
-        self._expected: dict[tuple[str, int], _Expected] = {}
+        self._cards: dict[tuple[str, int], Card] = {}
 
     def stop(self) -> None:
         """Ask no more; does not wait for an answer that is under way."""
@@ -154,10 +145,10 @@ class CanaryWatch(threading.Thread):
         try:
             while not self._halt.wait(min(0.25, self._interval_s)):
                 asked = [(name, version) for name, versions in self._deployed().items() for version in versions]
-                self._expected = {key: self._expected[key] for key in asked if key in self._expected}
+                self._cards = {key: self._cards[key] for key in asked if key in self._cards}
                 for name, version in asked:
                     if fault := self._ask_if_due(client, name, version):
-                        self._expected.pop((name, version), None)  # it may be another file when it is back
+                        self._cards.pop((name, version), None)  # it may be another file when it is back
                         self._faults.put(fault)
                         if fault.model is None:
                             return
@@ -186,9 +177,9 @@ class CanaryWatch(threading.Thread):
         except ResxError as error:
             return Fault(reason=f"the server tells nothing of {name}: {error}")
         try:
-            expected = self._expect(client, name, version)
-            if expected is not None:
-                run_self_test(client, name, version, expected.card, expected.interface)
+            card = self._card(name, version)
+            if card is not None:  # what is served may have been configured anew meanwhile: ask what it takes
+                run_self_test(client, name, version, card, client.interface(name, version))
         except NotLoaded:
             return None
         except (NoAnswerInTime, ServerBusy) as error:
@@ -218,20 +209,25 @@ class CanaryWatch(threading.Thread):
             self._halt.wait(0.2)
         return True
 
-    def _expect(self, client: TritonClient, name: str, version: int) -> _Expected | None:
-        """Return the version's canary; None for a model without a card, which is watched by its stubs alone."""
+    def _card(self, name: str, version: int) -> Card | None:
+        """Return the version's card; None for a model without one, which is watched by its stubs alone."""
         key = (name, version)
-        if key not in self._expected:
+        if key not in self._cards:
             try:
-                card = self._repository.card(name, version)
+                self._cards[key] = self._repository.card(name, version)
             except UsageError:
                 return None
-            self._expected[key] = _Expected(card=card, interface=client.interface(name, version))
-        return self._expected[key]
+        return self._cards[key]
 
 
 def num_finished(client: TritonClient, name: str, version: int) -> int:
-    """Return how many requests a version has answered; those that a full queue refused count as failures to Triton."""
-    return sum(
-        int(entry["inference_stats"].get("success", {}).get("count", 0)) for entry in client.statistics(name, version)
-    )
+    """Return how many requests a version has computed.
+
+    Those that a full queue refused count as failures to Triton, those that the response cache answered as successes.
+    """
+
+    def total(what: str) -> int:
+        return sum(int(entry["inference_stats"].get(what, {}).get("count", 0)) for entry in statistics)
+
+    statistics = client.statistics(name, version)
+    return total("success") - total("cache_hit")
