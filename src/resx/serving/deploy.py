@@ -166,9 +166,10 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
         MissingCapability: the server cannot be reached, or cannot run such a version.
     """
     folder = repository.version_folder(name, version)
+    repository.require_readable(name, [version])
     for model in (name, *repository.endpoints(name)):
         config_rules.require_contained(repository.root, model)
-    if not (folder / cards.FILE_NAME).is_file():
+    if not repository.has_card(name, version):
         return None
     card = cards.read_card(folder)
     if card.unproved:

@@ -158,6 +158,7 @@ class ModelRecovery:
 
     def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
         if version not in client.model_versions().get(name, []):
+            self._repository.require_readable(name, [version])
             config_rules.require_contained(self._repository.root, name)
             raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
         try:
@@ -309,8 +310,12 @@ class ModelRecovery:
             BlockingIOError: one does.
         """
         with contextlib.ExitStack() as held:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # somebody deleted the model
+            try:
                 held.enter_context(exclusive(self._repository.root / self._repository.owner(name), wait=False))
+            except BlockingIOError:
+                raise
+            except OSError:  # somebody deleted the model, or nobody can open its folder
+                pass
             yield
 
     def _show_trouble(self) -> None:
@@ -327,6 +332,7 @@ def reload(client: TritonClient, repository: Repository, name: str, versions: Se
         NoAnswerInTime: nor is it refused.
     """
     try:
+        repository.require_readable(name, versions)
         config_rules.require_contained(repository.root, name)
         served = None
         if not (repository.root / name / CONFIG_FILE).exists():
