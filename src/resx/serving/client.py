@@ -294,16 +294,40 @@ class TritonClient:
         """Let the server forget a region."""
         self._call(self._client.unregister_system_shared_memory, {"name": name, "headers": self._control})
 
+    def ask(
+        self, model: str, given: Mapping[str, tuple[str, npt.NDArray[Any]]], output: str, version: int | None = None
+    ) -> answers.Inference:
+        """Return one output of any model.
+
+        Args:
+            model: its name.
+            given: type, as Triton calls it in requests, and values by input.
+            output: the output's name.
+            version: None: the newest that is loaded.
+
+        Raises:
+            WrongAnswer: it cannot be read, or has no such output.
+        """
+        return self._asked(model, given, output, version)
+
     def _infer(
         self, model: str, interface: Interface, sent: npt.NDArray[Any], version: int | None, **classes: int
     ) -> answers.Inference:
-        request = self._module.InferInput(interface.input_name, list(sent.shape), interface.input_type)
-        request.set_data_from_numpy(sent)
-        output = interface.output_name
-        options = self._of(model, version) | {
-            "inputs": [request], "outputs": [self._module.InferRequestedOutput(output, **classes)]
-        }  # fmt: skip
         self._expect(answers.answer_bytes(interface, len(sent)))
+        given = {interface.input_name: (interface.input_type, sent)}
+        return self._asked(model, given, interface.output_name, version, **classes)
+
+    def _asked(
+        self, model: str, given: Mapping[str, tuple[str, npt.NDArray[Any]]], output: str, version: int | None,
+        **classes: int,
+    ) -> answers.Inference:  # fmt: skip
+        requests = []
+        for name, (datatype, values) in given.items():
+            requests.append(self._module.InferInput(name, list(values.shape), datatype))
+            requests[-1].set_data_from_numpy(values)
+        options = self._of(model, version) | {
+            "inputs": requests, "outputs": [self._module.InferRequestedOutput(output, **classes)]
+        }  # fmt: skip
         if self.address.protocol == "http":
             options["max_bytes"] = self._most_bytes
         found = self._patiently(lambda: self._call(self._client.infer, options))

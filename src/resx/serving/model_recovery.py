@@ -29,8 +29,10 @@ from resx.serving import config_rules, pinned
 from resx.serving import state as states
 from resx.serving.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
 from resx.serving.deploy import canary
+from resx.serving.first_answer import require_answer
 from resx.serving.journal import Journal
 from resx.serving.policy import Policy
+from resx.serving.python_models import require_none_of_others
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 from resx.serving.triton_process import TritonProcess
@@ -158,13 +160,14 @@ class ModelRecovery:
 
     def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
         if version not in client.model_versions().get(name, []):
-            self._repository.require_readable(name, [version])
+            self._repository.require_readable(name, None)
             config_rules.require_contained(self._repository.root, name)
+            require_none_of_others(self._repository.root, name)
             raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
-        try:
-            card = self._repository.card(name, version)
-        except UsageError:
+        if not self._repository.has_card(name, version):
+            require_answer(client, name, version)
             return
+        card = self._repository.card(name, version)
         before = num_finished(client, name, version)
         try:
             canary(client, name, version, card)
@@ -332,8 +335,9 @@ def reload(client: TritonClient, repository: Repository, name: str, versions: Se
         NoAnswerInTime: nor is it refused.
     """
     try:
-        repository.require_readable(name, versions)
+        repository.require_readable(name, None)  # Triton looks at the model's other versions too
         config_rules.require_contained(repository.root, name)
+        require_none_of_others(repository.root, name)
         served = None
         if not (repository.root / name / CONFIG_FILE).exists():
             served = _served_config(client, name)

@@ -19,6 +19,7 @@ from typing import Any
 from resx.errors import ResxError
 from resx.serving import config_rules, triton_config
 from resx.serving.model_folders import unlistable
+from resx.serving.python_models import require_none_of_others
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 
@@ -120,6 +121,7 @@ def lead_to_listable(repository: Repository, folder: Path) -> None:
 
 def _link(repository: Repository, name: str, versions: Sequence[int], folder: Path) -> None:
     config_rules.require_contained(repository.root, name)
+    require_none_of_others(repository.root, name)
     folder.mkdir()
     for path in (repository.root.resolve() / name).iterdir():
         if not path.name.isdigit() or int(path.name) in versions:
