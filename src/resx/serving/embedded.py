@@ -59,7 +59,7 @@ RESPONSE_CACHE_BYTES = 64 * 2**20
 _FOLDER = "triton"
 """Of the cache."""
 _UNPACKED_BYTES = 300_000_000
-_LAYOUT = 5
+_LAYOUT = 6
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
 
