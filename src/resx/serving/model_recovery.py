@@ -230,6 +230,7 @@ class ModelRecovery:
                 return None
             if fault.kind == "wrong":
                 history.doubted_s = time.monotonic()
+            running.process.kill_stubs(name, only_stopped=True)
             attempt = _Attempt(stack.pop_all(), lambda: self._load_again(name, versions, history))
         attempt.start()
         self._cases[name] = replace(case, attempt=attempt)

@@ -5,8 +5,8 @@
     the answers     each deployed version is asked its canary: an error or another answer than its card's is a
                     fault of that model, and so is none in time; of the server only if that answers nothing else
 
-An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core. A
-canary waits in the queue like every request, so one that is late, or that a full queue refuses, is a fault only if
+An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core, and at once
+if requests failed while none was computed. A canary waits in the queue like every request, so one that is late, or that a full queue refuses, is a fault only if
 the model finished nothing else meanwhile: overload is no fault. A version that is not loaded is none either:
 somebody unloaded it.
 """
@@ -63,6 +63,19 @@ def fault_of(name: str, version: int, kind: Kind, error: ResxError, *, since_s: 
     text = str(error)
     reason = text if f"{name} version {version}" in text else f"{name} version {version}: {text}"
     return Fault(reason=reason, model=name, version=version, kind=kind, since_s=since_s)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What became of requests; those that the response cache answered, which Triton calls successes too, are neither."""
+
+    computed: int
+    failed: int
+    """Those that a full queue refused are among them."""
+
+    def has_only_failed_since(self, before: Counts) -> bool:
+        """Say whether requests failed between two looks, and none was computed."""
+        return self.failed > before.failed and self.computed == before.computed
 
 
 class StubWatch:
@@ -126,6 +139,8 @@ class CanaryWatch(threading.Thread):
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._halt = threading.Event()
         self._due: dict[tuple[str, int], float] = {}
+        self._counts: dict[tuple[str, int], Counts] = {}
+        self._counted_s: dict[tuple[str, int], float] = {}
         self._cards: dict[tuple[str, int], Card] = {}
 
     def stop(self) -> None:
@@ -156,7 +171,9 @@ class CanaryWatch(threading.Thread):
             client.close()
 
     def _ask_if_due(self, client: TritonClient, name: str, version: int) -> Fault | None:
-        if self._halt.is_set() or time.monotonic() < self._due.get((name, version), 0.0):
+        if self._halt.is_set():
+            return None
+        if time.monotonic() < self._due.get((name, version), 0.0) and not self._only_fails(client, name, version):
             return None
         begun = time.monotonic()
         fault = self._ask(client, name, version, begun)
@@ -165,6 +182,17 @@ class CanaryWatch(threading.Thread):
         took_s = time.monotonic() - begun
         self._due[name, version] = time.monotonic() + max(self._interval_s, took_s / _COST)
         return fault
+
+    def _only_fails(self, client: TritonClient, name: str, version: int) -> bool:
+        """Say whether requests failed since the last look, and none was computed."""
+        key, now = (name, version), time.monotonic()
+        if now < self._counted_s.get(key, 0.0) + self._interval_s:
+            return False
+        self._counted_s[key] = now
+        with contextlib.suppress(ResxError):
+            before, self._counts[key] = self._counts.get(key), counts(client, name, version)
+            return before is not None and self._counts[key].has_only_failed_since(before)
+        return False
 
     def _ask(self, client: TritonClient, name: str, version: int, begun: float) -> Fault | None:
         def of_model(kind: Kind, error: ResxError) -> Fault:
@@ -221,13 +249,15 @@ class CanaryWatch(threading.Thread):
 
 
 def num_finished(client: TritonClient, name: str, version: int) -> int:
-    """Return how many requests a version has computed.
+    """Return how many requests a version has computed."""
+    return counts(client, name, version).computed
 
-    Those that a full queue refused count as failures to Triton, those that the response cache answered as successes.
-    """
+
+def counts(client: TritonClient, name: str, version: int) -> Counts:
+    """Return what became of a version's requests since it was loaded."""
 
     def total(what: str) -> int:
         return sum(int(entry["inference_stats"].get(what, {}).get("count", 0)) for entry in statistics)
 
     statistics = client.statistics(name, version)
-    return total("success") - total("cache_hit")
+    return Counts(computed=total("success") - total("cache_hit"), failed=total("fail"))
