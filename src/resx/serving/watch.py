@@ -6,9 +6,9 @@
                     fault of that model, and so is none in time; of the server only if that answers nothing else
 
 An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core, and at once
-if requests failed while none was computed. A canary waits in the queue like every request, so one that is late, or that a full queue refuses, is a fault only if
-the model finished nothing else meanwhile: overload is no fault. A version that is not loaded is none either:
-somebody unloaded it.
+if requests failed while none was computed. A canary waits in the queue like every request, so one that is late, or that
+a full queue refuses, is a fault only if the model finished nothing else meanwhile: overload is no fault. A version that
+is not loaded is none either: somebody unloaded it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def fault_of(name: str, version: int, kind: Kind, error: ResxError, *, since_s: 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """What became of requests; those that the response cache answered, which Triton calls successes too, are neither."""
+    """What became of requests; those that the response cache answered, successes to Triton too, are neither."""
 
     computed: int
     failed: int
