@@ -53,6 +53,7 @@ _TLS_TROUBLE = (
     "CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "WRONG_VERSION_NUMBER", "TSI_DATA_CORRUPTED", "handshake",
 )  # fmt: skip
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+_UNLISTABLE_S = 2.0
 # What tritonclient sets itself, and a server that is back is tried again within a second rather than two minutes.
 # `min_reconnect_backoff_ms` is really how long one try to connect may take: on a busy machine 100 ms are not enough,
 # and a canary that is told UNAVAILABLE for that has the supervisor start a new server.
@@ -165,9 +166,7 @@ class TritonClient:
 
     def model_versions(self, state: str = "READY") -> dict[str, list[int]]:
         """Return the versions that are ready, by model; or those in another of Triton's states, like UNLOADING."""
-        index = self._words(
-            self._client.get_model_repository_index, "RepositoryIndexResponse", {"headers": self._control}
-        )
+        index = self._index()
         found: dict[str, list[int]] = {}
         for entry in index.get("models", []):
             if entry.get("state") == state:
@@ -176,6 +175,22 @@ class TritonClient:
                     raise self._wrong(f"a version {version!r} of {entry.get('name')}")
                 found.setdefault(entry.get("name", ""), []).append(int(version))
         return {name: sorted(versions) for name, versions in sorted(found.items())}
+
+    def _index(self) -> dict[str, Any]:
+        """Return the repository's index.
+
+        Triton gives none while one name in the repository is a link to nothing. The embedded server's supervisor leaves
+        such a name out as soon as it sees it.
+        """
+        deadline = time.monotonic() + _UNLISTABLE_S
+        while True:
+            try:
+                options = {"headers": self._control}
+                return self._words(self._client.get_model_repository_index, "RepositoryIndexResponse", options)
+            except ServerError as error:
+                if "failed to stat file" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def is_model_ready(self, model: str) -> bool:
         """Say whether the server calls a model's newest version ready; its process may be dead all the same."""

@@ -18,7 +18,7 @@ from typing import Any
 
 from resx.errors import ResxError
 from resx.serving import config_rules, triton_config
-from resx.serving.model_folders import unlistable
+from resx.serving.model_folders import is_folder, unlistable
 from resx.serving.python_models import require_none_of_others
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
@@ -95,12 +95,12 @@ def lead_to_listable(repository: Repository, folder: Path) -> None:
     """Let the path that `pinned_repository` gave lead to the repository, without what Triton cannot list.
 
     One name that cannot be looked at, such as a link to nothing, has Triton 2.51 refuse to list any model, so that no
-    load and no end of the server can be followed. Then the path leads to a folder of links to all the others.
+    load and no end of the server can be followed. Then the path leads to a folder of links to all other folders.
     """
     link, root = folder / "repository", repository.root.resolve()
     try:
         left_out = unlistable(root)
-        names = {path.name for path in root.iterdir()}.difference(left_out)
+        names = {path.name for path in root.iterdir() if not path.name.startswith(".") and is_folder(path)}
     except OSError:  # the whole repository is away: that is for Triton to say
         left_out, names = [], set()
     current = link.readlink() if link.is_symlink() else Path()
