@@ -95,14 +95,14 @@ def test_a_python_model_is_refused_by_name_and_so_is_an_ensemble_that_needs_it(r
 
 def test_models_of_resx_and_models_that_are_no_code_are_not_refused(repository: Repository) -> None:
     publish_tiny(repository, "m", image_endpoint=True)
-    add_reshape(repository, "r", 2)
+    add_reshape(repository, "r", 4)
     for name in ("m", "m_preprocess", "m_image", "r", "missing"):
         require_none_of_others(repository.root, name)
 
 
 def test_a_python_model_is_not_resumed_either(repository: Repository, tmp_path: Path) -> None:
     add_python_model(repository, "py")
-    add_reshape(repository, "r", 2)
+    add_reshape(repository, "r", 4)
     (tmp_path / "state").mkdir()
     with pinned.pinned_repository(repository, {"py": (1,), "r": (1,)}, tmp_path / "state") as folder:
         assert [path.name for path in folder.iterdir()] == ["r"]
@@ -112,7 +112,7 @@ def test_a_python_model_is_not_resumed_either(repository: Repository, tmp_path: 
 def test_a_server_starts_without_what_cannot_answer_and_says_why(repository: Repository) -> None:
     add_python_model(repository, "py")
     add_python_model(repository, "strings", "STRING")
-    add_reshape(repository, "good", 2)
+    add_reshape(repository, "good", 4)
     add_reshape(repository, "bad", 7)
     state = detached.serve_detached(repository, FREE)
     assert state.set_aside.keys() == {"bad", "py", "strings"}
@@ -131,7 +131,6 @@ def test_models_without_a_card_that_answer_are_served_whatever_they_take(triton:
     root = triton.repository.root
     made = {
         "two_inputs": lambda path: identities(path, {"a": TensorProto.FLOAT, "b": TensorProto.INT64}, ["n", 4]),
-        "strings": lambda path: identity(path, TensorProto.STRING, ["n", 3]),
         "open_axes": lambda path: identity(path, TensorProto.FLOAT, ["n", 3, "h", "w"]),
         "two_outputs": sum_and_half,
     }
