@@ -48,6 +48,7 @@ def folder_deleted(times: int) -> list[Row]:
         state = serve(repository)
         with load(state, questions, (RETRIES, RETRIES)) as askers:
             for number in range(times):
+                time.sleep(1.2)  # a recovery that does not hold for a second counts as failed
                 name, state = f"gone{number}", current(repository)
                 shutil.rmtree(repository.root / name)
                 begun = now_s()

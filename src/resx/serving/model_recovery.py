@@ -160,7 +160,10 @@ class ModelRecovery:
 
     def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
         if version not in client.model_versions().get(name, []):
-            self._repository.require_readable(name, None)
+            try:
+                self._repository.require_readable(name, None)
+            except UsageError as error:  # a mount may come back
+                raise LoadFailed(str(error)) from error
             config_rules.require_contained(self._repository.root, name)
             require_none_of_others(self._repository.root, name)
             raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")

@@ -27,7 +27,7 @@ from resx.serving.detached import serve_detached, stop
 from resx.serving.draining import drain
 from resx.serving.embedded import Installation, Ports, install
 from resx.serving.journal import Journal
-from resx.serving.model_folders import is_file
+from resx.serving.model_folders import is_file, is_folder
 from resx.serving.model_recovery import ModelRecovery, Running, reload
 from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
 from resx.serving.policy import Policy
@@ -330,9 +330,11 @@ class _Server:
         """Start tritonserver and wait until its ports are open; by then these versions are loaded."""
         with contextlib.ExitStack() as stack:
             root = stack.enter_context(pinned.pinned_repository(self._repository, versions, self._folder))
+            # One name that is not there has Triton load none of the others before it opens its ports.
+            there = [name for name in versions if is_folder(root / name)]
             self._process = TritonProcess(
                 self._installation, root, self._ports, control_key=self._key, log=self._log,
-                exit_timeout_s=self._policy.exit_timeout_s, load_models=list(versions),
+                exit_timeout_s=self._policy.exit_timeout_s, load_models=there,
             )  # fmt: skip
             self._stubs = StubWatch(self._process)
             pid = self._process.pid
