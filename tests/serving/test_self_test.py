@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from benchmarks.fault_clients import FREE, current, wait_until
 
-from resx.errors import ParityError
-from resx.serving import detached
+from resx.errors import ParityError, ResxError
+from resx.serving import batcher_patch, cache_patch, detached
 from resx.serving.client import TritonClient
 from resx.serving.deploy import canary, deploy
 from resx.serving.repository import Repository
@@ -93,6 +93,18 @@ def test_requests_that_only_fail_are_told_from_overload() -> None:
     assert not before.has_only_failed_since(before)
 
 
+def test_only_the_pinned_library_is_touched_and_only_in_one_place(tmp_path: Path) -> None:
+    library = tmp_path / batcher_patch.LIBRARY
+    content = bytes(0x1B4285) + bytes.fromhex("0f8492000000") + bytes(100)
+    library.write_bytes(content)
+    cache_patch.keep_failures_out(tmp_path)
+    after = library.read_bytes()
+    assert len(after) == len(content)
+    assert {index for index, byte in enumerate(after) if byte != content[index]} == {0x1B4287, 0x1B4288}
+    with pytest.raises(AssertionError, match="of another wheel"):
+        cache_patch.keep_failures_out(tmp_path)
+
+
 @pytest.fixture
 def repository(tmp_path: Path) -> Iterator[Repository]:
     repository = Repository(tmp_path / "model_repository")
@@ -108,8 +120,11 @@ def test_a_stopped_stub_behind_a_cache_is_found_and_replaced(repository: Reposit
     state = detached.serve_detached(repository, FREE)
     (stub,) = stubs_of(state, "m")
     os.kill(stub, signal.SIGSTOP)
-    wait_until(lambda: current(repository).restarts == 1 and not current(repository).recovering, "m is served again")
+    image = np.random.default_rng().integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)
     with TritonClient(state.address("grpc")) as client:
-        image = np.random.default_rng().integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)
-        assert client.infer("m", client.interface("m"), image).version == 1
+        interface = client.interface("m")
+        with pytest.raises(ResxError, match="not healthy"):
+            client.infer("m", interface, image)
+        wait_until(lambda: current(repository).restarts == 1 and not current(repository).recovering, "m serves again")
+        assert client.infer("m", interface, image).version == 1  # the cache keeps no failure
     assert stub not in stubs_of(current(repository), "m")

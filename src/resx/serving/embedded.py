@@ -44,6 +44,7 @@ from resx.files import (
     write_atomic,
 )
 from resx.serving.batcher_patch import patch_batcher
+from resx.serving.cache_patch import keep_failures_out
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.region_modes import close_regions
 from resx.serving.request_limits import limit_requests
@@ -59,7 +60,7 @@ RESPONSE_CACHE_BYTES = 64 * 2**20
 _FOLDER = "triton"
 """Of the cache."""
 _UNPACKED_BYTES = 300_000_000
-_LAYOUT = 6
+_LAYOUT = 7
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
 
@@ -268,6 +269,7 @@ def _unpack(wheel: Path, root: Path) -> None:
     for program in (root / "bin/tritonserver", root / "backends/python/triton_python_backend_stub"):
         program.chmod(0o755)
     patch_batcher(root / "libs")
+    keep_failures_out(root / "libs")
     close_regions(root / "backends/python")
     limit_requests(root / "bin/tritonserver")
 
