@@ -8,8 +8,8 @@ the first error (that is a lost request), half use the client's retries. A funct
 `FAULTS` names them, and a new one is a function more. Exit code 1 if a bar is missed.
 
 The faults of versions and commands are in fault_deploys.py and fault_commands.py, of other models in
-fault_neighbours.py, of requests in fault_requests.py, of load and memory in fault_strain.py, of a proxy in
-fault_proxy.py.
+fault_neighbours.py, of folders and of the response cache in fault_outages.py, of requests in fault_requests.py, of
+load and memory in fault_strain.py, of a proxy in fault_proxy.py.
 
 Bars: no wrong answer, ever. A dead process: noticed within 2 s, serving again within 10 s, requests lost only
 in between, none lost by clients that retry. SIGTERM: every accepted request answered, nothing left behind.
@@ -28,7 +28,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
-from benchmarks import fault_commands, fault_deploys, fault_neighbours, fault_proxy, fault_requests, fault_strain
+from benchmarks import (
+    fault_commands,
+    fault_deploys,
+    fault_neighbours,
+    fault_outages,
+    fault_proxy,
+    fault_requests,
+    fault_strain,
+)
 from benchmarks.fault_clients import (
     HEADER,
     RECOVER_S,
@@ -201,6 +209,8 @@ FAULTS: dict[str, Callable[[int], list[Row]]] = {
     "disk-full": fault_commands.disk_full,
     "hostile": fault_requests.hostile,
     "bad-neighbours": lambda times: fault_neighbours.bad_neighbours(10_000 * times),
+    "folder-deleted": lambda times: fault_outages.folder_deleted(max(1, times // 4)),
+    "stub-stopped-cached": lambda times: fault_outages.stub_stopped_with_cache(max(1, times // 4)),
     "overload": lambda times: fault_strain.overload(1.5 * times),
     "proxy": fault_proxy.proxy_set,
     "memory": lambda times: fault_strain.memory(5 * times, 10_000 * times),

@@ -1,9 +1,12 @@
 """What a request can do to the embedded server: be refused, whoever sends it. A server of each kind must live on."""
 
+import contextlib
 import http.client
 import json
+import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import zlib
@@ -20,10 +23,12 @@ from benchmarks.hostile import hostile_load
 
 from resx.serving import request_limits
 from resx.serving.client import CONTROL_HEADER
+from resx.serving.deploy import deploy
 from resx.serving.detached import serve_detached, stop
 from resx.serving.embedded import LOOPBACK, Ports, missing_for_install
 from resx.serving.native_backend import missing_for_native
 from resx.serving.repository import Repository
+from resx.serving.rollback import undeploy
 from resx.serving.state import KEY
 from tests.conftest import RunningTriton, publish_tiny
 
@@ -262,6 +267,31 @@ def test_thousands_of_hostile_requests_cost_no_healthy_one(monkeypatch: pytest.M
     assert outcome.missed == ()
     assert outcome.sent == 3_000
     assert outcome.healthy > 10
+
+
+@pytest.mark.triton
+def test_a_thousand_answers_of_the_cache_at_once_all_arrive_and_keep_no_model_loaded(server: RunningTriton) -> None:
+    """Triton hands each to an HTTP thread through a socket that holds 278, and dropped the others."""
+    publish_tiny(server.repository, "cached")
+    config = server.repository.root / "cached" / "config.pbtxt"
+    config.write_text(config.read_text() + "response_cache { enable: true }\n")
+    body = infer_body()
+    head = f"POST /v2/models/cached/infer HTTP/1.1\r\nHost: {LOOPBACK}\r\nContent-Length: {len(body)}\r\n\r\n"
+    with server.client() as client, contextlib.ExitStack() as stack:
+        deploy(client, server.repository, "cached")
+        assert ask(server, "/v2/models/cached/infer", body)[0] == 200
+        sockets = [
+            stack.enter_context(socket.create_connection((LOOPBACK, server.state.http_port), timeout=60))
+            for _ in range(1000)
+        ]
+        os.kill(server.state.server_pid, signal.SIGSTOP)  # so that all of them are there when it goes on
+        try:
+            for connection in sockets:
+                connection.sendall(head.encode() + body)
+        finally:
+            os.kill(server.state.server_pid, signal.SIGCONT)
+        assert {connection.recv(12) for connection in sockets} == {b"HTTP/1.1 200"}
+        assert undeploy(client, server.repository, "cached") == [1]
 
 
 def pinned_program() -> bytearray:

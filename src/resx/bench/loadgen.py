@@ -26,10 +26,12 @@ from resx.bench.http_loop import DESCRIPTORS_LEFT
 from resx.bench.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, Scenario, run
 from resx.bench.payloads import Payloads
 from resx.bench.report import Answers
+from resx.bench.response_cache import cached_share, models_with_cache, read_counts, why_unusable
 from resx.bench.samples import Percentiles, merged, percentiles
 from resx.bench.task import DRAIN_S, Task
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.machine import lacks_open_files
+from resx.serving.client import TritonClient
 from resx.zoo.spec import FrozenModel
 
 SCENARIOS: dict[str, Scenario] = {
@@ -152,8 +154,12 @@ def run_scenario(
         latency_bound_ms=latency_bound_ms, warmup_s=warmup_s, log_folder=str(log_folder), seed=seed,
     )  # fmt: skip
     most_s = _START_S + warmup_s + 3 * duration_s + DRAIN_S + 2 * timeout_s
-    finished = run_apart(run, job, Finished, f"{target.model}: {scenario}", most_s)
-    return _result(target, job, payloads, finished)
+    with TritonClient(address) as client:
+        cached_models = models_with_cache(client, target.model)
+        before = read_counts(client, cached_models)
+        finished = run_apart(run, job, Finished, f"{target.model}: {scenario}", most_s)
+        cached = why_unusable(cached_share(before, read_counts(client, cached_models)))
+    return _result(target, job, payloads, finished, cached)
 
 
 def _require(
@@ -191,7 +197,9 @@ def _require_writable(folder: Path) -> None:
         ) from error
 
 
-def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finished) -> ScenarioResult:
+def _result(
+    target: wire.Target, job: Job, payloads: Payloads, finished: Finished, cached: str
+) -> ScenarioResult:  # fmt: skip
     folder = Path(job.log_folder)
     log = read_detail(folder / DETAIL_FILE)
     samples = merged([finished.records])
@@ -203,6 +211,8 @@ def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finishe
     reasons = [f"LoadGen: {words}" for words in own_words if words]
     if not loadgen_valid and not reasons:
         reasons.append("LoadGen: INVALID, without a reason")
+    if cached:
+        reasons.append(cached)
     if failed:
         reasons.append(f"{failed} of {len(samples)} requests failed")
     if answers.wrong:

@@ -36,6 +36,7 @@ from resx.bench.report import (
     histogram_text,
     is_local,
 )
+from resx.bench.response_cache import Counts, cached_share, models_with_cache, read_counts
 from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percentiles
 from resx.bench.server_statistics import ServerBreakdown, breakdown
 from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
@@ -72,6 +73,8 @@ class _Reading:
     statistics: list[dict[str, Any]]
     begun_ns: int
     ended_ns: int
+    cache: Counts | None
+    """Of the response caches; None where the server is gone."""
 
 
 @dataclass(slots=True)
@@ -87,12 +90,19 @@ class _Seen:
     readings: list[_Reading] = field(default_factory=list)
     throttled: tuple[str, ...] = ()
     """Who stood still for want of CPU quota, and how often."""
+    cached_models: tuple[str, ...] = ()
+    """That may answer from a response cache."""
 
     @property
     def server(self) -> ServerBreakdown | None:
         """What the server says of the time between the two readings."""
         statistics = [reading.statistics for reading in self.readings]
         return breakdown(*statistics) if len(statistics) == 2 and all(statistics) else None
+
+    @property
+    def cached_share(self) -> float | None:
+        """Return which share of the answers between the two readings came from a response cache, if that is known."""
+        return cached_share(self.readings[0].cache, self.readings[-1].cache) if self.readings else None
 
     def most_served(self, samples: Samples) -> int:
         """Return how many requests of ours the server can have counted: those open at some moment between readings.
@@ -195,7 +205,7 @@ def _measured(
         if known not in extras.ceilings:
             extras.ceilings[known] = null_server.ceiling_per_s(parts[0], target.interface.num_classes, plan.batch_size)
         ceiling = plan.processes * extras.ceilings[known]
-    seen = _Seen()
+    seen = _Seen(cached_models=models_with_cache(client, target.model))
     with Generators(parts) as generators:
         generators.wait_until_ready()
         _run(client, target, plan, generators, seen, extras)
@@ -252,7 +262,8 @@ def _read(client: TritonClient, target: Target, seen: _Seen) -> None:
         statistics = client.statistics(target.model, target.version)
     except ResxError:
         statistics = []
-    seen.readings.append(_Reading(statistics=statistics, begun_ns=begun_ns, ended_ns=time.monotonic_ns()))
+    ended_ns, cache = time.monotonic_ns(), read_counts(client, seen.cached_models)
+    seen.readings.append(_Reading(statistics=statistics, begun_ns=begun_ns, ended_ns=ended_ns, cache=cache))
 
 
 def _in_window(samples: Samples, plan: LoadPlan, seen: _Seen) -> Samples:
@@ -284,8 +295,9 @@ def _summary(
     stability = _stability(done, seen)
     findings = Findings(
         plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,
-        late=late, answers=answers, stability=stability, server=server, most_served=seen.most_served(samples),
-        interrupted=seen.interrupted, server_is_local=is_local(target.address), throttled=seen.throttled,
+        late=late, answers=answers, stability=stability, server=server, cached_share=seen.cached_share,
+        most_served=seen.most_served(samples), interrupted=seen.interrupted,
+        server_is_local=is_local(target.address), throttled=seen.throttled,
     )  # fmt: skip
     failed = len(window) - len(answered)
     return Measurement(
@@ -297,7 +309,8 @@ def _summary(
         p95_ms=latency.p95_ms, p99_ms=latency.p99_ms, p99_9_ms=latency.p99_9_ms, max_ms=latency.max_ms,
         service=percentiles(answered.service_ms), errors=window.error_counts,
         client_cpu_ms_per_request=client.cpu_ms_per_request, client=client, late=late, answers=answers,
-        contents=payloads.contents, stability=stability, server=server, seconds=_seconds(window, plan, seen),
+        contents=payloads.contents, stability=stability, server=server, cached_share=seen.cached_share,
+        seconds=_seconds(window, plan, seen),
         hdr=histogram_text(histogram(answered.latencies_ms)) if len(answered) else "",
         interrupted=bool(seen.interrupted), invalid=reasons_against(findings), remarks=remarks_on(findings),
     )  # fmt: skip

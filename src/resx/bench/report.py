@@ -137,6 +137,8 @@ class Measurement(FrozenModel):
     stability: Stability
     server: ServerBreakdown | None
     """None if the server does not give its statistics."""
+    cached_share: float | None = None
+    """Of the requests, by the server's response cache; None: not known, as in results of older versions."""
     in_process: InProcess | None = None
     seconds: tuple[Second, ...] = ()
     hdr: str = ""

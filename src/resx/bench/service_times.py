@@ -18,6 +18,7 @@ import numpy as np
 from resx.bench.measuring import Extras, measure, result_of
 from resx.bench.plan import MAX_CONCURRENCY, MAX_RATE_PER_S, LoadPlan
 from resx.bench.report import BenchResult, Measurement
+from resx.bench.response_cache import why_unusable
 from resx.bench.simulation import Batching, Service
 from resx.bench.wire import Target
 from resx.errors import UsageError
@@ -164,8 +165,11 @@ def service_times(
         known = ", ".join(sorted({one.target for one in result.measurements}))
         asked = model if version is None else f"{model}:{version}"
         raise UsageError(f"{where}: is of {known or 'nothing'}, not of {asked}; give a result of `resx bench {asked}`")
-    if result.environment.response_cache:
-        raise UsageError(f"{where}: {model} answered from its response cache; measure without it")
+    for load in loads:
+        if cached := why_unusable(load.cached_share):
+            raise UsageError(f"{where}: {cached}")
+        if load.cached_share is None and result.environment.response_cache:  # an older version's result
+            raise UsageError(f"{where}: does not say how many answers came from the response cache; measure again")
     counts = ",".join(map(str, concurrencies_for(batching)))
     remedy = f"`resx bench {model} --concurrency {counts} -o FILE` makes one that suffices"
     loads = [one for one in loads if one.server and one.batch_size == 1 and not one.interrupted and not one.failed]

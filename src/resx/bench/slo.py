@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from resx.bench.measuring import Extras, measure
 from resx.bench.plan import MAX_RATE_PER_S, LoadPlan
 from resx.bench.report import Measurement
+from resx.bench.response_cache import why_unusable
 from resx.bench.samples import MIN_SAMPLES
 from resx.bench.verdict import is_too_late
 from resx.bench.wire import Target
@@ -132,7 +133,7 @@ def search(
         probe = measure(target, replace(plan, rate_per_s=0.0, concurrency=_PROBE_CONCURRENCY), extras)
         on_measured(probe)
         capacity = probe.requests_per_s
-        if not capacity or probe.interrupted:
+        if not capacity or probe.interrupted or why_unusable(probe.cached_share):
             return Found(rate_per_s=None, trials=(), capacity_per_s=capacity, why=_unusable(probe))
         rate, high = 0.8 * capacity, min(1.25 * capacity, MAX_RATE_PER_S)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from resx.bench.plan import LoadPlan
 from resx.bench.report import Answers, Client, Late, Stability
+from resx.bench.response_cache import why_unusable
 from resx.bench.server_statistics import ServerBreakdown
 
 LATE_SHARE, LATE_LEAST_MS, LATE_OF_MEDIAN = 0.01, 1.0, 0.1
@@ -36,6 +37,8 @@ class Findings:
     answers: Answers
     stability: Stability
     server: ServerBreakdown | None
+    cached_share: float | None
+    """Of the requests, by the response cache; None where the server does not say."""
     most_served: int
     """Requests of this load that the server can have counted; others were canaries or somebody else's."""
     interrupted: str
@@ -59,6 +62,8 @@ def reasons_against(found: Findings) -> tuple[str, ...]:
         reasons.append(f"{found.answers.wrong} of {found.answers.checked} sampled answers are wrong")
     if found.interrupted:
         reasons.append(f"it ended early: {found.interrupted}")
+    if cached := why_unusable(found.cached_share):
+        reasons.append(cached)
     if found.late is not None and is_too_late(found.late):
         reasons.append(
             f"{found.late.share:.1%} of the requests left more than {found.late.threshold_ms:.1f} ms late: the client "
@@ -89,6 +94,10 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
     if found.server is not None and found.server.requests > found.most_served + canaries:
         remarks.append(SOMEBODY_ELSE)
     remarks += found.throttled
+    if found.cached_share is None:
+        remarks.append("the server does not say how many answers came from its response cache")
+    elif found.cached_share and not why_unusable(found.cached_share):
+        remarks.append(f"the response cache answered {found.cached_share:.2%} of the requests")
     if found.server_is_local:
         remarks.append("client and server share this machine")
     if found.answered and not found.answers.checked:

@@ -265,6 +265,8 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
         ObjectiveMissed: something is worse than the baseline, or no rate holds --slo.
         ResxError: requests failed, or the figures must not be used.
     """
+    from resx.bench.response_cache import why_unusable
+
     measurements = result.measurements
     if any("Ctrl-C" in reason for measured in measurements for reason in measured.invalid):
         raise KeyboardInterrupt
@@ -273,6 +275,8 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
         raise ParityError(
             f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --served` says more"
         )
+    if cached := next(filter(None, (why_unusable(measured.cached_share) for measured in measurements)), ""):
+        raise ResxError(f"INVALID: {cached}")
     if result.slo:  # a search goes beyond what client and server can do, on purpose
         _judge_search(result)
         return

@@ -185,6 +185,8 @@ def _say_ready(
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
     lines += [f"  {name} version {version} is newer: resx deploy {name}" for name, version in newer.items()]
-    lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing)]
+    aside = {name: why for name, why in state.set_aside.items() if name not in ready}
+    lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing) if name not in aside]
+    lines += [f"  {name} is set aside: {why.removeprefix(f'{name}: ')}" for name, why in aside.items()]
     lines += [f"  {note}"] if (note := quota_note()) else []
     out.result(payload, lambda console: print_lines(console, lines))

@@ -34,10 +34,10 @@ def reloaded(card: Card, arguments: SourceArguments) -> Exportable:
     return source
 
 
-def batches_for(card: Card, real: parity.Images, *, with_noise: bool = True) -> list[parity.Images]:
+def batches_for(card: Card, real: parity.Images, *, with_noise: bool = True, seed: int = 0) -> list[parity.Images]:
     """Return batches of 1, 2 and the largest that the card's file takes, of noise and of `real`."""
     return parity.images_for(
-        card.signature, real=real, max_batch_size=card.max_batch_size, seed=0, with_noise=with_noise
+        card.signature, real=real, max_batch_size=card.max_batch_size, seed=seed, with_noise=with_noise
     )
 
 

@@ -58,6 +58,7 @@ _TLS_TROUBLE = (
     "CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "WRONG_VERSION_NUMBER", "TSI_DATA_CORRUPTED", "handshake",
 )  # fmt: skip
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
+_UNLISTABLE_S = 2.0
 # What tritonclient sets itself, and a server that is back is tried again within a second rather than two minutes.
 # `min_reconnect_backoff_ms` is really how long one try to connect may take: on a busy machine 100 ms are not enough,
 # and a canary that is told UNAVAILABLE for that has the supervisor start a new server.
@@ -179,6 +180,22 @@ class TritonClient:
     def repository_models(self) -> set[str]:
         """Return the models in the server's own repository, loaded or not."""
         return model_index.names_in(self._index())
+
+    def _index(self) -> dict[str, Any]:
+        """Return the repository's index.
+
+        Triton gives none while one name in the repository is a link to nothing. The embedded server's supervisor leaves
+        such a name out as soon as it sees it.
+        """
+        deadline = time.monotonic() + _UNLISTABLE_S
+        while True:
+            try:
+                options = {"headers": self._control}
+                return self._words(self._client.get_model_repository_index, "RepositoryIndexResponse", options)
+            except ServerError as error:
+                if "failed to stat file" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
 
     def is_model_ready(self, model: str) -> bool:
         """Say whether the server calls a model's newest version ready; its process may be dead all the same."""
@@ -309,21 +326,40 @@ class TritonClient:
         """Let the server forget a region."""
         self._call(self._client.unregister_system_shared_memory, {"name": name, "headers": self._control})
 
-    def _index(self) -> dict[str, Any]:
-        return self._words(
-            self._client.get_model_repository_index, "RepositoryIndexResponse", {"headers": self._control}
-        )
+    def ask(
+        self, model: str, given: Mapping[str, tuple[str, npt.NDArray[Any]]], output: str, version: int | None = None
+    ) -> answers.Inference:
+        """Return one output of any model.
+
+        Args:
+            model: its name.
+            given: type, as Triton calls it in requests, and values by input.
+            output: the output's name.
+            version: None: the newest that is loaded.
+
+        Raises:
+            WrongAnswer: it cannot be read, or has no such output.
+        """
+        return self._asked(model, given, output, version)
 
     def _infer(
         self, model: str, interface: Interface, sent: npt.NDArray[Any], version: int | None, **classes: int
     ) -> answers.Inference:
-        request = self._module.InferInput(interface.input_name, list(sent.shape), interface.input_type)
-        request.set_data_from_numpy(sent)
-        output = interface.output_name
-        options = self._of(model, version) | {
-            "inputs": [request], "outputs": [self._module.InferRequestedOutput(output, **classes)]
-        }  # fmt: skip
         self._expect(answers.answer_bytes(interface, interface.num_rows(sent)))
+        given = {interface.input_name: (interface.input_type, sent)}
+        return self._asked(model, given, interface.output_name, version, **classes)
+
+    def _asked(
+        self, model: str, given: Mapping[str, tuple[str, npt.NDArray[Any]]], output: str, version: int | None,
+        **classes: int,
+    ) -> answers.Inference:  # fmt: skip
+        requests = []
+        for name, (datatype, values) in given.items():
+            requests.append(self._module.InferInput(name, list(values.shape), datatype))
+            requests[-1].set_data_from_numpy(values)
+        options = self._of(model, version) | {
+            "inputs": requests, "outputs": [self._module.InferRequestedOutput(output, **classes)]
+        }  # fmt: skip
         if self.address.protocol == "http":
             options["max_bytes"] = self._most_bytes
         found = self._patiently(lambda: self._call(self._client.infer, options))

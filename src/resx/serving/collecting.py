@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import UsageError
-from resx.export import card as cards
 from resx.files import exclusive, staging_folder
 from resx.serving import in_use
 from resx.serving.client import TritonClient
 from resx.serving.deploy import alone
 from resx.serving.in_use import Mark
+from resx.serving.model_folders import why_unreadable
 from resx.serving.repository import Repository
 from resx.serving.state import used_versions
 
@@ -71,6 +71,9 @@ def collect(
                 if version in used:
                     continue
                 folder = repository.root / name / str(version)
+                if reason := why_unreadable(folder):
+                    on_kept(Kept(name=name, version=version, reason=reason, mark=None))
+                    continue
                 with in_use.unless_held(folder) as is_free:
                     if kept := _kept(marks, name, version, is_free=is_free):
                         on_kept(kept)
@@ -95,9 +98,7 @@ def _kept(marks: Sequence[Mark], name: str, version: int, *, is_free: bool) -> K
 
 
 def _is_ours(repository: Repository, name: str) -> bool:
-    return any(
-        (repository.root / name / str(version) / cards.FILE_NAME).is_file() for version in repository.versions(name)
-    )
+    return any(repository.has_card(name, version) for version in repository.versions(name))
 
 
 def _used(repository: Repository, name: str, clients: Sequence[TritonClient]) -> Collection[int]:

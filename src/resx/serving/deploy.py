@@ -26,11 +26,13 @@ from resx.files import exclusive, sha256_of
 from resx.serving import config_rules, pinned
 from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.embedded import TRITON_VERSION
+from resx.serving.first_answer import require_answer
+from resx.serving.python_models import require_none_of_others
 from resx.serving.python_stub import missing_stub, require_stub_for
 from resx.serving.rehearsal import forget_rehearsal, rehearsed
 from resx.serving.repository import Repository
 from resx.serving.self_test import run_self_test
-from resx.serving.state import OURS, record_chosen, record_deployed, record_previous, remembered_as
+from resx.serving.state import OURS, record_chosen, record_deployed, record_previous, remembered_as, server_at
 from resx.serving.triton_config import CONFIG_FILE, labels_text
 
 _BUSY_S = 30.0
@@ -86,7 +88,7 @@ def deploy(
     """Let a version answer, the newest if none is named, after it gave the answer of its card on that server.
 
     If it fails, the versions that were loaded before answer as before; if there were none, the model is unloaded.
-    A model without a card is loaded unchecked.
+    A model without a card is asked once whether it answers.
 
     Raises:
         UsageError: the repository has no such model or version.
@@ -105,7 +107,7 @@ def deploy_alone(
 ) -> Deployed:  # fmt: skip
     """Do what `deploy` does, for a caller that holds the model by `alone`."""
     number = int(repository.version_folder(name, version).name)
-    card = check_files(client, repository, name, number)
+    card = check_files(client, repository, name, number, starting=manner.starting)
     if _is_ours(client, repository, manner):
         require_stub_for(repository.root / name)
     if not manner.starting and name not in client.repository_models():
@@ -163,7 +165,9 @@ def _bring(
     return difference
 
 
-def check_files(client: TritonClient, repository: Repository, name: str, version: int) -> Card | None:
+def check_files(
+    client: TritonClient, repository: Repository, name: str, version: int, *, starting: bool = False
+) -> Card | None:  # fmt: skip
     """Return a version's card after its files were compared with it; None for a model that resx did not export.
 
     Raises:
@@ -173,9 +177,12 @@ def check_files(client: TritonClient, repository: Repository, name: str, version
         MissingCapability: the server cannot be reached, or cannot run such a version.
     """
     folder = repository.version_folder(name, version)
+    repository.require_readable(name, None)  # Triton looks at the model's other versions too
     for model in (name, *repository.endpoints(name)):
         config_rules.require_contained(repository.root, model)
-    if not (folder / cards.FILE_NAME).is_file():
+    if starting or server_at(client.address.host_port) is not None:
+        require_none_of_others(repository.root, name)
+    if not repository.has_card(name, version):
         return None
     card = cards.read_card(folder)
     if card.unproved:
@@ -250,13 +257,14 @@ def switch(client: TritonClient, repository: Repository, name: str, versions: Se
 def canary(client: TritonClient, served_as: str, version: int, card: Card | None) -> float:
     """Send the canary to a version and return how far its answer is from the card's, relative to the scale.
 
-    While the queue is full it asks again. Without a card nothing is asked.
+    While the queue is full it asks again. Without a card it must answer at all (`first_answer`).
 
     Raises:
         ParityError: it is too far, not finite, or of another shape.
         ServerError: the server gave no answer.
     """
     if card is None:
+        require_answer(client, served_as, version)
         return 0.0
     interface = client.interface(served_as, version)
     deadline = time.monotonic() + _BUSY_S
@@ -302,7 +310,10 @@ def load_endpoints(client: TritonClient, repository: Repository, name: str, *, s
         config_rules.require_contained(repository.root, endpoint)
         try:
             client.load(endpoint, pinned.config_json(repository, endpoint, [1]))
+            require_answer(client, endpoint, 1)
         except ServerError as error:
+            with contextlib.suppress(ResxError):
+                client.unload(endpoint)
             raise ServerError(f"{error}; {name} itself answers, its image endpoint does not") from error
         record(client, repository, endpoint, [1], None, starting=starting)
 
@@ -353,6 +364,11 @@ def _load_bare(
     loaded = client.model_versions().get(name, [])
     client.load(name)
     serving = client.model_versions()[name][-1]
+    try:
+        require_answer(client, name, serving)
+    except ServerError as error:
+        client.unload(name)
+        raise VersionRejected(f"{_of(name, serving, error)}; it was unloaded") from error
     previous = loaded[-1] if loaded else None
     record(client, repository, name, [serving], previous, starting=starting)
     return Deployed(name=name, version=serving, previous=previous, canary_difference=0.0, checked=False)

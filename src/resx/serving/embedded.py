@@ -46,6 +46,7 @@ from resx.machine import lacks_open_files, usable_cores
 from resx.mounts import file_system_of, refuses_programs
 from resx.serving.batcher_patch import patch_batcher
 from resx.serving.bundled_pip import pip_environment
+from resx.serving.cache_patch import keep_failures_out
 from resx.serving.devices import HIDDEN, Device, Wish, choose_device
 from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
@@ -64,7 +65,7 @@ _FOLDER = "triton"
 _UNPACKED_BYTES = 300_000_000
 _OPEN_FILES = 256
 """It has 66 open with one small model; the rest is for connections and other models."""
-_LAYOUT = 5
+_LAYOUT = 7
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
 
@@ -303,6 +304,7 @@ def _unpack(wheel: Path, root: Path, python: Version = THIS) -> None:
         if program.exists():
             program.chmod(0o755)
     patch_batcher(root / "libs")
+    keep_failures_out(root / "libs")
     close_regions(root / "backends/python")
     limit_requests(root / "bin/tritonserver")
 

@@ -36,6 +36,8 @@ class Interface:
     max_batch_size: int
     fixed_batch: bool = False
     """Whether every request must have exactly `max_batch_size` rows."""
+    has_cache: bool = False
+    """Whether the server may answer from its response cache."""
     parameters: Mapping[str, str]
 
     @property
@@ -114,6 +116,7 @@ def interface_of(model: str, config: Mapping[str, Any]) -> Interface:
         input_dims=tuple(dims[1:] if fixed else dims),
         max_batch_size=rows,
         fixed_batch=fixed,
+        has_cache=bool(config.get("response_cache", {}).get("enable")),
         parameters={
             key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()
         },

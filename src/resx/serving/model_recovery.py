@@ -29,8 +29,10 @@ from resx.serving import config_rules, pinned
 from resx.serving import state as states
 from resx.serving.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
 from resx.serving.deploy import canary
+from resx.serving.first_answer import require_answer
 from resx.serving.journal import Journal
 from resx.serving.policy import Policy
+from resx.serving.python_models import require_none_of_others
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
 from resx.serving.triton_process import TritonProcess
@@ -158,12 +160,17 @@ class ModelRecovery:
 
     def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
         if version not in client.model_versions().get(name, []):
+            try:
+                self._repository.require_readable(name, None)
+            except UsageError as error:  # a mount may come back
+                raise LoadFailed(str(error)) from error
             config_rules.require_contained(self._repository.root, name)
+            require_none_of_others(self._repository.root, name)
             raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
-        try:
-            card = self._repository.card(name, version)
-        except UsageError:
+        if not self._repository.has_card(name, version):
+            require_answer(client, name, version)
             return
+        card = self._repository.card(name, version)
         before = num_finished(client, name, version)
         try:
             canary(client, name, version, card)
@@ -226,6 +233,7 @@ class ModelRecovery:
                 return None
             if fault.kind == "wrong":
                 history.doubted_s = time.monotonic()
+            running.process.kill_stubs(name, only_stopped=True)
             attempt = _Attempt(stack.pop_all(), lambda: self._load_again(name, versions, history))
         attempt.start()
         self._cases[name] = replace(case, attempt=attempt)
@@ -309,8 +317,12 @@ class ModelRecovery:
             BlockingIOError: one does.
         """
         with contextlib.ExitStack() as held:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):  # somebody deleted the model
+            try:
                 held.enter_context(exclusive(self._repository.root / self._repository.owner(name), wait=False))
+            except BlockingIOError:
+                raise
+            except OSError:  # somebody deleted the model, or nobody can open its folder
+                pass
             yield
 
     def _show_trouble(self) -> None:
@@ -327,7 +339,9 @@ def reload(client: TritonClient, repository: Repository, name: str, versions: Se
         NoAnswerInTime: nor is it refused.
     """
     try:
+        repository.require_readable(name, None)  # Triton looks at the model's other versions too
         config_rules.require_contained(repository.root, name)
+        require_none_of_others(repository.root, name)
         served = None
         if not (repository.root / name / CONFIG_FILE).exists():
             served = _served_config(client, name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,8 +18,12 @@ from typing import Any
 
 from resx.errors import ResxError
 from resx.serving import config_rules, triton_config
+from resx.serving.model_folders import is_folder, unlistable
+from resx.serving.python_models import require_none_of_others
 from resx.serving.repository import Repository
 from resx.serving.triton_config import CONFIG_FILE
+
+_LISTABLE = "repository.listable."
 
 
 def config_json(repository: Repository, name: str, versions: Sequence[int]) -> str:
@@ -82,12 +87,41 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
     try:
         yield link
     finally:
-        _point(link, repository.root.resolve())
+        lead_to_listable(repository, folder)
         shutil.rmtree(links, ignore_errors=True)
+
+
+def lead_to_listable(repository: Repository, folder: Path) -> None:
+    """Let the path that `pinned_repository` gave lead to the repository, without what Triton cannot list.
+
+    One name that cannot be looked at, such as a link to nothing, has Triton 2.51 refuse to list any model, so that no
+    load and no end of the server can be followed. Then the path leads to a folder of links to all other folders.
+    """
+    link, root = folder / "repository", repository.root.resolve()
+    try:
+        left_out = unlistable(root)
+        names = {path.name for path in root.iterdir() if not path.name.startswith(".") and is_folder(path)}
+    except OSError:  # the whole repository is away: that is for Triton to say
+        left_out, names = [], set()
+    current = link.readlink() if link.is_symlink() else Path()
+    if not left_out:
+        if current != root:
+            _point(link, root)
+        return
+    if current.name.startswith(_LISTABLE) and {path.name for path in current.glob("*")} == names:
+        return
+    made = Path(tempfile.mkdtemp(prefix=_LISTABLE, dir=folder))
+    for name in names:
+        (made / name).symlink_to(root / name)
+    _point(link, made)
+    for old in folder.glob(f"{_LISTABLE}*"):
+        if old != made:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _link(repository: Repository, name: str, versions: Sequence[int], folder: Path) -> None:
     config_rules.require_contained(repository.root, name)
+    require_none_of_others(repository.root, name)
     folder.mkdir()
     for path in (repository.root.resolve() / name).iterdir():
         if not path.name.isdigit() or int(path.name) in versions:
@@ -98,6 +132,7 @@ def _link(repository: Repository, name: str, versions: Sequence[int], folder: Pa
 
 
 def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
+    repository.require_readable(name, versions)
     message = config_rules.read_checked(repository.root, name)
     _keep_safe_warm_up(message, is_ours=all(repository.has_card(name, version) for version in versions))
     return _with_versions(message, versions)

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,10 @@ from resx.files import (
 )
 from resx.listing import printable
 from resx.serving import config_rules, image_endpoint, triton_config
+from resx.serving.model_folders import is_file, model_folders, versions_in, why_unreadable
 from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
 DEFAULT = Path("model_repository")
-_VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,15 +62,14 @@ class Repository:
     def names(self) -> list[str]:
         """Return the models that Triton can load, sorted; image endpoints are parts of theirs.
 
-        A model has a configuration, or an ONNX file that speaks for itself.
+        A model has a configuration, or an ONNX file that speaks for itself. One whose folder cannot be looked into is
+        among them: whoever asks for its versions is told why.
 
         Raises:
             UsageError: as `require_text_names`.
         """
         self.require_text_names()
-        configured = {path.parent for path in self.root.glob(f"[!.]*/{CONFIG_FILE}")}
-        bare = {path.parent.parent for path in self.root.glob("[!.]*/[0-9]*/model.onnx")}
-        return sorted(folder.name for folder in configured | bare if not image_endpoint.owner(folder))
+        return [folder.name for folder in model_folders(self.root) if not image_endpoint.owner(folder)]
 
     def require_text_names(self) -> None:
         """Check the repository's whole path and its folders' names: Triton lists them all, its own answer is UTF-8.
@@ -96,12 +94,20 @@ class Repository:
 
     def versions(self, name: str) -> list[int]:
         """Return a model's versions, oldest first; empty if it has none."""
-        folders = (self.root / checked_name(name)).glob("[0-9]*")
-        return sorted(int(path.name) for path in folders if path.is_dir() and _VERSION.fullmatch(path.name))
+        return versions_in(self.root / checked_name(name))
 
     def has_card(self, name: str, version: int) -> bool:
         """Say whether resx exported a version."""
-        return (self.root / checked_name(name) / str(version) / cards.FILE_NAME).is_file()
+        return is_file(self.root / checked_name(name) / str(version) / cards.FILE_NAME)
+
+    def require_readable(self, name: str, versions: Collection[int] | None = ()) -> None:
+        """Check that a model's configuration, its labels and so on, and these versions (None: all) can be read.
+
+        Raises:
+            UsageError: something cannot be; the message names it, the reason and the remedy.
+        """
+        if reason := why_unreadable(self.root / checked_name(name), versions):
+            raise UsageError(f"{name}: {reason}")
 
     def card(self, name: str, version: int | None = None) -> Card:
         """Return a version's card; None takes the newest.
@@ -126,9 +132,10 @@ class Repository:
                 f"`resx export --name {name}` again"
             )
         if not versions:
-            raise UsageError(
-                f"{name}: no such model in {self.root}{nearest(name, self.names())}; `resx export` adds one"
-            )
+            known = self.names()
+            if name in known:
+                self.require_readable(name, None)
+            raise UsageError(f"{name}: no such model in {self.root}{nearest(name, known)}; `resx export` adds one")
         if version is not None and version not in versions:
             raise UsageError(f"{name}: no version {version}; there is {', '.join(map(str, versions))}")
         return self.root / name / str(version or versions[-1])

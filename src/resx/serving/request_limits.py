@@ -1,4 +1,4 @@
-"""What resx changes in the embedded server's program, so that no request ends it or fills its memory.
+"""What resx changes in the embedded server's program, so that no request ends it, fills its memory or is lost.
 
 Triton 2.51 has no limits of its own and no flags for them:
 
@@ -8,10 +8,13 @@ Triton 2.51 has no limits of its own and no flags for them:
 - bodies and headers have no end, and each chunk of a chunked body takes a kilobyte;
 - what is packed, over http or gRPC, unpacks to any size; over http it is kept for ever if it is refused afterwards, and
   over gRPC nothing else is answered meanwhile;
+- it drops replies, and new connections, where more than 278 wait for one of its HTTP threads, as when many answers come
+  from the response cache at once: their clients wait for ever, and so does whoever unloads the model;
 - any web page that a browser on this machine shows may send requests, and read answers through a name that leads here.
 
-The program that resx unpacks from the pinned wheel refuses such requests. request_limits.s has the instructions; they
-lie in the zeros behind the program's own code, and `_HOOKS` are the places that lead there. No other byte changes.
+The program that resx unpacks from the pinned wheel refuses such requests, and waits where it dropped something.
+request_limits.s has the instructions; they lie in the zeros behind the program's own code, and `_HOOKS` are the places
+that lead there. No other byte changes.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ CODE = bytes.fromhex(
     "6f737400687474703a2f2f003132372e302e302e31006c6f63616c686f7374005b3a3a315d006170706c69636174696f6e2f6a736f6e00"
     "7b226572726f72223a22746869732073657276657220616e73776572732070726f6772616d73206f662074686973206d616368696e653a"
     "20486f737420616e64204f726967696e206d757374206265203132372e302e302e312c206c6f63616c686f7374206f72205b3a3a315d22"
-    "7d"
+    "7d53554883ec284889fbbd10270000c6042400488954240148897424098b7b044889e6ba1100000031c9e816b360ff4885c07f39e8acce"
+    "60ff83380b7528e8e2bf60ff488b4b48483b01750c8b3b4889dae87fa9efffebc5bfe8030000e843d260ffffcd75b7b802000000eb0231"
+    "c04883c4285d5bc3"
 )
 """request_limits.s, assembled."""
 # Where the program leads into the code, what stands there, and to which label it leads.
@@ -50,8 +55,10 @@ _HOOKS = (
     (0x2F0574, "48898538fcffff", "elements"),
     (0x99B79E, "488b4070 4885c0", "body"),
     (0x99BBF9, "498d7c2401", "header"),
+    (0x9A3950, "f30f1efa 4883ec28", "defer"),
 )
-LABELS = {"depth": 0xAA8C30, "elements": 0xAA8C5F, "body": 0xAA8C8E, "header": 0xAA8CC6, "dispatch": 0xAA8CEE}
+LABELS = {"depth": 0xAA8C30, "elements": 0xAA8C5F, "body": 0xAA8C8E, "header": 0xAA8CC6, "dispatch": 0xAA8CEE,
+          "defer": 0xAA8EFC}  # fmt: skip
 # What is changed in place.
 _EDITS = (
     # htp__request_parse_body_: a piece of a chunked body is added to those before it, as it is with a Content-Length.

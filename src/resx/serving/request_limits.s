@@ -17,8 +17,13 @@
 .set evhtp_kv_find,     0x99b700
 .set evhtp_send_reply,  0x99f410
 .set evbuffer_add,      0x9a6c00
+.set evthr_read_cmd,    0x9a38d0    # libevhtp: takes the oldest command of a thread and runs it
+.set send,              0x0b4240
+.set errno_location,    0x0b5de0
+.set pthread_self,      0x0b4f20
+.set usleep,            0x0b61a0
 
-.globl depth, elements, body, header, dispatch
+.globl depth, elements, body, header, dispatch, defer
 .text
 # Each value of a JSON text comes through here. The reader is a variable of the function that began to parse, so its
 # distance from the stack's end is what the nesting has taken: 80 bytes a level.
@@ -177,3 +182,44 @@ v6_text:       .asciz "[::1]"
 json_text:     .asciz "application/json"
 refusal_text:  .ascii "{\"error\":\"this server answers programs of this machine: Host and Origin must be 127.0.0.1, localhost or [::1]\"}"
 refusal_end:
+
+# evthr_defer: a reply, or a new connection, is handed to an HTTP thread as a command through a socket, which holds 278
+# of them. Triton drops one that does not fit. The thread itself runs an older command then; any other waits, 10 s.
+defer:                              # rdi: the thread; rsi: what to call; rdx: its argument
+    push rbx
+    push rbp
+    sub rsp, 0x28
+    mov rbx, rdi
+    mov ebp, 10000
+    mov byte ptr [rsp], 0           # not a command to stop
+    mov [rsp+1], rdx
+    mov [rsp+9], rsi
+1:  mov edi, [rbx+4]
+    mov rsi, rsp
+    mov edx, 17
+    xor ecx, ecx
+    call send
+    test rax, rax
+    jg 3f
+    call errno_location
+    cmp dword ptr [rax], 11         # EAGAIN
+    jne 4f
+    call pthread_self
+    mov rcx, [rbx+0x48]
+    cmp rax, [rcx]
+    jne 2f
+    mov edi, [rbx]
+    mov rdx, rbx
+    call evthr_read_cmd
+    jmp 1b
+2:  mov edi, 1000
+    call usleep
+    dec ebp
+    jnz 1b
+4:  mov eax, 2                      # EVTHR_RES_RETRY
+    jmp 5f
+3:  xor eax, eax
+5:  add rsp, 0x28
+    pop rbp
+    pop rbx
+    ret

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from resx.errors import MissingCapability, ResxError, ServerError
+from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 from resx.files import write_atomic
 from resx.serving import in_use, logs, pinned, processes, systemd
 from resx.serving import state as states
@@ -28,6 +28,7 @@ from resx.serving.devices import Wish
 from resx.serving.draining import drain
 from resx.serving.embedded import Installation, Ports, install
 from resx.serving.journal import Journal
+from resx.serving.model_folders import is_file, is_folder
 from resx.serving.model_recovery import ModelRecovery, Running, reload
 from resx.serving.ownership import Terminated, own, signals_raise, without_interruption
 from resx.serving.policy import Policy
@@ -86,7 +87,7 @@ def serve(
                 server.remember(aside)
             wanted = {} if resumed else _to_start(repository, models)
             for name in set(states.deployed(repository)) - set(resumed):
-                states.record_deployed(repository, name, [])
+                server.leave_behind(name)
             deployed, errors = server.begin(resumed, wanted)
             on_ready(server.state, deployed, errors)
             server.watch()
@@ -105,7 +106,7 @@ def _to_start(repository: Repository, models: Sequence[str] | None) -> dict[str,
         if choice == () and models is None:
             continue
         there = [version for version in choice or () if version in repository.versions(name)]
-        has_config = (repository.root / name / CONFIG_FILE).is_file()  # without one Triton loads the newest
+        has_config = is_file(repository.root / name / CONFIG_FILE)  # without one Triton loads the newest
         found[name] = max(there) if there and has_config else None
     return found
 
@@ -157,6 +158,14 @@ class _Server:
     def remember(self, set_aside: Mapping[str, str]) -> None:
         """Go on saying which models the server before had set aside."""
         self._journal.change(set_aside=dict(set_aside))
+
+    def leave_behind(self, name: str) -> None:
+        """Forget a model that the server before had, or say why it does not come back."""
+        try:
+            self._repository.require_readable(name)
+        except UsageError as error:
+            self._models.set_aside(name, str(error), is_loaded=False)
+        states.record_deployed(self._repository, name, [])
 
     def begin(
         self, resumed: Mapping[str, tuple[int, ...]], models: Mapping[str, int | None]
@@ -215,6 +224,7 @@ class _Server:
         if self._process is None or self._process.wait(0):
             return
         self._journal.change(phase="draining")
+        pinned.lead_to_listable(self._repository, self._folder)
         with TritonClient(self.state.address("grpc"), timeout_s=5) as client:
             done = drain(client, self._policy.exit_timeout_s)
         self._journal.note("drained" if done else f"not drained within {self._policy.exit_timeout_s} s")
@@ -259,9 +269,10 @@ class _Server:
             canaries.stop()
 
     def _hold_served(self) -> None:
-        """Keep what is deployed from being deleted, whoever runs `resx gc`."""
+        """Keep what is deployed from being deleted, whoever runs `resx gc`, and Triton's list of models readable."""
         if time.monotonic() >= self._held_until_s:
             self._hold.change(states.deployed(self._repository))
+            pinned.lead_to_listable(self._repository, self._folder)
             self._held_until_s = time.monotonic() + _HOLD_S
 
     def _why_ended(self) -> str:
@@ -323,12 +334,12 @@ class _Server:
     def _start(self, versions: Mapping[str, tuple[int, ...]]) -> None:
         """Start tritonserver and wait until its ports are open; by then these versions are loaded."""
         with contextlib.ExitStack() as stack:
-            root = self._repository.root.resolve()
-            if versions:
-                root = stack.enter_context(pinned.pinned_repository(self._repository, versions, self._folder))
+            root = stack.enter_context(pinned.pinned_repository(self._repository, versions, self._folder))
+            # One name that is not there has Triton load none of the others before it opens its ports.
+            there = [name for name in versions if is_folder(root / name)]
             self._process = TritonProcess(
                 self._installation, root, self._ports, control_key=self._key, log=self._log,
-                exit_timeout_s=self._policy.exit_timeout_s, load_models=list(versions),
+                exit_timeout_s=self._policy.exit_timeout_s, load_models=there,
             )  # fmt: skip
             self._stubs = StubWatch(self._process)
             pid = self._process.pid

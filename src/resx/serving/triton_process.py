@@ -154,9 +154,13 @@ class TritonProcess:
         """
         return {pid: stub for pid in _children(self.pid) if (stub := _stub(pid, self._repository))}
 
-    def kill_stubs(self, model: str) -> bool:
-        """End a model's python processes by force and wait until they are dead; say whether it had any."""
+    def kill_stubs(self, model: str, *, only_stopped: bool = False) -> bool:
+        """End a model's python processes by force and wait until they are dead; say whether it had any.
+
+        `only_stopped`: those that a signal stopped, or a tracer: Triton would leave them behind when it loads anew.
+        """
         pids = [pid for pid, stub in self.stubs().items() if stub.model == model]
+        pids = [pid for pid in pids if not only_stopped or stat_fields(pid)[:1] in (["T"], ["t"])]
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

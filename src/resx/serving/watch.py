@@ -5,10 +5,10 @@
     the answers     each deployed version is asked its canary: an error or another answer than its card's is a
                     fault of that model, and so is none in time; of the server only if that answers nothing else
 
-An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core. A
-canary waits in the queue like every request, so one that is late, or that a full queue refuses, is a fault only if
-the model finished nothing else meanwhile: overload is no fault. A version that is not loaded is none either:
-somebody unloaded it.
+An idle model of a few milliseconds is asked every second, a slow one so rarely that it costs 2 % of a core, and at once
+if requests failed while none was computed. A canary waits in the queue like every request, so one that is late, or that
+a full queue refuses, is a fault only if the model finished nothing else meanwhile: overload is no fault. A version that
+is not loaded is none either: somebody unloaded it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from resx.export.card import Card
 from resx.serving.client import (
     Address,
     ConnectionLost,
-    Interface,
     ModelProcessLost,
     NoAnswerInTime,
     NotLoaded,
@@ -64,6 +63,19 @@ def fault_of(name: str, version: int, kind: Kind, error: ResxError, *, since_s: 
     text = str(error)
     reason = text if f"{name} version {version}" in text else f"{name} version {version}: {text}"
     return Fault(reason=reason, model=name, version=version, kind=kind, since_s=since_s)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """What became of requests; those that the response cache answered, successes to Triton too, are neither."""
+
+    computed: int
+    failed: int
+    """Those that a full queue refused are among them."""
+
+    def has_only_failed_since(self, before: Counts) -> bool:
+        """Say whether requests failed between two looks, and none was computed."""
+        return self.failed > before.failed and self.computed == before.computed
 
 
 class StubWatch:
@@ -105,14 +117,6 @@ class StubWatch:
         self._known = {pid: stub for pid, stub in self._known.items() if stub.model != model}
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Expected:
-    """A version's canary, and how it is sent."""
-
-    card: Card
-    interface: Interface
-
-
 class CanaryWatch(threading.Thread):
     """Asks every deployed version its canary, one after the other, in a thread of its own until stopped.
 
@@ -135,7 +139,9 @@ class CanaryWatch(threading.Thread):
         self._interval_s, self._timeout_s = interval_s, timeout_s
         self._halt = threading.Event()
         self._due: dict[tuple[str, int], float] = {}
-        self._expected: dict[tuple[str, int], _Expected] = {}
+        self._counts: dict[tuple[str, int], Counts] = {}
+        self._counted_s: dict[tuple[str, int], float] = {}
+        self._cards: dict[tuple[str, int], Card] = {}
 
     def stop(self) -> None:
         """Ask no more; does not wait for an answer that is under way."""
@@ -154,10 +160,10 @@ class CanaryWatch(threading.Thread):
         try:
             while not self._halt.wait(min(0.25, self._interval_s)):
                 asked = [(name, version) for name, versions in self._deployed().items() for version in versions]
-                self._expected = {key: self._expected[key] for key in asked if key in self._expected}
+                self._cards = {key: self._cards[key] for key in asked if key in self._cards}
                 for name, version in asked:
                     if fault := self._ask_if_due(client, name, version):
-                        self._expected.pop((name, version), None)  # it may be another file when it is back
+                        self._cards.pop((name, version), None)  # it may be another file when it is back
                         self._faults.put(fault)
                         if fault.model is None:
                             return
@@ -165,7 +171,9 @@ class CanaryWatch(threading.Thread):
             client.close()
 
     def _ask_if_due(self, client: TritonClient, name: str, version: int) -> Fault | None:
-        if self._halt.is_set() or time.monotonic() < self._due.get((name, version), 0.0):
+        if self._halt.is_set():
+            return None
+        if time.monotonic() < self._due.get((name, version), 0.0) and not self._only_fails(client, name, version):
             return None
         begun = time.monotonic()
         fault = self._ask(client, name, version, begun)
@@ -174,6 +182,17 @@ class CanaryWatch(threading.Thread):
         took_s = time.monotonic() - begun
         self._due[name, version] = time.monotonic() + max(self._interval_s, took_s / _COST)
         return fault
+
+    def _only_fails(self, client: TritonClient, name: str, version: int) -> bool:
+        """Say whether requests failed since the last look, and none was computed."""
+        key, now = (name, version), time.monotonic()
+        if now < self._counted_s.get(key, 0.0) + self._interval_s:
+            return False
+        self._counted_s[key] = now
+        with contextlib.suppress(ResxError):
+            before, self._counts[key] = self._counts.get(key), counts(client, name, version)
+            return before is not None and self._counts[key].has_only_failed_since(before)
+        return False
 
     def _ask(self, client: TritonClient, name: str, version: int, begun: float) -> Fault | None:
         def of_model(kind: Kind, error: ResxError) -> Fault:
@@ -186,9 +205,9 @@ class CanaryWatch(threading.Thread):
         except ResxError as error:
             return Fault(reason=f"the server tells nothing of {name}: {error}")
         try:
-            expected = self._expect(client, name, version)
-            if expected is not None:
-                run_self_test(client, name, version, expected.card, expected.interface)
+            card = self._card(name, version)
+            if card is not None:  # what is served may have been configured anew meanwhile: ask what it takes
+                run_self_test(client, name, version, card, client.interface(name, version))
         except NotLoaded:
             return None
         except (NoAnswerInTime, ServerBusy) as error:
@@ -218,20 +237,27 @@ class CanaryWatch(threading.Thread):
             self._halt.wait(0.2)
         return True
 
-    def _expect(self, client: TritonClient, name: str, version: int) -> _Expected | None:
-        """Return the version's canary; None for a model without a card, which is watched by its stubs alone."""
+    def _card(self, name: str, version: int) -> Card | None:
+        """Return the version's card; None for a model without one, which is watched by its stubs alone."""
         key = (name, version)
-        if key not in self._expected:
+        if key not in self._cards:
             try:
-                card = self._repository.card(name, version)
+                self._cards[key] = self._repository.card(name, version)
             except UsageError:
                 return None
-            self._expected[key] = _Expected(card=card, interface=client.interface(name, version))
-        return self._expected[key]
+        return self._cards[key]
 
 
 def num_finished(client: TritonClient, name: str, version: int) -> int:
-    """Return how many requests a version has answered; those that a full queue refused count as failures to Triton."""
-    return sum(
-        int(entry["inference_stats"].get("success", {}).get("count", 0)) for entry in client.statistics(name, version)
-    )
+    """Return how many requests a version has computed."""
+    return counts(client, name, version).computed
+
+
+def counts(client: TritonClient, name: str, version: int) -> Counts:
+    """Return what became of a version's requests since it was loaded."""
+
+    def total(what: str) -> int:
+        return sum(int(entry["inference_stats"].get(what, {}).get("count", 0)) for entry in statistics)
+
+    statistics = client.statistics(name, version)
+    return Counts(computed=total("success") - total("cache_hit"), failed=total("fail"))
