@@ -305,6 +305,7 @@ def process_environment(installation: Installation) -> dict[str, str]:
         "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         "PYTHONNOUSERSITE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUTF8": "1",  # paths are UTF-8 whatever the locale
     }
 
 

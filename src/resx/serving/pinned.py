@@ -68,10 +68,15 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
     tritonserver opens its ports after it loaded the models that its command line names, so clients meet no
     server without models; but the command line cannot name versions. The path that is given stays valid: it
     leads to the real repository once the block ends, as the server reads it again with every later load. A model
-    whose folder or configuration cannot be read, or may not be loaded, is left out.
+    whose folder or configuration cannot be read, or may not be loaded, is left out. Without versions it leads there
+    from the start.
     """
     link, links = folder / "repository", folder / "repository.pinned"
     shutil.rmtree(links, ignore_errors=True)
+    if not versions:
+        _point(link, repository.root.resolve())
+        yield link
+        return
     links.mkdir()
     for name, wanted in versions.items():
         try:

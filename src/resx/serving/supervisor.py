@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from resx.errors import MissingCapability, ResxError, ServerError
 from resx.files import write_atomic
-from resx.serving import in_use, logs, pinned, processes, systemd
+from resx.serving import in_use, logs, pinned, plain_paths, processes, systemd
 from resx.serving import state as states
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, Manner, deploy
@@ -117,6 +117,7 @@ class _Server:
         self._log = folder / states.LOG
         self._process: TritonProcess | None = None
         self._hold = in_use.Hold(repository.root)
+        self._links = contextlib.ExitStack()
         self._held_until_s = 0.0
         self._stubs: StubWatch
         self._failed_in_a_row = 0
@@ -218,6 +219,7 @@ class _Server:
         """End the server, if it lives, and forget it."""
         if self._process is not None:
             self._process.stop(_AFTER_DRAINING_S)
+        self._links.close()
         self._hold.change({})
         self._journal.note("ended")
         (self._folder / states.STATE).unlink(missing_ok=True)
@@ -317,12 +319,11 @@ class _Server:
 
     def _start(self, versions: Mapping[str, tuple[int, ...]]) -> None:
         """Start tritonserver and wait until its ports are open; by then these versions are loaded."""
-        with contextlib.ExitStack() as stack:
-            root = self._repository.root.resolve()
-            if versions:
-                root = stack.enter_context(pinned.pinned_repository(self._repository, versions, self._folder))
+        self._links.close()
+        links = self._links.enter_context(plain_paths.links_folder(self._folder))
+        with pinned.pinned_repository(self._repository, versions, links) as root:
             self._process = TritonProcess(
-                self._installation, root, self._ports, control_key=self._key, log=self._log,
+                plain_paths.plain_installation(self._installation, links), root, self._ports, control_key=self._key, log=self._log,
                 exit_timeout_s=self._policy.exit_timeout_s, load_models=list(versions),
             )  # fmt: skip
             self._stubs = StubWatch(self._process)
