@@ -26,6 +26,7 @@ from pathlib import Path
 import platformdirs
 
 from resx.errors import ResxError, UsageError
+from resx.listing import printable
 from resx.private_folders import make_private_folder, private_folder, read_private, require_private_tree
 from resx.reading import require_regular
 
@@ -49,11 +50,16 @@ def checked_name(name: str) -> str:
     Raises:
         UsageError: it is empty, has a path separator, or has characters other than `A-Za-z0-9._-`.
     """
-    if not _NAME.fullmatch(name):
+    if not is_model_name(name):
         raise UsageError(
             f"name {name!r}: give 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         )
     return name
+
+
+def is_model_name(name: str) -> bool:
+    """Say whether `name` can be a folder of a model repository and a part of a URL."""
+    return _NAME.fullmatch(name) is not None
 
 
 def cache_folder(*below: str) -> Path:
@@ -115,11 +121,18 @@ def read_state_file(path: Path) -> bytes:
 
 
 def _cache_top() -> Path:
-    return Path(os.environ.get("RESX_CACHE") or platformdirs.user_cache_path("resx")).absolute()
+    return _require_text(Path(os.environ.get("RESX_CACHE") or platformdirs.user_cache_path("resx")), _OWN_CACHE)
 
 
 def _state_top() -> Path:
-    return Path(os.environ.get("RESX_STATE") or platformdirs.user_state_path("resx")).absolute()
+    return _require_text(Path(os.environ.get("RESX_STATE") or platformdirs.user_state_path("resx")), _OWN_STATE)
+
+
+def _require_text(folder: Path, remedy: str) -> Path:
+    """Return the absolute path, unless JSON could not hold it."""
+    if printable(str(folder.absolute())) != str(folder.absolute()):
+        raise UsageError(f"{folder.absolute()}: has bytes that are not UTF-8; {remedy}, with a UTF-8 path")
+    return folder.absolute()
 
 
 def sha256_of(path: Path) -> str:

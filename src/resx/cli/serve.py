@@ -11,7 +11,6 @@ import typer
 from resx.cli.options import Json, Quiet, RepositoryPath, finite
 from resx.cli.output import Output, print_lines
 from resx.errors import ResxError, UsageError
-from resx.listing import one_line
 
 if TYPE_CHECKING:
     from resx.serving.deploy import Deployed
@@ -139,6 +138,7 @@ def _say_ready(
     out: Output, repository: Repository, state: ServerState, deployed: list[Deployed], errors: list[ResxError]
 ) -> None:
     from resx.serving.client import TritonClient
+    from resx.serving.skipped import skipped_entries, skipped_lines
 
     for error in errors:
         out.note(f"not loaded: {error}")
@@ -151,7 +151,7 @@ def _say_ready(
     payload = {
         "http": f"127.0.0.1:{state.http_port}", "grpc": f"127.0.0.1:{state.grpc_port}",
         "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
-        "models": ready, "not_loaded": missing, "newer": newer,
+        "models": ready, "not_loaded": missing, "newer": newer, "skipped": skipped_entries(repository),
     }  # fmt: skip
     differences = {
         entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
@@ -160,5 +160,6 @@ def _say_ready(
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
     lines += [f"  {name} version {version} is newer: resx deploy {name}" for name, version in newer.items()]
-    lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing)]
+    lines += [f"  {name} is not loaded: resx deploy {name}" for name in missing]
+    lines += [f"  {line}" for line in skipped_lines(skipped_entries(repository))]
     out.result(payload, lambda console: print_lines(console, lines))

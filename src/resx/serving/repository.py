@@ -27,6 +27,7 @@ from resx.export.card import Card
 from resx.files import (
     checked_name,
     exclusive,
+    is_model_name,
     publish_folder,
     remove_abandoned,
     sha256_of,
@@ -62,7 +63,7 @@ class Repository:
     def names(self) -> list[str]:
         """Return the models that Triton can load, sorted; image endpoints are parts of theirs.
 
-        A model has a configuration, or an ONNX file that speaks for itself.
+        A model has a name that can be one, and a configuration, or an ONNX file that speaks for itself.
 
         Raises:
             UsageError: as `require_text_names`.
@@ -70,7 +71,8 @@ class Repository:
         self.require_text_names()
         configured = {path.parent for path in self.root.glob(f"[!.]*/{CONFIG_FILE}")}
         bare = {path.parent.parent for path in self.root.glob("[!.]*/[0-9]*/model.onnx")}
-        return sorted(folder.name for folder in configured | bare if not image_endpoint.owner(folder))
+        named = {folder for folder in configured | bare if is_model_name(folder.name)}
+        return sorted(folder.name for folder in named if not image_endpoint.owner(folder))
 
     def require_text_names(self) -> None:
         """Check the repository's whole path and its folders' names: Triton lists them all, its own answer is UTF-8.
