@@ -11,6 +11,7 @@ On NFS a folder's lock is not seen by other hosts, so what another kernel staged
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -35,6 +36,8 @@ CACHED_FILE = 0o644
 """The most that a file in the cache folder permits, whatever the umask: nobody else may write what programs load."""
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
+OUT_OF_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write ends with where the disk, the user's quota or the process's limit is used up."""
 _STAGED = re.compile(r"\.staging-\d+-([0-9a-f]{8})-.+")
 _UNJUDGED_S = 24 * 3600.0
 """How long nothing may have changed in what another host staged, or what lies where there are no locks."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Json, Quiet, RepositoryPath, finite
-from resx.cli.output import Output, print_lines
+from resx.cli.output import Output, print_lines, readers_may_leave
 from resx.errors import ResxError, UsageError
 
 if TYPE_CHECKING:
@@ -101,19 +101,22 @@ def _serve_here(
     """Serve until a signal comes: steps with their times until it is ready, then one line for whatever happens."""
     from resx.serving.supervisor import serve as run
 
-    with contextlib.ExitStack() as starting:
+    with readers_may_leave(), contextlib.ExitStack() as starting:
         begin = starting.enter_context(out.steps())
         is_ready = False
 
         def tell(text: str) -> None:
-            (out.note if is_ready else begin)(text)
+            with readers_may_leave():
+                (out.note if is_ready else begin)(text)
 
         def say_ready(state: ServerState, deployed: list[Deployed], errors: list[ResxError]) -> None:
             nonlocal is_ready
-            starting.close()
+            with readers_may_leave():
+                starting.close()
             is_ready = True
-            _say_ready(out, repository, state, deployed, errors)
-            out.note("Serving. Ctrl-C to stop.")
+            with readers_may_leave():
+                _say_ready(out, repository, state, deployed, errors)
+            tell("Serving. Ctrl-C to stop.")
 
         run(repository, ports, models, policy=policy, native=native, on_step=tell, on_ready=say_ready)
 
@@ -126,10 +129,10 @@ def stop(repository: RepositoryPath = Path("model_repository"), json: Json = Fal
     from resx.serving.detached import stop as stop_server
     from resx.serving.repository import Repository
 
-    state = stop_server(Repository(repository))
-    line = f"stopped process {state.pid}" if state else f"{repository}: no server is running"
+    ended = stop_server(Repository(repository))
+    line = f"stopped process {ended.pid}" if ended else f"{repository}: no server is running"
     Output(as_json=json, quiet=quiet).result(
-        {"stopped": state.pid if state else None},
+        {"stopped": ended.pid if ended else None},
         lambda console: console.print(line, markup=False, soft_wrap=True),
     )
 

@@ -6,8 +6,8 @@ other model is data, but Triton finds more in its folder than its file:
     parameters               EXECUTION_ENV_PATH: an archive that is unpacked, and its bin/activate sourced, for our
                              onnxruntime backend too; paths that onnxruntime, OpenVINO and others read, write or load
     file names               of labels, warm-up data, initial states and the model itself: `..` and `/` are followed
-    names                    of the model's file, its instances and an ensemble's models: parts of a shell's command line
-                             (plain_paths.py), where `$(...)` is run
+    names                    of the model's file, its instances and an ensemble's models: parts of a shell's command
+                             line, where `$(...)` is run (plain_paths.py)
     backend, runtime         names of libraries, looked for in the version's folder first
     model_operations, agents libraries that are loaded
     ensembles                load the models that they name, from the repository

@@ -1,6 +1,7 @@
 """What is known of a running server outside of its processes: a folder per repository in the user's state folder.
 
     server.json      how to reach it and how it has fared; written by its supervisor alone, removed when it ends
+    owner.json       who is starting or running it (`starting.py`)
     ended.json       why the last one gave up, until the next one starts
     control.key      0600
     deployed/NAME    the versions of a model that have proved themselves and are to be served, one file per model
@@ -37,7 +38,7 @@ from resx.files import checked_name, exclusive, make_state_folder, read_state_fi
 from resx.serving.client import Address, Protocol
 from resx.serving.embedded import LOOPBACK
 from resx.serving.in_use import write_mark
-from resx.serving.processes import Process
+from resx.serving.processes import MAX_PID, Process
 from resx.serving.repository import Repository
 from resx.zoo.spec import FrozenModel
 
@@ -46,8 +47,6 @@ STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED, PREVIOUS, CHOSEN = (
 )  # fmt: skip
 _ID = "id"
 _SERVERS = "servers"
-_MAX_PID = 2**22
-"""The kernel's own bound (proc_sys_kernel(5), pid_max)."""
 OURS = ""
 """The repository's own server, among those of `previous` and `chosen`."""
 
@@ -67,13 +66,13 @@ class Recovery(FrozenModel, extra="ignore"):
 class ServerState(FrozenModel, extra="ignore"):
     """A running server, as others find it; a newer resx, whose server runs, may say more."""
 
-    pid: int = Field(ge=1, le=_MAX_PID)
+    pid: int = Field(ge=1, le=MAX_PID)
     """Of the supervisor: what `resx stop` signals."""
     start_ticks: int = Field(default=0, ge=0)
     """When that process began, as `Process` has it, so that no other that gets its id is taken for it."""
     executable: str = ""
     """What that process runs."""
-    server_pid: int = Field(ge=0, le=_MAX_PID)
+    server_pid: int = Field(ge=0, le=MAX_PID)
     server_start_ticks: int = Field(default=0, ge=0)
     repository: str
     http_port: int = Field(ge=0, le=65535)

@@ -321,9 +321,10 @@ class _Server:
         """Start tritonserver and wait until its ports are open; by then these versions are loaded."""
         self._links.close()
         links = self._links.enter_context(plain_paths.links_folder(self._folder))
+        installation = plain_paths.plain_installation(self._installation, links)
         with pinned.pinned_repository(self._repository, versions, links) as root:
             self._process = TritonProcess(
-                plain_paths.plain_installation(self._installation, links), root, self._ports, control_key=self._key, log=self._log,
+                installation, root, self._ports, control_key=self._key, log=self._log,
                 exit_timeout_s=self._policy.exit_timeout_s, load_models=list(versions),
             )  # fmt: skip
             self._stubs = StubWatch(self._process)
