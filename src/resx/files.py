@@ -171,6 +171,19 @@ def require_free_space(folder: Path, num_bytes: int) -> None:
         )
 
 
+def why_no_room(folder: Path, num_bytes: int = 1 << 18) -> str:
+    """Return why `num_bytes` cannot be written into an existing folder, or an empty string; quotas count, too."""
+    probe = folder / f".room-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        probe.write_bytes(b"\0" * num_bytes)
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return ""
+
+
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
     """Replace the file at `path` by one that holds `data`, in one step that survives a crash.
 
@@ -185,8 +198,10 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
             staged.replace(path)  # the lock is held until it has its own name
-    except BaseException:
+    except BaseException as error:
         staged.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk is told by its place
         raise
     _sync_folder(path.parent)
 

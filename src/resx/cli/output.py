@@ -138,7 +138,8 @@ def _drop_if_closed(stream: TextIO) -> None:
 
 def fail(message: str) -> None:
     """Print an error's one line on stderr; what a name in it would do to a terminal is shown escaped."""
-    sys.stderr.write(f"error: {one_line(message)}\n")
+    with readers_may_leave():
+        sys.stderr.write(f"error: {one_line(message)}\n")
 
 
 def _printable(value: Any) -> Any:

@@ -81,6 +81,7 @@ def status(
 
 def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
     """Return what the supervisor knows; nothing of a server that is not ours."""
+    from resx.files import why_no_room
     from resx.serving.state import now_s
 
     if state is None:
@@ -95,7 +96,7 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         },
         "recovering": state.recovering,
         "set_aside": {name: why for name, why in state.set_aside.items() if name not in served},
-        "log": state.log,
+        "log": state.log, "disk": why_no_room(Path(state.log).parent),
     }  # fmt: skip
 
 
@@ -128,6 +129,9 @@ def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str]
         )
         console.print(line, markup=False, soft_wrap=True)
     print_lines(console, skipped_lines(payload["skipped"]))
+    if disk := payload.get("disk"):
+        line = f"{Path(payload['log']).parent}: {disk}; the server goes on, its log and this status do not: make room"
+        print_lines(console, [line])
     if "log" in payload:
         console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)
 

@@ -12,6 +12,7 @@ same user removes what a killed one left.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import tempfile
@@ -20,13 +21,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from resx.errors import UsageError
-from resx.files import remove_abandoned, staging_folder
+from resx.files import remove_abandoned, staging_folder, why_no_room
 from resx.private_folders import make_private_folder
 from resx.serving.embedded import Installation
 
 _PLAIN = re.compile(r"/[A-Za-z0-9._/-]+")
-_ROOM_BYTES = 256 * 1024
-"""For links and the configurations that recovery writes."""
 _REMEDY = "set TMPDIR to a folder of your own"
 
 
@@ -40,9 +39,10 @@ def links_folder(state_folder: Path) -> Iterator[Path]:
     """Give a folder with a plain path and room for a server's links; one outside the state folder goes at the end.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no path is plain.
+        OSError: the disks of those that are have no room.
     """
-    if is_plain(state_folder) and _has_room(state_folder):
+    if is_plain(state_folder) and not why_no_room(state_folder):
         yield state_folder
         return
     with contextlib.ExitStack() as stack:
@@ -67,15 +67,19 @@ def plain_installation(installation: Installation, links: Path) -> Installation:
 
 
 def _make_elsewhere(stack: contextlib.ExitStack, state_folder: Path) -> Path:
+    reason = ""
     for place in _places():
         with contextlib.suppress(UsageError, OSError):
             parent = make_private_folder(place / f"resx-{os.geteuid()}", [], remedy=_REMEDY)
             remove_abandoned(parent)
             with contextlib.ExitStack() as trying:
                 folder = trying.enter_context(staging_folder(parent, mode=0o700))
-                if _has_room(folder):
+                reason = why_no_room(folder)
+                if not reason:
                     stack.push(trying.pop_all())
                     return folder
+    if reason:
+        raise OSError(errno.ENOSPC, reason, str(state_folder))
     raise UsageError(
         f"{state_folder}: Triton needs links in a folder whose path has only letters, digits, `.`, `_`, `-` and `/` "
         f"and that has room, and no temporary folder is one; {_REMEDY}, with such a path"
@@ -87,15 +91,3 @@ def _places() -> Iterator[Path]:
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     given = (tempfile.gettempdir(), "/tmp", "/var/tmp", runtime, f"/run/user/{os.geteuid()}", "/dev/shm")  # noqa: S108
     yield from (Path(place) for place in dict.fromkeys(given) if is_plain(place))
-
-
-def _has_room(folder: Path) -> bool:
-    probe = folder / f".room-{os.getpid()}"
-    try:
-        probe.write_bytes(b"\0" * _ROOM_BYTES)
-    except OSError:
-        return False
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
-    return True

@@ -33,8 +33,16 @@ from typing import Literal
 import pydantic
 from pydantic import Field
 
-from resx.errors import UsageError
-from resx.files import checked_name, exclusive, make_state_folder, read_state_file, state_folder, write_atomic
+from resx.errors import ResxError, UsageError
+from resx.files import (
+    checked_name,
+    exclusive,
+    make_state_folder,
+    read_state_file,
+    state_folder,
+    why_no_room,
+    write_atomic,
+)
 from resx.serving.client import Address, Protocol
 from resx.serving.embedded import LOOPBACK
 from resx.serving.in_use import write_mark
@@ -149,6 +157,7 @@ def make_folder(repository: Repository) -> Path:
 
     Raises:
         UsageError: it cannot be written, or somebody else can write in it, or replace it.
+        ResxError: its disk is full.
     """
     folder = state_folder(_SERVERS) / _name_of(repository)
     try:
@@ -159,7 +168,18 @@ def make_folder(repository: Repository) -> Path:
         raise _unwritable(folder, error.strerror or str(error)) from error
     if not os.access(folder, os.W_OK):
         raise _unwritable(folder, "cannot be written")
+    require_room(folder)
     return folder
+
+
+def require_room(folder: Path) -> None:
+    """Check that a state folder takes what a server writes.
+
+    Raises:
+        ResxError: its disk, or the user's quota, is full.
+    """
+    if reason := why_no_room(folder):
+        raise ResxError(f"{folder}: {reason}; make room, or set RESX_STATE to a folder on another disk")
 
 
 def _close(folder: Path) -> None:
@@ -245,9 +265,14 @@ def read_state(folder: Path) -> ServerState | None:
 def write_state(folder: Path, state: ServerState) -> None:
     """Replace `server.json`; without fsync, as a slow disk must not keep the supervisor from watching."""
     staged = folder / f".{STATE}.{os.getpid()}"
-    staged.write_text(state.model_dump_json(indent=2) + "\n")
-    staged.chmod(0o600)
-    staged.replace(folder / STATE)
+    try:
+        staged.write_text(state.model_dump_json(indent=2) + "\n")
+        staged.chmod(0o600)
+        staged.replace(folder / STATE)
+    except OSError:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+        raise
 
 
 def deployed(repository: Repository) -> dict[str, tuple[int, ...]]:

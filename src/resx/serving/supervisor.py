@@ -9,6 +9,7 @@ only a server that ended, or that answers nothing any more, is started again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import secrets
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from resx.errors import MissingCapability, ResxError, ServerError
-from resx.files import write_atomic
+from resx.files import OUT_OF_ROOM, write_atomic
 from resx.serving import in_use, logs, pinned, plain_paths, processes, systemd
 from resx.serving import state as states
 from resx.serving.client import TritonClient
@@ -43,6 +44,8 @@ _START_TIMEOUT_S = 600.0
 _AFTER_DRAINING_S = 1.5
 _HOLD_S = 0.5
 """How often the versions are looked up that are held; a mark stands for a new one meanwhile."""
+_PASSES = OUT_OF_ROOM | {errno.EROFS}
+_ROOM_S = 2.0
 _STARTING = Manner(starting=True)
 
 
@@ -222,7 +225,8 @@ class _Server:
         self._links.close()
         self._hold.change({})
         self._journal.note("ended")
-        (self._folder / states.STATE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._folder / states.STATE).unlink(missing_ok=True)
 
     @property
     def _running(self) -> TritonProcess:
@@ -250,6 +254,7 @@ class _Server:
                     return fault
                 self._models.welcome_back()
                 self._hold_served()
+                self._journal.catch_up()
                 for log in (self._log, self._folder / states.OWN_LOG):
                     logs.rotate(log)
         finally:
@@ -284,12 +289,23 @@ class _Server:
             try:
                 self._restart()
                 break
-            except ResxError as failure:
-                self._failed_in_a_row += 1
+            except (ResxError, OSError) as failure:
                 error = str(failure)
+                if isinstance(failure, OSError) and failure.errno in _PASSES:
+                    self._wait_for_room(error)
+                    continue
+                self._failed_in_a_row += 1
                 self._journal.say(f"try {self._failed_in_a_row} of {self._policy.max_tries} failed: {error}")
         self._serving_since_s = time.monotonic()
         self._journal.recovered(fault.reason, detected_s, None)
+
+    def _wait_for_room(self, reason: str) -> None:
+        """Let a while pass: a full disk is nothing that the server could be given up for."""
+        if self.state.trouble != reason:
+            self._journal.say(f"wait for room: {reason}")
+            self._journal.change(trouble=reason)
+        time.sleep(_ROOM_S)
+        self._journal.catch_up()
 
     def _restart(self) -> None:
         """Start a new server, with the versions that are deployed; models that fail are left to their own recovery.
@@ -358,5 +374,6 @@ class _Server:
         message = f"gave up after {tries} tries in a row: {reason}"
         self._journal.note(message)
         ended = Ended(reason=message, ended=time.time(), restarts=self.state.restarts, log=str(self._log))
-        write_atomic(self._folder / states.ENDED, ended.model_dump_json(indent=2) + "\n", mode=0o600)
+        with contextlib.suppress(OSError):
+            write_atomic(self._folder / states.ENDED, ended.model_dump_json(indent=2) + "\n", mode=0o600)
         raise ServerError(message if str(self._log) in message else f"{message}; see {self._log}")
