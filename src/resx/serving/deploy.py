@@ -26,10 +26,10 @@ from resx.files import exclusive, sha256_of
 from resx.serving import config_rules, pinned
 from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.embedded import TRITON_VERSION
-from resx.serving.rehearsal import forget_rehearsal, rehearsed
+from resx.serving.rehearsal import forget_rehearsal, rehearsed, require_room
 from resx.serving.repository import Repository
 from resx.serving.self_test import run_self_test
-from resx.serving.state import OURS, record_chosen, record_deployed, record_previous, remembered_as
+from resx.serving.state import OURS, make_folder, record_chosen, record_deployed, record_previous, remembered_as
 from resx.serving.triton_config import CONFIG_FILE, labels_text
 
 _BUSY_S = 30.0
@@ -92,6 +92,7 @@ def deploy(
         VersionRejected: the file is not the one that was verified, the server refused it, or its answer is wrong.
         ServerError: another deployment of the model is under way and `manner.wait` is false.
         MissingCapability: the server cannot be reached, or cannot run such a version.
+        ResxError: a disk is full that the deployment needs.
     """
     repository.version_folder(name, version)
     with alone(repository, name, wait=manner.wait, on_step=on_step):
@@ -107,6 +108,8 @@ def deploy_alone(
     card = check_files(client, repository, name, number)
     if not (repository.root / name / CONFIG_FILE).is_file():
         return _load_bare(client, repository, name, version, starting=manner.starting)
+    if not manner.starting:
+        make_folder(repository)  # what is served then must be recorded
     loaded = tuple(client.model_versions().get(name, ()))
     answering = max(loaded, default=None)
     forget_rehearsal(client, name)
@@ -133,6 +136,8 @@ def _bring(
         )
     if manner.rehearse and old is not None and version > old:
         on_step(f"rehearse version {version} under another name")
+        if remembered_as(repository, client.address.host_port) == OURS:
+            require_room(repository, name, version)
         with (
             rejecting(name, version, f"version {old} went on answering"),
             rehearsed(client, repository, name, version) as alias,
