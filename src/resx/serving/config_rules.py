@@ -118,7 +118,7 @@ def _findings(message: Any) -> Iterator[tuple[str, str, str]]:
             yield where, plain, "a backend's name has letters, digits, `_`, `.` and `-` alone; correct it"
     for where, shell_word in _shell_words(message):
         if shell_word and not all(map(_is_plain, PurePosixPath(shell_word).parts)):
-            yield where, shell_word, "give letters, digits, `_`, `.`, `+` and `-` alone: the name reaches a shell"
+            yield where, shell_word, "reaches a shell; give letters, digits, `_`, `.`, `+` and `-` alone"
     for step in message.ensemble_scheduling.step:
         if not is_model_name(step.model_name):
             yield "ensemble_scheduling model_name", step.model_name, "names no model of the repository; name one"

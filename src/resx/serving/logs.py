@@ -34,8 +34,6 @@ def rotate(log: Path, *, max_bytes: int = MAX_BYTES, num_old: int = NUM_OLD) -> 
     try:
         _shift(log, num_old)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            numbered(log, 1).unlink()  # a part
         try:
             os.truncate(log, 0)
         except OSError:  # read-only by now
@@ -48,10 +46,15 @@ def _shift(log: Path, num_old: int) -> None:
     for number in range(num_old - 1, 0, -1):
         if (old := numbered(log, number)).exists():
             old.replace(numbered(log, number + 1))
-    with log.open("rb+") as file, numbered(log, 1).open("wb") as copy:
-        shutil.copyfileobj(file, copy)
-        copy.flush()
-        file.truncate(0)
+    try:
+        with log.open("rb+") as file, numbered(log, 1).open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            file.truncate(0)
+    except OSError:
+        with contextlib.suppress(OSError):
+            numbered(log, 1).unlink()  # a part of it
+        raise
 
 
 def append(log: Path, text: str) -> bool:
