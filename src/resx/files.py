@@ -27,7 +27,6 @@ from pathlib import Path
 import platformdirs
 
 from resx.errors import ResxError, UsageError
-from resx.listing import printable
 from resx.private_folders import make_private_folder, private_folder, read_private, require_private_tree
 from resx.reading import require_regular
 
@@ -133,8 +132,10 @@ def _state_top() -> Path:
 
 def _require_text(folder: Path, remedy: str) -> Path:
     """Return the absolute path, unless JSON could not hold it."""
-    if printable(str(folder.absolute())) != str(folder.absolute()):
-        raise UsageError(f"{folder.absolute()}: has bytes that are not UTF-8; {remedy}, with a UTF-8 path")
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{folder.absolute()}: has bytes that are not UTF-8; {remedy}, with a UTF-8 path") from None
     return folder.absolute()
 
 
