@@ -88,7 +88,10 @@ def killed_deploys(times: int) -> list[Row]:
 def disk_full(times: int) -> list[Row]:
     """Export onto a disk that is full before it is done: a small tmpfs, or, where none can be mounted, a file limit."""
     chance, missed, failures = random.Random(_SEED), set[str](), 0
-    with tempfile.TemporaryDirectory(prefix="resx-faults-") as folder, _small_disk(Path(folder)) as (root, limit):
+    with (
+        tempfile.TemporaryDirectory(prefix="resx-faults-") as folder,
+        small_disk(Path(folder) / "model_repository") as (root, limit),
+    ):
         repository = Repository(root)
         _, first = publish_tiny(repository, MODEL)
         needed = sum(path.stat().st_size for path in first.folder.iterdir())
@@ -113,11 +116,11 @@ def disk_full(times: int) -> list[Row]:
 
 
 @contextlib.contextmanager
-def _small_disk(folder: Path) -> Iterator[tuple[Path, Callable[[int], contextlib.AbstractContextManager[None]]]]:
-    """Give a repository's folder, and a context in which only so many bytes can be written."""
-    root = folder / "model_repository"
-    root.mkdir()
-    size = 8 << 20
+def small_disk(
+    root: Path, *, size: int = 8 << 20
+) -> Iterator[tuple[Path, Callable[[int], contextlib.AbstractContextManager[None]]]]:
+    """Give a folder, and a context in which only so many bytes can be written."""
+    root.mkdir(exist_ok=True)
     mounted = os.geteuid() == 0 and not subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", root], capture_output=True, check=False
     ).returncode  # fmt: skip
@@ -126,7 +129,8 @@ def _small_disk(folder: Path) -> Iterator[tuple[Path, Callable[[int], contextlib
     def filled(room: int) -> Iterator[None]:
         ballast = root / ".ballast"
         free = os.statvfs(root).f_bavail * os.statvfs(root).f_frsize
-        ballast.write_bytes(b"\0" * max(0, free - room))
+        with contextlib.suppress(OSError):  # somebody wrote meanwhile: it is full all the same
+            ballast.write_bytes(b"\0" * max(0, free - room))
         try:
             yield
         finally:

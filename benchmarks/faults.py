@@ -12,12 +12,13 @@ fault_neighbours.py, of folders and of the response cache in fault_outages.py, o
 load and memory in fault_strain.py, of a proxy in fault_proxy.py.
 
 Bars: no wrong answer, ever. A dead process: noticed within 2 s, serving again within 10 s, requests lost only
-in between, none lost by clients that retry. SIGTERM: every accepted request answered, nothing left behind.
+in between, none lost by clients that retry. SIGTERM, SIGHUP: every accepted request answered, nothing left behind.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import resource
 import signal
@@ -52,6 +53,7 @@ from benchmarks.fault_clients import (
     stub_of,
     wait_until,
 )
+from benchmarks.fault_commands import small_disk
 
 from resx.serving.client import ConnectionLost, NotLoaded
 from resx.serving.repository import Repository
@@ -61,8 +63,19 @@ RETRIES = 8
 DETECT_S, EXIT_S = 2.0, 20.0
 
 
-def kill(victim: str, number: signal.Signals, times: int) -> list[Row]:
-    """Send a signal to tritonserver, or to the model's stub, again and again; one row without and one with retries."""
+def kill(
+    victim: str, number: signal.Signals, times: int, full_disk: Callable[[], contextlib.AbstractContextManager[None]]
+    = contextlib.nullcontext, what: str = "",
+) -> list[Row]:  # fmt: skip
+    """Send a signal to tritonserver, or to the model's stub, again and again; one row without and one with retries.
+
+    Args:
+        victim: "tritonserver" or "stub".
+        number: the signal.
+        times: how often.
+        full_disk: what lasts from before the signal until every client was answered again.
+        what: that is, for the rows.
+    """
     injected: list[float] = []
     recoveries: list[Recovery] = []
     with published() as (repository, questions):
@@ -72,23 +85,37 @@ def kill(victim: str, number: signal.Signals, times: int) -> list[Row]:
                 time.sleep(1.2)
                 state = current(repository)
                 pid = state.server_pid if victim == "tritonserver" else stub_of(state)
-                injected.append(now_s())
-                os.kill(pid, number)
+                with full_disk():
+                    injected.append(now_s())
+                    os.kill(pid, number)
+                    if full_disk is not contextlib.nullcontext:  # nothing tells of it but the answers
+                        _wait_for_answers(askers, injected[-1])
                 recoveries.append(_recovery(repository, state.restarts))
-                before = [len(asker.events) for asker in askers]
-                wait_until(
-                    lambda before=before: all(
-                        any(event.error is None for event in asker.events[start:])
-                        for asker, start in zip(askers, before, strict=True)
-                    ),
-                    "every client was answered again",
-                )
+                _wait_for_answers(askers, recoveries[-1].serving_s)
     detected = tuple(recovery.detected_s - at for recovery, at in zip(recoveries, injected, strict=True))
-    name = f"{number.name} of {victim}"
+    name = f"{number.name} of {victim}{what}"
     return [
         _kill_row(name, [asker for asker in askers if not asker.retries], injected, detected),
         _kill_row(f"{name}, --retries {RETRIES}", [asker for asker in askers if asker.retries], injected, detected),
     ]
+
+
+def _wait_for_answers(askers: Sequence[Asker], since_s: float) -> None:
+    """Wait until every client was given an answer to a request that it sent after then."""
+    wait_until(
+        lambda: all(any(event.error is None and event.sent_s > since_s for event in asker.events) for asker in askers),
+        "every client was answered again",
+    )
+
+
+def disk_full(times: int) -> list[Row]:
+    """Kill the server while the disk of its state folder is full; it comes back while it still is."""
+    state_folder = Path(os.environ["RESX_STATE"])
+    with small_disk(state_folder, size=12 << 20) as (folder, limit):
+        if not folder.is_mount():
+            return [Row(fault="state disk full (needs root)", times=0, sent=0, lost=0, wrong=0, seconds=())]
+        folder.chmod(0o700)
+        return kill("tritonserver", signal.SIGKILL, times, lambda: limit(0), ", state disk full")
 
 
 def _recovery(repository: Repository, restarts: int) -> Recovery:
@@ -134,8 +161,8 @@ def _gap_s(events: Sequence[Event], begin: float, end: float) -> float:
     return slowest.ended_s - begin
 
 
-def terminate(times: int) -> list[Row]:
-    """End `resx serve` by SIGTERM under load; what it answered before must have been everything it accepted."""
+def terminate(number: signal.Signals, times: int) -> list[Row]:
+    """End `resx serve` by a signal under load; what it answered before must have been everything it accepted."""
     seconds: list[float] = []
     events: list[Event] = []
     lost: list[str] = []
@@ -147,7 +174,7 @@ def terminate(times: int) -> list[Row]:
             with load(state, questions, (0, 0)) as askers:
                 time.sleep(0.5)
                 begun = now_s()
-                os.kill(state.pid, signal.SIGTERM)
+                os.kill(state.pid, number)
                 _, status = os.waitpid(state.pid, 0)
                 seconds.append(now_s() - begun)
                 time.sleep(0.2)
@@ -165,7 +192,7 @@ def terminate(times: int) -> list[Row]:
         missed.add(f"ended after {max(seconds):.1f} s")
     answered = sum(event.error is None for event in events)
     row = Row(
-        fault="SIGTERM under load", times=times, sent=answered + len(lost), lost=len(lost), wrong=wrong,
+        fault=f"{number.name} under load", times=times, sent=answered + len(lost), lost=len(lost), wrong=wrong,
         seconds=tuple(seconds), missed=tuple(sorted(missed)),
     )  # fmt: skip
     return [row]
@@ -201,7 +228,9 @@ FAULTS: dict[str, Callable[[int], list[Row]]] = {
     "stub-segv": lambda times: kill("stub", signal.SIGSEGV, times),
     "server-kill": lambda times: kill("tritonserver", signal.SIGKILL, times),
     "server-segv": lambda times: kill("tritonserver", signal.SIGSEGV, times),
-    "sigterm": terminate,
+    "sigterm": lambda times: terminate(signal.SIGTERM, times),
+    "sighup": lambda times: terminate(signal.SIGHUP, times),
+    "state-disk-full": disk_full,
     "swaps": lambda times: fault_deploys.swaps(times * 5 // 2),
     "bad-versions": fault_deploys.bad_versions,
     "killed-deploys": lambda times: fault_commands.killed_deploys(times * 5 // 4),

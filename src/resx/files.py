@@ -11,6 +11,7 @@ On NFS a folder's lock is not seen by other hosts, so what another kernel staged
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -36,6 +37,8 @@ CACHED_FILE = 0o644
 """The most that a file in the cache folder permits, whatever the umask: nobody else may write what programs load."""
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 """What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
+OUT_OF_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""What a write ends with where the disk, the user's quota or the process's limit is used up."""
 _STAGED = re.compile(r"\.staging-\d+-([0-9a-f]{8})-.+")
 _UNJUDGED_S = 24 * 3600.0
 """How long nothing may have changed in what another host staged, or what lies where there are no locks."""
@@ -51,11 +54,16 @@ def checked_name(name: str) -> str:
     Raises:
         UsageError: it is empty, has a path separator, or has characters other than `A-Za-z0-9._-`.
     """
-    if not _NAME.fullmatch(name):
+    if not is_model_name(name):
         raise UsageError(
             f"name {name!r}: give 1 to 128 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         )
     return name
+
+
+def is_model_name(name: str) -> bool:
+    """Say whether `name` can be a folder of a model repository and a part of a URL."""
+    return _NAME.fullmatch(name) is not None
 
 
 def cache_folder(*below: str) -> Path:
@@ -117,22 +125,32 @@ def read_state_file(path: Path) -> bytes:
 
 
 def _cache_top() -> Path:
-    return _given("RESX_CACHE") or _in_home(platformdirs.user_cache_path)
+    return _given("RESX_CACHE") or _in_home(platformdirs.user_cache_path, _OWN_CACHE)
 
 
 def _state_top() -> Path:
-    return _given("RESX_STATE") or _in_home(platformdirs.user_state_path)
+    return _given("RESX_STATE") or _in_home(platformdirs.user_state_path, _OWN_STATE)
 
 
 def _given(variable: str) -> Path | None:
-    return Path(os.environ[variable]).absolute() if os.environ.get(variable) else None
+    remedy = f"set {variable} to another"
+    return _require_text(Path(os.environ[variable]), remedy) if os.environ.get(variable) else None
 
 
-def _in_home(place: Callable[[str], Path]) -> Path:
+def _in_home(place: Callable[[str], Path], remedy: str) -> Path:
     settle_home()
-    folder = place("resx").absolute()
+    folder = _require_text(place("resx"), remedy)
     say_where(folder)
     return folder
+
+
+def _require_text(folder: Path, remedy: str) -> Path:
+    """Return the absolute path, unless JSON could not hold it."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{folder.absolute()}: has bytes that are not UTF-8; {remedy}, with a UTF-8 path") from None
+    return folder.absolute()
 
 
 def sha256_of(path: Path) -> str:
@@ -167,6 +185,19 @@ def require_free_space(folder: Path, num_bytes: int) -> None:
         )
 
 
+def why_no_room(folder: Path, num_bytes: int = 1 << 18) -> str:
+    """Return why `num_bytes` cannot be written into an existing folder, or an empty string; quotas count, too."""
+    probe = folder / f".room-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        probe.write_bytes(b"\0" * num_bytes)
+    except OSError as error:
+        return error.strerror or str(error)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return ""
+
+
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
     """Replace the file at `path` by one that holds `data`, in one step that survives a crash.
 
@@ -181,8 +212,10 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o666) -> None:
             file.flush()
             os.fsync(file.fileno())
             staged.replace(path)  # the lock is held until it has its own name
-    except BaseException:
+    except BaseException as error:
         staged.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk is told by its place
         raise
     _sync_folder(path.parent)
 

@@ -100,6 +100,12 @@ def test_a_configuration_says_what_was_asked_whatever_the_names_are(
         "optimization { execution_accelerators { gpu_execution_accelerator { name: \"tensorrt\" "
         'parameters { key: "trt_engine_cache_path" value: "/tmp" } } } }\n',
         'platform: "ensemble"\nensemble_scheduling { step { model_name: "../elsewhere/m" } }\n',
+        'platform: "ensemble"\nensemble_scheduling { step { model_name: "a$(touch x)" } }\n',
+        'platform: "ensemble"\nensemble_scheduling { step { model_name: "two words" } }\n',
+        'instance_group { name: "$(touch x)" }\n',
+        'instance_group { name: "a;b" }\n',
+        'default_model_filename: "`touch x`.py"\n',
+        'default_model_filename: "my model.onnx"\n',
     ],
 )  # fmt: skip
 def test_what_leads_out_of_the_folder_or_names_a_program_is_refused(tmp_path: Path, line: str) -> None:
@@ -120,6 +126,7 @@ def test_what_leads_out_of_the_folder_or_names_a_program_is_refused(tmp_path: Pa
         "optimization { execution_accelerators { gpu_execution_accelerator { name: \"tensorrt\" "
         'parameters { key: "precision_mode" value: "FP16" } } } }\n',
         'model_warmup { name: "w" inputs { key: "x" value { dims: [3] input_data_file: "raw" } } }\n',
+        'instance_group { name: "first_two.a-b+c" }\n',
     ],
 )  # fmt: skip
 def test_what_stays_in_the_folder_is_taken(tmp_path: Path, line: str) -> None:
@@ -272,6 +279,11 @@ def test_serve_runs_nothing_of_a_strangers_repository_and_serves_the_rest(
         config_file.write(parameter("EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY/env.tar.gz"))
     with tarfile.open(repository.root / "archive/env.tar.gz", "w:gz") as archive:
         archive.add(program, "bin/activate")
+    shell = repository.root / "shell"
+    shutil.copytree(repository.root / "stub", shell)
+    named = f'instance_group {{\n  name: "$({program})"'
+    text = (shell / CONFIG_FILE).read_text().replace('name: "stub"', 'name: "shell"')
+    (shell / CONFIG_FILE).write_text(text.replace("instance_group {", named))
     shutil.copy(program, repository.root / "stub/triton_python_backend_stub")
     shutil.copytree(repository.root / "good", repository.root / "no name")
     ports = [word for port in ("http", "grpc", "metrics") for word in (f"--{port}-port", "0")]
@@ -280,7 +292,7 @@ def test_serve_runs_nothing_of_a_strangers_repository_and_serves_the_rest(
         assert done.code == 0, done.err
         state = running_server(repository)
         assert state is not None
-        assert set(state.set_aside) == {"archive", "stub", "no name"}
+        assert set(state.set_aside) == {"archive", "stub", "shell"}
         assert "EXECUTION_ENV_PATH" in state.set_aside["archive"]
         assert resx("deploy", "archive").code == 2
         assert resx("deploy", "stub").code == 2

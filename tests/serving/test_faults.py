@@ -61,8 +61,9 @@ def test_a_dead_process_costs_only_clients_that_do_not_retry(victim: str, number
     harmless(faults.kill(victim, number, times=1))
 
 
-def test_sigterm_under_load_answers_every_accepted_request_and_leaves_nothing() -> None:
-    harmless(faults.terminate(times=1))
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_under_load_answers_every_accepted_request_and_leaves_nothing(number: signal.Signals) -> None:
+    harmless(faults.terminate(number, times=1))
 
 
 def test_a_dead_stub_is_replaced_without_a_new_server(repository: Repository) -> None:

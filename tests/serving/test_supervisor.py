@@ -16,7 +16,6 @@ from resx.errors import MissingCapability, UsageError
 from resx.serving import embedded, supervisor, triton_process
 from resx.serving import state as states
 from resx.serving.embedded import Ports
-from resx.serving.ownership import own
 from resx.serving.repository import Repository
 from resx.serving.supervisor import ServerState
 from tests.conftest import Finished, publish_tiny
@@ -79,15 +78,6 @@ def test_stop_without_a_server_is_done_and_says_so(repository: Repository, resx:
     states.write_state(states.make_folder(repository), state)  # what a supervisor that was killed leaves behind
     done = resx("stop", where)
     assert (done.code, done.out) == (0, f"{repository.root}: no server is running\n")
-
-
-def test_stop_while_the_server_starts_does_not_say_that_there_is_none(
-    repository: Repository, resx: Callable[..., Finished]
-) -> None:
-    with own(repository):
-        done = resx("stop", f"--repository={repository.root}")
-    assert (done.code, done.out) == (1, "")
-    assert "its server is still starting" in done.err
 
 
 def test_a_second_server_of_the_same_repository_is_refused(

@@ -39,6 +39,10 @@ class SafeConsole(Console):
             emoji=emoji, markup=markup, highlight=highlight, highlighter=highlighter,
         )  # fmt: skip
 
+    def on_broken_pipe(self) -> None:
+        """Raise BrokenPipeError, which whoever prints may take; rich would end the process."""
+        raise
+
     def set_live(self, live: Live) -> bool:
         """Begin to show a spinner or a bar; what others print meanwhile goes above it, escaped."""
         # Rich's own proxy makes colors and links of escape sequences; it is left out where one is there already.

@@ -218,6 +218,7 @@ def gc(
     from resx.serving.client import TritonClient
     from resx.serving.collecting import Kept, collect
     from resx.serving.repository import Repository
+    from resx.serving.skipped import skipped_entries, skipped_lines
     from resx.serving.state import running_server
 
     spared: list[Kept] = []
@@ -227,14 +228,16 @@ def gc(
     with contextlib.ExitStack() as open_clients:
         clients = [open_clients.enter_context(TritonClient(address)) for address in addresses]
         old = collect(published, [name] if name else [], keep, clients=clients, dry_run=dry_run, on_kept=spared.append)
-    payload = {
+    payload: dict[str, Any] = {
         "dry_run": dry_run,
         "deleted": [{"name": one.name, "version": one.version, "size_bytes": one.size_bytes} for one in old],
         "kept": [{"name": one.name, "version": one.version, "reason": one.reason} for one in spared],
+        "skipped": {} if name else skipped_entries(published),
     }
     rows = [[one.name, str(one.version), f"{one.size_bytes / 1e6:.1f}"] for one in old]
     total = f"{sum(one.size_bytes for one in old) / 1e6:.1f} MB {'would be' if dry_run else 'were'} deleted"
     lines = [f"{one.name} version {one.version} is kept: {one.reason}" for one in spared]
+    lines += skipped_lines(payload["skipped"])
 
     def show(console: Console) -> None:
         console.print(table(total, ["model", "version", "MB"], rows) if rows else total)

@@ -7,6 +7,7 @@ progress go to stderr, so that stdout is clean in a pipe.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import json
 import os
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from resx.files import OUT_OF_ROOM
 from resx.listing import one_line, printable
 
 if TYPE_CHECKING:
@@ -113,9 +115,31 @@ def print_lines(console: Console, lines: Iterable[str]) -> None:
         console.print(line, soft_wrap=True)
 
 
+@contextlib.contextmanager
+def readers_may_leave() -> Iterator[None]:
+    """Go on if what is printed reaches nobody: a closed pipe or terminal gets nothing more, a full disk less."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.EPIPE, errno.EIO}:
+            for stream in (sys.stdout, sys.stderr):
+                _drop_if_closed(stream)
+        elif error.errno not in OUT_OF_ROOM:
+            raise
+
+
+def _drop_if_closed(stream: TextIO) -> None:
+    """Let a stream that nobody reads lead nowhere from now on."""
+    try:
+        stream.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
 def fail(message: str) -> None:
     """Print an error's one line on stderr; what a name in it would do to a terminal is shown escaped."""
-    sys.stderr.write(f"error: {one_line(message)}\n")
+    with readers_may_leave():
+        sys.stderr.write(f"error: {one_line(message)}\n")
 
 
 def _printable(value: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.options import Json, Quiet, RepositoryPath, chosen, finite
-from resx.cli.output import Output, print_lines
+from resx.cli.output import Output, print_lines, readers_may_leave
 from resx.errors import ResxError, UsageError
 from resx.listing import one_line
 from resx.machine import cpu_quota, quota_note
@@ -127,19 +127,22 @@ def _serve_here(
     """Serve until a signal comes: steps with their times until it is ready, then one line for whatever happens."""
     from resx.serving.supervisor import serve as run
 
-    with contextlib.ExitStack() as starting:
+    with readers_may_leave(), contextlib.ExitStack() as starting:
         begin = starting.enter_context(out.steps())
         is_ready = False
 
         def tell(text: str) -> None:
-            (out.note if is_ready else begin)(text)
+            with readers_may_leave():
+                (out.note if is_ready else begin)(text)
 
         def say_ready(state: ServerState, deployed: list[Deployed], errors: list[ResxError]) -> None:
             nonlocal is_ready
-            starting.close()
+            with readers_may_leave():
+                starting.close()
             is_ready = True
-            _say_ready(out, repository, state, deployed, errors)
-            out.note("Serving. Ctrl-C to stop.")
+            with readers_may_leave():
+                _say_ready(out, repository, state, deployed, errors)
+            tell("Serving. Ctrl-C to stop.")
 
         run(repository, ports, models, policy=policy, native=native, device=wish, on_step=tell, on_ready=say_ready)
 
@@ -152,10 +155,10 @@ def stop(repository: RepositoryPath = Path("model_repository"), json: Json = Fal
     from resx.serving.detached import stop as stop_server
     from resx.serving.repository import Repository
 
-    state = stop_server(Repository(repository))
-    line = f"stopped process {state.pid}" if state else f"{repository}: no server is running"
+    ended = stop_server(Repository(repository))
+    line = f"stopped process {ended.pid}" if ended else f"{repository}: no server is running"
     Output(as_json=json, quiet=quiet).result(
-        {"stopped": state.pid if state else None},
+        {"stopped": ended.pid if ended else None},
         lambda console: console.print(line, markup=False, soft_wrap=True),
     )
 
@@ -164,6 +167,7 @@ def _say_ready(
     out: Output, repository: Repository, state: ServerState, deployed: list[Deployed], errors: list[ResxError]
 ) -> None:
     from resx.serving.client import TritonClient
+    from resx.serving.skipped import skipped_entries, skipped_lines
 
     for error in errors:
         out.note(f"not loaded: {error}")
@@ -176,7 +180,8 @@ def _say_ready(
     payload = {
         "http": f"127.0.0.1:{state.http_port}", "grpc": f"127.0.0.1:{state.grpc_port}",
         "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
-        "models": ready, "not_loaded": missing, "newer": newer, "cpu_quota": cpu_quota(),
+        "models": ready, "not_loaded": missing, "newer": newer, "skipped": skipped_entries(repository),
+        "cpu_quota": cpu_quota(),
     }  # fmt: skip
     differences = {
         entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
@@ -188,5 +193,6 @@ def _say_ready(
     aside = {name: why for name, why in state.set_aside.items() if name not in ready}
     lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing) if name not in aside]
     lines += [f"  {name} is set aside: {why.removeprefix(f'{name}: ')}" for name, why in aside.items()]
+    lines += [f"  {line}" for line in skipped_lines(skipped_entries(repository))]
     lines += [f"  {note}"] if (note := quota_note()) else []
     out.result(payload, lambda console: print_lines(console, lines))

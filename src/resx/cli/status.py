@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.options import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
-from resx.cli.output import Output, table
+from resx.cli.output import Output, print_lines, table
 from resx.errors import MissingCapability, ResxError, UsageError
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def status(
     from resx.serving.client import NotLoaded, TritonClient
     from resx.serving.health import medians_ms, model_status
     from resx.serving.repository import Repository
+    from resx.serving.skipped import skipped_entries
     from resx.serving.state import gave_up, running_server
 
     published = Repository(repository)
@@ -61,7 +62,7 @@ def status(
             f"{repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
         )
     address = address_of(url, protocol, published, ca=ca, cert=cert, key=key, headers=header)
-    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": []}
+    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": [], "skipped": skipped_entries(published)}
     payload |= _fate(state, states.deployed(published))
     try:
         with TritonClient(address, timeout_s=10) as client:
@@ -80,6 +81,7 @@ def status(
 
 def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
     """Return what the supervisor knows; nothing of a server that is not ours."""
+    from resx.files import why_no_room
     from resx.serving.state import now_s
 
     if state is None:
@@ -95,11 +97,13 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         },
         "recovering": state.recovering,
         "set_aside": {name: why for name, why in state.set_aside.items() if name not in served},
-        "log": state.log,
+        "log": state.log, "disk": why_no_room(Path(state.log).parent),
     }  # fmt: skip
 
 
 def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str], str]) -> None:
+    from resx.serving.skipped import skipped_lines
+
     title = f"{payload['url']}  Triton {payload['triton'] or 'does not answer'}"
     if "pid" in payload:
         how = ("native, " if payload["native"] else "") + ("on the GPU, " if payload["device"] == "gpu" else "")
@@ -125,6 +129,10 @@ def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str]
             f"brought back {payload['restarts']} {times}, last {what}{_duration(last['ago_s'])} ago: {last['reason']}"
         )
         console.print(line, markup=False, soft_wrap=True)
+    print_lines(console, skipped_lines(payload["skipped"]))
+    if disk := payload.get("disk"):
+        line = f"{Path(payload['log']).parent}: {disk}; the server goes on, its log and this status do not: make room"
+        print_lines(console, [line])
     if "log" in payload:
         console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)
 

@@ -6,6 +6,8 @@ other model is data, but Triton finds more in its folder than its file:
     parameters               EXECUTION_ENV_PATH: an archive that is unpacked, and its bin/activate sourced, for our
                              onnxruntime backend too; paths that onnxruntime, OpenVINO and others read, write or load
     file names               of labels, warm-up data, initial states and the model itself: `..` and `/` are followed
+    names                    of the model's file, its instances and an ensemble's models: parts of a shell's command
+                             line, where `$(...)` is run (plain_paths.py)
     backend, runtime         names of libraries, looked for in the version's folder first
     model_operations, agents libraries that are loaded
     ensembles                load the models that they name, from the repository
@@ -14,7 +16,7 @@ other model is data, but Triton finds more in its folder than its file:
 
 Sources: model_config.proto; core, backend_model.cc and backend_config.cc; python_backend's README; the session options
 of onnxruntime_session_options_config_keys.h; openvino_backend's README. Tried on 2.51: the archive, the library and
-the stub run.
+the stub run, and so do commands in the name of a file, an instance or an ensemble's model.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from resx.errors import UsageError
+from resx.files import is_model_name
 from resx.listing import one_line
 from resx.serving.triton_config import CONFIG_FILE, read
 
@@ -113,13 +116,12 @@ def _findings(message: Any) -> Iterator[tuple[str, str, str]]:
     for where, plain in (("backend", message.backend), ("platform", message.platform)):
         if plain and not _is_plain(plain):
             yield where, plain, "a backend's name has letters, digits, `_`, `.` and `-` alone; correct it"
+    for where, shell_word in _shell_words(message):
+        if shell_word and not all(map(_is_plain, PurePosixPath(shell_word).parts)):
+            yield where, shell_word, "reaches a shell; give letters, digits, `_`, `.`, `+` and `-` alone"
     for step in message.ensemble_scheduling.step:
-        if not _is_folder_name(step.model_name):
-            yield (
-                "ensemble_scheduling model_name",
-                step.model_name,
-                "leads out of the repository; name one of its models",
-            )
+        if not is_model_name(step.model_name):
+            yield "ensemble_scheduling model_name", step.model_name, "names no model of the repository; name one"
     if message.runtime not in ("", "model.py", f"libtriton_{message.backend}.so"):
         yield "runtime", message.runtime, "a library that would be loaded; remove the line, the backend has its own"
     for library in message.model_operations.op_library_filename:
@@ -153,6 +155,13 @@ def _files(message: Any) -> Iterator[tuple[str, str]]:
             yield f"sequence_batching {state.input_name} data_file", initial.data_file
 
 
+def _shell_words(message: Any) -> Iterator[tuple[str, str]]:
+    """Yield the names that Triton puts into the command line of a model's process."""
+    yield "default_model_filename", message.default_model_filename
+    for group in message.instance_group:
+        yield "instance_group name", group.name
+
+
 def _names_a_file(key: str) -> bool:
     """Say whether a parameter's name has a word for a file in it, in snake_case, camelCase or capitals."""
     words = re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).lower())
@@ -166,10 +175,6 @@ def _leads_out(file: str) -> bool:
 
 def _is_plain(name: str) -> bool:
     return _PLAIN.fullmatch(name) is not None and ".." not in name
-
-
-def _is_folder_name(name: str) -> bool:
-    return "/" not in name and "\0" not in name and name not in ("", ".", "..")
 
 
 def _require_own_files(root: Path, model: str) -> None:

@@ -29,10 +29,18 @@ from resx.serving.embedded import TRITON_VERSION
 from resx.serving.first_answer import require_answer
 from resx.serving.python_models import require_none_of_others
 from resx.serving.python_stub import missing_stub, require_stub_for
-from resx.serving.rehearsal import forget_rehearsal, rehearsed
+from resx.serving.rehearsal import forget_rehearsal, rehearsed, require_room
 from resx.serving.repository import Repository
 from resx.serving.self_test import run_self_test
-from resx.serving.state import OURS, record_chosen, record_deployed, record_previous, remembered_as, server_at
+from resx.serving.state import (
+    OURS,
+    make_folder,
+    record_chosen,
+    record_deployed,
+    record_previous,
+    remembered_as,
+    server_at,
+)
 from resx.serving.triton_config import CONFIG_FILE, labels_text
 
 _BUSY_S = 30.0
@@ -95,6 +103,7 @@ def deploy(
         VersionRejected: the file is not the one that was verified, the server refused it, or its answer is wrong.
         ServerError: another deployment of the model is under way and `manner.wait` is false.
         MissingCapability: the server cannot be reached, or cannot run such a version.
+        ResxError: a disk is full that the deployment needs.
     """
     repository.version_folder(name, version)
     with alone(repository, name, wait=manner.wait, on_step=on_step):
@@ -116,6 +125,8 @@ def deploy_alone(
         require_in_its_repository(client, repository, name)
     if not (repository.root / name / CONFIG_FILE).is_file():
         return _load_bare(client, repository, name, version, starting=manner.starting)
+    if not manner.starting:
+        make_folder(repository)  # what is served then must be recorded
     loaded = tuple(client.model_versions().get(name, ()))
     answering = max(loaded, default=None)
     forget_rehearsal(client, name)
@@ -142,6 +153,8 @@ def _bring(
         )
     if manner.rehearse and old is not None and version > old:
         on_step(f"rehearse version {version} under another name")
+        if remembered_as(repository, client.address.host_port) == OURS:
+            require_room(repository, name, version)
         with (
             rejecting(name, version, f"version {old} went on answering"),
             rehearsed(client, repository, name, version) as alias,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,23 @@ from pathlib import Path
 from resx.errors import MissingCapability, ParityError, ResxError, ServerError, UsageError
 from resx.serving import processes
 from resx.serving.embedded import Ports
+from resx.serving.ownership import handled
+from resx.serving.processes import Process
 from resx.serving.repository import Repository
-from resx.serving.state import OWN_LOG, ServerState, is_starting, make_folder, running_server, served_already
+from resx.serving.starting import DETACHING, OWNER, announce, announced
+from resx.serving.state import (
+    LOG,
+    OWN_LOG,
+    ServerState,
+    folder_of,
+    is_starting,
+    make_folder,
+    running_server,
+    served_already,
+)
+
+_STARTING_S = 30.0
+"""In which a server that is starting ends."""
 
 
 def serve_detached(
@@ -29,28 +45,45 @@ def serve_detached(
     if state := running_server(repository):
         raise served_already(repository, state)
     ports.resolved()
-    log = make_folder(repository) / OWN_LOG
-    pid = _spawn(
-        [f"--repository={repository.root}", f"--http-port={ports.http}", f"--grpc-port={ports.grpc}",
-         f"--metrics-port={ports.metrics}", *arguments],
-        log,
-    )  # fmt: skip
+    folder = make_folder(repository)
+    signals: list[int] = []
+    with announce(folder, DETACHING), _noted(signals):
+        pid = _spawn(
+            [f"--repository={repository.root}", f"--http-port={ports.http}", f"--grpc-port={ports.grpc}",
+             f"--metrics-port={ports.metrics}", *arguments],
+            folder / OWN_LOG,
+        )  # fmt: skip
+        try:
+            return _wait_until_ready(repository, pid, folder / OWN_LOG, signals, timeout_s)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                os.kill(pid, signal.SIGTERM)
+                os.waitpid(pid, 0)
+            raise
+
+
+def _noted(signals: list[int]) -> contextlib.AbstractContextManager[None]:
+    """Note the signals that ask this process to end, which raise nothing: none comes between a child and its id."""
+    if threading.current_thread() is not threading.main_thread():
+        return contextlib.nullcontext()
+    return handled(lambda number, _frame: signals.append(number))
+
+
+def _wait_until_ready(
+    repository: Repository, pid: int, log: Path, signals: Sequence[int], timeout_s: float
+) -> ServerState:
     deadline = time.monotonic() + timeout_s
-    try:
-        while time.monotonic() < deadline:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                raise _error_of(os.waitstatus_to_exitcode(status), log)
-            # Until the new supervisor has cleared up, what is written down is a killed one's.
-            if (state := running_server(repository)) and state.pid == pid:
-                return state
-            time.sleep(0.1)
-        raise ServerError(f"not ready after {timeout_s:g} s; see {log}")
-    except BaseException:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(pid, signal.SIGTERM)
-            os.waitpid(pid, 0)
-        raise
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            raise _error_of(os.waitstatus_to_exitcode(status), log)
+        # Until the new supervisor has cleared up, what is written down is a killed one's.
+        if (state := running_server(repository)) and state.pid == pid:
+            return state
+        if signals:
+            raise KeyboardInterrupt
+        time.sleep(0.1)
+    raise ServerError(f"not ready after {timeout_s:g} s; see {log}")
 
 
 def _spawn(arguments: Sequence[str], log: Path) -> int:
@@ -68,25 +101,34 @@ def _spawn(arguments: Sequence[str], log: Path) -> int:
     return os.posix_spawn(sys.executable, command, os.environ, file_actions=actions, setsid=True)
 
 
-def stop(repository: Repository) -> ServerState | None:
-    """End the server of this repository and wait until it is gone; return what it was, or None if none runs.
+def stop(repository: Repository) -> Process | None:
+    """End the server of this repository and wait until it is gone; return its supervisor, or None if none runs.
+
+    One that is starting is ended, too, with the `resx serve --detach` that waits for it.
 
     Raises:
-        ServerError: it is still starting, it did not end in time, or the process of that id is another one.
+        ServerError: it did not end in time, or the process of that id is another one.
     """
-    state = running_server(repository)
-    if state is None:
-        if is_starting(repository):
-            raise ServerError(f"{repository.root}: its server is still starting; stop it again once it is ready")
-        return None
-    processes.terminate(state.process)
-    allowed_s = state.exit_timeout_s + 10
+    folder = folder_of(repository)
+    ended = announced(folder, DETACHING)
+    if ended:
+        _end(ended, _STARTING_S, folder / OWN_LOG)
+    if state := running_server(repository):
+        _end(state.process, state.exit_timeout_s + 10, folder / LOG)
+        return state.process
+    if (owner := announced(folder, OWNER)) and is_starting(repository):
+        _end(owner, _STARTING_S, folder / LOG)
+        return owner
+    return ended
+
+
+def _end(process: Process, allowed_s: float, log: Path) -> None:
+    processes.terminate(process)
     deadline = time.monotonic() + allowed_s
-    while time.monotonic() < deadline:
-        if not processes.lives(state.process):
-            return state
+    while processes.lives(process):
+        if time.monotonic() > deadline:
+            raise ServerError(f"process {process.pid} did not end within {allowed_s:g} s; see {log}")
         time.sleep(0.05)
-    raise ServerError(f"process {state.pid} did not end within {allowed_s} s; see {state.log}")
 
 
 def _error_of(code: int, log: Path) -> ResxError:

@@ -248,9 +248,12 @@ def _with_native_backend(installation: Installation, on_step: Callable[[str], No
 
 def last_error(log: Path) -> str:
     """Return the last line of a Triton log that states an error, or its last line."""
-    with log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
-        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 65536))
+            lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    except OSError as error:
+        return f"its log cannot be read ({error.strerror})"
     errors = [line for line in lines if re.match(r"E\d{4} |error:", line)]
     return (errors or lines or ["its log is empty"])[-1]
 
@@ -344,5 +347,6 @@ def process_environment(installation: Installation) -> dict[str, str]:
         "RESX_SERVER_CORES": str(usable_cores()),  # for the backends, which import nothing of resx
         "PYTHONNOUSERSITE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONUTF8": "1",  # paths are UTF-8 whatever the locale
     }
     return os.environ | hidden | ours

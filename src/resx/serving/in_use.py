@@ -30,7 +30,7 @@ from resx.listing import one_line
 from resx.reading import MAX_TEXT_BYTES, read_bounded
 from resx.zoo.spec import FrozenModel
 
-_MARK = ".in-use."
+MARK = ".in-use."
 _CANNOT_WRITE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 
@@ -62,7 +62,7 @@ def write_mark(root: Path, name: str, versions: Collection[int], *, owner_id: st
 
     Nothing is written where the repository cannot be: the locks must do.
     """
-    path = root / f"{_MARK}{owner_id}.{name}"
+    path = root / f"{MARK}{owner_id}.{name}"
     try:
         if versions and root.is_dir():
             content = _Content(host=socket.gethostname(), state_folder=str(state_folder), versions=tuple(versions))
@@ -76,8 +76,8 @@ def write_mark(root: Path, name: str, versions: Collection[int], *, owner_id: st
 
 def marks_of(root: Path, name: str) -> Iterator[Mark]:
     """Yield what state folders say of a model, whoever's they are."""
-    for path in sorted(root.glob(f"{_MARK}*")):
-        if path.name.removeprefix(_MARK).partition(".")[2] == name:
+    for path in sorted(root.glob(f"{MARK}*")):
+        if path.name.removeprefix(MARK).partition(".")[2] == name:
             yield _read(path)
 
 

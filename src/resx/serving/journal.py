@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from resx.serving import logs, systemd
 from resx.serving import state as states
 from resx.serving.state import Recovery, ServerState
+
+_TRY_AGAIN_S = 1.0
 
 
 class Journal:
@@ -17,6 +20,8 @@ class Journal:
         """Begin with `state`, which is written from `publish` on: nobody is to find a server that is not ready."""
         self.state, self._folder, self._on_step, self._is_public = state, folder, on_step, False
         self._log = Path(state.log)
+        self._unwritten_since_s: float | None = None
+        self._next_try_s = 0.0
 
     def note(self, text: str) -> None:
         """Write a line into the log."""
@@ -32,7 +37,26 @@ class Journal:
         """Replace fields of the state."""
         self.state = self.state.model_copy(update=changes)
         if self._is_public:
+            self._write()
+
+    def catch_up(self) -> None:
+        """Write what could not be written when it changed, as on a full disk, once it can be."""
+        if self._unwritten_since_s is not None and time.monotonic() >= self._next_try_s:
+            self._write()
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        try:
             states.write_state(self._folder, self.state)
+        except OSError as error:
+            self._next_try_s = now + _TRY_AGAIN_S
+            if self._unwritten_since_s is None:
+                self._unwritten_since_s = now
+                self._on_step(f"{self._folder}: {error.strerror}; the server goes on, its status and log do not")
+            return
+        if self._unwritten_since_s is not None:
+            since_s, self._unwritten_since_s = self._unwritten_since_s, None
+            self.say(f"{self._folder}: can be written again, after {now - since_s:.0f} s")
 
     def publish(self) -> None:
         """Let others find the server, now and whenever its state changes."""

@@ -7,6 +7,7 @@ whichever process starts it anew. What is written between the copy and the cut, 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time
@@ -21,26 +22,57 @@ _BLOCK = 65536
 
 
 def rotate(log: Path, *, max_bytes: int = MAX_BYTES, num_old: int = NUM_OLD) -> bool:
-    """Turn `log` into `log.1`, `log.1` into `log.2` and so on if it has grown beyond `max_bytes`; say whether."""
-    if not log.exists() or log.stat().st_size <= max_bytes:
+    """Turn `log` into `log.1`, `log.1` into `log.2` and so on if it has grown beyond `max_bytes`; say whether.
+
+    What cannot be copied, as on a full disk, is dropped: a log stays bounded and ends no server.
+    """
+    try:
+        if log.stat().st_size <= max_bytes:
+            return False
+    except OSError:
         return False
-    for number in range(num_old - 1, 0, -1):
-        if (old := numbered(log, number)).exists():
-            old.replace(numbered(log, number + 1))
-    with log.open("rb+") as file, numbered(log, 1).open("wb") as copy:
-        shutil.copyfileobj(file, copy)
-        file.truncate(0)
+    try:
+        _shift(log, num_old)
+    except OSError as error:
+        try:
+            os.truncate(log, 0)
+        except OSError:  # read-only by now
+            return False
+        append(log, f"{log}: could not be kept as {numbered(log, 1).name} and was dropped: {error.strerror}")
     return True
 
 
-def append(log: Path, text: str) -> None:
-    """Add one line of the supervisor's own, with the date as Triton's log has it; a line break in it is escaped."""
-    stamp = time.strftime("%m%d %H:%M:%S")
-    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+def _shift(log: Path, num_old: int) -> None:
+    for number in range(num_old - 1, 0, -1):
+        if (old := numbered(log, number)).exists():
+            old.replace(numbered(log, number + 1))
     try:
-        os.write(descriptor, f"resx {stamp} {os.getpid()}] {one_line(text)}\n".encode())
-    finally:
-        os.close(descriptor)
+        with log.open("rb+") as file, numbered(log, 1).open("wb") as copy:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
+            file.truncate(0)
+    except OSError:
+        with contextlib.suppress(OSError):
+            numbered(log, 1).unlink()  # a part of it
+        raise
+
+
+def append(log: Path, text: str) -> bool:
+    """Add one line of the supervisor's own, with the date as Triton's log has it; a line break in it is escaped.
+
+    Returns:
+        Whether it could be written; a log that cannot ends no server.
+    """
+    stamp = time.strftime("%m%d %H:%M:%S")
+    line = f"resx {stamp} {os.getpid()}] {one_line(text)}\n".encode()
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            return os.write(descriptor, line) == len(line)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        return False
 
 
 def last_lines(log: Path, num_lines: int) -> list[str]:

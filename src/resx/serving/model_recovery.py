@@ -199,7 +199,8 @@ class ModelRecovery:
         for part in parts:
             self._cases.pop(part, None)
             self._histories.pop(part, None)
-            states.record_deployed(self._repository, part, [])
+            with contextlib.suppress(OSError):  # a full disk keeps no model in service
+                states.record_deployed(self._repository, part, [])
         reasons = {part: reason if part == name else f"it needs {name}" for part in reversed(parts)}
         self._journal.change(set_aside=self._journal.state.set_aside | reasons)
         self._show_trouble()

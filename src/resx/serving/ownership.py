@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import TypeAlias
 
 from resx.files import exclusive, require_lockable
 from resx.serving import state as states
 from resx.serving.repository import Repository
+from resx.serving.starting import OWNER, announce
 from resx.serving.triton_process import remove_remains
+
+Handler: TypeAlias = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 class Terminated(BaseException):
@@ -31,7 +35,7 @@ def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...
     """
     require_lockable(repository.root)  # deploying needs it, model by model
     folder = states.make_folder(repository)
-    with _locked(repository, folder):
+    with _locked(repository, folder), announce(folder, OWNER):
         dead = states.read_state(folder)
         left = states.deployed(repository) if dead and dead.phase != "draining" else {}
         if dead:
@@ -62,26 +66,32 @@ def _kept(versions: Sequence[int], known: Sequence[int]) -> tuple[int, ...]:
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into one exception, so that every exit takes the same way out."""
+    """Turn the signals that end a server into one exception, so that every exit takes the same way out."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         raise Terminated
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(end), contextlib.suppress(Terminated):
         yield
-    except Terminated:
-        pass
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def without_interruption(action: Callable[[], None]) -> None:
     """Run a clean-up that a second Ctrl-C must not cut short."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(signal.SIG_IGN):
         action()
+
+
+@contextlib.contextmanager
+def handled(handler: Handler) -> Iterator[None]:
+    """Handle the signals that end a server: Ctrl-C, `kill`, a closed terminal, SIGQUIT.
+
+    The last two are left alone where they are ignored, as under nohup.
+    """
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+    spared = {number for number in asked[2:] if signal.getsignal(number) is signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number in asked if number not in spared}
+    try:
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from resx.errors import ServerError
 
+MAX_PID = 2**22
+"""The kernel's own bound (proc_sys_kernel(5), pid_max)."""
 _START_FIELD = 19
 """Of what follows the command in /proc/PID/stat: field 22."""
 _DELETED = " (deleted)"

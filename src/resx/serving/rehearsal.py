@@ -9,10 +9,13 @@ the only version of a model named `~NAME`: no published model's name can begin s
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from resx.errors import ResxError, ServerError, UsageError
+from resx.files import why_no_room
 from resx.serving import pinned
 from resx.serving.client import NotLoaded, TritonClient
 from resx.serving.repository import Repository
@@ -21,6 +24,10 @@ from resx.serving.triton_config import CONFIG_FILE
 MAX_BYTES = 1_900_000_000
 """gRPC's messages end at 2 GiB."""
 _UNLOAD_S = 30.0
+
+
+_SENT_TO = Path("/tmp")  # noqa: S108
+"""Where Triton 2.51 puts files that come with a request, whatever TMPDIR says."""
 
 
 def rehearsal_name(name: str) -> str:
@@ -47,6 +54,24 @@ def rehearsed(client: TritonClient, repository: Repository, name: str, version: 
             forget_rehearsal(client, name)
 
 
+def require_room(repository: Repository, name: str, version: int) -> None:
+    """Check that a server on this machine finds room for the files of a version; what it cannot write it loads in part.
+
+    Raises:
+        UsageError: the files are too large to be sent.
+        ResxError: the disk is full.
+    """
+    size = sum(path.stat().st_size for path in _paths(repository, name, version))
+    reason = why_no_room(_SENT_TO)
+    if not reason and (free := shutil.disk_usage(_SENT_TO).free) < size:
+        reason = f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
+    if reason:
+        raise ResxError(
+            f"{_SENT_TO}: {reason}; Triton puts {name} version {version} there to try it: make room, or give "
+            "--no-rehearsal"
+        )
+
+
 def forget_rehearsal(client: TritonClient, name: str) -> None:
     """Unload what a rehearsal loaded, be it that of a killed command. Triton's index never lists it.
 
@@ -63,7 +88,16 @@ def forget_rehearsal(client: TritonClient, name: str) -> None:
 
 
 def version_files(repository: Repository, name: str, version: int) -> dict[str, bytes]:
-    """Return what the version's folder holds, and what lies beside config.pbtxt, by their paths in the model."""
+    """Return what the version's folder holds, and what lies beside config.pbtxt, by their paths in the model.
+
+    Raises:
+        UsageError: they are too large to be sent.
+    """
+    model = repository.root / name
+    return {f"file:{path.relative_to(model)}": path.read_bytes() for path in _paths(repository, name, version)}
+
+
+def _paths(repository: Repository, name: str, version: int) -> list[Path]:
     model = repository.root / name
     paths = [path for path in model.iterdir() if path.is_file() and path.name != CONFIG_FILE]
     paths += [path for path in (model / str(version)).rglob("*") if path.is_file()]
@@ -72,4 +106,4 @@ def version_files(repository: Repository, name: str, version: int) -> dict[str, 
             f"{name} version {version}: {size / 1e9:.1f} GB, and a rehearsal sends {MAX_BYTES / 1e9:g} at most; "
             "give --no-rehearsal"
         )
-    return {f"file:{path.relative_to(model)}": path.read_bytes() for path in paths}
+    return paths

@@ -26,6 +26,7 @@ from resx.export.card import Card
 from resx.files import (
     checked_name,
     exclusive,
+    is_model_name,
     publish_folder,
     remove_abandoned,
     require_lockable,
@@ -62,14 +63,15 @@ class Repository:
     def names(self) -> list[str]:
         """Return the models that Triton can load, sorted; image endpoints are parts of theirs.
 
-        A model has a configuration, or an ONNX file that speaks for itself. One whose folder cannot be looked into is
-        among them: whoever asks for its versions is told why.
+        A model has a name that can be one, and a configuration, or an ONNX file that speaks for itself. One whose
+        folder cannot be looked into is among them: whoever asks for its versions is told why.
 
         Raises:
             UsageError: as `require_text_names`.
         """
         self.require_text_names()
-        return [folder.name for folder in model_folders(self.root) if not image_endpoint.owner(folder)]
+        named = [folder for folder in model_folders(self.root) if is_model_name(folder.name)]
+        return [folder.name for folder in named if not image_endpoint.owner(folder)]
 
     def require_text_names(self) -> None:
         """Check the repository's whole path and its folders' names: Triton lists them all, its own answer is UTF-8.

@@ -1,6 +1,7 @@
 """What is known of a running server outside of its processes: a folder per repository in the user's state folder.
 
     server.json      how to reach it and how it has fared; written by its supervisor alone, removed when it ends
+    owner.json       who is starting or running it (`starting.py`)
     ended.json       why the last one gave up, until the next one starts
     control.key      0600
     deployed/NAME    the versions of a model that have proved themselves and are to be served, one file per model
@@ -32,12 +33,20 @@ from typing import Literal
 import pydantic
 from pydantic import Field
 
-from resx.errors import UsageError
-from resx.files import checked_name, exclusive, make_state_folder, read_state_file, state_folder, write_atomic
+from resx.errors import ResxError, UsageError
+from resx.files import (
+    checked_name,
+    exclusive,
+    make_state_folder,
+    read_state_file,
+    state_folder,
+    why_no_room,
+    write_atomic,
+)
 from resx.serving.client import Address, Protocol
 from resx.serving.in_use import write_mark
 from resx.serving.loopback import LOOPBACK, means_embedded, split_host
-from resx.serving.processes import Process
+from resx.serving.processes import MAX_PID, Process
 from resx.serving.repository import Repository
 from resx.zoo.spec import FrozenModel
 
@@ -46,8 +55,6 @@ STATE, ENDED, KEY, LOG, OWN_LOG, DEPLOYED, PREVIOUS, CHOSEN = (
 )  # fmt: skip
 _ID = "id"
 _SERVERS = "servers"
-_MAX_PID = 2**22
-"""The kernel's own bound (proc_sys_kernel(5), pid_max)."""
 OURS = ""
 """The repository's own server, among those of `previous` and `chosen`."""
 
@@ -67,13 +74,13 @@ class Recovery(FrozenModel, extra="ignore"):
 class ServerState(FrozenModel, extra="ignore"):
     """A running server, as others find it; a newer resx, whose server runs, may say more."""
 
-    pid: int = Field(ge=1, le=_MAX_PID)
+    pid: int = Field(ge=1, le=MAX_PID)
     """Of the supervisor: what `resx stop` signals."""
     start_ticks: int = Field(default=0, ge=0)
     """When that process began, as `Process` has it, so that no other that gets its id is taken for it."""
     executable: str = ""
     """What that process runs."""
-    server_pid: int = Field(ge=0, le=_MAX_PID)
+    server_pid: int = Field(ge=0, le=MAX_PID)
     server_start_ticks: int = Field(default=0, ge=0)
     repository: str
     http_port: int = Field(ge=0, le=65535)
@@ -153,6 +160,7 @@ def make_folder(repository: Repository) -> Path:
 
     Raises:
         UsageError: it cannot be written, or somebody else can write in it, or replace it.
+        ResxError: its disk is full.
     """
     folder = state_folder(_SERVERS) / _name_of(repository)
     try:
@@ -163,7 +171,18 @@ def make_folder(repository: Repository) -> Path:
         raise _unwritable(folder, error.strerror or str(error)) from error
     if not os.access(folder, os.W_OK):
         raise _unwritable(folder, "cannot be written")
+    require_room(folder)
     return folder
+
+
+def require_room(folder: Path) -> None:
+    """Check that a state folder takes what a server writes.
+
+    Raises:
+        ResxError: its disk, or the user's quota, is full.
+    """
+    if reason := why_no_room(folder):
+        raise ResxError(f"{folder}: {reason}; make room, or set RESX_STATE to a folder on another disk")
 
 
 def _close(folder: Path) -> None:
@@ -247,9 +266,14 @@ def read_state(folder: Path) -> ServerState | None:
 def write_state(folder: Path, state: ServerState) -> None:
     """Replace `server.json`; without fsync, as a slow disk must not keep the supervisor from watching."""
     staged = folder / f".{STATE}.{os.getpid()}"
-    staged.write_text(state.model_dump_json(indent=2) + "\n")
-    staged.chmod(0o600)
-    staged.replace(folder / STATE)
+    try:
+        staged.write_text(state.model_dump_json(indent=2) + "\n")
+        staged.chmod(0o600)
+        staged.replace(folder / STATE)
+    except OSError:
+        with contextlib.suppress(OSError):
+            staged.unlink(missing_ok=True)
+        raise
 
 
 def deployed(repository: Repository) -> dict[str, tuple[int, ...]]:

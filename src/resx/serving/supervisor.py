@@ -9,6 +9,7 @@ only a server that ended, or that answers nothing any more, is started again.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import secrets
@@ -18,8 +19,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from resx.errors import MissingCapability, ResxError, ServerError, UsageError
-from resx.files import write_atomic
-from resx.serving import in_use, logs, pinned, processes, systemd
+from resx.files import OUT_OF_ROOM, write_atomic
+from resx.serving import in_use, logs, pinned, plain_paths, processes, systemd
 from resx.serving import state as states
 from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, Manner, deploy
@@ -46,6 +47,8 @@ _START_TIMEOUT_S = 600.0
 _AFTER_DRAINING_S = 1.5
 _HOLD_S = 0.5
 """How often the versions are looked up that are held; a mark stands for a new one meanwhile."""
+_PASSES = OUT_OF_ROOM | {errno.EROFS}
+_ROOM_S = 2.0
 _STARTING = Manner(starting=True)
 
 
@@ -123,6 +126,7 @@ class _Server:
         self._log = folder / states.LOG
         self._process: TritonProcess | None = None
         self._hold = in_use.Hold(repository.root)
+        self._links, self._links_folder = contextlib.ExitStack(), folder
         self._held_until_s = 0.0
         self._stubs: StubWatch
         self._failed_in_a_row = 0
@@ -224,7 +228,7 @@ class _Server:
         if self._process is None or self._process.wait(0):
             return
         self._journal.change(phase="draining")
-        pinned.lead_to_listable(self._repository, self._folder)
+        self._keep_listable()
         with TritonClient(self.state.address("grpc"), timeout_s=5) as client:
             done = drain(client, self._policy.exit_timeout_s)
         self._journal.note("drained" if done else f"not drained within {self._policy.exit_timeout_s} s")
@@ -233,9 +237,11 @@ class _Server:
         """End the server, if it lives, and forget it."""
         if self._process is not None:
             self._process.stop(_AFTER_DRAINING_S)
+        self._links.close()
         self._hold.change({})
         self._journal.note("ended")
-        (self._folder / states.STATE).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            (self._folder / states.STATE).unlink(missing_ok=True)
 
     @property
     def _running(self) -> TritonProcess:
@@ -263,6 +269,7 @@ class _Server:
                     return fault
                 self._models.welcome_back()
                 self._hold_served()
+                self._journal.catch_up()
                 for log in (self._log, self._folder / states.OWN_LOG):
                     logs.rotate(log)
         finally:
@@ -272,8 +279,12 @@ class _Server:
         """Keep what is deployed from being deleted, whoever runs `resx gc`, and Triton's list of models readable."""
         if time.monotonic() >= self._held_until_s:
             self._hold.change(states.deployed(self._repository))
-            pinned.lead_to_listable(self._repository, self._folder)
+            self._keep_listable()
             self._held_until_s = time.monotonic() + _HOLD_S
+
+    def _keep_listable(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk: the path leads where it led
+            pinned.lead_to_listable(self._repository, self._links_folder)
 
     def _why_ended(self) -> str:
         try:
@@ -298,12 +309,23 @@ class _Server:
             try:
                 self._restart()
                 break
-            except ResxError as failure:
-                self._failed_in_a_row += 1
+            except (ResxError, OSError) as failure:
                 error = str(failure)
+                if isinstance(failure, OSError) and failure.errno in _PASSES:
+                    self._wait_for_room(error)
+                    continue
+                self._failed_in_a_row += 1
                 self._journal.say(f"try {self._failed_in_a_row} of {self._policy.max_tries} failed: {error}")
         self._serving_since_s = time.monotonic()
         self._journal.recovered(fault.reason, detected_s, None)
+
+    def _wait_for_room(self, reason: str) -> None:
+        """Let a while pass: a full disk is nothing that the server could be given up for."""
+        if self.state.trouble != reason:
+            self._journal.say(f"wait for room: {reason}")
+            self._journal.change(trouble=reason)
+        time.sleep(_ROOM_S)
+        self._journal.catch_up()
 
     def _restart(self) -> None:
         """Start a new server, with the versions that are deployed; models that fail are left to their own recovery.
@@ -333,12 +355,14 @@ class _Server:
 
     def _start(self, versions: Mapping[str, tuple[int, ...]]) -> None:
         """Start tritonserver and wait until its ports are open; by then these versions are loaded."""
-        with contextlib.ExitStack() as stack:
-            root = stack.enter_context(pinned.pinned_repository(self._repository, versions, self._folder))
+        self._links.close()
+        self._links_folder = self._links.enter_context(plain_paths.links_folder(self._folder))
+        installation = plain_paths.plain_installation(self._installation, self._links_folder)
+        with pinned.pinned_repository(self._repository, versions, self._links_folder) as root:
             # One name that is not there has Triton load none of the others before it opens its ports.
             there = [name for name in versions if is_folder(root / name)]
             self._process = TritonProcess(
-                self._installation, root, self._ports, control_key=self._key, log=self._log,
+                installation, root, self._ports, control_key=self._key, log=self._log,
                 exit_timeout_s=self._policy.exit_timeout_s, load_models=there,
             )  # fmt: skip
             self._stubs = StubWatch(self._process)
@@ -372,5 +396,6 @@ class _Server:
         message = f"gave up after {tries} tries in a row: {reason}"
         self._journal.note(message)
         ended = Ended(reason=message, ended=time.time(), restarts=self.state.restarts, log=str(self._log))
-        write_atomic(self._folder / states.ENDED, ended.model_dump_json(indent=2) + "\n", mode=0o600)
+        with contextlib.suppress(OSError):
+            write_atomic(self._folder / states.ENDED, ended.model_dump_json(indent=2) + "\n", mode=0o600)
         raise ServerError(message if str(self._log) in message else f"{message}; see {self._log}")

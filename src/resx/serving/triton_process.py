@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from resx.errors import ServerError
 from resx.serving import hidden_arguments, logs, processes
@@ -116,12 +117,18 @@ class TritonProcess:
         return None
 
     def _spawn(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as output:
+        with self._open_log() as output:
             # In a folder of our own: the python stub takes modules from the one it is started in before all others.
             return subprocess.Popen(
                 arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
                 cwd=self._log.parent, start_new_session=True, preexec_fn=_prepare_child,
             )  # fmt: skip
+
+    def _open_log(self) -> BinaryIO:
+        try:
+            return self._log.open("ab")
+        except OSError:  # read-only by now: the server comes back all the same
+            return Path(os.devnull).open("ab")
 
     @property
     def pid(self) -> int:
