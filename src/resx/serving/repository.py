@@ -36,7 +36,7 @@ from resx.files import (
 )
 from resx.listing import printable
 from resx.serving import config_rules, image_endpoint, triton_config
-from resx.serving.model_folders import is_file, model_folders, versions_in, why_unreadable
+from resx.serving.model_folders import is_file, is_folder, model_folders, versions_in, why_unreadable
 from resx.serving.triton_config import CONFIG_FILE, LABELS_FILE, ServingOptions
 
 DEFAULT = Path("model_repository")
@@ -128,15 +128,15 @@ class Repository:
         versions = self.versions(name)
         if of := image_endpoint.owner(self.root / name):
             raise UsageError(f"{name}: is the image endpoint of {of} and goes with it; give {of}")
-        if not versions and (self.root / name).is_dir():
-            raise UsageError(
-                f"{name}: has no version; put its file into {self.root / name / '1'}, or remove {self.root / name} and "
-                f"`resx export --name {name}` again"
-            )
         if not versions:
             known = self.names()
             if name in known:
                 self.require_readable(name, None)
+            if is_folder(self.root / name):
+                raise UsageError(
+                    f"{name}: has no version; put its file into {self.root / name / '1'}, or remove "
+                    f"{self.root / name} and `resx export --name {name}` again"
+                )
             raise UsageError(f"{name}: no such model in {self.root}{nearest(name, known)}; `resx export` adds one")
         if version is not None and version not in versions:
             raise UsageError(f"{name}: no version {version}; there is {', '.join(map(str, versions))}")
