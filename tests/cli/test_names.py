@@ -14,8 +14,10 @@ from rich.console import Console
 
 from resx.cli import output
 from resx.cli.output import Output
-from resx.errors import UsageError
+from resx.listing import one_line
+from resx.serving.model_folders import unlistable
 from resx.serving.repository import Repository
+from resx.serving.skipped import skipped_entries
 from resx.zoo.catalog import variant
 from tests.conftest import Finished, RunningTriton, publish_tiny
 
@@ -121,16 +123,24 @@ def test_an_ascii_terminal_is_shown_what_it_cannot_print(resx: Resx, tmp_path: P
     assert "caf\\xe9, c0" in done.out
 
 
-def test_a_repository_that_triton_cannot_list_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["model", "folder", "file"])
+def test_a_name_of_bytes_in_a_repository_is_skipped(tmp_path: Path, kind: str) -> None:
     repository = Repository(tmp_path / "model_repository")
     publish_tiny(repository, "tiny")
     shutil.copytree(repository.root / "tiny", repository.root / ".tiny")
-    assert repository.names() == ["tiny"]
-    (repository.root / BYTES).mkdir()
+    if kind == "model":
+        shutil.copytree(repository.root / "tiny", repository.root / BYTES)
+    elif kind == "folder":
+        (repository.root / BYTES).mkdir()
+    else:
+        (repository.root / BYTES).touch()
 
-    for ask in (repository.names, repository.require_text_names):
-        with pytest.raises(UsageError, match="bytes that are no UTF-8; rename it"):
-            ask()
+    assert repository.names() == ["tiny"]
+    assert unlistable(repository.root) == [BYTES]
+    reasons = skipped_entries(repository)
+    assert reasons.pop(one_line(BYTES)).startswith("rename it" if kind == "model" else "not a model")
+    assert list(reasons) == [".tiny"]
+    json.dumps(reasons, ensure_ascii=False).encode()
 
 
 @pytest.mark.triton

@@ -87,7 +87,7 @@ def serve(
     if not repository.is_dir():
         raise UsageError(f"{repository}: no such model repository; `resx export` makes one, --repository names another")
     published = Repository(repository)
-    published.require_text_names()
+    published.require_text_path()
     models = [] if load_none else load or None
     for name in models or []:
         published.version_folder(name)

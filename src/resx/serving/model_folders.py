@@ -14,7 +14,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from resx.listing import one_line
+from resx.listing import one_line, printable
 from resx.serving.triton_config import CONFIG_FILE
 
 _VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -69,18 +69,19 @@ def why_unreadable(folder: Path, versions: Collection[int] | None = ()) -> str:
 
 
 def unlistable(root: Path) -> list[str]:
-    """Return the names in a repository that cannot be looked at: one of them keeps Triton from listing the others.
+    """Return the names in a repository that keep Triton from listing any: they cannot be looked at, or are no UTF-8.
 
     Raises:
         OSError: the repository itself cannot be listed.
     """
-    found = []
-    for path in root.iterdir():
-        try:
-            path.stat()
-        except OSError:
-            found.append(path.name)
-    return sorted(found)
+    return sorted(path.name for path in root.iterdir() if not _is_listable(path))
+
+
+def _is_listable(path: Path) -> bool:
+    with contextlib.suppress(OSError):
+        path.stat()
+        return printable(path.name) == path.name
+    return False
 
 
 def _visible(root: Path) -> Iterator[Path]:

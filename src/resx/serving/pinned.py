@@ -94,13 +94,15 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
 def lead_to_listable(repository: Repository, folder: Path) -> None:
     """Let the path that `pinned_repository` gave lead to the repository, without what Triton cannot list.
 
-    One name that cannot be looked at, such as a link to nothing, has Triton 2.51 refuse to list any model, so that no
-    load and no end of the server can be followed. Then the path leads to a folder of links to all other folders.
+    One name that is no UTF-8, or that cannot be looked at, such as a link to nothing, has Triton 2.51 refuse to list
+    any model, so that no load and no end of the server can be followed. Then the path leads to a folder of links to all
+    other folders.
     """
     link, root = folder / "repository", repository.root.resolve()
     try:
         left_out = unlistable(root)
         names = {path.name for path in root.iterdir() if not path.name.startswith(".") and is_folder(path)}
+        names -= {*left_out}
     except OSError:  # the whole repository is away: that is for Triton to say
         left_out, names = [], set()
     current = link.readlink() if link.is_symlink() else Path()

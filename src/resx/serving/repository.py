@@ -67,20 +67,19 @@ class Repository:
         folder cannot be looked into is among them: whoever asks for its versions is told why.
 
         Raises:
-            UsageError: as `require_text_names`.
+            UsageError: the repository's own path has bytes that are no UTF-8.
         """
-        self.require_text_names()
+        self.require_text_path()
         named = [folder for folder in model_folders(self.root) if is_model_name(folder.name)]
         return [folder.name for folder in named if not image_endpoint.owner(folder)]
 
-    def require_text_names(self) -> None:
-        """Check the repository's whole path and its folders' names: Triton lists them all, its own answer is UTF-8.
+    def require_text_path(self) -> None:
+        """Check the repository's whole path.
 
         Raises:
-            UsageError: one has bytes that are no UTF-8.
+            UsageError: it has bytes that are no UTF-8.
         """
-        for folder in (self.root.absolute(), *(self.root.iterdir() if self.root.is_dir() else ())):
-            _require_text(folder)
+        _require_text(self.root.absolute())
 
     def is_endpoint(self, name: str) -> bool:
         """Say whether `name` is a part of another model's image endpoint."""

@@ -27,7 +27,7 @@ def skipped_lines(skipped: dict[str, str]) -> list[str]:
     """Return that in words, a line for each reason."""
     names_by_reason: dict[str, list[str]] = {}
     for name, reason in skipped.items():
-        names_by_reason.setdefault(reason, []).append(one_line(name))
+        names_by_reason.setdefault(reason, []).append(name)
     return [f"skipped, {reason}: {_listed(names)}" for reason, names in names_by_reason.items()]
 
 
@@ -41,7 +41,7 @@ def _looks_like_a_model(folder: Path) -> bool:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - _MOST} more" if len(names) > _MOST else ""
-    return ", ".join(map(repr, names[:_MOST])) + more
+    return ", ".join(f"'{name}'" for name in names[:_MOST]) + more
 
 
 def _skipped(repository: Repository) -> Iterator[tuple[str, str]]:
@@ -50,6 +50,6 @@ def _skipped(repository: Repository) -> Iterator[tuple[str, str]]:
         if path.name in models or path.name.startswith((MARK, STAGING_PREFIX)) or repository.is_endpoint(path.name):
             continue
         if not is_model_name(path.name) and _looks_like_a_model(path):
-            yield path.name, "rename it: a model's name has only letters, digits, '.', '_' and '-'"
+            yield one_line(path.name), "rename it: a model's name has only letters, digits, '.', '_' and '-'"
         else:
-            yield path.name, "not a model"
+            yield one_line(path.name), "not a model"
