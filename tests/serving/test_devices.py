@@ -3,8 +3,11 @@
 import pytest
 
 from resx.errors import MissingCapability
+from resx.serving.deploy import deploy
 from resx.serving.devices import DRIVER, Device, Gpus, Wish, choose_device, find_gpus
 from resx.serving.embedded import Installation, install, process_environment
+from resx.serving.rollback import undeploy
+from tests.conftest import RunningTriton, publish_tiny
 
 NO_DRIVER = Gpus(count=0, missing=f"no NVIDIA driver is installed ({DRIVER} is missing)")
 
@@ -52,3 +55,18 @@ def test_a_server_for_the_cpu_sees_no_gpu() -> None:
         caches=installation.caches, device="gpu",
     )  # fmt: skip
     assert process_environment(on_gpu).get("CUDA_VISIBLE_DEVICES") != "-1"
+
+
+@pytest.mark.triton
+def test_a_model_for_a_gpu_by_name_is_not_deployed_on_a_server_for_the_cpu(triton: RunningTriton) -> None:
+    if triton.state.device == "gpu":
+        pytest.skip("the server has a GPU")
+    publish_tiny(triton.repository, "for_gpu")
+    config = triton.repository.root / "for_gpu" / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 1 kind: KIND_GPU"))
+    with triton.client() as client:
+        with pytest.raises(MissingCapability, match="for_gpu: config.pbtxt asks for KIND_GPU, .*; write KIND_AUTO"):
+            deploy(client, triton.repository, "for_gpu")
+        config.write_text(config.read_text().replace("KIND_GPU", "KIND_CPU"))
+        assert deploy(client, triton.repository, "for_gpu").version == 1
+        undeploy(client, triton.repository, "for_gpu")

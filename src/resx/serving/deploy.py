@@ -25,6 +25,7 @@ from resx.export.card import Card
 from resx.files import exclusive, sha256_of
 from resx.serving import config_rules, pinned
 from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
+from resx.serving.devices import require_device_for
 from resx.serving.embedded import TRITON_VERSION
 from resx.serving.first_answer import require_answer
 from resx.serving.python_models import require_none_of_others
@@ -119,6 +120,8 @@ def deploy_alone(
     card = check_files(client, repository, name, number, starting=manner.starting)
     if _is_ours(client, repository, manner):
         require_stub_for(repository.root / name)
+    if server := server_at(client.address.host_port):
+        require_device_for(repository.root / name, server.device)
     if not manner.starting and name not in client.repository_models():
         with contextlib.suppress(ServerError):
             client.load(name)  # a server whose mode forbids it says so first

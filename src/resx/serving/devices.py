@@ -11,9 +11,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from resx.errors import MissingCapability
+from resx.serving.triton_config import CONFIG_FILE, read
 
 Device: TypeAlias = Literal["cpu", "gpu"]
 Wish: TypeAlias = Literal["auto", "cpu", "gpu"]
@@ -75,6 +77,23 @@ def missing_for_cuda() -> str:
         return f"CUDA's libraries were not loaded within {_TRY_S} s"
     said = [line for line in done.stderr.splitlines() if line.strip()]
     return "" if done.returncode == 0 else (said or [f"it ended with code {done.returncode}"])[-1]
+
+
+def require_device_for(model_folder: Path, device: Device) -> None:
+    """Check that a server that computes on this device can place a model's instances where config.pbtxt says.
+
+    Raises:
+        MissingCapability: an instance is for a GPU by name, and there is none.
+    """
+    config = model_folder / CONFIG_FILE
+    if device == "gpu" or not config.is_file():
+        return
+    if any(group.kind == group.KIND_GPU for group in read(config).instance_group):
+        why = find_gpus().missing or "the server was started with --device cpu"
+        raise MissingCapability(
+            f"{model_folder.name}: {CONFIG_FILE} asks for KIND_GPU, and there is no GPU for it: {why}; "
+            "write KIND_AUTO, which takes the GPU where there is one"
+        )
 
 
 def choose_device(
