@@ -48,7 +48,7 @@ def test_an_instance_for_the_cpu_takes_no_gpu_whatever_is_there(providers: Modul
 @pytest.mark.parametrize("device", [0, 3])
 def test_an_instance_for_a_gpu_takes_its_own_device(providers: ModuleType, device: int) -> None:
     chosen = providers.choose("GPU", device, {}, [CUDA, CPU])
-    assert chosen == [(CUDA, {"device_id": str(device)}), (CPU, {})]
+    assert chosen == [(CUDA, {"device_id": str(device), "use_tf32": "0"}), (CPU, {})]
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_provider_whose_libraries_do_not_load_is_refused_with_the_loaders_reas
         (parameters(cudnn_conv_algo_search="1"), {"cudnn_conv_algo_search": "HEURISTIC"}),
         (parameters(arena_extend_strategy="1"), {"arena_extend_strategy": "kSameAsRequested"}),
         (accelerated("cuda", cudnn_conv_algo_search="EXHAUSTIVE"), {"cudnn_conv_algo_search": "EXHAUSTIVE"}),
-        (accelerated("cuda", use_tf32="0", gpu_mem_limit="5"), {"use_tf32": "0", "gpu_mem_limit": "5"}),
+        (accelerated("cuda", use_tf32="1", gpu_mem_limit="5"), {"use_tf32": "1", "gpu_mem_limit": "5"}),
         (accelerated("cuda", enable_cuda_graph="true"), {"enable_cuda_graph": "1"}),
         (
             parameters(gpu_mem_limit="1") | accelerated("cuda", gpu_mem_limit="2"),
@@ -88,7 +88,7 @@ def test_cuda_is_set_up_in_either_of_the_cpp_backends_ways(
     providers: ModuleType, config: dict[str, Any], options: dict[str, str]
 ) -> None:
     ((name, found), _) = providers.choose("GPU", 1, config, [CUDA, CPU])
-    assert (name, found) == (CUDA, {"device_id": "1"} | options)
+    assert (name, found) == (CUDA, {"device_id": "1", "use_tf32": "0"} | options)
 
 
 def test_tensorrt_comes_first_and_cuda_takes_what_it_leaves(providers: ModuleType) -> None:
@@ -105,7 +105,7 @@ def test_tensorrt_comes_first_and_cuda_takes_what_it_leaves(providers: ModuleTyp
                 "trt_engine_cache_enable": "1",
             },
         ),
-        (CUDA, {"device_id": "2"}),
+        (CUDA, {"device_id": "2", "use_tf32": "0"}),
         (CPU, {}),
     ]
 
