@@ -250,7 +250,8 @@ def test_a_third_partys_warm_up_is_left_out_so_that_it_cannot_end_the_server(
     server: RunningTriton, root: Path
 ) -> None:  # fmt: skip
     """Triton 2.51 ended by SIGSEGV on one failed warm-up in three."""
-    onnx_files.rows_below(root / "warmed" / "1" / "model.onnx", -1e38)  # no row of random bytes is left
+    # Zeros, which it is asked first, are left; of a batch of random bytes hardly ever every row.
+    onnx_files.rows_below(root / "warmed" / "1" / "model.onnx", 1e-38)
     put_config(
         server, "warmed", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP + DIMS
     )  # fmt: skip
@@ -354,11 +355,12 @@ def test_triton_counts_what_was_computed(server: RunningTriton, root: Path) -> N
     onnx_files.lookup(root / "counted" / "1" / "model.onnx")
     serve(server, "counted")
     ask(server, "counted", x=np.array([[0], [1], [2]], np.int64))
-    stats = statistics(server, "counted", lambda stats: stats["execution_count"])
-    assert (stats["inference_count"], stats["execution_count"]) == (3, 1)
-    assert stats["inference_stats"]["success"]["count"] == 1
+    stats = statistics(server, "counted", lambda stats: stats["execution_count"] > 1)
+    # The first request is that of deploying a model without a card.
+    assert (stats["inference_count"], stats["execution_count"]) == (1 + 3, 2)
+    assert stats["inference_stats"]["success"]["count"] == 2
     assert stats["inference_stats"]["compute_infer"]["ns"] > 0
-    assert [entry["batch_size"] for entry in stats["batch_stats"]] == [3]
+    assert [entry["batch_size"] for entry in stats["batch_stats"]] == [1, 3]
 
 
 def test_the_native_backend_counts_failures_as_such(native_triton: RunningTriton) -> None:
@@ -369,8 +371,8 @@ def test_the_native_backend_counts_failures_as_such(native_triton: RunningTriton
         ask(native_triton, "failing", x=np.array([[99]], np.int64))
     stats = statistics(native_triton, "failing", lambda stats: stats["inference_stats"]["fail"].get("count"))
     assert stats["inference_stats"]["fail"]["count"] == 1
-    assert not stats["inference_stats"]["success"].get("count")
-    assert not stats.get("batch_stats")
+    assert stats["inference_stats"]["success"]["count"] == 1  # of deploying a model without a card
+    assert [entry["batch_size"] for entry in stats["batch_stats"]] == [1]
 
 
 def test_the_servers_log_does_not_grow_with_the_requests(server: RunningTriton) -> None:
