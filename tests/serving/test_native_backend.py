@@ -3,12 +3,16 @@
 What it answers is in test_backend.py, beside the Python backend.
 """
 
+import ctypes
 import os
+import re
 import signal
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import psutil
 import pytest
 from benchmarks.fault_clients import FREE, current, wait_until
@@ -111,3 +115,24 @@ def answer(state: ServerState) -> np.ndarray:
     with TritonClient(state.address("grpc"), timeout_s=30) as client:
         outputs = client.infer("tiny", client.interface("tiny"), np.full((1, 3, 16, 16), 7, np.uint8))
         return outputs.logits
+
+
+def test_the_gpus_functions_stand_where_the_backend_looks_for_them() -> None:
+    """A function's place is all that the backend knows of it; one that is not built in says what it is."""
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime is the package for NVIDIA GPUs")
+    header = (resources.files("resx.serving") / "backends/onnxruntime/native/ort.h").read_text()
+    places = {name: int(place) for name, place in re.findall(r"bind\((\w+), (\d+)\)", header)}
+    library = ctypes.CDLL(str(native_backend.onnxruntime_library()))
+    library.OrtGetApiBase.restype = ctypes.POINTER(ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32))
+    table = ctypes.cast(library.OrtGetApiBase().contents(14), ctypes.POINTER(ctypes.c_void_p))
+    say = ctypes.CFUNCTYPE(ctypes.c_char_p, ctypes.c_void_p)(table[places["GetErrorMessage"]])
+    made = ctypes.c_void_p()
+    for kind, provider in (("Cuda", "CUDA"), ("TensorRt", "TensorRT")):
+        for function, arguments in (
+            (f"Create{kind}Options", (ctypes.byref(made),)),
+            (f"Update{kind}Options", (ctypes.byref(made), None, None, 0)),
+        ):
+            types = [ctypes.c_void_p] * len(arguments)
+            failed = ctypes.CFUNCTYPE(ctypes.c_void_p, *types)(table[places[function]])(*arguments)
+            assert say(failed) == f"{provider} execution provider is not enabled in this build.".encode(), function

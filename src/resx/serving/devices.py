@@ -96,6 +96,13 @@ def require_device_for(model_folder: Path, device: Device) -> None:
         )
 
 
+def cuda_folders() -> list[Path]:
+    """Return where NVIDIA's packages keep their libraries: the native backend has no Python to load them first."""
+    found = importlib.util.find_spec("nvidia")
+    roots = [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+    return sorted(folder for root in roots for folder in root.glob("*/lib") if folder.is_dir())
+
+
 def choose_device(
     wish: Wish, *, gpus: Callable[[], Gpus] = find_gpus, cuda: Callable[[], str] = missing_for_cuda
 ) -> Device:

@@ -47,7 +47,7 @@ from resx.mounts import file_system_of, refuses_programs
 from resx.serving.batcher_patch import patch_batcher
 from resx.serving.bundled_pip import pip_environment
 from resx.serving.cache_patch import keep_failures_out
-from resx.serving.devices import HIDDEN, Device, Wish, choose_device
+from resx.serving.devices import HIDDEN, Device, Wish, choose_device, cuda_folders
 from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
 from resx.serving.python_stub import STUB, THIS, Version, libpython_folder, missing_stub, stub_folder
@@ -192,9 +192,6 @@ def install(
     ):
         raise MissingCapability(reason)
     device = choose_device(wish)
-    if native and device == "gpu":
-        isolated = "" if missing_stub(python) else "serve --isolated, or "
-        raise MissingCapability(f"--native computes on the CPU alone, and there is a GPU; {isolated}give --device cpu")
     installation = replace(_unpacked(on_step, python), device=device)
     return _with_native_backend(installation, on_step) if native else installation
 
@@ -337,7 +334,8 @@ def _install_root(python: Version = THIS) -> Path:
 def process_environment(installation: Installation) -> dict[str, str]:
     """Return the environment that tritonserver and its Python stubs need."""
     libpython = libpython_folder()
-    libraries = [str(installation.libraries), *([str(libpython)] if libpython else [])]
+    cuda = map(str, cuda_folders()) if installation.device == "gpu" else ()
+    libraries = [str(installation.libraries), *cuda, *([str(libpython)] if libpython else [])]
     path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
     hidden = HIDDEN if installation.device == "cpu" else {}
     ours = {

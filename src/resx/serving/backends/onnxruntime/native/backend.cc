@@ -16,6 +16,7 @@
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <numeric>
@@ -230,7 +231,8 @@ class Configuration {
 
   int64_t max_batch_size() const { return json["max_batch_size"].integer(); }
 
-  ort::Owned<ort::SessionOptions> session_options() const {
+  // Options of a session, on this GPU where it is not negative.
+  ort::Owned<ort::SessionOptions> session_options(int gpu) const {
     const ort::Api& api = runtime->api;
     ort::SessionOptions* made = nullptr;
     runtime->check(api.CreateSessionOptions(&made));
@@ -249,7 +251,8 @@ class Configuration {
       }
     }
     runtime->check(api.AddSessionConfigEntry(made, kSpinning, flag(kSpinning, false) ? "1" : "0"));
-    require_no_accelerator();
+    require_known_accelerators();
+    if (gpu >= 0) append_gpu(made, gpu);
     return options;
   }
 
@@ -297,13 +300,17 @@ class Configuration {
     return std::max(1, static_cast<int>(usable_cores() / std::max<int64_t>(1, instances)));
   }
 
-  bool shares_a_session() const { return intra_op_threads() == 1 && !flag("execution_mode", false); }
+  // On a GPU each instance has a stream, and so a session, of its own.
+  bool shares_a_session(int gpu) const {
+    return gpu < 0 && intra_op_threads() == 1 && !flag("execution_mode", false);
+  }
 
   Json json;
   std::string path;  // of the model file
 
  private:
   static constexpr const char* kSpinning = "session.intra_op.allow_spinning";
+  inline static const std::string kCudaHere = "gpu_execution_accelerator cuda in config.pbtxt: ";
 
   std::string parameter(const std::string& name) const {
     std::string text = json["parameters"][name]["string_value"].text;
@@ -342,9 +349,102 @@ class Configuration {
         "optimization.graph.level: " + text + " in config.pbtxt: give -1 (basic), 0 (all), 1 (extended), 2 (none)");
   }
 
-  void require_no_accelerator() const {
+  using Options = std::map<std::string, std::string>;
+
+  const Json& accelerators(const char* kind) const {
+    return json["optimization"]["execution_accelerators"][std::string(kind) + "_execution_accelerator"];
+  }
+
+  // TensorRT where it is asked for, and CUDA; the words and defaults are those of execution_providers.py.
+  void append_gpu(ort::SessionOptions* options, int gpu) const {
+    const ort::Api& api = runtime->api;
+    Options cuda{{"device_id", std::to_string(gpu)}, {"use_tf32", "0"}};
+    for (const char* key :
+         {"cudnn_conv_algo_search", "arena_extend_strategy", "do_copy_in_default_stream", "gpu_mem_limit"}) {
+      if (std::string text = parameter(key); !text.empty()) cuda[key] = in_words(key, text);
+    }
+    for (const Json& one : accelerators("gpu").items) {
+      const Json& given = one["parameters"];
+      if (one["name"].text == "cuda") {
+        for (const std::string& key : given.names) {
+          if (key == "device_id") refuse(kCudaHere + "the instance group's gpus say device_id");
+          if (key == "enable_cuda_graph") refuse(kCudaHere + "CUDA graphs are for a server without --native");
+          cuda[key] = in_words(key, given[key].text);
+        }
+        continue;
+      }
+      Options tensorrt{{"device_id", std::to_string(gpu)}};
+      for (const std::string& key : given.names) add_tensorrt(tensorrt, key, given[key].text);
+      ort::TensorRtOptions* made = nullptr;
+      runtime->check(api.CreateTensorRtOptions(&made));
+      auto held = owned(made, api.ReleaseTensorRtOptions);
+      update(api.UpdateTensorRtOptions, made, tensorrt);
+      runtime->check(api.AppendTensorRt(options, made));
+    }
+    ort::CudaOptions* made = nullptr;
+    runtime->check(api.CreateCudaOptions(&made));
+    auto held = owned(made, api.ReleaseCudaOptions);
+    update(api.UpdateCudaOptions, made, cuda);
+    runtime->check(api.AppendCuda(options, made));
+  }
+
+  template <class Update, class Made>
+  static void update(Update update, Made* made, const Options& options) {
+    std::vector<const char*> keys, values;
+    for (const auto& [key, value] : options) keys.push_back(key.c_str()), values.push_back(value.c_str());
+    runtime->check(update(made, keys.data(), values.data(), keys.size()));
+  }
+
+  // NVIDIA's backend has numbers where onnxruntime has words; either may be given.
+  static std::string in_words(const std::string& key, const std::string& text) {
+    static const std::map<std::string, std::vector<std::string>> kWords{
+        {"cudnn_conv_algo_search", {"EXHAUSTIVE", "HEURISTIC", "DEFAULT"}},
+        {"arena_extend_strategy", {"kNextPowerOfTwo", "kSameAsRequested"}},
+        {"do_copy_in_default_stream", {"0", "1"}},
+    };
+    auto known = kWords.find(key);
+    if (known == kWords.end()) return text;
+    for (size_t number = 0; number < known->second.size(); ++number) {
+      if (text == std::to_string(number) || text == known->second[number]) return known->second[number];
+    }
+    refuse(key + "='" + text + "' in config.pbtxt: give 0 to " + std::to_string(known->second.size() - 1));
+  }
+
+  static void add_tensorrt(Options& options, const std::string& key, const std::string& text) {
+    static const std::map<std::string, std::string> kNames{
+        {"max_workspace_size_bytes", "trt_max_workspace_size"},
+        {"int8_calibration_table_name", "trt_int8_calibration_table_name"},
+        {"int8_use_native_calibration_table", "trt_int8_use_native_calibration_table"},
+    };
+    static const std::map<std::string, std::string> kPrecisions{
+        {"FP32", ""}, {"FP16", "trt_fp16_enable"}, {"BF16", "trt_bf16_enable"}, {"INT8", "trt_int8_enable"}};
+    std::string value = text == "true" ? "1" : text == "false" ? "0" : text;
+    if (key == "precision_mode") {
+      std::string upper = text;
+      std::transform(upper.begin(), upper.end(), upper.begin(), [](unsigned char one) { return std::toupper(one); });
+      auto known = kPrecisions.find(upper);
+      if (known == kPrecisions.end()) {
+        refuse("precision_mode='" + text + "' in config.pbtxt: give FP32, FP16, BF16 or INT8");
+      }
+      if (!known->second.empty()) options[known->second] = "1";
+    } else if (auto known = kNames.find(key); known != kNames.end()) {
+      options[known->second] = value;
+    } else if (key.rfind("trt_", 0) == 0) {
+      options[key] = value;
+    } else {
+      refuse("gpu_execution_accelerator tensorrt in config.pbtxt: no parameter '" + key + "'");
+    }
+  }
+
+  void require_known_accelerators() const {
+    for (const Json& one : accelerators("gpu").items) {
+      const std::string& name = one["name"].text;
+      if (name != "cuda" && name != "tensorrt") {
+        refuse("gpu_execution_accelerator '" + name + "' in config.pbtxt: give cuda or tensorrt");
+      }
+    }
     std::vector<std::string> names;
-    for (const Json& one : json["optimization"]["execution_accelerators"]["cpu_execution_accelerator"].items) {
+    for (const Json& one : accelerators("cpu").items) {
       names.push_back(one["name"].text);
     }
     if (!names.empty()) {
@@ -503,14 +603,19 @@ class Instance {
   Instance(TRITONBACKEND_ModelInstance* handle, TRITONBACKEND_Model* of, Model& model)
       : handle_(handle), options_(nullptr, nullptr) {
     Configuration configuration(of);
+    TRITONSERVER_InstanceGroupKind kind;
+    int32_t device = 0;
+    check(TRITONBACKEND_ModelInstanceKind(handle, &kind));
+    check(TRITONBACKEND_ModelInstanceDeviceId(handle, &device));
+    const int gpu = kind == TRITONSERVER_INSTANCEGROUPKIND_GPU ? device : -1;
     options_ = configuration.run_options();
     batches_ = configuration.max_batch_size() > 0;
     {
       std::lock_guard<std::mutex> alone(model.mutex);
-      session_ = model.session;
+      if (gpu < 0) session_ = model.session;
       if (session_ == nullptr) {
-        session_ = std::make_shared<Session>(configuration.path, configuration.session_options().get());
-        if (configuration.shares_a_session()) model.session = session_;
+        session_ = std::make_shared<Session>(configuration.path, configuration.session_options(gpu).get());
+        if (configuration.shares_a_session(gpu)) model.session = session_;
       }
     }
     for (const Json& tensor : configuration.json["input"].items) {

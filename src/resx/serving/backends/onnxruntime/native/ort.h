@@ -15,6 +15,7 @@
 namespace ort {
 
 struct Allocator;
+struct CudaOptions;
 struct Env;
 struct MemoryInfo;
 struct RunOptions;
@@ -22,6 +23,7 @@ struct Session;
 struct SessionOptions;
 struct Status;
 struct TensorInfo;
+struct TensorRtOptions;
 struct TypeInfo;
 struct Value;
 
@@ -56,7 +58,9 @@ class Api {
     bind(GetAllocatorWithDefaultOptions, 78), bind(ReleaseEnv, 92), bind(ReleaseStatus, 93);
     bind(ReleaseMemoryInfo, 94), bind(ReleaseSession, 95), bind(ReleaseValue, 96), bind(ReleaseRunOptions, 97);
     bind(ReleaseTypeInfo, 98), bind(ReleaseTensorTypeAndShapeInfo, 99), bind(ReleaseSessionOptions, 100);
-    bind(AddSessionConfigEntry, 130), bind(AddRunConfigEntry, 165);
+    bind(AddSessionConfigEntry, 130), bind(AddRunConfigEntry, 165), bind(AppendTensorRt, 170);
+    bind(CreateTensorRtOptions, 171), bind(UpdateTensorRtOptions, 172), bind(ReleaseTensorRtOptions, 174);
+    bind(AppendCuda, 204), bind(CreateCudaOptions, 205), bind(UpdateCudaOptions, 206), bind(ReleaseCudaOptions, 208);
   }
 
   int (*GetErrorCode)(const Status*);
@@ -105,6 +109,14 @@ class Api {
   void (*ReleaseSessionOptions)(SessionOptions*);
   Status* (*AddSessionConfigEntry)(SessionOptions*, const char* key, const char* value);
   Status* (*AddRunConfigEntry)(RunOptions*, const char* key, const char* value);
+  Status* (*AppendTensorRt)(SessionOptions*, const TensorRtOptions*);
+  Status* (*CreateTensorRtOptions)(TensorRtOptions**);
+  Status* (*UpdateTensorRtOptions)(TensorRtOptions*, const char* const* keys, const char* const* values, size_t count);
+  void (*ReleaseTensorRtOptions)(TensorRtOptions*);
+  Status* (*AppendCuda)(SessionOptions*, const CudaOptions*);
+  Status* (*CreateCudaOptions)(CudaOptions**);
+  Status* (*UpdateCudaOptions)(CudaOptions*, const char* const* keys, const char* const* values, size_t count);
+  void (*ReleaseCudaOptions)(CudaOptions*);
 
  private:
   template <class Function>
