@@ -145,7 +145,7 @@ def test_only_the_makefile_installs() -> None:
     calls = {
         path: path.read_text()
         for path in files
-        if path != Path(__file__) and re.search(r'"pip", "\w', path.read_text())
+        if path != Path(__file__) and re.search(r'"-m", "pip", "\w', path.read_text())
     }
     assert {path.name for path in calls} == {"embedded.py", "kubectl.py"}
     for path, text in calls.items():
