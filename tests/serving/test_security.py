@@ -281,9 +281,9 @@ def test_state_logs_key_and_shared_memory_are_for_their_owner_alone(open_server:
         paths = [folder, *folder.rglob("*"), *SHARED_MEMORY.glob(f"{prefix}*")]
         client.unload("later")
     assert len(paths) > 6
-    assert {
-        str(path): oct(path.stat().st_mode) for path in paths if path.exists() and path.stat().st_mode & 0o077
-    } == {}
+    # A link is what Triton has for a path to the repository, which is not of this folder.
+    there = [path for path in paths if path.exists() and not path.is_symlink()]
+    assert {str(path): oct(path.stat().st_mode) for path in there if path.stat().st_mode & 0o077} == {}
 
 
 def test_only_the_pinned_files_are_touched_and_only_their_modes(tmp_path: Path) -> None:
