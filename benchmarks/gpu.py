@@ -4,7 +4,7 @@
     python -m benchmarks.gpu --budget 480 -o build/gpu [--site DIR]
 
 Every step is a command of resx, in a process of its own and bounded by what is left of the budget. `gpu.json` and
-`gpu.html` in the output folder say of each step whether it passed, failed or did not run, and why. It needs no network:
+`gpu.html` in the output folder say of each step whether it passed, failed, gave figures that may not be used or did not run, and why. It needs no network:
 `--site` names folders with packages, RESX_CACHE a cache folder that holds the server's wheel. Without a GPU the steps
 that need one say so, and the rest passes on the CPU with a small network. Exit code 1 if a step failed.
 """
@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,8 @@ from typing import Any, Literal, TypeAlias
 
 from resx.serving.devices import find_gpus, missing_for_cuda
 
-Outcome: TypeAlias = Literal["passed", "failed", "not run"]
+Outcome: TypeAlias = Literal["passed", "failed", "invalid", "not run"]
+"""Invalid: it ran, and says itself that its figures may not be used, such as those of a client that was late."""
 Figures: TypeAlias = dict[str, Any]
 Reader: TypeAlias = Callable[[Any], Figures]
 
@@ -88,6 +90,8 @@ class Line:
         except subprocess.TimeoutExpired:
             return self.note(name, "failed", f"not over when the budget was, after {left_s:.0f} s", left_s, shown)
         took_s = time.monotonic() - begun
+        if done.returncode == 1 and (invalid := re.search(r"INVALID[^:]*: (.+)", done.stderr)):
+            return self.note(name, "invalid", invalid[1], took_s, shown, read(done.stdout))
         if done.returncode:
             said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
             why = f"exit code {done.returncode}: {(said or ['it said nothing'])[-1]}"
@@ -287,7 +291,7 @@ def describe_machine(missing: str) -> Figures:
 def count(steps: Sequence[Step]) -> str:
     """Return how many steps came to what."""
     outcomes = [step.outcome for step in steps]
-    kinds: tuple[Outcome, ...] = ("passed", "failed", "not run")
+    kinds: tuple[Outcome, ...] = ("passed", "failed", "invalid", "not run")
     return ", ".join(f"{outcomes.count(kind)} {kind}" for kind in kinds)
 
 
@@ -315,9 +319,7 @@ def _row(step: Step) -> str:
 
 
 def _details(step: Step) -> str:
-    if step.why:
-        return html.escape(step.why)
-    lines = []
+    lines = [html.escape(step.why)] if step.why else []
     for key, value in step.figures.items():
         entries = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
         lines += [html.escape(f"{key}: {entry}") for entry in entries]
@@ -328,7 +330,8 @@ _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a }
 table { border-collapse: collapse; margin: 1rem 0; width: 100% } th, td { text-align: left; padding: .4rem .6rem;
 vertical-align: top; border-bottom: 1px solid #ddd } td.n { text-align: right } code { color: #555; font-size: .8rem }
-.failed td:nth-child(2) { color: #b00020; font-weight: 600 } .passed td:nth-child(2) { color: #136f2c }
+.failed td:nth-child(2), .invalid td:nth-child(2) { color: #b00020; font-weight: 600 }
+.passed td:nth-child(2) { color: #136f2c }
 .not-run td:nth-child(2) { color: #777 }
 """
 

@@ -24,7 +24,9 @@ def test_without_a_gpu_the_rest_of_the_line_passes(tmp_path: Path) -> None:
         pytest.skip("there is a GPU: `make gpu` is the test")
     steps = run(tmp_path, 600)
 
-    passed = {name for name, step in steps.items() if step["outcome"] == "passed"}
+    # Whether a load is valid depends on how busy the machine is; that it ran does not.
+    passed = {name for name, step in steps.items() if step["outcome"] in {"passed", "invalid"}}
+    assert all(steps[name]["outcome"] == "passed" for name in passed if not name.startswith("bench"))
     assert passed == {
         "export resnet20 fp32", "serve", "verify resnet20_fp32 as served", "bench resnet20_fp32, closed",
         "bench resnet20_fp32, open", "stop",
@@ -62,4 +64,15 @@ def test_the_page_shows_what_a_step_said_and_nothing_of_it_is_markup(tmp_path: P
     page = (tmp_path / "gpu.html").read_text()
     assert "&lt;script&gt;" in page
     assert not {"<script>", "<none>", "<b>"} & set(page.split())
-    assert "0 passed, 1 failed, 0 not run" in page
+    assert "0 passed, 1 failed, 0 invalid, 0 not run" in page
+
+
+@pytest.mark.parametrize("place", ["", " at 20/s, open"])
+def test_figures_that_may_not_be_used_are_no_failure_and_are_not_passed_off_as_good(
+    tmp_path: Path, place: str
+) -> None:  # fmt: skip
+    code = f"import sys; print('{{\"a\": 1}}'); sys.exit('error: INVALID{place}: the client was late')"
+    line = Line(tmp_path, 600.0, [], "")
+    step = line.run("a load", [sys.executable, "-c", code], gpu=True, read=json.loads)
+    assert (step.outcome, step.why, step.figures) == ("invalid", "the client was late", {"a": 1})
+    assert "the client was late<br>a: 1" in (tmp_path / "gpu.html").read_text()
