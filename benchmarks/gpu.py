@@ -4,9 +4,10 @@
     python -m benchmarks.gpu --budget 480 -o build/gpu [--site DIR]
 
 Every step is a command of resx, in a process of its own and bounded by what is left of the budget. `gpu.json` and
-`gpu.html` in the output folder say of each step whether it passed, failed, gave figures that may not be used or did not run, and why. It needs no network:
-`--site` names folders with packages, RESX_CACHE a cache folder that holds the server's wheel. Without a GPU the steps
-that need one say so, and the rest passes on the CPU with a small network. Exit code 1 if a step failed.
+`gpu.html` in the output folder say of each step whether it passed, failed, gave figures that may not be used or did
+not run, and why. It needs no network: `--site` names folders with packages, RESX_CACHE a cache folder that holds the
+server's wheel. Without a GPU the steps that need one say so, and the rest passes on the CPU with a small network. Exit
+code 1 if a step failed.
 """
 
 from __future__ import annotations
