@@ -19,7 +19,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 import tempfile
@@ -91,8 +90,9 @@ class Line:
         except subprocess.TimeoutExpired:
             return self.note(name, "failed", f"not over when the budget was, after {left_s:.0f} s", left_s, shown)
         took_s = time.monotonic() - begun
-        if done.returncode == 1 and (invalid := re.search(r"INVALID[^:]*: (.+)", done.stderr)):
-            return self.note(name, "invalid", invalid[1], took_s, shown, read(done.stdout))
+        if done.returncode == 1 and "bench" in command and done.stdout.startswith("{"):
+            why = done.stderr.strip().splitlines()[-1].removeprefix("error: ")
+            return self.note(name, "invalid", why, took_s, shown, read(done.stdout))
         if done.returncode:
             said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
             why = f"exit code {done.returncode}: {(said or ['it said nothing'])[-1]}"

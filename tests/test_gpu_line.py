@@ -67,12 +67,12 @@ def test_the_page_shows_what_a_step_said_and_nothing_of_it_is_markup(tmp_path: P
     assert "0 passed, 1 failed, 0 invalid, 0 not run" in page
 
 
-@pytest.mark.parametrize("place", ["", " at 20/s, open"])
+@pytest.mark.parametrize("why", ["INVALID at 20/s, open: the client was late", "128 of 859 requests failed: busy"])
 def test_figures_that_may_not_be_used_are_no_failure_and_are_not_passed_off_as_good(
-    tmp_path: Path, place: str
+    tmp_path: Path, why: str
 ) -> None:  # fmt: skip
-    code = f"import sys; print('{{\"a\": 1}}'); sys.exit('error: INVALID{place}: the client was late')"
+    code = f"import sys; print('{{\"a\": 1}}'); sys.exit('error: {why}')"
     line = Line(tmp_path, 600.0, [], "")
-    step = line.run("a load", [sys.executable, "-c", code], gpu=True, read=json.loads)
-    assert (step.outcome, step.why, step.figures) == ("invalid", "the client was late", {"a": 1})
-    assert "the client was late<br>a: 1" in (tmp_path / "gpu.html").read_text()
+    step = line.run("a load", [sys.executable, "-c", code, "bench"], gpu=True, read=json.loads)
+    assert (step.outcome, step.why, step.figures) == ("invalid", why, {"a": 1})
+    assert f"{why}<br>a: 1" in (tmp_path / "gpu.html").read_text()

@@ -43,7 +43,7 @@ def test_a_throttled_load_is_remarked_on_and_stays_valid() -> None:
         client=Client(processes=1, cpu_ms_per_request=0.1, cpu_share=0.1, ceiling_requests_per_s=None), late=None,
         answers=Answers(checked=10, wrong=0, reference="the card", worst=0.0, tolerance=0.1),
         stability=Stability(rates_per_s=(10.0, 10.0, 10.0), spread=0.0, stable=True), server=None, most_served=10,
-        interrupted="", server_is_local=False, throttled=("throttled: server used the CPU quota up",),
+        interrupted="", server_is_local=False, cached_share=0.0, throttled=("throttled: server used the CPU quota up",),
     )  # fmt: skip
 
     assert remarks_on(findings) == findings.throttled

@@ -37,7 +37,7 @@ def cached(triton: RunningTriton) -> str:
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("plan", [SHORT, replace(SHORT, rate_per_s=50.0)], ids=["closed", "open"])
+@pytest.mark.parametrize("plan", [SHORT, replace(SHORT, concurrency=0, rate_per_s=50.0)], ids=["closed", "open"])
 def test_a_load_that_the_cache_answered_is_invalid(triton: RunningTriton, cached: str, plan: LoadPlan) -> None:
     measured = measuring.measure(target_of(triton.state.address("http"), cached, None), plan, QUICK)
     assert any(REASON in reason for reason in measured.invalid)

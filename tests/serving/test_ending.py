@@ -35,9 +35,13 @@ def repository(tmp_path: Path) -> Iterator[Repository]:
 
 
 def serve(repository: Repository, *words: str, ignoring: signal.Signals | None = None) -> subprocess.Popen[str]:
+    def set_signals() -> None:  # the tests may run under nohup themselves
+        for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN if number == ignoring else signal.SIG_DFL)
+
     return subprocess.Popen(
         [*SERVE, *words], cwd=repository.root.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=(lambda: signal.signal(ignoring, signal.SIG_IGN)) if ignoring else None,
+        preexec_fn=set_signals,
     )  # fmt: skip
 
 
