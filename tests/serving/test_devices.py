@@ -4,7 +4,7 @@ import pytest
 
 from resx.errors import MissingCapability
 from resx.serving.deploy import deploy
-from resx.serving.devices import DRIVER, Device, Gpus, Wish, choose_device, find_gpus
+from resx.serving.devices import DRIVER, Device, Gpus, Wish, choose_device, find_gpus, missing_for_cuda
 from resx.serving.embedded import Installation, install, process_environment
 from resx.serving.rollback import undeploy
 from tests.conftest import RunningTriton, publish_tiny
@@ -44,6 +44,12 @@ def test_a_gpu_that_is_asked_for_and_is_not_there_is_named_with_what_it_needs() 
 def test_this_machine_is_asked() -> None:
     found = find_gpus()
     assert (found.count == 0) == bool(found.missing)
+
+
+def test_a_provider_is_tried_by_a_session_that_uses_it() -> None:
+    assert missing_for_cuda("CPUExecutionProvider") == ""
+    if find_gpus().missing:
+        assert missing_for_cuda() != ""
 
 
 @pytest.mark.triton

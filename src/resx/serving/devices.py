@@ -26,18 +26,26 @@ HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
 """The environment of a process that is to see no GPU."""
 _ON_CPU = "--device cpu serves on the CPU"
 _NEEDS = "resx[gpu] brings onnxruntime-gpu, which needs an NVIDIA driver for CUDA 13, CUDA 13 and cuDNN 9"
-_TRY_CUDA = """
-import ctypes, pathlib, onnxruntime
-if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+_TRY = """
+import ctypes, pathlib, sys, onnxruntime
+provider = sys.argv[1]
+if provider not in onnxruntime.get_available_providers():
     raise SystemExit("onnxruntime " + onnxruntime.__version__ + " here is the package for the CPU")
 getattr(onnxruntime, "preload_dlls", lambda: None)()
-folder = pathlib.Path(onnxruntime.__file__).parent / "capi"
-ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
-try:
-    ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
-except OSError as error:
-    raise SystemExit(str(error))
+relu = bytes.fromhex(
+    "080712003a330a0c0a0178120179220452656c751201675a0f0a0178120a0a08"
+    "080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
+)
+session = onnxruntime.InferenceSession(relu, providers=[provider])
+if provider not in session.get_providers():  # onnxruntime takes the CPU then; the loader knows why
+    library = "libonnxruntime_providers_" + provider.removesuffix("ExecutionProvider").lower() + ".so"
+    try:
+        ctypes.CDLL(str(pathlib.Path(onnxruntime.__file__).parent / "capi" / library))
+    except OSError as error:
+        raise SystemExit(str(error))
+    raise SystemExit(provider + " cannot be used")
 """
+"""A session over one ReLU: only that shows that a provider works."""
 _TRY_S = 60
 
 
@@ -65,13 +73,13 @@ def find_gpus() -> Gpus:
     return Gpus(count=count.value)
 
 
-def missing_for_cuda() -> str:
-    """Return why onnxruntime cannot compute on a GPU here, or nothing; tried in a process of its own."""
+def missing_for_cuda(provider: str = "CUDAExecutionProvider") -> str:
+    """Return why onnxruntime cannot compute with a provider here, or nothing; tried in a process of its own."""
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed"
     try:
         done = subprocess.run(
-            [sys.executable, "-P", "-c", _TRY_CUDA], capture_output=True, text=True, timeout=_TRY_S, check=False
+            [sys.executable, "-P", "-c", _TRY, provider], capture_output=True, text=True, timeout=_TRY_S, check=False
         )
     except subprocess.TimeoutExpired:
         return f"CUDA's libraries were not loaded within {_TRY_S} s"
