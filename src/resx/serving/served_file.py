@@ -59,10 +59,12 @@ def served_backend() -> ModuleType:
     assert spec.loader is not None
     sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.parent))
+    folders = [str(path.parent), str(path.parent.parent)]
+    sys.path += folders
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(path.parent))
+        for folder in folders:
+            sys.path.remove(folder)
     vars(module).update(LOG_SEVERITY=_SILENT, CORES=usable_cores())
     return module
