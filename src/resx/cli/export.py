@@ -135,6 +135,7 @@ def export(
     emit_script: engine.EmitScript = None,
     plan: engine.GivenPlan = None,
     output: engine.OutputFolder = None,
+    publish: engine.Publish = False,
     reproduce: Annotated[
         Path | None,
         typer.Option(metavar="CARD", help="Run a card.json's export again and compare the bytes; publishes nothing."),
@@ -167,7 +168,7 @@ def export(
         file_format=chosen("--format", file_format, engine.FORMATS), compute_capability=compute_capability,
         batch_min=batch_min, batch_opt=batch_opt, batch_max=batch_max, max_batch=max_batch, workspace_mib=workspace_mib,
         timing_cache=timing_cache, tf32=tf32, builder_level=builder_level, emit_script=emit_script, output=output,
-        plan=plan,
+        plan=plan, publish=publish,
     )  # fmt: skip
     flags.require_fitting()
     serving = ServingOptions(

@@ -326,6 +326,7 @@ def _write_backends(backends: Path, without: str = "") -> None:
     """Put this version's own backends there: real files, as Triton refuses links that leave the folder."""
     sources = resources.files("resx.serving") / "backends"
     for name in _BACKENDS.keys() - {without}:
+        (backends / name).mkdir(mode=0o755, exist_ok=True)
         for source in (*sources.iterdir(), *(sources / _BACKENDS[name]).iterdir()):
             target = backends / name / source.name
             if source.name.endswith(".py") and not (target.is_file() and target.read_bytes() == source.read_bytes()):

@@ -18,6 +18,8 @@ Version = tuple[int, int]
 PYTHONS: tuple[Version, ...] = ((3, 11), (3, 12), (3, 13))
 THIS: Version = (sys.version_info[0], sys.version_info[1])
 STUB = "triton_python_backend_stub"
+_RUN_BY_PYTHON = triton_config.ENGINE_BACKENDS | {"python"}
+"""With --native too, which computes ONNX files alone in the server."""
 
 
 def missing_stub(python: Version = THIS) -> str | None:
@@ -44,10 +46,10 @@ def require_stub_for(model_folder: Path, python: Version = THIS) -> None:
     """Check that the embedded server can run a model, as far as that takes Python.
 
     Raises:
-        MissingCapability: the model is of the backend `python`, and there is no Python for it.
+        MissingCapability: its backend is one of Python, and there is no Python for it.
     """
     config = model_folder / CONFIG_FILE
-    if not config.is_file() or triton_config.read(config).backend != "python":
+    if not config.is_file() or triton_config.read(config).backend not in _RUN_BY_PYTHON:
         return
     if reason := missing_stub(python):
         raise MissingCapability(f"{model_folder.name}: needs Python inside the server: {reason}")
