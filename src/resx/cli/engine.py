@@ -26,6 +26,8 @@ Format: TypeAlias = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 FORMATS: tuple[Format, ...] = ("onnx", "tensorrt", "tensorrt-rtx")
 STANDARD_LEVEL = 3
 ENGINES = Path("engines")
+_SHOWN = 3
+"""Layers that are named; the card has all."""
 
 _PANEL = "TensorRT"
 ComputeCapability: TypeAlias = Annotated[
@@ -326,6 +328,11 @@ def deploying(name: str, repository: Repository) -> str:
     return f"resx serve --detach{there}; or, if a server runs: resx deploy {name}{there}"
 
 
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
 def remarks(card: Card) -> list[str]:
     """Return what a person should know of the engine, a line each."""
     engine = card.engine
@@ -339,6 +346,13 @@ def remarks(card: Card) -> list[str]:
         f"{engine.batch_max}, tuned for {engine.batch_opt}; timing cache: {engine.timing_cache}",
         f"{'engine' if engine.engine_precisions else 'parsed network'}: {counts} convolutions and matrix products",
     ]
+    if engine.num_wider:
+        lines.append(
+            f"slower than {card.precision} could be: {engine.num_wider} of {sum(engine.engine_precisions.values())} "
+            f"layers of the engine compute in a wider precision than the file asks for ({_some(engine.wider_layers)})"
+        )
+    if engine.executed and not engine.engine_precisions:
+        lines.append("the engine does not say what its layers compute in")
     if engine.built_elsewhere:
         lines.append("built elsewhere: workspace, builder level and measurements are not known")
     if engine.grouped_in_fp32:

@@ -248,6 +248,7 @@ def export(
         "weights": card.source.weights, "normalization": _normalization(card), "fp16_share": card.fp16_share,
         "size_bytes": made.file.stat().st_size, "verified": card.verified,
         "steps": [step.model_dump(mode="json") for step in card.steps],
+        "gpu_parity": card.gpu_parity.model_dump(mode="json") if card.gpu_parity else None,
         "format": flags.file_format, "file": str(made.file), "kept": made.is_kept,
         "engine": card.engine.model_dump(mode="json") if card.engine else None,
     }  # fmt: skip
