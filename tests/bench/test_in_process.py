@@ -13,6 +13,7 @@ from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card, Engine
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.machine import usable_cores
+from resx.serving.devices import find_gpus
 from resx.serving.repository import Published, Repository
 from resx.serving.served_file import num_instances, served_config
 from tests.conftest import publish_tiny
@@ -121,7 +122,9 @@ def test_a_broken_file_gives_onnxruntimes_reason(tiny: tuple[Card, Published], t
         )
 
 
-def test_an_engine_is_refused(tiny: tuple[Card, Published]) -> None:
+def test_an_engine_is_refused_where_it_cannot_be_opened(tiny: tuple[Card, Published]) -> None:
+    if find_gpus().count:
+        pytest.skip("there is a GPU")
     card, published = tiny
     engine = Engine(
         builder="tensorrt", version="10.12", compute_capabilities=("8.6",), gpu="a GPU", batch_min=1, batch_opt=4,
@@ -129,8 +132,16 @@ def test_an_engine_is_refused(tiny: tuple[Card, Published]) -> None:
         network_precisions={}, engine_precisions={}, grouped_in_fp32=(), onnx_sha256="", executed=True,
     )  # fmt: skip
 
-    with pytest.raises(MissingCapability, match=r"model\.plan, an engine; only an ONNX file runs in process"):
-        run((card.model_copy(update={"engine": engine}), published))
+    config = published.folder.parent / "config.pbtxt"
+    before = config.read_text()
+    config.write_text(before.replace("onnxruntime", "tensorrt"))
+    try:
+        with pytest.raises(
+            MissingCapability, match="a TensorRT plan needs an NVIDIA GPU and the package tensorrt 10.12"
+        ):
+            run((card.model_copy(update={"engine": engine}), published))
+    finally:
+        config.write_text(before)
 
 
 @pytest.mark.parametrize(

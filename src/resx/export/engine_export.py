@@ -23,7 +23,7 @@ from resx.export.gpu import gpu_here
 from resx.export.gpu_parity import compare_both, require, tolerance_with_tf32
 from resx.export.pipeline import MODEL_FILE, ExportOptions, export_version
 from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
-from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine
+from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine, portable_to
 from resx.export.trtexec import ScriptedModel, script_text
 from resx.files import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
 
@@ -64,7 +64,7 @@ def export_engine(
     card = card.model_copy(
         update={"engine": built.facts, "files": {path.name: sha256_of(path)}, "gpu_parity": None}
     )  # fmt: skip
-    if _runs_here(built.facts):
+    if _runs_here(trt, built.facts):
         on_step("run the engine")
         session = TensorRTModel(path, trt)
         card = _executed(card, session, built, source, options, engine)
@@ -133,9 +133,10 @@ def export_script(
     return card
 
 
-def _runs_here(facts: Engine) -> bool:
+def _runs_here(trt: Any, facts: Engine) -> bool:
+    """Say whether the engine is for the GPU of this machine."""
     gpu = gpu_here()
-    return gpu is not None and (not facts.compute_capabilities or gpu.compute_capability in facts.compute_capabilities)
+    return gpu is not None and gpu.compute_capability in (facts.compute_capabilities or portable_to(trt))
 
 
 def _executed(

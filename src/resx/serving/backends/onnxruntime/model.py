@@ -65,8 +65,9 @@ class TritonPythonModel(request_batches.BatchingModel):
         config = json.loads(args["model_config"])
         path = _model_path(str(Path(args["model_repository"]) / args["model_version"]), config)
         kind, device = args.get("model_instance_kind", "CPU"), int(args.get("model_instance_device_id", "0"))
-        self.session, self.run, self.run_options = open_model(path, config, kind, device)
-        self.prepare(config, path, *describe(self.session))
+        opened = open_model(path, config, kind, device)
+        self.session, self.run, self.run_options = opened
+        self.prepare(config, path, *opened.interface)
 
     def finalize(self) -> None:
         """Let go of the session's memory."""
@@ -80,6 +81,16 @@ class Opened(NamedTuple):
     run: Any
     """Takes the outputs' names, the inputs by name and the options; gives the outputs."""
     options: Any
+
+    @property
+    def interface(self) -> "tuple[list[file_interface.TensorFacts], list[file_interface.TensorFacts]]":
+        """Its inputs and outputs."""
+        return describe(self.session)
+
+    @property
+    def threads(self) -> int:
+        """Of the processor, for one run."""
+        return int(self.session.get_session_options().intra_op_num_threads)
 
 
 def open_model(path: str, config: dict[str, Any], kind: str = "CPU", device: int = 0) -> Opened:

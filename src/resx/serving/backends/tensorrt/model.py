@@ -69,9 +69,18 @@ class Opened(NamedTuple):
     runtime: Any
     engine: Any
     run: engine_runs.EngineRuns
-    """Takes the outputs' names, the inputs by name and None; gives the outputs."""
+    """Takes the outputs' names, the inputs by name and the options; gives the outputs."""
     device: cuda_driver.Device
     interface: "tuple[list[file_interface.TensorFacts], list[file_interface.TensorFacts]]"
+
+    @property
+    def options(self) -> None:
+        """There are none."""
+
+    @property
+    def threads(self) -> int:
+        """Of the processor, for one run."""
+        return 1
 
     def close(self) -> None:
         """Give back what the engine holds of the GPU; it cannot run any more."""
