@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 import resx.serving
+from resx.serving.devices import find_gpus
+from tests.conftest import Finished
 from tests.serving.fake_gpu import FakeCuda, FakeEngine, FakeTensorRT, Location, Mode, Tensor, Type, given, taken
 from tests.serving.test_backend_alone import Error, Request, load_backend, rows
 
@@ -366,3 +369,51 @@ def test_the_drivers_functions_take_what_its_own_header_says(backend: ModuleType
         ), name
         declared = text.split(f"CUresult CUDAAPI {plain}(", 1)[1].split(")", 1)[0]
         assert len(declared.split(",")) == len(arguments), declared
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(bool(find_gpus().missing), reason=f"no GPU: {find_gpus().missing}")
+def test_the_real_driver_takes_bytes_to_the_gpu_and_brings_them_back(backend: ModuleType) -> None:
+    module = backend.cuda_driver
+    device = module.Device(module.load_driver(), 0)
+    sent, back, memory = module.PinnedBuffer(device), module.PinnedBuffer(device), module.GpuBuffer(device)
+    for size in (10, 5_000_000, 300):
+        content = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8)
+        sent.require(size)[:] = content
+        room = back.require(size)
+        room[:] = 0
+        address = memory.require(size)
+        device.copy_in(address, sent.address, size)
+        device.copy_out(back.address, address, size)
+        device.wait()
+        assert np.array_equal(room, content)
+    with pytest.raises(module.CudaError, match="cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY"):
+        memory.require(1 << 50)
+    for buffer in (sent, back, memory):
+        buffer.free()
+    device.close()
+
+
+@pytest.mark.gpu
+@pytest.mark.triton
+@pytest.mark.skipif(bool(find_gpus().missing), reason=f"no GPU: {find_gpus().missing}")
+@pytest.mark.parametrize("way", ["--isolated", "--native"])
+@pytest.mark.parametrize("file_format", ["tensorrt", "tensorrt-rtx"])
+def test_an_engine_is_served_and_answers_as_pytorch_does(
+    resx: Callable[..., Finished], file_format: str, way: str
+) -> None:
+    pytest.importorskip(file_format.replace("-", "_"), reason="the package is not installed")
+    publish = ("--publish",) if file_format == "tensorrt-rtx" else ()
+    made = resx(
+        "export", "resnet20", "--fp16", "--format", file_format, *publish, "--name", "m", "--max-batch", "4", "--json"
+    )
+    assert made.code == 0, made.err
+    if not made.json["engine"]["executed"]:
+        pytest.skip("the engine is for other GPUs")
+    served = resx("serve", "--detach", way, *(f"--{what}-port=0" for what in ("http", "grpc", "metrics")), "--json")
+    try:
+        assert served.json["not_loaded"] == [], served.err
+        verified = resx("verify", "m", "--served", served.json["grpc"], "--json")
+        assert (verified.code, verified.json["passed"]) == (0, True), verified.err
+    finally:
+        resx("stop")

@@ -45,7 +45,8 @@ def split_rows(num_rows: int, least: int, most: int) -> list[Part]:
 
 def describe(trt: Any, engine: Any) -> "tuple[list[file_interface.TensorFacts], list[file_interface.TensorFacts]]":
     """Return what an engine says of its inputs and outputs."""
-    inputs, outputs = [], []
+    inputs: list[file_interface.TensorFacts] = []
+    outputs: list[file_interface.TensorFacts] = []
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         kind, shape = engine.get_tensor_dtype(name).name, tuple(engine.get_tensor_shape(name))

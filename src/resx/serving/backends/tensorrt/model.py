@@ -164,7 +164,7 @@ def choose_profile(config: dict[str, Any], num_profiles: int) -> int:
 def collect_errors(trt: Any) -> Any:
     """Return a logger that keeps TensorRT's last error and writes nothing; it has no other way to say a reason."""
 
-    class Collecting(trt.ILogger):  # type: ignore[misc]
+    class Collecting(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.text = ""
