@@ -197,6 +197,15 @@ class FakeEngine:
         return FakeContext(self)
 
 
+def sum_and_half(cuda: FakeCuda, *profiles: tuple[int, int, int], width: int = 2) -> FakeEngine:
+    """Return an engine with the answers of `onnx_files.sum_and_half`."""
+    return FakeEngine(
+        {"x": taken((width,), *(profiles or [(1, 4, 4)])), "total": given(-1), "half": given(-1, width)},
+        lambda inputs: {"total": inputs["x"].sum(1), "half": inputs["x"] / 2},
+        cuda,
+    )
+
+
 class FakeContext:
     def __init__(self, engine: FakeEngine) -> None:
         self.engine, self.profile = engine, 0

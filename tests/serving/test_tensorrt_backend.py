@@ -13,7 +13,18 @@ import pytest
 import resx.serving
 from resx.serving.devices import find_gpus
 from tests.conftest import Finished
-from tests.serving.fake_gpu import FakeCuda, FakeEngine, FakeTensorRT, Location, Mode, Tensor, Type, given, taken
+from tests.serving.fake_gpu import (
+    FakeCuda,
+    FakeEngine,
+    FakeTensorRT,
+    Location,
+    Mode,
+    Tensor,
+    Type,
+    given,
+    sum_and_half,
+    taken,
+)
 from tests.serving.test_backend_alone import Error, Request, load_backend, rows
 
 MODEL = Path(resx.serving.__file__).parent / "backends" / "tensorrt" / "model.py"
@@ -26,15 +37,6 @@ CONFIG = {
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_backend(monkeypatch, MODEL)
-
-
-def sum_and_half(cuda: FakeCuda, *profiles: tuple[int, int, int], width: int = 2) -> FakeEngine:
-    """Return an engine with the answers of `onnx_files.sum_and_half`."""
-    return FakeEngine(
-        {"x": taken((width,), *(profiles or [(1, 4, 4)])), "total": given(-1), "half": given(-1, width)},
-        lambda inputs: {"total": inputs["x"].sum(1), "half": inputs["x"] / 2},
-        cuda,
-    )
 
 
 def instance(
