@@ -15,7 +15,7 @@ from resx.errors import MissingCapability, UsageError
 from resx.export.card import Card
 from resx.serving.devices import Device, Gpus, Wish, find_gpus
 from resx.serving.repository import Repository
-from resx.serving.triton_config import CONFIG_FILE, ENGINE_BACKENDS, read
+from resx.serving.triton_config import CONFIG_FILE, engine_backend_of, read
 
 _KINDS = {"tensorrt": "a TensorRT plan", "tensorrt_rtx": "an engine of TensorRT for RTX"}
 _EXTRAS = {"tensorrt": "resx[gpu]", "tensorrt_rtx": "resx[rtx]"}
@@ -34,11 +34,9 @@ _VERSION_PARTS = 3
 def engine_backend(model_folder: Path) -> str:
     """Return the backend of a model whose file is an engine, by its configuration; empty for any other model."""
     try:
-        message = read(model_folder / CONFIG_FILE)
+        return engine_backend_of(read(model_folder / CONFIG_FILE))
     except UsageError:  # whoever loads the model says what is wrong with it
         return ""
-    backend = str(message.backend) or ("tensorrt" if message.platform == "tensorrt_plan" else "")
-    return backend if backend in ENGINE_BACKENDS else ""
 
 
 def require_engine_runtime(

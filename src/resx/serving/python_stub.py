@@ -18,8 +18,6 @@ Version = tuple[int, int]
 PYTHONS: tuple[Version, ...] = ((3, 11), (3, 12), (3, 13))
 THIS: Version = (sys.version_info[0], sys.version_info[1])
 STUB = "triton_python_backend_stub"
-_RUN_BY_PYTHON = triton_config.ENGINE_BACKENDS | {"python"}
-"""With --native too, which computes ONNX files alone in the server."""
 
 
 def missing_stub(python: Version = THIS) -> str | None:
@@ -49,7 +47,11 @@ def require_stub_for(model_folder: Path, python: Version = THIS) -> None:
         MissingCapability: its backend is one of Python, and there is no Python for it.
     """
     config = model_folder / CONFIG_FILE
-    if not config.is_file() or triton_config.read(config).backend not in _RUN_BY_PYTHON:
+    if not config.is_file():
+        return
+    message = triton_config.read(config)
+    # With --native too, which computes ONNX files alone in the server.
+    if message.backend != "python" and not triton_config.engine_backend_of(message):
         return
     if reason := missing_stub(python):
         raise MissingCapability(f"{model_folder.name}: needs Python inside the server: {reason}")

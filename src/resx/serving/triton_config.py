@@ -145,6 +145,12 @@ def image_parameters(card: Card) -> dict[str, str]:
     return parameters
 
 
+def engine_backend_of(message: Any) -> str:
+    """Return the backend of a configuration whose model is an engine; empty for any other."""
+    backend = str(message.backend) or ("tensorrt" if message.platform == "tensorrt_plan" else "")
+    return backend if backend in ENGINE_BACKENDS else ""
+
+
 def output_kind_of(parameters: Mapping[str, str]) -> OutputKind:
     """Return what a model's output is, by the parameters of its configuration."""
     return next((kind for kind in OUTPUT_KINDS if parameters.get(OUTPUT_KIND) == kind), "logits")
