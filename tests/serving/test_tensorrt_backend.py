@@ -113,6 +113,19 @@ def test_a_batch_beyond_the_profile_is_split_and_one_below_it_is_filled_up(
     assert [run["x"][0] for run in engine.runs[: len(computed)]] == computed
 
 
+def test_what_fills_a_batch_up_is_zeros_whatever_was_there_before(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = sum_and_half(FakeCuda(), (3, 4, 4))
+    seen: list[Any] = []
+    compute = engine.compute
+    engine.compute = lambda inputs: seen.append(inputs["x"].tolist()) or compute(inputs)
+    model = instance(backend, tmp_path, engine, monkeypatch)
+    for sent in (rows(7, 8, 9, 6), rows(1), rows(7, 8, 9, 6, 5)):
+        model.execute([Request(x=sent)])
+    assert seen[1:] == [[[1, 1], [0, 0], [0, 0]], rows(7, 8, 9, 6).tolist(), [[5, 5], [0, 0], [0, 0]]]
+
+
 def test_out_of_memory_is_the_error_of_the_request_that_wanted_it(
     backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
