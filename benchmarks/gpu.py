@@ -151,12 +151,8 @@ def serve_and_measure(line: Line, folder: Path) -> None:
                 "--max-batch", 32, *there, read=exported,
             )  # fmt: skip
             names += [name] if step.outcome == "passed" else []
-    plan = line.resx(
-        "build a TensorRT plan", "export", "resnet50", "--fp16", "--format", "tensorrt", "--name", "resnet50_plan",
-        "--max-batch", 32, *there, gpu=True, read=exported,
-    )  # fmt: skip
-    if plan.outcome == "passed":
-        line.note("serve the TensorRT plan embedded", "not run", "the embedded server has no backend for plans yet")
+    engines = build_engines(line, there)
+    names += engines
     if not names:
         line.note("serve", "not run", "nothing was exported")
         return
@@ -172,9 +168,28 @@ def serve_and_measure(line: Line, folder: Path) -> None:
             url = started.figures["grpc"]
             line.resx(f"verify {name} as served", "verify", name, "--served", url, *there, read=verified)
         for name in names:
-            measure(line, name, there, seconds=4.0 if on_gpu else 1.0, loads="1,8,32,128" if on_gpu else "1,8")
+            loads = "32" if name in engines else "1,8,32,128"  # one load of each engine is what the budget has time for
+            measure(line, name, there, seconds=4.0 if on_gpu else 1.0, loads=loads if on_gpu else "1,8")
     finally:
         line.resx("stop", "stop", *there)
+
+
+def build_engines(line: Line, there: tuple[object, ...]) -> list[str]:
+    """Build TensorRT plans in fp16 and int8 and an engine of TensorRT for RTX; return what can be served."""
+    forms = {f"resnet50_plan_{precision}": ("tensorrt", precision) for precision in ("fp16", "int8")}
+    forms["resnet50_rtx_fp16"] = ("tensorrt-rtx", "fp16")
+    served = []
+    for name, (file_format, precision) in forms.items():
+        publish = ("--publish",) if file_format == "tensorrt-rtx" else ()
+        step = line.resx(
+            f"build {name}", "export", "resnet50", f"--{precision}", "--format", file_format, *publish, "--name", name,
+            "--max-batch", 32, *there, gpu=True, read=built,
+        )  # fmt: skip
+        if step.outcome == "passed" and step.figures["executed"]:
+            served.append(name)
+        elif step.outcome == "passed":
+            line.note(f"serve {name}", "not run", "the engine is for other GPUs than this one")
+    return served
 
 
 def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str) -> None:
@@ -232,8 +247,19 @@ def hold(line: Line, name: str, found: Sequence[float], bar: str, sign: int) -> 
 
 def exported(found: Mapping[str, Any]) -> Figures:
     """Return what an export says of its parity."""
-    steps = {step["step"]: f"{step['max_abs'] / step['scale']:.1e}" for step in found.get("steps", [])}
+    on_gpu = found.get("gpu_parity") or {}
+    compared = [*found.get("steps", []), *filter(None, (on_gpu.get("tf32_off"), on_gpu.get("tf32_on")))]
+    steps = {step["step"]: f"{step['max_abs'] / step['scale']:.1e}" for step in compared}
     return {"verified": found["verified"], "max_over_scale": steps}
+
+
+def built(found: Mapping[str, Any]) -> Figures:
+    """Return that of an engine, with what its layers compute in."""
+    engine = found["engine"]
+    return exported(found) | {
+        "executed": engine["executed"], "layers": engine["engine_precisions"] or engine["network_precisions"],
+        "layers_in_a_wider_precision": engine["num_wider"],
+    }  # fmt: skip
 
 
 def ready(found: Mapping[str, Any]) -> Figures:

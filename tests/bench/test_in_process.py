@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resx.bench.in_process import InProcessRun, _Job, _summary, measure_in_process
+from resx.bench.in_process import InProcessRun, _Job, _measured, _summary, measure_in_process
 from resx.bench.payloads import canaries
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card, Engine
 from resx.export.runtimes import OnnxRuntimeModel
 from resx.machine import usable_cores
+from resx.serving.devices import find_gpus
 from resx.serving.repository import Published, Repository
-from resx.serving.served_file import num_instances, served_config
+from resx.serving.served_file import num_instances, served_backend, served_config
 from tests.conftest import publish_tiny
+from tests.serving.fake_gpu import FakeCuda, FakeTensorRT, sum_and_half
+from tests.serving.test_backend_alone import rows
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +124,9 @@ def test_a_broken_file_gives_onnxruntimes_reason(tiny: tuple[Card, Published], t
         )
 
 
-def test_an_engine_is_refused(tiny: tuple[Card, Published]) -> None:
+def test_an_engine_is_refused_where_it_cannot_be_opened(tiny: tuple[Card, Published]) -> None:
+    if find_gpus().count:
+        pytest.skip("there is a GPU")
     card, published = tiny
     engine = Engine(
         builder="tensorrt", version="10.12", compute_capabilities=("8.6",), gpu="a GPU", batch_min=1, batch_opt=4,
@@ -129,8 +134,33 @@ def test_an_engine_is_refused(tiny: tuple[Card, Published]) -> None:
         network_precisions={}, engine_precisions={}, grouped_in_fp32=(), onnx_sha256="", executed=True,
     )  # fmt: skip
 
-    with pytest.raises(MissingCapability, match=r"model\.plan, an engine; only an ONNX file runs in process"):
-        run((card.model_copy(update={"engine": engine}), published))
+    config = published.folder.parent / "config.pbtxt"
+    before = config.read_text()
+    config.write_text(before.replace("onnxruntime", "tensorrt"))
+    try:
+        with pytest.raises(
+            MissingCapability, match="a TensorRT plan needs an NVIDIA GPU and the package tensorrt 10.12"
+        ):
+            run((card.model_copy(update={"engine": engine}), published))
+    finally:
+        config.write_text(before)
+
+
+def test_an_engine_runs_as_its_backend_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process and over a GPU that is passed in, as there need not be one."""
+    backend = served_backend("tensorrt")
+    engine = sum_and_half(FakeCuda(), (1, 2, 2))
+    monkeypatch.setattr(backend, "load_package", lambda _config: FakeTensorRT(engine))
+    monkeypatch.setattr(backend.cuda_driver, "load_driver", lambda: backend.cuda_driver.Driver(engine.cuda))
+    (tmp_path / "model.plan").write_bytes(b"a plan")
+    job = _Job(
+        path=str(tmp_path / "model.plan"), config={"backend": "tensorrt", "max_batch_size": 4}, instances=1,
+        duration_s=0.05, tensors=(rows(1, 2, 3, 4), rows(5, 6, 7, 8)), device="gpu", backend="tensorrt",
+    )  # fmt: skip
+    found = _measured(job)
+    assert [answer.ravel().tolist() for answer in found.logits] == [[2, 4, 6, 8], [10, 12, 14, 16]]
+    assert (found.batch_size, found.instances, found.threads) == (4, 1, 1)
+    assert {run["x"] for run in engine.runs} == {(2, 2)}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from resx.export.card import Card
+from resx.serving.devices import find_gpus
 from tests.conftest import Finished
 
 FAST = ("--max-batch", "2")
@@ -29,6 +30,27 @@ def test_an_engine_of_rtx_goes_to_a_folder_of_its_own_and_never_over_another(
     again = resx(*command)
     assert again.code == 2
     assert again.err == "error: engines/resnet20: exists already; give another folder with -o, or move it away\n"
+
+
+def test_an_engine_of_rtx_is_published_for_the_embedded_server_which_says_what_it_lacks_for_it(
+    resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    build = ("export", "resnet20", "--format", "tensorrt-rtx", "--publish", *FAST, "--json")
+    done = resx(*build, "--name", "rtx")
+    assert done.code == 0, done.err
+    assert (done.json["file"], done.json["version"]) == ("model_repository/rtx/1/model.engine", 1)
+    config = (tmp_path / "model_repository" / "rtx" / "config.pbtxt").read_text()
+    assert 'backend: "tensorrt_rtx"' in config
+    assert "kind: KIND_GPU" in config
+    if find_gpus().count:
+        pytest.skip("there is a GPU: the rest would serve it")
+
+    for arguments in (("--detach",), ("--load", "rtx"), ("--device", "cpu", "--detach"), ("--native", "--detach")):
+        served = resx("serve", *arguments)
+        assert (served.code, len(served.err.splitlines())) == (4, 1), served.err
+        assert served.err.startswith("error: rtx: an engine of TensorRT for RTX needs an NVIDIA GPU and the package")
+    other = resx("export", "resnet20", *FAST, "--name", "rtx")
+    assert (other.code, "are engines of TensorRT for RTX, this is an ONNX file" in other.err) == (2, True)
 
 
 def test_a_script_comes_with_the_verified_file_and_its_card_and_needs_no_gpu(
@@ -60,6 +82,10 @@ def test_a_script_comes_with_the_verified_file_and_its_card_and_needs_no_gpu(
         (("-o", "x"), "--output: has no meaning for --format onnx"),
         (("--format", "tensorrt", "--compute-capability", "8.6"), "--compute-capability: has no meaning"),
         (("--format", "tensorrt", "--batch-min", "2"), "Triton sends single images too"),
+        (("--format", "tensorrt", "--publish"), "--publish: has no meaning for --format tensorrt"),
+        (("--publish",), "--publish: has no meaning for --format onnx"),
+        (("--format", "tensorrt-rtx", "--publish", "-o", "x"), "--publish: the repository is where it goes; leave"),
+        (("--format", "tensorrt-rtx", "--publish", "--batch-min", "2"), "Triton sends single images too"),
         (("--format", "tensorrt-rtx", "--timing-cache", "x"), "--timing-cache: has no meaning"),
         (("--format", "tensorrt-rtx", "--emit-script", "x"), "--emit-script: has no meaning"),
         (("--format", "tensorrt-rtx", "--compute-capability", "ampere"), "'ampere': give numbers such as 8.6"),

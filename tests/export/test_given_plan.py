@@ -168,7 +168,7 @@ def test_a_plan_that_is_refused_leaves_the_repository_as_it_was(plan: Path, tmp_
     repository = Repository(tmp_path / "model_repository")
     options = EngineOptions(batch_opt=2, batch_max=4, plan=plan)
     with pytest.raises(UsageError, match="--batch-max 16"):
-        publishing.export_plan_into(
+        publishing.export_engine_into(
             repository, source_of(GROUPED), ExportOptions(precision="fp16", max_batch_size=4), options,
             package(Engine(profiles=[(1, 8, 16)])), ServingOptions(), name="m", command="a test",
         )  # fmt: skip
@@ -231,7 +231,7 @@ def test_a_given_plan_is_run_against_pytorch_and_published(tmp_path: Path) -> No
     export_engine(source_of(GROUPED), how, OPTIONS, tensorrt, tmp_path / "built", name="m", command="a test")
     repository = Repository(tmp_path / "repository")
     options = EngineOptions(batch_opt=2, batch_max=4, plan=tmp_path / "built" / "model.plan")
-    card, version = publishing.export_plan_into(
+    card, version = publishing.export_engine_into(
         repository, source_of(GROUPED), how, options, tensorrt, ServingOptions(), name="m", command="a test"
     )
     assert card.engine is not None

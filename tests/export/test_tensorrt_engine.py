@@ -16,10 +16,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from resx.cli.engine import remarks
 from resx.errors import ExportError, MissingCapability, ParityError, UsageError
 from resx.export import engine_layers, quantize, tensorrt_engine, timing_cache
-from resx.export.card import Precision, Source, read_card, signature_of
-from resx.export.engine_export import export_engine, export_engine_folder
+from resx.export.card import Engine, Precision, Source, read_card, signature_of
+from resx.export.engine_export import _Twin, export_engine, export_engine_folder, inspected_facts
 from resx.export.gpu import Gpu, gpu_here
 from resx.export.grouped import grouped_half_convolutions, with_grouped_in_fp32
 from resx.export.images import RealImages, photograph_crops
@@ -161,14 +162,17 @@ def test_the_engines_card_lies_beside_it_and_the_onnx_file_does_not(tmp_path: Pa
     assert [path.name for path in (tmp_path / "engines").iterdir()] == ["m"]
 
 
-def test_triton_gets_no_engine_of_rtx_to_serve(tmp_path: Path, trt: Any) -> None:
+def test_an_engine_of_rtx_is_published_for_the_embedded_server(tmp_path: Path, trt: Any) -> None:
     repository = Repository(tmp_path / "repository")
-    with pytest.raises(UsageError, match="no backend for TensorRT-RTX"):
-        publishing.export_plan_into(
+    for expected in (1, 2):
+        card, version = publishing.export_engine_into(
             repository, source_of(GROUPED), ExportOptions(max_batch_size=4), AMPERE, trt, ServingOptions(),
             name="m", command="a test",
         )  # fmt: skip
-    assert repository.names() == []
+        assert (version.version, card.model_file) == (expected, "model.engine")
+        assert sorted(path.name for path in version.folder.iterdir()) == ["card.json", "model.engine"]
+    with pytest.raises(UsageError, match="m: its versions are engines of TensorRT for RTX, this is a TensorRT plan"):
+        publishing.require_one_format(repository, "m", builder="tensorrt")
 
 
 class StandIn:
@@ -411,6 +415,92 @@ def test_an_int8_network_may_keep_some_layers_in_fp32_but_not_all() -> None:
         engine_layers.require_precision(layers[1:], "int8", name="m")
 
 
+def facts_of(network: dict[str, int], **fields: Any) -> Engine:
+    return Engine(
+        builder="tensorrt", version="11.4.0", compute_capabilities=("8.6",), gpu="A10", batch_min=1, batch_opt=2,
+        batch_max=4, size_bytes=1, workspace_mib=0, timing_cache="new", tf32=False, builder_level=3,
+        network_precisions=network, engine_precisions={}, grouped_in_fp32=(), onnx_sha256="", executed=True,
+        **fields,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("precision", "network", "found", "num_wider", "wider"),
+    [
+        ("fp16", {"HALF": 3}, ["HALF", "HALF", "HALF"], 0, ()),
+        ("fp16", {"HALF": 3}, ["HALF", "FLOAT", "FLOAT"], 2, ("1", "2")),
+        ("fp16", {"FLOAT": 2, "HALF": 1}, ["FLOAT", "FLOAT", "HALF"], 0, ("0", "1")),  # put back to fp32 knowingly
+        ("bf16", {"BF16": 2}, ["BF16", "FLOAT"], 1, ("1",)),
+        ("int8", {"FLOAT": 1, "INT8": 3}, ["INT8", "HALF", "FLOAT", "INT8"], 1, ("1", "2")),
+        ("int8", {"FLOAT": 2, "INT8": 2}, ["INT8", "INT8", "FLOAT"], 0, ("2",)),  # two were joined
+        ("fp32", {"FLOAT": 2}, ["FLOAT", "FLOAT"], 0, ()),
+        ("fp16", {"HALF": 2}, [], None, ()),  # the inspector tells nothing
+    ],
+)
+def test_layers_that_the_engine_computes_in_a_wider_precision_are_counted(
+    precision: Precision, network: dict[str, int], found: list[str], num_wider: int | None, wider: tuple[str, ...]
+) -> None:
+    layers = [(str(number), kind) for number, kind in enumerate(found)]
+    facts = inspected_facts(facts_of(network), layers, precision, name="m")
+    assert (facts.num_wider, facts.wider_layers) == (num_wider, wider)
+    assert sum(facts.engine_precisions.values()) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("precision", "found"),
+    [("fp16", ["FLOAT", "FLOAT"]), ("int8", ["HALF", "FLOAT"]), ("bf16", ["FLOAT"]), ("fp32", ["FLOAT", "HALF"])],
+)
+def test_an_engine_that_computes_nothing_in_what_was_asked_for_is_refused(
+    precision: Precision, found: list[str]
+) -> None:
+    layers = [(str(number), kind) for number, kind in enumerate(found)]
+    with pytest.raises(ParityError, match=f"compute in another precision than {precision}"):
+        inspected_facts(facts_of({}), layers, precision, name="m")
+
+
+def test_nobody_knows_what_an_int8_plan_from_elsewhere_was_meant_to_compute_in() -> None:
+    layers = [("a", "INT8"), ("b", "FLOAT")]
+    facts = inspected_facts(facts_of({}, built_elsewhere=True), layers, "int8", name="m")
+    assert (facts.num_wider, facts.wider_layers, facts.engine_precisions) == (None, ("b",), {"FLOAT": 1, "INT8": 1})
+
+
+def test_the_export_says_which_layers_are_slower_than_they_could_be(tmp_path: Path, trt: Any) -> None:
+    card = built_here(trt, "fp16", tmp_path, AMPERE)
+    layers = [(f"conv{number}", "FLOAT" if number < 5 else "HALF") for number in range(7)]
+    facts = inspected_facts(facts_of({"HALF": 7}), layers, "fp16", name="m")
+    (line,) = [line for line in remarks(card.model_copy(update={"engine": facts})) if line.startswith("slower")]
+    assert line == (
+        "slower than fp16 could be: 5 of 7 layers of the engine compute in a wider precision than the file asks for "
+        "(conv0, conv1, conv2 and 2 more)"
+    )
+    assert not any(line.startswith("slower") for line in remarks(card))
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_what_an_engine_is_compared_with_is_built_with_tf32_the_other_way(
+    tf32: bool, written: Callable[..., Path], tmp_path: Path, trt: Any
+) -> None:
+    seen: list[bool] = []
+
+    def look(trt: Any, logger: Any, network: Any, config: Any) -> bool:
+        seen.append(config.get_flag(trt.BuilderFlag.TF32))
+        return True
+
+    file = tmp_path / "model.onnx"
+    file.write_bytes(written(FAMILIES["vgg"]).read_bytes())
+    options = EngineOptions(compute_capabilities=("8.6",), tf32=tf32, batch_opt=2, batch_max=4)
+    twin = _Twin(
+        trt=StandIn(trt, look), onnx_path=file, options=options, precision="fp32", on_step=lambda _step: None
+    )  # fmt: skip
+    assert twin.open(facts_of({"HALF": 4})) is None  # nothing that TF32 could change
+    assert seen == []
+    if gpu_here() is None:
+        with pytest.raises(MissingCapability):
+            twin.open(facts_of({"FLOAT": 4}))
+        assert seen == [not tf32]
+        assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
 def test_tensorrt_without_the_package_or_a_gpu_is_a_missing_capability(resx: Callable[..., Finished]) -> None:
     if gpu_here() is not None:
         pytest.skip("there is a GPU here")
@@ -435,7 +525,7 @@ def test_a_plan_runs_is_inspected_and_agrees_with_pytorch(precision: Precision, 
     options = EngineOptions(batch_opt=2, batch_max=4, timing_cache=tmp_path / "cache")
     repository = Repository(tmp_path / "repository")
     for expected in ("new", "reused"):
-        card, version = publishing.export_plan_into(
+        card, version = publishing.export_engine_into(
             repository, source_of(GROUPED), ExportOptions(precision=precision, max_batch_size=4), options, tensorrt,
             ServingOptions(), name="m", command="a test",
         )  # fmt: skip
@@ -443,6 +533,11 @@ def test_a_plan_runs_is_inspected_and_agrees_with_pytorch(precision: Precision, 
         assert card.engine.executed
         assert card.engine.timing_cache == expected
         assert card.steps[-1].step == "tensorrt"
+        assert card.engine.num_wider is not None
+        assert card.gpu_parity is not None
+        assert card.gpu_parity.tf32_off is not None
+        assert card.gpu_parity.tf32_off.passed
+        assert (card.gpu_parity.tf32_on is None) == ("FLOAT" not in card.engine.network_precisions)
         assert (version.folder / "model.plan").is_file()
     with pytest.raises(ExportError, match="outside the engine's profile"):
         TensorRTModel(version.folder / "model.plan", tensorrt)(np.zeros((5, 3, 32, 32), np.uint8))

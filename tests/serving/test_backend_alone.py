@@ -71,12 +71,20 @@ def input_by_name(request: Request, name: str) -> Input | None:
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_backend(monkeypatch, MODEL)
+
+
+def load_backend(monkeypatch: pytest.MonkeyPatch, path: Path) -> ModuleType:
+    """Load a backend's file as the server's stub does, with a stub's module that this test can look into."""
     utils = ModuleType("triton_python_backend_utils")
     utils.Tensor, utils.TritonError, utils.InferenceResponse = Tensor, Error, Response  # type: ignore[attr-defined]
     utils.get_input_tensor_by_name = input_by_name  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-    monkeypatch.syspath_prepend(MODEL.parent)
-    spec = importlib.util.spec_from_file_location("backend_under_test", MODEL)
+    for folder in (path.parent, path.parent.parent):  # the server has the files of both in one folder
+        monkeypatch.syspath_prepend(folder)
+        for file in folder.glob("*.py"):
+            monkeypatch.delitem(sys.modules, file.stem, raising=False)
+    spec = importlib.util.spec_from_file_location("backend_under_test", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -116,7 +124,7 @@ def counting_runs(model: Any) -> list[dict[str, np.ndarray]]:
 def test_a_cancelled_request_is_skipped_and_its_neighbours_are_not(backend: ModuleType, tmp_path: Path) -> None:
     model = instance(backend, tmp_path)
     seen = counting_runs(model)
-    model.last_run_s = 2 * backend.WORTH_ASKING_S
+    model.last_run_s = 2 * backend.request_batches.WORTH_ASKING_S
     cancelled, answered = model.execute([Request(x=rows(1), cancelled=True), Request(x=rows(2))])
     assert cancelled.error.code == Error.CANCELLED
     assert answered.tensors["half"].tolist() == [[1, 1]]

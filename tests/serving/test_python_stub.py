@@ -65,6 +65,14 @@ def test_what_runs_python_inside_the_server_is_refused_by_name(tmp_path: Path) -
         require_stub_for(repository.root / ("tiny" + PREPROCESS), LATER)
 
 
+@pytest.mark.parametrize("line", ['backend: "tensorrt"', 'platform: "tensorrt_plan"', 'backend: "tensorrt_rtx"'])
+def test_engines_are_run_by_python_too(tmp_path: Path, line: str) -> None:
+    (tmp_path / "config.pbtxt").write_text(line)
+    require_stub_for(tmp_path)
+    with pytest.raises(MissingCapability, match=r"needs Python inside the server: .*3\.14"):
+        require_stub_for(tmp_path, LATER)
+
+
 def test_doctor_tells_it() -> None:
     finding = checks._python_inside(LATER)
     assert (finding.found, "3.14" in finding.detail) == (False, True)

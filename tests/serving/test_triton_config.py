@@ -112,9 +112,19 @@ def test_a_plans_configuration_names_its_backend_its_gpu_and_its_profile() -> No
     assert config.dynamic_batching.default_queue_policy.max_queue_size == 9
 
 
+def test_an_engine_of_tensorrt_for_rtx_names_the_backend_that_only_the_embedded_server_has() -> None:
+    of_plan, of_engine = (
+        triton_config.parse(triton_config.config_text(plan(builder), ServingOptions()))
+        for builder in ("tensorrt", "tensorrt_rtx")
+    )
+    assert of_engine.backend == "tensorrt_rtx"
+    of_engine.backend = "tensorrt"
+    assert of_engine == of_plan
+
+
 def test_what_triton_cannot_serve_gets_no_configuration() -> None:
-    with pytest.raises(UsageError, match="no backend for TensorRT-RTX"):
-        triton_config.config_text(plan("tensorrt_rtx"), ServingOptions())
+    with pytest.raises(UsageError, match="batch_min=3: Triton sends single images too"):
+        triton_config.config_text(plan("tensorrt_rtx", batch_min=3), ServingOptions())
     with pytest.raises(UsageError, match="batch_min=2: Triton sends single images too"):
         triton_config.config_text(plan(batch_min=2), ServingOptions())
 

@@ -1,9 +1,9 @@
 """Run a version's own file without a server: what serving it could give at most.
 
 Served divided by in-process throughput says what a server costs only if both run the same file with the same
-sessions. So a fresh process opens the file through the served backend's own code, `backends/onnxruntime/model.py`,
-with the model's config.pbtxt, once for each instance; each session computes one batch after the other. When the
-process ends, its memory and threads are gone.
+sessions. So a fresh process opens the file through the served backend's own code, `backends/onnxruntime/model.py` or
+`backends/tensorrt/model.py`, with the model's config.pbtxt, once for each instance; each session computes one batch
+after the other. When the process ends, its memory and threads are gone.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from resx.bench.report import InProcess
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card
 from resx.serving.devices import Device
+from resx.serving.engine_runtime import require_engine_runtime
 from resx.serving.served_file import is_for_cpu, num_instances, served_backend, served_config
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
@@ -70,6 +71,8 @@ class _Job:
     duration_s: float
     tensors: tuple[npt.NDArray[Any], ...]
     device: Device = "cpu"
+    backend: str = "onnxruntime"
+    """The folder of its files."""
 
 
 def measure_in_process(
@@ -89,26 +92,26 @@ def measure_in_process(
         device: what instances compute on, but those of KIND_CPU.
 
     Raises:
-        MissingCapability: it is an engine rather than an ONNX file, or onnxruntime is not installed.
+        MissingCapability: onnxruntime is not installed; or it is an engine, and its package or a GPU is missing.
         UsageError: the file does not take that batch, or config.pbtxt cannot be read.
-        ResxError: onnxruntime refuses the file or fails; its own reason.
+        ResxError: the runtime refuses the file or fails; its own reason.
     """
     if card.engine is not None:
-        raise MissingCapability(
-            f"{card.name}: its file is {card.model_file}, an engine; only an ONNX file runs in process here: "
-            "leave --in-process out, or give a version of --format onnx"
-        )
-    if importlib.util.find_spec("onnxruntime") is None:
+        require_engine_runtime(version_folder.parent, card, embedded=True, device=None)
+    elif importlib.util.find_spec("onnxruntime") is None:
         raise MissingCapability("onnxruntime is not installed, so nothing runs in process; pip install 'resx[cpu]'")
     _require(card, batch_size, instances, threads, duration_s, tensors)
     config = _config(version_folder.parent, instances, threads)
+    if card.engine is not None:
+        config["backend"] = card.engine.builder
     job = _Job(
         path=str(version_folder / card.model_file), config=config, instances=num_instances(config),
         duration_s=duration_s, tensors=tuple(np.ascontiguousarray(tensor) for tensor in tensors),
-        device=device,
+        device="gpu" if card.engine else device, backend="tensorrt" if card.engine else "onnxruntime",
     )  # fmt: skip
     most_s = _START_S + _BATCH_S * (len(tensors) + 2) + duration_s
-    return run_apart(_compute, job, InProcessRun, f"{card.name}: onnxruntime in process", most_s)
+    runtime = "onnxruntime" if card.engine is None else card.engine.builder
+    return run_apart(_compute, job, InProcessRun, f"{card.name}: {runtime} in process", most_s)
 
 
 def _config(model_folder: Path, instances: int, threads: int) -> dict[str, Any]:
@@ -146,17 +149,18 @@ def _compute(job: _Job, pipe: Pipe) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         found: InProcessRun | str = _measured(job)
-    except Exception as error:  # whatever onnxruntime raises is told to who asked
+    except Exception as error:  # whatever the runtime raises is told to who asked
         found = str(error).partition("\n")[0]
     pipe.send(found)
 
 
 def _measured(job: _Job) -> InProcessRun:
-    backend = served_backend()
+    backend = served_backend(job.backend)
     kind = "GPU" if job.device == "gpu" and not is_for_cpu(job.config) else "CPU"
     opened = [backend.open_model(job.path, job.config, kind) for _ in range(job.instances)]
-    session, run, options = opened[0]
-    name, outputs = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    run, options = opened[0].run, opened[0].options
+    (taken, *_), given = opened[0].interface
+    name, outputs = taken.name, [output.name for output in given]
     answers = [run(outputs, {name: tensor}, options)[0] for tensor in job.tensors]
     warmup_s = min(MOST_WARMUP_S, WARMUP_SHARE * job.duration_s)
     start = threading.Barrier(job.instances)
@@ -187,7 +191,7 @@ def _measured(job: _Job) -> InProcessRun:
         thread.join()
     if failures:
         raise failures[0]
-    return _summary(job, times, session.get_session_options().intra_op_num_threads, answers)
+    return _summary(job, times, opened[0].threads, answers)
 
 
 def _summary(job: _Job, times: list[list[int]], threads: int, answers: list[npt.NDArray[Any]]) -> InProcessRun:

@@ -27,16 +27,21 @@ def headline(console: Console, card: Card, file: Path) -> None:
 
 def proof(console: Console, card: Card) -> None:
     """Print the comparisons with the source, the operators before and after, and how int8 came to be."""
+    from resx.export.card import tf32_text
+
+    steps = [*card.steps, *(card.gpu_parity.steps if card.gpu_parity else ())]
     rows = [
         [step.step, str(step.num_images), f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}", f"{step.scale:.3g}",
          f"{step.top1_agreement:.1%}", "-" if step.cosine is None else f"{step.cosine:.5f}",
          "passed" if step.passed else "failed"]
-        for step in card.steps
+        for step in steps
     ]  # fmt: skip
     if rows:
         columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
         console.print(table("", columns, rows))
-        for text in filter(None, map(_classes, card.steps)):
+        for text in filter(None, map(_classes, steps)):
+            console.print(text, markup=False, soft_wrap=True)
+        if text := tf32_text(card):
             console.print(text, markup=False, soft_wrap=True)
     else:
         console.print("not verified (--no-verify)")

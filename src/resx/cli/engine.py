@@ -26,6 +26,8 @@ Format: TypeAlias = Literal["onnx", "tensorrt", "tensorrt-rtx"]
 FORMATS: tuple[Format, ...] = ("onnx", "tensorrt", "tensorrt-rtx")
 STANDARD_LEVEL = 3
 ENGINES = Path("engines")
+_SHOWN = 3
+"""Layers that are named; the card has all."""
 
 _PANEL = "TensorRT"
 ComputeCapability: TypeAlias = Annotated[
@@ -68,6 +70,13 @@ GivenPlan: TypeAlias = Annotated[
         "--plan", help="tensorrt: verify and publish this plan, built elsewhere, instead.", rich_help_panel=_PANEL
     ),
 ]
+Publish: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--publish", rich_help_panel=_PANEL,
+        help="tensorrt-rtx: publish in the model repository, for `resx serve`, not in a folder of its own.",
+    ),
+]  # fmt: skip
 OutputFolder: TypeAlias = Annotated[
     Path | None,
     typer.Option(
@@ -94,6 +103,7 @@ class EngineFlags:
     emit_script: Path | None = None
     output: Path | None = None
     plan: Path | None = None
+    publish: bool = False
 
     @property
     def largest_batch(self) -> int:
@@ -108,7 +118,7 @@ class EngineFlags:
         """
         without = {
             "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch"},
-            "tensorrt": {"compute_capability", "output"},
+            "tensorrt": {"compute_capability", "output", "publish"},
             "tensorrt-rtx": {"timing_cache", "emit_script", "plan"},
         }[self.file_format]
         given = [f for f in fields(self) if f.name in without and getattr(self, f.name) != f.default]
@@ -122,7 +132,9 @@ class EngineFlags:
             )
         if self.plan is not None:
             self._require_nothing_to_build()
-        if self.file_format == "tensorrt" and self.batch_min > 1:
+        if self.publish and self.output is not None:
+            raise UsageError(f"--publish: the repository is where it goes; leave --output {self.output} out")
+        if (self.file_format == "tensorrt" or self.publish) and self.batch_min > 1:
             raise UsageError(f"--batch-min {self.batch_min}: Triton sends single images too; a served plan needs 1")
 
     def _require_nothing_to_build(self) -> None:
@@ -145,12 +157,13 @@ class EngineFlags:
         from resx.serving.publishing import require_one_format
 
         checked_name(name)
-        if self.file_format == "tensorrt-rtx":
+        if self.file_format == "tensorrt-rtx" and not self.publish:
             target = self.engine_folder(name)
             if target.exists():
                 raise UsageError(f"{target}: exists already; give another folder with -o, or move it away")
         elif self.emit_script is None:
-            require_one_format(repository, name, plan=self.file_format == "tensorrt")
+            builder = None if self.file_format == "onnx" else self.file_format.replace("-", "_")
+            require_one_format(repository, name, builder=builder)
 
     def engine_folder(self, name: str) -> Path:
         """Return where an engine of TensorRT for RTX goes."""
@@ -289,21 +302,23 @@ def make(
             card=card, file=file, version=None,
             next_step=f"on the GPU's machine: bash {flags.emit_script}; then this command there with --plan {plan}",
         )  # fmt: skip
-    if flags.file_format == "tensorrt-rtx":
+    if flags.file_format == "tensorrt-rtx" and not flags.publish:
         target = flags.engine_folder(name)
         card = engine_export.export_engine_folder(
             source, options, engine, package, target, name=name, command=command, on_step=on_step
         )
         return Made(
             card=card, file=target / card.model_file, version=None,
-            next_step="load it with TensorRT-RTX on the target GPU; Triton does not serve it",
+            next_step="load it with TensorRT-RTX on the target GPU; --publish makes one that `resx serve` serves",
         )  # fmt: skip
-    card, version = publishing.export_plan_into(
+    card, version = publishing.export_engine_into(
         repository, source, options, engine, package, serving, name=name, command=command, on_step=on_step
     )
     return Made(
         card=card, file=version.folder / card.model_file, version=version.version,
-        next_step=f"docker compose --profile gpu up --wait; or, if it runs: resx deploy {name} --url HOST:PORT",
+        next_step=deploying(name, repository) if flags.publish else (
+            f"{deploying(name, repository)}; or in NVIDIA's container: docker compose --profile gpu up --wait"
+        ),
     )  # fmt: skip
 
 
@@ -311,6 +326,11 @@ def deploying(name: str, repository: Repository) -> str:
     """Return the commands by which a published model is served, from where the command was given."""
     there = "" if repository.root == Path("model_repository") else f" --repository {shlex.quote(str(repository.root))}"
     return f"resx serve --detach{there}; or, if a server runs: resx deploy {name}{there}"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def remarks(card: Card) -> list[str]:
@@ -326,6 +346,13 @@ def remarks(card: Card) -> list[str]:
         f"{engine.batch_max}, tuned for {engine.batch_opt}; timing cache: {engine.timing_cache}",
         f"{'engine' if engine.engine_precisions else 'parsed network'}: {counts} convolutions and matrix products",
     ]
+    if engine.num_wider:
+        lines.append(
+            f"slower than {card.precision} could be: {engine.num_wider} of {sum(engine.engine_precisions.values())} "
+            f"layers of the engine compute in a wider precision than the file asks for ({_some(engine.wider_layers)})"
+        )
+    if engine.executed and not engine.engine_precisions:
+        lines.append("the engine does not say what its layers compute in")
     if engine.built_elsewhere:
         lines.append("built elsewhere: workspace, builder level and measurements are not known")
     if engine.grouped_in_fp32:

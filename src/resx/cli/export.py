@@ -135,6 +135,7 @@ def export(
     emit_script: engine.EmitScript = None,
     plan: engine.GivenPlan = None,
     output: engine.OutputFolder = None,
+    publish: engine.Publish = False,
     reproduce: Annotated[
         Path | None,
         typer.Option(metavar="CARD", help="Run a card.json's export again and compare the bytes; publishes nothing."),
@@ -167,7 +168,7 @@ def export(
         file_format=chosen("--format", file_format, engine.FORMATS), compute_capability=compute_capability,
         batch_min=batch_min, batch_opt=batch_opt, batch_max=batch_max, max_batch=max_batch, workspace_mib=workspace_mib,
         timing_cache=timing_cache, tf32=tf32, builder_level=builder_level, emit_script=emit_script, output=output,
-        plan=plan,
+        plan=plan, publish=publish,
     )  # fmt: skip
     flags.require_fitting()
     serving = ServingOptions(
@@ -247,6 +248,7 @@ def export(
         "weights": card.source.weights, "normalization": _normalization(card), "fp16_share": card.fp16_share,
         "size_bytes": made.file.stat().st_size, "verified": card.verified,
         "steps": [step.model_dump(mode="json") for step in card.steps],
+        "gpu_parity": card.gpu_parity.model_dump(mode="json") if card.gpu_parity else None,
         "format": flags.file_format, "file": str(made.file), "kept": made.is_kept,
         "engine": card.engine.model_dump(mode="json") if card.engine else None,
     }  # fmt: skip

@@ -75,6 +75,7 @@ def serve(
     """
     from resx.serving.devices import WISHES
     from resx.serving.embedded import Ports, require_loopback
+    from resx.serving.engine_runtime import require_servable
     from resx.serving.python_stub import computes_natively
     from resx.serving.repository import Repository
     from resx.serving.supervisor import Policy, serve_detached
@@ -91,6 +92,7 @@ def serve(
     models = [] if load_none else load or None
     for name in models or []:
         published.version_folder(name)
+    require_servable(published, models, wish)
     natively = computes_natively(native)
     _say_what_is_missing(out, published, asked=native)
     policy = Policy(exit_timeout_s=exit_timeout, max_tries=tries, canary_timeout_s=canary_timeout)

@@ -120,6 +120,25 @@ class Parity(FrozenModel):
     passed: bool
 
 
+class GpuParity(FrozenModel):
+    """How far the file's output is from its source's on a GPU, without and with TF32 (`resx.export.gpu_parity`)."""
+
+    gpu: str
+    compute_capability: str
+    """Such as `8.6`."""
+    runtime: str
+    """What ran the file, with its version."""
+    tf32_off: Parity | None
+    tf32_on: Parity | None
+    """None, as `tf32_off`, where the file was not run so: an engine in which TF32 can change nothing, or one that was
+    built elsewhere."""
+
+    @property
+    def steps(self) -> tuple[Parity, ...]:
+        """Those that were measured."""
+        return tuple(step for step in (self.tf32_off, self.tf32_on) if step is not None)
+
+
 class FileArguments(FrozenModel):
     """What a third-party .onnx file does not say itself."""
 
@@ -326,6 +345,11 @@ class Engine(FrozenModel):
     """Whether it ran here, on a GPU; where not, the parity steps are the ONNX file's."""
     built_elsewhere: bool = False
     """Whether a finished plan was given; workspace, builder level and the parsed network's layers are not known."""
+    num_wider: Count | None = None
+    """Layers of the engine that compute in a wider precision than was asked for, beyond those that the parsed network
+    has in one too; None where no inspector was asked."""
+    wider_layers: tuple[str, ...] = ()
+    """All layers of the engine that do, by the inspector's names."""
 
 
 class KeptLayer(FrozenModel):
@@ -395,6 +419,8 @@ class Card(FrozenModel):
     verified_on: str
     """The images that the steps were compared on; empty if they were not."""
     steps: tuple[Parity, ...]
+    gpu_parity: GpuParity | None = None
+    """On the GPU of the machine that exported; None where it had none, or the file is for the CPU."""
     canary: Canary
     engine: Engine | None = None
     """None: the version is an ONNX file."""
@@ -488,6 +514,17 @@ def flips_text(parity: Parity) -> str:
         return text
     ties = "a near tie" if num_near_ties == 1 else f"{num_near_ties} near ties"
     return f"{text} ({ties}, margin {100 * parity.near_tie_margin:.2g} % of the bound)"
+
+
+def tf32_text(card: Card) -> str:
+    """Return what a person should know of TF32; empty where there is nothing to say."""
+    found = card.gpu_parity and card.gpu_parity.tf32_on
+    if not found or found.passed:
+        return ""
+    return (
+        f"with TF32 it differs from its source by more than TF32's tolerance (max {found.max_abs:.3g} at logits up to "
+        f"{found.scale:.3g}); leave TF32 off, as resx does; NVIDIA's container has it on for ONNX files (use_tf32)"
+    )
 
 
 def accuracy_text(parity: Parity) -> str:

@@ -7,6 +7,7 @@ is opened, its layers are inspected, and it runs against PyTorch like any other 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,13 +16,14 @@ import numpy as np
 from resx.errors import UsageError
 from resx.export import card as cards
 from resx.export import engine_layers, onnx_reading, parity
-from resx.export.card import Card, Engine, Parity, Tolerance
+from resx.export.card import Card, Engine, Parity, Precision, Tolerance
 from resx.export.checking import Exportable
 from resx.export.given_plan import given_plan
 from resx.export.gpu import gpu_here
+from resx.export.gpu_parity import compare_both, require, tolerance_with_tf32
 from resx.export.pipeline import MODEL_FILE, ExportOptions, export_version
 from resx.export.runtimes import OnnxRuntimeModel, TensorRTModel
-from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine
+from resx.export.tensorrt_engine import BuiltEngine, EngineOptions, build_engine, portable_to
 from resx.export.trtexec import ScriptedModel, script_text
 from resx.files import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
 
@@ -49,19 +51,27 @@ def export_engine(
         on_step(f"build with {trt.__name__} {trt.__version__}")
         built = build_engine(trt, onnx_path, engine, precision=card.precision, name=name, on_step=on_step)
     if built.rewritten is not None:
-        onnx_path.write_bytes(built.rewritten.SerializeToString(deterministic=True))
+        rewritten = folder / "rewritten.onnx"
+        rewritten.write_bytes(built.rewritten.SerializeToString(deterministic=True))
         step = "onnx, grouped convolutions in fp32"
         tolerance = options.tolerance_for(source)
-        card = _verified(card, OnnxRuntimeModel(onnx_path), step, source, options, engine, tolerance)
+        card = _verified(card, OnnxRuntimeModel(rewritten), step, source, options, engine, tolerance)
+        rewritten.unlink()
         num_weights, num_half = onnx_reading.weight_counts(built.rewritten)
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
     path = folder / cards.ENGINE_FILES[built.facts.builder]
     path.write_bytes(built.plan)
-    onnx_path.unlink()
-    card = card.model_copy(update={"engine": built.facts, "files": {path.name: sha256_of(path)}})
-    if _runs_here(built.facts):
+    card = card.model_copy(
+        update={"engine": built.facts, "files": {path.name: sha256_of(path)}, "gpu_parity": None}
+    )  # fmt: skip
+    if _runs_here(trt, built.facts):
         on_step("run the engine")
-        card = _executed(card, TensorRTModel(path, trt), built, source, options, engine)
+        session = TensorRTModel(path, trt)
+        card = _executed(card, session, built, source, options, engine)
+        if options.verify:
+            twin = _Twin(trt=trt, onnx_path=onnx_path, options=engine, precision=card.precision, on_step=on_step)
+            card = _with_gpu_parity(card, session, twin, source, options)
+    onnx_path.unlink()
     (folder / cards.FILE_NAME).write_text(cards.write_card(card))
     return card
 
@@ -123,9 +133,10 @@ def export_script(
     return card
 
 
-def _runs_here(facts: Engine) -> bool:
+def _runs_here(trt: Any, facts: Engine) -> bool:
+    """Say whether the engine is for the GPU of this machine."""
     gpu = gpu_here()
-    return gpu is not None and (not facts.compute_capabilities or gpu.compute_capability in facts.compute_capabilities)
+    return gpu is not None and gpu.compute_capability in (facts.compute_capabilities or portable_to(trt))
 
 
 def _executed(
@@ -133,14 +144,13 @@ def _executed(
     options: ExportOptions, engine: EngineOptions,
 ) -> Card:  # fmt: skip
     """Inspect and run the engine; return the card with what it showed, and its own answers as the canary's."""
-    precisions = engine_layers.require_precision(
-        session.layers(), card.precision, name=card.name, num_exempt=len(built.facts.grouped_in_fp32)
-    )
-    facts = built.facts.model_copy(update={"engine_precisions": precisions, "executed": True})
-    card = card.model_copy(update={"engine": facts})
-    # TF32 keeps as many bits of mantissa as fp16, so it is held to the same bar unless the user sets another.
-    rounds = engine.tf32 and options.precision == "fp32" and options.atol is None and options.rtol is None
-    tolerance = parity.tolerance_for("fp16", source.num_layers) if rounds else options.tolerance_for(source)
+    facts = inspected_facts(built.facts, session.layers(), card.precision, name=card.name)
+    card = card.model_copy(update={"engine": facts.model_copy(update={"executed": True})})
+    tolerance = options.tolerance_for(source)
+    if engine.tf32:
+        tolerance = tolerance_with_tf32(
+            options.precision, tolerance, source.num_layers, is_own=options.has_own_tolerance
+        )  # fmt: skip
     card = _verified(card, session, built.facts.builder, source, options, engine, tolerance)
     if card.canary.num_images < engine.batch_min:
         return card
@@ -150,6 +160,77 @@ def _executed(
     return card.model_copy(update={"canary": card.canary.model_copy(update={"logits": rows})})
 
 
+def inspected_facts(facts: Engine, layers: list[tuple[str, str]], precision: Precision, *, name: str) -> Engine:
+    """Return what is known of an engine with what its inspector says of its layers.
+
+    Args:
+        facts: known before.
+        layers: (name, precision), as the inspector tells them; none where it does not.
+        precision: that was asked for.
+        name: of the model, for the message.
+
+    Raises:
+        ParityError: no layer computes in that precision; in fp32, not all do.
+    """
+    counts = engine_layers.require_some_precision(layers, precision, name=name)
+    # Of an int8 plan from elsewhere nobody knows which layers were meant to stay in a wider precision.
+    is_known = bool(layers) and not (facts.built_elsewhere and precision == "int8")
+    surplus = engine_layers.count_surplus(layers, facts.network_precisions, precision)
+    wider = engine_layers.wider_layers(layers, precision)
+    return facts.model_copy(
+        update={"engine_precisions": counts, "num_wider": surplus if is_known else None, "wider_layers": wider}
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Twin:
+    """The same engine built with TF32 the other way: what is compared and never published."""
+
+    trt: Any
+    onnx_path: Path
+    options: EngineOptions
+    precision: Precision
+    on_step: Announce
+
+    def open(self, facts: Engine) -> TensorRTModel | None:
+        """Build and open it; None where TF32 changes nothing, as no layer is in fp32, or where nobody knows."""
+        if "FLOAT" not in facts.network_precisions:
+            return None
+        tf32 = not self.options.tf32
+        self.on_step(f"build it with TF32 {'on' if tf32 else 'off'} too, for comparison")
+        built = build_engine(
+            self.trt, self.onnx_path, replace(self.options, tf32=tf32), precision=self.precision, on_step=self.on_step
+        )
+        path = self.onnx_path.with_name("twin")
+        path.write_bytes(built.plan)
+        try:
+            return TensorRTModel(path, self.trt)
+        finally:
+            path.unlink()
+
+
+def _with_gpu_parity(
+    card: Card, session: TensorRTModel, twin: _Twin, source: Exportable, options: ExportOptions
+) -> Card:  # fmt: skip
+    """Measure the engine with TF32 off and on; return the card with both.
+
+    Raises:
+        ParityError: with TF32 off it computes something else.
+    """
+    gpu, facts = gpu_here(), card.engine
+    assert gpu is not None, "the engine was run"
+    assert facts is not None
+    batches = _batches(card, source, options, twin.options)
+    off = options.tolerance_for(source)
+    found = compare_both(
+        lambda tf32: session if tf32 == twin.options.tf32 else twin.open(facts),
+        [source.logits(batch) for batch in batches], [card.signature.as_input(batch) for batch in batches],
+        gpu=gpu, runtime=f"{facts.builder} {facts.version}", off=off,
+        on=tolerance_with_tf32(card.precision, off, source.num_layers, is_own=options.has_own_tolerance),
+    )  # fmt: skip
+    return card.model_copy(update={"gpu_parity": require(found, name=card.name)})
+
+
 def _verified(
     card: Card, session: Runtime, step: str, source: Exportable,
     options: ExportOptions, engine: EngineOptions, tolerance: Tolerance,
@@ -157,12 +238,17 @@ def _verified(
     """Compare a file with PyTorch on the batches of its profile; return the card with that step."""
     if not options.verify:
         return card
-    every = parity.images_for(
-        card.signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed,
-        with_noise=options.precision != "int8",
-    )  # fmt: skip
-    batches = [batch for batch in every if engine.batch_min <= len(batch) <= engine.batch_max]
+    batches = _batches(card, source, options, engine)
     reference = [source.logits(batch) for batch in batches]
     inputs = [card.signature.as_input(batch) for batch in batches]
     found: Parity = parity.compare(step, reference, [session(batch) for batch in inputs], tolerance)
     return card.model_copy(update={"steps": (*card.steps, parity.require(found, name=card.name))})
+
+
+def _batches(card: Card, source: Exportable, options: ExportOptions, engine: EngineOptions) -> list[parity.Images]:
+    """Return the images that are compared, in batches of the engine's profile."""
+    every = parity.images_for(
+        card.signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed,
+        with_noise=options.precision != "int8",
+    )  # fmt: skip
+    return [batch for batch in every if engine.batch_min <= len(batch) <= engine.batch_max]

@@ -15,6 +15,7 @@ from typing import Any
 from resx.errors import ParityError
 
 EXPECTED = {"fp32": "FLOAT", "fp16": "HALF", "bf16": "BF16", "int8": "INT8"}
+_BITS = {"INT8": 8, "HALF": 16, "BF16": 16, "FLOAT": 32}
 _COMPUTE = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY", "EINSUM")
 _COMPUTE_WORDS = re.compile(r"conv|gemm|matmul|matrix", re.IGNORECASE)
 # In this order: "BFloat16" has "Float" in it. Spellings of the inspector in TensorRT 10 and 11.
@@ -64,6 +65,41 @@ def require_precision(
             f"{name}: {len(others)} of {len(layers)} convolutions and matrix products compute in another precision "
             f"than {precision} ({layer}: {found}); nothing was published; export the ONNX file in {precision} first"
         )
+    return counted(layers)
+
+
+def wider_layers(layers: list[tuple[str, str]], precision: str) -> tuple[str, ...]:
+    """Return the names of the layers that compute in a wider precision than was asked for."""
+    bits = _BITS[EXPECTED[precision]]
+    return tuple(name for name, found in layers if _BITS.get(found, 0) > bits)
+
+
+def count_surplus(layers: list[tuple[str, str]], network: dict[str, int], precision: str) -> int:
+    """Return how many more of an engine's layers compute in a wider precision than of the parsed network's.
+
+    By number, as the builder joins layers and gives them other names.
+
+    Args:
+        layers: of the engine.
+        network: the parsed network's layers, counted by precision.
+        precision: that was asked for.
+    """
+    bits = _BITS[EXPECTED[precision]]
+    meant = sum(number for found, number in network.items() if _BITS.get(found, 0) > bits)
+    return max(0, len(wider_layers(layers, precision)) - meant)
+
+
+def require_some_precision(layers: list[tuple[str, str]], precision: str, *, name: str) -> dict[str, int]:
+    """Check that an engine computes in what was asked for at all, and return its layers counted.
+
+    fp32 is held to be all of it: less would be less accurate. In the lower precisions the builder may leave layers
+    in a wider one, which costs speed; `count_surplus` says how many.
+
+    Raises:
+        ParityError: no layer does; in fp32, not all do.
+    """
+    if precision == "fp32" or not layers or all(found != EXPECTED[precision] for _, found in layers):
+        return require_precision(layers, precision, name=name)
     return counted(layers)
 
 

@@ -24,6 +24,7 @@ from resx.export import onnx_reading, parity
 from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
 from resx.export.checking import Checks, Exportable, prepare_checks
 from resx.export.external_data import require_within_limit
+from resx.export.gpu_parity import compare_on_cuda
 from resx.export.int8_file import FileForm, Int8Options, write_int8
 from resx.export.resnext_form import STEP as GROUPED_FORM
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
@@ -111,6 +112,9 @@ def export_version(
     made = _write(grouped, options, path, checks, on_step)
     on_step("verify the file")
     steps += [*made.steps, *checks.require_file(path)]
+    gpu_parity = None
+    if options.target == "gpu" and steps:
+        gpu_parity = compare_on_cuda(checks, path, steps[-1].tolerance, on_step=on_step)
     written = onnx.load(path)
     precision = _precision_of(source, options)
     card = Card(
@@ -136,6 +140,7 @@ def export_version(
         if options.verify
         else "",
         steps=tuple(steps),
+        gpu_parity=gpu_parity,
         canary=_canary(OnnxRuntimeModel(path), signature, options, precision),
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ except ImportError:
         "onnxruntime is not installed; pip install 'resx[cpu]' (or 'resx[gpu]' where there is an NVIDIA GPU)"
     ) from None
 
+_CUDA = "CUDAExecutionProvider"
+
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Return options that leave the machine's other users their cores."""
@@ -37,25 +39,34 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def open_session(
-    path: Path, *, threads: int | None = None, content: bytes | None = None
+    path: Path, *, threads: int | None = None, content: bytes | None = None, cuda: Mapping[str, str] | None = None
 ) -> onnxruntime.InferenceSession:
-    """Open a file, or `content` that was made of it, in a session on the CPU.
+    """Open a file, or `content` that was made of it, in a session on the CPU, or on the current GPU.
 
     Args:
         path: of the file, which errors name.
         threads: None takes every core that this process may use.
         content: opened in its place.
+        cuda: options of the CUDA provider; None: the CPU computes.
 
     Raises:
         UsageError: there is no such file, or it cannot be read.
         ExportError: onnxruntime refuses the file.
+        MissingCapability: the CUDA provider cannot be loaded; onnxruntime would take the CPU in silence.
     """
     model = onnx_reading.runnable(path) if content is None else content
     options = session_options(threads or usable_cores())
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if cuda is not None:
+        getattr(onnxruntime, "preload_dlls", lambda: None)()
+        providers = [(_CUDA, dict(cuda)), *providers]
     try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
         raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
+    if cuda is not None and _CUDA not in session.get_providers():
+        raise MissingCapability(f"onnxruntime cannot load its {_CUDA}; `resx doctor` says what is missing")
+    return session
 
 
 def session_with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnxruntime.InferenceSession:
@@ -71,7 +82,17 @@ def session_with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnxru
 
 def default_target() -> Target:
     """Return what files are written for if nobody says: the GPU where onnxruntime can use one."""
-    return "gpu" if "CUDAExecutionProvider" in onnxruntime.get_available_providers() else "cpu"
+    return "gpu" if has_cuda_provider() else "cpu"
+
+
+def has_cuda_provider() -> bool:
+    """Say whether this onnxruntime is the package for NVIDIA GPUs."""
+    return _CUDA in onnxruntime.get_available_providers()
+
+
+def onnxruntime_version() -> str:
+    """Return onnxruntime's version."""
+    return str(onnxruntime.__version__)
 
 
 def require_bf16() -> None:
@@ -102,14 +123,18 @@ class RowsChanged(ParityError):  # noqa: N818 - named after what happened
 class OnnxRuntimeModel:
     """A model file in an onnxruntime session of its own."""
 
-    def __init__(self, path: Path, *, threads: int | None = None, content: bytes | None = None) -> None:
+    def __init__(
+        self, path: Path, *, threads: int | None = None, content: bytes | None = None,
+        cuda: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         """Open the file (`open_session`).
 
         Raises:
             UsageError: the file is missing or cannot be read.
             ExportError: onnxruntime refuses the file.
+            MissingCapability: the GPU cannot be used.
         """
-        self._session = open_session(path, threads=threads, content=content)
+        self._session = open_session(path, threads=threads, content=content, cuda=cuda)
         self._input = self._session.get_inputs()[0].name
         self._path = path
 

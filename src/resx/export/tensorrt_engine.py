@@ -225,6 +225,11 @@ def require_buildable(trt: Any, options: EngineOptions) -> None:
             raise UsageError(f"compute capability {capability}: TensorRT-RTX {trt.__version__} builds for {listed}")
 
 
+def portable_to(trt: Any) -> tuple[str, ...]:
+    """Return the compute capabilities of all GPUs that TensorRT for RTX builds for."""
+    return tuple(_capabilities(trt))
+
+
 def _capabilities(trt: Any) -> dict[str, Any]:
     members = trt.ComputeCapability.__members__.items()
     return {f"{name[2:-1]}.{name[-1]}": value for name, value in members if name.startswith("SM")}

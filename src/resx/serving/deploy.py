@@ -27,6 +27,7 @@ from resx.serving import config_rules, pinned
 from resx.serving.client import ConnectionLost, NoAnswerInTime, TritonClient
 from resx.serving.devices import require_device_for
 from resx.serving.embedded import TRITON_VERSION
+from resx.serving.engine_runtime import engine_backend, require_engine_runtime
 from resx.serving.first_answer import require_answer
 from resx.serving.python_models import require_none_of_others
 from resx.serving.python_stub import missing_stub, require_stub_for
@@ -198,9 +199,15 @@ def check_files(
         config_rules.require_contained(repository.root, model)
     if starting or server_at(client.address.host_port) is not None:
         require_none_of_others(repository.root, name)
-    if not repository.has_card(name, version):
+    card = cards.read_card(folder) if repository.has_card(name, version) else None
+    if engine_backend(repository.root / name):
+        server = server_at(client.address.host_port)
+        require_engine_runtime(
+            repository.root / name, card, embedded=client.server_version() == TRITON_VERSION,
+            device=server.device if server else None,
+        )  # fmt: skip
+    if card is None:
         return None
-    card = cards.read_card(folder)
     if card.unproved:
         raise VersionRejected(f"{folder}: {card.unproved}; export the model again")
     for file, expected in card.files.items():
@@ -208,11 +215,6 @@ def check_files(
         if not path.is_file() or sha256_of(path) != expected:
             raise VersionRejected(f"{path}: missing or not the file that was verified; export the model again")
     labels_text(card)
-    if card.engine is not None and client.server_version() == TRITON_VERSION:
-        raise MissingCapability(
-            f"{name} version {version}: a TensorRT plan, and the embedded Triton has no TensorRT; "
-            "serve it with NVIDIA's container (docker compose --profile gpu up)"
-        )
     return card
 
 

@@ -2,8 +2,9 @@
 
 The wheel nvidia-pytriton carries `tritonserver` 2.51 (24.10) and its python backend. Only those binaries are
 used: they are unpacked into the cache folder, pinned by SHA-256, and the package itself is never installed
-(it would ask for numpy < 2). The backend `onnxruntime` is of this package: `backends/onnxruntime/model.py`, which
-computes each model in processes of its own, or `backends/onnxruntime/native`, which computes in the server.
+(it would ask for numpy < 2). The backends are of this package: `backends/onnxruntime/model.py` and
+`backends/tensorrt/model.py`, which compute each model in processes of its own, or `backends/onnxruntime/native`, which
+computes in the server.
 
 2.51 lacks every later security fix, so it binds to 127.0.0.1 and nothing else, and its control APIs want a
 key. Who needs reach runs NVIDIA's container (docker-compose.yml) over the same repository.
@@ -65,6 +66,8 @@ _FOLDER = "triton"
 _UNPACKED_BYTES = 300_000_000
 _OPEN_FILES = 256
 """It has 66 open with one small model; the rest is for connections and other models."""
+_BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
+"""The Python backends of this package, and the folder with the files of each; `backends/*.py` are of all of them."""
 _LAYOUT = 7
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
@@ -213,7 +216,7 @@ def missing_in_cache() -> str | None:
 
 def _unpacked(on_step: Callable[[str], None], python: Version) -> Installation:
     if found := find_installed(python):
-        _write_backend(found.backends)
+        _write_backends(found.backends)
         return found
     root = _install_root(python)
     require_free_space(root, _UNPACKED_BYTES)
@@ -228,7 +231,7 @@ def _unpacked(on_step: Callable[[str], None], python: Version) -> Installation:
                 publish_folder(staged, root)
     found = find_installed(python)
     assert found is not None
-    _write_backend(found.backends)
+    _write_backends(found.backends)
     return found
 
 
@@ -236,6 +239,7 @@ def _with_native_backend(installation: Installation, on_step: Callable[[str], No
     """Return the same server with the native backend, which is compiled first if need be."""
     folder = installation.backends.with_name("backends-native")
     put_native_backend(folder / "onnxruntime", on_step)
+    _write_backends(folder, without="onnxruntime")
     (folder / "python").mkdir(mode=0o755, exist_ok=True)
     for file in (entry for entry in (installation.backends / "python").iterdir() if entry.is_file()):
         with contextlib.suppress(FileExistsError):
@@ -318,13 +322,15 @@ def _inside(member: zipfile.ZipInfo, prefix: str) -> PurePosixPath:
     return path
 
 
-def _write_backend(backends: Path) -> None:
-    """Put this version's own backend there: real files, as Triton refuses links that leave the folder."""
-    sources = resources.files("resx.serving") / "backends" / "onnxruntime"
-    for source in (entry for entry in sources.iterdir() if entry.name.endswith(".py")):
-        target = backends / "onnxruntime" / source.name
-        if not target.is_file() or target.read_bytes() != source.read_bytes():
-            write_atomic(target, source.read_bytes(), mode=CACHED_FILE)
+def _write_backends(backends: Path, without: str = "") -> None:
+    """Put this version's own backends there: real files, as Triton refuses links that leave the folder."""
+    sources = resources.files("resx.serving") / "backends"
+    for name in _BACKENDS.keys() - {without}:
+        (backends / name).mkdir(mode=0o755, exist_ok=True)
+        for source in (*sources.iterdir(), *(sources / _BACKENDS[name]).iterdir()):
+            target = backends / name / source.name
+            if source.name.endswith(".py") and not (target.is_file() and target.read_bytes() == source.read_bytes()):
+                write_atomic(target, source.read_bytes(), mode=CACHED_FILE)
 
 
 def _install_root(python: Version = THIS) -> Path:

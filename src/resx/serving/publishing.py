@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from resx.export.pipeline import ExportOptions
     from resx.export.tensorrt_engine import EngineOptions
 
+_VERSION = {None: "an ONNX file", "tensorrt": "a TensorRT plan", "tensorrt_rtx": "an engine of TensorRT for RTX"}
+_VERSIONS = {None: "ONNX files", "tensorrt": "TensorRT plans", "tensorrt_rtx": "engines of TensorRT for RTX"}
+
 
 def export_into(
     repository: Repository, source: Exportable, options: ExportOptions, serving: ServingOptions, *,
@@ -31,7 +34,7 @@ def export_into(
     """
     from resx.export.pipeline import export_version
 
-    require_one_format(repository, name, plan=False)
+    require_one_format(repository, name, builder=None)
     with repository.stage() as folder:
         card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
         on_step("publish")
@@ -46,7 +49,7 @@ def publish_kept(
     Raises:
         UsageError: the name cannot be used, or its versions have another interface.
     """
-    require_one_format(repository, name, plan=False)
+    require_one_format(repository, name, builder=None)
     folder, made = kept
     card = made.model_copy(update={"name": name, "command": command})
     newest = repository.newest(name)
@@ -61,34 +64,42 @@ def publish_kept(
         return card, repository.publish(staged, card, serving)
 
 
-def export_plan_into(
+def export_engine_into(
     repository: Repository, source: Exportable, options: ExportOptions, engine: EngineOptions, trt: Any,
     serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None] = lambda _step: None,
 ) -> tuple[Card, Published]:  # fmt: skip
-    """Export, build a TensorRT plan, verify and publish it as the next version of `name`, as `export_into` does.
+    """Export, build an engine, verify and publish it as the next version of `name`, as `export_into` does.
 
     Raises:
-        UsageError: the name cannot be used, its versions have another interface or are not plans.
+        UsageError: the name cannot be used, its versions have another interface or are no such engines.
         ParityError, ExportError, ResxError: as `export_engine`.
     """
     from resx.export.engine_export import export_engine
 
-    require_one_format(repository, name, plan=True)
+    require_one_format(repository, name, builder=trt.__name__)
     with repository.stage() as folder:
         card = export_engine(source, options, engine, trt, folder, name=name, command=command, on_step=on_step)
         on_step("publish")
         return card, repository.publish(folder, card, serving)
 
 
-def require_one_format(repository: Repository, name: str, *, plan: bool) -> None:
-    """Check that all versions of a model are ONNX files, or all are plans: config.pbtxt names one backend for all.
+def require_one_format(repository: Repository, name: str, *, builder: str | None) -> None:
+    """Check that all versions of a model are files of one kind: config.pbtxt names one backend for all.
+
+    Args:
+        repository: where it is to be published.
+        name: of the model.
+        builder: of the engine; None: it is an ONNX file.
 
     Raises:
-        UsageError: the name cannot be published, or its versions are of the other kind.
+        UsageError: the name cannot be published, or its versions are of another kind.
     """
     repository.require_publishable(name)
     if not repository.versions(name):
         return
-    if (repository.card(name).engine is not None) != plan:
-        there, here = ("ONNX files", "a TensorRT plan") if plan else ("TensorRT plans", "an ONNX file")
-        raise UsageError(f"{name}: its versions are {there}, this is {here}; publish it under another --name")
+    engine = repository.card(name).engine
+    there = None if engine is None else engine.builder
+    if there != builder:
+        raise UsageError(
+            f"{name}: its versions are {_VERSIONS[there]}, this is {_VERSION[builder]}; publish it under another --name"
+        )

@@ -44,10 +44,14 @@ def require_stub_for(model_folder: Path, python: Version = THIS) -> None:
     """Check that the embedded server can run a model, as far as that takes Python.
 
     Raises:
-        MissingCapability: the model is of the backend `python`, and there is no Python for it.
+        MissingCapability: its backend is one of Python, and there is no Python for it.
     """
     config = model_folder / CONFIG_FILE
-    if not config.is_file() or triton_config.read(config).backend != "python":
+    if not config.is_file():
+        return
+    message = triton_config.read(config)
+    # With --native too, which computes ONNX files alone in the server.
+    if message.backend != "python" and not triton_config.engine_backend_of(message):
         return
     if reason := missing_stub(python):
         raise MissingCapability(f"{model_folder.name}: needs Python inside the server: {reason}")

@@ -45,24 +45,26 @@ def is_for_cpu(config: dict[str, Any]) -> bool:
 
 
 @cache
-def served_backend() -> ModuleType:
-    """Load the served backend's module: outside a server, without the stub's module that it imports.
+def served_backend(name: str = "onnxruntime") -> ModuleType:
+    """Load a served backend's module: outside a server, without the stub's module that it imports.
 
     The files beside it are imported by their own names, as the server's stub does.
 
     Its sessions log nothing: their errors come as exceptions, and what they would write to stderr has names of the
     file in it as they are.
     """
-    path = Path(__file__).parent / "backends" / "onnxruntime" / "model.py"
-    spec = importlib.util.spec_from_file_location("resx_served_backend", path)
+    path = Path(__file__).parent / "backends" / name / "model.py"
+    spec = importlib.util.spec_from_file_location(f"resx_served_backend_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     module = importlib.util.module_from_spec(spec)
-    sys.path.append(str(path.parent))
+    folders = [str(path.parent), str(path.parent.parent)]
+    sys.path += folders
     try:
         spec.loader.exec_module(module)
     finally:
-        sys.path.remove(str(path.parent))
+        for folder in folders:
+            sys.path.remove(folder)
     vars(module).update(LOG_SEVERITY=_SILENT, CORES=usable_cores())
     return module

@@ -20,6 +20,8 @@ CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
 OUTPUT_KIND = "resx.output"
 """The parameter that says what the output is (`resx.export.output_kind`); absent for logits."""
+ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
+"""For engines; each is named after the package of NVIDIA's that builds and opens them."""
 RANDOM = "random"
 """Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
@@ -77,10 +79,10 @@ class ServingOptions:
 
 
 def config_text(card: Card, options: ServingOptions) -> str:
-    """Return the text of config.pbtxt for a model with this card: an ONNX file, or a TensorRT plan.
+    """Return the text of config.pbtxt for a model with this card: an ONNX file, or an engine.
 
     Raises:
-        UsageError: it is an engine of TensorRT for RTX, or a plan that takes no single image: Triton cannot serve them.
+        UsageError: it is an engine that takes no single image: Triton cannot serve it.
     """
     return text(config_message(card, options), {"instance_group": _placement(card.engine)})
 
@@ -103,7 +105,7 @@ def config_message(card: Card, options: ServingOptions) -> Any:
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
     fixed = () if signature.batch is None else (signature.batch,)
     message = new_message(card.name, parameters)
-    message.backend = "onnxruntime" if card.engine is None else "tensorrt"
+    message.backend = "onnxruntime" if card.engine is None else card.engine.builder
     message.max_batch_size = 0 if fixed else card.max_batch_size
     data_type = DATA_TYPES[signature.input_type]
     message.input.add(name=signature.input_name, data_type=data_type, dims=(*fixed, *signature.input_dims))
@@ -143,6 +145,12 @@ def image_parameters(card: Card) -> dict[str, str]:
     return parameters
 
 
+def engine_backend_of(message: Any) -> str:
+    """Return the backend of a configuration whose model is an engine; empty for any other."""
+    backend = str(message.backend) or ("tensorrt" if message.platform == "tensorrt_plan" else "")
+    return backend if backend in ENGINE_BACKENDS else ""
+
+
 def output_kind_of(parameters: Mapping[str, str]) -> OutputKind:
     """Return what a model's output is, by the parameters of its configuration."""
     return next((kind for kind in OUTPUT_KINDS if parameters.get(OUTPUT_KIND) == kind), "logits")
@@ -165,8 +173,6 @@ def _add_warm_up(message: Any, card: Card) -> None:
 
 
 def _require_servable(card: Card) -> None:
-    if card.engine is not None and card.engine.builder != "tensorrt":
-        raise UsageError(f"{card.name}: Triton has no backend for TensorRT-RTX; publish --format onnx or tensorrt")
     if card.engine is not None and card.engine.batch_min > 1:
         raise UsageError(
             f"{card.name}: batch_min={card.engine.batch_min}: Triton sends single images too; give --batch-min 1"
@@ -176,9 +182,14 @@ def _require_servable(card: Card) -> None:
 def _placement(engine: Engine | None) -> tuple[str, ...]:
     if engine is None:
         return ("KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.",)
-    capabilities = ", ".join(engine.compute_capabilities)
+    capabilities = ", ".join(engine.compute_capabilities) or "any that TensorRT for RTX is portable to"
+    built_with = (
+        "A plan runs only under the TensorRT and on the kind of GPU it was built with:"
+        if engine.builder == "tensorrt"
+        else "An engine of TensorRT for RTX, which the embedded server alone has a backend for:"
+    )
     return (
-        "A plan runs only under the TensorRT and on the kind of GPU it was built with:",
+        built_with,
         f"{engine.version}, compute capability {capabilities}.",
         f"Its profile: batches of {engine.batch_min} to {engine.batch_max}, tuned for {engine.batch_opt}.",
     )

@@ -147,7 +147,7 @@ def _card_faults(config: Any, card: Card) -> Iterator[str]:
     """Yield where a configuration is not one for the version's file."""
     signature = card.signature
     # Without a name Triton goes by the file's.
-    backend = config.backend or next(name for name, file in _FILES.items() if file == card.model_file)
+    backend = config.backend or next((name for name, file in _FILES.items() if file == card.model_file), "of no name")
     if _FILES.get(backend) != card.model_file:
         yield f"backend {backend}: does not serve {card.model_file}"
     if backend == "openvino" and config.default_model_filename != card.model_file:
