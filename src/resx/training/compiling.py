@@ -21,15 +21,15 @@ Forward: TypeAlias = Callable[[Tensor], Tensor]
 
 
 @contextlib.contextmanager
-def compiled_forward(model: nn.Module) -> Iterator[Forward]:
+def compiled_forward(model: nn.Module, *, backend: str = "inductor") -> Iterator[Forward]:
     """Give a function that computes what the model does in training; compiled as it is called."""
     dropped = [block for block in model.modules() if isinstance(block, StochasticBranch) and block.survival < 1]
     if not dropped:
-        yield torch.compile(model, dynamic=False)
+        yield torch.compile(model, dynamic=False, backend=backend)
         return
     # One entry per shape of block; DenseNet's layers all differ.
     with torch._dynamo.config.patch(recompile_limit=8 + 2 * len(dropped)):
-        compiled = {block: torch.compile(block.joined, dynamic=False) for block in dropped}
+        compiled = {block: torch.compile(block.joined, dynamic=False, backend=backend) for block in dropped}
 
         def forward(x_NCHW: Tensor) -> Tensor:
             for block, joined in compiled.items():

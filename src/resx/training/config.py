@@ -66,7 +66,7 @@ class TrainingConfig(Recipe):
     compiled: bool = False
     """Whether the forward and backward pass are compiled (torch.compile)."""
     num_processes: int = Field(default=1, ge=1)
-    """That share each batch; the run's own number, whatever it is given as."""
+    """That share each batch."""
     skip_bad: bool = False
     """Train without the images of a folder that cannot be read."""
     seed: int = Field(default=0, ge=0, lt=2**63)

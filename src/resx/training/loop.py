@@ -26,7 +26,7 @@ from resx.training.checkpoint import Metrics, Progress, TrainingState
 from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import TrainingConfig, learning_rate_at
 from resx.training.data import DataSet
-from resx.training.devices import TORCH_NAMES, exact_convolutions, name_of
+from resx.training.devices import exact_convolutions, name_of
 from resx.training.evaluation import normaliser, num_right
 from resx.training.processes import (
     Processes,
@@ -79,7 +79,7 @@ def train(
     Args:
         spec: the network.
         data: what it is trained and evaluated on.
-        config: the settings.
+        config: the settings; the device and the number of processes are those of `processes`.
         folder: where the run is kept; nobody else may train there meanwhile.
         resume: go on with the run in the folder.
         ignore_times: with `resume`, take files for unchanged if only their modification times differ.
@@ -96,11 +96,10 @@ def train(
             cannot share a batch equally.
         ResxError: the loss or the weights are no longer finite, the folder cannot be written, or is another one by now.
     """
-    assert processes.device.type == TORCH_NAMES[config.device], (processes.device, config.device)
     if len(data.train) < 2:
         raise UsageError(f"data {config.data}: one image to train on, and batch norm needs two; give more")
     processes.part(min(config.batch_size, len(data.train)))  # before the folder is made
-    config = config.model_copy(update={"num_processes": processes.count})
+    config = config.model_copy(update={"num_processes": processes.count, "device": processes.kind})
     origin = Origin(spec=spec, training=config)
     with _claimed(folder, processes, resume=resume, force=force) as own, exact_convolutions():
         state = _new_state(spec, config, processes)

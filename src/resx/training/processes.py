@@ -49,6 +49,11 @@ class Processes:
         """Whether this is the process that writes."""
         return self.rank == 0
 
+    @property
+    def kind(self) -> Device:
+        """What this process computes on, in resx's words."""
+        return "gpu" if self.device.type == "cuda" else "cpu"
+
     def part(self, num_images: int) -> slice:
         """Return this process's share of a batch, as large as the others'.
 
