@@ -12,6 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from resx.errors import UsageError
+from resx.training.checkpoint import load_run, read_config
+from resx.training.data import digits
+from resx.training.evaluation import accuracy
 from resx.training.processes import Processes, joined
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -118,6 +121,11 @@ def test_a_run_of_two_processes_is_the_run_of_one_within_rounding(tmp_path: Path
     assert two.returncode == 0, two.stderr
 
     assert len(two.stdout.splitlines()) == 1, two.stdout  # only the first process speaks
+    last = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["num_processes"], read_config(tmp_path / "two").num_processes) == (2, 2)
+    # Each evaluates its share: together it is the accuracy of the run as one process sees it.
+    model, spec = load_run(tmp_path / "two")
+    assert last["accuracy"] == pytest.approx(accuracy(model, spec, digits(8).held_out), abs=1.5 / 355)
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")

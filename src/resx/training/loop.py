@@ -26,7 +26,7 @@ from resx.training.checkpoint import Metrics, Progress, TrainingState
 from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import TrainingConfig, learning_rate_at
 from resx.training.data import DataSet
-from resx.training.devices import exact_convolutions, name_of
+from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
 from resx.training.evaluation import normaliser, num_right
 from resx.training.processes import (
     Processes,
@@ -48,7 +48,6 @@ OnEpoch: TypeAlias = Callable[[Metrics], None]
 
 ALONE = Processes()
 
-_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DIVERGED = "the last finished epoch is kept; lower --learning-rate"
 
 
@@ -220,7 +219,7 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
     optimizer.zero_grad(set_to_none=True)
     images = work.normalise(batch.images).contiguous(memory_format=_layout(config))
     autocast = torch.autocast(
-        processes.device.type, dtype=_AUTOCAST[config.precision], enabled=config.precision != "fp32"
+        processes.device.type, dtype=AUTOCAST_TYPES[config.precision], enabled=config.precision != "fp32"
     )
     with autocast:
         loss = F.cross_entropy(work.forward(images), batch.targets, label_smoothing=config.label_smoothing)
