@@ -213,18 +213,34 @@ def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float,
 
 
 def train(line: Line, folder: Path) -> None:
-    """Train resnet110 with and without stochastic depth; the saving is of an epoch's time."""
+    """Train resnet110 with and without stochastic depth, in all else alike; the saving is of an epoch's time."""
+    command = (
+        "train", "resnet110", "--data", "digits", "--epochs", 6, "--batch-size", 64, "--device", "gpu",
+        "--precision", "auto", "--channels-last",
+    )  # fmt: skip
     rates = {}
     for kind, options in (("constant depth", ()), ("stochastic depth", ("--survival", "0.5"))):
         run = folder / kind.replace(" ", "-")
         step = line.resx(
-            f"train resnet110, {kind}", "train", "resnet110", "--data", "digits", "--epochs", 4, "--device", "cuda",
-            *options, "-o", run, gpu=True, read=lambda _found, run=run: trained(run),
+            f"train resnet110, {kind}", *command, *options, "-o", run, gpu=True,
+            read=lambda _found, run=run: trained(run),
         )  # fmt: skip
         rates[kind] = step.figures.get("images_per_s")
     if all(rates.values()):
         share = rates["constant depth"] / rates["stochastic depth"]
         hold(line, "stochastic depth's epoch over constant depth's", [share], "stochastic_depth_epoch", -1)
+    steps = ("--device", "gpu", "--precision", "auto", "--batch-size", "64", "--pairs", "60")
+    line.run(
+        "stochastic depth's steps in turn with constant depth's",
+        [sys.executable, "-m", "benchmarks.stochastic_depth_epoch", *steps], gpu=True,
+        read=lambda text: {"said": text.strip().splitlines()},
+    )  # fmt: skip
+    name, run = "train resnet110 on two GPUs", folder / "two"
+    if not line.missing and find_gpus().count < 2:
+        line.note(name, "not run", "one GPU is here: NCCL takes a GPU for each process")
+        return
+    torchrun = [sys.executable, "-P", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "resx"]
+    line.run(name, [*torchrun, *map(str, command), "-o", str(run)], gpu=True, read=lambda _text: trained(run))
 
 
 def test(line: Line) -> None:
@@ -289,10 +305,12 @@ def loads_of(found: Mapping[str, Any]) -> Figures:
 
 
 def trained(run: Path) -> Figures:
-    """Return the median rate of a run's epochs, but for the first, which warms up."""
+    """Return the median rate of a run's epochs, but for the first, which warms up, and what computed them."""
     epochs = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = sorted(epoch["images_per_s"] for epoch in epochs[1:])
-    return {"images_per_s": rates[len(rates) // 2], "accuracy": epochs[-1]["accuracy"]}
+    how = {key: epochs[-1][key] for key in ("accuracy", "device", "precision", "num_processes")}
+    layout = "last" if json.loads((run / "training.json").read_text())["channels_last"] else "first"
+    return {"images_per_s": rates[len(rates) // 2], **how, "channels": layout}
 
 
 def describe_machine(missing: str) -> Figures:

@@ -27,7 +27,7 @@ def main(name: str, target: str) -> None:
         value = mean_over_processes(loss, processes)
         gradients = {f"gradient.{key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
         if processes.is_first:
-            save_file(gradients | model.state_dict() | {"loss": torch.tensor(value, dtype=torch.float64)}, target)
+            save_file(gradients | model.state_dict() | {"loss": value}, target)
 
 
 if __name__ == "__main__":

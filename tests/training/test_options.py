@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
-from resx.errors import MissingCapability
+from resx.errors import MissingCapability, UsageError
 from resx.training import checkpoint
 from resx.training.checkpoint import Progress
 from resx.training.config import TrainingConfig
@@ -16,6 +17,7 @@ from resx.training.data import DataSet
 from resx.training.evaluation import accuracy
 from resx.training.loop import train
 from resx.training.processes import joined
+from resx.training.run_origin import changes_of_computing
 from resx.training.tensorboard import event_files, require_tensorboard, write_scalars
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
@@ -58,6 +60,84 @@ def test_an_fp16_run_resumes_exactly_with_its_loss_scale(
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
     for name in (checkpoint.WEIGHTS, checkpoint.BEST):
         assert (tmp_path / "broken" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def scaler_of(folder: Path) -> dict[str, float]:
+    """The loss scale that a run goes on with, and what it depends on."""
+    with safe_open(folder / checkpoint.RESUME, framework="pt") as file:
+        return dict(json.loads(file.metadata()["scaler"]))
+
+
+def test_an_fp16_run_goes_on_with_the_steps_since_its_loss_scale_changed(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    half = config.model_copy(update={"precision": "fp16"})
+    train(small_spec, small_data, half.model_copy(update={"epochs": 1}), tmp_path)
+    assert scaler_of(tmp_path)["_growth_tracker"] == 6
+    train(small_spec, small_data, half, tmp_path, resume=True, extend=True)
+    assert scaler_of(tmp_path)["_growth_tracker"] == 18
+
+
+def test_an_fp16_run_goes_on_with_its_loss_scale(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    half = config.model_copy(update={"precision": "fp16"})
+    train(small_spec, small_data, half.model_copy(update={"epochs": 1}), tmp_path)
+    begun = scaler_of(tmp_path)
+    path = tmp_path / checkpoint.RESUME
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(path), path, metadata | {"scaler": json.dumps(begun | {"scale": 32.0})})
+
+    train(small_spec, small_data, half, tmp_path, resume=True, extend=True)
+
+    assert begun["scale"] == 65536.0
+    assert scaler_of(tmp_path)["scale"] == 32.0
+
+
+def test_channels_last_trains_the_same_run_but_for_rounding_and_its_files_are_the_same(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    first = trained(small_spec, small_data, config, tmp_path / "first", epochs=1)
+    model = train(
+        small_spec, small_data, config.model_copy(update={"epochs": 1, "channels_last": True}), tmp_path / "last"
+    )
+
+    assert losses_of(tmp_path / "last") == pytest.approx(first, rel=1e-3)
+    weight = dict(model.named_parameters())["layer1.0.conv1.weight"]
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    stored = load_file(tmp_path / "last" / checkpoint.WEIGHTS)["layer1.0.conv1.weight"]
+    assert torch.equal(stored, weight)
+    assert stored.is_contiguous()
+
+
+def test_how_a_run_is_computed_may_change_when_it_goes_on_and_its_precision_may_not(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    elsewhere = config.model_copy(
+        update={"device": "gpu", "num_processes": 4, "channels_last": True, "compiled": False, "epochs": 1}
+    )
+    train(small_spec, small_data, elsewhere, tmp_path)
+    begun = checkpoint.read_config(tmp_path)
+    assert (begun.device, begun.num_processes, begun.channels_last) == ("cpu", 1, True)  # what it was computed with
+    checkpoint.write_config(tmp_path, elsewhere)  # as if it had been begun there
+
+    train(small_spec, small_data, config, tmp_path, resume=True, extend=True)
+
+    assert checkpoint.read_config(tmp_path) == config
+    assert changes_of_computing(elsewhere, config) == [
+        "device was gpu, is cpu", "channels_last was True, is False", "num_processes was 4, is 1",
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="precision was fp32, is bf16"):
+        train(small_spec, small_data, config.model_copy(update={"precision": "bf16"}), tmp_path, resume=True)
+
+
+def test_every_epoch_says_what_it_was_computed_with(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    train(small_spec, small_data, config.model_copy(update={"epochs": 1, "precision": "bf16"}), tmp_path)
+    entry = json.loads((tmp_path / checkpoint.METRICS).read_text())
+    assert (entry["device"], entry["precision"], entry["num_processes"]) == ("cpu", "bf16", 1)
 
 
 def test_smoothed_labels_raise_the_least_loss_that_can_be_reached(
@@ -135,7 +215,7 @@ def test_resuming_writes_what_a_kill_between_two_writes_left_behind(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_a_missing_capability() -> None:
-    with pytest.raises(MissingCapability, match="finds no GPU here; use --device cpu"), joined("cuda"):
+    with pytest.raises(MissingCapability, match="--device gpu: .*--device cpu trains on the CPU"), joined("gpu"):
         pass
 
 
@@ -155,7 +235,7 @@ def test_tensorboard_gets_every_metric_at_its_step() -> None:
             self.scalars.append((tag, scalar_value, global_step))
 
     recorder = Recorder()
-    write_scalars(recorder, {"epoch": 2, "step": 60, "loss": 0.5, "accuracy": 0.75})
+    write_scalars(recorder, {"epoch": 2, "step": 60, "loss": 0.5, "accuracy": 0.75, "device": "cpu"})
 
     assert recorder.scalars == [("loss", 0.5, 60), ("accuracy", 0.75, 60)]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import torch
 from safetensors.torch import load_file
 
 from resx.errors import UsageError
+from resx.training.checkpoint import load_run, read_config
+from resx.training.data import digits
+from resx.training.evaluation import accuracy
 from resx.training.processes import Processes, joined
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -117,6 +121,11 @@ def test_a_run_of_two_processes_is_the_run_of_one_within_rounding(tmp_path: Path
     assert two.returncode == 0, two.stderr
 
     assert len(two.stdout.splitlines()) == 1, two.stdout  # only the first process speaks
+    last = json.loads((tmp_path / "two" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["num_processes"], read_config(tmp_path / "two").num_processes) == (2, 2)
+    # Each evaluates its share: together it is the accuracy of the run as one process sees it.
+    model, spec = load_run(tmp_path / "two")
+    assert last["accuracy"] == pytest.approx(accuracy(model, spec, digits(8).held_out), abs=1.5 / 355)
     losses = [
         [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         for name in ("one", "two")
@@ -136,3 +145,52 @@ def test_what_the_first_process_refuses_ends_all_of_them(tmp_path: Path) -> None
     assert refused.returncode != 0
     assert "folder of something else" in refused.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"thesis.txt"}
+
+
+def start(rank: int, port: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start one of two processes as torchrun does, which would end the other itself."""
+    place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    environment = os.environ | place | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    command = [sys.executable, "-m", "resx", "train", "resnet20", "--image-size", "8", "--batch-size", "64"]
+    return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_with_one_line_and_the_finished_epochs_stay(
+    tmp_path: Path, killed: int
+) -> None:
+    port, run_folder = free_port(), tmp_path / "run"
+    arguments = ["--epochs", "1000", "-o", str(run_folder), "--device", "cpu"]
+    with start(0, port, *arguments) as first, start(1, port, *arguments) as second:
+        assert first.stderr is not None
+        assert second.stderr is not None
+        assert any("epoch 1/1000" in line for line in first.stderr)
+        (first, second)[killed].kill()
+        left = (second, first)[killed]
+        assert left.stderr is not None
+        said = [line for line in left.stderr.read().splitlines() if "error: " in line or "Traceback" in line]
+        assert left.wait(timeout=120) == 1
+    assert said == ["error: another process of this run has ended; its message says why"]
+    assert (run_folder / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_process_that_refuses_its_own_data_ends_the_other_with_one_line(tmp_path: Path) -> None:
+    port, run_folder = free_port(), tmp_path / "run"
+    arguments = ["--epochs", "2", "-o", str(run_folder), "--device", "cpu"]
+    with start(0, port, *arguments) as first, start(1, port, *arguments, "--data", "folder:/nowhere") as second:
+        _, refused = second.communicate(timeout=300)
+        _, said = first.communicate(timeout=300)
+    assert second.returncode == 2
+    assert "/nowhere: no such folder" in refused
+    assert (first.returncode, said.splitlines()[-1]) == (
+        1, "error: another process of this run has ended; its message says why",
+    )  # fmt: skip
+    assert "Traceback" not in said

@@ -43,6 +43,8 @@ def test_json_gives_one_object_on_stdout_and_progress_on_stderr(
     assert result["epoch"] == 1
     assert result["num_held_out"] == 355
     assert 0 <= result["accuracy"] <= 1
+    assert (result["precision"], result["num_processes"]) == ("fp32", 1)
+    assert "Training on " in done.stderr
     assert "epoch 1/1" in done.stderr
 
 
@@ -78,7 +80,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["resnet20", "--survival", "0"], "survival=0.0: give a probability in (0, 1]"),
         (["resnet20", "--epochs", "0"], "--epochs"),
         (["resnet20", "--recipe", "he2015"], "did you mean he2015-cifar"),
-        (["resnet20", "--precision", "fp8"], "--precision fp8: give one of fp32, bf16, fp16"),
+        (["resnet20", "--precision", "fp8"], "--precision fp8: give one of auto, fp32, bf16, fp16"),
+        (["resnet20", "--device", "cuda"], "--device cuda: give one of auto, cpu, gpu"),
+        ([*SMALL, "--resume", "--epochs", "1", "--precision", "bf16"], "precision was fp32, is bf16"),
         (["resnet20", "--image-size", "7"], "--image-size"),
         (["resnet20", "--data", "folder:/nowhere"], "/nowhere: no such folder"),
     ],
@@ -100,7 +104,7 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     ("arguments", "remedy"),
     [
         pytest.param(
-            ["--device", "cuda"], "use --device cpu",
+            ["--device", "gpu"], "--device cpu trains on the CPU",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
     ],

@@ -91,9 +91,9 @@ def _fine_tuned(
     folder: Path, sized: Sized, data: DataSet, config: TrainingConfig, epochs: int, on_step: OnStep
 ) -> float:
     """Train the network on, as a run that was interrupted before its first epoch; return its accuracy."""
-    gentle = config.model_copy(
-        update={"epochs": epochs, "learning_rate": _FINE_TUNING_RATE * config.learning_rate, "warmup": "none"}
-    )
+    slowly = {"epochs": epochs, "learning_rate": _FINE_TUNING_RATE * config.learning_rate, "warmup": "none"}
+    on_cpu = {"device": "cpu", "num_processes": 1, "channels_last": False, "compiled": False}
+    gentle = config.model_copy(update=slowly | on_cpu)
     checkpoint.begin_run(folder, sized.spec, gentle)
     state = TrainingState(
         model=sized.model,

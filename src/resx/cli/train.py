@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options import Device, Json, MaxFileMib, MaxMegapixels, Quiet, Seed, Settings, chosen, finite
+from resx.cli.options import Json, MaxFileMib, MaxMegapixels, Quiet, Seed, Settings, chosen, finite
 from resx.cli.output import Output, print_lines, stderr_console
 from resx.errors import UsageError
 from resx.reading import set_limits
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from resx.training.data import DataSet
     from resx.training.loop import OnEpoch, OnStep
     from resx.training.processes import Processes
+    from resx.training.run_origin import Origin
     from resx.zoo.spec import ModelSpec
 
 
@@ -61,8 +62,26 @@ def train(
     clip_norm: Annotated[
         float, typer.Option(min=0, callback=finite, help="Largest norm of the gradients; 0: any.")
     ] = 0.0,
-    precision: Annotated[str, typer.Option(help="fp32, bf16 or fp16, of the forward pass.")] = "fp32",
-    device: Device = "cpu",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu or gpu. auto takes a GPU where there is one.")
+    ] = "auto",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, bf16, fp16 or auto, of the forward pass. auto: bf16 on a GPU that computes it, fp16 on "
+            "others, fp32 on the CPU. Default: fp32."
+        ),
+    ] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--channels-first", show_default=False,
+            help="Memory layout while training. Default: last on a GPU in bf16 or fp16.",
+        ),
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Compile the network (torch.compile): slow to begin, then faster.")
+    ] = False,
     image_size: Annotated[int | None, typer.Option(min=8, help="Pixels each way. Default: the data's own.")] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Go on without images that cannot be read.")] = False,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write event files into the run too.")] = False,
@@ -98,16 +117,18 @@ def train(
     found = variant(name)
     if any(setting.partition("=")[0] == "classes" for setting in settings or []):
         raise UsageError(f"--set classes: the data {data} have their own; leave it out")
+    from resx.gpus import WISHES
     from resx.training import checkpoint, processes
-    from resx.training.config import DeviceKind, Recipe, TrainingPrecision
+    from resx.training.compiling import require_compiler
+    from resx.training.config import Recipe
     from resx.training.data import load_data
+    from resx.training.devices import PRECISION_WISHES, choose_device, choose_precision
     from resx.training.recipes import configured, default_recipe, recipe_named
     from resx.training.run_origin import read_origin
     from resx.training.tensorboard import require_tensorboard
     from resx.zoo.spec import SURVIVAL_SCHEDULES
 
-    precisions: tuple[TrainingPrecision, ...] = ("fp32", "bf16", "fp16")
-    devices: tuple[DeviceKind, ...] = ("cpu", "cuda")
+    chosen_device = choose_device(chosen("--device", device, WISHES))
     if tensorboard:
         require_tensorboard()  # before --force deletes anything
     begun = read_origin(output) if resume and checkpoint.is_run(output) else None
@@ -117,13 +138,19 @@ def train(
     kept = (
         begun.training.model_dump(include={*Recipe.model_fields}) if begun and begun.training.recipe == recipe else {}
     )
+    wished = precision or (begun.training.precision if begun is not None else "fp32")
+    in_precision = choose_precision(chosen("--precision", wished, PRECISION_WISHES), chosen_device)
+    if channels_last is None:
+        channels_last = chosen_device == "gpu" and in_precision != "fp32"
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
     config = configured(data, recipe, kept | {key: value for key, value in given.items() if value is not None} | {
         "label_smoothing": label_smoothing, "clip_norm": clip_norm,
-        "precision": chosen("--precision", precision, precisions),
-        "device": chosen("--device", device, devices), "skip_bad": skip_bad, "seed": seed,
+        "precision": in_precision, "device": chosen_device, "channels_last": channels_last, "compiled": compiled,
+        "skip_bad": skip_bad, "seed": seed,
     })  # fmt: skip
     with processes.joined(config.device) as place:
+        if compiled:
+            require_compiler(place.device)
         if begun is not None and image_size is None:
             image_size = begun.spec.image_size
         images = load_data(data, image_size=image_size, bad_images="skip" if skip_bad else "refuse")
@@ -136,18 +163,21 @@ def train(
         )  # fmt: skip
         _train(
             spec, images, config, output, place, Output(as_json=json, quiet=quiet),
-            resume=resume, ignore_times=ignore_times, extend=extend, force=force, tensorboard=tensorboard,
+            resume=resume, ignore_times=ignore_times, extend=extend, force=force, tensorboard=tensorboard, begun=begun,
         )  # fmt: skip
 
 
 def _train(
     spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, place: Processes,
     out: Output, *, resume: bool, ignore_times: bool, extend: bool, force: bool, tensorboard: bool,
+    begun: Origin | None,
 ) -> None:  # fmt: skip
     """Train and report; all but the first process do so silently."""
     from resx.files import require_lockable
     from resx.mounts import CannotLock
     from resx.training import checkpoint, loop
+    from resx.training.devices import name_of
+    from resx.training.run_origin import changes_of_computing
     from resx.training.tensorboard import event_files
 
     if not place.is_first:
@@ -164,11 +194,14 @@ def _train(
         out.note(f"warning: {error}; training goes on, and nothing keeps a second `train` out of the folder")
     if resume and not checkpoint.knows_data(folder):
         out.note(f"{folder}: begun by an older resx, so it cannot be checked that its data are the same")
+    now = config.model_copy(update={"num_processes": place.count})
+    if begun is not None and (changes := changes_of_computing(begun.training, now)):
+        out.note(f"{folder}: {'; '.join(changes)}: from here on it is the same run but for rounding")
     metrics: list[dict[str, Any]] = []
     try:
         with (
             event_files(folder) if tensorboard else contextlib.nullcontext(lambda _entry: None) as record,
-            _progress(out, config.epochs) as (on_step, on_epoch),
+            _progress(out, now, name_of(place.device)) as (on_step, on_epoch),
         ):
 
             def remember(entry: dict[str, Any]) -> None:
@@ -209,8 +242,8 @@ def _report(
 
 
 @contextlib.contextmanager
-def _progress(out: Output, epochs: int) -> Iterator[tuple[OnStep, OnEpoch]]:
-    """Give the callbacks: a bar on a terminal, and a line per epoch everywhere."""
+def _progress(out: Output, config: TrainingConfig, device: str) -> Iterator[tuple[OnStep, OnEpoch]]:
+    """Give the callbacks: a bar on a terminal, a line when training begins and one per epoch everywhere."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -223,9 +256,11 @@ def _progress(out: Output, epochs: int) -> Iterator[tuple[OnStep, OnEpoch]]:
             nonlocal begun_at
             if begun_at < 0:
                 begun_at = done - 1  # a resumed run's time left counts from where it goes on
+                out.note(f"Training on {_computer(config, device)}")
             bar.update(task, completed=done, total=total)
 
         def on_epoch(entry: dict[str, Any]) -> None:
+            epochs = config.epochs
             text = (
                 f"  epoch {entry['epoch']}/{epochs}  loss {entry['loss']:.3f}  accuracy {entry['accuracy']:.2%}  "
                 f"{entry['images_per_s']:.0f} images/s"
@@ -238,6 +273,15 @@ def _progress(out: Output, epochs: int) -> Iterator[tuple[OnStep, OnEpoch]]:
                 bar.console.print(text, highlight=False)
 
         yield on_step, on_epoch
+
+
+def _computer(config: TrainingConfig, device: str) -> str:
+    """Say what computes, and how."""
+    where = "the CPU" if device == "cpu" else device
+    if config.num_processes > 1:
+        where = f"{config.num_processes} processes, the first on {where}"
+    how = [config.precision, *(["channels last"] if config.channels_last else []), *(["compiled"] * config.compiled)]
+    return f"{where}: {', '.join(how)}"
 
 
 def _duration(seconds: float) -> str:

@@ -5,23 +5,22 @@ Triton places an instance of KIND_AUTO by the GPUs that it sees, so a server for
 
 from __future__ import annotations
 
-import ctypes
 import importlib.util
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
 
 from resx.errors import MissingCapability
+from resx.gpus import DRIVER as DRIVER
+from resx.gpus import WISHES as WISHES
+from resx.gpus import Device as Device
+from resx.gpus import Gpus as Gpus
+from resx.gpus import Wish as Wish
+from resx.gpus import choose
+from resx.gpus import find_gpus as find_gpus
 from resx.serving.triton_config import CONFIG_FILE, read
 
-Device: TypeAlias = Literal["cpu", "gpu"]
-Wish: TypeAlias = Literal["auto", "cpu", "gpu"]
-WISHES: tuple[Wish, ...] = ("auto", "cpu", "gpu")
-
-DRIVER = "libcuda.so.1"
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
 """The environment of a process that is to see no GPU."""
 _ON_CPU = "--device cpu serves on the CPU"
@@ -47,30 +46,6 @@ if provider not in session.get_providers():  # onnxruntime takes the CPU then; t
 """
 """A session over one ReLU: only that shows that a provider works."""
 _TRY_S = 60
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gpus:
-    """What the NVIDIA driver says."""
-
-    count: int
-    """That CUDA shows to this process: CUDA_VISIBLE_DEVICES counts."""
-    missing: str = ""
-    """Why there is none."""
-
-
-def find_gpus() -> Gpus:
-    """Ask the driver, without CUDA's libraries and without taking memory of a GPU."""
-    try:
-        driver = ctypes.CDLL(DRIVER)
-    except OSError:
-        return Gpus(count=0, missing=f"no NVIDIA driver is installed ({DRIVER} is missing)")
-    if code := driver.cuInit(0):
-        return Gpus(count=0, missing=f"the NVIDIA driver finds no GPU that it can use (cuInit: error {code})")
-    count = ctypes.c_int(0)
-    if (code := driver.cuDeviceGetCount(ctypes.byref(count))) or count.value == 0:
-        return Gpus(count=0, missing=f"the NVIDIA driver shows no GPU{f' (error {code})' if code else ''}")
-    return Gpus(count=count.value)
 
 
 def missing_for_cuda(provider: str = "CUDAExecutionProvider") -> str:
@@ -124,14 +99,4 @@ def choose_device(
     Raises:
         MissingCapability: a GPU is wanted, or is there, and cannot be used: the CPU is taken only if somebody says so.
     """
-    if wish == "cpu":
-        return "cpu"
-    found = gpus()
-    if not found.count:
-        if wish == "auto":
-            return "cpu"
-        raise MissingCapability(f"--device gpu: {found.missing}; {_NEEDS}; {_ON_CPU}")
-    if reason := cuda():
-        where = f"{found.count} GPU" + ("s are" if found.count > 1 else " is")
-        raise MissingCapability(f"{where} here, but cannot be used: {reason}; {_NEEDS}; {_ON_CPU}")
-    return "gpu"
+    return choose(wish, gpus=gpus, missing=cuda, remedy=f"{_NEEDS}; {_ON_CPU}")

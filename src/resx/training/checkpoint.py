@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from resx.errors import ResxError, UsageError
 from resx.files import require_free_space, write_atomic
 from resx.fingerprint import Fingerprint, compare
-from resx.training.config import TrainingConfig
+from resx.training.config import HOW_COMPUTED, TrainingConfig
 from resx.training.data import BadImages, DataSet, load_data
 from resx.training.run_origin import CONFIG as CONFIG
 from resx.training.run_origin import (
@@ -225,7 +225,8 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
     """
     from safetensors import SafetensorError, safe_open
 
-    begun, config = read_config(folder), origin.training
+    config = origin.training
+    begun = read_config(folder).model_copy(update=config.model_dump(include={*HOW_COMPUTED}))
     require_same(folder, "another network", read_spec(folder / SPEC_FILE), origin.spec)
     if extend or begun.model_copy(update={"epochs": config.epochs}) != config:
         require_same(folder, "other settings", begun, config, but=("epochs",) if extend else ())
@@ -256,7 +257,8 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
     load_weights(state.model, stored, source=str(path))
     for name, parameter in state.model.named_parameters():
         if name in momenta:
-            state.optimizer.state[parameter]["momentum_buffer"] = momenta[name].to(parameter.device)
+            # On the parameter's device and in its memory layout.
+            state.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter).copy_(momenta[name])
     if scaler:
         state.scaler.load_state_dict(scaler)
     return progress

@@ -3,14 +3,17 @@
 import math
 from typing import Literal, TypeAlias
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
+from resx.gpus import Device
 from resx.zoo.spec import FrozenModel
 
 Schedule: TypeAlias = Literal["cosine", "steps"]
 Warmup: TypeAlias = Literal["none", "linear", "tenth"]
 TrainingPrecision: TypeAlias = Literal["fp32", "bf16", "fp16"]
-DeviceKind: TypeAlias = Literal["cpu", "cuda"]
+
+HOW_COMPUTED = frozenset({"device", "channels_last", "compiled", "num_processes"})
+"""Settings that change a run by rounding alone: one that is resumed may have others. Precision is not one of them."""
 
 
 class Recipe(FrozenModel):
@@ -46,7 +49,7 @@ class Recipe(FrozenModel):
 class TrainingConfig(Recipe):
     """A recipe with the data and the machine it is used on.
 
-    A run is resumed only with the configuration it was begun with.
+    A run is resumed only with the configuration it was begun with, but for HOW_COMPUTED.
     """
 
     data: str
@@ -57,10 +60,22 @@ class TrainingConfig(Recipe):
     """Largest L2 norm of all gradients together; 0 leaves them alone."""
     precision: TrainingPrecision = "fp32"
     """Of the forward pass (torch.autocast); weights and their updates are FP32 always."""
-    device: DeviceKind = "cpu"
+    device: Device = "cpu"
+    channels_last: bool = False
+    """Memory layout of weights and activations while training: NHWC instead of NCHW. Files are the same."""
+    compiled: bool = False
+    """Whether the forward and backward pass are compiled (torch.compile)."""
+    num_processes: int = Field(default=1, ge=1)
+    """That share each batch."""
     skip_bad: bool = False
     """Train without the images of a folder that cannot be read."""
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _read_earlier_name(cls, value: object) -> object:
+        """Take PyTorch's name for a GPU, which files had before."""
+        return "gpu" if value == "cuda" else value
 
 
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:

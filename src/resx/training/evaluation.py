@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,14 +12,25 @@ from torch import Tensor, nn
 from resx.training.data import Images, Split
 from resx.zoo.spec import ModelSpec
 
+_BATCH_SIZE = 128
+
 
 def accuracy(model: nn.Module, spec: ModelSpec, split: Split) -> float:
     """Return the share of images whose class is predicted right; the model is left in evaluation mode."""
-    predicted = logits(model, spec, split.images).argmax(1).numpy()
-    return float((predicted == split.targets).mean())
+    return num_right(model, spec, split, range(len(split))) / len(split)
 
 
-def logits(model: nn.Module, spec: ModelSpec, images: Images, batch_size: int = 128) -> Tensor:
+def num_right(model: nn.Module, spec: ModelSpec, split: Split, part: range) -> int:
+    """Return how many of a split's images from `part.start` to `part.stop` have their class predicted right."""
+    right = 0
+    for start in range(part.start, part.stop, _BATCH_SIZE):
+        chosen = slice(start, min(start + _BATCH_SIZE, part.stop))
+        predicted = logits(model, spec, split.images[chosen]).argmax(1).numpy()
+        right += int((predicted == split.targets[chosen]).sum())
+    return right
+
+
+def logits(model: nn.Module, spec: ModelSpec, images: Images, batch_size: int = _BATCH_SIZE) -> Tensor:
     """Return the model's logits [N, classes] for UINT8 images, evaluated in batches, in fp32 on its device."""
     model.eval()
     with torch.inference_mode():
@@ -30,9 +43,14 @@ def logits(model: nn.Module, spec: ModelSpec, images: Images, batch_size: int = 
 
 def normalised(images_NCHW: npt.NDArray[np.uint8], spec: ModelSpec, device: torch.device) -> Tensor:
     """Return (image / 255 - mean) / std as FP32 [N, 3, H, W] on the device."""
-    x_NCHW = torch.from_numpy(images_NCHW).to(device, torch.float32).div_(255)
+    return normaliser(spec, device)(torch.from_numpy(images_NCHW).to(device))
+
+
+def normaliser(spec: ModelSpec, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Return what normalises UINT8 images [N, 3, H, W] on the device; its constants are copied there once."""
     mean = torch.tensor(spec.mean, device=device).view(3, 1, 1)
-    return x_NCHW.sub_(mean).div_(torch.tensor(spec.std, device=device).view(3, 1, 1))
+    std = torch.tensor(spec.std, device=device).view(3, 1, 1)
+    return lambda images_NCHW: images_NCHW.to(torch.float32).div_(255).sub_(mean).div_(std)
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -1,8 +1,8 @@
 """The training loop: SGD, an epoch at a time, exactly resumable, by one process or several.
 
-Every epoch seeds its own generators from (seed, epoch): order of the images, augmentation and dropped
-blocks depend on nothing that came before, so a resumed run repeats what an uninterrupted one does. They
-are the same in every process; each works on its part of the batch (resx.training.processes).
+Order of the images, augmentation and dropped blocks of an epoch depend on nothing that came before
+(resx.training.batches), so a resumed run repeats what an uninterrupted one does. They are the same in every
+process; each works on its part of the batch (resx.training.processes).
 """
 
 from __future__ import annotations
@@ -15,24 +15,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
-from resx.training.augment import augmented, draw
+from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send, steps_per_epoch
 from resx.training.checkpoint import Metrics, Progress, TrainingState
+from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import TrainingConfig, learning_rate_at
-from resx.training.data import DataSet, Split
-from resx.training.evaluation import accuracy, normalised
+from resx.training.data import DataSet
+from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
+from resx.training.evaluation import normaliser, num_right
 from resx.training.processes import (
     Processes,
     average_gradients,
     first_alone,
     mean_over_processes,
     share_batch_statistics,
+    sum_over_processes,
 )
 from resx.training.run_folder import OwnFolder, claim
 from resx.training.run_origin import Origin, read_config
@@ -46,19 +48,21 @@ OnEpoch: TypeAlias = Callable[[Metrics], None]
 
 ALONE = Processes()
 
-_AUTOCAST = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DIVERGED = "the last finished epoch is kept; lower --learning-rate"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Batch:
-    """This process's part of a step's images."""
+class _Work:
+    """A run as this process computes it."""
 
-    step: int
-    """From 0, over the whole run."""
-    images: Tensor
-    """[N, 3, H, W], normalised."""
-    targets: Tensor
+    config: TrainingConfig
+    spec: ModelSpec
+    data: DataSet
+    processes: Processes
+    state: TrainingState
+    forward: Forward
+    """The model's, compiled or not; in training only."""
+    normalise: Callable[[Tensor], Tensor]
 
 
 def train(
@@ -74,7 +78,7 @@ def train(
     Args:
         spec: the network.
         data: what it is trained and evaluated on.
-        config: the settings.
+        config: the settings; the device and the number of processes are those of `processes`.
         folder: where the run is kept; nobody else may train there meanwhile.
         resume: go on with the run in the folder.
         ignore_times: with `resume`, take files for unchanged if only their modification times differ.
@@ -91,12 +95,12 @@ def train(
             cannot share a batch equally.
         ResxError: the loss or the weights are no longer finite, the folder cannot be written, or is another one by now.
     """
-    assert processes.device.type == config.device, (processes.device, config.device)
     if len(data.train) < 2:
         raise UsageError(f"data {config.data}: one image to train on, and batch norm needs two; give more")
     processes.part(min(config.batch_size, len(data.train)))  # before the folder is made
+    config = config.model_copy(update={"num_processes": processes.count, "device": processes.kind})
     origin = Origin(spec=spec, training=config)
-    with _claimed(folder, processes, resume=resume, force=force) as own:
+    with _claimed(folder, processes, resume=resume, force=force) as own, exact_convolutions():
         state = _new_state(spec, config, processes)
         progress = Progress(epochs_done=0, metrics=())
         if resume:
@@ -108,15 +112,15 @@ def train(
         if processes.is_first:
             for entry in progress.metrics:
                 on_epoch(entry)
-        for epoch in range(progress.epochs_done, config.epochs):
-            entry = _train_epoch(state, spec, data.train, config, processes, epoch, on_step)
-            if processes.is_first:
-                entry["accuracy"] = accuracy(state.model, spec, data.held_out)
-                progress = Progress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
-                for held in own:
-                    held.require_same()
-                checkpoint.save_epoch(folder, origin, state, progress)
-                on_epoch(entry)
+        with _working(state, spec, data, config, processes) as work:
+            for epoch in range(progress.epochs_done, config.epochs):
+                entry = _train_epoch(work, epoch, on_step) | {"accuracy": _accuracy(work)}
+                if processes.is_first:
+                    progress = Progress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
+                    for held in own:
+                        held.require_same()
+                    checkpoint.save_epoch(folder, origin, state, progress)
+                    on_epoch(entry)
     return state.model.eval()
 
 
@@ -137,7 +141,7 @@ def _write_again(folder: Path, origin: Origin, model: nn.Module, progress: Progr
 
 
 def _new_state(spec: ModelSpec, config: TrainingConfig, processes: Processes) -> TrainingState:
-    model = build_from_spec(spec, seed=config.seed).to(processes.device)
+    model = build_from_spec(spec, seed=config.seed).to(processes.device).to(memory_format=_layout(config))
     if processes.count > 1:
         share_batch_statistics(model)
     optimizer = torch.optim.SGD(
@@ -149,60 +153,76 @@ def _new_state(spec: ModelSpec, config: TrainingConfig, processes: Processes) ->
     return TrainingState(model=model, optimizer=optimizer, scaler=scaler)
 
 
-def _train_epoch(
-    state: TrainingState, spec: ModelSpec, train: Split, config: TrainingConfig,
-    processes: Processes, epoch: int, on_step: OnStep,
-) -> Metrics:  # fmt: skip
+@contextlib.contextmanager
+def _working(
+    state: TrainingState, spec: ModelSpec, data: DataSet, config: TrainingConfig, processes: Processes
+) -> Iterator[_Work]:
+    with compiled_forward(state.model) if config.compiled else contextlib.nullcontext(state.model) as forward:
+        yield _Work(
+            config=config, spec=spec, data=data, processes=processes, state=state, forward=forward,
+            normalise=normaliser(spec, processes.device),
+        )  # fmt: skip
+
+
+def _train_epoch(work: _Work, epoch: int, on_step: OnStep) -> Metrics:
     """Go once over the training images; return the epoch's metrics, accuracy aside."""
-    steps = _steps(len(train), config.batch_size)
+    config, num_images = work.config, len(work.data.train)
+    steps = steps_per_epoch(num_images, config.batch_size)
     started = time.monotonic()
-    state.model.train()
     total = 0.0
-    for batch in _batches(spec, train, config, processes, epoch):
-        state.optimizer.param_groups[0]["lr"] = learning_rate_at(config, batch.step, steps)
-        total += _train_step(state, batch, config, processes)
-        on_step(batch.step + 1, config.epochs * steps)
-    _require_finite(state.model, step=(epoch + 1) * steps)
+    for step, loss in _read_late(_losses(work, epoch)):
+        if not math.isfinite(loss):
+            raise ResxError(f"loss is {loss} in step {step + 1}: {_DIVERGED}")
+        total += loss
+        on_step(step + 1, config.epochs * steps)
+    _require_finite(work.state.model, step=(epoch + 1) * steps)
     return {
         "epoch": epoch + 1,
         "step": (epoch + 1) * steps,
         "loss": total / steps,
-        "learning_rate": state.optimizer.param_groups[0]["lr"],
-        "images_per_s": round(steps * min(config.batch_size, len(train)) / (time.monotonic() - started), 1),
+        "learning_rate": work.state.optimizer.param_groups[0]["lr"],
+        "images_per_s": round(steps * min(config.batch_size, num_images) / (time.monotonic() - started), 1),
+        "device": name_of(work.processes.device),
+        "precision": config.precision,
+        "num_processes": config.num_processes,
     }
 
 
-def _batches(
-    spec: ModelSpec, train: Split, config: TrainingConfig, processes: Processes, epoch: int
-) -> Iterator[_Batch]:
-    """Yield this process's part of each batch of an epoch; seeds torch's generator for the dropped blocks too."""
-    random = np.random.default_rng([config.seed, epoch])
-    torch.manual_seed(int(random.integers(2**63)))
-    order = random.permutation(len(train))
-    steps = _steps(len(order), config.batch_size)
-    for step in range(steps):
-        whole = order[step * config.batch_size : (step + 1) * config.batch_size]
-        part = processes.part(len(whole))
-        draws = draw(len(whole), random, max_px=config.shift_px, flip=config.flip).part(part)
-        pixels = augmented(train.images[whole[part]], draws)
-        yield _Batch(
-            step=epoch * steps + step,
-            images=normalised(pixels, spec, processes.device),
-            targets=torch.from_numpy(train.targets[whole[part]]).to(processes.device),
-        )
+def _losses(work: _Work, epoch: int) -> Iterator[tuple[int, Tensor]]:
+    """Train an epoch; yield each step and its loss, still on the device."""
+    config, train_part = work.config, work.data.train
+    steps = steps_per_epoch(len(train_part), config.batch_size)
+    random = seed_epoch(config.seed, epoch)
+    host = batches_of(train_part, config, work.processes, epoch, random)
+    work.state.model.train()
+    with contextlib.closing(prepare_ahead(send(host, work.processes.device))) as batches:
+        for batch in batches:
+            work.state.optimizer.param_groups[0]["lr"] = learning_rate_at(config, batch.step, steps)
+            yield batch.step, _train_step(work, batch.arrive())
 
 
-def _train_step(state: TrainingState, batch: _Batch, config: TrainingConfig, processes: Processes) -> float:
+def _read_late(losses: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, float]]:
+    """Yield each loss as a number when the next step has been given to the device, which is never idle for it."""
+    waiting: tuple[int, Tensor] | None = None
+    for following in losses:
+        if waiting is not None:
+            yield waiting[0], float(waiting[1].item())
+        waiting = following
+    assert waiting is not None
+    yield waiting[0], float(waiting[1].item())
+
+
+def _train_step(work: _Work, batch: Batch) -> Tensor:
     """Update the weights once; return the loss, the mean over the whole batch."""
-    model, optimizer, scaler = state.model, state.optimizer, state.scaler
+    config, processes = work.config, work.processes
+    model, optimizer, scaler = work.state.model, work.state.optimizer, work.state.scaler
     optimizer.zero_grad(set_to_none=True)
+    images = work.normalise(batch.images).contiguous(memory_format=_layout(config))
     autocast = torch.autocast(
-        processes.device.type, dtype=_AUTOCAST[config.precision], enabled=config.precision != "fp32"
+        processes.device.type, dtype=AUTOCAST_TYPES[config.precision], enabled=config.precision != "fp32"
     )
     with autocast:
-        loss = F.cross_entropy(model(batch.images), batch.targets, label_smoothing=config.label_smoothing)
-    if not math.isfinite(value := mean_over_processes(loss, processes)):
-        raise ResxError(f"loss is {value} in step {batch.step + 1}: {_DIVERGED}")
+        loss = F.cross_entropy(work.forward(images), batch.targets, label_smoothing=config.label_smoothing)
     scaler.scale(loss).backward()
     average_gradients(model, processes)
     if config.clip_norm:
@@ -210,15 +230,21 @@ def _train_step(state: TrainingState, batch: _Batch, config: TrainingConfig, pro
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     scaler.step(optimizer)
     scaler.update()
-    return value
+    return mean_over_processes(loss, processes)
+
+
+def _accuracy(work: _Work) -> float:
+    """Return the share of held-out images whose class is predicted right; each process looks at its share of them."""
+    held_out = work.data.held_out
+    right = num_right(work.state.model, work.spec, held_out, work.processes.share(len(held_out)))
+    return sum_over_processes(right, work.processes) / len(held_out)
+
+
+def _layout(config: TrainingConfig) -> torch.memory_format:
+    return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 def _require_finite(model: nn.Module, *, step: int) -> None:
     """Refuse to keep weights that the last update has ruined, though the loss before it was finite."""
     if not all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values()):
         raise ResxError(f"weights are not finite after step {step}: {_DIVERGED}")
-
-
-def _steps(num_images: int, batch_size: int) -> int:
-    """Whole batches only; one that takes all where there are fewer images than that."""
-    return max(1, num_images // batch_size)

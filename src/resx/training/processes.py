@@ -28,8 +28,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from resx.errors import MissingCapability, ResxError, UsageError, without_advice
+from resx.gpus import Device
 from resx.listing import one_line
-from resx.training.config import DeviceKind
+from resx.training.devices import TORCH_NAMES, choose_device, require_answer
 
 _TORCHRUN = "torchrun sets all of them; without it unset WORLD_SIZE, RANK and LOCAL_RANK"
 
@@ -48,8 +49,13 @@ class Processes:
         """Whether this is the process that writes."""
         return self.rank == 0
 
+    @property
+    def kind(self) -> Device:
+        """What this process computes on, in resx's words."""
+        return "gpu" if self.device.type == "cuda" else "cpu"
+
     def part(self, num_images: int) -> slice:
-        """Return this process's share of a batch.
+        """Return this process's share of a batch, as large as the others'.
 
         Raises:
             UsageError: the batch cannot be divided equally.
@@ -61,29 +67,26 @@ class Processes:
         share = num_images // self.count
         return slice(self.rank * share, (self.rank + 1) * share)
 
+    def share(self, num_images: int) -> range:
+        """Return this process's share of images that need not be divided equally."""
+        return range(num_images * self.rank // self.count, num_images * (self.rank + 1) // self.count)
+
 
 @contextlib.contextmanager
-def joined(device: DeviceKind) -> Iterator[Processes]:
+def joined(device: Device) -> Iterator[Processes]:
     """Join the processes that `torchrun` started, or be alone without it; part at the end.
 
     Raises:
-        MissingCapability: `cuda` is asked for and not there.
+        MissingCapability: a GPU is asked for, and cannot be used.
         UsageError: the variables that torchrun sets are there in part, or say what cannot be.
         ResxError: the first process cannot be reached, or another process of the run has ended.
     """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise MissingCapability("--device cuda: PyTorch finds no GPU here; use --device cpu, or see `resx doctor`")
-    count, place = _place(device)
+    count, place = _place(choose_device(device))
+    require_answer(place)
     if count == 1:
         yield Processes(device=place)
         return
-    if device == "cuda":
-        torch.cuda.set_device(place)
-    try:
-        dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    except (dist.DistError, RuntimeError, ValueError) as error:
-        at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ResxError(f"MASTER_ADDR:MASTER_PORT {at}: {without_advice(error)}; {_TORCHRUN}") from error
+    _connect(place)
     try:
         yield Processes(rank=dist.get_rank(), count=count, device=place)
     except RuntimeError as error:
@@ -95,11 +98,24 @@ def joined(device: DeviceKind) -> Iterator[Processes]:
         dist.destroy_process_group()
 
 
-def _place(device: DeviceKind) -> tuple[int, torch.device]:
+def _connect(place: torch.device) -> None:
+    """Meet the other processes: over NCCL on GPUs, over gloo on CPUs."""
+    try:
+        if place.type == "cuda":
+            torch.cuda.set_device(place)
+            dist.init_process_group("nccl", device_id=place)
+        else:
+            dist.init_process_group("gloo")
+    except (dist.DistError, RuntimeError, ValueError) as error:
+        at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ResxError(f"MASTER_ADDR:MASTER_PORT {at}: {without_advice(error)}; {_TORCHRUN}") from error
+
+
+def _place(device: Device) -> tuple[int, torch.device]:
     """Return how many processes train together, and where this one computes, as torchrun's variables say."""
     world, rank, local = (_count_in(name) for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"))
     if world is None and rank is None and local is None:
-        return 1, torch.device(device)
+        return 1, torch.device(TORCH_NAMES[device])
     if world is None or rank is None:
         there, missing = ("WORLD_SIZE", "RANK") if rank is None else ("RANK", "WORLD_SIZE")
         if world is None and rank is None:
@@ -112,11 +128,11 @@ def _place(device: DeviceKind) -> tuple[int, torch.device]:
             raise UsageError(f"{name}={value}: WORLD_SIZE={world} processes have 0 to {world - 1}; {_TORCHRUN}")
     if world > 1:
         _require_meeting_point(world)
-        if local is None and device == "cuda":
+        if local is None and device == "gpu":
             raise UsageError(f"WORLD_SIZE={world} is set, LOCAL_RANK is not: it says which GPU to use; {_TORCHRUN}")
-    if device == "cuda" and (local or 0) >= torch.cuda.device_count():
+    if device == "gpu" and (local or 0) >= torch.cuda.device_count():
         raise MissingCapability(f"LOCAL_RANK={local}: {torch.cuda.device_count()} GPUs are here; start fewer processes")
-    return world, torch.device("cuda", local or 0) if device == "cuda" else torch.device("cpu")
+    return world, torch.device("cuda", local or 0) if device == "gpu" else torch.device("cpu")
 
 
 def _require_meeting_point(world: int) -> None:
@@ -173,13 +189,23 @@ def average_gradients(model: nn.Module, processes: Processes) -> None:
         gradient.copy_(part.view_as(gradient))
 
 
-def mean_over_processes(value: Tensor, processes: Processes) -> float:
-    """Return the mean of a scalar over the processes, the same in each."""
+def mean_over_processes(value: Tensor, processes: Processes) -> Tensor:
+    """Return the mean of a scalar over the processes, the same in each; nothing waits for it yet."""
+    value = value.detach()
     if processes.count > 1:
-        value = value.detach().double()
+        value = value.double()
         dist.all_reduce(value)
         value = value / processes.count
-    return float(value.item())
+    return value
+
+
+def sum_over_processes(count: int, processes: Processes) -> int:
+    """Return the sum of a count over the processes, the same in each."""
+    if processes.count == 1:
+        return count
+    total = torch.tensor(count, device=processes.device)
+    dist.all_reduce(total)
+    return int(total.item())
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

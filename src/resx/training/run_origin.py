@@ -13,14 +13,14 @@ import pydantic
 
 from resx.errors import UsageError, without_advice
 from resx.reading import MAX_TEXT_BYTES, read_bounded
-from resx.training.config import TrainingConfig
+from resx.training.config import HOW_COMPUTED, TrainingConfig
 from resx.zoo.file_faults import explain_fault
 from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
 
 CONFIG = "training.json"
 _KEY = "run"
 """Of the origin, in the metadata of a file of weights."""
-_MAY_DIFFER = {"spec": {"labels"}, "training": {"epochs", "data", "device"}}
+_MAY_DIFFER = {"spec": {"labels"}, "training": {"epochs", "data", *HOW_COMPUTED}}
 """What the user may change without making it another run."""
 
 
@@ -98,6 +98,11 @@ def require_same(folder: Path, what: str, begun: FrozenModel, now: FrozenModel, 
     differences = _differences(begun.model_dump(exclude={*but}), now.model_dump(exclude={*but}))
     if differences:
         raise UsageError(f"{folder}: begun with {what}: {'; '.join(differences)}; use that again, or --force")
+
+
+def changes_of_computing(begun: TrainingConfig, now: TrainingConfig) -> list[str]:
+    """Say what of HOW_COMPUTED a run goes on with is other than it was begun with."""
+    return _differences(begun.model_dump(include={*HOW_COMPUTED}), now.model_dump(include={*HOW_COMPUTED}))
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -38,9 +38,9 @@ def require_tensorboard() -> None:
 
 
 def write_scalars(writer: ScalarWriter, entry: Metrics) -> None:
-    """Write an epoch's metrics, each under its own name, at its step."""
+    """Write an epoch's metrics, each under its own name, at its step; what is no number is left out."""
     for name, value in entry.items():
-        if name not in ("epoch", "step"):
+        if name not in ("epoch", "step", "num_processes") and not isinstance(value, str):
             writer.add_scalar(name, value, entry["step"])
 
 
