@@ -28,6 +28,13 @@ STANDARD_LEVEL = 3
 ENGINES = Path("engines")
 
 _PANEL = "TensorRT"
+AcceleratorName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--accelerator", metavar="NAME", rich_help_panel=_PANEL,
+        help="onnx: tensorrt has TensorRT, inside the server's onnxruntime, compute the file on the GPU.",
+    ),
+]  # fmt: skip
 ComputeCapability: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -94,6 +101,9 @@ class EngineFlags:
     emit_script: Path | None = None
     output: Path | None = None
     plan: Path | None = None
+    accelerator: str = ""
+    target: str = ""
+    """That was typed."""
 
     @property
     def largest_batch(self) -> int:
@@ -106,8 +116,18 @@ class EngineFlags:
         Raises:
             UsageError: one does not, or its value is out of range.
         """
+        if self.accelerator and self.file_format != "onnx":
+            raise UsageError(
+                f"--accelerator {self.accelerator}: --format {self.file_format} makes an engine already; leave one of "
+                "the two out"
+            )
+        if self.accelerator and self.target == "cpu":
+            raise UsageError(
+                f"--accelerator {self.accelerator}: computes on a GPU, and --target cpu makes a file for the CPU; leave "
+                "one of the two out"
+            )
         without = {
-            "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch"},
+            "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch", "accelerator", "target"},
             "tensorrt": {"compute_capability", "output"},
             "tensorrt-rtx": {"timing_cache", "emit_script", "plan"},
         }[self.file_format]
@@ -316,6 +336,11 @@ def deploying(name: str, repository: Repository) -> str:
 def remarks(card: Card) -> list[str]:
     """Return what a person should know of the engine, a line each."""
     engine = card.engine
+    if card.accelerator is not None:
+        return [
+            "TensorRT computes it inside onnxruntime, on a GPU alone; what was verified is the file, and the server's "
+            "self-test compares TensorRT's answers with it"
+        ]
     if engine is None:
         return []
     targets = ", ".join(engine.compute_capabilities) or "every GPU that TensorRT-RTX is portable to"
