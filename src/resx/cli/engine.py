@@ -123,8 +123,8 @@ class EngineFlags:
             )
         if self.accelerator and self.target == "cpu":
             raise UsageError(
-                f"--accelerator {self.accelerator}: computes on a GPU, and --target cpu makes a file for the CPU; leave "
-                "one of the two out"
+                f"--accelerator {self.accelerator}: computes on a GPU, and --target cpu makes a file for the CPU; "
+                "leave one of the two out"
             )
         without = {
             "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch", "accelerator", "target"},

@@ -1,8 +1,8 @@
 """What TensorRT inside onnxruntime wants of an ONNX file.
 
-Its cache names an engine by names alone, the graph's among them and no weight (onnxruntime issues 6455 and 32254). Where
-a server keeps all engines in one folder, as NVIDIA's container does, a version with other weights would be answered
-with the engine of the version before. So the graph of such a file is named after its contents.
+Its cache names an engine by names alone, the graph's among them, and by no weight (onnxruntime issues 6455 and 32254).
+Where a server keeps all engines in one folder, as NVIDIA's container does, a version with other weights would be
+answered with the engine of the version before. So the graph of such a file is named after its contents.
 
 TensorRT computes int8 from QuantizeLinear and DequantizeLinear that are symmetric, with biases in floating point.
 """
@@ -42,8 +42,8 @@ def require_computable(name: str, model: ModelProto) -> None:
         return
     raise UsageError(
         f"--accelerator tensorrt: {name}: {found.text}: TensorRT takes QuantizeLinear and DequantizeLinear with signed "
-        "8-bit values, zero points of 0 and biases in floating point; leave the option out, or export the fp32 original "
-        "with --int8"
+        "8-bit values, zero points of 0 and biases in floating point; leave the option out, or export the fp32 "
+        "original with --int8"
     )
 
 

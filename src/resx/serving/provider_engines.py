@@ -1,7 +1,7 @@
 """The cache folder's engines of TensorRT inside onnxruntime: one folder for each kind of GPU and set of versions.
 
-An engine runs under the TensorRT and on the kind of GPU that it was built with. Below, the backend gives each model file
-a folder of its own (`backends/onnxruntime/engine_cache.py`).
+An engine runs under the TensorRT and on the kind of GPU that it was built with. Below, the backend gives each model
+file a folder of its own (`backends/onnxruntime/engine_cache.py`).
 """
 
 from __future__ import annotations

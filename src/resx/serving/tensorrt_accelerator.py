@@ -1,7 +1,7 @@
 """TensorRT inside onnxruntime, as config.pbtxt asks for it.
 
-The words are those of NVIDIA's C++ backend, which refuses any other (onnxruntime_backend, README and onnxruntime.cc), so
-one configuration serves in its container and in the embedded server. It names no folder for the engines: in the
+The words are those of NVIDIA's C++ backend, which refuses any other (onnxruntime_backend, README and onnxruntime.cc),
+so one configuration serves in its container and in the embedded server. It names no folder for the engines: in the
 container they go to the server's working folder, embedded to the cache folder (`provider_engines.py`).
 """
 
@@ -26,7 +26,8 @@ def add_tensorrt(message: Any, card: Card) -> None:
     accelerator.parameters["precision_mode"] = _mode_of(card)
     accelerator.parameters["trt_engine_cache_enable"] = "1"
     accelerator.parameters["trt_timing_cache_enable"] = "1"
-    if message.max_batch_size and not {":", ","} & set(card.signature.input_name):  # which the profile's text divides at
+    can_be_in_a_profile = not {":", ","} & set(card.signature.input_name)  # they divide its text
+    if message.max_batch_size and can_be_in_a_profile:
         for limit in _LIMITS:
             accelerator.parameters[f"trt_profile_{limit}_shapes"] = ""
         fit_profile(message)

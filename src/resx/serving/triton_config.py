@@ -180,9 +180,7 @@ def _require_servable(card: Card) -> None:
 def _placement(card: Card) -> tuple[str, ...]:
     engine = card.engine
     if card.accelerator is not None:
-        return (
-            "Computed by TensorRT inside onnxruntime, on a GPU alone; a server builds its engine when it first loads it.",
-        )
+        return ("TensorRT computes it inside onnxruntime, on a GPU alone; the first load builds its engine.",)
     if engine is None:
         return ("KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.",)
     capabilities = ", ".join(engine.compute_capabilities)

@@ -30,9 +30,7 @@ def folder_for(device: int, environment: Mapping[str, str]) -> "Path | None":
 
 def place(providers: Sequence[Provider], model: Path, folder: "Path | None") -> list[Provider]:
     """Return the providers, TensorRT with the folders for what config.pbtxt tells it to keep; they are made."""
-    return [
-        (name, _placed(options, model, folder) if name == TENSORRT_RT else options) for name, options in providers
-    ]
+    return [(name, _placed(options, model, folder) if name == TENSORRT_RT else options) for name, options in providers]
 
 
 def forget(providers: Sequence[Provider]) -> bool:
