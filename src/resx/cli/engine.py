@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from resx.cli.card_view import accelerated
 from resx.errors import UsageError
 from resx.files import checked_name, make_cache_folder, require_own_cache
 
@@ -336,13 +337,8 @@ def deploying(name: str, repository: Repository) -> str:
 def remarks(card: Card) -> list[str]:
     """Return what a person should know of the engine, a line each."""
     engine = card.engine
-    if card.accelerator is not None:
-        return [
-            "TensorRT computes it inside onnxruntime, on a GPU alone; what was verified is the file, and the server's "
-            "self-test compares TensorRT's answers with it"
-        ]
     if engine is None:
-        return []
+        return [text] if (text := accelerated(card)) else []
     targets = ", ".join(engine.compute_capabilities) or "every GPU that TensorRT-RTX is portable to"
     precisions = engine.engine_precisions or engine.network_precisions
     counts = ", ".join(f"{number} {precision}" for precision, number in precisions.items())
