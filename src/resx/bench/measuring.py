@@ -8,6 +8,7 @@ however late its answer.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,6 +49,7 @@ from resx.serving.client import Address, TritonClient
 from resx.serving.gpu_use import GpuReader, reader_of
 from resx.serving.image_endpoint import OWNER, takes_a_file
 
+_reader_of = functools.cache(reader_of)
 _GONE_S = 3.0
 _SLICES = 60
 
@@ -62,8 +64,8 @@ class Extras:
     measure_ceiling: bool = True
     ceilings: dict[tuple[str, str, int], float] = field(default_factory=dict)
     """The generator's limits that were measured, per process, by protocol, model and batch size: once each."""
-    gpu_reader: Callable[[Address], GpuReader | None] = reader_of
-    """Finds what reads the server's GPUs."""
+    gpu_reader: Callable[[Address], GpuReader | None] = _reader_of
+    """Finds what reads the server's GPUs, once for each server."""
     on_progress: Callable[[Progress, float], None] = lambda _progress, _left_s: None
     """Told what the generators say, and how many seconds are left."""
     on_samples: Callable[[Measurement, Samples, int], None] = lambda _measured, _samples, _opened_ns: None

@@ -26,10 +26,12 @@ Source: TypeAlias = Literal["triton_metrics", "nvml"]
 SOURCES: dict[Source, str] = {"triton_metrics": "the server's metrics", "nvml": "NVML"}
 TRITONS_PORTS, TRITONS_METRICS_PORT = ("8000", "8001"), 8002
 _METRIC = re.compile(
-    r'^nv_gpu_(utilization|memory_used_bytes|memory_total_bytes|power_usage)\{gpu_uuid="([^"]{1,100})"\} '
+    r'^nv_gpu_(utilization|memory_used_bytes|memory_total_bytes|power_usage)\{gpu_uuid="([\w-]{1,100})"\} '
     r"(\d{1,20}(?:\.\d{0,20})?(?:e[+-]?\d{1,3})?)$",
     re.ASCII | re.MULTILINE,
 )
+_TIMEOUT_S = 2.0
+"""A port that a firewall drops answers nothing at all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,8 +78,8 @@ def reader_of(address: Address, nvml_here: Callable[[], Any] = load_nvml) -> Gpu
     if state is not None and state.device == "cpu":
         return None
     host_port = metrics_address(address, state)
-    if host_port and parse_metrics(metrics_text(host_port)):
-        return GpuReader(source="triton_metrics", read=lambda: parse_metrics(metrics_text(host_port)))
+    if host_port and _read_metrics(host_port):
+        return GpuReader(source="triton_metrics", read=lambda: _read_metrics(host_port))
     host = split_host(address.host_port)[0]
     if not (is_loopback(host) or host == socket.gethostname()):
         return None
@@ -132,6 +134,10 @@ def read_nvml(nvml: Any, server_pid: int | None = None) -> tuple[GpuReading, ...
     if not any(of_server):
         return tuple(readings)
     return tuple(reading for reading, is_used in zip(readings, of_server, strict=True) if is_used)
+
+
+def _read_metrics(host_port: str) -> tuple[GpuReading, ...]:
+    return parse_metrics(metrics_text(host_port, _TIMEOUT_S))
 
 
 def _handles(nvml: Any) -> Iterator[tuple[int, Any]]:

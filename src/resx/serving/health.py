@@ -48,9 +48,9 @@ def medians_ms(metrics_port: int) -> dict[tuple[str, int], float]:
     return {key: round(value, 3) for key, value in found.items() if math.isfinite(value)}
 
 
-def metrics_text(host_port: str) -> str:
+def metrics_text(host_port: str, timeout_s: float = 5.0) -> str:
     """Return what a server exports for Prometheus; empty where it does not answer."""
-    connection = HttpConnection(Address(host_port=host_port, protocol="http"), timeout_s=5)
+    connection = HttpConnection(Address(host_port=host_port, protocol="http"), timeout_s=timeout_s)
     try:
         answer = connection.ask("GET", "/metrics", {}, max_bytes=MAX_WORDS_BYTES)
     except (OSError, NotHttp):
