@@ -41,7 +41,8 @@ BARS = {"efficiency_at_32": 0.85, "stochastic_depth_epoch": 0.80}
 """At least, and at most."""
 _LEAST_S = 5.0
 """With less time than that no step begins."""
-_PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx-cu12", "numpy", "tritonclient")
+_PACKAGES = ("torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx-cu12", "nvidia-ml-py", "numpy",
+             "tritonclient")  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +171,7 @@ def serve_and_measure(line: Line, folder: Path) -> None:
         for name in names:
             loads = "32" if name in engines else "1,8,32,128"  # one load of each engine is what the budget has time for
             measure(line, name, there, seconds=4.0 if on_gpu else 1.0, loads=loads if on_gpu else "1,8")
+        accelerate(line, started.figures["grpc"], there)
     finally:
         line.resx("stop", "stop", *there)
 
@@ -190,6 +192,24 @@ def build_engines(line: Line, there: tuple[object, ...]) -> list[str]:
         elif step.outcome == "passed":
             line.note(f"serve {name}", "not run", "the engine is for other GPUs than this one")
     return served
+
+
+def accelerate(line: Line, url: str, there: tuple[object, ...]) -> None:
+    """Have TensorRT compute resnet50 inside onnxruntime: the first load builds its engine, the second finds it."""
+    name = "resnet50_tensorrt"
+    made = line.resx(
+        "export resnet50 fp16 for TensorRT inside onnxruntime", "export", "resnet50", "--fp16", "--accelerator",
+        "tensorrt", "--name", name, "--max-batch", 32, *there, gpu=True, read=exported,
+    )  # fmt: skip
+    if made.outcome != "passed":
+        return
+    first = line.resx(f"deploy {name}, whose engine is built", "deploy", name, *there, gpu=True)
+    if first.outcome != "passed":
+        return
+    line.resx(f"verify {name} as served", "verify", name, "--served", url, *there, gpu=True, read=verified)
+    measure(line, name, there, seconds=4.0, loads="1,32")
+    line.resx(f"undeploy {name}", "undeploy", name, *there, gpu=True)
+    line.resx(f"deploy {name}, whose engine is kept", "deploy", name, *there, gpu=True)
 
 
 def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str) -> None:
@@ -297,7 +317,7 @@ def loads_of(found: Mapping[str, Any]) -> Figures:
             "concurrency": one["concurrency"], "rate_per_s": one["rate_per_s"],
             "images_per_s": round(one["images_per_s"], 1), "p50_ms": one["p50_ms"], "p99_ms": one["p99_ms"],
             "failed": one["failed"], "invalid": one["invalid"],
-            "efficiency": one["in_process"] and round(one["in_process"]["efficiency"], 3),
+            "efficiency": one["in_process"] and round(one["in_process"]["efficiency"], 3), "gpus": one["gpus"],
         }
         for one in found["measurements"]
     ]  # fmt: skip

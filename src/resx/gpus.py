@@ -28,6 +28,8 @@ class Gpus:
     """That CUDA shows to this process: CUDA_VISIBLE_DEVICES counts."""
     missing: str = ""
     """Why there is none."""
+    names: tuple[str, ...] = ()
+    """Of each, in CUDA's order; empty where the driver does not say."""
 
 
 def find_gpus() -> Gpus:
@@ -41,7 +43,14 @@ def find_gpus() -> Gpus:
     count = ctypes.c_int(0)
     if (code := driver.cuDeviceGetCount(ctypes.byref(count))) or count.value == 0:
         return Gpus(count=0, missing=f"the NVIDIA driver shows no GPU{f' (error {code})' if code else ''}")
-    return Gpus(count=count.value)
+    return Gpus(count=count.value, names=tuple(_name_of(driver, number) for number in range(count.value)))
+
+
+def _name_of(driver: ctypes.CDLL, number: int) -> str:
+    device, name = ctypes.c_int(0), ctypes.create_string_buffer(256)
+    if driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetName(name, len(name), device):
+        return "unknown"
+    return name.value.decode(errors="replace") or "unknown"
 
 
 def choose(wish: Wish, *, gpus: Callable[[], Gpus], missing: Callable[[], str], remedy: str) -> Device:

@@ -66,6 +66,34 @@ def channel_means(path: Path, element: int = TensorProto.FLOAT, sides: Sequence[
     return _write(path, nodes, {"x": (element, ["n", 3, *sides])}, {"y": (TensorProto.FLOAT, ["n", 3])})
 
 
+def quantised(path: Path, kind: str) -> Path:
+    """Write a convolution in int8 over an image x [n, 3, 8, 8], by QuantizeLinear and DequantizeLinear.
+
+    `kind` is int8 (symmetric), uint8, shifted (a zero point of 3) or bias (one of 32 bits).
+    """
+    element = TensorProto.UINT8 if kind == "uint8" else TensorProto.INT8
+    zero = {"uint8": 128, "shifted": 3}.get(kind, 0)
+    constants = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [], [0.02]),
+        helper.make_tensor("zero", element, [], [zero]),
+        helper.make_tensor("weights", TensorProto.INT8, [2, 3, 8, 8], [index % 7 - 3 for index in range(2 * 3 * 64)]),
+        helper.make_tensor("none", TensorProto.INT8, [], [0]),
+        helper.make_tensor("bias", TensorProto.INT32, [2], [5, 9]),
+    ]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["x8"]),
+        helper.make_node("DequantizeLinear", ["x8", "scale", "zero"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["weights", "scale", "none"], ["wd"]),
+        helper.make_node("DequantizeLinear", ["bias", "scale"], ["bd"]),
+        helper.make_node("Conv", ["xd", "wd", "bd"] if kind == "bias" else ["xd", "wd"], ["sums"]),
+        helper.make_node("Flatten", ["sums"], ["y"]),
+    ]
+    if kind != "bias":
+        del constants[4], nodes[3]
+    float32 = TensorProto.FLOAT
+    return _write(path, nodes, {"x": (float32, ["n", 3, 8, 8])}, {"y": (float32, ["n", 2])}, constants)
+
+
 def configure(model_folder: Path, kind: str, dims: Sequence[int], output: str = "FP32", output_dims: str = "3") -> None:
     """Write the config.pbtxt of a file from x to y, by Triton's names of their types."""
     (model_folder / "config.pbtxt").write_text(

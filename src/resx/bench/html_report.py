@@ -10,10 +10,12 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from resx.bench import comparison_charts, latency_charts, load_charts
+from resx.bench.gpu_sampling import Spread
 from resx.bench.html_parts import MISSING, Figure, Table, brief, count, decimal, labels, percent
 from resx.bench.html_style import STYLE
 from resx.bench.report import BenchResult, Interval, Measurement
 from resx.bench.samples import MIN_SAMPLES
+from resx.serving.gpu_use import SOURCES
 
 _SLO_WORDS = {
     "asked": "Asked", "bound_ms": "Bound, ms", "rate_per_s": "Highest rate that holds it, requests/s",
@@ -44,7 +46,7 @@ def html(result: BenchResult, others: Sequence[BenchResult] = ()) -> str:
         ("found", "The highest rate that holds", _slo(result)),
         ("compared", "Compared", _compared(result, others)),
         ("latency", "Latency", _plates(_latency(result.measurements))),
-        ("server", "Load and server", _plates(_server(result.measurements))),
+        ("server", "Load and server", _plates(_server(result.measurements)) + _gpus(result.measurements)),
         ("environment", "Environment", _environment(result)),
         ("reading", "How to read this", _reading()),
     ]
@@ -250,6 +252,30 @@ def _latency(measurements: Sequence[Measurement]) -> list[Figure | None]:
 
 def _server(measurements: Sequence[Measurement]) -> list[Figure | None]:
     return [load_charts.split(measurements), load_charts.batches(measurements)]
+
+
+def _gpus(measurements: Sequence[Measurement]) -> str:
+    """What the server's GPUs did, where anything says."""
+    rows = [
+        [name, gpu.name, _spread(gpu.utilization, 100, 0), _spread(gpu.memory_used_bytes, 1e-9, 1),
+         MISSING if gpu.memory_total_bytes is None else decimal(gpu.memory_total_bytes / 1e9, 1),
+         _spread(gpu.power_w, 1, 0), f"{gpu.num_samples:,}", SOURCES[gpu.source]]
+        for name, measured in zip(labels(measurements), measurements, strict=True) for gpu in measured.gpus or ()
+    ]  # fmt: skip
+    if not rows:
+        return ""
+    return Table(
+        caption="The server's GPUs during each load: mean (least to most), of all programs on them",
+        headings=["Load", "GPU", "Busy, %", "Memory used, GB", "Memory, GB", "Power, W", "Samples", "From"],
+        rows=rows, words=frozenset({1, 7}),
+    ).html()  # fmt: skip
+
+
+def _spread(spread: Spread | None, scale: float, digits: int) -> str:
+    if spread is None:
+        return MISSING
+    least, mean, most = (decimal(scale * value, digits) for value in (spread.min, spread.mean, spread.max))
+    return f"{mean} ({least} to {most})"
 
 
 def _plates(figures: Sequence[Figure | None]) -> str:

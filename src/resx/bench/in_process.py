@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import os
 import signal
 import statistics
 import threading
@@ -29,6 +30,7 @@ from resx.errors import MissingCapability, ResxError, UsageError
 from resx.export.card import Card
 from resx.serving.devices import Device
 from resx.serving.engine_runtime import require_engine_runtime
+from resx.serving.provider_engines import cache_environment
 from resx.serving.served_file import is_for_cpu, num_instances, served_backend, served_config
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
@@ -156,6 +158,8 @@ def _compute(job: _Job, pipe: Pipe) -> None:
 
 def _measured(job: _Job) -> InProcessRun:
     backend = served_backend(job.backend)
+    if job.device == "gpu":
+        os.environ.update(cache_environment())  # the engines that the server built
     kind = "GPU" if job.device == "gpu" and not is_for_cpu(job.config) else "CPU"
     opened = [backend.open_model(job.path, job.config, kind) for _ in range(job.instances)]
     run, options = opened[0].run, opened[0].options

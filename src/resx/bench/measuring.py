@@ -8,6 +8,7 @@ however late its answer.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ import numpy as np
 from resx.bench import null_server, wire
 from resx.bench.answers import compared
 from resx.bench.generator import Generators, tasks
+from resx.bench.gpu_sampling import GpuSampler, GpuUse
 from resx.bench.http_loop import DESCRIPTORS_LEFT
 from resx.bench.inputs import NOTHING_SAID, Inputs
 from resx.bench.payloads import Payloads, first_request, in_shared_memory, require_batch, unchecked
@@ -44,8 +46,10 @@ from resx.bench.wire import Target
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.machine import lacks_open_files
 from resx.serving.client import Address, TritonClient
+from resx.serving.gpu_use import GpuReader, reader_of
 from resx.serving.image_endpoint import OWNER, takes_a_file
 
+_reader_of = functools.cache(reader_of)
 _GONE_S = 3.0
 _SLICES = 60
 
@@ -60,6 +64,8 @@ class Extras:
     measure_ceiling: bool = True
     ceilings: dict[tuple[str, str, int], float] = field(default_factory=dict)
     """The generator's limits that were measured, per process, by protocol, model and batch size: once each."""
+    gpu_reader: Callable[[Address], GpuReader | None] = _reader_of
+    """Finds what reads the server's GPUs, once for each server."""
     on_progress: Callable[[Progress, float], None] = lambda _progress, _left_s: None
     """Told what the generators say, and how many seconds are left."""
     on_samples: Callable[[Measurement, Samples, int], None] = lambda _measured, _samples, _opened_ns: None
@@ -90,6 +96,8 @@ class _Seen:
     readings: list[_Reading] = field(default_factory=list)
     throttled: tuple[str, ...] = ()
     """Who stood still for want of CPU quota, and how often."""
+    gpus: tuple[GpuUse, ...] | None = None
+    """What the server's GPUs did in the window."""
     cached_models: tuple[str, ...] = ()
     """That may answer from a response cache."""
 
@@ -207,8 +215,9 @@ def _measured(
         ceiling = plan.processes * extras.ceilings[known]
     seen = _Seen(cached_models=models_with_cache(client, target.model))
     with Generators(parts) as generators:
+        sampler = GpuSampler(extras.gpu_reader(target.address))
         generators.wait_until_ready()
-        _run(client, target, plan, generators, seen, extras)
+        _run(client, target, plan, generators, seen, extras, sampler)
     samples = merged(seen.records)
     measured = _summary(target, plan, payloads, seen, samples, ceiling, repeat)
     extras.on_samples(measured, _in_window(samples, plan, seen), seen.opened_ns)
@@ -216,8 +225,9 @@ def _measured(
 
 
 def _run(
-    client: TritonClient, target: Target, plan: LoadPlan, generators: Generators, seen: _Seen, extras: Extras
-) -> None:
+    client: TritonClient, target: Target, plan: LoadPlan, generators: Generators, seen: _Seen, extras: Extras,
+    sampler: GpuSampler,
+) -> None:  # fmt: skip
     """Warm up, open the window, close it; Ctrl-C closes it early."""
     begun = time.monotonic_ns()
     total_s = plan.warmup_s + plan.duration_s
@@ -242,6 +252,7 @@ def _run(
         quotas = quotas_of(target.address)
         cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()
         if not seen.interrupted:
+            sampler.start()
             seen.interrupted = until(seen.opened_ns + int(plan.duration_s * 1e9))
     except KeyboardInterrupt:
         seen.interrupted = "Ctrl-C"
@@ -250,6 +261,7 @@ def _run(
             cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()  # of the warm-up nothing counts
     seen.closed_ns = time.monotonic_ns()
     seen.cpu_s = generators.cpu_s() - cpu
+    seen.gpus = sampler.stop()
     seen.throttled = quotas.used_up()
     _read(client, target, seen)
     seen.records = generators.stop()
@@ -310,7 +322,7 @@ def _summary(
         service=percentiles(answered.service_ms), errors=window.error_counts,
         client_cpu_ms_per_request=client.cpu_ms_per_request, client=client, late=late, answers=answers,
         contents=payloads.contents, stability=stability, server=server, cached_share=seen.cached_share,
-        seconds=_seconds(window, plan, seen),
+        gpus=seen.gpus, seconds=_seconds(window, plan, seen),
         hdr=histogram_text(histogram(answered.latencies_ms)) if len(answered) else "",
         interrupted=bool(seen.interrupted), invalid=reasons_against(findings), remarks=remarks_on(findings),
     )  # fmt: skip

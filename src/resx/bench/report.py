@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pydantic
 
 from resx._version import __version__
+from resx.bench.gpu_sampling import GpuUse
 from resx.bench.samples import Percentiles
 from resx.bench.server_statistics import ServerBreakdown
 from resx.errors import UsageError
@@ -140,6 +141,8 @@ class Measurement(FrozenModel):
     cached_share: float | None = None
     """Of the requests, by the server's response cache; None: not known, as in results of older versions."""
     in_process: InProcess | None = None
+    gpus: tuple[GpuUse, ...] | None = None
+    """What the server's GPUs did in the window; None: it has none, or neither its metrics nor NVML say."""
     seconds: tuple[Second, ...] = ()
     hdr: str = ""
     """The latencies in us as an HDR histogram, in its own base64 text."""

@@ -11,6 +11,7 @@ from resx.cli.output import Output, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resx.bench.gpu_sampling import GpuUse
     from resx.bench.loadgen import ScenarioResult
     from resx.bench.recorder import Progress
     from resx.bench.report import BenchResult, Measurement, Ratio
@@ -95,6 +96,8 @@ def _remarks(result: BenchResult) -> Iterator[str]:
     for text, titles in said.items():
         everywhere = len(titles) == len(result.measurements)
         yield text if everywhere else f"{', '.join(dict.fromkeys(titles))}: {text}"
+    for measured in result.measurements:
+        yield from (f"{measured.title}: {gpu_line(gpu)}" for gpu in measured.gpus or ())
     checked = sum(measured.answers.checked for measured in result.measurements)
     if checked and not any(measured.answers.wrong for measured in result.measurements):
         yield f"{checked} sampled answers are as {result.measurements[0].answers.reference} say"
@@ -108,6 +111,24 @@ def _remarks(result: BenchResult) -> Iterator[str]:
     yield from map(_ratio_text, result.ratios)
     if result.slo:
         yield _slo_text(result.slo)
+
+
+def gpu_line(gpu: GpuUse) -> str:
+    """Return what a GPU did during a load: means, with least and most."""
+    from resx.serving.gpu_use import SOURCES
+
+    busy, memory, power = gpu.utilization, gpu.memory_used_bytes, gpu.power_w
+    parts = [
+        f"{busy.mean:.0%} busy ({busy.min:.0%} to {busy.max:.0%})" if busy else "",
+        memory_text(memory.max, gpu.memory_total_bytes) if memory else "",
+        f"{power.mean:.0f} W ({power.min:.0f} to {power.max:.0f})" if power else "",
+    ]
+    return f"GPU {gpu.name}: {', '.join(filter(None, parts))}; from {SOURCES[gpu.source]}"
+
+
+def memory_text(used_bytes: float, total_bytes: int | None) -> str:
+    """Return a GPU's memory in use."""
+    return f"{used_bytes / 1e9:.1f}{f' of {total_bytes / 1e9:.1f}' if total_bytes else ''} GB"
 
 
 def _ratio_text(ratio: Ratio) -> str:

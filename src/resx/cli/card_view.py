@@ -14,15 +14,29 @@ if TYPE_CHECKING:
     from resx.export.family import Family
 
 
+_ACCELERATORS = {"tensorrt": "TensorRT inside onnxruntime"}
+
+
 def headline(console: Console, card: Card, file: Path) -> None:
     """Print what the file is, in one line."""
     small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
     small = f"quantized before: {card.quantised_before.text}" if card.quantised_before else small
+    by = f" by {_ACCELERATORS[card.accelerator]}" if card.accelerator else ""
     console.print(
-        f"{file.parent}: {card.precision} for the {card.target}, {file.stat().st_size / 1e6:.1f} MB, "
+        f"{file.parent}: {card.precision} for the {card.target}{by}, {file.stat().st_size / 1e6:.1f} MB, "
         f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, weights {card.source.weights}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
+
+
+def accelerated(card: Card) -> str:
+    """Return what it means that an accelerator computes the version; empty where none does."""
+    if card.accelerator is None:
+        return ""
+    return (
+        f"{_ACCELERATORS[card.accelerator]} computes it, on a GPU only; the file was verified in onnxruntime, and the "
+        "server's self-test compares the accelerator's answers with it"
+    )
 
 
 def proof(console: Console, card: Card) -> None:

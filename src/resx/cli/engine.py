@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 
+from resx.cli.card_view import accelerated
 from resx.errors import UsageError
 from resx.files import checked_name, make_cache_folder, require_own_cache
 
@@ -30,6 +31,13 @@ _SHOWN = 3
 """Layers that are named; the card has all."""
 
 _PANEL = "TensorRT"
+AcceleratorName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--accelerator", metavar="NAME", rich_help_panel=_PANEL,
+        help="onnx: tensorrt has TensorRT, inside the server's onnxruntime, compute the file on the GPU.",
+    ),
+]  # fmt: skip
 ComputeCapability: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -104,6 +112,9 @@ class EngineFlags:
     output: Path | None = None
     plan: Path | None = None
     publish: bool = False
+    accelerator: str = ""
+    target: str = ""
+    """That was typed."""
 
     @property
     def largest_batch(self) -> int:
@@ -116,8 +127,18 @@ class EngineFlags:
         Raises:
             UsageError: one does not, or its value is out of range.
         """
+        if self.accelerator and self.file_format != "onnx":
+            raise UsageError(
+                f"--accelerator {self.accelerator}: --format {self.file_format} makes an engine already; leave one of "
+                "the two out"
+            )
+        if self.accelerator and self.target == "cpu":
+            raise UsageError(
+                f"--accelerator {self.accelerator}: computes on a GPU, and --target cpu makes a file for the CPU; "
+                "leave one of the two out"
+            )
         without = {
-            "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch"},
+            "onnx": {field.name for field in fields(self)} - {"file_format", "max_batch", "accelerator", "target"},
             "tensorrt": {"compute_capability", "output", "publish"},
             "tensorrt-rtx": {"timing_cache", "emit_script", "plan"},
         }[self.file_format]
@@ -337,7 +358,7 @@ def remarks(card: Card) -> list[str]:
     """Return what a person should know of the engine, a line each."""
     engine = card.engine
     if engine is None:
-        return []
+        return [text] if (text := accelerated(card)) else []
     targets = ", ".join(engine.compute_capabilities) or "every GPU that TensorRT-RTX is portable to"
     precisions = engine.engine_precisions or engine.network_precisions
     counts = ", ".join(f"{number} {precision}" for precision, number in precisions.items())

@@ -124,6 +124,7 @@ def export(
             "--format", help="onnx; tensorrt: a plan for the GPU here; tensorrt-rtx: an engine, built anywhere."
         ),
     ] = "onnx",
+    accelerator: engine.AcceleratorName = "",
     compute_capability: engine.ComputeCapability = "",
     batch_min: engine.BatchMin = 0,
     batch_opt: engine.BatchOpt = 0,
@@ -153,7 +154,7 @@ def export(
 
     Examples: resx export densenet169 --fp16; resx export runs/digits --int8; resx export runs/digits --pareto 3
     """
-    from resx.export.card import CALIBRATION_METHODS, INPUT_TYPES, TARGETS, SourceArguments
+    from resx.export.card import ACCELERATORS, CALIBRATION_METHODS, INPUT_TYPES, TARGETS, SourceArguments
     from resx.export.request import ExportRequest
     from resx.serving.python_stub import missing_stub
     from resx.serving.repository import Repository
@@ -169,6 +170,8 @@ def export(
         batch_min=batch_min, batch_opt=batch_opt, batch_max=batch_max, max_batch=max_batch, workspace_mib=workspace_mib,
         timing_cache=timing_cache, tf32=tf32, builder_level=builder_level, emit_script=emit_script, output=output,
         plan=plan, publish=publish,
+        accelerator=chosen("--accelerator", accelerator, ACCELERATORS) if accelerator else "",
+        target=target,
     )  # fmt: skip
     flags.require_fitting()
     serving = ServingOptions(
@@ -202,8 +205,9 @@ def export(
             "--image-size": image_size is not None,
         }  # fmt: skip
         family.require_sensible(pareto, source, flags, own)
-    form = chosen("--target", target, TARGETS) if target else ("cpu" if flags.file_format == "onnx" else "gpu")
-    if not target and flags.file_format == "onnx":
+    is_open = not (target or accelerator) and flags.file_format == "onnx"
+    form = chosen("--target", target, TARGETS) if target else "gpu"
+    if is_open:
         from resx.export.runtimes import default_target
 
         form = default_target()
@@ -214,6 +218,7 @@ def export(
             file=_file_arguments(source, kind, mean=mean, std=std, labels=labels, output_name=output_name),
         ),
         precision=precision, target=form,
+        accelerator=chosen("--accelerator", accelerator, ACCELERATORS) if accelerator else None,
         input_type=chosen("--input", input_type, INPUT_TYPES) if input_type else None,
         max_batch_size=flags.largest_batch, verify=not no_verify, atol=atol, rtol=rtol, calibrate=calibrate,
         calibrate_images=calibrate_images,
@@ -241,7 +246,8 @@ def export(
     card = made.card
     payload: dict[str, Any] = {
         "name": model_name, "version": made.version, "folder": str(made.file.parent), "precision": card.precision,
-        "target": card.target, "operators_before": card.operators_before, "operators_after": card.operators_after,
+        "target": card.target, "accelerator": card.accelerator, "operators_before": card.operators_before,
+        "operators_after": card.operators_after,
         "not_fused": card.not_fused,
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
         "quantised_before": card.quantised_before.model_dump(mode="json") if card.quantised_before else None,

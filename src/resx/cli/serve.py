@@ -73,7 +73,7 @@ def serve(
 
     Example: resx serve --detach
     """
-    from resx.serving.devices import WISHES
+    from resx.serving.devices import WISHES, require_tensorrt_for
     from resx.serving.embedded import Ports, require_loopback
     from resx.serving.engine_runtime import require_servable
     from resx.serving.python_stub import computes_natively
@@ -93,6 +93,7 @@ def serve(
     for name in models or []:
         published.version_folder(name)
     require_servable(published, models, wish)
+    require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
     natively = computes_natively(native)
     _say_what_is_missing(out, published, asked=native)
     policy = Policy(exit_timeout_s=exit_timeout, max_tries=tries, canary_timeout_s=canary_timeout)

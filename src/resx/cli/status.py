@@ -19,6 +19,7 @@ from resx.errors import MissingCapability, ResxError, UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resx.serving.client import Address
     from resx.serving.repository import Repository
     from resx.serving.state import ServerState
 
@@ -62,7 +63,8 @@ def status(
             f"{repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
         )
     address = address_of(url, protocol, published, ca=ca, cert=cert, key=key, headers=header)
-    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": [], "skipped": skipped_entries(published)}
+    payload: dict[str, Any] = {"url": str(address), "triton": None, "models": [], "gpus": None}
+    payload["skipped"] = skipped_entries(published)
     payload |= _fate(state, states.deployed(published))
     try:
         with TritonClient(address, timeout_s=10) as client:
@@ -71,12 +73,37 @@ def status(
             for name, versions in client.model_versions().items():
                 with contextlib.suppress(NotLoaded):  # unloaded since
                     payload["models"].append(model_status(client, name, versions, medians))
+            payload["gpus"] = _gpus(address)
             for model in payload["models"]:
                 model["ready"] &= model["name"] not in payload.get("recovering", {})
     except ResxError:
         if state is None or state.phase == "serving":
             raise
     Output(as_json=json, quiet=quiet).result(payload, lambda console: _show(console, payload, published.owner))
+
+
+def _gpus(address: Address) -> list[dict[str, Any]] | None:
+    """Return what the server's GPUs do at this moment; None where nothing says."""
+    from dataclasses import asdict
+
+    from resx.serving.gpu_use import reader_of
+
+    reader = reader_of(address)
+    readings = reader.read() if reader else ()
+    return [asdict(gpu) | {"source": reader.source} for gpu in readings] if reader and readings else None
+
+
+def _gpu_line(gpu: Mapping[str, Any]) -> str:
+    from resx.cli.bench_view import memory_text
+    from resx.serving.gpu_use import SOURCES
+
+    used, power = gpu["memory_used_bytes"], gpu["power_w"]
+    parts = [
+        "" if gpu["utilization"] is None else f"{gpu['utilization']:.0%} busy",
+        "" if used is None else memory_text(used, gpu["memory_total_bytes"]),
+        "" if power is None else f"{power:.0f} W",
+    ]
+    return f"GPU {gpu['name']}: {', '.join(filter(None, parts))}; from {SOURCES[gpu['source']]}"
 
 
 def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
@@ -122,6 +149,7 @@ def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str]
     ]  # fmt: skip
     columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
     console.print(table("", columns, rows, left=3) if rows else "no model is loaded")
+    print_lines(console, [_gpu_line(gpu) for gpu in payload["gpus"] or ()])
     if last := payload.get("last_restart"):
         times = "time" if payload["restarts"] == 1 else "times"
         what = f"{last['model']} alone, " if last["model"] else "the server, "

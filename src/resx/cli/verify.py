@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli.card_view import accelerated
 from resx.cli.options import (
     AllowCode,
     Json,
@@ -192,7 +193,8 @@ def _version(
         found = verify_version(folder, address, labelled, allowed_code=allowed_code, on_step=step)
     card = read_card(folder)
     payload = {
-        "name": name, "version": int(folder.name), "passed": all(check.passed for check in found.checks),
+        "name": name, "version": int(folder.name), "accelerator": card.accelerator,
+        "passed": all(check.passed for check in found.checks),
         "checks": [{"what": c.what, "passed": c.passed, "skipped": c.skipped, "detail": c.detail}
                    for c in found.checks],
         "steps": [_finite({"when": when} | step.model_dump(mode="json") | {"smallest_rtol": _smallest(step)})
@@ -222,6 +224,8 @@ def _show_version(console: Console, card: Card, found: Verification) -> None:
     columns = ["measured", "step", "images", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with"]
     if measured:
         console.print(table("", [*columns, "verdict"], measured, left=2))
+    if text := accelerated(card):
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def _smallest(step: Parity) -> float:

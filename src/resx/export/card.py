@@ -43,6 +43,9 @@ ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8"]
 Target: TypeAlias = Literal["cpu", "gpu"]
 TARGETS: tuple[Target, ...] = ("cpu", "gpu")
+Accelerator: TypeAlias = Literal["tensorrt"]
+"""What computes an ONNX file in place of the runtime's own kernels: TensorRT, inside onnxruntime."""
+ACCELERATORS: tuple[Accelerator, ...] = ("tensorrt",)
 CalibrationMethod: TypeAlias = Literal["entropy", "minmax", "percentile"]
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("entropy", "minmax", "percentile")
 InputType: TypeAlias = Literal["uint8", "float32"]
@@ -397,6 +400,8 @@ class Card(FrozenModel):
     precision: Precision
     target: Target = "gpu"
     """The runtime that the file's form is for; both compute it. Older cards' files have the GPU's form."""
+    accelerator: Accelerator | None = None
+    """What its configuration has the server compute it with; None: onnxruntime's own kernels."""
     input: InputType
     max_batch_size: BatchSize
     opset: Count

@@ -21,13 +21,25 @@ from resx._version import __version__
 from resx.errors import ExportError, ParityError, UsageError
 from resx.export import card as cards
 from resx.export import onnx_reading, parity
-from resx.export.card import Canary, Card, InputType, Parity, Precision, Quantisation, Signature, Target, Tolerance
+from resx.export.card import (
+    Accelerator,
+    Canary,
+    Card,
+    InputType,
+    Parity,
+    Precision,
+    Quantisation,
+    Signature,
+    Target,
+    Tolerance,
+)
 from resx.export.checking import Checks, Exportable, prepare_checks
 from resx.export.external_data import require_within_limit
 from resx.export.gpu_parity import compare_on_cuda
 from resx.export.int8_file import FileForm, Int8Options, write_int8
 from resx.export.resnext_form import STEP as GROUPED_FORM
 from resx.export.runtimes import OnnxRuntimeModel, require_bf16
+from resx.export.tensorrt_form import name_after_contents
 from resx.files import require_free_space, sha256_of
 
 MODEL_FILE = "model.onnx"
@@ -42,6 +54,8 @@ class ExportOptions:
     precision: Precision = "fp32"
     target: Target = "cpu"
     """The runtime that the file's form is for; both compute it."""
+    accelerator: Accelerator | None = None
+    """What is to compute the file in place of the runtime's own kernels."""
     int8: Int8Options | None = None
     """For the precision int8, which needs it; None for the others."""
     input_type: InputType = "uint8"
@@ -54,6 +68,8 @@ class ExportOptions:
     """Bounds instead of the precision's own: on the largest difference, absolute and relative to the scale."""
 
     def __post_init__(self) -> None:
+        if self.accelerator is not None and self.target == "cpu":
+            raise UsageError("target cpu: TensorRT computes on a GPU, and refuses the CPU's int8; give target gpu")
         if not 1 <= self.max_batch_size <= 1024:
             raise UsageError(f"max_batch_size={self.max_batch_size}: give 1 to 1024 images")
         if (self.precision == "int8") != (self.int8 is not None):
@@ -110,6 +126,8 @@ def export_version(
         steps += checks.require_network(GROUPED_FORM, grouped)
     path = folder / MODEL_FILE
     made = _write(grouped, options, path, checks, on_step)
+    if options.accelerator is not None:
+        name_after_contents(path)
     on_step("verify the file")
     steps += [*made.steps, *checks.require_file(path)]
     gpu_parity = None
@@ -124,6 +142,7 @@ def export_version(
         source=source.description.model_copy(update={"output_kind": checks.output_kind(path)}),
         precision=precision,
         target=options.target,
+        accelerator=options.accelerator,
         input=options.input_type,
         max_batch_size=signature.batch or options.max_batch_size,
         opset=onnx_reading.opset(written),

@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING
 import resx
 from resx._version import __version__
 from resx.errors import UsageError
-from resx.export.card import CalibrationMethod, Card, InputType, Precision, SourceArguments, Target, require_values
+from resx.export.card import (
+    Accelerator,
+    CalibrationMethod,
+    Card,
+    InputType,
+    Precision,
+    SourceArguments,
+    Target,
+    require_values,
+)
 from resx.files import sha256_of
 from resx.listing import list_files
 from resx.reading import read_text
@@ -40,6 +49,7 @@ class ExportRequest(FrozenModel):
     source: SourceArguments
     precision: Precision = "fp32"
     target: Target
+    accelerator: Accelerator | None = None
     input_type: InputType | None = None
     """None: uint8, or what a third-party file takes."""
     max_batch_size: int = 8
@@ -58,7 +68,7 @@ def request_of(card: Card, source: SourceArguments) -> ExportRequest:
     asked = () if made is None else tuple(layer.layer for layer in made.kept_fp32 if layer.error is None)
     precision = card.precision if card.quantised_before is None else "fp32"  # that is, as the file is
     request = ExportRequest(
-        source=source, precision=precision, target=card.target, input_type=card.input,
+        source=source, precision=precision, target=card.target, accelerator=card.accelerator, input_type=card.input,
         max_batch_size=card.max_batch_size, verify=card.verified, keep_fp32=asked,
     )  # fmt: skip
     own_bar = {} if not card.own_bar else card.own_bar.model_dump(include={"max_abs", "max_rel"})
@@ -122,6 +132,11 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
     arguments = request.source
     kind = kind_of(arguments.source)
     is_run = kind == "run"
+    if request.accelerator is not None and kind == "onnx":
+        from resx.export.onnx_reading import read_model
+        from resx.export.tensorrt_form import require_computable
+
+        require_computable(arguments.source, read_model(Path(arguments.source)))
     if request.precision == "int8" and kind != "onnx":
         require_data(request.calibrate, has_own_data=is_run)
     on_step(f"build {arguments.source}")
@@ -146,7 +161,7 @@ def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Ex
             calibrate=request.calibrate, num_asked=request.calibrate_images,
         )  # fmt: skip
     return source, ExportOptions(
-        precision=request.precision, target=request.target, int8=int8,
+        precision=request.precision, target=request.target, accelerator=request.accelerator, int8=int8,
         input_type=request.input_type or signature.input_type, max_batch_size=request.max_batch_size,
         seed=arguments.seed, verify=request.verify, atol=request.atol, rtol=request.rtol,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from resx.errors import UsageError
 from resx.machine import quota_note, usable_cores
 from resx.serving.embedded import TRITON_VERSION, Ports, find_installed, missing_for_install, missing_in_cache
 from resx.serving.native_backend import compiler
+from resx.serving.provider_engines import kept_engines
 from resx.serving.python_stub import THIS, Version, missing_stub
 
 
@@ -59,6 +60,7 @@ def check_machine(repository: Path) -> list[Finding]:
         _docker(),
         *_ports(),
         _disk(repository),
+        *_engines(),
     ]
 
 
@@ -186,6 +188,18 @@ def _disk(repository: Path) -> Finding:
     return Finding(
         what="disk", found=enough, detail=f"{free_gb:.1f} GB free", needed_for="export, serve", remedy=remedy
     )
+
+
+def _engines() -> list[Finding]:
+    """Return what TensorRT built for the embedded server, where it built anything."""
+    try:
+        folder, number, size_bytes = kept_engines()
+    except (OSError, UsageError):  # the check of the server says what is wrong with the cache folder
+        return []
+    if not number:
+        return []
+    detail = f"{number}, {size_bytes / 1e6:.0f} MB in {folder}; they are built again if you delete them"
+    return [Finding(what="TensorRT engines", found=True, detail=detail, needed_for="fast starts with TensorRT")]
 
 
 def _output(command: list[str]) -> str | None:

@@ -51,6 +51,7 @@ from resx.serving.cache_patch import keep_failures_out
 from resx.serving.devices import HIDDEN, Device, Wish, choose_device, cuda_folders
 from resx.serving.loopback import LOOPBACK, means_embedded
 from resx.serving.native_backend import missing_for_native, onnxruntime_library, put_native_backend
+from resx.serving.provider_engines import cache_environment
 from resx.serving.python_stub import STUB, THIS, Version, libpython_folder, missing_stub, stub_folder
 from resx.serving.region_modes import close_regions
 from resx.serving.request_limits import limit_requests
@@ -340,10 +341,11 @@ def _install_root(python: Version = THIS) -> Path:
 def process_environment(installation: Installation) -> dict[str, str]:
     """Return the environment that tritonserver and its Python stubs need."""
     libpython = libpython_folder()
-    cuda = map(str, cuda_folders()) if installation.device == "gpu" else ()
+    on_gpu = installation.device == "gpu"
+    cuda = map(str, cuda_folders()) if on_gpu else ()
     libraries = [str(installation.libraries), *cuda, *([str(libpython)] if libpython else [])]
     path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", os.defpath)])
-    hidden = HIDDEN if installation.device == "cpu" else {}
+    device = cache_environment() if on_gpu else HIDDEN
     ours = {
         # The stub starts Python by finding this environment's interpreter on PATH.
         "PATH": path,
@@ -353,4 +355,4 @@ def process_environment(installation: Installation) -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONUTF8": "1",  # paths are UTF-8 whatever the locale
     }
-    return os.environ | hidden | ours
+    return os.environ | device | ours

@@ -43,12 +43,18 @@ def model_status(
 
 def medians_ms(metrics_port: int) -> dict[tuple[str, int], float]:
     """Return the median request time of the last minute in ms, by model and version; only where there were requests."""
-    connection = HttpConnection(Address(host_port=f"{LOOPBACK}:{metrics_port}", protocol="http"), timeout_s=5)
-    try:
-        text = connection.ask("GET", "/metrics", {}, max_bytes=MAX_WORDS_BYTES).body.decode(errors="replace")
-    except (OSError, NotHttp):
-        return {}
-    finally:
-        connection.close()
+    text = metrics_text(f"{LOOPBACK}:{metrics_port}")
     found = {(model, int(version)): float(us) / 1000 for model, version, us in _MEDIAN.findall(text)}
     return {key: round(value, 3) for key, value in found.items() if math.isfinite(value)}
+
+
+def metrics_text(host_port: str, timeout_s: float = 5.0) -> str:
+    """Return what a server exports for Prometheus; empty where it does not answer."""
+    connection = HttpConnection(Address(host_port=host_port, protocol="http"), timeout_s=timeout_s)
+    try:
+        answer = connection.ask("GET", "/metrics", {}, max_bytes=MAX_WORDS_BYTES)
+    except (OSError, NotHttp):
+        return ""
+    finally:
+        connection.close()
+    return answer.body.decode(errors="replace") if answer.status == 200 else ""

@@ -21,6 +21,7 @@ from resx.serving import config_rules, triton_config
 from resx.serving.model_folders import is_folder, unlistable
 from resx.serving.python_models import require_none_of_others
 from resx.serving.repository import Repository
+from resx.serving.tensorrt_accelerator import asks_for_tensorrt, fit_precision
 from resx.serving.triton_config import CONFIG_FILE
 
 _LISTABLE = "repository.listable."
@@ -136,7 +137,10 @@ def _link(repository: Repository, name: str, versions: Sequence[int], folder: Pa
 def _pinned(repository: Repository, name: str, versions: Sequence[int]) -> Any:
     repository.require_readable(name, versions)
     message = config_rules.read_checked(repository.root, name)
-    _keep_safe_warm_up(message, is_ours=all(repository.has_card(name, version) for version in versions))
+    is_ours = all(repository.has_card(name, version) for version in versions)
+    _keep_safe_warm_up(message, is_ours=is_ours)
+    if is_ours and versions and asks_for_tensorrt(message):
+        fit_precision(message, repository.card(name, max(versions)))
     return _with_versions(message, versions)
 
 

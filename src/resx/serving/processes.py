@@ -16,8 +16,9 @@ from resx.errors import ServerError
 
 MAX_PID = 2**22
 """The kernel's own bound (proc_sys_kernel(5), pid_max)."""
-_START_FIELD = 19
-"""Of what follows the command in /proc/PID/stat: field 22."""
+_PARENT_FIELD, _START_FIELD = 1, 19
+"""Of what follows the command in /proc/PID/stat: fields 4 and 22."""
+_MOST_GENERATIONS = 64
 _DELETED = " (deleted)"
 """What the kernel adds to an executable that was replaced, as an update of Python does."""
 
@@ -49,6 +50,18 @@ def stat_fields(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []
+
+
+def descends_from(pid: int, ancestor: int) -> bool:
+    """Say whether a process is another one or was started by it, directly or not."""
+    for _ in range(_MOST_GENERATIONS):
+        if pid == ancestor:
+            return True
+        fields = stat_fields(pid)
+        pid = int(fields[_PARENT_FIELD]) if len(fields) > _PARENT_FIELD else 0
+        if pid <= 0:
+            return False
+    return False
 
 
 def is_own(pid: int) -> bool:

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from resx.errors import ResxError, UsageError
-from resx.export.card import OUTPUT_KINDS, Card, Engine, OutputKind
+from resx.export.card import OUTPUT_KINDS, Card, OutputKind
 from resx.listing import LABEL_RULE, is_label, one_line
 from resx.reading import read_bounded
+from resx.serving.tensorrt_accelerator import add_tensorrt
 
 CONFIG_FILE = "config.pbtxt"
 LABELS_FILE = "labels.txt"
@@ -26,8 +27,8 @@ RANDOM = "random"
 """Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
 MAX_CONFIG_BYTES = 4 * 2**20
-_ORDER = ("name", "platform", "backend", "max_batch_size", "input", "output", "instance_group", "dynamic_batching",
-          "version_policy", "model_warmup", "response_cache", "ensemble_scheduling")  # fmt: skip
+_ORDER = ("name", "platform", "backend", "max_batch_size", "input", "output", "instance_group", "optimization",
+          "dynamic_batching", "version_policy", "model_warmup", "response_cache", "ensemble_scheduling")  # fmt: skip
 """How people read a configuration; fields that are not named follow, in the order of their numbers."""
 _LINE = 110
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -84,7 +85,7 @@ def config_text(card: Card, options: ServingOptions) -> str:
     Raises:
         UsageError: it is an engine that takes no single image: Triton cannot serve it.
     """
-    return text(config_message(card, options), {"instance_group": _placement(card.engine)})
+    return text(config_message(card, options), {"instance_group": _placement(card)})
 
 
 def config_message(card: Card, options: ServingOptions) -> Any:
@@ -113,9 +114,12 @@ def config_message(card: Card, options: ServingOptions) -> Any:
         name=signature.output_name, data_type="TYPE_FP32", dims=(*fixed, *signature.output_dims),
         label_filename=LABELS_FILE,
     )  # fmt: skip
-    message.instance_group.add(count=options.instances, kind="KIND_AUTO" if card.engine is None else "KIND_GPU")
+    on_gpu = card.engine is not None or card.accelerator is not None
+    message.instance_group.add(count=options.instances, kind="KIND_GPU" if on_gpu else "KIND_AUTO")
     if not fixed:
         _add_batching(message, card, options)
+    if card.accelerator is not None:
+        add_tensorrt(message, card)
     message.version_policy.latest.num_versions = 1
     if options.warm_up:
         _add_warm_up(message, card)
@@ -179,7 +183,10 @@ def _require_servable(card: Card) -> None:
         )
 
 
-def _placement(engine: Engine | None) -> tuple[str, ...]:
+def _placement(card: Card) -> tuple[str, ...]:
+    engine = card.engine
+    if card.accelerator is not None:
+        return ("TensorRT computes it inside onnxruntime, on a GPU alone; the first load builds its engine.",)
     if engine is None:
         return ("KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.",)
     capabilities = ", ".join(engine.compute_capabilities) or "any that TensorRT for RTX is portable to"

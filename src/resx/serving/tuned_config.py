@@ -21,6 +21,7 @@ from resx.serving.client import TritonClient
 from resx.serving.deploy import Deployed, deploy
 from resx.serving.rehearsal import forget_rehearsal, rehearsal_name, version_files
 from resx.serving.repository import Repository
+from resx.serving.tensorrt_accelerator import fit_profile
 from resx.serving.triton_config import CONFIG_FILE
 
 _THREADS, _SPINNING = "intra_op_thread_count", "session.intra_op.allow_spinning"
@@ -55,6 +56,7 @@ def edited(message: Any, setting: Setting, *, threads: bool = True) -> None:
     if not setting.max_batch:
         return
     message.max_batch_size = setting.max_batch
+    fit_profile(message)
     message.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
     for sample in message.model_warmup:
         sample.batch_size = min(sample.batch_size, setting.max_batch)

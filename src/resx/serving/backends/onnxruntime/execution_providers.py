@@ -9,7 +9,8 @@ one configuration means the same in both:
     gpu_mem_limit, arena_extend_strategy, cudnn_conv_algo_search, do_copy_in_default_stream
                                           the older way to set the CUDA provider, with numbers
 
-One default differs: TF32 is off, so that a file in fp32 computes what was verified; `use_tf32` 1 turns it on.
+One default differs: TF32 is off, so that a file in fp32 computes what was verified; `use_tf32` 1 turns it on for CUDA,
+NVIDIA_TF32_OVERRIDE=1 in the server's environment for TensorRT. Where TensorRT keeps its engines: `engine_cache.py`.
 KIND_AUTO never comes here: Triton turns it into one of the two by the GPUs that it sees.
 """
 
@@ -31,6 +32,13 @@ TENSORRT = {
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
 }
 """Its parameters that have other names in onnxruntime; those that begin with `trt_` have the same."""
+NEEDS = {
+    CUDA: ("CUDA and cuDNN", "write KIND_CPU"),
+    TENSORRT_RT: ("CUDA, cuDNN and TensorRT", "take gpu_execution_accelerator out of config.pbtxt, and CUDA computes"),
+}
+"""Of a provider that cannot be loaded, and what else can be done."""
+TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
+"""Read by TensorRT, whose provider has no option for it."""
 PRECISIONS = {"FP32": None, "FP16": "trt_fp16_enable", "BF16": "trt_bf16_enable", "INT8": "trt_int8_enable"}
 GRAPHS = "enable_cuda_graph"
 
@@ -61,6 +69,20 @@ def choose(kind: str, device: int, config: Mapping[str, Any], available: Sequenc
     return [*chosen, (CPU, {})]
 
 
+def environment_of(providers: Sequence[Provider]) -> dict[str, str]:
+    """Return what the process's environment must say before a session is made, where it says nothing else."""
+    in_fp32 = any(
+        name == TENSORRT_RT and not any(is_on(options.get(key, "0")) for key in PRECISIONS.values() if key)
+        for name, options in providers
+    )
+    return {TF32_OVERRIDE: "0"} if in_fp32 else {}
+
+
+def is_on(value: str) -> bool:
+    """Say whether an option of onnxruntime is switched on."""
+    return value.lower() in ("1", "true")
+
+
 def require_loaded(wanted: Sequence[Provider], loaded: Sequence[str], reason: str = "") -> None:
     """Check that a session computes where it was told to: onnxruntime takes the CPU where CUDA's libraries fail.
 
@@ -73,9 +95,10 @@ def require_loaded(wanted: Sequence[Provider], loaded: Sequence[str], reason: st
         ValueError: it does not.
     """
     if missing := [name for name, _ in wanted if name not in loaded]:
+        needs, otherwise = NEEDS.get(missing[0], ("", ""))
         raise ValueError(
             f"onnxruntime has {missing[0]} but cannot load it{reason and f' ({reason})'}; it needs an NVIDIA driver, "
-            "CUDA and cuDNN of the versions that it was built for; or write KIND_CPU"
+            f"{needs} of the versions that it was built for; or {otherwise}"
         )
 
 

@@ -20,6 +20,7 @@ thread needs. And without a thread count the instances share the cores evenly, w
 takes all of them.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import device_runs
+import engine_cache
 import execution_providers
 import file_interface
 import request_batches
@@ -95,7 +97,9 @@ class Opened(NamedTuple):
 
 def open_model(path: str, config: dict[str, Any], kind: str = "CPU", device: int = 0) -> Opened:
     """Open the file for an instance of this kind, on this GPU if it is one for a GPU."""
-    providers = _providers(kind, device, config)
+    providers = engine_cache.place(
+        _providers(kind, device, config), Path(path), engine_cache.folder_for(device, os.environ)
+    )
     session = open_session(path, config, providers)
     run = _runs(session, providers, device, config.get("max_batch_size", 0))
     return Opened(session, run, _run_options(config, kind, device))
@@ -106,14 +110,26 @@ def open_session(
 ) -> Any:
     """Return onnxruntime's session over the file, set up as the configuration says; without providers on the CPU."""
     providers = providers or ON_CPU
-    # Imported here: Triton runs `auto_complete_config` in a process of its own at every load.
-    import onnxruntime
-
     file_interface.require_file(path)
-    session = onnxruntime.InferenceSession(path, _session_options(config), providers=providers)
+    for name, value in execution_providers.environment_of(providers).items():
+        os.environ.setdefault(name, value)
+    try:
+        session = _session(path, config, providers)
+    except Exception:
+        if not engine_cache.forget(providers):
+            raise
+        session = _session(path, config, providers)
     if missing := [name for name, _ in providers if name not in session.get_providers()]:
         execution_providers.require_loaded(providers, session.get_providers(), _why_not_loaded(missing[0]))
     return session
+
+
+def _session(path: str, config: dict[str, Any], providers: "list[execution_providers.Provider]") -> Any:
+    # Imported here: Triton runs `auto_complete_config` in a process of its own at every load.
+    import onnxruntime
+
+    # Without this onnxruntime goes on with CUDA or the CPU after an error of the provider, now or in a later run.
+    return onnxruntime.InferenceSession(path, _session_options(config), providers=providers, enable_fallback=0)
 
 
 def describe(session: Any) -> "tuple[list[file_interface.TensorFacts], list[file_interface.TensorFacts]]":
@@ -169,6 +185,9 @@ def _providers(kind: str, device: int, config: dict[str, Any]) -> list[execution
     providers = execution_providers.choose(kind, device, config, onnxruntime.get_available_providers())
     if kind == "GPU" and hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
+    if any(name == execution_providers.TENSORRT_RT for name, _ in providers):
+        with contextlib.suppress(ImportError):
+            import tensorrt_libs  # noqa: F401  (loads the libraries that the package tensorrt brings)
     return providers
 
 

@@ -25,6 +25,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine_cache.h"
 #include "json.h"
 #include "ort.h"
 #include "triton.h"
@@ -305,10 +306,26 @@ class Configuration {
     return gpu < 0 && intra_op_threads() == 1 && !flag("execution_mode", false);
   }
 
+  // TensorRT's options on this GPU, with the folders where it keeps its engines; empty where it is not asked for.
+  engine_cache::Options tensorrt_options(int gpu) const {
+    engine_cache::Options options;
+    if (gpu < 0) return options;
+    for (const Json& one : accelerators("gpu").items) {
+      if (one["name"].text != "tensorrt") continue;
+      const Json& given = one["parameters"];
+      options["device_id"] = std::to_string(gpu);
+      for (const std::string& key : given.names) add_tensorrt(options, key, given[key].text);
+      engine_cache::place(options, path, engine_cache::folder_for(gpu));
+    }
+    return options;
+  }
+
   Json json;
   std::string path;  // of the model file
 
  private:
+  using Options = engine_cache::Options;
+
   static constexpr const char* kSpinning = "session.intra_op.allow_spinning";
   inline static const std::string kCudaHere = "gpu_execution_accelerator cuda in config.pbtxt: ";
 
@@ -349,8 +366,6 @@ class Configuration {
         "optimization.graph.level: " + text + " in config.pbtxt: give -1 (basic), 0 (all), 1 (extended), 2 (none)");
   }
 
-  using Options = std::map<std::string, std::string>;
-
   const Json& accelerators(const char* kind) const {
     return json["optimization"]["execution_accelerators"][std::string(kind) + "_execution_accelerator"];
   }
@@ -373,8 +388,8 @@ class Configuration {
         }
         continue;
       }
-      Options tensorrt{{"device_id", std::to_string(gpu)}};
-      for (const std::string& key : given.names) add_tensorrt(tensorrt, key, given[key].text);
+      Options tensorrt = tensorrt_options(gpu);
+      if (is_in_fp32(tensorrt)) setenv("NVIDIA_TF32_OVERRIDE", "0", 0);  // its provider has no option for TF32
       ort::TensorRtOptions* made = nullptr;
       runtime->check(api.CreateTensorRtOptions(&made));
       auto held = owned(made, api.ReleaseTensorRtOptions);
@@ -434,6 +449,13 @@ class Configuration {
     } else {
       refuse("gpu_execution_accelerator tensorrt in config.pbtxt: no parameter '" + key + "'");
     }
+  }
+
+  static bool is_in_fp32(const Options& options) {
+    for (const char* key : {"trt_fp16_enable", "trt_bf16_enable", "trt_int8_enable"}) {
+      if (auto found = options.find(key); found != options.end() && found->second == "1") return false;
+    }
+    return true;
   }
 
   void require_known_accelerators() const {
@@ -614,7 +636,7 @@ class Instance {
       std::lock_guard<std::mutex> alone(model.mutex);
       if (gpu < 0) session_ = model.session;
       if (session_ == nullptr) {
-        session_ = std::make_shared<Session>(configuration.path, configuration.session_options(gpu).get());
+        session_ = opened(configuration, gpu);
         if (configuration.shares_a_session(gpu)) model.session = session_;
       }
     }
@@ -667,6 +689,16 @@ class Instance {
     Described described;
     bool optional;
   };
+
+  // A file's session; once more without the engines that were kept, where it cannot be made with them.
+  static std::shared_ptr<const Session> opened(const Configuration& configuration, int gpu) {
+    try {
+      return std::make_shared<Session>(configuration.path, configuration.session_options(gpu).get());
+    } catch (const Failure&) {
+      if (!engine_cache::forget(configuration.tensorrt_options(gpu))) throw;
+    }
+    return std::make_shared<Session>(configuration.path, configuration.session_options(gpu).get());
+  }
 
   static const Described& named(
       const std::string& name, const std::vector<Described>& tensors, const char* what, const Configuration& from) {
