@@ -100,9 +100,7 @@ def serve(
     for name in models or []:
         published.version_folder(name)
     if server_dir is not None and native is not None:
-        raise UsageError(
-            "--native and --isolated say how resx's own server computes; leave them out with --server-dir"
-        )
+        raise UsageError("--native and --isolated say how resx's own server computes; leave them out with --server-dir")
     where = str(server_dir.absolute()) if server_dir is not None else ""
     _say_what_is_missing(out, published, asked=native, server_dir=where)
     policy = Policy(exit_timeout_s=exit_timeout, max_tries=tries, canary_timeout_s=canary_timeout)

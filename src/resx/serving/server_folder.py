@@ -171,6 +171,7 @@ def _layout(given: Path, root: Path, device: Device) -> ServerFolder:
 
 def _absolute(given: str | Path) -> Path:
     path = Path(given).absolute()
+    path = path.resolve() if ".." in path.parts else path
     try:
         str(path).encode()
     except UnicodeEncodeError:
