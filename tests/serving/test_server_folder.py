@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from resx.errors import MissingCapability, ResxError, UsageError
-from resx.serving import detached, embedded, loader, server_folder, triton_process
+from resx.serving import detached, embedded, server_folder, triton_process
 from resx.serving import state as states
 from resx.serving.client import TritonClient
 from resx.serving.deploy import deploy
@@ -341,17 +341,28 @@ ARM = b"\x7fELF\2\1\1" + bytes(9) + (2).to_bytes(2, "little") + (183).to_bytes(2
     ],
 )
 def test_a_folder_that_cannot_be_the_server_is_one_line_and_is_not_run(
-    change: Callable[[Path], None], kind: type[ResxError], reason: str, tmp_path: Path, repository: Repository,
-    resx: Callable[..., Finished],
-) -> None:  # fmt: skip
+    change: Callable[[Path], None], kind: type[ResxError], reason: str, tmp_path: Path
+) -> None:
     folder = lay_out_script(tmp_path / "triton", script(USED, more=f"touch {tmp_path / 'ran'};"))
     folder.chmod(0o755)
     change(folder)
     with pytest.raises(kind, match=reason):
         open_server_folder(folder, "cpu")
-    done = resx("serve", f"--repository={repository.root}", *ANY_PORTS, "--detach", f"--server-dir={folder}")
-    assert (done.code, done.err.count("error:"), "Traceback" in done.err) == (kind.exit_code, 1, False), done.err
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(("content", "code"), [(b"", 2), (ARM, 4)], ids=["no program", "of another machine"])
+@pytest.mark.parametrize("detach", [[], ["--detach"]], ids=["foreground", "detached"])
+def test_the_command_ends_with_one_line_and_its_code(
+    content: bytes, code: int, detach: list[str], tmp_path: Path, repository: Repository, resx: Callable[..., Finished]
+) -> None:
+    folder = lay_out_script(tmp_path / "triton", script(USED))
+    (folder / PROGRAM).write_bytes(content)
+    if not content:
+        (folder / PROGRAM).chmod(0o644)
+    done = resx("serve", f"--repository={repository.root}", *ANY_PORTS, *detach, f"--server-dir={folder}")
+    assert (done.code, done.err.count("error:"), "Traceback" in done.err) == (code, 1, False), done.err
+    assert str(folder / PROGRAM) in done.err
 
 
 def test_a_link_out_of_the_folder_is_followed_and_what_it_leads_to_is_judged_alike(tmp_path: Path) -> None:
@@ -402,9 +413,18 @@ def test_missing_libraries_are_all_named_before_anything_runs(wheel_folder: Path
     assert all(library.name in str(refused.value) for library in gone)
 
 
-def test_a_newer_c_library_is_named_with_the_one_that_is_here() -> None:
-    found = loader.Linked(names=(), missing=("libx.so.1",), too_new=("GLIBC_2.99",))
-    assert found.reason.startswith("was built for a newer system: it needs GLIBC_2.99, and this one has ")
+@pytest.mark.triton
+def test_a_server_of_a_newer_system_is_told_as_that(
+    wheel_folder: Path, tmp_path: Path, repository: Repository, resx: Callable[..., Finished]
+) -> None:
+    folder = copy_of(wheel_folder, tmp_path / "newer")
+    content = (folder / PROGRAM).read_bytes()
+    (folder / PROGRAM).unlink()  # a hard link
+    (folder / PROGRAM).write_bytes(content.replace(b"\0GLIBC_2.34\0", b"\0GLIBC_2.99\0"))
+    (folder / PROGRAM).chmod(0o755)
+    done = resx("serve", f"--repository={repository.root}", *ANY_PORTS, f"--server-dir={folder}")
+    assert done.code == 4
+    assert "was built for a newer system: it needs GLIBC_2.99, and this one has glibc " in done.err
 
 
 def test_the_device_of_another_server_is_what_the_driver_shows() -> None:
