@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -48,7 +49,7 @@ USED = (
     "backend-config", "http-restricted-api", "grpc-restricted-protocol",
 )  # fmt: skip
 """What resx starts a server with."""
-NEWEST = (*USED, "http-max-input-size", "allow-client-shm")
+NEWEST = (*USED, "http-max-input-size", "allow-client-shm", "repoagent-directory")
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +237,7 @@ def test_a_newer_server_is_told_its_limits(
     assert (done.code, "tritonserver ended with code 1: error: creating server: a reason" in done.err) == (1, True)
     assert f"--http-max-input-size={REQUEST_BYTES}" in arguments
     assert "--allow-client-shm=false" in arguments
+    assert next(one for one in arguments if "repoagent" in one).endswith("triton/repoagents"), "not /opt/tritonserver's"
     assert [one for one in arguments if "address" in one] == [
         f"--{service}-address=127.0.0.1" for service in ("http", "grpc", "metrics")
     ]
@@ -413,6 +415,23 @@ def test_missing_libraries_are_all_named_before_anything_runs(wheel_folder: Path
     assert all(library.name in str(refused.value) for library in gone)
 
 
+def test_the_users_own_library_folders_are_kept_and_pythons_cuda_is_for_who_needs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, pip = tmp_path / "own", tmp_path / "nvidia" / "cu13" / "lib"
+    for folder in (own, pip):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", f"{own}::{tmp_path / 'nowhere'}")
+    monkeypatch.setattr(server_folder, "cuda_folders", lambda: [pip])
+    found = open_server_folder(lay_out_script(tmp_path / "triton", script(USED)), "cpu")
+    without = folder_environment(found)["LD_LIBRARY_PATH"].split(":")
+    assert without == [str(found.backends / "onnxruntime"), *(str(one) for one in server_folder._CUDA if one.is_dir()),
+                       str(own)]  # fmt: skip
+    assert folder_environment(dataclasses.replace(found, with_cuda_of_python=True))["LD_LIBRARY_PATH"].split(":") == [
+        *without, str(pip),
+    ]  # fmt: skip
+
+
 @pytest.mark.triton
 def test_a_server_of_a_newer_system_is_told_as_that(
     wheel_folder: Path, tmp_path: Path, repository: Repository, resx: Callable[..., Finished]
@@ -473,5 +492,5 @@ def test_a_server_that_was_exchanged_is_looked_at_anew_when_it_starts_again(tmp_
     again = server_folder.open_again(found)
     assert isinstance(again, server_folder.ServerFolder)
     assert (again.given, again.server, again.flags - found.flags) == (
-        link, new / PROGRAM, {"http-max-input-size", "allow-client-shm"},
+        link, new / PROGRAM, set(NEWEST) - set(USED),
     )  # fmt: skip

@@ -85,6 +85,7 @@ def serve(
     from resx.serving.devices import WISHES
     from resx.serving.embedded import Ports, require_loopback
     from resx.serving.repository import Repository
+    from resx.serving.server_folder import require_server_folder
     from resx.serving.supervisor import Policy, serve_detached
 
     out = Output(as_json=json, quiet=quiet)
@@ -101,7 +102,7 @@ def serve(
         published.version_folder(name)
     if server_dir is not None and native is not None:
         raise UsageError("--native and --isolated say how resx's own server computes; leave them out with --server-dir")
-    where = str(server_dir.absolute()) if server_dir is not None else ""
+    where = str(require_server_folder(server_dir)[0]) if server_dir is not None else ""
     _say_what_is_missing(out, published, asked=native, server_dir=where)
     policy = Policy(exit_timeout_s=exit_timeout, max_tries=tries, canary_timeout_s=canary_timeout)
     ports = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
@@ -129,8 +130,6 @@ def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | N
     """Say what a server without Python inside does otherwise, and which image endpoints it goes without."""
     from resx.serving.server_backends import missing_python
 
-    if server_dir and not Path(server_dir).is_dir():
-        return  # the server says so
     if asked is False or not (reason := missing_python(server_dir)):
         return
     if asked is None and not server_dir:

@@ -30,10 +30,11 @@ from resx.serving.embedded import OPEN_FILES, Installation, process_environment
 from resx.serving.loader import linked, run
 from resx.serving.plain_paths import is_plain, plain_installation
 from resx.serving.processes import ending_of
-from resx.serving.python_stub import THIS, python_of
+from resx.serving.python_stub import THIS, libpython_folder, python_of
 from resx.serving.request_limits import REQUEST_BYTES
 
-PROGRAM, BACKENDS, LIBRARIES, CACHES, VERSION_FILE = "bin/tritonserver", "backends", "lib", "caches", "TRITON_VERSION"
+PROGRAM, BACKENDS, LIBRARIES, VERSION_FILE = "bin/tritonserver", "backends", "lib", "TRITON_VERSION"
+CACHES, AGENTS = "caches", "repoagents"
 HELP_S = 60.0
 """A server for GPUs loads gigabytes of libraries before it prints its help."""
 _OPTION = "--server-dir"
@@ -46,7 +47,7 @@ _MAY_LACK = frozenset({
     "metrics-config", "cache-directory", "cache-config", "exit-on-error",
 })  # fmt: skip
 """What a server may do without; the other flags are what keeps it on loopback, locked, and found again."""
-_ADDED = (f"--http-max-input-size={REQUEST_BYTES}", "--allow-client-shm=false")
+_LIMITS = (f"--http-max-input-size={REQUEST_BYTES}", "--allow-client-shm=false")
 """For servers that know them, from 25.06 and 26.04 on: their defaults, whatever those will be."""
 _LOCAL_CACHE = "local/libtritoncache_local.so"
 _CUDA = (Path("/usr/local/cuda/lib64"), Path("/usr/local/nvidia/lib64"))
@@ -61,11 +62,29 @@ class ServerFolder(Installation):
     flags: frozenset[str]
     version: str
     """As its TRITON_VERSION says; empty where there is none."""
+    with_cuda_of_python: bool = False
+    """Whether it needs libraries that, if at all, NVIDIA's packages of this Python have.
+
+    Elsewhere they are left out: those of another CUDA may have the same names, as cuDNN 9 has.
+    """
 
     @property
     def title(self) -> str:
         """What messages call it."""
         return f"{self.given / PROGRAM}" + (f" (Triton {self.version})" if self.version else "")
+
+
+def require_server_folder(given: str | Path) -> tuple[Path, Path]:
+    """Return a server's folder as it was named, absolute, and without links, after who can write it was looked at.
+
+    Raises:
+        UsageError: it is no such folder, or somebody else can have written what is in it.
+        MissingCapability: programs may not be run from there.
+    """
+    path = _absolute(given)
+    root = _trusted(path)
+    _require_layout(path, root)
+    return path, root
 
 
 def open_server_folder(given: str | Path, wish: Wish) -> ServerFolder:
@@ -75,13 +94,13 @@ def open_server_folder(given: str | Path, wish: Wish) -> ServerFolder:
         UsageError: it is no such folder, or somebody else can have written what is in it.
         MissingCapability: its server cannot run on this machine, or not on the device that is wished for.
     """
-    path = _absolute(given)
-    root = _trusted(path)
-    _require_layout(path, root)
+    path, root = require_server_folder(given)
     if reason := lacks_open_files(OPEN_FILES, "Triton"):
         raise MissingCapability(reason)
     found = _layout(path, root, choose_folder_device(wish))
     with _plain(found) as plain:
+        if linked(plain.server, folder_environment(plain)).missing:
+            found, plain = (replace(one, with_cuda_of_python=True) for one in (found, plain))
         environment = folder_environment(plain)
         if reason := linked(plain.server, environment).reason:
             raise MissingCapability(
@@ -116,25 +135,26 @@ def server_environment(installation: Installation) -> dict[str, str]:
 
 
 def folder_environment(folder: ServerFolder) -> dict[str, str]:
-    """Return the environment of another's server: its libraries first, then CUDA's, then the user's own.
+    """Return the environment of another's server: its libraries first, then the machine's CUDA, then the user's own.
 
     Its Python processes find this environment's packages only if their Python is this one.
     """
     ours = process_environment(folder)
-    own = [folder.libraries, *_with_libraries(folder.backends)]
-    theirs = [Path(one) for one in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if one]
-    places = [*own, *_CUDA, *cuda_folders(), *theirs]
-    # Where this Python's own library lies comes last: another Python's may lie beside it.
-    last = [one for one in ours["LD_LIBRARY_PATH"].split(os.pathsep) if Path(one) not in places]
-    ours["LD_LIBRARY_PATH"] = os.pathsep.join([*(str(place) for place in places if place.is_dir()), *last])
-    if python_of(folder.backends) != THIS:
+    theirs = [Path(one).absolute() for one in os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep) if one]
+    of_python = cuda_folders() if folder.with_cuda_of_python else ()
+    places = [folder.libraries, *_with_libraries(folder.backends), *_CUDA, *theirs, *of_python]
+    if python_of(folder.backends) == THIS:
+        # Last: another Python's library may lie beside this one's.
+        places += [here] if (here := libpython_folder()) else []
+    else:
         ours["PATH"] = os.environ.get("PATH", os.defpath)
-    return ours
+    found = dict.fromkeys(str(place) for place in places if place.is_dir())
+    return ours | {"LD_LIBRARY_PATH": os.pathsep.join(found)}
 
 
 def environment_of(given: str) -> dict[str, str]:
     """Return the environment that the server of a folder gives its processes, as far as the folder decides it."""
-    return folder_environment(_layout(Path(given), Path(given), "cpu"))
+    return folder_environment(replace(_layout(Path(given), Path(given), "cpu"), with_cuda_of_python=True))
 
 
 def fitting(command: Sequence[str], folder: ServerFolder) -> list[str]:
@@ -143,14 +163,15 @@ def fitting(command: Sequence[str], folder: ServerFolder) -> list[str]:
     Raises:
         MissingCapability: it lacks one that it cannot do without.
     """
+    added = [*_LIMITS, f"--repoagent-directory={folder.server.parent.parent / AGENTS}"]
     has_cache = (folder.caches / _LOCAL_CACHE).is_file()
     found = [command[0]]
-    for argument in (*command[1:], *_ADDED):
+    for argument in (*command[1:], *added):
         flag = _flag_of(argument)
         if flag in folder.flags:
             if has_cache or not flag.startswith("cache-"):
                 found.append(argument)
-        elif argument not in _ADDED and flag not in _MAY_LACK:
+        elif argument not in added and flag not in _MAY_LACK:
             raise MissingCapability(
                 f"{folder.title}: has no --{flag}, which resx needs to keep it on loopback and locked; use a newer one "
                 "(24.10 has all)"
