@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -226,7 +227,7 @@ def _require_layout(path: Path, root: Path) -> None:
             "file system that allows programs"
         )
     if not os.access(server, os.X_OK):
-        raise UsageError(f"{path / PROGRAM}: is not executable; chmod +x {path / PROGRAM}")
+        raise UsageError(f"{path / PROGRAM}: is not executable; chmod +x {shlex.quote(str(path / PROGRAM))}")
 
 
 def choose_folder_device(wish: Wish, *, gpus: Callable[[], Gpus] = find_gpus) -> Device:
