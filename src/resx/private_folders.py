@@ -95,6 +95,42 @@ def require_private_tree(root: Path, *, remedy: str) -> None:
         require_private(path, remedy=remedy)
 
 
+def require_trusted_tree(root: Path, *, remedy: str) -> Path:
+    """Check a folder that resx runs programs out of and did not make; return it without links.
+
+    Links are followed here, as an image's libraries have them: what they lead to is checked like the rest.
+
+    Raises:
+        UsageError: somebody else can have written one of the files, or can replace it.
+        OSError: it is not there, or cannot be looked at.
+    """
+    _require_safe_above(root.absolute() / "inside", remedy)  # it may be a link itself
+    real = root.resolve(strict=True)
+    waiting, seen = [real], set[Path]()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        require_private(path, remedy=remedy)
+        if path.is_dir():
+            waiting += _inside(path, real, remedy)
+    return real
+
+
+def _inside(folder: Path, root: Path, remedy: str) -> Iterator[Path]:
+    """Yield what a folder holds, and what its links lead to; a link to nothing is nothing."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            path = Path(entry.path)
+            if not entry.is_symlink():
+                yield path
+            elif (target := path.resolve()).exists():
+                if not target.is_relative_to(root):
+                    _require_safe_above(target, remedy)
+                yield target
+
+
 def read_private(path: Path, *, remedy: str) -> bytes:
     """Return what a file holds that only the user and root can have written.
 

@@ -308,7 +308,7 @@ def is_local(address: Address) -> bool:
 
 def _kind(address: Address) -> Literal["native", "isolated", ""]:
     state = server_at(address.host_port)
-    return "" if state is None else "native" if state.native else "isolated"
+    return "" if state is None or state.server_dir else "native" if state.native else "isolated"
 
 
 def _governor() -> str:

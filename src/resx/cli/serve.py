@@ -10,6 +10,7 @@ import typer
 
 from resx.cli.options import Json, Quiet, RepositoryPath, chosen, finite
 from resx.cli.output import Output, print_lines, readers_may_leave
+from resx.cli.status import UNGUARDED
 from resx.errors import ResxError, UsageError
 from resx.listing import one_line
 from resx.machine import cpu_quota, quota_note
@@ -51,6 +52,14 @@ def serve(
     device: Annotated[
         str, typer.Option(help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used.")
     ] = "auto",
+    server_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="Serve with another Triton's files, laid out as in NVIDIA's container: bin/, backends/, lib/. "
+            "Default: resx's own.",
+            show_default=False,
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return as soon as it is ready.")] = False,
     exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds to answer what was accepted, at the end.")] = 10,
     tries: Annotated[
@@ -76,8 +85,8 @@ def serve(
     from resx.serving.devices import WISHES, require_tensorrt_for
     from resx.serving.embedded import Ports, require_loopback
     from resx.serving.engine_runtime import require_servable
-    from resx.serving.python_stub import computes_natively
     from resx.serving.repository import Repository
+    from resx.serving.server_folder import require_server_folder
     from resx.serving.supervisor import Policy, serve_detached
 
     out = Output(as_json=json, quiet=quiet)
@@ -92,40 +101,52 @@ def serve(
     models = [] if load_none else load or None
     for name in models or []:
         published.version_folder(name)
-    require_servable(published, models, wish)
-    require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
-    natively = computes_natively(native)
-    _say_what_is_missing(out, published, asked=native)
+    if server_dir is not None and native is not None:
+        raise UsageError("--native and --isolated say how resx's own server computes; leave them out with --server-dir")
+    where = str(require_server_folder(server_dir)[0]) if server_dir is not None else ""
+    _say_what_is_missing(out, published, asked=native, server_dir=where)
+    if server_dir is None:
+        require_servable(published, models, wish)
+        require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
     policy = Policy(exit_timeout_s=exit_timeout, max_tries=tries, canary_timeout_s=canary_timeout)
     ports = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
     if detach:
         wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
         wanted += [f"--exit-timeout={exit_timeout}", f"--tries={tries}", f"--canary-timeout={canary_timeout}"]
-        wanted += [f"--device={wish}", "--native" if natively else "--isolated"]
+        wanted += [f"--device={wish}", *_server_arguments(native, where)]
         with out.steps() as step:
             step("start the server, load the models and check their answers")
             state = serve_detached(published, ports, wanted)
         _say_ready(out, published, state, [], [])
         return
-    _serve_here(out, published, ports, models, policy, native=natively, wish=wish)
+    _serve_here(out, published, ports, models, policy, native=native, wish=wish, server_dir=where)
 
 
-def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | None) -> None:
+def _server_arguments(native: bool | None, server_dir: str) -> list[str]:
+    from resx.serving.python_stub import computes_natively
+
+    if server_dir:
+        return [f"--server-dir={server_dir}"]
+    return ["--native" if computes_natively(native) else "--isolated"]
+
+
+def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | None, server_dir: str) -> None:
     """Say what a server without Python inside does otherwise, and which image endpoints it goes without."""
-    from resx.serving.python_stub import missing_stub
+    from resx.serving.server_backends import missing_python
 
-    if asked is False or not (reason := missing_stub()):
+    if asked is False or not (reason := missing_python(server_dir)):
         return
-    if asked is None:
+    if asked is None and not server_dir:
         out.note(f"Models are computed in the server (--native): {reason}")
+    why = f": {reason}" if server_dir else ""
     for name in repository.names():
         for endpoint in repository.endpoints(name):
-            out.note(f"{endpoint} is not served: it needs Python inside the server")
+            out.note(f"{endpoint} is not served: it needs Python inside the server{why}")
 
 
 def _serve_here(
-    out: Output, repository: Repository, ports: Ports, models: list[str] | None, policy: Policy, *, native: bool,
-    wish: Wish,
+    out: Output, repository: Repository, ports: Ports, models: list[str] | None, policy: Policy, *,
+    native: bool | None, wish: Wish, server_dir: str,
 ) -> None:  # fmt: skip
     """Serve until a signal comes: steps with their times until it is ready, then one line for whatever happens."""
     from resx.serving.supervisor import serve as run
@@ -147,7 +168,10 @@ def _serve_here(
                 _say_ready(out, repository, state, deployed, errors)
             tell("Serving. Ctrl-C to stop.")
 
-        run(repository, ports, models, policy=policy, native=native, device=wish, on_step=tell, on_ready=say_ready)
+        run(
+            repository, ports, models, policy=policy, native=native, device=wish, server_dir=server_dir, on_step=tell,
+            on_ready=say_ready,
+        )  # fmt: skip
 
 
 def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:
@@ -184,13 +208,14 @@ def _say_ready(
         "http": f"127.0.0.1:{state.http_port}", "grpc": f"127.0.0.1:{state.grpc_port}",
         "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
         "models": ready, "not_loaded": missing, "newer": newer, "skipped": skipped_entries(repository),
-        "cpu_quota": cpu_quota(),
+        "cpu_quota": cpu_quota(), "server_dir": state.server_dir or None,
     }  # fmt: skip
     differences = {
         entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
         for entry in deployed
     }
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
+    lines += [f"  {_of_folder(state)}"] if state.server_dir else []
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
     lines += [f"  {name} version {version} is newer: resx deploy {name}" for name, version in newer.items()]
     aside = {name: why for name, why in state.set_aside.items() if name not in ready}
@@ -199,3 +224,7 @@ def _say_ready(
     lines += [f"  {line}" for line in skipped_lines(skipped_entries(repository))]
     lines += [f"  {note}"] if (note := quota_note()) else []
     out.result(payload, lambda console: print_lines(console, lines))
+
+
+def _of_folder(state: ServerState) -> str:
+    return f"Triton {state.server_version} of {state.server_dir}: {UNGUARDED}"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from resx.serving.state import ServerState
 
 
+UNGUARDED = "without the guard on requests of resx's own server (docs/security.md)"
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("status")(status)
@@ -116,6 +119,7 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
     last = state.last_recovery
     return {
         "pid": state.pid, "native": state.native, "device": state.device, "phase": state.phase,
+        "server_dir": state.server_dir or None, "guarded": not state.server_dir,
         "trouble": state.trouble,
         "uptime_s": round(now_s() - state.started_s, 1), "restarts": state.restarts,
         "last_restart": last and {
@@ -133,9 +137,12 @@ def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str]
 
     title = f"{payload['url']}  Triton {payload['triton'] or 'does not answer'}"
     if "pid" in payload:
-        how = ("native, " if payload["native"] else "") + ("on the GPU, " if payload["device"] == "gpu" else "")
+        own = payload["native"] and not payload["server_dir"]
+        how = ("native, " if own else "") + ("on the GPU, " if payload["device"] == "gpu" else "")
         title += f"  process {payload['pid']}, {how}{payload['phase']}, up {_duration(payload['uptime_s'])}"
     console.print(title, markup=False, soft_wrap=True)
+    if folder := payload.get("server_dir"):
+        console.print(f"server of {folder}, {UNGUARDED}", markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
         console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
     others = ", the others go on" if payload["models"] else ""

@@ -30,10 +30,10 @@ from resx.serving.embedded import TRITON_VERSION
 from resx.serving.engine_runtime import engine_backend, require_engine_runtime
 from resx.serving.first_answer import require_answer
 from resx.serving.python_models import require_none_of_others
-from resx.serving.python_stub import missing_stub, require_stub_for
 from resx.serving.rehearsal import forget_rehearsal, rehearsed, require_room
 from resx.serving.repository import Repository
 from resx.serving.self_test import run_self_test
+from resx.serving.server_backends import missing_python, require_runnable
 from resx.serving.state import (
     OURS,
     make_folder,
@@ -42,11 +42,16 @@ from resx.serving.state import (
     record_previous,
     remembered_as,
     server_at,
+    server_dir_at,
 )
 from resx.serving.triton_config import CONFIG_FILE, labels_text
 
 _BUSY_S = 30.0
 _TRIAL_STEP_S = 0.2
+
+
+class EndpointFailed(ServerError):  # noqa: N818 - named after what happened
+    """An image endpoint that does not load; its model answers."""
 
 
 class VersionRejected(ParityError):  # noqa: N818 - named after what happened
@@ -82,6 +87,8 @@ class Manner:
     """For another deployment of the same model; else refuse."""
     starting: bool = False
     """By the repository's own server as it starts: what it loads is deployed, and nobody chose it."""
+    server_dir: str = ""
+    """Of the server that starts, whose state nobody can read yet."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.trial_s <= 86400:
@@ -118,9 +125,10 @@ def deploy_alone(
 ) -> Deployed:  # fmt: skip
     """Do what `deploy` does, for a caller that holds the model by `alone`."""
     number = int(repository.version_folder(name, version).name)
-    card = check_files(client, repository, name, number, starting=manner.starting)
+    server_dir = manner.server_dir or server_dir_at(client.address.host_port)
+    card = check_files(client, repository, name, number, starting=manner.starting, server_dir=server_dir)
     if _is_ours(client, repository, manner):
-        require_stub_for(repository.root / name)
+        require_runnable(repository.root / name, server_dir)
     if server := server_at(client.address.host_port):
         require_device_for(repository.root / name, server.device)
     if not manner.starting and name not in client.repository_models():
@@ -137,7 +145,7 @@ def deploy_alone(
     difference = _bring(client, repository, name, number, card, loaded, manner, on_step)
     kept = manner.keep_previous and answering not in {None, number}
     record(client, repository, name, [answering, number] if kept else [number], answering, starting=manner.starting)
-    load_endpoints(client, repository, name, starting=manner.starting)
+    load_endpoints(client, repository, name, starting=manner.starting, server_dir=server_dir)
     return Deployed(
         name=name, version=number, previous=answering, canary_difference=difference,
         checked=card is not None, kept=kept,
@@ -183,7 +191,8 @@ def _bring(
 
 
 def check_files(
-    client: TritonClient, repository: Repository, name: str, version: int, *, starting: bool = False
+    client: TritonClient, repository: Repository, name: str, version: int, *, starting: bool = False,
+    server_dir: str = "",
 ) -> Card | None:  # fmt: skip
     """Return a version's card after its files were compared with it; None for a model that resx did not export.
 
@@ -197,10 +206,11 @@ def check_files(
     repository.require_readable(name, None)  # Triton looks at the model's other versions too
     for model in (name, *repository.endpoints(name)):
         config_rules.require_contained(repository.root, model)
+    server_dir = server_dir or server_dir_at(client.address.host_port)
     if starting or server_at(client.address.host_port) is not None:
-        require_none_of_others(repository.root, name)
+        require_none_of_others(repository.root, name, server_dir)
     card = cards.read_card(folder) if repository.has_card(name, version) else None
-    if engine_backend(repository.root / name):
+    if not server_dir and engine_backend(repository.root / name):
         server = server_at(client.address.host_port)
         require_engine_runtime(
             repository.root / name, card, embedded=client.server_version() == TRITON_VERSION,
@@ -310,19 +320,21 @@ def record(
         record_previous(repository, server, name, previous)
 
 
-def load_endpoints(client: TritonClient, repository: Repository, name: str, *, starting: bool = False) -> None:
+def load_endpoints(
+    client: TritonClient, repository: Repository, name: str, *, starting: bool = False, server_dir: str = ""
+) -> None:
     """Load a model's image endpoint, if it has one; a starting server without Python inside goes without it.
 
     Raises:
-        ServerError: it does not load; the model itself goes on answering.
+        EndpointFailed: it does not load; the model itself goes on answering.
         MissingCapability: it needs Python inside the server, and there is none; likewise.
     """
     for endpoint in repository.endpoints(name):
-        if starting and missing_stub():
+        if starting and missing_python(server_dir):
             return
         if remembered_as(repository, client.address.host_port) == OURS:
             try:
-                require_stub_for(repository.root / endpoint)
+                require_runnable(repository.root / endpoint, server_dir)
             except MissingCapability as error:
                 raise MissingCapability(f"{error}; {name} itself answers") from error
         config_rules.require_contained(repository.root, endpoint)
@@ -332,7 +344,7 @@ def load_endpoints(client: TritonClient, repository: Repository, name: str, *, s
         except ServerError as error:
             with contextlib.suppress(ResxError):
                 client.unload(endpoint)
-            raise ServerError(f"{error}; {name} itself answers, its image endpoint does not") from error
+            raise EndpointFailed(f"{error}; {name} itself answers, its image endpoint does not") from error
         record(client, repository, endpoint, [1], None, starting=starting)
 
 

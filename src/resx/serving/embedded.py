@@ -65,7 +65,7 @@ RESPONSE_CACHE_BYTES = 64 * 2**20
 _FOLDER = "triton"
 """Of the cache."""
 _UNPACKED_BYTES = 300_000_000
-_OPEN_FILES = 256
+OPEN_FILES = 256
 """It has 66 open with one small model; the rest is for connections and other models."""
 _BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
 """The Python backends of this package, and the folder with the files of each; `backends/*.py` are of all of them."""
@@ -161,7 +161,7 @@ def missing_for_install() -> str | None:
         return f"the embedded Triton needs glibc 2.35, this is {name or 'another C library'} {version}; {container}"
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed and the embedded Triton runs models with it; pip install 'resx[cpu]'"
-    if reason := lacks_open_files(_OPEN_FILES, "the embedded Triton"):
+    if reason := lacks_open_files(OPEN_FILES, "the embedded Triton"):
         return reason
     return None
 

@@ -165,7 +165,7 @@ class ModelRecovery:
             except UsageError as error:  # a mount may come back
                 raise LoadFailed(str(error)) from error
             config_rules.require_contained(self._repository.root, name)
-            require_none_of_others(self._repository.root, name)
+            require_none_of_others(self._repository.root, name, self._journal.state.server_dir)
             raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
         if not self._repository.has_card(name, version):
             require_answer(client, name, version)
@@ -244,7 +244,7 @@ class ModelRecovery:
         begun = time.monotonic()
         try:
             with self._client(_TIMEOUT_S) as client:
-                reload(client, self._repository, name, versions)
+                reload(client, self._repository, name, versions, self._journal.state.server_dir)
         except ResxError as error:
             return fault_of(name, versions[-1], kind_of(error), error, since_s=begun)
         history.loaded_s = time.monotonic()
@@ -332,8 +332,10 @@ class ModelRecovery:
             self._journal.change(recovering=recovering, trouble="; ".join(recovering.values()))
 
 
-def reload(client: TritonClient, repository: Repository, name: str, versions: Sequence[int]) -> None:
-    """Load a model anew though the server has it.
+def reload(
+    client: TritonClient, repository: Repository, name: str, versions: Sequence[int], server_dir: str = ""
+) -> None:
+    """Load a model anew though the server, of that folder if it is not resx's own, has it.
 
     Raises:
         LoadFailed: it does not load.
@@ -342,7 +344,7 @@ def reload(client: TritonClient, repository: Repository, name: str, versions: Se
     try:
         repository.require_readable(name, None)  # Triton looks at the model's other versions too
         config_rules.require_contained(repository.root, name)
-        require_none_of_others(repository.root, name)
+        require_none_of_others(repository.root, name, server_dir)
         served = None
         if not (repository.root / name / CONFIG_FILE).exists():
             served = _served_config(client, name)

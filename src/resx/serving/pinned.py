@@ -68,7 +68,9 @@ def rehearsal_json(repository: Repository, name: str, version: int, alias: str) 
 
 
 @contextmanager
-def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, ...]], folder: Path) -> Iterator[Path]:
+def pinned_repository(
+    repository: Repository, versions: Mapping[str, tuple[int, ...]], folder: Path, server_dir: str = ""
+) -> Iterator[Path]:
     """Give a repository of links in which each model has these versions and no other; leave links to the real one.
 
     tritonserver opens its ports after it loaded the models that its command line names, so clients meet no
@@ -81,7 +83,7 @@ def pinned_repository(repository: Repository, versions: Mapping[str, tuple[int, 
     links.mkdir()
     for name, wanted in versions.items():
         try:
-            _link(repository, name, wanted, links / name)
+            _link(repository, name, wanted, links / name, server_dir)
         except (OSError, ResxError):
             shutil.rmtree(links / name, ignore_errors=True)
     _point(link, links)
@@ -122,9 +124,9 @@ def lead_to_listable(repository: Repository, folder: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def _link(repository: Repository, name: str, versions: Sequence[int], folder: Path) -> None:
+def _link(repository: Repository, name: str, versions: Sequence[int], folder: Path, server_dir: str) -> None:
     config_rules.require_contained(repository.root, name)
-    require_none_of_others(repository.root, name)
+    require_none_of_others(repository.root, name, server_dir)
     folder.mkdir()
     for path in (repository.root.resolve() / name).iterdir():
         if not path.name.isdigit() or int(path.name) in versions:

@@ -99,6 +99,15 @@ def terminate(process: Process) -> bool:
     return False
 
 
+def ending_of(code: int) -> str:
+    """Return in words how a process with this return code ended."""
+    if code >= 0:
+        return f"ended with code {code}"
+    with contextlib.suppress(ValueError):
+        return f"was ended by {signal.Signals(-code).name}"
+    return f"was ended by signal {-code}"
+
+
 def _require(process: Process) -> None:
     pid = process.pid
     same = start_ticks(pid) == process.start_ticks and _executable(pid) == process.executable

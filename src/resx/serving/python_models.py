@@ -13,20 +13,24 @@ from pathlib import Path
 from resx.errors import MissingCapability, UsageError
 from resx.serving import image_endpoint
 from resx.serving.embedded import TRITON_VERSION
+from resx.serving.server_backends import runs_this_python
 from resx.serving.triton_config import CONFIG_FILE, read
 
 
-def require_none_of_others(root: Path, name: str) -> None:
+def require_none_of_others(root: Path, name: str, server_dir: str = "") -> None:
     """Check that a model, and those that it would load as an ensemble, are no Python models that resx did not make.
 
     Args:
-        root: of the repository that the embedded server serves.
+        root: of the repository that the server serves.
         name: the model's.
+        server_dir: the server's, or nothing for resx's own. Another one whose Python is another has its own numpy.
 
     Raises:
         MissingCapability: one is; the message names it, the reason and the remedy.
     """
     if int(metadata.version("numpy").partition(".")[0]) < 2:
+        return
+    if server_dir and not runs_this_python(server_dir):
         return
     waiting, seen = [name], set[str]()
     while waiting:
@@ -42,6 +46,10 @@ def require_none_of_others(root: Path, name: str) -> None:
         if message.backend == "python" and not image_endpoint.owner(root / model):
             raise MissingCapability(
                 f"{name}: {'' if model == name else f'needs {model}, '}a Python model that resx did not make: numpy "
-                f"{metadata.version('numpy')} and the embedded Triton {TRITON_VERSION} corrupt its tensors; serve it "
-                "with NVIDIA's container (docker compose --profile cpu up)"
+                f"{metadata.version('numpy')} and {_stub(server_dir)} corrupt its tensors; serve it with NVIDIA's "
+                "container (docker compose --profile cpu up)"
             )
+
+
+def _stub(server_dir: str) -> str:
+    return f"the Python stub of {server_dir}" if server_dir else f"the embedded Triton {TRITON_VERSION}"

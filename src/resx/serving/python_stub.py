@@ -6,12 +6,15 @@ does not, nor does the server itself. Every function takes the version, this int
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import sysconfig
 from pathlib import Path
 
 from resx.errors import MissingCapability
 from resx.serving import triton_config
+from resx.serving.loader import linked
 from resx.serving.triton_config import CONFIG_FILE
 
 Version = tuple[int, int]
@@ -67,6 +70,17 @@ def libpython_folder(python: Version = THIS) -> Path | None:
     folders = [sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LIBPL"), f"{sys.base_prefix}/lib"]
     name = _libpython(python)
     return next((Path(folder) for folder in folders if folder and (Path(folder) / name).exists()), None)
+
+
+def python_of(backends: Path) -> Version | None:
+    """Return which Python the stub among a server's backends loads; None where there is no stub, or it cannot run."""
+    stub = backends / "python" / STUB
+    try:
+        names = " ".join(linked(stub, os.environ).names)
+    except (OSError, MissingCapability):
+        return None
+    found = re.search(r"libpython(\d+)\.(\d+)\.so", names)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def _libpython(python: Version) -> str:

@@ -95,6 +95,10 @@ class ServerState(FrozenModel, extra="ignore"):
     """Models are computed in the server itself, not in Python processes."""
     device: Literal["cpu", "gpu"] = "cpu"
     """What instances of KIND_AUTO compute on."""
+    server_dir: str = ""
+    """The folder of another Triton's files that serves; empty for resx's own."""
+    server_version: str = ""
+    """What that one says it is."""
     # The server's, not its models': while one of them recovers the others are served.
     phase: Literal["serving", "recovering", "draining"] = "serving"
     restarts: int = 0
@@ -238,6 +242,12 @@ def server_at(host_port: str) -> ServerState | None:
         if state and state.is_at(host_port) and _is_locked(folder):
             return state
     return None
+
+
+def server_dir_at(host_port: str) -> str:
+    """Return the folder of the server that listens there, as `server_at`; nothing for resx's own, or another's."""
+    state = server_at(host_port)
+    return state.server_dir if state else ""
 
 
 def remembered_as(repository: Repository, host_port: str) -> str:

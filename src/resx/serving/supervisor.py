@@ -23,7 +23,7 @@ from resx.files import OUT_OF_ROOM, write_atomic
 from resx.serving import in_use, logs, pinned, plain_paths, processes, systemd
 from resx.serving import state as states
 from resx.serving.client import TritonClient
-from resx.serving.deploy import Deployed, Manner, deploy
+from resx.serving.deploy import Deployed, EndpointFailed, Manner, deploy
 from resx.serving.detached import serve_detached, stop
 from resx.serving.devices import Wish
 from resx.serving.draining import drain
@@ -35,6 +35,7 @@ from resx.serving.ownership import Terminated, own, signals_raise, without_inter
 from resx.serving.policy import Policy
 from resx.serving.python_stub import computes_natively
 from resx.serving.repository import Repository
+from resx.serving.server_folder import folder_of_server, open_again, open_server_folder
 from resx.serving.state import Ended, ServerState, running_server
 from resx.serving.triton_config import CONFIG_FILE
 from resx.serving.triton_process import TritonProcess
@@ -49,12 +50,11 @@ _HOLD_S = 0.5
 """How often the versions are looked up that are held; a mark stands for a new one meanwhile."""
 _PASSES = OUT_OF_ROOM | {errno.EROFS}
 _ROOM_S = 2.0
-_STARTING = Manner(starting=True)
 
 
 def serve(
     repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool | None = None,
-    device: Wish = "auto", on_step: Callable[[str], None],
+    device: Wish = "auto", server_dir: str = "", on_step: Callable[[str], None],
     on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
 ) -> None:  # fmt: skip
     """Serve the repository until SIGINT or SIGTERM; ready once every model answered its canary.
@@ -70,6 +70,7 @@ def serve(
         policy: how it is watched, brought back and ended.
         native: compute in the server itself, not in a Python process for each instance; None: where those cannot be.
         device: what to compute on; `auto` takes the GPU where there is one.
+        server_dir: the folder of another Triton's files to serve with; nothing for resx's own server.
         on_step: told what comes next.
         on_ready: told once.
 
@@ -82,7 +83,10 @@ def serve(
         repository.version_folder(name)
     importlib.import_module("tritonclient.grpc")  # a signal in the middle of it would leave nothing to drain with
     with signals_raise(), own(repository) as (folder, left, aside), ports.held() as held:
-        installed = install(on_step, native=computes_natively(native), wish=device)
+        if server_dir:
+            installed: Installation = open_server_folder(server_dir, device)
+        else:
+            installed = install(on_step, native=computes_natively(native), wish=device)
         server = _Server(repository, folder, held, policy, installed, on_step)
         try:
             resumed = left if models is None else {}
@@ -123,6 +127,7 @@ class _Server:
     ) -> None:  # fmt: skip
         self._repository, self._folder, self._ports, self._policy = repository, folder, ports, policy
         self._installation, self._on_step = installation, on_step
+        self._server_dir = folder_of_server(installation)
         self._log = folder / states.LOG
         self._process: TritonProcess | None = None
         self._hold = in_use.Hold(repository.root)
@@ -143,7 +148,8 @@ class _Server:
             repository=str(repository.root.resolve()),
             http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
             started=time.time(), started_s=states.now_s(), exit_timeout_s=policy.exit_timeout_s,
-            native=installation.onnxruntime is not None, device=installation.device, log=str(self._log),
+            native=installation.onnxruntime is not None or bool(self._server_dir), device=installation.device,
+            server_dir=self._server_dir, log=str(self._log),
         )  # fmt: skip
         self._journal = Journal(folder, state, on_step)
         self._journal.note(f"serve {repository.root.resolve()}")
@@ -181,6 +187,7 @@ class _Server:
         self._on_step("start tritonserver")
         self._start(resumed)
         deployed, errors = [], []
+        starting = Manner(starting=True, server_dir=self._server_dir)
         # The key is read back from its file: what works here works for every later client.
         with TritonClient(self.state.address("grpc")) as client:
             for name, versions in resumed.items():
@@ -192,7 +199,10 @@ class _Server:
             for name, version in models.items():
                 self._on_step(f"load {name} and check its answer")
                 try:
-                    deployed.append(deploy(client, self._repository, name, version, manner=_STARTING))
+                    deployed.append(deploy(client, self._repository, name, version, manner=starting))
+                except EndpointFailed as error:
+                    self._journal.note(f"not loaded: {error}")
+                    errors.append(error)
                 except (ResxError, OSError) as error:
                     errors.append(self._leave_out(name, error))
         self._stubs.scan()
@@ -336,6 +346,7 @@ class _Server:
             ResxError: the server failed.
         """
         self._running.stop(0.0)
+        self._installation = open_again(self._installation)
         self._models.begin_anew()
         self._culprit = None
         versions, one_by_one = states.deployed(self._repository), self._failed_in_a_row > 0
@@ -344,7 +355,7 @@ class _Server:
             for name in versions:
                 if one_by_one:
                     with contextlib.suppress(ResxError):
-                        reload(client, self._repository, name, versions[name])
+                        reload(client, self._repository, name, versions[name], self._server_dir)
                 found = self._models.prove(name, versions[name])
                 if found and (self._running.wait(_TICK_S) or not client.is_live()):
                     self._culprit = name
@@ -358,7 +369,7 @@ class _Server:
         self._links.close()
         self._links_folder = self._links.enter_context(plain_paths.links_folder(self._folder))
         installation = plain_paths.plain_installation(self._installation, self._links_folder)
-        with pinned.pinned_repository(self._repository, versions, self._links_folder) as root:
+        with pinned.pinned_repository(self._repository, versions, self._links_folder, self._server_dir) as root:
             # One name that is not there has Triton load none of the others before it opens its ports.
             there = [name for name in versions if is_folder(root / name)]
             self._process = TritonProcess(
@@ -375,6 +386,8 @@ class _Server:
                     if time.monotonic() > deadline:
                         raise ServerError(f"tritonserver opened no port within {_START_TIMEOUT_S:g} s")
                     time.sleep(0.05)
+                if self._server_dir:
+                    self._journal.change(server_version=client.server_version())
                 try:
                     client.model_versions()
                 except MissingCapability as error:  # see hidden_arguments: rare, and the next start mends it

@@ -24,10 +24,10 @@ from resx.serving.embedded import (
     Installation,
     Ports,
     last_error,
-    process_environment,
 )
 from resx.serving.loopback import LOOPBACK
-from resx.serving.processes import is_own, stat_fields
+from resx.serving.processes import ending_of, is_own, stat_fields
+from resx.serving.server_folder import ServerFolder, fitting, server_environment
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
 STUB = "triton_python_backend_stub"
@@ -36,6 +36,7 @@ _RESTRICTIONS = tuple(
     f"{flag}={RESTRICTED_APIS}:{CONTROL_HEADER}=" for flag in ("--http-restricted-api", "--grpc-restricted-protocol")
 )
 _HIDING_TRIES = 3
+_KEY_SHOWN = "the control key stands in the process list, for every user to read: {}"
 _KILL_S = 5.0
 
 
@@ -91,10 +92,15 @@ class TritonProcess:
         if installation.onnxruntime:
             arguments.append(f"--backend-config=onnxruntime,library={installation.onnxruntime}")
         self._log = log
-        environment = process_environment(installation)
-        self._process = self._with_hidden_key(arguments, environment, control_key) or self._spawn(
-            [*arguments, *(f"{restriction}{control_key}" for restriction in _RESTRICTIONS)], environment
-        )
+        environment = server_environment(installation)
+        with_key = [*arguments, *(f"{restriction}{control_key}" for restriction in _RESTRICTIONS)]
+        if isinstance(installation, ServerFolder):
+            with_key = fitting(with_key, installation)
+            logs.append(log, _KEY_SHOWN.format("another's program is left as it is"))
+            self._process = self._spawn(with_key, environment)
+        else:
+            hidden = self._with_hidden_key(arguments, environment, control_key)
+            self._process = hidden or self._spawn(with_key, environment)
 
     def _with_hidden_key(
         self, arguments: Sequence[str], environment: Mapping[str, str], control_key: str
@@ -113,7 +119,7 @@ class TritonProcess:
                 reason = error.strerror or str(error)
             process.kill()
             process.wait()
-        logs.append(self._log, f"the control key stands in the process list, for every user to read: {reason}")
+        logs.append(self._log, _KEY_SHOWN.format(reason))
         return None
 
     def _spawn(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -234,15 +240,6 @@ def is_zombie(pid: int, parent: int) -> bool:
     Triton waits for the stubs that it ends itself, so a stub that stays a zombie crashed.
     """
     return stat_fields(pid)[:2] == ["Z", str(parent)]
-
-
-def ending_of(code: int) -> str:
-    """Return in words how a process with this return code ended."""
-    if code >= 0:
-        return f"ended with code {code}"
-    with contextlib.suppress(ValueError):
-        return f"was ended by {signal.Signals(-code).name}"
-    return f"was ended by signal {-code}"
 
 
 def _children(pid: int) -> list[int]:
