@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from resx.serving.client import Protocol, TritonClient
 from resx.serving.embedded import Ports
 from resx.serving.publishing import export_into
 from resx.serving.repository import Published, Repository
+from resx.serving.state import running_server
 from resx.serving.supervisor import ServerState, serve_detached, stop
 from resx.serving.triton_config import ServingOptions
 from resx.zoo.architectures import ResNetArchitecture
@@ -133,7 +135,16 @@ class RunningTriton:
     """The embedded server and the repository that it serves."""
 
     repository: Repository
-    state: ServerState
+
+    @property
+    def state(self) -> ServerState:
+        """What is known of it now: on a busy machine its supervisor may have had to start it anew."""
+        for _ in range(3000):
+            state = running_server(self.repository)
+            if state is not None and state.phase == "serving" and not state.recovering:
+                return state
+            time.sleep(0.1)
+        raise TimeoutError(f"the server does not serve again: {state}")
 
     def client(self, protocol: Protocol = "grpc") -> TritonClient:
         return TritonClient(self.state.address(protocol), timeout_s=30)
@@ -149,6 +160,6 @@ def triton(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) -> Iter
     publish_tiny(repository, "tiny")
     publish_tiny(repository, "tiny_fp16", precision="fp16")
     publish_tiny(repository, "tiny_float", input_type="float32")
-    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
-    yield RunningTriton(repository=repository, state=state)
+    serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+    yield RunningTriton(repository=repository)
     stop(repository)

@@ -165,8 +165,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) -> Ite
     """A server of its own, which a test here kills."""
     repository = Repository(tmp_path_factory.mktemp("watched") / "model_repository")
     publish_tiny(repository, "tiny")
-    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
-    yield RunningTriton(repository=repository, state=state)
+    serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+    yield RunningTriton(repository=repository)
     stop(repository)
 
 

@@ -74,8 +74,8 @@ def native_triton(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) 
         pytest.skip(reason)
     repository = Repository(tmp_path_factory.mktemp("native") / "model_repository")
     publish_tiny(repository, "tiny")
-    state = detached.serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"])
-    yield RunningTriton(repository=repository, state=state)
+    detached.serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"])
+    yield RunningTriton(repository=repository)
     detached.stop(repository)
 
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from resx.serving.deploy import deploy
 from resx.serving.loopback import is_loopback
 from resx.serving.repository import Repository
 from tests.conftest import RunningTriton, publish_tiny
@@ -45,6 +46,8 @@ def test_onnxruntime_writes_and_sends_no_reports_of_its_use(tmp_path: Path) -> N
 
 @pytest.mark.triton
 def test_the_server_and_its_stubs_are_told_to_report_nothing(triton: RunningTriton) -> None:
+    with triton.client() as client:
+        deploy(client, triton.repository, "tiny")  # whatever another test has unloaded
     server = psutil.Process(triton.state.server_pid)
     stubs = server.children()
 

@@ -52,8 +52,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         pytest.skip(reason)
     repository = Repository(tmp_path_factory.mktemp("limits") / "model_repository")
     publish_tiny(repository, "tiny")
-    state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"] if native else [])
-    yield RunningTriton(repository=repository, state=state)
+    serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"] if native else [])
+    yield RunningTriton(repository=repository)
     stop(repository)
 
 

@@ -125,10 +125,10 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningTri
         previous = os.umask(0o000)  # the worst that a user may have set
         try:
             publish_tiny(repository, "tiny")
-            state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+            serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
         finally:
             os.umask(previous)
-        yield RunningTriton(repository=repository, state=state)
+        yield RunningTriton(repository=repository)
         stop(repository)
     shutil.rmtree(folder)
 
