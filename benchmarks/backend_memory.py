@@ -19,16 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from resx.export.card import Source
-from resx.export.images import RealImages, photograph_crops
+from resx.card.origin import Source
+from resx.data.photographs import RealImages, photograph_crops
 from resx.export.pipeline import ExportOptions
-from resx.export.source import LoadedSource, weights_sha256
-from resx.serving.client import TritonClient
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.supervisor import ServerState, serve_detached, stop
-from resx.serving.triton_config import ServingOptions
+from resx.export.sources.source import LoadedSource, weights_sha256
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.running.server_state import ServerState
+from resx.serving.supervisor.detaching import serve_detached, stop
 from resx.zoo.architectures import ResNetArchitecture
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant

@@ -35,11 +35,11 @@ from pathlib import Path
 
 import numpy as np
 
+from resx.card.signature import Signature
+from resx.data.cifar import CIFAR10, CIFAR100, Archive, load_archive
+from resx.data.dataset import DataSet
 from resx.errors import UsageError
-from resx.export.calibration import load_calibration
-from resx.export.card import Signature
-from resx.training.cifar import CIFAR10, CIFAR100, Archive, load_archive
-from resx.training.data import DataSet
+from resx.export.int8.calibration import load_calibration
 
 _SIGNATURE = Signature(
     input_name="images", input_type="float32", input_dims=(3, 8, 8), output_name="logits", output_dims=(2,), resize=8

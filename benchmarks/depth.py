@@ -46,8 +46,8 @@ def measure(depth: int) -> dict[str, float]:
     import torch.nn.functional as F
 
     import resx
-    from resx.export import onnx_file
-    from resx.export.runtimes import OnnxRuntimeModel
+    from resx.export.graph import onnx_writer
+    from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
     from resx.zoo import depths
     from resx.zoo.building import build_from_spec
     from resx.zoo.catalog import variant
@@ -75,7 +75,7 @@ def measure(depth: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="resx-depth-") as folder:
         path = Path(folder) / "model.onnx"
         started = time.perf_counter()
-        onnx_file.write_onnx(folded, spec, path, precision="fp32", input_type="uint8")
+        onnx_writer.write_onnx(folded, spec, path, precision="fp32", input_type="uint8")
         timed("write ONNX", started)
         session = OnnxRuntimeModel(path)
         started = time.perf_counter()

@@ -17,12 +17,13 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from resx.data.dataset import DataSet
+from resx.data.loading import load_data
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet, load_data
 from resx.training.loop import train
-from resx.training.recipes import configured
+from resx.training.recipes import configure
 from resx.zoo.catalog import variant
 
 
@@ -97,7 +98,7 @@ def main() -> int:
 def _outcome(entry: Entry, seed: int, data: DataSet, options: argparse.Namespace) -> Outcome:
     folder = options.runs / f"{entry.name}-survival{entry.survival:g}-seed{seed}"
     changes = {"epochs": options.epochs, "batch_size": options.batch_size, "seed": seed}
-    config: TrainingConfig = configured("digits", "digits", changes)
+    config: TrainingConfig = configure("digits", "digits", changes)
     spec = variant(entry.name).spec.with_changes(
         classes=len(data.labels), labels=data.labels, image=data.image, survival=entry.survival
     )

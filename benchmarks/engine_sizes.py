@@ -23,13 +23,15 @@ from pathlib import Path
 
 import onnx
 
-from resx.export import quantize
-from resx.export.card import Precision, signature_of
-from resx.export.fold import fold_survival
-from resx.export.images import photograph_crops
-from resx.export.onnx_file import write_onnx
-from resx.export.onnx_reading import weight_counts
-from resx.export.tensorrt_engine import EngineOptions, build_engine, load_package
+from resx.card.kinds import Precision
+from resx.card.signature import signature_of
+from resx.data.photographs import photograph_crops
+from resx.export.graph.onnx_writer import write_onnx
+from resx.export.graph.survival_folding import fold_survival
+from resx.export.int8 import quantization
+from resx.export.tensorrt.builder import EngineOptions, build_engine
+from resx.runtimes.onnx_reader import weight_counts
+from resx.runtimes.tensorrt_package import load_package
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 
@@ -48,10 +50,10 @@ def write_files(name: str, folder: Path) -> tuple[dict[Precision, Path], int]:
     fp32, fp16, prepared, int8 = (folder / f"{kind}.onnx" for kind in ("fp32", "fp16", "prepared", "int8"))
     num_weights, _ = weight_counts(write_onnx(network, spec, fp32, precision="fp32", input_type="uint8"))
     write_onnx(network, spec, fp16, precision="fp16", input_type="uint8")
-    quantize.prepare(fp32, prepared, target="gpu")
+    quantization.prepare(fp32, prepared, target="gpu")
     images = photograph_crops(_NUM_CALIBRATION_IMAGES, spec.image_size, seed=0)
-    ranges = quantize.find_ranges(prepared, images, "minmax", signature_of(spec, "uint8"))
-    onnx.save(quantize.quantise(prepared, ranges, target="gpu", keep_fp32=[]), int8)
+    ranges = quantization.find_ranges(prepared, images, "minmax", signature_of(spec, "uint8"))
+    onnx.save(quantization.quantise(prepared, ranges, target="gpu", keep_fp32=[]), int8)
     return {"fp32": fp32, "fp16": fp16, "int8": int8}, num_weights
 
 

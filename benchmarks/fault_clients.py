@@ -17,13 +17,14 @@ import psutil
 from tests.conftest import publish_tiny
 
 from resx.errors import ResxError
-from resx.export.runtimes import OnnxRuntimeModel
-from resx.serving.client import PROTOCOLS, Protocol, TritonClient
-from resx.serving.detached import serve_detached, stop
-from resx.serving.embedded import Ports
-from resx.serving.logs import last_lines
-from resx.serving.repository import Repository
-from resx.serving.state import LOG, ServerState, folder_of, now_s, running_server
+from resx.repository.versions import Repository
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.serving.client.address import PROTOCOLS, Protocol
+from resx.serving.client.client import TritonClient
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.running.logs import last_lines
+from resx.serving.running.server_state import LOG, ServerState, folder_of, now_s, running_server
+from resx.serving.supervisor.detaching import serve_detached, stop
 
 RECOVER_S = 10.0
 MODEL, FREE = "tiny", Ports(http=0, grpc=0, metrics=0)

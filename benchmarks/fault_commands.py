@@ -19,13 +19,13 @@ from benchmarks.fault_deploys import copy_version
 from tests.conftest import publish_tiny
 
 from resx.errors import ResxError
-from resx.files import sha256_of
-from resx.serving import triton_config
-from resx.serving.client import TritonClient
-from resx.serving.deploy import deploy
-from resx.serving.rehearsal import rehearsal_name
-from resx.serving.repository import Repository
-from resx.serving.state import now_s
+from resx.files.staging import sha256_of
+from resx.repository import config_pbtxt
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.rehearsal import rehearsal_name
+from resx.serving.running.server_state import now_s
 
 _SEED = 0
 EXPORT = ["export", "resnet20", "--weights", "none"]
@@ -188,7 +188,7 @@ def _invalid(repository: Repository, intact: dict[Path, str]) -> set[str]:
         if not folder.is_dir() or folder.name not in repository.names():
             found.add(f"{folder.name} is no model")
             continue
-        triton_config.parse((folder / "config.pbtxt").read_text())
+        config_pbtxt.parse((folder / "config.pbtxt").read_text())
         for version in repository.versions(folder.name):
             for file, expected in repository.card(folder.name, version).files.items():
                 if sha256_of(folder / str(version) / file) != expected:

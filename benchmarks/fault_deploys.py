@@ -13,12 +13,12 @@ import onnx.numpy_helper
 from benchmarks.fault_clients import MODEL, Questions, Row, load, published, row_without_loss, serve
 from tests.conftest import publish_tiny
 
-from resx.files import sha256_of
-from resx.serving.client import TritonClient
-from resx.serving.deploy import Manner, VersionRejected, deploy
-from resx.serving.repository import Repository
-from resx.serving.rollback import rollback
-from resx.serving.state import deployed, now_s
+from resx.files.staging import sha256_of
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.deployment.deploy import Manner, VersionRejected, deploy
+from resx.serving.deployment.rollback import rollback
+from resx.serving.running.server_state import now_s, read_deployed
 
 MANNER = Manner(trial_s=0.3)
 
@@ -82,7 +82,7 @@ def bad_version(name: str, spoil: Callable[[Repository, Path], None], times: int
                     seconds.append(now_s() - begun)
                 config.write_text(good)
                 shutil.rmtree(folder)
-                if client.model_versions() != {MODEL: [1]} or deployed(repository) != {MODEL: (1,)}:
+                if client.model_versions() != {MODEL: [1]} or read_deployed(repository) != {MODEL: (1,)}:
                     missed.add(f"afterwards {client.model_versions()} were loaded")
                 time.sleep(0.2)
     return row_without_loss(f"bad version: {name}", times, askers, seconds, missed)

@@ -10,22 +10,12 @@ import json
 import shutil
 import time
 
-from benchmarks.fault_clients import (
-    MODEL,
-    Row,
-    current,
-    load,
-    published,
-    row_without_loss,
-    serve,
-    stub_of,
-    wait_until,
-)
-from tests.serving import bad_models
-from tests.serving.bad_models import Spoil, serve_unproved
+from benchmarks.fault_clients import MODEL, Row, current, load, published, row_without_loss, serve, stub_of, wait_until
+from tests.support import bad_models
+from tests.support.bad_models import Spoil, serve_unproved
 
-from resx.serving.repository import Repository
-from resx.serving.state import now_s
+from resx.repository.versions import Repository
+from resx.serving.running.server_state import now_s
 
 WAYS: dict[str, Spoil] = {
     "wrong": bad_models.misjudged, "wrong by a little": bad_models.misjudged_a_little,

@@ -28,9 +28,9 @@ from benchmarks.fault_clients import (
     wait_until,
 )
 
-from resx.serving.repository import Repository
-from resx.serving.state import now_s
-from resx.serving.triton_config import CONFIG_FILE
+from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.versions import Repository
+from resx.serving.running.server_state import now_s
 
 RETRIES = 12
 _SERVING_S = 20.0

@@ -11,9 +11,9 @@ import time
 
 from benchmarks.fault_clients import MODEL, Row, current, load, published, row_without_loss, serve
 
-from resx.serving.client import TritonClient
-from resx.serving.deploy import deploy
-from resx.serving.state import now_s
+from resx.serving.client.client import TritonClient
+from resx.serving.deployment.deploy import deploy
+from resx.serving.running.server_state import now_s
 
 _NOBODY = "http://127.0.0.1:9"
 _VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 import grpc
 from benchmarks.fault_clients import MODEL, Row, current, published, serve, wait_until
 
-from resx.serving.client import TritonClient
-from resx.serving.deploy import canary
-from resx.serving.repository import Repository
-from resx.serving.state import ServerState
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.deployment.deploy import canary
+from resx.serving.running.server_state import ServerState
 
 _SEED = 0
 PATH = f"/v2/models/{MODEL}/infer"

@@ -11,12 +11,12 @@ from benchmarks.fault_clients import MODEL, Row, current, published, serve
 from benchmarks.overload import overloaded
 
 from resx.export.pipeline import ExportOptions
-from resx.export.source import load_source
-from resx.serving.client import TritonClient
-from resx.serving.detached import stop
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.triton_config import ServingOptions
+from resx.export.sources.source import load_source
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.supervisor.detaching import stop
 
 NETWORK, FACTOR = "resnet110", 10.0
 """Not one so fast that the generator cannot send ten times as much from the same cores."""

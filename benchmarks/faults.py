@@ -55,9 +55,9 @@ from benchmarks.fault_clients import (
 )
 from benchmarks.fault_commands import small_disk
 
-from resx.serving.client import ConnectionLost, NotLoaded
-from resx.serving.repository import Repository
-from resx.serving.state import Recovery, ServerState, now_s, running_server
+from resx.repository.versions import Repository
+from resx.serving.client.client import ConnectionLost, NotLoaded
+from resx.serving.running.server_state import Recovery, ServerState, now_s, running_server
 
 RETRIES = 8
 DETECT_S, EXIT_S = 2.0, 20.0

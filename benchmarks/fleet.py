@@ -33,20 +33,21 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from benchmarks.fault_clients import FREE, wait_until
-from tests import debian
+from tests.support import debian
 
 from resx.errors import ResxError
 from resx.export.pipeline import ExportOptions
-from resx.export.runtimes import OnnxRuntimeModel
-from resx.export.source import load_source
-from resx.serving.address import Address, parse_address
-from resx.serving.client import TritonClient
-from resx.serving.detached import serve_detached, stop
-from resx.serving.embedded import LOOPBACK, Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.state import ServerState, now_s, running_server
-from resx.serving.triton_config import ServingOptions
+from resx.export.sources.source import load_source
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.serving.client.address import Address, parse_address
+from resx.serving.client.client import TritonClient
+from resx.serving.client.loopback import LOOPBACK
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.running.server_state import ServerState, now_s, running_server
+from resx.serving.supervisor.detaching import serve_detached, stop
 
 CONFIGURATION = Path(__file__).parents[1] / "deploy/proxy/haproxy.cfg"
 RETRIES, CLIENTS_PER_PROTOCOL = 8, 3

@@ -29,7 +29,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from resx.serving.devices import find_gpus, missing_for_cuda
+from resx.gpus import find_gpus
+from resx.serving.embedded.devices import missing_for_cuda
 
 Outcome: TypeAlias = Literal["passed", "failed", "invalid", "not run"]
 """Invalid: it ran, and says itself that its figures may not be used, such as those of a client that was late."""

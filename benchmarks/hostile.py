@@ -30,8 +30,8 @@ from pathlib import Path
 from benchmarks.fault_clients import SERVED_WITH, Asker, current, load, published, row_without_loss, serve
 from benchmarks.hostile_kinds import GRPC_KINDS, HTTP_KINDS, Connection, Kind
 
-from resx.serving.embedded import LOOPBACK
-from resx.serving.state import ServerState
+from resx.serving.client.loopback import LOOPBACK
+from resx.serving.running.server_state import ServerState
 
 MEMORY_BYTES = 2 * 2**30
 _SENDERS = 4

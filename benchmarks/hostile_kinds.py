@@ -18,7 +18,7 @@ import grpc
 from benchmarks.fault_clients import MODEL
 from benchmarks.fault_requests import KINDS, PATH, infer_body, random_request, valid_message
 
-from resx.serving.embedded import LOOPBACK
+from resx.serving.client.loopback import LOOPBACK
 
 _PATHS = (
     PATH, f"/v2/models/{MODEL}/versions/1/infer", f"/v2/models/{MODEL}/generate", f"/v2/models/{MODEL}/generate_stream",

@@ -22,9 +22,9 @@ from benchmarks.fault_clients import current, published, serve
 from benchmarks.fault_requests import PATH
 from benchmarks.hostile_kinds import Connection, leave_calls
 
-from resx.serving.embedded import LOOPBACK
-from resx.serving.request_limits import REQUEST_BYTES
-from resx.serving.state import ServerState
+from resx.serving.client.loopback import LOOPBACK
+from resx.serving.embedded.patches.request_limits import REQUEST_BYTES
+from resx.serving.running.server_state import ServerState
 
 _CALLS_A_CONNECTION = 1000
 

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resx.files import lock_holder
+from resx.files.locks import lock_holder
 
 NUM_IMAGES, SIZE_PX = 60, 8
 EPOCHS = 4

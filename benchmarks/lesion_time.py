@@ -21,12 +21,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from resx.analysis import variants as plans
-from resx.analysis.anatomy import prepared, steps_of
-from resx.analysis.evaluation import evaluate
-from resx.export.fusion import fused
-from resx.training.data import Split, load_data
-from resx.training.evaluation import accuracy, normalised
+from resx.analysis.lesion import variants as plans
+from resx.analysis.lesion.evaluation import evaluate
+from resx.analysis.network_steps import prepare_steps, steps_of
+from resx.data.dataset import Split
+from resx.data.loading import load_data
+from resx.export.graph.batchnorm_fusion import fuse
+from resx.training.evaluation import accuracy, normalize
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 from resx.zoo.spec import ModelSpec
@@ -72,7 +73,7 @@ def network(spec: ModelSpec, train: Split) -> nn.Module:
     """Build a network of random weights whose batch norms know the data, so that its activations stay finite."""
     model = build_from_spec(spec, seed=0)
     with torch.no_grad():
-        model(normalised(train.images[:64], spec, torch.device("cpu")))
+        model(normalize(train.images[:64], spec, torch.device("cpu")))
     return model.eval()
 
 
@@ -102,8 +103,8 @@ class Lesioned:
 def at_once(model: nn.Module, spec: ModelSpec, split: Split) -> tuple[list[float], float]:
     """Return the same errors, and the share of block evaluations that they took."""
     steps = steps_of(model, spec)
-    singles = [plans.without(steps, [step.block]) for step in plans.blocks_of(steps)]
-    fast = prepared(steps, lambda part: fused(part, target="gpu"))
+    singles = [plans.drop_blocks(steps, [step.block]) for step in plans.blocks_of(steps)]
+    fast = prepare_steps(steps, lambda part: fuse(part, target="gpu"))
     return evaluate(fast, singles, split, spec).errors(), plans.work(steps, singles).ratio
 
 

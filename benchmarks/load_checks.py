@@ -32,27 +32,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.bench import loadgen, measuring
-from resx.bench.capacity import Question, planned
+from resx.bench.capacity.capacity_plan import Question, plan_replicas
+from resx.bench.capacity.service_times import batching_of, measure_now, service_times
+from resx.bench.capacity.simulation import Batching, Load, Service, simulate
 from resx.bench.in_process import measure_in_process
+from resx.bench.load.load_plan import LoadPlan
+from resx.bench.load.payloads import canaries
+from resx.bench.load.wire import Target
 from resx.bench.measuring import Extras
-from resx.bench.payloads import canaries
-from resx.bench.plan import LoadPlan
-from resx.bench.report import Measurement
-from resx.bench.service_times import batching_of, measured_now, service_times
-from resx.bench.simulation import Batching, Load, Service, simulate
-from resx.bench.slo import Slo, search
-from resx.bench.wire import Target
-from resx.cli.bench_job import LOADGEN_CONNECTIONS
+from resx.bench.results.result import Measurement
+from resx.bench.tuning.highest_rate import Slo, search
+from resx.cli.commands.bench_run import LOADGEN_CONNECTIONS
 from resx.errors import ResxError
 from resx.export.pipeline import ExportOptions
-from resx.export.source import load_source
-from resx.serving.client import TritonClient
-from resx.serving.detached import serve_detached, stop
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.state import ServerState
-from resx.serving.triton_config import ServingOptions
+from resx.export.sources.source import load_source
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.running.server_state import ServerState
+from resx.serving.supervisor.detaching import serve_detached, stop
 
 CHECKS = ("stall", "loadgen", "added", "poisson", "client")
 STALL_S = 1.0
@@ -233,14 +233,14 @@ def _left_by_queueing(bench: Bench, bound: Slo, offline: float) -> str:
     """Say which share of the offline throughput a simulated queue could have under the bound."""
     with TritonClient(bench.state.address("http")) as client:
         batching = batching_of(client.config(bench.target.model))
-    result = measured_now(bench.target, batching, duration_s=bench.seconds, seed=0)
+    result = measure_now(bench.target, batching, duration_s=bench.seconds, seed=0)
     times = service_times(result, bench.target.model, batching)
     constant = times.model_copy(update={"rested": 1.0, "shape": (1.0,), "turnaround_ms": (0.0,)})
     found = list[str]()
     for words, of in (("a queue with the measured service times", times), ("with constant ones", constant)):
         try:
             question = Question(rate_per_s=offline / 100, slo=bound)
-            found.append(f"{words} {planned(of, batching, question).highest_rate_per_s / offline:.2f}")
+            found.append(f"{words} {plan_replicas(of, batching, question).highest_rate_per_s / offline:.2f}")
         except ResxError as error:
             found.append(f"{words}: {error}")
     return ", ".join(found)

@@ -23,22 +23,25 @@ import numpy as np
 import numpy.typing as npt
 from benchmarks.backend_memory import resident_mib
 
-from resx.bench import measuring, wire
-from resx.bench.generator import Generators
+from resx.bench import measuring
+from resx.bench.load import wire
+from resx.bench.load.generator import Generators
+from resx.bench.load.load_plan import LoadPlan
+from resx.bench.load.load_task import LoadTask
+from resx.bench.load.payloads import request_images
 from resx.bench.measuring import Extras
-from resx.bench.payloads import request_images
-from resx.bench.plan import LoadPlan
-from resx.bench.samples import Samples, merged, percentiles
-from resx.bench.task import Task
+from resx.bench.results.samples import Samples, merge, percentiles
 from resx.errors import ServerBusy
 from resx.export.pipeline import ExportOptions
-from resx.export.source import load_source
-from resx.serving.client import Interface, TritonClient
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.supervisor import ServerState, serve_detached, stop
-from resx.serving.triton_config import ServingOptions
+from resx.export.sources.source import load_source
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.interface import Interface
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.running.server_state import ServerState
+from resx.serving.supervisor.detaching import serve_detached, stop
 
 MEMORY_BAR_MIB = 300.0
 RECOVERY_BAR_S = 5.0
@@ -131,7 +134,7 @@ def overloaded(state: ServerState, name: str, factor: float, seconds: float) -> 
         images = request_images(interface, 1, 0)
         alone_s = statistics.median(_timed(client, name, interface, images) for _ in range(30))
         before = peak = resident_mib(state.server_pid)
-        task = Task(
+        task = LoadTask(
             protocol="http", host_port=target.address.host_port, requests=wire.requests(target, [images]),
             rate_per_s=capacity * factor, poisson=False,
         )  # fmt: skip
@@ -145,7 +148,7 @@ def overloaded(state: ServerState, name: str, factor: float, seconds: float) -> 
         while _timed(client, name, interface, images) > 2 * alone_s and _since(ended_ns) < _GIVE_UP_S:
             pass
     return Overload(
-        capacity_per_s=capacity, rate_per_s=capacity * factor, seconds=seconds, samples=merged(records),
+        capacity_per_s=capacity, rate_per_s=capacity * factor, seconds=seconds, samples=merge(records),
         alone_s=alone_s, recovery_s=_since(ended_ns), memory_mib=(before, peak),
     )  # fmt: skip
 

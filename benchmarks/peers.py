@@ -44,27 +44,27 @@ from pathlib import Path
 
 import numpy as np
 
-from resx.bench import wire
-from resx.bench.generator import Generators
 from resx.bench.in_process import measure_in_process
+from resx.bench.load import wire
+from resx.bench.load.generator import Generators
+from resx.bench.load.load_task import LoadTask
+from resx.bench.load.payloads import canaries
+from resx.bench.load.request_times import Records
+from resx.bench.load.wire import Target
 from resx.bench.measuring import target_of
-from resx.bench.payloads import canaries
-from resx.bench.recorder import Records
-from resx.bench.report import environment
-from resx.bench.samples import merged, percentiles
-from resx.bench.task import Task
-from resx.bench.wire import Target
-from resx.cli.tune import words
+from resx.bench.results.result import environment
+from resx.bench.results.samples import merge, percentiles
+from resx.cli.commands.tune import words
 from resx.export.pipeline import ExportOptions
-from resx.export.runtimes import OnnxRuntimeModel
-from resx.export.source import load_source
+from resx.export.sources.source import load_source
 from resx.machine import usable_cores
-from resx.serving.detached import serve_detached, stop
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.served_file import served_config
-from resx.serving.triton_config import ServingOptions
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.serving.embedded.backend_session import served_config
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.supervisor.detaching import serve_detached, stop
 
 HERE = Path(__file__).parent / "peers"
 NAMES = {
@@ -317,7 +317,7 @@ def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: st
             loads.append(_by_resx(running, options.concurrency, case.window_s))
         elif wrk:
             by_wrk.append(_by_wrk(wrk, running, options.concurrency, case.window_s, folder))
-    samples = merged([record for load in loads for record in load.records])
+    samples = merge([record for load in loads for record in load.records])
     inside = [(samples.done_ns >= load.opened_ns) & (samples.done_ns < load.closed_ns) for load in loads]
     samples = samples.where(np.logical_or.reduce(inside))
     latency = percentiles(samples.answered.latencies_ms)
@@ -353,7 +353,7 @@ def _in_process(case: Case) -> Run:
 
 
 def _by_resx(running: Running, concurrency: int, seconds: float) -> _Load:
-    task = Task(protocol="http", host_port=running.host_port, requests=running.requests, concurrency=concurrency)
+    task = LoadTask(protocol="http", host_port=running.host_port, requests=running.requests, concurrency=concurrency)
     with Generators([task]) as generators:
         generators.wait_until_ready()
         _pass(generators, WARMUP_S)
@@ -455,7 +455,7 @@ def _ratio(base: list[float], values: list[float], server: str) -> str:
 
 
 def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, settings: dict[str, str]) -> str:
-    from resx.serving.address import parse_address
+    from resx.serving.client.address import parse_address
 
     here = environment(parse_address("127.0.0.1", "http"), "", {})
     pins = {

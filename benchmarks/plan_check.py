@@ -20,21 +20,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resx.bench import measuring
-from resx.bench.capacity import Question, estimate
+from resx.bench.capacity.capacity_plan import Question, estimate
+from resx.bench.capacity.service_times import batching_of, measure_now, service_times
+from resx.bench.capacity.simulation import Batching
+from resx.bench.load.load_plan import LoadPlan
+from resx.bench.load.wire import Target
 from resx.bench.measuring import Extras
-from resx.bench.plan import LoadPlan
-from resx.bench.service_times import batching_of, measured_now, service_times
-from resx.bench.simulation import Batching
-from resx.bench.slo import parse_slo
-from resx.bench.wire import Target
+from resx.bench.tuning.highest_rate import parse_slo
 from resx.export.pipeline import ExportOptions
-from resx.export.source import load_source
-from resx.serving.client import TritonClient
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.supervisor import serve_detached, stop
-from resx.serving.triton_config import ServingOptions
+from resx.export.sources.source import load_source
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.supervisor.detaching import serve_detached, stop
 
 SHARES = (0.3, 0.6, 0.8)
 _HEADER = " load  rate/s       predicted  measured  ratio    mean batch   times   late"
@@ -84,7 +84,7 @@ def _compared(
     target: Target, batching: Batching, share: float, seconds: float, seed: int
 ) -> Iterator[tuple[str, float]]:
     """Predict and run one load, print its two rows; give what was predicted relative to what was measured."""
-    times = service_times(measured_now(target, batching, duration_s=1.5, seed=seed), target.model, batching)
+    times = service_times(measure_now(target, batching, duration_s=1.5, seed=seed), target.model, batching)
     rate = round(share * times.service().capacity_per_s(batching))
     found = estimate(times, batching, Question(rate_per_s=rate, slo=parse_slo("p99=1s")), 1, rate)
     plan = LoadPlan(rate_per_s=rate, duration_s=seconds, warmup_s=1.0, seed=100 + seed)

@@ -31,11 +31,12 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from resx.export import onnx_file, quantize
-from resx.export.card import signature_of
-from resx.export.images import photograph_crops
-from resx.export.runtimes import OnnxRuntimeModel
+from resx.card.signature import signature_of
+from resx.data.photographs import photograph_crops
+from resx.export.graph import onnx_writer
+from resx.export.int8 import quantization
 from resx.machine import usable_cores
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 
@@ -52,12 +53,12 @@ def write_files(name: str, folder: Path) -> dict[str, Path]:
     model = build_from_spec(spec, seed=0).eval()
     files = {kind: folder / f"{name}-{kind}.onnx" for kind in ("plain", "form", "int8")}
     for kind, target in (("plain", "gpu"), ("form", "cpu")):
-        onnx_file.write_onnx(model, spec, files[kind], precision="fp32", input_type="uint8", target=target)  # type: ignore[arg-type]
+        onnx_writer.write_onnx(model, spec, files[kind], precision="fp32", input_type="uint8", target=target)  # type: ignore[arg-type]
     prepared = folder / "prepared.onnx"
-    quantize.prepare(files["form"], prepared, target="cpu")
+    quantization.prepare(files["form"], prepared, target="cpu")
     images = photograph_crops(_NUM_CALIBRATION_IMAGES, spec.image_size, seed=1)
-    ranges = quantize.find_ranges(prepared, images, "minmax", signature_of(spec, "uint8"))
-    onnx.save(quantize.quantise(prepared, ranges, target="cpu", keep_fp32=[]), files["int8"])
+    ranges = quantization.find_ranges(prepared, images, "minmax", signature_of(spec, "uint8"))
+    onnx.save(quantization.quantise(prepared, ranges, target="cpu", keep_fp32=[]), files["int8"])
     return files
 
 

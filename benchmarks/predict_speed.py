@@ -25,11 +25,11 @@ import numpy as np
 from PIL import Image
 
 from resx.export.pipeline import ExportOptions
-from resx.export.source import load_source
+from resx.export.sources.source import load_source
 from resx.machine import usable_cores
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.triton_config import ServingOptions
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
 
 SPEED_BAR, MEMORY_BAR = 0.9, 1.1
 _BATCH = 8
@@ -37,7 +37,7 @@ _IN_PROCESS = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from resx.export.runtimes import OnnxRuntimeModel
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 path, size, images, batch = sys.argv[1], *map(int, sys.argv[2:])
 model = OnnxRuntimeModel(Path(path))
 data = np.random.default_rng(0).integers(0, 256, (batch, 3, size, size), dtype=np.uint8)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from resx.export import onnx_file
-from resx.export.runtimes import OnnxRuntimeModel
+from resx.export.graph import onnx_writer
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
-from resx.zoo.resnext import convert_form
+from resx.zoo.families.resnext import convert_form
 
 FORMS = ("grouped", "concatenated", "aggregated")
 
@@ -42,7 +42,7 @@ def main() -> int:
         sessions, num_nodes = {}, {}
         for form in FORMS:
             path = Path(folder) / f"{form}.onnx"
-            proto = onnx_file.write_onnx(
+            proto = onnx_writer.write_onnx(
                 convert_form(grouped, form), spec, path, precision="fp32", input_type="uint8"
             )  # fmt: skip
             sessions[form], num_nodes[form] = OnnxRuntimeModel(path), len(proto.graph.node)

@@ -19,18 +19,19 @@ from pathlib import Path
 
 from resx.bench import measuring
 from resx.bench.in_process import measure_in_process
+from resx.bench.load.load_plan import LoadPlan
+from resx.bench.load.payloads import canaries
 from resx.bench.measuring import Extras
-from resx.bench.payloads import canaries
-from resx.bench.plan import LoadPlan
-from resx.bench.report import Measurement
+from resx.bench.results.result import Measurement
 from resx.export.pipeline import ExportOptions
-from resx.export.source import load_source
+from resx.export.sources.source import load_source
 from resx.machine import usable_cores
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.supervisor import ServerState, serve_detached, stop
-from resx.serving.triton_config import ServingOptions
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.running.server_state import ServerState
+from resx.serving.supervisor.detaching import serve_detached, stop
 
 CONCURRENCY = 8
 

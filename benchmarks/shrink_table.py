@@ -26,24 +26,25 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from resx.analysis import choosing, shrink
-from resx.analysis.shrink import Member, SearchOptions, Sized
+from resx.analysis.shrink import choice, search
+from resx.analysis.shrink.search import SearchOptions, ShrunkenNetwork, Sized
+from resx.card.origin import Source
+from resx.data.dataset import DataSet
+from resx.data.loading import load_data
+from resx.data.photographs import RealImages
 from resx.errors import ResxError
-from resx.export.card import Source
-from resx.export.fusion import fused
-from resx.export.images import RealImages
+from resx.export.graph.batchnorm_fusion import fuse
 from resx.export.pipeline import ExportOptions
-from resx.export.source import LoadedSource, weights_sha256
-from resx.serving.client import TritonClient
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Repository
-from resx.serving.supervisor import serve_detached, stop
-from resx.serving.triton_config import ServingOptions
+from resx.export.sources.source import LoadedSource, weights_sha256
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.supervisor.detaching import serve_detached, stop
 from resx.training import checkpoint
-from resx.training.data import DataSet, load_data
 from resx.training.loop import train
-from resx.training.recipes import configured
+from resx.training.recipes import configure
 from resx.zoo.catalog import variant
 
 LARGEST_LOSS_POINTS, LARGEST_RATIO = 1.0, 0.80
@@ -55,8 +56,8 @@ class Row:
     """What became of one run."""
 
     title: str
-    whole: Member
-    member: Member
+    whole: ShrunkenNetwork
+    member: ShrunkenNetwork
     random: tuple[float, ...]
     """Accuracies where random blocks went, of as many searches."""
     ratios: tuple[float, ...]
@@ -111,15 +112,15 @@ def measure(survival: float, data: DataSet, options: argparse.Namespace) -> Row:
         classes=len(data.labels), labels=data.labels, image=data.image, survival=survival
     )
     changes = {"epochs": options.epochs, "batch_size": options.batch_size, "seed": options.seed}
-    train(spec, data, configured("digits", "digits", changes), folder, resume=checkpoint.is_run(folder))
+    train(spec, data, configure("digits", "digits", changes), folder, resume=checkpoint.is_run(folder))
     model, spec = checkpoint.load_run(folder)
     drop = math.ceil(options.share * len(spec.kept_blocks))
-    shrink.require_removable(spec, drop)
+    search.require_removable(spec, drop)
 
     def smaller(search: SearchOptions) -> Sized:
-        return choosing.after_drops(shrink.sizes(model, spec, data, search, prepare), drop)
+        return choice.after_drops(search.sizes(model, spec, data, search, prepare), drop)
 
-    whole = shrink.measured(model, spec, data, prepare)
+    whole = search.measure(model, spec, data, prepare)
     found = smaller(SearchOptions(seed=options.seed))
     randoms = [smaller(SearchOptions(seed=seed, at_random=True)).member.accuracy for seed in range(options.randoms)]
     return Row(
@@ -133,7 +134,7 @@ def measure(survival: float, data: DataSet, options: argparse.Namespace) -> Row:
 
 def prepare(part: nn.Module) -> nn.Module:
     """Return the form of a step that the search evaluates."""
-    return fused(part, target="gpu")
+    return fuse(part, target="gpu")
 
 
 def served_ratios(whole: Sized, smaller: Sized, data: DataSet, rounds: int) -> list[float]:

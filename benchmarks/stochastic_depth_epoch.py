@@ -38,7 +38,7 @@ from resx.training.devices import (
 )
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
-from resx.zoo.stochastic_depth import StochasticBranch
+from resx.zoo.families.stochastic_depth import StochasticBranch
 
 BAR = 0.80
 _WARM_UP = 2

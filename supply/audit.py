@@ -26,7 +26,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from resx.errors import MissingCapability, ResxError, UsageError
-from resx.listing import one_line
+from resx.files.listing import one_line
 from supply.locks import Pin, lock_files, read_lock, triton
 
 PIP_AUDIT = (sys.executable, "-m", "pip_audit")

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import MissingCapability, ResxError, UsageError
-from resx.files import write_atomic
-from resx.listing import one_line
+from resx.files.listing import one_line
+from resx.files.staging import write_atomic
 from supply.locks import ROOT
 
 LIST = ROOT / "supply" / "images.txt"
-PLACES = ("supply/images.txt", "docker-compose.yml", "docs/container.md", "src/resx/export/triton_image.py")
+PLACES = ("supply/images.txt", "docker-compose.yml", "docs/container.md", "src/resx/runtimes/triton_image.py")
 """Where images are named by hand; deploy/ is written by `make manifests`, and the rest takes them from the source."""
 _REFERENCE = re.compile(
     r"(?:(?P<host>[a-z0-9.-]+\.[a-z0-9.-]+(?::\d+)?|localhost(?::\d+)?)/)?"

@@ -33,7 +33,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from resx.errors import MissingCapability, ResxError, UsageError
-from resx.files import sha256_of, write_atomic
+from resx.files.staging import sha256_of, write_atomic
 from supply.locks import PROJECT, ROOT, SETUP, Pin, constants, read_lock, triton
 
 _LIBRARY = "cyclonedx-python-lib"

@@ -19,14 +19,15 @@ from typing import Any
 
 import pytest
 
-from resx.export.card import Card
-from resx.serving.client import Protocol, TritonClient
-from resx.serving.embedded import Ports
-from resx.serving.publishing import export_into
-from resx.serving.repository import Published, Repository
-from resx.serving.state import running_server
-from resx.serving.supervisor import ServerState, serve_detached, stop
-from resx.serving.triton_config import ServingOptions
+from resx.card.card import Card
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Published, Repository
+from resx.serving.client.address import Protocol
+from resx.serving.client.client import TritonClient
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.running.server_state import ServerState, running_server
+from resx.serving.supervisor.detaching import serve_detached, stop
 from resx.zoo.architectures import ResNetArchitecture
 from resx.zoo.catalog import variant
 from resx.zoo.spec import ModelSpec
@@ -110,10 +111,10 @@ def publish_tiny(
     classes: int = 10, max_batch_size: int = 4, image_endpoint: bool = False,
 ) -> tuple[Card, Published]:  # fmt: skip
     """Export and publish a tiny network with random weights."""
-    from resx.export.card import Source
-    from resx.export.images import RealImages, photograph_crops
+    from resx.card.origin import Source
+    from resx.data.photographs import RealImages, photograph_crops
     from resx.export.pipeline import ExportOptions
-    from resx.export.source import LoadedSource, weights_sha256
+    from resx.export.sources.source import LoadedSource, weights_sha256
     from resx.zoo.building import build_from_spec
 
     spec = tiny_spec(classes=classes)

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from resx.cli.models import _run_facts
+from resx.card.card import FILE_NAME, Card, read_card
+from resx.cli.commands.models import _run_facts
 from resx.errors import ResxError, UsageError
-from resx.export.card import FILE_NAME, Card, read_card
-from resx.files import sha256_of
-from resx.serving.repository import Repository
-from resx.serving.verification import verify_version
+from resx.files.staging import sha256_of
+from resx.repository.versions import Repository
+from resx.serving.deployment.verification import verify_version
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from tests.conftest import Finished, publish_tiny, tiny_spec
 
@@ -203,6 +203,6 @@ def test_what_resx_writes_itself_is_within_all_bounds(version: tuple[Path, dict[
 
 
 def publish_tiny_of_size(image_size: int) -> None:
-    from resx.export.card import require_values, signature_of
+    from resx.card.signature import require_values, signature_of
 
     require_values(signature_of(tiny_spec(image_size=image_size), "uint8"), 1000)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from benchmarks.gpu import Line, Step, write_report
 
-from resx.serving.devices import find_gpus, missing_for_cuda
+from resx.gpus import find_gpus
+from resx.serving.embedded.devices import missing_for_cuda
 
 
 def run(folder: Path, budget_s: float) -> dict[str, dict[str, str]]:

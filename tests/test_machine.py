@@ -20,7 +20,7 @@ from resx.machine import (
     throttling,
     usable_cores,
 )
-from tests.control_groups import control_group
+from tests.support.control_groups import control_group
 
 
 def machine(root: Path, *, groups: str, mounts: list[str]) -> Path:
@@ -146,7 +146,7 @@ def test_the_kernels_own_quota_is_found_and_what_is_started_gets_it(limited_grou
         f"import os; open('{limited_group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
         "from resx import machine\n"
         "machine.limit_libraries()\n"
-        "from resx.serving.served_file import served_backend\n"
+        "from resx.serving.embedded.backend_session import served_backend\n"
         "print(machine.cpu_quota(), machine.usable_cores(), os.environ['OMP_NUM_THREADS'], served_backend().CORES)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}

@@ -15,20 +15,20 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 import resx as package
+from resx.card.card import FILE_NAME, read_card
+from resx.data.image_decoding import load_image
 from resx.errors import UsageError
-from resx.export import onnx_reading
-from resx.export.calibration import _from_npz
-from resx.export.card import FILE_NAME, read_card
-from resx.export.images import load_image
-from resx.serving.repository import Repository
-from resx.serving.state import record_deployed
-from resx.zoo.pretrained import read_weights
+from resx.export.int8.calibration import _from_npz
+from resx.repository.versions import Repository
+from resx.runtimes import onnx_reader
+from resx.serving.running.server_state import record_deployed
+from resx.zoo.weights.pretrained import read_weights
 from tests.conftest import publish_tiny
 
 SOURCE = Path(package.__file__).parent
 # cifar.py reads the published archives, which are pickles, with an unpickler that knows five harmless names.
 RUNS_CODE = {
-    "pickle": {"training/cifar_pickles.py": {"Unpickler", "UnpicklingError"}},
+    "pickle": {"data/cifar_pickles.py": {"Unpickler", "UnpicklingError"}},
     "marshal": {}, "shelve": {}, "dill": {}, "joblib": {}, "cloudpickle": {},
     "yaml": {"serving/clusters/manifest.py": {"SafeDumper"}},
 }  # fmt: skip
@@ -137,7 +137,7 @@ def test_an_onnx_files_weights_lie_beside_it(tmp_path: Path, location: str) -> N
     graph = helper.make_graph([node], "theirs", [image], [logits], [weight])
     (folder / "theirs.onnx").write_bytes(helper.make_model(graph).SerializeToString())
     with pytest.raises(UsageError, match="theirs.onnx: its external data cannot be read"):
-        onnx_reading.read_model(folder / "theirs.onnx")
+        onnx_reader.read_model(folder / "theirs.onnx")
 
 
 def test_a_card_cannot_name_a_file_elsewhere(tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ def test_a_table_of_images_that_unpacks_to_gigabytes_is_refused_by_its_sizes(tmp
 
 
 def test_a_result_a_card_and_a_file_of_labels_are_bounded_and_regular(tmp_path: Path) -> None:
-    from resx.bench.report import read_result
-    from resx.export.third_party import _labels
+    from resx.bench.results.result import read_result
+    from resx.export.sources.onnx_files import _labels
 
     for name in ("card.json", "labels.txt", "result.json"):
         with (tmp_path / name).open("wb") as file:

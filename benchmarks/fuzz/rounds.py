@@ -72,10 +72,10 @@ def _import_everything() -> None:
 
     from resx.cli import main as commands
     from resx.export import pipeline
-    from resx.scoring import local
+    from resx.scoring import in_process
     from resx.training import loop
 
-    assert all((numpy, onnx, onnxruntime, PIL, pyarrow, torch, torchvision, commands, pipeline, local, loop))
+    assert all((numpy, onnx, onnxruntime, PIL, pyarrow, torch, torchvision, commands, pipeline, in_process, loop))
     torch.set_num_threads(1)
 
 

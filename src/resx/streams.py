@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from resx.listing import readable
+from resx.text import readable
 
 
 class ReadableStream:

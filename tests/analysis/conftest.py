@@ -9,12 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from resx.analysis.anatomy import Step, prepared, steps_of
-from resx.export.fusion import fused
-from resx.training.data import DataSet, Split, load_data
-from resx.training.evaluation import normalised
+from resx.analysis.network_steps import Step, prepare_steps, steps_of
+from resx.data.dataset import DataSet, Split
+from resx.data.loading import load_data
+from resx.export.graph.batchnorm_fusion import fuse
+from resx.training.evaluation import normalize
 from resx.training.loop import train
-from resx.training.recipes import configured
+from resx.training.recipes import configure
 from resx.zoo.architectures import (
     Architecture,
     DenseNetArchitecture,
@@ -52,14 +53,14 @@ def small_network(kind: str, *, survival: float = 1.0) -> tuple[nn.Module, Model
     model = build_from_spec(spec.with_changes(survival=1.0), seed=0)
     with torch.no_grad():
         for _ in range(20):
-            model(normalised(data.train.images[:64], spec, torch.device("cpu")))
+            model(normalize(data.train.images[:64], spec, torch.device("cpu")))
     built = build_from_spec(spec, seed=0)
     built.load_state_dict(model.state_dict())
     return built.eval(), spec
 
 
 def fast(steps: list[Step]) -> list[Step]:
-    return prepared(steps, lambda part: fused(part, target="gpu"))
+    return prepare_steps(steps, lambda part: fuse(part, target="gpu"))
 
 
 def few(data: DataSet, num_images: int) -> Split:
@@ -85,7 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if not (folder / kind).exists():
             spec = small_spec(kind, survival=0.7 if kind == "resnet" else 1.0)
             changes = {"epochs": 2, "batch_size": 32}
-            train(spec, load_data("digits", image_size=8), configured("digits", "digits", changes), folder / kind)
+            train(spec, load_data("digits", image_size=8), configure("digits", "digits", changes), folder / kind)
         return folder / kind
 
     return run

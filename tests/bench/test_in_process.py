@@ -7,18 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resx.bench.in_process import InProcessRun, _Job, _measured, _summary, measure_in_process
-from resx.bench.payloads import canaries
+from resx.bench.in_process import InProcessRun, _Job, _measure, _summary, measure_in_process
+from resx.bench.load.payloads import canaries
+from resx.card.card import Card
+from resx.card.precision import Engine
 from resx.errors import MissingCapability, ResxError, UsageError
-from resx.export.card import Card, Engine
-from resx.export.runtimes import OnnxRuntimeModel
+from resx.gpus import find_gpus
 from resx.machine import usable_cores
-from resx.serving.devices import find_gpus
-from resx.serving.repository import Published, Repository
-from resx.serving.served_file import num_instances, served_backend, served_config
+from resx.repository.versions import Published, Repository
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.serving.embedded.backend_session import num_instances, served_backend, served_config
 from tests.conftest import publish_tiny
-from tests.serving.fake_gpu import FakeCuda, FakeTensorRT, sum_and_half
-from tests.serving.test_backend_alone import rows
+from tests.serving.embedded.test_backend_alone import rows
+from tests.support.fake_gpu import FakeCuda, FakeTensorRT, sum_and_half
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_an_engine_runs_as_its_backend_runs_it(tmp_path: Path, monkeypatch: pyte
         path=str(tmp_path / "model.plan"), config={"backend": "tensorrt", "max_batch_size": 4}, instances=1,
         duration_s=0.05, tensors=(rows(1, 2, 3, 4), rows(5, 6, 7, 8)), device="gpu", backend="tensorrt",
     )  # fmt: skip
-    found = _measured(job)
+    found = _measure(job)
     assert [answer.ravel().tolist() for answer in found.logits] == [[2, 4, 6, 8], [10, 12, 14, 16]]
     assert (found.batch_size, found.instances, found.threads) == (4, 1, 1)
     assert {run["x"] for run in engine.runs} == {(2, 2)}

@@ -13,13 +13,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from resx.bench.load.loadgen_process import Scenario
+from resx.bench.load.payloads import Payloads, canaries
+from resx.bench.load.wire import Target
 from resx.bench.loadgen import MLPERF_LEAST_S, ScenarioResult, read_detail, require_loadgen, run_scenario
-from resx.bench.loadgen_process import Scenario
 from resx.bench.measuring import target_of
-from resx.bench.payloads import Payloads, canaries
-from resx.bench.wire import Target
 from resx.errors import MissingCapability, ResxError, UsageError
-from resx.serving.client import Interface, parse_address
+from resx.repository.interface import Interface
+from resx.serving.client.address import parse_address
 from tests.conftest import RunningTriton
 
 LATENCY_S = 0.02

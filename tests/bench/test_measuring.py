@@ -18,19 +18,21 @@ from hdrh.histogram import HdrHistogram
 from hdrh.log import HistogramLogReader
 from PIL import Image
 
-from resx.bench import measuring, payloads
-from resx.bench.comparing import ratios, repeated, tell_apart
-from resx.bench.files import CSV_COLUMNS
+from resx.bench import measuring
+from resx.bench.comparing import ratios, summarize_repeats, tell_apart
+from resx.bench.load import payloads
+from resx.bench.load.load_plan import LoadPlan
 from resx.bench.measuring import Extras, target_of
-from resx.bench.plan import LoadPlan
-from resx.bench.report import Measurement, environment, schema_text
-from resx.serving import supervisor
-from resx.serving.address import parse_address
-from resx.serving.client import PROTOCOLS, Interface, Protocol, TritonClient
-from resx.serving.deploy import deploy
-from resx.serving.embedded import Ports
-from resx.serving.repository import Repository
-from resx.serving.rollback import undeploy
+from resx.bench.result_files import CSV_COLUMNS
+from resx.bench.results.result import Measurement, environment, schema_text
+from resx.repository.interface import Interface
+from resx.repository.versions import Repository
+from resx.serving.client.address import PROTOCOLS, Protocol, parse_address
+from resx.serving.client.client import TritonClient
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.rollback import undeploy
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.supervisor import supervisor
 from tests.conftest import Finished, RunningTriton, publish_tiny
 
 ROOT = Path(__file__).parents[2]
@@ -233,7 +235,7 @@ def test_equal_sides_of_a_comparison_are_told_apart(
     known = [replace_rate(one, 100.0 * one.repeat if one.target == apart[0].name else 300.0) for one in made]
     first = ratios([one.name for one in apart[:2]], known)[0]
     assert first.ratio == pytest.approx((300 / 100 * 300 / 200) ** 0.5)
-    assert [one.num_runs for one in repeated(known)] == [2, 2]
+    assert [one.num_runs for one in summarize_repeats(known)] == [2, 2]
 
 
 def replace_rate(measured: Measurement, images_per_s: float) -> Measurement:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import Finished
-from tests.image_files import encoded
+from tests.support.image_files import encoded
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from resx.export.card import read_card
-from resx.export.repetition import reloaded
+from resx.card.card import read_card
+from resx.export.repetition import reload_source
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 from tests.conftest import Finished
@@ -45,7 +45,7 @@ def test_the_chosen_entry_is_in_the_card_and_taken_again(tmp_path: Path, resx: C
     card = read_card(tmp_path / "model_repository/resnet20/1")
     assert card.source.arguments is not None
     assert (card.source.arguments.weights_entry, card.signature.num_outputs) == ("model", 14)
-    weights = dict(reloaded(card, card.source.arguments).model.state_dict())
+    weights = dict(reload_source(card, card.source.arguments).model.state_dict())
     assert torch.equal(weights["conv1.weight"], state(1)["conv1.weight"])
     assert resx("export", "--reproduce", tmp_path / "model_repository/resnet20/1/card.json", "-q").code == 0
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from resx.export import kept
-from resx.export.card import SourceArguments, read_card, schema_text
+from resx.card.card import read_card, schema_text
+from resx.card.origin import SourceArguments
+from resx.export import export_cache
 from resx.export.request import ExportRequest, key_of, request_of, source_base
 from tests.conftest import Finished
-from tests.export.test_card import card as some_card
+from tests.repository.test_config_pbtxt import card as some_card
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,9 +115,9 @@ def test_reproduce_takes_nothing_but_the_card(resx: Callable[..., Finished]) -> 
 
 
 def test_what_was_damaged_in_the_cache_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from resx.export.card import write_card
-    from resx.files import sha256_of
-    from tests.serving.test_triton_config import card
+    from resx.card.card import write_card
+    from resx.files.staging import sha256_of
+    from tests.repository.test_config_pbtxt import card
 
     monkeypatch.setenv("RESX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RESX_EXPORT_CACHE_GB", "1")
@@ -125,12 +126,12 @@ def test_what_was_damaged_in_the_cache_is_not_taken(tmp_path: Path, monkeypatch:
     (version / "model.onnx").write_bytes(b"weights" * 1000)
     made = card().model_copy(update={"files": {"model.onnx": sha256_of(version / "model.onnx")}})
     (version / "card.json").write_text(write_card(made))
-    kept.keep("key", version)
-    found = kept.find("key")
+    export_cache.keep("key", version)
+    found = export_cache.find("key")
     assert found is not None
     assert found[1] == made
     (found[0] / "model.onnx").write_bytes(b"others")
-    assert kept.find("key") is None
+    assert export_cache.find("key") is None
     assert not found[0].exists()
 
 
@@ -141,7 +142,7 @@ def test_the_least_used_exports_go_first(tmp_path: Path, monkeypatch: pytest.Mon
         version = tmp_path / str(number)
         version.mkdir()
         (version / "model.onnx").write_bytes(bytes(1000))
-        kept.keep(f"key{number}", version)
+        export_cache.keep(f"key{number}", version)
         os.utime(tmp_path / "cache/exports" / f"key{number}", (number, number))
     assert sorted(path.name for path in (tmp_path / "cache/exports").iterdir()) == ["key1", "key2", "key3"]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from resx.export.card import Card
-from resx.serving.devices import find_gpus
+from resx.card.card import Card
+from resx.gpus import find_gpus
 from tests.conftest import Finished
 
 FAST = ("--max-batch", "2")

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from resx.export.calibration import load_calibration
-from resx.export.card import signature_of
-from resx.export.source import load_source
+from resx.card.signature import signature_of
+from resx.data.digits import digits
+from resx.export.int8.calibration import load_calibration
+from resx.export.sources.source import load_source
 from resx.training import checkpoint, recipes
-from resx.training.data import digits
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
 from tests.cli.test_bad_input import refused
 from tests.conftest import Finished, tiny_spec
-from tests.export.test_fusion import with_statistics
+from tests.export.graph.test_batchnorm_fusion import with_statistics
 
 Resx = Callable[..., Finished]
 
@@ -25,7 +25,7 @@ def run_on_digits(folder: Path, *, data: str = "digits") -> ModelSpec:
     """A run's folder as training leaves it, with random weights."""
     image = digits(16).image
     spec = tiny_spec().model_copy(update={"mean": image.mean, "std": image.std})
-    checkpoint.begin_run(folder, spec, recipes.configured(data, "digits", {}))
+    checkpoint.begin_run(folder, spec, recipes.configure(data, "digits", {}))
     save_file(with_statistics(build_from_spec(spec, seed=0)).state_dict(), folder / checkpoint.WEIGHTS)
     return spec
 

@@ -62,7 +62,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tmp_path = tmp_path_factory.mktemp("original")
     from PIL import Image
 
-    from resx.serving.repository import Repository
+    from resx.repository.versions import Repository
     from tests.conftest import publish_tiny
 
     publish_tiny(Repository(tmp_path / "model_repository"), "tiny")

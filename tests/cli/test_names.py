@@ -14,10 +14,10 @@ from rich.console import Console
 
 from resx.cli import output
 from resx.cli.output import Output
-from resx.listing import one_line
-from resx.serving.model_folders import unlistable
-from resx.serving.repository import Repository
-from resx.serving.skipped import skipped_entries
+from resx.repository.model_folders import unlistable
+from resx.repository.skipped_folders import skipped_entries
+from resx.repository.versions import Repository
+from resx.text import one_line
 from resx.zoo.catalog import variant
 from tests.conftest import Finished, RunningTriton, publish_tiny
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import typer
 
-from resx.cli import options
 from resx.cli.main import app
+from resx.cli.options import shared
 from tests.conftest import Finished
 
 Resx = Callable[..., Finished]
@@ -31,7 +31,7 @@ def test_every_option_that_takes_a_float_wants_a_finite_one() -> None:
     ]
 
     assert len(floats) > 15
-    assert [(command, name) for command, name, info in floats if info.callback is not options.finite] == []
+    assert [(command, name) for command, name, info in floats if info.callback is not shared.finite] == []
 
 
 def test_every_seed_has_the_same_bounds() -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from resx.bench.report import Measurement
-from resx.bench.server_statistics import ServerBreakdown
-from resx.bench.service_times import SLEEP_MS, batching_of
-from resx.serving.repository import Repository
-from tests.bench.report_page import measurement, result
+from resx.bench.capacity.service_times import SLEEP_MS, batching_of
+from resx.bench.results.result import Measurement
+from resx.bench.results.server_statistics import ServerBreakdown
+from resx.repository.versions import Repository
 from tests.cli.test_bad_input import refused
 from tests.conftest import Finished, publish_tiny
+from tests.support.report_page import measurement, result
 
 SIZES = (1, 2, 3, 4)
 

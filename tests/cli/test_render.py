@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
+from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.versions import Repository
 from resx.serving.clusters.naming import dns_label
-from resx.serving.repository import Repository
-from resx.serving.triton_config import CONFIG_FILE
 from tests.cli.test_bad_input import refused
 from tests.conftest import Finished, publish_tiny
-from tests.kubectl import helm
+from tests.support.kubectl import helm
 
 Resx = Callable[..., Finished]
 NAME = "tiny_one.v2"

@@ -46,8 +46,8 @@ def test_the_client_commands_need_no_torch() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'onnx', 'onnxruntime', 'sklearn', 'safetensors'): sys.modules[name] = None\n"
-        "import resx.serving.deploy, resx.serving.images, resx.serving.supervisor\n"
-        "import resx.bench.report, resx.serving.checks\n"
+        "import resx.serving.deployment.deploy, resx.serving.client.image_queries, resx.serving.supervisor.supervisor\n"
+        "import resx.bench.results.result, resx.serving.embedded.machine_checks\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

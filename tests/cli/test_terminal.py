@@ -22,9 +22,10 @@ from pyarrow import parquet
 
 from resx.cli import output
 from resx.cli.output import Output
-from resx.serving import logs, systemd
-from resx.serving.repository import Repository
-from resx.serving.state import LOG, folder_of
+from resx.repository.versions import Repository
+from resx.serving.running import logs
+from resx.serving.running.server_state import LOG, folder_of
+from resx.serving.supervisor import systemd
 from resx.zoo.catalog import variant
 from tests.conftest import Finished, publish_tiny
 
@@ -169,7 +170,7 @@ def test_what_others_print_while_a_spinner_or_a_bar_is_shown_is_text_too(tmp_pat
 import logging, sys, time, warnings
 from resx import streams
 from resx.cli.output import Output
-from resx.cli.predict import _progress
+from resx.cli.commands.predict import _progress
 streams.make_readable()
 evil, out = {EVIL!r}, Output(as_json=False, quiet=False)
 with out.live() as live:

@@ -9,11 +9,11 @@ import onnx
 import pytest
 
 import resx as api
-from resx.export import onnx_file
-from resx.files import sha256_of
-from resx.serving.repository import Repository
+from resx.export.graph import onnx_writer
+from resx.files.staging import sha256_of
+from resx.repository.versions import Repository
 from tests.conftest import Finished, RunningTriton, publish_tiny, tiny_spec
-from tests.export.faults import GraphFault, change, changed_weight, layer
+from tests.support.export_faults import GraphFault, change, changed_weight, layer
 
 Resx = Callable[..., Finished]
 
@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> tuple[Path, Path]:
 
     network = api.fold(build_from_spec(tiny_spec(), seed=0))
     first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
-    onnx_file.write_onnx(network, tiny_spec(), first, precision="fp32", input_type="uint8")
+    onnx_writer.write_onnx(network, tiny_spec(), first, precision="fp32", input_type="uint8")
     second.write_bytes(first.read_bytes())
     return first, second
 
@@ -149,7 +149,7 @@ def test_files_of_another_interface_are_refused(resx: Resx, files: tuple[Path, P
     from resx.zoo.building import build_from_spec
 
     spec = tiny_spec(classes=7)
-    onnx_file.write_onnx(
+    onnx_writer.write_onnx(
         build_from_spec(spec, seed=0).eval(), spec, tmp_path / "other.onnx", precision="fp32", input_type="uint8"
     )
     for words, arguments in (

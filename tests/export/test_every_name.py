@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from resx.export.card import Source
-from resx.export.images import RealImages, photograph_crops
+from resx.card.origin import Source
+from resx.data.photographs import RealImages, photograph_crops
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.source import LoadedSource, fit_batch_norms, weights_sha256
+from resx.export.sources.source import LoadedSource, fit_batch_norms, weights_sha256
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
 

@@ -9,22 +9,16 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from resx.card.card import read_card, tf32_text
+from resx.card.parity_result import GpuParity, Parity, Tolerance
 from resx.errors import ExportError, MissingCapability, ParityError
-from resx.export.card import GpuParity, Parity, Tolerance, read_card, tf32_text
-from resx.export.checking import prepare_checks
-from resx.export.gpu import Gpu, gpu_here
-from resx.export.gpu_parity import (
-    Runner,
-    compare_both,
-    compare_on_cuda,
-    open_on_cuda,
-    require,
-    tolerance_with_tf32,
-)
-from resx.export.parity import STRUCTURE, TOLERANCES
+from resx.export.checks.parity import STRUCTURE, TOLERANCES
+from resx.export.gpu_parity import Runner, compare_both, compare_on_cuda, open_on_cuda, require, tolerance_with_tf32
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.runtimes import OnnxRuntimeModel
-from tests.export.test_tensorrt_engine import FAMILIES, source_of
+from resx.export.reference import prepare_checks
+from resx.runtimes.gpu import Gpu, gpu_here
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from tests.export.tensorrt.test_builder import FAMILIES, source_of
 
 A10 = Gpu(name="A10", compute_capability="8.6")
 INPUTS = [np.random.default_rng(size).normal(size=(size, 5)).astype(np.float32) for size in (1, 2, 4)]

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from resx.card.card import read_card
+from resx.card.origin import Source
+from resx.data.photographs import RealImages
 from resx.errors import ParityError, ResxError, UsageError
-from resx.export import parity, pipeline
-from resx.export.card import Source, read_card
-from resx.export.images import RealImages
+from resx.export import pipeline
+from resx.export.checks import parity
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.source import LoadedSource, load_source, weights_sha256
+from resx.export.sources.source import LoadedSource, load_source, weights_sha256
 from resx.zoo.building import build_from_spec
 from tests.conftest import tiny_spec
 
@@ -77,7 +79,7 @@ def test_options_out_of_range_are_refused(fields: dict[str, float]) -> None:
 
 
 def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path) -> None:
-    from resx.export.runtimes import OnnxRuntimeModel
+    from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 
     (tmp_path / "x.onnx").write_bytes(b"nonsense")
     with pytest.raises(UsageError, match="x.onnx: truncated or not an ONNX model"):

@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from resx.cli.serve import serve
-from resx.serving import embedded
-from resx.serving.client import CONTROL_HEADER, CONTROL_KEY_VARIABLE, TritonClient, parse_address
+from resx.cli.commands.serve import serve
+from resx.serving.client.address import CONTROL_HEADER, CONTROL_KEY_VARIABLE, parse_address
+from resx.serving.client.client import TritonClient
+from resx.serving.client.loopback import LOOPBACK
+from resx.serving.embedded import server_ports, triton_installation
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
@@ -101,10 +103,8 @@ def test_the_image_is_nvidias_in_a_pinned_release_with_the_security_fixes(servic
 
 
 def test_the_ports_are_tritons_and_on_loopback(service: dict[str, Any]) -> None:
-    ports = embedded.Ports()
-    assert service["ports"] == [
-        f"{embedded.LOOPBACK}:{port}:{port}" for port in (ports.http, ports.grpc, ports.metrics)
-    ]
+    ports = server_ports.Ports()
+    assert service["ports"] == [f"{LOOPBACK}:{port}:{port}" for port in (ports.http, ports.grpc, ports.metrics)]
 
 
 def test_the_server_runs_with_no_rights_it_does_not_need(service: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ def test_the_watchers_run_pinned_with_no_rights_and_on_loopback(name: str) -> No
         assert "--web.listen-address=127.0.0.1:9090" in service["command"]
         assert not any("lifecycle" in argument or "admin-api" in argument for argument in service["command"])
     else:
-        assert service["environment"]["GF_SERVER_HTTP_ADDR"] == embedded.LOOPBACK
+        assert service["environment"]["GF_SERVER_HTTP_ADDR"] == LOOPBACK
         assert service["environment"]["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
 
 
@@ -189,7 +189,7 @@ def test_the_control_apis_want_the_key_that_the_client_sends(service: dict[str, 
     for flag in ("--http-restricted-api", "--grpc-restricted-protocol"):
         apis, _, restriction = flags(service)[flag].partition(":")
         header, _, key = restriction.partition("=")
-        assert apis == embedded.RESTRICTED_APIS
+        assert apis == triton_installation.RESTRICTED_APIS
         assert header == CONTROL_HEADER
         assert key.startswith(f"${{{CONTROL_KEY_VARIABLE}:?"), "without a key the file must not start anything"
 
@@ -228,8 +228,8 @@ def repository(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ports() -> embedded.Ports:
-    return embedded.Ports(http=0, grpc=0, metrics=0).resolved()
+def ports() -> server_ports.Ports:
+    return server_ports.Ports(http=0, grpc=0, metrics=0).resolved()
 
 
 @pytest.fixture
@@ -238,23 +238,25 @@ def key() -> str:
 
 
 @pytest.fixture
-def server(repository: Path, ports: embedded.Ports, key: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def server(repository: Path, ports: server_ports.Ports, key: str, tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The embedded server's binary, started with the compose file's command."""
-    if reason := embedded.missing_for_install() or (None if shutil.which("curl") else "curl is not installed"):
+    if reason := triton_installation.missing_for_install() or (
+        None if shutil.which("curl") else "curl is not installed"
+    ):
         pytest.skip(reason)
-    installation = embedded.install()
+    installation = triton_installation.install()
     _, *arguments = compose()["services"]["triton-cpu"]["command"]
     given = [interpolated(argument, key).replace("/models", str(repository)) for argument in arguments]
     own = [
         f"--backend-directory={installation.backends}",
         f"--backend-config=python,shm-region-prefix-name=resx-{os.getpid()}-compose-",
         f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}",
-        *(f"--{protocol}-address={embedded.LOOPBACK}" for protocol in ("http", "grpc", "metrics")),
+        *(f"--{protocol}-address={LOOPBACK}" for protocol in ("http", "grpc", "metrics")),
     ]  # fmt: skip
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [str(installation.server), *given, *own],
-            stdout=log, stderr=log, env=embedded.process_environment(installation),
+            stdout=log, stderr=log, env=triton_installation.process_environment(installation),
         )  # fmt: skip
         try:
             yield process
@@ -267,7 +269,7 @@ def server(repository: Path, ports: embedded.Ports, key: str, tmp_path: Path) ->
                 process.wait()
 
 
-def is_healthy(ports: embedded.Ports, key: str) -> bool:
+def is_healthy(ports: server_ports.Ports, key: str) -> bool:
     shell, command = compose()["services"]["triton-cpu"]["healthcheck"]["test"]
     assert shell == "CMD-SHELL"
     assert "http://127.0.0.1:8000/" in command
@@ -278,14 +280,14 @@ def is_healthy(ports: embedded.Ports, key: str) -> bool:
 
 @pytest.mark.triton
 def test_health_follows_the_models_of_a_server_started_by_the_files_own_command(
-    server: subprocess.Popen[bytes], ports: embedded.Ports, key: str, tmp_path: Path
+    server: subprocess.Popen[bytes], ports: server_ports.Ports, key: str, tmp_path: Path
 ) -> None:
-    address = parse_address(f"{embedded.LOOPBACK}:{ports.http}", "http", control_key=key)
+    address = parse_address(f"{LOOPBACK}:{ports.http}", "http", control_key=key)
     with TritonClient(address) as client:
         end = time.monotonic() + 60
         while not client.is_live():
-            assert server.poll() is None, embedded.last_error(tmp_path / "server.log")
-            assert time.monotonic() < end, embedded.last_error(tmp_path / "server.log")
+            assert server.poll() is None, triton_installation.last_error(tmp_path / "server.log")
+            assert time.monotonic() < end, triton_installation.last_error(tmp_path / "server.log")
             time.sleep(0.2)
 
         assert client.model_versions() == {"tiny": [1]}, "the broken model is not ready, the other one is"

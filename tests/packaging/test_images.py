@@ -14,7 +14,7 @@ from supply.images import PLACES, Image, listed, parse, resolve, update
 from supply.locks import ROOT
 
 from resx.errors import MissingCapability, UsageError
-from resx.export.triton_image import IMAGE
+from resx.runtimes.triton_image import IMAGE
 
 DIGEST = f"sha256:{'a' * 64}"
 MANIFEST = json.dumps({"schemaVersion": 2, "manifests": []}).encode()

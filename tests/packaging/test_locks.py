@@ -147,7 +147,7 @@ def test_only_the_makefile_installs() -> None:
         for path in files
         if path != Path(__file__) and re.search(r'"-m", "pip", "\w', path.read_text())
     }
-    assert {path.name for path in calls} == {"embedded.py", "kubectl.py"}
+    assert {path.name for path in calls} == {"embedded.py", "support/kubectl.py"}
     for path, text in calls.items():
         assert set(re.findall(r'"pip", "(\w+)"', text)) == {"download"}, path
         assert "--only-binary=:all:" in text, path
@@ -177,10 +177,10 @@ def test_pip_refuses_a_file_with_another_hash(tmp_path: Path) -> None:
 
 
 def test_the_embedded_server_is_pinned_as_the_locks_are() -> None:
-    from resx.serving import embedded
+    from resx.serving.embedded import triton_installation
 
     pin, file, version = triton()
     assert (pin.name, pin.version, pin.sha256) == (
-        embedded.PACKAGE, embedded.PACKAGE_VERSION, (embedded.WHEEL_SHA256,)
+        triton_installation.PACKAGE, triton_installation.PACKAGE_VERSION, (triton_installation.WHEEL_SHA256,)
     )  # fmt: skip
-    assert (file, version) == (embedded.WHEEL, embedded.TRITON_VERSION)
+    assert (file, version) == (triton_installation.WHEEL, triton_installation.TRITON_VERSION)

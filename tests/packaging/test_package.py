@@ -65,7 +65,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
 
 
 def test_what_is_no_python_package_is_shipped_too(wheel: dict[str, bytes]) -> None:
-    backends = {f"resx/serving/backends/{file}" for file in ("onnxruntime/model.py", "tensorrt/model.py",
+    backends = {f"resx/serving/embedded/backends/{file}" for file in ("onnxruntime/model.py", "tensorrt/model.py",
                                                              "request_batches.py")}  # fmt: skip
     assert {"resx/py.typed", *backends} <= wheel.keys()
     templates = {name for name in source_files() if name.startswith("resx/serving/clusters/templates/")}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resx.serving.repository import Repository
+from resx.repository.versions import Repository
 from tests.conftest import publish_tiny
 
 

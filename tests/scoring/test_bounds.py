@@ -14,15 +14,15 @@ import pytest
 from pyarrow import parquet
 
 from resx.errors import UsageError
-from resx.scoring import source as sources
-from resx.scoring.parquet import open_table
-from resx.scoring.parquet_pages import DamagedPageError, pages_of
+from resx.repository.interface import Interface
+from resx.repository.versions import Repository
 from resx.scoring.rows import prepare
-from resx.scoring.source import find_source
-from resx.serving.client import Interface
-from resx.serving.repository import Repository
+from resx.scoring.sources import source as sources
+from resx.scoring.sources.finding import find_source
+from resx.scoring.sources.parquet import open_table
+from resx.scoring.sources.parquet_pages import DamagedPageError, pages_of
 from tests.conftest import Finished
-from tests.image_files import encoded
+from tests.support.image_files import encoded
 
 Resx = Callable[..., Finished]
 MIB = 2**20

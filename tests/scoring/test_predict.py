@@ -23,16 +23,16 @@ from PIL import Image
 from pyarrow import parquet
 
 from resx.errors import UsageError
-from resx.scoring.local import Sessions, find_model
+from resx.repository.interface import Interface
+from resx.repository.versions import Repository
+from resx.scoring.in_process import Sessions, find_model
 from resx.scoring.output import without_formula
 from resx.scoring.rows import NOT_FINITE, Prepared, score
-from resx.scoring.source import find_source
-from resx.serving.client import Interface
-from resx.serving.repository import Repository
+from resx.scoring.sources.finding import find_source
 from tests.cli.test_bad_input import refused
 from tests.conftest import Finished, RunningTriton, publish_tiny
-from tests.image_files import METADATA, RAMP, RAMP_16_BIT, encoded, pgm, png
-from tests.serving.onnx_files import channel_means, configure
+from tests.support.image_files import METADATA, RAMP, RAMP_16_BIT, encoded, pgm, png
+from tests.support.onnx_files import channel_means, configure
 
 Resx = Callable[..., Finished]
 

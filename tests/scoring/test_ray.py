@@ -16,7 +16,7 @@ import pytest
 from pyarrow import parquet
 
 import resx
-from resx.serving.repository import Repository
+from resx.repository.versions import Repository
 from tests.conftest import Finished
 from tests.scoring.conftest import write_images
 

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from resx.scoring.local import find_model
-from resx.scoring.parts import Manifest
-from resx.scoring.source import find_source
-from resx.serving.repository import Repository
+from resx.repository.versions import Repository
+from resx.scoring.in_process import find_model
+from resx.scoring.parts import PartsManifest
+from resx.scoring.sources.finding import find_source
 from tests.conftest import Finished, publish_tiny
 from tests.scoring.conftest import write_images
 
@@ -115,7 +115,7 @@ def stopped_run(published: Repository, images: Path, tmp_path: Path) -> Path:
     model, source = find_model(published, "tiny", None).model, find_source(str(images), "")
     parts = tmp_path / "out.parquet.parts"
     parts.mkdir()
-    manifest = Manifest(
+    manifest = PartsManifest(
         model="tiny", version=1, model_sha256=model.sha256, source=str(images), listing_sha256=source.sha256,
         num_rows=44, top=5, part_rows=4,
     )  # fmt: skip
@@ -211,7 +211,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(
 
 
 def test_two_runs_do_not_write_one_output(resx: Resx, published: Repository, images: Path, stopped_run: Path) -> None:
-    from resx.files import exclusive
+    from resx.files.locks import exclusive
 
     with exclusive(stopped_run.with_name("out.parquet.parts")):
         done = resx(*command(published, images, stopped_run, "--resume")[3:])

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from pyarrow import parquet
 
-from resx.serving.embedded import Ports
-from resx.serving.repository import Repository
-from resx.serving.supervisor import serve_detached, stop
+from resx.repository.versions import Repository
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.supervisor.detaching import serve_detached, stop
 from tests.conftest import Finished, RunningTriton, publish_tiny
 from tests.scoring.conftest import write_images
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from resx.data.dataset import DataSet, Split
+from resx.data.digits import digits
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet, Split, digits
 from resx.zoo.architectures import ResNetArchitecture
 from resx.zoo.spec import ModelSpec
 

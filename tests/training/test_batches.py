@@ -11,10 +11,10 @@ import numpy.typing as npt
 import pytest
 import torch
 
+from resx.data.dataset import DataSet, Images, Split
 from resx.errors import UsageError
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet, Images, Split
 from resx.training.loop import train
 from resx.training.processes import Processes
 from resx.zoo.spec import ModelSpec

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from resx.data.dataset import DataSet
 from resx.errors import UsageError
 from resx.training import checkpoint
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet
 from resx.training.loop import train
 from resx.zoo.spec import ModelSpec
 

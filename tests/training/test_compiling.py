@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from resx.training.compiling import Forward, compiled_forward
 from resx.zoo.building import build_from_spec
+from resx.zoo.families.stochastic_depth import StochasticBranch
 from resx.zoo.spec import ModelSpec
-from resx.zoo.stochastic_depth import StochasticBranch
 
 
 @pytest.fixture(autouse=True)

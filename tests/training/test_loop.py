@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 
+from resx.data.dataset import DataSet, Split
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet, Split
 from resx.training.evaluation import accuracy, logits
 from resx.training.loop import train
 from resx.training.processes import Processes

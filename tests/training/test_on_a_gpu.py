@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from resx.data.dataset import DataSet
 from resx.training import checkpoint
 from resx.training.batches import batches_of, prepare_ahead, seed_epoch, send
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet
 from resx.training.devices import choose_device, computes_bf16
 from resx.training.loop import train
 from resx.training.processes import Processes

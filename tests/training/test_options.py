@@ -9,14 +9,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from resx.data.dataset import DataSet
 from resx.errors import MissingCapability, UsageError
 from resx.training import checkpoint
-from resx.training.checkpoint import Progress
+from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet
 from resx.training.evaluation import accuracy
 from resx.training.loop import train
-from resx.training.processes import joined
+from resx.training.processes import join_processes
 from resx.training.run_origin import changes_of_computing
 from resx.training.tensorboard import event_files, require_tensorboard, write_scalars
 from resx.zoo.building import build_from_spec
@@ -194,7 +194,7 @@ def test_the_best_weights_are_those_of_the_first_most_accurate_epoch(
     ("accuracies", "is_best"), [((0.5,), True), ((0.5, 0.6), True), ((0.6, 0.5), False), ((0.5, 0.5), False)]
 )
 def test_an_epoch_is_best_if_it_beats_all_before_it(accuracies: tuple[float, ...], is_best: bool) -> None:
-    progress = Progress(epochs_done=len(accuracies), metrics=tuple({"accuracy": value} for value in accuracies))
+    progress = RunProgress(epochs_done=len(accuracies), metrics=tuple({"accuracy": value} for value in accuracies))
 
     assert progress.is_best == is_best
 
@@ -215,7 +215,10 @@ def test_resuming_writes_what_a_kill_between_two_writes_left_behind(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_a_missing_capability() -> None:
-    with pytest.raises(MissingCapability, match="--device gpu: .*--device cpu trains on the CPU"), joined("gpu"):
+    with (
+        pytest.raises(MissingCapability, match="--device gpu: .*--device cpu trains on the CPU"),
+        join_processes("gpu"),
+    ):
         pass
 
 

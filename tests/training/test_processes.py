@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from resx.data.digits import digits
 from resx.errors import UsageError
-from resx.training.checkpoint import load_run, read_config
-from resx.training.data import digits
+from resx.training.checkpoint import load_run
 from resx.training.evaluation import accuracy
-from resx.training.processes import Processes, joined
+from resx.training.processes import Processes, join_processes
+from resx.training.run_origin import read_config
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = str(Path(__file__).with_name("gradients_of_a_step.py"))
@@ -74,7 +75,7 @@ def test_torchruns_variables_are_all_there_or_refused_with_one_line(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(UsageError, match=message) as caught, joined("cpu"):
+    with pytest.raises(UsageError, match=message) as caught, join_processes("cpu"):
         pass
     assert "\n" not in str(caught.value)
     assert "torchrun" in str(caught.value)
@@ -89,7 +90,7 @@ def test_without_others_a_process_is_alone(monkeypatch: pytest.MonkeyPatch, vari
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
 
-    with joined("cpu") as place:
+    with join_processes("cpu") as place:
         assert (place.rank, place.count) == (0, 1)
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from resx.errors import UsageError
 from resx.training.config import Recipe, TrainingConfig, learning_rate_at
-from resx.training.recipes import RECIPES, configured, default_recipe
+from resx.training.recipes import RECIPES, configure, default_recipe
 
 
 def rates(recipe: Recipe, steps_per_epoch: int) -> list[float]:
@@ -10,7 +10,7 @@ def rates(recipe: Recipe, steps_per_epoch: int) -> list[float]:
 
 
 def test_the_digits_recipe_is_the_default_configuration() -> None:
-    assert configured("digits", default_recipe("digits"), {}) == TrainingConfig(data="digits")
+    assert configure("digits", default_recipe("digits"), {}) == TrainingConfig(data="digits")
 
 
 # Epochs, batch, weight decay, epochs of the two divisions by ten: as the papers print them.
@@ -63,7 +63,7 @@ def test_without_warmup_the_first_step_has_the_full_rate() -> None:
 
 
 def test_values_that_are_given_replace_the_recipes() -> None:
-    config = configured("cifar10:x", "he2015-cifar", {"epochs": 3, "learning_rate": 0.2})
+    config = configure("cifar10:x", "he2015-cifar", {"epochs": 3, "learning_rate": 0.2})
 
     assert (config.epochs, config.learning_rate, config.weight_decay) == (3, 0.2, 1e-4)
     assert config.recipe == "he2015-cifar"
@@ -74,9 +74,9 @@ def test_a_value_out_of_its_range_is_named(changes: dict[str, object]) -> None:
     name, value = next(iter(changes.items()))
 
     with pytest.raises(UsageError, match=f"{name}={value}: "):
-        configured("digits", "digits", changes)
+        configure("digits", "digits", changes)
 
 
 def test_an_unknown_recipe_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(UsageError, match=r"'huang2017'.*did you mean huang2017-dense"):
-        configured("digits", "huang2017", {})
+        configure("digits", "huang2017", {})

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from resx.cli.main import main
+from resx.data.dataset import DataSet
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint, run_origin
 from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
-from resx.training.data import DataSet
 from resx.training.loop import OnEpoch, train
 from resx.training.run_folder import claim
-from resx.zoo.pretrained import read_weights
 from resx.zoo.spec import ModelSpec
+from resx.zoo.weights.pretrained import read_weights
 
 Begin = Callable[..., Path]
 SMALL = ["resnet20", "--image-size", "8", "--epochs", "1"]

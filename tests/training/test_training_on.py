@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 from resx.cli.main import main
+from resx.data.dataset import DataSet
+from resx.data.loading import load_data
 from resx.errors import UsageError
 from resx.training import checkpoint
 from resx.training.config import TrainingConfig, learning_rate_at
-from resx.training.data import DataSet, load_data
 from resx.training.loop import train
-from resx.training.recipes import configured
+from resx.training.recipes import configure
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
-from resx.zoo.pretrained import read_weights
 from resx.zoo.spec import ModelSpec
+from resx.zoo.weights.pretrained import read_weights
 from tests.training.test_loop import metrics_of, stop_after
 
 
@@ -119,7 +120,7 @@ def test_the_command_takes_from_a_shrunken_run_what_no_option_says(
     data = load_data("digits", image_size=8)
     whole = variant("resnet20").spec.with_changes(classes=10, labels=data.labels, image=data.image, survival=0.5)
     spec = whole.with_changes(dropped_blocks=(2, 5))
-    gentle = configured("digits", "digits", {"epochs": 9, "batch_size": 256, "learning_rate": 0.005, "warmup": "none"})
+    gentle = configure("digits", "digits", {"epochs": 9, "batch_size": 256, "learning_rate": 0.005, "warmup": "none"})
     checkpoint.write_run(tmp_path / "small", build_from_spec(spec, seed=0), spec, gentle)
     arguments = ["resx", "train", "resnet20", "--resume", "--extend", "--epochs", "1", "-q", "-o"]
     monkeypatch.setattr(sys, "argv", [*arguments, str(tmp_path / "small")])

@@ -19,12 +19,12 @@ from resx.zoo.architectures import (
 )
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
-from resx.zoo.highway import HighwayLayer
-from resx.zoo.preresnet import ORDERS, PreActivationUnit, UnitShape
-from resx.zoo.residual import ResidualBlock
-from resx.zoo.resnext import convert_form
+from resx.zoo.families.highway import HighwayLayer
+from resx.zoo.families.preresnet import ORDERS, PreActivationUnit, UnitShape
+from resx.zoo.families.residual_blocks import ResidualBlock
+from resx.zoo.families.resnext import convert_form
+from resx.zoo.families.stochastic_depth import StochasticBranch
 from resx.zoo.spec import ModelSpec, survival_probabilities
-from resx.zoo.stochastic_depth import StochasticBranch
 
 FORMS = ("aggregated", "concatenated", "grouped")
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import resx
-from resx.zoo.preresnet import ORDERS
+from resx.zoo.families.preresnet import ORDERS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
 

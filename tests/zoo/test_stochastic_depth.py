@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import resx
-from resx.zoo.residual import BasicBlock
+from resx.zoo.families.residual_blocks import BasicBlock
 from resx.zoo.spec import survival_probabilities
 
 X = torch.randn(4, 8, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from resx.errors import MissingCapability
 
 if TYPE_CHECKING:
-    from resx.analysis.lesion import LesionStudy
+    pass
 
 _SIZE_INCHES = (6.4, 4.4)
 _DOTS_PER_INCH = 160
@@ -63,24 +63,14 @@ def require_matplotlib() -> None:
         )
 
 
-def draw_lesions(study: LesionStudy, folder: Path) -> list[Path]:
-    """Draw a lesion study's figures into a folder and return their files.
-
-    Raises:
-        MissingCapability: matplotlib is not installed.
-    """
-    figures = [_single_lesions(study), _deletions(study)]
-    return drawn([*figures, _reorderings(study)] if study.reorderings else figures, folder)
-
-
-def drawn(figures: list[Figure], folder: Path) -> list[Path]:
+def write_figures(figures: list[Figure], folder: Path) -> list[Path]:
     """Write each figure as NAME-light.png and NAME-dark.png and return the files."""
     require_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
-    return [_written(figure, look, folder) for figure in figures for look in LOOKS]
+    return [_write_figure(figure, look, folder) for figure in figures for look in LOOKS]
 
 
-def _written(figure: Figure, look: Look, folder: Path) -> Path:
+def _write_figure(figure: Figure, look: Look, folder: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
 
@@ -107,78 +97,3 @@ def _written(figure: Figure, look: Look, folder: Path) -> Path:
     path = folder / f"{figure.name}-{look.name}.png"
     canvas.savefig(path, facecolor=look.background, metadata={"Software": None})
     return path
-
-
-def _single_lesions(study: LesionStudy) -> Figure:
-    what = "block" if study.has_shortcuts else "layer"
-    keeping = [one for one in study.blocks if not one.changes_shape]
-    changing = [one for one in study.blocks if one.changes_shape]
-
-    def draw(axes: Any, look: Look) -> None:
-        for some, colour, label in ((keeping, look.main, f"without this {what}"),
-                                    (changing, look.second, f"{what} that changes the shape")):  # fmt: skip
-            if some:
-                axes.plot([one.block for one in some], [100 * one.error for one in some], "o", ms=4, color=colour,
-                          label=label)  # fmt: skip
-        axes.axhline(100 * study.error, color=look.text, linewidth=1, label="whole network")
-        axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
-
-    return Figure(
-        name="lesion-single",
-        x=what,
-        y="error, %",
-        caption=f"{study.plan.model}, {study.plan.num_images} held-out images of {study.plan.data}: error "
-        f"{study.error:.2%} whole; without one of {study.num_blocks} {what}s the median increase is "
-        f"{100 * study.median_single_increase:+.2f} points, the worst "
-        f"{100 * (max(one.error for one in study.blocks) - study.error):+.2f}.",
-        draw=draw,
-    )
-
-
-def _deletions(study: LesionStudy) -> Figure:
-    spreads = study.deleted
-
-    def draw(axes: Any, look: Look) -> None:
-        ks = [one.k for one in spreads]
-        axes.fill_between(ks, [100 * one.lowest for one in spreads], [100 * one.highest for one in spreads],
-                          color=look.main, alpha=0.18, linewidth=0, label="lowest to highest")  # fmt: skip
-        axes.errorbar(ks, [100 * one.mean for one in spreads], [100 * one.std for one in spreads], color=look.main,
-                      fmt="o-", ms=3, linewidth=1, capsize=2, label="mean and standard deviation")  # fmt: skip
-        axes.axhline(100 * study.error, color=look.text, linewidth=1, label="whole network")
-        axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
-
-    last = spreads[-1]
-    return Figure(
-        name="lesion-deleted",
-        x="random blocks deleted",
-        y="error, %",
-        caption=f"{study.plan.model}: error {study.error:.2%} whole, {spreads[0].mean:.2%} without one random block, "
-        f"{last.mean:.2%} (standard deviation {100 * last.std:.2f} points) without {last.k} of {study.num_blocks}; "
-        f"{study.plan.draws} draws for each number.",
-        draw=draw,
-    )
-
-
-def _reorderings(study: LesionStudy) -> Figure:
-    def draw(axes: Any, look: Look) -> None:
-        axes.plot([one.kendall_tau for one in study.reorderings], [100 * one.error for one in study.reorderings], "o",
-                  ms=3.5, color=look.main, label="a random order")  # fmt: skip
-        axes.axhline(100 * study.error, color=look.text, linewidth=1, label="the order it was trained in")
-        axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
-        axes.invert_xaxis()
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
-
-    first, last = study.swapped[0], study.swapped[-1]
-    return Figure(
-        name="lesion-reordered",
-        x="Kendall's tau of the order of the blocks",
-        y="error, %",
-        caption=f"{study.plan.model}: error {study.error:.2%} in order; {first.mean:.2%} after {first.k} exchange of "
-        f"two blocks of one shape, {last.mean:.2%} after {last.k}; {study.plan.draws} draws for each number.",
-        draw=draw,
-    )

@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, TypeAlias
 
+from resx.bench.load.load_plan import LoadPlan
+from resx.bench.load.wire import Target
 from resx.bench.measuring import Extras, measure
-from resx.bench.plan import LoadPlan
-from resx.bench.report import BenchResult, Interval, Measurement, Ratio, Repeated
-from resx.bench.wire import Target
+from resx.bench.results.result import BenchResult, Interval, Measurement, Ratio, Repeated
 from resx.errors import UsageError
 
 What: TypeAlias = Literal["images_per_s", "p50_ms", "p99_ms"]
@@ -37,7 +37,7 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean=mean, half_width=_T[degrees] * statistics.stdev(values) / math.sqrt(len(values)))
 
 
-def repeated(measurements: Sequence[Measurement]) -> tuple[Repeated, ...]:
+def summarize_repeats(measurements: Sequence[Measurement]) -> tuple[Repeated, ...]:
     """Return each load that was measured several times, with intervals."""
     groups: dict[tuple[str, str], list[Measurement]] = {}
     for measured in measurements:

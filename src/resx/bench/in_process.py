@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resx.bench.apart import run_apart
-from resx.bench.report import InProcess
+from resx.bench.results.result import InProcess
+from resx.bench.subprocess_run import run_apart
+from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, UsageError
-from resx.export.card import Card
-from resx.serving.devices import Device
-from resx.serving.engine_runtime import require_engine_runtime
-from resx.serving.provider_engines import cache_environment
-from resx.serving.served_file import is_for_cpu, num_instances, served_backend, served_config
+from resx.gpus import Device
+from resx.serving.embedded.backend_session import is_for_cpu, num_instances, served_backend, served_config
+from resx.serving.embedded.engine_runtime import require_engine_runtime
+from resx.serving.embedded.provider_engines import cache_environment
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
 _START_S, _BATCH_S = 120.0, 60.0
@@ -150,13 +150,13 @@ def _compute(job: _Job, pipe: Pipe) -> None:
     """What the process does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        found: InProcessRun | str = _measured(job)
+        found: InProcessRun | str = _measure(job)
     except Exception as error:  # whatever the runtime raises is told to who asked
         found = str(error).partition("\n")[0]
     pipe.send(found)
 
 
-def _measured(job: _Job) -> InProcessRun:
+def _measure(job: _Job) -> InProcessRun:
     backend = served_backend(job.backend)
     if job.device == "gpu":
         os.environ.update(cache_environment())  # the engines that the server built

@@ -19,20 +19,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from resx.bench import wire
-from resx.bench.answers import compared
-from resx.bench.apart import run_apart
-from resx.bench.http_loop import DESCRIPTORS_LEFT
-from resx.bench.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, Scenario, run
-from resx.bench.payloads import Payloads
-from resx.bench.report import Answers
-from resx.bench.response_cache import cached_share, models_with_cache, read_counts, why_unusable
-from resx.bench.samples import Percentiles, merged, percentiles
-from resx.bench.task import DRAIN_S, Task
+from resx.bench.load import wire
+from resx.bench.load.http_loop import DESCRIPTORS_LEFT
+from resx.bench.load.load_task import DRAIN_S, LoadTask
+from resx.bench.load.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, Scenario, run
+from resx.bench.load.payloads import Payloads
+from resx.bench.results.response_cache import cached_share, models_with_cache, read_counts, why_unusable
+from resx.bench.results.result import Answers
+from resx.bench.results.right_answers import compare_answers
+from resx.bench.results.samples import Percentiles, merge, percentiles
+from resx.bench.subprocess_run import run_apart
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.machine import lacks_open_files
-from resx.serving.client import TritonClient
-from resx.zoo.spec import FrozenModel
+from resx.serving.client.client import TritonClient
+from resx.values import FrozenModel
 
 SCENARIOS: dict[str, Scenario] = {
     "single-stream": "SingleStream", "multi-stream": "MultiStream", "server": "Server", "offline": "Offline",
@@ -144,7 +144,7 @@ def run_scenario(
     _require(target, scenario, batch_size, duration_s, rate_per_s, latency_bound_ms, connections)
     _require_writable(log_folder)
     address = target.address
-    task = Task(
+    task = LoadTask(
         protocol="http", host_port=address.host_port, requests=wire.requests(target, payloads.tensors),
         tls=address.tls, concurrency=connections, timeout_s=timeout_s,
         rate_per_s=rate_per_s if scenario == "Server" else 0.0,
@@ -202,8 +202,8 @@ def _result(
 ) -> ScenarioResult:  # fmt: skip
     folder = Path(job.log_folder)
     log = read_detail(folder / DETAIL_FILE)
-    samples = merged([finished.records])
-    answers = compared(target, payloads, job.batch_size, _sampled(payloads, finished))
+    samples = merge([finished.records])
+    answers = compare_answers(target, payloads, job.batch_size, _sample_answers(payloads, finished))
     failed = len(samples) - len(samples.answered)
     loadgen_valid = log["result_validity"] == "VALID"
     early_stopping = _words(log.get("early_stopping_result", ""))
@@ -279,7 +279,7 @@ def _remarks(job: Job, answers: Answers) -> tuple[str, ...]:
     return tuple(text for text, holds in remarks.items() if holds and text)
 
 
-def _sampled(payloads: Payloads, finished: Finished) -> tuple[tuple[int, int, bytes], ...]:
+def _sample_answers(payloads: Payloads, finished: Finished) -> tuple[tuple[int, int, bytes], ...]:
     """Return some of the answers, spread over the run; none where nobody knows what is right."""
     kept = finished.records.answers if payloads.expected else ()
     return kept[:: max(1, len(kept) // _CHECKED_SHARE)]

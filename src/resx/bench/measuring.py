@@ -17,17 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from resx.bench import null_server, wire
-from resx.bench.answers import compared
-from resx.bench.generator import Generators, tasks
-from resx.bench.gpu_sampling import GpuSampler, GpuUse
-from resx.bench.http_loop import DESCRIPTORS_LEFT
-from resx.bench.inputs import NOTHING_SAID, Inputs
-from resx.bench.payloads import Payloads, first_request, in_shared_memory, require_batch, unchecked
-from resx.bench.plan import LoadPlan
-from resx.bench.quotas import quotas_of
-from resx.bench.recorder import Progress, Records
-from resx.bench.report import (
+from resx.bench import null_server
+from resx.bench.load import wire
+from resx.bench.load.generator import Generators, tasks
+from resx.bench.load.http_loop import DESCRIPTORS_LEFT
+from resx.bench.load.inputs import NOTHING_SAID, Inputs
+from resx.bench.load.load_plan import LoadPlan
+from resx.bench.load.payloads import Payloads, first_request, in_shared_memory, require_batch, unchecked_payloads
+from resx.bench.load.request_times import LoadProgress, Records
+from resx.bench.load.wire import Target
+from resx.bench.results.gpu_sampling import GpuSampler, GpuUse
+from resx.bench.results.quotas import quotas_of
+from resx.bench.results.response_cache import Counts, cached_share, models_with_cache, read_counts
+from resx.bench.results.result import (
     BenchResult,
     Client,
     Late,
@@ -38,16 +40,23 @@ from resx.bench.report import (
     histogram_text,
     is_local,
 )
-from resx.bench.response_cache import Counts, cached_share, models_with_cache, read_counts
-from resx.bench.samples import MIN_SAMPLES, Samples, histogram, merged, percentiles
-from resx.bench.server_statistics import ServerBreakdown, breakdown
-from resx.bench.verdict import LATE_LEAST_MS, LATE_OF_MEDIAN, STABLE_SPREAD, Findings, reasons_against, remarks_on
-from resx.bench.wire import Target
+from resx.bench.results.right_answers import compare_answers
+from resx.bench.results.samples import MIN_SAMPLES, Samples, histogram, merge, percentiles
+from resx.bench.results.server_statistics import ServerBreakdown, breakdown
+from resx.bench.results.verdict import (
+    LATE_LEAST_MS,
+    LATE_OF_MEDIAN,
+    STABLE_SPREAD,
+    Findings,
+    reasons_against,
+    remarks_on,
+)
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.machine import lacks_open_files
-from resx.serving.client import Address, TritonClient
-from resx.serving.gpu_use import GpuReader, reader_of
-from resx.serving.image_endpoint import OWNER, takes_a_file
+from resx.repository.image_endpoint import OWNER, takes_a_file
+from resx.serving.client.address import Address
+from resx.serving.client.client import TritonClient
+from resx.serving.running.gpu_use import GpuReader, reader_of
 
 _reader_of = functools.cache(reader_of)
 _GONE_S = 3.0
@@ -66,7 +75,7 @@ class Extras:
     """The generator's limits that were measured, per process, by protocol, model and batch size: once each."""
     gpu_reader: Callable[[Address], GpuReader | None] = _reader_of
     """Finds what reads the server's GPUs, once for each server."""
-    on_progress: Callable[[Progress, float], None] = lambda _progress, _left_s: None
+    on_progress: Callable[[LoadProgress, float], None] = lambda _progress, _left_s: None
     """Told what the generators say, and how many seconds are left."""
     on_samples: Callable[[Measurement, Samples, int], None] = lambda _measured, _samples, _opened_ns: None
     """Given every sample of a window."""
@@ -188,18 +197,18 @@ def measure(target: Target, plan: LoadPlan, extras: Extras = Extras(), repeat: i
     require_batch(target.model, target.interface, plan.batch_size)
     if extras.shared_memory and target.interface.input_type == "BYTES":
         raise UsageError(f"--shared-memory: {target.model} takes strings, which have no fixed size; leave it out")
-    make = extras.payloads or (lambda target, batch_size: unchecked(target, batch_size, plan.seed))
+    make = extras.payloads or (lambda target, batch_size: unchecked_payloads(target, batch_size, plan.seed))
     payloads = make(target, plan.batch_size)
     with TritonClient(target.address, timeout_s=plan.timeout_s) as client:
         client.answering(target.model, target.interface, payloads.tensors[0], target.version)
         if not extras.shared_memory:
-            return _measured(client, target, plan, payloads, wire.requests(target, payloads.tensors), extras, repeat)
+            return _measure_one(client, target, plan, payloads, wire.requests(target, payloads.tensors), extras, repeat)
         with in_shared_memory(client, payloads) as places:
             requests = wire.requests(target, payloads.tensors, places)
-            return _measured(client, target, plan, payloads, requests, extras, repeat)
+            return _measure_one(client, target, plan, payloads, requests, extras, repeat)
 
 
-def _measured(
+def _measure_one(
     client: TritonClient, target: Target, plan: LoadPlan, payloads: Payloads, requests: tuple[bytes, ...],
     extras: Extras, repeat: int,
 ) -> Measurement:  # fmt: skip
@@ -218,7 +227,7 @@ def _measured(
         sampler = GpuSampler(extras.gpu_reader(target.address))
         generators.wait_until_ready()
         _run(client, target, plan, generators, seen, extras, sampler)
-    samples = merged(seen.records)
+    samples = merge(seen.records)
     measured = _summary(target, plan, payloads, seen, samples, ceiling, repeat)
     extras.on_samples(measured, _in_window(samples, plan, seen), seen.opened_ns)
     return measured
@@ -303,7 +312,7 @@ def _summary(
         ceiling_requests_per_s=ceiling,
     )
     late = _late(window, latency.p50_ms) if plan.is_open else None
-    answers = compared(target, payloads, plan.batch_size, _answers(seen) if payloads.expected else ())
+    answers = compare_answers(target, payloads, plan.batch_size, _answers(seen) if payloads.expected else ())
     stability = _stability(done, seen)
     findings = Findings(
         plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,

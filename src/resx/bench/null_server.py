@@ -18,10 +18,10 @@ from dataclasses import replace
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
-from resx.bench.generator import Generators
-from resx.bench.samples import merged
-from resx.bench.task import Task
-from resx.bench.wire import GRPC_METHOD, content_length
+from resx.bench.load.generator import Generators
+from resx.bench.load.load_task import LoadTask
+from resx.bench.load.wire import GRPC_METHOD, content_length
+from resx.bench.results.samples import merge
 from resx.errors import ResxError
 from resx.streams import make_readable
 
@@ -29,7 +29,7 @@ _ENVELOPE_BYTES = 160
 """Of JSON around an answer's logits, or of a message of gRPC."""
 
 
-def ceiling_per_s(task: Task, num_classes: int, batch_size: int, *, duration_s: float = 0.6) -> float:
+def ceiling_per_s(task: LoadTask, num_classes: int, batch_size: int, *, duration_s: float = 0.6) -> float:
     """Return how many such requests a second one generator process can make at most, from its CPU time per request.
 
     Args:
@@ -53,7 +53,7 @@ def ceiling_per_s(task: Task, num_classes: int, batch_size: int, *, duration_s: 
             opened, cpu = time.monotonic_ns(), generators.cpu_s()
             _wait(generators, duration_s)
             closed, cpu_after = time.monotonic_ns(), generators.cpu_s()
-            samples = merged(generators.stop()).answered
+            samples = merge(generators.stop()).answered
     done = int(((samples.done_ns >= opened) & (samples.done_ns < closed)).sum())
     if not done or cpu_after <= cpu:
         raise ResxError("the load generator's own limit could not be measured: it got no answer from a null server")

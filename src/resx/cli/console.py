@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TextIO, cast
 from rich.console import Console
 from rich.file_proxy import FileProxy
 
-from resx.listing import one_line, readable
+from resx.text import one_line, readable
 
 if TYPE_CHECKING:
     from rich.console import HighlighterType, JustifyMethod, OverflowMethod

@@ -14,9 +14,10 @@ from typing import Annotated
 
 import typer
 
-from resx import home, machine, streams
+from resx import machine, streams
 from resx._version import __version__
-from resx.cli import (
+from resx.cli import output  # fmt: skip
+from resx.cli.commands import (
     bench,
     demo,
     deploy,
@@ -24,7 +25,6 @@ from resx.cli import (
     export,
     lesion,
     models,
-    output,
     paths,
     plan,
     predict,
@@ -35,10 +35,11 @@ from resx.cli import (
     train,
     tune,
     verify,
-)  # fmt: skip
+)
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
-from resx.listing import printable
+from resx.files import home
+from resx.text import printable
 
 INTERRUPTED = 130
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
-from resx.files import OUT_OF_ROOM
-from resx.listing import one_line, printable
+from resx.files.disk_space import OUT_OF_ROOM
+from resx.text import one_line, printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -18,12 +18,13 @@ from typing import Any, TypeAlias
 
 import numpy.typing as npt
 
+from resx.card.kinds import Precision
+from resx.card.parity_result import GpuParity, Parity, Tolerance
 from resx.errors import MissingCapability
-from resx.export import parity
-from resx.export.card import GpuParity, Parity, Precision, Tolerance
-from resx.export.checking import Checks
-from resx.export.gpu import Gpu, gpu_here
-from resx.export.runtimes import OnnxRuntimeModel, has_cuda_provider, onnxruntime_version
+from resx.export.checks import parity
+from resx.export.reference import Checks
+from resx.runtimes.gpu import Gpu, gpu_here
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel, has_cuda_provider, onnxruntime_version
 
 Runner: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """From a batch of inputs to its logits."""

@@ -18,29 +18,26 @@ import onnx
 import torch
 
 from resx._version import __version__
+from resx.card import canary_rows
+from resx.card import card as cards
+from resx.card.canary_rows import Canary
+from resx.card.card import Accelerator, Card
+from resx.card.kinds import InputType, Precision, Target
+from resx.card.parity_result import Parity, Tolerance
+from resx.card.precision import Quantisation
+from resx.card.signature import Signature
 from resx.errors import ExportError, ParityError, UsageError
-from resx.export import card as cards
-from resx.export import onnx_reading, parity
-from resx.export.card import (
-    Accelerator,
-    Canary,
-    Card,
-    InputType,
-    Parity,
-    Precision,
-    Quantisation,
-    Signature,
-    Target,
-    Tolerance,
-)
-from resx.export.checking import Checks, Exportable, prepare_checks
-from resx.export.external_data import require_within_limit
+from resx.export.checks import parity
 from resx.export.gpu_parity import compare_on_cuda
-from resx.export.int8_file import FileForm, Int8Options, write_int8
-from resx.export.resnext_form import STEP as GROUPED_FORM
-from resx.export.runtimes import OnnxRuntimeModel, require_bf16
-from resx.export.tensorrt_form import name_after_contents
-from resx.files import require_free_space, sha256_of
+from resx.export.graph.resnext_form import STEP as GROUPED_FORM
+from resx.export.graph.tensorrt_form import name_after_contents
+from resx.export.int8.int8_file import FileForm, Int8Options, write_int8
+from resx.export.reference import Checks, Exportable, prepare_checks
+from resx.files.disk_space import require_free_space
+from resx.files.staging import sha256_of
+from resx.runtimes import onnx_reader
+from resx.runtimes.external_data import require_within_limit
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel, require_bf16
 
 MODEL_FILE = "model.onnx"
 _CANARY_IMAGES = 2
@@ -145,13 +142,13 @@ def export_version(
         accelerator=options.accelerator,
         input=options.input_type,
         max_batch_size=signature.batch or options.max_batch_size,
-        opset=onnx_reading.opset(written),
+        opset=onnx_reader.opset(written),
         num_weights=made.num_weights,
         fp16_share=made.num_half / max(1, made.num_weights),
         quantisation=made.quantisation,
         quantised_before=source.quantised,
         operators_before=source.operators(),
-        operators_after=onnx_reading.operators(written),
+        operators_after=onnx_reader.operators(written),
         not_fused=source.not_fused(),
         verified=options.verify,
         own_bar=checks.tolerance if options.has_own_tolerance else None,
@@ -186,20 +183,20 @@ def _write(
     """Write the file; low precision only after its fp32 form was verified."""
     if options.precision == "fp32":
         on_step("write ONNX")
-        num_weights, num_half = onnx_reading.weight_counts(
+        num_weights, num_half = onnx_reader.weight_counts(
             source.write(path, "fp32", options.input_type, options.target)
         )
         return _Written(num_weights=num_weights, num_half=num_half)
     on_step("write ONNX in fp32")
     fp32_file = path.with_name("fp32.onnx")
     form = source.write(fp32_file, "int8" if options.int8 else "fp32", options.input_type, options.target)
-    num_weights, num_half = onnx_reading.weight_counts(form)
+    num_weights, num_half = onnx_reader.weight_counts(form)
     on_step("verify the fp32 form")
     steps, quantisation = tuple(checks.require_structure(fp32_file)), None
     if options.int8 is None:
         on_step(f"write ONNX in {options.precision}")
         written = source.write(path, options.precision, options.input_type, options.target)
-        num_weights, num_half = onnx_reading.weight_counts(written)
+        num_weights, num_half = onnx_reader.weight_counts(written)
     else:
         quantisation = _quantise(source, options, options.int8, fp32_file, path, checks, on_step)
     fp32_file.unlink()
@@ -234,7 +231,7 @@ def _precision_of(source: Exportable, options: ExportOptions) -> Precision:
 
 def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions, precision: Precision) -> Canary:
     num_images = signature.batch or min(_CANARY_IMAGES, options.max_batch_size)
-    answer = session(cards.canary_input(signature, num_images))
+    answer = session(canary_rows.canary_input(signature, num_images))
     if not np.isfinite(answer).all():
         raise ExportError(
             f"the {precision} file answers its self-test with numbers that are not finite; no server would take it; "

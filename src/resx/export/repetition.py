@@ -8,17 +8,19 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from resx.card.card import Card
+from resx.card.origin import SourceArguments
+from resx.card.parity_result import Parity
 from resx.errors import ExportError
-from resx.export import parity
-from resx.export.card import Card, Parity, SourceArguments
-from resx.export.checking import Exportable
-from resx.export.source import load_source
+from resx.export.checks import parity
+from resx.export.reference import Exportable
+from resx.export.sources.source import load_source
 
 Runtime: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 """A file that was opened: logits for its input."""
 
 
-def reloaded(card: Card, arguments: SourceArguments) -> Exportable:
+def reload_source(card: Card, arguments: SourceArguments) -> Exportable:
     """Return the source that a card names (`card.named_source`), with the weights it had.
 
     Raises:
@@ -41,7 +43,7 @@ def batches_for(card: Card, real: parity.Images, *, with_noise: bool = True, see
     )
 
 
-def repeated_parity(card: Card, model: Runtime, source: Exportable) -> Parity:
+def repeat_parity(card: Card, model: Runtime, source: Exportable) -> Parity:
     """Compare the card's file, opened, with its source under the tolerance of the card's last step.
 
     Raises:

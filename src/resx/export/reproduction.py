@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from resx.card.card import Card
+from resx.card.origin import SourceArguments
 from resx.errors import UsageError
-from resx.export.card import Card, SourceArguments
-from resx.export.request import prepared, request_of, source_base
-from resx.zoo.spec import FrozenModel
+from resx.export.request import prepare, request_of, source_base
+from resx.values import FrozenModel
 
 
 class Reproduction(FrozenModel):
@@ -48,7 +49,7 @@ def reproduce(
         contextlib.chdir(source_base(card, source, version_folder)),
         tempfile.TemporaryDirectory(prefix="resx-") as folder,
     ):
-        loaded, options = prepared(request_of(card, source), on_step)
+        loaded, options = prepare(request_of(card, source), on_step)
         again = export_version(loaded, options, Path(folder), name=card.name, command=card.command, on_step=on_step)
     recorded = card.files[MODEL_FILE] if card.engine is None else card.engine.onnx_sha256
     tools = {

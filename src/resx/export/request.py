@@ -12,28 +12,21 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import resx
 from resx._version import __version__
+from resx.card.card import Accelerator, Card
+from resx.card.kinds import CalibrationMethod, InputType, Precision, Target
+from resx.card.origin import SourceArguments
+from resx.card.signature import require_values
 from resx.errors import UsageError
-from resx.export.card import (
-    Accelerator,
-    CalibrationMethod,
-    Card,
-    InputType,
-    Precision,
-    SourceArguments,
-    Target,
-    require_values,
-)
-from resx.files import sha256_of
-from resx.listing import list_files
-from resx.reading import read_text
+from resx.files.listing import list_files
+from resx.files.reading import read_text
+from resx.files.staging import sha256_of
+from resx.values import FrozenModel
 from resx.zoo.catalog import kind_of, module_of
-from resx.zoo.spec import FrozenModel
 
 if TYPE_CHECKING:
-    from resx.export.checking import Exportable
     from resx.export.pipeline import ExportOptions
+    from resx.export.reference import Exportable
 
 _TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
 _CODE = ("zoo", "training", "export")
@@ -117,24 +110,24 @@ def source_base(card: Card, source: SourceArguments, version_folder: Path) -> Pa
     )
 
 
-def prepared(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exportable, ExportOptions]:
+def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exportable, ExportOptions]:
     """Load the source and the calibration images.
 
     Raises:
         UsageError: something named is not there, does not fit, or is too large for memory.
         MissingCapability: published weights could not be downloaded.
     """
-    from resx.export.calibration import load_calibration, require_data
-    from resx.export.int8_file import Int8Options
+    from resx.export.int8.calibration import load_calibration, require_data
+    from resx.export.int8.int8_file import Int8Options
     from resx.export.pipeline import ExportOptions
-    from resx.export.source import load_source
+    from resx.export.sources.source import load_source
 
     arguments = request.source
     kind = kind_of(arguments.source)
     is_run = kind == "run"
     if request.accelerator is not None and kind == "onnx":
-        from resx.export.onnx_reading import read_model
-        from resx.export.tensorrt_form import require_computable
+        from resx.export.graph.tensorrt_form import require_computable
+        from resx.runtimes.onnx_reader import read_model
 
         require_computable(arguments.source, read_model(Path(arguments.source)))
     if request.precision == "int8" and kind != "onnx":
@@ -182,7 +175,7 @@ def key_of(request: ExportRequest) -> str | None:
 
 def code_sha256() -> str:
     """Return the SHA-256 over the source of the rooms that make a file: a changed resx makes another one."""
-    root = Path(resx.__file__).parent
+    root = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for room in _CODE for path in (root / room).rglob("*.py")):
         digest.update(path.read_bytes())
@@ -203,7 +196,7 @@ def _contents(request: ExportRequest) -> list[str] | None:
             return None
         found += [sha256_of(path / name) for name in ("model.safetensors", "spec.json", "training.json")]
     if kind == "onnx":
-        from resx.export.onnx_reading import files_of
+        from resx.runtimes.onnx_reader import files_of
 
         found += [sha256_of(file) for file in files_of(path)]
     if arguments.weights not in NAMED_WEIGHTS:

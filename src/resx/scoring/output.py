@@ -4,7 +4,7 @@
     .jsonl      the same, one object a line
     .csv        path, class_1, label_1, probability_1, class_2, ..., error
 
-Where the model's outputs stand for themselves (`resx.export.output_kind`), the numbers are called scores.
+Where the model's outputs stand for themselves (`resx.card.output_kind`), the numbers are called scores.
 Parts are read one after the other, so memory does not depend on their number.
 """
 
@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from resx.errors import UsageError
-from resx.listing import printable
 from resx.scoring.parts import MERGED, Parts, writing
-from resx.scoring.uri import without_secrets
+from resx.scoring.sources.uri import without_secrets
+from resx.text import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

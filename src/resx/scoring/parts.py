@@ -2,7 +2,7 @@
 
     OUT.parts/
         manifest.json         what was asked: a run that goes on must ask the same
-        source.jsonl.gz       what the source's files were (`resx.fingerprint`)
+        source.jsonl.gz       what the source's files were (`resx.files.fingerprint`)
         part-00007.parquet    the rows from 7 * part_rows on; whole or absent
 
 A part is staged, synced and renamed, and its number says which rows it holds. So however often and whenever a run is
@@ -26,11 +26,12 @@ from typing import TYPE_CHECKING
 import pydantic
 
 from resx.errors import ResxError, UsageError
-from resx.files import STAGING_PREFIX, exclusive, remove_abandoned, require_lockable, write_atomic
-from resx.fingerprint import Fingerprint, compare
-from resx.reading import MAX_TEXT_BYTES, read_bounded
-from resx.zoo.file_faults import explain_fault
-from resx.zoo.spec import FrozenModel
+from resx.files.fingerprint import Fingerprint, compare
+from resx.files.json_faults import explain_fault
+from resx.files.locks import exclusive, require_lockable
+from resx.files.reading import MAX_TEXT_BYTES, read_bounded
+from resx.files.staging import STAGING_PREFIX, remove_abandoned, write_atomic
+from resx.values import FrozenModel
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,7 +45,7 @@ _BUSY = "another `resx predict` is writing it; wait for that, or give another -o
 _OF_SOURCE = ("listing_sha256", "source_sha256", "num_rows")
 
 
-class Manifest(FrozenModel):
+class PartsManifest(FrozenModel):
     """What was asked."""
 
     format: int = 1
@@ -67,7 +68,7 @@ class Parts:
     """The parts of one run."""
 
     folder: Path
-    manifest: Manifest
+    manifest: PartsManifest
 
     @property
     def num_parts(self) -> int:
@@ -170,7 +171,7 @@ def require_fresh(out: Path, *, resume: bool, overwrite: bool) -> bool:
 
 @contextlib.contextmanager
 def open_parts(
-    out: Path, wanted: Manifest, source: Fingerprint | None = None, *, overwrite: bool = False,
+    out: Path, wanted: PartsManifest, source: Fingerprint | None = None, *, overwrite: bool = False,
     ignore_times: bool = False, on_note: Callable[[str], None] = lambda _text: None,
 ) -> Iterator[Parts]:  # fmt: skip
     """Give the parts of `wanted`, those that an earlier run finished among them, and lock them meanwhile.
@@ -196,7 +197,7 @@ def open_parts(
             remove_abandoned(folder)
             if overwrite or not (folder / MANIFEST).is_file():
                 _begin(folder, wanted, source)
-            yield Parts(folder=folder, manifest=_agreed(folder, wanted, source, ignore_times, on_note))
+            yield Parts(folder=folder, manifest=_require_same(folder, wanted, source, ignore_times, on_note))
     except BlockingIOError as error:
         raise UsageError(f"{out}: {_BUSY}") from error
 
@@ -225,7 +226,7 @@ def writing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _begin(folder: Path, wanted: Manifest, source: Fingerprint | None) -> None:
+def _begin(folder: Path, wanted: PartsManifest, source: Fingerprint | None) -> None:
     """Delete what is there and say what is asked."""
     with writing(folder):
         (folder / BEGINNING).touch()
@@ -239,9 +240,9 @@ def _begin(folder: Path, wanted: Manifest, source: Fingerprint | None) -> None:
         (folder / BEGINNING).unlink()
 
 
-def _agreed(
-    folder: Path, wanted: Manifest, source: Fingerprint | None, ignore_times: bool, on_note: Callable[[str], None]
-) -> Manifest:  # fmt: skip
+def _require_same(
+    folder: Path, wanted: PartsManifest, source: Fingerprint | None, ignore_times: bool, on_note: Callable[[str], None]
+) -> PartsManifest:  # fmt: skip
     """Return the manifest in the folder, which asks for the same.
 
     Raises:
@@ -250,13 +251,13 @@ def _agreed(
     path, content = folder / MANIFEST, b""
     try:
         content = read_bounded(path, MAX_TEXT_BYTES)
-        found = Manifest.model_validate_json(content)
+        found = PartsManifest.model_validate_json(content)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); --overwrite begins again") from error
     except pydantic.ValidationError as error:
         raise UsageError(f"{path}: {explain_fault(error, content, 'begin again with --overwrite')}") from error
     # The batch may have been tuned meanwhile; the parts that are there were cut by the earlier one.
-    for field in Manifest.model_fields:
+    for field in PartsManifest.model_fields:
         if field not in _OF_SOURCE and field != "part_rows" and getattr(found, field) != getattr(wanted, field):
             raise UsageError(
                 f"{folder}: was begun with {_words(field, found)}, not {_words(field, wanted)}; "
@@ -274,7 +275,7 @@ def _agreed(
     return found
 
 
-def _require_same_source(folder: Path, wanted: Manifest, source: Fingerprint, *, ignore_times: bool) -> None:
+def _require_same_source(folder: Path, wanted: PartsManifest, source: Fingerprint, *, ignore_times: bool) -> None:
     difference = compare(folder / SOURCE, source, ignore_times=ignore_times)
     if difference:
         remedy = "restore it, or --overwrite begins again"
@@ -298,6 +299,6 @@ def _remove_left(out: Path, folder: Path) -> bool:
     return True
 
 
-def _words(field: str, manifest: Manifest) -> str:
+def _words(field: str, manifest: PartsManifest) -> str:
     value = str(getattr(manifest, field))
     return f"{field} {value[:12] if field.endswith('sha256') else value}"

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from resx.card.kinds import OutputKind
+from resx.card.output_kind import as_shown
+from resx.data.image_decoding import open_image
 from resx.errors import UsageError
-from resx.export.card import OutputKind
-from resx.export.images import open_image
-from resx.export.output_kind import as_shown
-from resx.listing import printable
-from resx.scoring.source import Row
-from resx.scoring.uri import without_secrets
-from resx.serving.client import Interface, WrongAnswer
-from resx.serving.images import model_input
-from resx.serving.triton_config import output_kind_of
+from resx.repository.config_pbtxt import output_kind_of
+from resx.repository.interface import Interface
+from resx.scoring.sources.source import Row
+from resx.scoring.sources.uri import without_secrets
+from resx.serving.client.client import WrongAnswer
+from resx.serving.client.image_queries import model_input
+from resx.text import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa

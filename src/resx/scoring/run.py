@@ -10,25 +10,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from resx.errors import MissingCapability
-from resx.listing import printable
 from resx.machine import usable_cores
-from resx.scoring.local import Device, ModelFile, Sessions
+from resx.scoring.in_process import Device, ModelFile, Sessions
 from resx.scoring.output import merge
-from resx.scoring.parts import Manifest, Parts, open_parts, part_rows_for, remove_parts
+from resx.scoring.parts import Parts, PartsManifest, open_parts, part_rows_for, remove_parts
 from resx.scoring.rows import Model
-from resx.scoring.source import Source
-from resx.scoring.stream import scored, workers_for
-from resx.scoring.uri import without_secrets
+from resx.scoring.sources.source import ImageSource
+from resx.scoring.sources.uri import without_secrets
+from resx.scoring.stream import score_rows, workers_for
+from resx.text import printable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Wanted:
+class WantedParts:
     """What is to be written."""
 
-    source: Source
+    source: ImageSource
     source_text: str
     out: Path
     top: int = 5
@@ -61,14 +61,14 @@ class Predicted:
         return self.scored_rows / self.seconds if self.seconds else 0.0
 
 
-class Engine(Protocol):
+class ScoringEngine(Protocol):
     """Something that scores parts: this process, a server, a cluster."""
 
     @property
     def model(self) -> Model:
         """What it asks."""
 
-    def scored_parts(self, source: Source, parts: Parts, numbers: list[int], on_rows: OnRows) -> Scored:
+    def scored_parts(self, source: ImageSource, parts: Parts, numbers: list[int], on_rows: OnRows) -> Scored:
         """Give each of the parts once, in any order, and tell how many rows more are scored."""
 
 
@@ -77,7 +77,7 @@ Scored = Iterator[tuple[int, "pa.Table"]]
 
 
 def predict(
-    engine: Engine, wanted: Wanted, on_progress: Callable[[int, int], None],
+    engine: ScoringEngine, wanted: WantedParts, on_progress: Callable[[int, int], None],
     on_note: Callable[[str], None] = lambda _text: None,
 ) -> Predicted:  # fmt: skip
     """Write a row for each image of the source; go on where an earlier run of the same request stopped.
@@ -94,7 +94,7 @@ def predict(
             after an interrupt or a kill.
     """
     model, source, num_rows = engine.model, wanted.source.fingerprint, wanted.source.num_rows
-    manifest = Manifest(
+    manifest = PartsManifest(
         model=model.name, version=model.version, model_sha256=model.sha256,
         source=printable(without_secrets(wanted.source_text)), listing_sha256=wanted.source.sha256, num_rows=num_rows,
         source_sha256="" if source is None else source.sha256, top=min(wanted.top, model.interface.num_classes),
@@ -136,15 +136,15 @@ class InThisProcess:
         """What it asks."""
         return self.file.model
 
-    def scored_parts(self, source: Source, parts: Parts, numbers: list[int], on_rows: OnRows) -> Scored:
+    def scored_parts(self, source: ImageSource, parts: Parts, numbers: list[int], on_rows: OnRows) -> Scored:
         """Give the parts in their order."""
         instances = self.file.instances
         compute = Sessions(self.file.path, self.model, self.file.config, instances=instances, device=self.device)
         workers = workers_for(source, in_flight=instances, cores=usable_cores())
         for first, last in stretches(numbers):
             stretch = source.part(parts.bounds(first)[0], parts.bounds(last)[1])
-            tables = scored(stretch, self.model, compute, parts.manifest.top, workers)
-            yield from cut(told(tables, on_rows), parts, range(first, last + 1))
+            tables = score_rows(stretch, self.model, compute, parts.manifest.top, workers)
+            yield from cut_into_parts(report_rows(tables, on_rows), parts, range(first, last + 1))
 
 
 def stretches(numbers: list[int]) -> list[tuple[int, int]]:
@@ -158,14 +158,14 @@ def stretches(numbers: list[int]) -> list[tuple[int, int]]:
     return found
 
 
-def told(tables: Iterable[pa.Table], on_rows: OnRows) -> Iterator[pa.Table]:
+def report_rows(tables: Iterable[pa.Table], on_rows: OnRows) -> Iterator[pa.Table]:
     """Give the tables and tell the rows of each."""
     for table in tables:
         on_rows(table.num_rows)
         yield table
 
 
-def cut(tables: Iterable[pa.Table], parts: Parts, numbers: Iterable[int]) -> Scored:
+def cut_into_parts(tables: Iterable[pa.Table], parts: Parts, numbers: Iterable[int]) -> Scored:
     """Give the rows of consecutive parts as those parts."""
     import pyarrow as pa
 

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from resx.reading import MIB
+from resx.files.reading import MIB
 from resx.scoring.rows import Compute, Model, prepare, score
-from resx.scoring.source import Source
+from resx.scoring.sources.source import ImageSource
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,12 +42,12 @@ class Workers:
     """Batches that are computed at the same time."""
 
 
-def workers_for(source: Source, *, in_flight: int, cores: int) -> Workers:
+def workers_for(source: ImageSource, *, in_flight: int, cores: int) -> Workers:
     """Return as many decoding threads as there are cores, or more where reading is waiting."""
     return Workers(decoders=_REMOTE_DECODERS if source.is_remote else max(2, cores), in_flight=in_flight)
 
 
-def scored(source: Source, model: Model, compute: Compute, top: int, workers: Workers) -> Iterator[pa.Table]:
+def score_rows(source: ImageSource, model: Model, compute: Compute, top: int, workers: Workers) -> Iterator[pa.Table]:
     """Give the source's rows, a batch at a time, in their order; batches begin at the source's first row.
 
     Raises:
@@ -58,7 +58,7 @@ def scored(source: Source, model: Model, compute: Compute, top: int, workers: Wo
         ready = partial(prepare, interface=model.interface)
         prepared = ahead(decoding, ready, source.rows(), 2 * size + 16, lambda row: row.held_bytes)
         finish = partial(score, model=model, compute=compute, top=top)
-        yield from ahead(computing, finish, batched(prepared, size), workers.in_flight + 1)
+        yield from ahead(computing, finish, batch(prepared, size), workers.in_flight + 1)
 
 
 def ahead(
@@ -81,7 +81,7 @@ def ahead(
         yield future.result()
 
 
-def batched(items: Iterable[T], size: int) -> Iterator[list[T]]:
+def batch(items: Iterable[T], size: int) -> Iterator[list[T]]:
     """Give lists of `size` items; the last may be shorter."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):

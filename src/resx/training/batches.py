@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resx.training.augment import augmented, draw
+from resx.data.augment import augment, draw
+from resx.data.dataset import Split
 from resx.training.config import TrainingConfig
-from resx.training.data import Split
 from resx.training.processes import Processes
 
 Item = TypeVar("Item")
@@ -72,7 +72,7 @@ def batches_of(
         whole = order[step * config.batch_size : (step + 1) * config.batch_size]
         part = processes.part(len(whole))
         draws = draw(len(whole), random, max_px=config.shift_px, flip=config.flip).part(part)
-        pixels = augmented(train.images[whole[part]], draws)
+        pixels = augment(train.images[whole[part]], draws)
         targets = torch.from_numpy(train.targets[whole[part]])
         yield Batch(step=epoch * steps + step, images=torch.from_numpy(pixels), targets=targets)
 

@@ -5,7 +5,7 @@
         best.safetensors     weights after the epoch with the best accuracy (the first of equals)
         spec.json            the network
         training.json        the configuration
-        data.jsonl.gz        what the data were (`resx.fingerprint`)
+        data.jsonl.gz        what the data were (`resx.files.fingerprint`)
         metrics.jsonl        one object per finished epoch
         resume.safetensors   optimiser state, weights and the epoch they belong to
 
@@ -25,23 +25,18 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from resx.data.dataset import BadImages, DataSet
+from resx.data.loading import load_data
 from resx.errors import ResxError, UsageError
-from resx.files import require_free_space, write_atomic
-from resx.fingerprint import Fingerprint, compare
+from resx.files.disk_space import require_free_space
+from resx.files.fingerprint import Fingerprint, compare
+from resx.files.staging import write_atomic
 from resx.training.config import HOW_COMPUTED, TrainingConfig
-from resx.training.data import BadImages, DataSet, load_data
 from resx.training.run_origin import CONFIG as CONFIG
-from resx.training.run_origin import (
-    Origin,
-    metadata_of,
-    origin_of,
-    read_config,
-    require_one_run,
-    require_same,
-)
+from resx.training.run_origin import Origin, metadata_of, origin_of, read_config, require_one_run, require_same
 from resx.zoo.building import build_from_spec
-from resx.zoo.pretrained import load_weights, read_weights
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
+from resx.zoo.weights.pretrained import load_weights, read_weights
 
 Metrics: TypeAlias = dict[str, Any]
 
@@ -50,7 +45,7 @@ METRICS, DATA = "metrics.jsonl", "data.jsonl.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
+class RunProgress:
     """Where a run stands: finished epochs and their metrics."""
 
     epochs_done: int
@@ -136,7 +131,7 @@ def write_run(folder: Path, model: nn.Module, spec: ModelSpec, config: TrainingC
     write_atomic(folder / WEIGHTS, save(_weights(model), metadata=metadata_of(origin)))
 
 
-def save_epoch(folder: Path, origin: Origin, state: TrainingState, progress: Progress) -> None:
+def save_epoch(folder: Path, origin: Origin, state: TrainingState, progress: RunProgress) -> None:
     """Store the state after a finished epoch.
 
     Raises:
@@ -165,7 +160,7 @@ def save_epoch(folder: Path, origin: Origin, state: TrainingState, progress: Pro
     publish(folder, origin, state.model, progress)
 
 
-def publish(folder: Path, origin: Origin, model: nn.Module, progress: Progress) -> None:
+def publish(folder: Path, origin: Origin, model: nn.Module, progress: RunProgress) -> None:
     """Write the files that others read: the last weights, the best if they are these, and the metrics.
 
     Raises:
@@ -208,7 +203,7 @@ def require_same_data(folder: Path, data: DataSet, *, ignore_times: bool = False
         raise UsageError(f"{folder}: its data changed since the run began: {difference.words}; {remedy}")
 
 
-def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bool = False) -> Progress:
+def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bool = False) -> RunProgress:
     """Bring model, optimiser and scaler to where the run stopped, and return how far that was.
 
     A run that `resx shrink` made, and that was not trained yet, begins at its weights.
@@ -264,20 +259,20 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
     return progress
 
 
-def _at_the_start(folder: Path, model: nn.Module) -> Progress:
+def _at_the_start(folder: Path, model: nn.Module) -> RunProgress:
     """Give the model the weights that the run begins with, if it has any: `resx shrink` made it."""
     if (folder / METRICS).exists():
         raise UsageError(f"{folder / RESUME}: no such file, so the run cannot go on; --force begins again")
     if (folder / WEIGHTS).is_file():
         trained, _ = load_run(folder)
         model.load_state_dict(trained.state_dict())
-    return Progress(epochs_done=0, metrics=())
+    return RunProgress(epochs_done=0, metrics=())
 
 
-def _progress_of(metadata: dict[str, str]) -> Progress:
+def _progress_of(metadata: dict[str, str]) -> RunProgress:
     """Read what `save_epoch` wrote; KeyError or ValueError if it did not write this."""
     metrics = tuple(json.loads(line) for line in metadata["metrics"].splitlines())
-    return Progress(epochs_done=int(metadata["epochs_done"]), metrics=metrics)
+    return RunProgress(epochs_done=int(metadata["epochs_done"]), metrics=metrics)
 
 
 def load_run_data(folder: Path) -> DataSet:
@@ -305,7 +300,7 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def _lines(progress: Progress) -> str:
+def _lines(progress: RunProgress) -> str:
     return "".join(json.dumps(entry) + "\n" for entry in progress.metrics)
 
 

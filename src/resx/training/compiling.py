@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from resx.errors import MissingCapability, without_advice
-from resx.zoo.stochastic_depth import StochasticBranch
+from resx.zoo.families.stochastic_depth import StochasticBranch
 
 Forward: TypeAlias = Callable[[Tensor], Tensor]
 

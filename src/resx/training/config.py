@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 from pydantic import ConfigDict, Field, field_validator
 
 from resx.gpus import Device
-from resx.zoo.spec import FrozenModel
+from resx.values import FrozenModel
 
 Schedule: TypeAlias = Literal["cosine", "steps"]
 Warmup: TypeAlias = Literal["none", "linear", "tenth"]

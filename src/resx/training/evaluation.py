@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from resx.training.data import Images, Split
+from resx.data.dataset import Images, Split
 from resx.zoo.spec import ModelSpec
 
 _BATCH_SIZE = 128
@@ -35,13 +35,13 @@ def logits(model: nn.Module, spec: ModelSpec, images: Images, batch_size: int = 
     model.eval()
     with torch.inference_mode():
         batches = [
-            model(normalised(images[start : start + batch_size], spec, device_of(model))).cpu()
+            model(normalize(images[start : start + batch_size], spec, device_of(model))).cpu()
             for start in range(0, len(images), batch_size)
         ]
     return torch.cat(batches)
 
 
-def normalised(images_NCHW: npt.NDArray[np.uint8], spec: ModelSpec, device: torch.device) -> Tensor:
+def normalize(images_NCHW: npt.NDArray[np.uint8], spec: ModelSpec, device: torch.device) -> Tensor:
     """Return (image / 255 - mean) / std as FP32 [N, 3, H, W] on the device."""
     return normaliser(spec, device)(torch.from_numpy(images_NCHW).to(device))
 

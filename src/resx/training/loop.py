@@ -19,13 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resx.data.dataset import DataSet
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send, steps_per_epoch
-from resx.training.checkpoint import Metrics, Progress, TrainingState
+from resx.training.checkpoint import Metrics, RunProgress, TrainingState
 from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import TrainingConfig, learning_rate_at
-from resx.training.data import DataSet
 from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
 from resx.training.evaluation import normaliser, num_right
 from resx.training.processes import (
@@ -100,9 +100,9 @@ def train(
     processes.part(min(config.batch_size, len(data.train)))  # before the folder is made
     config = config.model_copy(update={"num_processes": processes.count, "device": processes.kind})
     origin = Origin(spec=spec, training=config)
-    with _claimed(folder, processes, resume=resume, force=force) as own, exact_convolutions():
+    with _claim(folder, processes, resume=resume, force=force) as own, exact_convolutions():
         state = _new_state(spec, config, processes)
-        progress = Progress(epochs_done=0, metrics=())
+        progress = RunProgress(epochs_done=0, metrics=())
         if resume:
             checkpoint.require_same_data(folder, data, ignore_times=ignore_times)
             progress = checkpoint.resume_run(folder, state, origin, extend=extend)
@@ -116,7 +116,7 @@ def train(
             for epoch in range(progress.epochs_done, config.epochs):
                 entry = _train_epoch(work, epoch, on_step) | {"accuracy": _accuracy(work)}
                 if processes.is_first:
-                    progress = Progress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
+                    progress = RunProgress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
                     for held in own:
                         held.require_same()
                     checkpoint.save_epoch(folder, origin, state, progress)
@@ -125,7 +125,7 @@ def train(
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path, processes: Processes, *, resume: bool, force: bool) -> Iterator[list[OwnFolder]]:
+def _claim(folder: Path, processes: Processes, *, resume: bool, force: bool) -> Iterator[list[OwnFolder]]:
     """Let the first process hold the folder for all; it gets the folder, the others nothing."""
     own: list[OwnFolder] = []
     with contextlib.ExitStack() as held:
@@ -133,7 +133,7 @@ def _claimed(folder: Path, processes: Processes, *, resume: bool, force: bool) -
         yield own
 
 
-def _write_again(folder: Path, origin: Origin, model: nn.Module, progress: Progress) -> None:
+def _write_again(folder: Path, origin: Origin, model: nn.Module, progress: RunProgress) -> None:
     """Write what a kill may have kept from being written, and the configuration, whose epochs may be more now."""
     if read_config(folder) != origin.training:
         checkpoint.write_config(folder, origin.training, kept=progress.epochs_done)

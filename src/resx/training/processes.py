@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from resx.errors import MissingCapability, ResxError, UsageError, without_advice
 from resx.gpus import Device
-from resx.listing import one_line
+from resx.text import one_line
 from resx.training.devices import TORCH_NAMES, choose_device, require_answer
 
 _TORCHRUN = "torchrun sets all of them; without it unset WORLD_SIZE, RANK and LOCAL_RANK"
@@ -73,7 +73,7 @@ class Processes:
 
 
 @contextlib.contextmanager
-def joined(device: Device) -> Iterator[Processes]:
+def join_processes(device: Device) -> Iterator[Processes]:
     """Join the processes that `torchrun` started, or be alone without it; part at the end.
 
     Raises:

@@ -44,7 +44,7 @@ def default_recipe(data: str) -> str:
     return "digits" if data == "digits" else "he2015-cifar"
 
 
-def configured(data: str, recipe: str, changes: Mapping[str, object]) -> TrainingConfig:
+def configure(data: str, recipe: str, changes: Mapping[str, object]) -> TrainingConfig:
     """Return the configuration of a recipe on a data set, with some of its values replaced.
 
     Raises:

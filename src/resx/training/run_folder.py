@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from resx.errors import ResxError, UsageError
-from resx.files import STAGING_PREFIX, exclusive, lock_holder
-from resx.listing import one_line
-from resx.mounts import CannotLock
+from resx.files.locks import exclusive, lock_holder
+from resx.files.mounts import CannotLock
+from resx.files.staging import STAGING_PREFIX
+from resx.text import one_line
 from resx.training.checkpoint import is_run
 from resx.training.run_origin import CONFIG, read_config
 from resx.zoo.spec import SPEC_FILE
@@ -64,10 +65,10 @@ def claim(folder: Path, *, resume: bool, force: bool) -> Iterator[OwnFolder]:
         _require_usable(folder, resume=resume, force=force)
         folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _locked(folder) as own:
+        with _lock(folder) as own:
             own.require_same()
             _require_usable(folder, resume=resume, force=force)
-            for path in _staged(folder):
+            for path in _find_staged(folder):
                 _delete(path)
             if force:
                 _clear(folder)
@@ -79,7 +80,7 @@ def claim(folder: Path, *, resume: bool, force: bool) -> Iterator[OwnFolder]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[OwnFolder]:
+def _lock(folder: Path) -> Iterator[OwnFolder]:
     with contextlib.ExitStack() as held:
         descriptor: int | None = None
         try:
@@ -106,7 +107,7 @@ def _require_usable(folder: Path, *, resume: bool, force: bool) -> None:
 
 def _strange(folder: Path) -> str:
     """Return a name in a folder without a run that no killed first write leaves; empty if there is none."""
-    left = {path.name for path in folder.iterdir()} - {path.name for path in _staged(folder)}
+    left = {path.name for path in folder.iterdir()} - {path.name for path in _find_staged(folder)}
     if CONFIG in left:
         with contextlib.suppress(UsageError):
             read_config(folder)
@@ -114,7 +115,7 @@ def _strange(folder: Path) -> str:
     return min(left, default="")
 
 
-def _staged(folder: Path) -> list[Path]:
+def _find_staged(folder: Path) -> list[Path]:
     """Return what a process left staged that trained here. It holds the lock no longer, so it is dead or done."""
     return [path for path in folder.iterdir() if _STAGED.fullmatch(path.name)]
 

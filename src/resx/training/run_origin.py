@@ -12,10 +12,11 @@ from typing import Any
 import pydantic
 
 from resx.errors import UsageError, without_advice
-from resx.reading import MAX_TEXT_BYTES, read_bounded
+from resx.files.json_faults import explain_fault
+from resx.files.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.config import HOW_COMPUTED, TrainingConfig
-from resx.zoo.file_faults import explain_fault
-from resx.zoo.spec import SPEC_FILE, FrozenModel, ModelSpec, read_spec
+from resx.values import FrozenModel
+from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 
 CONFIG = "training.json"
 _KEY = "run"

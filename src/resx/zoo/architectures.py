@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Annotated, Literal, TypeAlias
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from resx.errors import UsageError
+from resx.values import FrozenModel
 from resx.zoo.limits import (
     MAX_BLOCKS,
     MAX_CHANNELS,
@@ -32,12 +33,6 @@ BottleneckForm: TypeAlias = Literal["aggregated", "concatenated", "grouped"]
 BlockVariant: TypeAlias = Literal[
     "original", "bn_after_addition", "relu_before_addition", "relu_only_preactivation", "full_preactivation"
 ]
-
-
-class FrozenModel(BaseModel):
-    """A value read from JSON: immutable, and any field it does not know is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class ResNetArchitecture(FrozenModel):

@@ -19,17 +19,17 @@ from resx.zoo.architectures import (
     PreResNetArchitecture,
     ResNetArchitecture,
 )
-from resx.zoo.densenet import DenseNet
-from resx.zoo.highway import Highway
-from resx.zoo.preresnet import PreResNet
-from resx.zoo.resnet import ResNet
+from resx.zoo.families.densenet import DenseNet
+from resx.zoo.families.highway import Highway
+from resx.zoo.families.preresnet import PreResNet
+from resx.zoo.families.resnet import ResNet
+from resx.zoo.families.stochastic_depth import StochasticBranch, set_survival
+from resx.zoo.families.vgg import VGG
 from resx.zoo.spec import ModelSpec, survival_probabilities
-from resx.zoo.stochastic_depth import StochasticBranch, set_survival
-from resx.zoo.vgg import VGG
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Counts:
+class NetworkSize:
     """The size of a network."""
 
     num_parameters: int
@@ -46,15 +46,15 @@ def build_from_spec(spec: ModelSpec, *, seed: int | None) -> nn.Module:
     Raises:
         UsageError: the spec is of a foreign network.
     """
-    with seeded(seed):
+    with seed_torch(seed):
         network = _network(spec.architecture, spec.classes)
     branches = [block for block in network.blocks() if isinstance(block, StochasticBranch)]
     set_survival(branches, survival_probabilities(len(branches), spec.survival, spec.survival_schedule))
-    without_blocks(network, [branches[block - 1] for block in spec.dropped_blocks])
+    drop_blocks(network, [branches[block - 1] for block in spec.dropped_blocks])
     return network
 
 
-def without_blocks(network: nn.Module, blocks: Sequence[nn.Module]) -> None:
+def drop_blocks(network: nn.Module, blocks: Sequence[nn.Module]) -> None:
     """Take blocks out of a network; the names of the others stay as they are, so that their weights still fit."""
     dropped = {id(block) for block in blocks}
     found = [
@@ -68,7 +68,7 @@ def without_blocks(network: nn.Module, blocks: Sequence[nn.Module]) -> None:
 
 
 @contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
+def seed_torch(seed: int | None) -> Iterator[None]:
     """Seed torch inside the block and leave its global generator as it was; None does neither."""
     if seed is None:
         yield
@@ -92,7 +92,7 @@ def _network(architecture: Architecture, classes: int) -> ResNet | PreResNet | D
     return VGG(architecture, classes=classes)
 
 
-def count(spec: ModelSpec) -> Counts:
+def count(spec: ModelSpec) -> NetworkSize:
     """Count parameters and multiply-adds without allocating or computing anything (torch's meta device)."""
     with torch.device("meta"):
         model = build_from_spec(spec, seed=None).eval()
@@ -100,4 +100,4 @@ def count(spec: ModelSpec) -> Counts:
     with FlopCounterMode(display=False) as counter:
         model(image)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Counts(num_parameters=num_parameters, macs=counter.get_total_flops() // 2)
+    return NetworkSize(num_parameters=num_parameters, macs=counter.get_total_flops() // 2)

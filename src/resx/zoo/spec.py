@@ -15,10 +15,12 @@ import pydantic
 from pydantic import FailFast, Field
 
 from resx.errors import UsageError, nearest
-from resx.listing import LABEL_RULE, is_label, one_line
-from resx.reading import MAX_TEXT_BYTES, read_bounded
-from resx.zoo.architectures import Architecture, FrozenModel
-from resx.zoo.file_faults import explain_fault, first_fault
+from resx.files.json_faults import explain_fault, first_fault
+from resx.files.reading import MAX_TEXT_BYTES, read_bounded
+from resx.names import LABEL_RULE, is_label
+from resx.text import one_line
+from resx.values import FrozenModel
+from resx.zoo.architectures import Architecture
 from resx.zoo.limits import MAX_CLASSES, MAX_IMAGE_SIZE, require_size
 
 __all__ = [

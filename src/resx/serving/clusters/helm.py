@@ -11,7 +11,7 @@ from importlib import resources
 from typing import Any
 
 from resx.serving.clusters.kubernetes import ALWAYS, MONITOR, SCALERS, object_values
-from resx.serving.clusters.manifest import Manifest, Setting, chart_text, fill_in
+from resx.serving.clusters.manifest import ChartValue, Manifest, chart_text, fill_in
 from resx.serving.clusters.naming import LABEL_VALUE
 from resx.serving.clusters.release import RELEASES
 from resx.serving.clusters.workload import Workload
@@ -37,10 +37,10 @@ _EMPTY: dict[str, object] = {"nodeSelector": {}, "imagePullSecrets": [], "tolera
 def chart_files(workload: Workload) -> dict[str, str]:
     """Return the files of the chart, by path in its folder."""
     found = object_values(workload)
-    settings: dict[str, object] = {place: Setting(key=key) for key, place in _VALUES.items()}
+    settings: dict[str, object] = {place: ChartValue(key=key) for key, place in _VALUES.items()}
     values = found | settings | {
-        "replicas": Setting(key="replicas", condition='eq .Values.autoscaler "none"'),
-        "image": Setting(key="image", condition="always"),
+        "replicas": ChartValue(key="replicas", condition='eq .Values.autoscaler "none"'),
+        "image": ChartValue(key="image", condition="always"),
     }  # fmt: skip
     # The check of the release has the same image.
     check = fill_in("kubernetes/check-container.yaml", values).fields

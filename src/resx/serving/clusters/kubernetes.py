@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from resx.serving.address import CONTROL_HEADER, CONTROL_KEY_VARIABLE
+from resx.serving.client.address import CONTROL_HEADER, CONTROL_KEY_VARIABLE
 from resx.serving.clusters import storage
 from resx.serving.clusters.autoscaling import scaling_values
 from resx.serving.clusters.manifest import Fields, Manifest, fill_in
 from resx.serving.clusters.workload import GROWTH, Workload
-from resx.serving.embedded import RESPONSE_CACHE_BYTES, RESTRICTED_APIS
+from resx.serving.embedded.triton_installation import RESPONSE_CACHE_BYTES, RESTRICTED_APIS
 
 HTTP = 8000
 PRE_STOP_S, EXIT_TIMEOUT_S, GRACE_S = 10, 30, 60

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from resx.errors import UsageError
-from resx.files import write_atomic
+from resx.files.staging import write_atomic
 from resx.serving.clusters.autoscaling import adapter_rules
 from resx.serving.clusters.helm import SCHEMA, chart_files
 from resx.serving.clusters.kserve import kserve_manifests

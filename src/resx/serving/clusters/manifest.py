@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any, TypeAlias
 
-from resx.listing import one_line
+from resx.text import one_line
 
 Fields: TypeAlias = dict[str, Any]
 _PLACE = re.compile(r"\$\{(\w+)\}")
@@ -45,7 +45,7 @@ class Manifest:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Setting:
+class ChartValue:
     """A value that a Helm chart takes from its values, in place of one that is known now."""
 
     key: str
@@ -69,15 +69,15 @@ def fill(text: str, values: Mapping[str, Any]) -> Manifest:
 
     lines = [line[1:].removeprefix(" ") for line in text.splitlines() if line.startswith("#")]
     comment = "\n".join(_PLACE.sub(lambda place: one_line(str(values[place[1]])), line) for line in lines)
-    return Manifest(fields=_filled(yaml.safe_load(text), values), comment=comment)
+    return Manifest(fields=_fill(yaml.safe_load(text), values), comment=comment)
 
 
-def _filled(value: Any, values: Mapping[str, Any]) -> Any:
+def _fill(value: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(value, dict):
-        pairs = ((key, _filled(entry, values)) for key, entry in value.items())
+        pairs = ((key, _fill(entry, values)) for key, entry in value.items())
         return {key: entry for key, entry in pairs if entry is not None}
     if isinstance(value, list):
-        return [each for entry in value for each in _entries(entry, _filled(entry, values))]
+        return [each for entry in value for each in _entries(entry, _fill(entry, values))]
     if not isinstance(value, str):
         return value
     if place := _PLACE.fullmatch(value):
@@ -98,7 +98,7 @@ def text_of(manifests: Sequence[Manifest]) -> str:
 
 
 def chart_text(manifest: Manifest) -> str:
-    """Return an object with `Setting`s as a template of a Helm chart.
+    """Return an object with `ChartValue`s as a template of a Helm chart.
 
     A setting is written as JSON, which is YAML too, so that it stays one value; `{{` in any other text is text.
     """
@@ -130,11 +130,11 @@ def _plain_dumper() -> Any:
         def ignore_aliases(self, _data: object) -> bool:
             return True
 
-    def represent(dumper: Any, setting: Setting) -> Any:
+    def represent(dumper: Any, setting: ChartValue) -> Any:
         text = f"{setting.condition} ? .Values.{setting.key}" if setting.condition else f".Values.{setting.key}"
         return dumper.represent_scalar("!helm", text, style="'")
 
-    Plain.add_representer(Setting, represent)
+    Plain.add_representer(ChartValue, represent)
     return Plain
 
 

@@ -13,8 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from resx.export.card import Card
-from resx.listing import one_line
+from resx.card.card import Card
+from resx.text import one_line
 
 SERVER_MIB = 1024
 """Triton with its front ends and backends."""

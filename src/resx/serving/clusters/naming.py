@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from resx.errors import UsageError
-from resx.listing import one_line
+from resx.text import one_line
 
 LABEL_LIMIT = 40
 """Characters of the objects' names: KServe and headless services add their own to these, and a label ends at 63."""

@@ -19,13 +19,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resx.card.card import Card
 from resx.errors import ParityError, UsageError
-from resx.export.card import Card
-from resx.files import publish_folder, sha256_of, staging_folder
-from resx.listing import one_line
-from resx.serving import config_rules, triton_config
-from resx.serving.repository import Repository
-from resx.serving.triton_config import CONFIG_FILE
+from resx.files.staging import publish_folder, sha256_of, staging_folder
+from resx.repository import config_pbtxt, config_rules
+from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.versions import Repository
+from resx.text import one_line
 
 RELEASES = "releases"
 """The folder beside manifests that a release is written into."""
@@ -98,7 +98,7 @@ def _files_of(repository: Repository, name: str, version: int) -> Mapping[str, b
         path: each for path, each in _all_files(repository.root / name, name).items()
         if not (top := path.split("/")[1]).isdigit() or top == str(version)
     }  # fmt: skip
-    return found | {f"{name}/{CONFIG_FILE}": triton_config.text(config).encode()}
+    return found | {f"{name}/{CONFIG_FILE}": config_pbtxt.text(config).encode()}
 
 
 def _all_files(folder: Path, name: str) -> dict[str, bytes | Path]:

@@ -12,11 +12,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from resx.card.card import Card
 from resx.errors import UsageError
-from resx.export.card import Card
-from resx.export.triton_image import IMAGE
-from resx.listing import one_line
-from resx.serving.triton_config import CONFIG_FILE, DATA_TYPES
+from resx.repository.config_pbtxt import CONFIG_FILE, DATA_TYPES
+from resx.runtimes.triton_image import IMAGE
+from resx.text import one_line
 
 _FILES = {"onnxruntime": "model.onnx", "openvino": "model.onnx", "tensorrt": "model.plan"}
 """Backends of NVIDIA's image that serve what resx exports."""

@@ -12,20 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from resx.errors import UsageError
-from resx.export.triton_image import IMAGE
-from resx.serving import config_rules
+from resx.repository import config_rules
+from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.versions import Repository
+from resx.runtimes.triton_image import IMAGE
 from resx.serving.clusters import memory
 from resx.serving.clusters.naming import LABEL_VALUE, dns_label, require_image, require_object_name
 from resx.serving.clusters.release import Release, read_release
-from resx.serving.clusters.startable import (
-    require_endpoint,
-    require_fitting,
-    require_packages,
-    require_startable,
-)
+from resx.serving.clusters.startable import require_endpoint, require_fitting, require_packages, require_startable
 from resx.serving.clusters.storage import Storage
-from resx.serving.repository import Repository
-from resx.serving.triton_config import CONFIG_FILE
 
 Autoscaler: TypeAlias = Literal["hpa", "keda", "none"]
 AUTOSCALERS: tuple[Autoscaler, ...] = ("hpa", "keda", "none")

@@ -1,0 +1,1 @@
+"""How many replicas hold an objective: measured service times and a simulation."""

@@ -1,0 +1,33 @@
+"""A plan's latencies over the rate, with as many replicas as it names and with one fewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from resx.bench.capacity.capacity_plan import CapacityPlan, Question, estimate
+from resx.bench.capacity.simulation import Batching
+from resx.bench.report.figure_file import draw_into
+
+_POINTS = 14
+
+
+def draw(plan: CapacityPlan, batching: Batching, question: Question, path: Path) -> None:
+    """Simulate the plan's replicas at rates up to their capacity, and write the figure."""
+    counts = [plan.replicas, plan.replicas - 1] if plan.replicas > 1 else [plan.replicas]
+    title = f"{plan.model}, simulated; {plan.arrivals} arrivals, {plan.balancing}"
+    with draw_into(path, title) as (axes, look):
+        for replicas, line in zip(counts, ("-", "--"), strict=False):
+            rates = np.linspace(0.1, 0.98, _POINTS) * replicas * plan.capacity_per_s
+            found = [estimate(plan.service, batching, question, replicas, float(rate)) for rate in rates]
+            for field, colour in (("asked_ms", look.second), ("p50_ms", look.main)):
+                points = [(one.rate_per_s, value.mean) for one in found if (value := getattr(one, field))]
+                name = f"p{question.slo.percent:g}" if field == "asked_ms" else "p50"
+                label = f"{name}, {replicas} replica{'s' if replicas > 1 else ''}"
+                if points:
+                    axes.plot(*zip(*points, strict=True), line, color=colour, marker="o", ms=2.5, label=label)
+        axes.axhline(question.slo.bound_ms, color=look.text, linewidth=1, linestyle=":", label=f"asked: {plan.slo}")
+        axes.axvline(plan.rate_per_s, color=look.text, linewidth=1, label=f"asked: {plan.rate_per_s:g}/s")
+        axes.set(xlabel="requests a second, all replicas", ylabel="latency, ms", ylim=(0, 2 * question.slo.bound_ms))
+        axes.legend(fontsize=8)

@@ -1,0 +1,1 @@
+"""What came of a load: samples, percentiles, verdicts, the result."""

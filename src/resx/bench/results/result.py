@@ -1,0 +1,316 @@
+"""The result of a benchmark, as it is printed and stored. Its JSON schema is docs/bench.schema.json."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from resx._version import __version__
+from resx.bench.results.gpu_sampling import GpuUse
+from resx.bench.results.samples import Percentiles
+from resx.bench.results.server_statistics import ServerBreakdown
+from resx.errors import UsageError
+from resx.files.json_faults import explain_fault
+from resx.files.reading import MAX_RESULT_BYTES, read_bounded
+from resx.machine import cpu_quota, processor, usable_cores
+from resx.serving.client.address import Address
+from resx.serving.client.loopback import is_loopback, split_host
+from resx.serving.running.server_state import server_at
+from resx.values import FrozenModel
+
+
+class Answers(FrozenModel):
+    """Whether the sampled answers were right."""
+
+    checked: int
+    wrong: int
+    reference: str
+    """What they were compared with, or why they were not."""
+    worst: float | None
+    """Largest difference from the reference, relative to the logits' scale."""
+    tolerance: float
+
+
+class Late(FrozenModel):
+    """Requests of an open loop that left late: what the client could not do."""
+
+    threshold_ms: float
+    num_late: int
+    share: float
+    max_ms: float
+
+
+class Stability(FrozenModel):
+    """Whether the three thirds of the window agree."""
+
+    rates_per_s: tuple[float, float, float]
+    """Answers per second."""
+    spread: float
+    """Largest difference from their mean, relative to it."""
+    stable: bool
+
+
+class Client(FrozenModel):
+    """What the load generator took and could have done."""
+
+    processes: int
+    cpu_ms_per_request: float | None
+    cpu_share: float
+    """Of one core, over the window."""
+    ceiling_requests_per_s: float | None
+    """What its processor time per request allows against a null server; None where it was not measured."""
+
+
+class InProcess(FrozenModel):
+    """The same file, run without a server."""
+
+    images_per_s: float
+    p50_ms: float
+    """Of one run of the batch."""
+    batch_size: int
+    threads: int
+    instances: int
+    efficiency: float
+    """Served images per second over these."""
+
+
+class Second(FrozenModel):
+    """A slice of the window."""
+
+    at_s: float
+    """Its end, from when the window opened."""
+    answers_per_s: float
+    failed: int
+    p50_ms: float | None
+    p99_ms: float | None
+    """The largest, where there are too few samples for a percentile."""
+
+
+class Measurement(FrozenModel):
+    """One load on one model. Times are None where there are too few samples for them."""
+
+    model: str
+    version: int | None
+    """None: the newest that was loaded."""
+    label: str = ""
+    """What tells it apart from the others, where its name does not: `resnet50 (1)`, `resnet50@host:8000`."""
+    url: str
+    load: Literal["closed", "open"]
+    concurrency: int
+    """Requests in flight; 0 in an open loop."""
+    rate_per_s: float
+    """Asked for; 0 in a closed loop."""
+    arrivals: Literal["poisson", "constant", ""]
+    batch_size: int
+    repeat: int = 1
+    """Which of several repetitions."""
+    window_s: float
+    requests: int
+    """That were answered."""
+    sent: int
+    failed: int
+    images_per_s: float
+    requests_per_s: float
+    mean_ms: float | None
+    p50_ms: float | None
+    p90_ms: float | None
+    p95_ms: float | None
+    p99_ms: float | None
+    p99_9_ms: float | None
+    max_ms: float | None
+    service: Percentiles
+    """From when a request was sent; in a closed loop the same as the latencies above."""
+    errors: dict[str, int]
+    client_cpu_ms_per_request: float | None
+    client: Client
+    late: Late | None
+    """None in a closed loop."""
+    answers: Answers
+    contents: str
+    """What the requests held."""
+    stability: Stability
+    server: ServerBreakdown | None
+    """None if the server does not give its statistics."""
+    cached_share: float | None = None
+    """Of the requests, by the server's response cache; None: not known, as in results of older versions."""
+    in_process: InProcess | None = None
+    gpus: tuple[GpuUse, ...] | None = None
+    """What the server's GPUs did in the window; None: it has none, or neither its metrics nor NVML say."""
+    seconds: tuple[Second, ...] = ()
+    hdr: str = ""
+    """The latencies in us as an HDR histogram, in its own base64 text."""
+    interrupted: bool = False
+    """Whether it ended before its time."""
+    invalid: tuple[str, ...]
+    """Why its figures must not be used; empty: they may."""
+    remarks: tuple[str, ...]
+    """What whoever uses them should know."""
+
+    @property
+    def title(self) -> str:
+        """The load in a few words."""
+        if self.load == "open":
+            return f"{self.rate_per_s:g}/s {self.arrivals}"
+        return f"concurrency {self.concurrency}"
+
+    @property
+    def target(self) -> str:
+        """What it is called: the model, with its version where one was named, or its label."""
+        return self.label or self.name
+
+    @property
+    def name(self) -> str:
+        """The model, with its version where one was named."""
+        return self.model if self.version is None else f"{self.model}:{self.version}"
+
+
+class Environment(FrozenModel):
+    """Where it was measured."""
+
+    resx: str
+    triton: str
+    python: str
+    machine: str
+    usable_cores: int
+    """Threads that it can run at the same time: its cores, or its CPU quota rounded up."""
+    cpu_quota: float | None = None
+    """Cores' worth of time that its control group allows the client; None: no limit."""
+    governor: str = ""
+    """Of the processor's frequency; empty where it does not say."""
+    load_average: float = 0.0
+    """Of the machine in the minute before."""
+    server_is_local: bool
+    """The client then shares its cores with the server."""
+    server_kind: Literal["native", "isolated", ""] = ""
+    """Of an embedded server: models are computed in itself or in Python processes. Empty: it is another's."""
+    server_threads: str = ""
+    """Instances and threads, from the model's configuration."""
+    response_cache: bool = False
+    packages: dict[str, str] = pydantic.Field(default_factory=dict)
+
+
+class Interval(FrozenModel):
+    """A mean over repetitions with its 95 % confidence interval (Student's t)."""
+
+    mean: float
+    half_width: float
+
+
+class Repeated(FrozenModel):
+    """One load, measured several times."""
+
+    title: str
+    target: str
+    num_runs: int
+    images_per_s: Interval
+    p50_ms: Interval | None
+    p99_ms: Interval | None
+
+
+class Ratio(FrozenModel):
+    """What one target is to the first, from pairs measured one right after the other."""
+
+    target: str
+    base: str
+    load: str
+    what: Literal["images_per_s", "p50_ms", "p99_ms"]
+    ratio: float
+    """Geometric mean over the pairs."""
+    low: float
+    high: float
+    """95 % confidence interval (Student's t of the logarithms)."""
+    num_pairs: int
+
+
+class BenchResult(FrozenModel):
+    """All loads of one benchmark."""
+
+    schema_version: Literal[2] = 2
+    model: str
+    version: int | None
+    url: str
+    created: str = ""
+    """UTC, ISO 8601."""
+    command: str = ""
+    environment: Environment
+    measurements: tuple[Measurement, ...]
+    repeated: tuple[Repeated, ...] = ()
+    ratios: tuple[Ratio, ...] = ()
+    slo: dict[str, float | str | bool | None] | None = None
+    """Of a search for the highest rate: what was asked, and what was found."""
+    models: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
+    """What the models' cards say of accuracy and family."""
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether every measurement's figures may be used."""
+        return not any(measured.invalid for measured in self.measurements)
+
+
+def schema_text() -> str:
+    """Return the JSON schema (draft 2020-12) of a result, as docs/bench.schema.json holds it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema"} | BenchResult.model_json_schema()
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def read_result(path: Path) -> BenchResult:
+    """Read a result that `resx bench --json` or `-o` wrote.
+
+    Raises:
+        UsageError: there is none, or it cannot be understood.
+    """
+    remedy = "give a file that `resx bench -o FILE` wrote"
+    try:
+        content = read_bounded(path, MAX_RESULT_BYTES)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; {remedy}") from error
+    try:
+        return BenchResult.model_validate_json(content)
+    except pydantic.ValidationError as error:
+        raise UsageError(f"{path}: {explain_fault(error, content, remedy)}") from error
+
+
+def histogram_text(made: Any) -> str:
+    """Return an HdrHistogram as text."""
+    encoded = made.encode()
+    return encoded.decode() if isinstance(encoded, bytes) else base64.b64encode(encoded).decode()
+
+
+def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Environment:
+    """Return what this machine and the model's configuration say."""
+    from importlib import metadata
+
+    packages = {name: metadata.version(name) for name in ("tritonclient", "numpy", "grpcio", "hdrhistogram")}
+    groups = config.get("instance_group") or [{}]
+    threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "")
+    count = sum(int(group.get("count", 1)) for group in groups)
+    return Environment(
+        resx=__version__, triton=triton, python=platform.python_version(), machine=processor(),
+        usable_cores=usable_cores(), cpu_quota=cpu_quota(), governor=_governor(),
+        load_average=round(os.getloadavg()[0], 2),
+        server_is_local=is_local(address), server_kind=_kind(address),
+        server_threads=f"{count} instance{'s' if count > 1 else ''}" + (f" of {threads} threads" if threads else ""),
+        response_cache=bool(config.get("response_cache", {}).get("enable")), packages=packages,
+    )  # fmt: skip
+
+
+def is_local(address: Address) -> bool:
+    """Say whether the server shares this machine."""
+    return is_loopback(split_host(address.host_port)[0])
+
+
+def _kind(address: Address) -> Literal["native", "isolated", ""]:
+    state = server_at(address.host_port)
+    return "" if state is None or state.server_dir else "native" if state.native else "isolated"
+
+
+def _governor() -> str:
+    path = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    return path.read_text().strip() if path.exists() else ""

@@ -1,0 +1,48 @@
+"""What `resx tune` measured: each setting's throughput and single latency, and the front of those."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from resx.bench.report.figure_file import draw_into
+from resx.bench.tuning.tuning import front, latest
+from resx.card.tuning import Setting, Trial, Tuning
+
+
+def draw(name: str, tuning: Tuning, path: Path) -> None:
+    """Write the figure: settings as points, those that no other beats in both joined by a line."""
+    measured = [trial for trial in latest(tuning.trials) if not trial.invalid and trial.single_ms]
+    best = sorted(front(tuning.trials), key=lambda trial: trial.images_per_s)
+    what = f"highest rate that holds {tuning.slo}" if tuning.slo else f"{tuning.concurrency} requests in flight"
+    with draw_into(path, f"{name}: {tuning.cores} cores, {tuning.processor}") as (axes, look):
+        axes.scatter(*_places(measured), color=look.grid, edgecolor=look.text, s=28, label="a setting", zorder=2)
+        axes.plot(*_places(best), "-o", color=look.main, ms=5, label="no other is better in both", zorder=3)
+        middle = sum(axes.get_xlim()) / 2
+        for number, trial in enumerate(best):
+            right = trial.images_per_s > middle
+            axes.annotate(
+                _short(trial.setting, tuning), (trial.images_per_s, trial.single_ms or 0), fontsize=7,
+                xytext=(-8 if right else 8, -10 - 9 * (number % 2)), textcoords="offset points", color=look.main,
+                ha="right" if right else "left",
+            )  # fmt: skip
+        for label, setting, marker, size in (("before", tuning.before, "s", 60), ("chosen", tuning.chosen, "*", 150)):
+            at = [trial for trial in measured if trial.setting == setting]
+            axes.scatter(
+                *_places(at), marker=marker, s=size, facecolor="none", edgecolor=look.second, linewidth=1.4, zorder=4,
+                label=f"{label}: {_short(setting, tuning)}",
+            )  # fmt: skip
+        axes.set(xlabel=f"images a second, {what}", ylabel="median of single requests, ms")
+        axes.margins(0.12)
+        axes.legend(fontsize=7)
+
+
+def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
+    return [trial.images_per_s for trial in trials], [trial.single_ms or 0.0 for trial in trials]
+
+
+def _short(setting: Setting, tuning: Tuning) -> str:
+    threads = f"{setting.instances} x {setting.threads or 'auto'}{' spinning' if setting.spinning else ''}"
+    several = len({trial.setting.version for trial in tuning.trials}) > 1
+    version = f"v{setting.version}, " if several else ""
+    return f"{version}{threads}, batch {setting.max_batch or 'fixed'}, {setting.delay_us} us"

@@ -1,0 +1,234 @@
+"""The highest rate at which a latency percentile still holds its bound.
+
+Offered load is what decides, so every trial is an open loop with Poisson arrivals; a trial holds the bound only if it
+is valid, nothing failed and the rate was achieved. Trials halve the interval between a rate that held and one that
+did not, in ratios; the rate that is told held once more, with other arrivals.
+
+A trial whose requests left late says nothing of the server: the search goes on at lower rates, and asks that rate once
+more when something holds. If it is late again, it is the client's limit, which is told from the server's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from resx.bench.load.load_plan import MAX_RATE_PER_S, LoadPlan
+from resx.bench.load.wire import Target
+from resx.bench.measuring import Extras, measure
+from resx.bench.results.response_cache import why_unusable
+from resx.bench.results.result import Measurement
+from resx.bench.results.samples import MIN_SAMPLES
+from resx.bench.results.verdict import is_too_late
+from resx.errors import UsageError
+
+CLOSENESS = 1.04
+"""A search ends where the rates that held and did not are this close."""
+_STEP = 1.5
+"""From a rate to the next where nothing says how far to go."""
+_LATE_STEP = 4.0
+"""From a rate that the client could not send down to the next: its limit may be far below a closed loop's capacity."""
+_MOST_TRIALS = 12
+"""That tell of the server."""
+_MOST_LATE = 12
+_MOST_CONFIRMATIONS = 5
+_IDLE = 0.03
+"""Below this share of the capacity requests seldom wait for each other: a median above the bound stays there."""
+_LONGEST_S = 60.0
+"""A rate that needs longer for enough samples is not tried."""
+_PROBE_CONCURRENCY = 8
+_UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Slo:
+    """A service level objective: a percentile of latency and its bound."""
+
+    percent: float
+    bound_ms: float
+
+    @property
+    def field(self) -> str:
+        """The name of the percentile in a measurement."""
+        return f"p{self.percent:g}_ms".replace(".", "_")
+
+    def __str__(self) -> str:
+        """Return it as it is asked for."""
+        return f"p{self.percent:g}={self.bound_ms:g}ms"
+
+    def holds(self, measured: Measurement) -> bool:
+        """Say whether a trial held it.
+
+        Whoever falls behind has answered fewer by the window's end than fell due in it, less those that may still be
+        in flight (Little's law with the bound). What fell due, and not the rate: few random arrivals stray from it.
+        """
+        value = getattr(measured, self.field)
+        in_flight = measured.rate_per_s * self.bound_ms / 1e3
+        achieved = measured.requests_per_s * measured.window_s >= 0.95 * measured.sent - in_flight
+        return value is not None and value <= self.bound_ms and not (measured.failed or measured.invalid) and achieved
+
+    def least_s(self, rate_per_s: float) -> float:
+        """Return how long a trial must last so that enough requests for the percentile fall due, almost surely."""
+        least = MIN_SAMPLES[self.percent]
+        return (least + 4 * math.sqrt(least) + 8) / rate_per_s
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Found:
+    """What a search found."""
+
+    rate_per_s: float | None
+    """None: not even the lowest rate held."""
+    trials: tuple[Measurement, ...]
+    capacity_per_s: float
+    """Of a closed loop, which the search began with; 0: it began with a rate."""
+    client_limit_per_s: float | None = None
+    """The lowest rate that the client could not send in time; None: it could send every rate that was tried."""
+    why: str = ""
+    """Why no rate was found; empty: one was."""
+
+    @property
+    def limited_by(self) -> str:
+        """Say who could not do more than what was found: `client` or `server`."""
+        return "server" if self.client_limit_per_s is None else "client"
+
+
+def parse_slo(text: str) -> Slo:
+    """Read `p99=15ms`.
+
+    Raises:
+        UsageError: it is not a percentile, `=` and a time.
+    """
+    match = re.fullmatch(r"\s*p(\d+(?:\.\d+)?)\s*=\s*(\d+(?:\.\d+)?)\s*(us|ms|s)\s*", text)
+    known = ", ".join(f"p{percent:g}" for percent in MIN_SAMPLES)
+    if match is None or float(match[1]) not in MIN_SAMPLES or not float(match[2]) > 0:
+        raise UsageError(f"--slo {text}: give a percentile ({known}) and its bound, as p99=15ms")
+    return Slo(percent=float(match[1]), bound_ms=float(match[2]) * _UNITS[match[3]])
+
+
+def search(
+    target: Target, slo: Slo, plan: LoadPlan, extras: Extras, *, start_per_s: float | None = None,
+    closeness: float = CLOSENESS,
+    on_trial: Callable[[str], None] = lambda _text: None, on_measured: Callable[[Measurement], None] = lambda _m: None,
+) -> Found:  # fmt: skip
+    """Search, with trials of `plan.duration_s`, longer where a rate gives too few samples for the percentile.
+
+    Args:
+        target: is asked.
+        slo: must hold.
+        plan: of a trial; its rate and concurrency do not count.
+        extras: as for any measurement.
+        start_per_s: the first rate. None: one that a closed loop suggests.
+        closeness: ratio of rates at which the search ends.
+        on_trial: told of each load.
+        on_measured: given each.
+    """
+    trials: list[Measurement] = []
+    capacity, high = 0.0, MAX_RATE_PER_S
+    rate = start_per_s
+    if rate is None:
+        on_trial(f"closed loop of {_PROBE_CONCURRENCY}, for a first idea")
+        probe = measure(target, replace(plan, rate_per_s=0.0, concurrency=_PROBE_CONCURRENCY), extras)
+        on_measured(probe)
+        capacity = probe.requests_per_s
+        if not capacity or probe.interrupted or why_unusable(probe.cached_share):
+            return Found(rate_per_s=None, trials=(), capacity_per_s=capacity, why=_unusable(probe))
+        rate, high = 0.8 * capacity, min(1.25 * capacity, MAX_RATE_PER_S)
+
+    def trial(rate: float, seed: int) -> Measurement:
+        on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
+        wanted = replace(
+            plan, concurrency=0, rate_per_s=rate, duration_s=max(plan.duration_s, slo.least_s(rate)),
+            seed=plan.seed + seed,
+        )  # fmt: skip
+        trials.append(measure(target, wanted, extras, repeat=len(trials) + 1))
+        on_measured(trials[-1])
+        return trials[-1]
+
+    low = _close_in(slo, trial, first=rate, high=high, down=2 if start_per_s is None else _STEP, capacity=capacity,
+                    closeness=closeness)  # fmt: skip
+    step = closeness
+    for _ in range(_MOST_CONFIRMATIONS):
+        if not low or trials[-1].interrupted:
+            break
+        if slo.holds(trial(low, 1000 + len(trials))):
+            limit = _client_limit(trials, above=low)
+            return Found(rate_per_s=low, trials=tuple(trials), capacity_per_s=capacity, client_limit_per_s=limit)
+        low, step = low / step, min(step * step, 2.0)
+    return Found(
+        rate_per_s=None, trials=tuple(trials), capacity_per_s=capacity,
+        client_limit_per_s=_client_limit(trials, above=0.0), why=_why_none(slo, trials),
+    )  # fmt: skip
+
+
+def _close_in(
+    slo: Slo, trial: Callable[[float, int], Measurement], *, first: float, high: float, down: float, capacity: float,
+    closeness: float,
+) -> float:  # fmt: skip
+    """Return the highest rate that held once; 0: none did."""
+    rate, low, num_told, num_late = first, 0.0, 0, 0
+    doubtful = math.inf  # was late, and nothing held yet
+    asked_again: set[float] = set()
+    while num_told < _MOST_TRIALS and num_late < _MOST_LATE:
+        measured = trial(rate, 500 if rate in asked_again else 0)
+        late = _left_late(measured)
+        num_late, num_told = num_late + late, num_told + (not late)
+        if measured.interrupted:
+            return 0.0
+        if slo.holds(measured):
+            low = rate
+        elif late and rate not in asked_again:
+            doubtful = min(doubtful, rate)
+        else:
+            high = rate
+        if low and low < doubtful < high:
+            rate, doubtful = doubtful, math.inf
+            asked_again.add(rate)
+            continue
+        ceiling = min(high, doubtful)
+        if low and ceiling / low <= closeness:
+            break
+        if not low and not late and capacity and rate <= _IDLE * capacity and (measured.p50_ms or 0) > slo.bound_ms:
+            break
+        rate = min(math.sqrt(low * ceiling), _STEP * low) if low else ceiling / (_LATE_STEP if late else down)
+        if slo.least_s(rate) > _LONGEST_S:
+            break
+    return low
+
+
+def _left_late(measured: Measurement) -> bool:
+    return measured.late is not None and is_too_late(measured.late)
+
+
+def _client_limit(trials: list[Measurement], *, above: float) -> float | None:
+    """Return the lowest rate above one that the client could not send, if no rate below it failed for the server."""
+    ended = [measured for measured in trials if measured.rate_per_s > above]
+    lowest = min(ended, key=lambda measured: measured.rate_per_s, default=None)
+    return lowest.rate_per_s if lowest is not None and _left_late(lowest) else None
+
+
+def _unusable(measured: Measurement) -> str:
+    """Return why a measurement tells nothing of latency; empty: it does."""
+    return next(iter((*measured.invalid, *measured.errors)), "")
+
+
+def _why_none(slo: Slo, trials: list[Measurement]) -> str:
+    """Return why no rate holds, as the trials at the lowest rate show it; valid ones count before others."""
+    lowest = min(trials, key=lambda measured: (measured.rate_per_s, bool(measured.invalid), slo.holds(measured)))
+    rate, value = f"{lowest.rate_per_s:.4g}/s", getattr(lowest, slo.field)
+    if _left_late(lowest):
+        return (
+            f"the client could not send even {rate} in time on this machine, so nothing is known of the server; end "
+            "other load, or send from another machine"
+        )
+    if unusable := _unusable(lowest):
+        return f"at {rate} {unusable}"
+    if value is None:
+        return f"at {rate} too few requests were answered for p{slo.percent:g}"
+    if value > slo.bound_ms:
+        return f"at {rate}, the lowest that was tried, p{slo.percent:g} is {value:.4g} ms"
+    if slo.holds(lowest):
+        return f"{rate} held it once and not again; measure longer (--duration), or end other load"
+    return f"at {rate} only {lowest.requests_per_s:.4g}/s were answered"

@@ -1,0 +1,81 @@
+"""What was done to reach a precision: a TensorRT engine's layers, or a file's quantization."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from resx.card.kinds import MAX_CALIBRATION_IMAGES, BatchSize, CalibrationMethod, Count, NumImages
+from resx.values import FrozenModel
+
+
+class Engine(FrozenModel):
+    """How a TensorRT plan or a TensorRT-RTX engine was built, and what was seen of it."""
+
+    builder: Literal["tensorrt", "tensorrt_rtx"]
+    version: str
+    """Of the builder. A TensorRT plan runs only under this version; Triton's container must have the same."""
+    compute_capabilities: tuple[str, ...]
+    """Of the GPUs that it is for, such as `8.6`; empty: TensorRT-RTX's own choice, every GPU it is portable to."""
+    gpu: str
+    """The GPU that a TensorRT plan was built on; empty where none was needed."""
+    batch_min: BatchSize
+    batch_opt: BatchSize
+    batch_max: BatchSize
+    size_bytes: Count
+    workspace_mib: Count
+    """0: no bound of ours."""
+    timing_cache: Literal["new", "reused", "none"]
+    tf32: bool
+    builder_level: int
+    network_precisions: dict[str, Count]
+    """Convolutions and matrix products of the parsed network, counted by what they compute in."""
+    engine_precisions: dict[str, Count]
+    """The same of the built engine, by TensorRT's inspector; empty where no GPU could open it."""
+    grouped_in_fp32: tuple[str, ...]
+    """Grouped convolutions that were put back to fp32, as the builder refused them in fp16."""
+    onnx_sha256: str
+    """Of the verified file that it was built from; empty where it was built elsewhere."""
+    executed: bool
+    """Whether it ran here, on a GPU; where not, the parity steps are the ONNX file's."""
+    built_elsewhere: bool = False
+    """Whether a finished plan was given; workspace, builder level and the parsed network's layers are not known."""
+    num_wider: Count | None = None
+    """Layers of the engine that compute in a wider precision than was asked for, beyond those that the parsed network
+    has in one too; None where no inspector was asked."""
+    wider_layers: tuple[str, ...] = ()
+    """All layers of the engine that do, by the inspector's names."""
+
+
+class KeptLayer(FrozenModel):
+    """A layer that an int8 file computes in fp32."""
+
+    layer: str
+    """A node's name."""
+    error: float | None
+    """Part of the power that 8 bits lose in its worst tensor, mean over channels; None where the user asked."""
+
+
+class Quantisation(FrozenModel):
+    """How an int8 file came to be."""
+
+    calibrate: str = ""
+    """What was typed: `digits`, a path, `random`; empty for a run's own images."""
+    num_asked: int = Field(default=512, ge=1, le=MAX_CALIBRATION_IMAGES)
+    """Images that were wanted; there may have been fewer."""
+    calibrated_on: str
+    data_sha256: str
+    """Of the calibration images: shape and bytes."""
+    num_images: NumImages
+    is_random: bool
+    """Whether the images were noise; its ranges say nothing of real images."""
+    method: CalibrationMethod
+    table_key: str
+    """Name of the calibration table in the cache folder: hash of fp32 file, data, method, runtime's version."""
+    num_layers: Count
+    kept_fp32: tuple[KeptLayer, ...]
+    num_tried: Count
+    """Files that the search for `kept_fp32` made and measured; 0 if the first one passed."""
+    int8_share: float = Field(ge=0, le=1)
+    """Share of the network's weight values that are int8."""

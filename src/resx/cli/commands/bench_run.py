@@ -1,0 +1,299 @@
+"""What `resx bench` was asked to do, and the doing of it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resx.cli.options.shared import choose
+from resx.cli.output import Live, Output
+from resx.cli.views.bench_result import progress_text
+from resx.errors import ResxError, UsageError
+
+if TYPE_CHECKING:
+    from resx.bench.load.inputs import Inputs
+    from resx.bench.load.load_plan import LoadPlan
+    from resx.bench.load.payloads import Payloads
+    from resx.bench.load.wire import Target
+    from resx.bench.loadgen import ScenarioResult
+    from resx.bench.measuring import Extras
+    from resx.bench.result_files import ResultFiles
+    from resx.bench.results.result import BenchResult, Measurement
+    from resx.bench.results.samples import Samples
+    from resx.bench.tuning.highest_rate import Slo
+    from resx.card.card import Card
+    from resx.gpus import Device
+    from resx.repository.versions import Repository
+    from resx.serving.client.address import Address
+
+
+LOADGEN_CONNECTIONS = 24
+"""Fewer than a model's queue takes, unless the user bounds it lower; what is due beyond them waits, and that counts."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BenchAccess:
+    """How to reach servers."""
+
+    repository: Repository
+    url: str
+    protocol: str
+    ca: str
+    cert: str
+    key: str
+    headers: tuple[str, ...]
+
+    def address(self, url: str) -> Address:
+        """Return the address of a server; empty: the one that the options name."""
+        from resx.cli.options.connection import address_of
+
+        given = url or self.url
+        protocol = self.protocol or ("" if given else "http")
+        return address_of(
+            given, protocol, self.repository, ca=self.ca, cert=self.cert, key=self.key, headers=self.headers
+        )
+
+
+def target_of(text: str, access: BenchAccess, inputs: Inputs) -> Target:
+    """Read `NAME`, `NAME:VERSION`, `NAME@URL` and ask the server for the model."""
+    from resx.bench.measuring import target_of as asked
+
+    match = re.fullmatch(r"([^@:]+)(?::(\d+))?(?:@(.+))?", text)
+    if match is None or match[2] == "0":
+        raise UsageError(f"{text!r}: give NAME, NAME:VERSION or NAME@URL")
+    return asked(access.address(match[3] or ""), match[1], int(match[2]) if match[2] else None, inputs)
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchRequest:
+    """Everything that was asked of one benchmark."""
+
+    targets: list[Target]
+    plans: list[LoadPlan]
+    slo: str
+    compare: bool
+    repeat: int
+    data: Path | None
+    """A folder of images to send."""
+    check: bool | None
+    in_process: bool
+    shared_memory: bool
+    repository: Repository
+    out: Output
+    keep_samples: bool
+    kept: list[tuple[Measurement, Samples, int]] = field(default_factory=list)
+    interrupted: bool = False
+    """By Ctrl-C, between two windows."""
+
+    def run(self) -> BenchResult:
+        """Measure."""
+        from resx.bench import comparing, measuring
+        from resx.bench.tuning.highest_rate import parse_slo
+
+        objective = parse_slo(self.slo) if self.slo else None
+        if self.in_process:
+            self._require_files()
+        payloads = {id(target): self._payloads(target) for target in self.targets}
+        command = shlex.join(["resx", *sys.argv[1:]])
+        found: list[Measurement] = []
+        facts: dict[str, float | str | bool | None] | None = None
+        with self.out.live() as tell:
+            extras = self._extras(payloads, tell)
+            try:
+                if self.compare:
+                    self._compare(extras, tell, found)
+                elif objective is not None:
+                    facts = self._search(objective, extras, tell, found)
+                else:
+                    self._measure_all(extras, tell, found)
+            except KeyboardInterrupt:
+                if not found:
+                    raise
+                self.interrupted = True  # between two windows: those that are whole are kept
+        result = measuring.result_of(self.targets[0], found, command=command)
+        return result.model_copy(
+            update={
+                "repeated": comparing.summarize_repeats(found) if objective is None else (),
+                "ratios": comparing.ratios([target.name for target in self.targets], found)
+                if self.compare and found
+                else (),
+                "slo": facts,
+                "models": {target.name: facts_of(self.repository, target) for target in self.targets},
+            }
+        )
+
+    def run_scenario(self, name: str, log_folder: Path, latency_bound_ms: float) -> ScenarioResult:
+        """Run one of MLPerf's scenarios on the first target."""
+        from resx.bench import loadgen
+
+        scenario = loadgen.SCENARIOS[choose("--scenario", name, tuple(loadgen.SCENARIOS))]
+        loadgen.require_loadgen()
+        target, plan = self.targets[0], self.plans[0]
+        with self.out.live() as tell:
+            tell.begin(f"{scenario} for {plan.duration_s:g} s, by LoadGen")
+            return loadgen.run_scenario(
+                target, scenario, self._payloads(target)(target, plan.batch_size), duration_s=plan.duration_s,
+                rate_per_s=plan.rate_per_s, latency_bound_ms=latency_bound_ms, connections=LOADGEN_CONNECTIONS,
+                log_folder=log_folder, seed=plan.seed, warmup_s=plan.warmup_s, timeout_s=plan.timeout_s,
+            )  # fmt: skip
+
+    def write(self, wanted: ResultFiles, result: BenchResult) -> list[Path]:
+        """Write the files."""
+        from resx.bench import result_files
+
+        return result_files.write(wanted, result, self.kept)
+
+    def _compare(self, extras: Extras, tell: Live, found: list[Measurement]) -> None:
+        from resx.bench import comparing
+
+        plan = self.plans[0]
+        comparing.compare(
+            self.targets, plan, extras, self.repeat, on_measured=found.append,
+            on_round=lambda number, target: tell.begin(
+                f"pair {number} of {self.repeat}, {target.name}, {plan.title}"
+            ),
+        )  # fmt: skip
+
+    def _measure_all(self, extras: Extras, tell: Live, found: list[Measurement]) -> None:
+        from resx.bench.measuring import measure
+
+        for target in self.targets:
+            for plan in self.plans:
+                for number in range(1, self.repeat + 1):
+                    again = f", run {number} of {self.repeat}" if self.repeat > 1 else ""
+                    tell.begin(f"{target.name}, {plan.title}{again}" if len(self.targets) > 1 else plan.title + again)
+                    found.append(measure(target, plan, extras, repeat=number))
+                    if self.in_process and not found[-1].interrupted:
+                        found[-1] = self._beside_in_process(found[-1], target, plan, extras, tell)
+                    if found[-1].interrupted:
+                        return
+
+    def _beside_in_process(
+        self, measured: Measurement, target: Target, plan: LoadPlan, extras: Extras, tell: Live
+    ) -> Measurement:
+        """Run the version's file without the server, in the largest batches that the load could make."""
+        from resx.bench.in_process import measure_in_process
+
+        largest = max(1, target.interface.max_batch_size)
+        batch_size = min(largest, max(plan.concurrency, 1) * plan.batch_size)
+        tell.begin(f"the same file in process, batches of {batch_size}")
+        folder = self.repository.version_folder(target.model, target.answering)
+        assert extras.payloads is not None
+        run = measure_in_process(
+            folder, self.repository.card(target.model, target.answering), batch_size, instances=0, threads=0,
+            duration_s=plan.duration_s, tensors=extras.payloads(target, batch_size).tensors, device=self._device(),
+        )  # fmt: skip
+        return measured.model_copy(update={"in_process": run.compared(measured.images_per_s)})
+
+    def _require_files(self) -> None:
+        """Check before minutes of load that each target's file can be run without the server.
+
+        Raises:
+            UsageError: a target is an image endpoint, or its file has no card.
+        """
+        for target in self.targets:
+            if target.owner is not None:
+                raise UsageError(
+                    f"--in-process: {target.model} is an image endpoint, which exists in a server alone; leave it out, "
+                    f"or measure {target.owner.model}"
+                )
+            self.repository.card(target.model, target.answering)
+
+    def _device(self) -> Device:
+        """Return what this repository's own server computes on."""
+        from resx.serving.running.server_state import running_server
+
+        state = running_server(self.repository)
+        return state.device if state else "cpu"
+
+    def _search(
+        self, objective: Slo, extras: Extras, tell: Live, found: list[Measurement]
+    ) -> dict[str, float | str | bool | None]:
+        from resx.bench.tuning.highest_rate import search
+
+        done = search(self.targets[0], objective, self.plans[0], extras, on_trial=tell.begin, on_measured=found.append)
+        last = done.trials[-1] if done.trials else None
+        return {
+            "asked": self.slo, "bound_ms": objective.bound_ms, "rate_per_s": done.rate_per_s,
+            "capacity_per_s": done.capacity_per_s,
+            "share_of_capacity": done.rate_per_s / done.capacity_per_s if done.rate_per_s else None,
+            "reached_ms": getattr(last, objective.field) if last and done.rate_per_s else None,
+            "limited_by": done.limited_by if done.rate_per_s else None,
+            "client_limit_per_s": done.client_limit_per_s, "why": done.why or None,
+            "interrupted": any(measured.interrupted for measured in found),
+        }  # fmt: skip
+
+    def _payloads(self, target: Target) -> Callable[[Target, int], Payloads]:
+        """Choose the contents: images of the user's, the card's canary, or noise."""
+        from resx.card.card import FILE_NAME
+
+        behind = target.owner or target
+        card = folder = None
+        if self.check is not False or self.data:
+            try:
+                folder = self.repository.version_folder(behind.model, behind.answering)
+                card = self.repository.card(behind.model, behind.answering) if (folder / FILE_NAME).exists() else None
+            except UsageError:
+                folder = None
+        if self.check and card is None:
+            raise UsageError(
+                f"--check: {self.repository.root} has no card of {behind.model}; give --repository, or --no-check"
+            )
+        known = folder if card is not None and self.check is not False else None
+        cache: dict[int, Payloads] = {}
+
+        def make(asked: Target, batch_size: int) -> Payloads:
+            if batch_size not in cache:
+                cache[batch_size] = self._made(asked, batch_size, card, known)
+            return cache[batch_size]
+
+        return make
+
+    def _made(self, target: Target, batch_size: int, card: Card | None, known: Path | None) -> Payloads:
+        from resx.bench.load import payloads
+
+        if target.owner is not None:
+            made = payloads.image_files(target, self.data, known)
+        elif self.data is not None:
+            made = payloads.pictures(self.data, target.interface, batch_size, known)
+        elif target.rows is not None:
+            made = payloads.with_answers(payloads.unchecked_payloads(target, batch_size, self.plans[0].seed), known)
+        elif card is not None and known is not None:
+            return payloads.canaries(card, batch_size)
+        else:
+            made = payloads.unchecked_payloads(target, batch_size, self.plans[0].seed)
+        return replace(made, reference="answers unchecked: --no-check") if self.check is False else made
+
+    def _extras(self, payloads: dict[int, Callable[[Target, int], Payloads]], tell: Live) -> Extras:
+        from resx.bench.measuring import Extras
+
+        def keep(measured: Measurement, window: Samples, opened_ns: int) -> None:
+            if self.keep_samples:
+                self.kept.append((measured, window, opened_ns))
+
+        return Extras(
+            payloads=lambda target, batch_size: payloads[id(target)](target, batch_size),
+            shared_memory=self.shared_memory, on_samples=keep,
+            on_progress=lambda progress, left_s: tell.show(progress_text(progress, left_s)),
+        )  # fmt: skip
+
+
+def facts_of(repository: Repository, target: Target) -> dict[str, object]:
+    """Return what the card says of a model's accuracy and family; nothing where there is no card."""
+    try:
+        card = repository.card(target.model, target.answering)
+    except ResxError:
+        return {}
+    facts: dict[str, object] = {"precision": card.precision, "num_weights": card.num_weights}
+    if card.family is not None:
+        family = card.family
+        facts |= {
+            "family": family.name, "accuracy": family.accuracy, "kept_blocks": family.num_blocks,
+            "blocks": family.whole_blocks, "latency_ms": family.latency_ms,
+        }  # fmt: skip
+    return facts

@@ -1,0 +1,153 @@
+"""A card for people: what the version is, and the proof."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resx.cli.output import table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.card.card import Card
+    from resx.card.depth_family import Family
+    from resx.card.parity_result import Parity
+    from resx.card.precision import Quantisation
+
+
+_ACCELERATORS = {"tensorrt": "TensorRT inside onnxruntime"}
+
+
+def headline(console: Console, card: Card, file: Path) -> None:
+    """Print what the file is, in one line."""
+    small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
+    small = f"quantized before: {card.quantised_before.text}" if card.quantised_before else small
+    by = f" by {_ACCELERATORS[card.accelerator]}" if card.accelerator else ""
+    console.print(
+        f"{file.parent}: {card.precision} for the {card.target}{by}, {file.stat().st_size / 1e6:.1f} MB, "
+        f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, weights {card.source.weights}",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def accelerated(card: Card) -> str:
+    """Return what it means that an accelerator computes the version; empty where none does."""
+    if card.accelerator is None:
+        return ""
+    return (
+        f"{_ACCELERATORS[card.accelerator]} computes it, on a GPU only; the file was verified in onnxruntime, and the "
+        "server's self-test compares the accelerator's answers with it"
+    )
+
+
+def proof(console: Console, card: Card) -> None:
+    """Print the comparisons with the source, the operators before and after, and how int8 came to be."""
+    from resx.card.card import tf32_text
+
+    steps = [*card.steps, *(card.gpu_parity.steps if card.gpu_parity else ())]
+    rows = [
+        [step.step, str(step.num_images), f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}", f"{step.scale:.3g}",
+         f"{step.top1_agreement:.1%}", "-" if step.cosine is None else f"{step.cosine:.5f}",
+         "passed" if step.passed else "failed"]
+        for step in steps
+    ]  # fmt: skip
+    if rows:
+        columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
+        console.print(table("", columns, rows))
+        for text in filter(None, map(_classes, steps)):
+            console.print(text, markup=False, soft_wrap=True)
+        if text := tf32_text(card):
+            console.print(text, markup=False, soft_wrap=True)
+    else:
+        console.print("not verified (--no-verify)")
+    names = sorted({*card.operators_before, *card.operators_after})
+    counts = [(name, card.operators_before.get(name, 0), card.operators_after.get(name, 0)) for name in names]
+    texts = [f"{name} {after}" if before == after else f"{name} {before} > {after}" for name, before, after in counts]
+    if not card.operators_before:  # not counted: the code could not be followed
+        texts = [f"{name} {after}" for name, _, after in counts]
+    console.print(f"operators: {', '.join(texts)}", markup=False, soft_wrap=True)
+    if card.not_fused:
+        console.print(f"not fused before export: {card.not_fused}", markup=False, soft_wrap=True)
+    if card.quantisation:
+        _quantisation(console, card.quantisation)
+
+
+def _classes(step: Parity) -> str:
+    """Return what became of the classes, where there is something to say."""
+    from resx.card.parity_result import accuracy_text, flips_text
+
+    said = [flips_text(step) if step.num_flips else "", accuracy_text(step)]
+    return f"{step.step}: {', '.join(filter(None, said))}" if any(said) else ""
+
+
+def normalization(card: Card) -> str:
+    """Return how a third party's float images are normalized and who said so; empty for other sources."""
+    signature, source = card.signature, card.source.normalization
+    if source is None:
+        return ""
+    says = {"option": "as given", "file": "from the file's metadata", "ImageNet": "ImageNet's, assumed"}
+    if source.mean_from == source.std_from:
+        return f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)} ({says[source.mean_from]})"
+    return (
+        f"mean {_numbers(signature.mean)} ({says[source.mean_from]}), "
+        f"std {_numbers(signature.std)} ({says[source.std_from]})"
+    )
+
+
+def version(console: Console, card: Card, file: Path, versions: list[int]) -> None:
+    """Print all that a person wants to know of a published version."""
+    headline(console, card, file)
+    signature = card.signature
+    batch = f"{signature.batch}" if signature.batch else f"1 to {card.max_batch_size}"
+    labels = f", labels {signature.labels[0]} ... {signature.labels[-1]}" if signature.labels else ""
+    ours = card.source.spec
+    survival = f", survival {ours.survival:g} ({ours.survival_schedule})" if ours and ours.survival < 1 else ""
+    form = "" if ours is None else f"{ours.architecture.family}{survival}"
+    facts = {
+        "versions": ", ".join(map(str, versions)),
+        "source": f"{card.source.kind} {ours.name if ours else card.source.weights}{f' ({form})' if form else ''}",
+        "weights": f"sha256 {card.source.weights_sha256}",
+        "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
+        "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
+        "normalisation": normalization(card)
+        or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
+        f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
+        "family": _family(card.family) if card.family else "",
+        "opset": str(card.opset),
+        "verified on": card.verified_on,
+        "files": ", ".join(f"{name} sha256 {digest}" for name, digest in card.files.items()),
+        "tools": ", ".join(f"{name} {tool}" for name, tool in card.tools.items()),
+        "made": f"{card.created} by: {card.command}",
+    }  # fmt: skip
+    for name, text in facts.items():
+        if text:
+            console.print(f"{name:<14} {text}", markup=False, soft_wrap=True)
+    proof(console, card)
+
+
+def _family(family: Family) -> str:
+    return (
+        f"{family.name}: {family.num_blocks} of {family.whole_blocks} blocks, {family.accuracy:.2%} of "
+        f"{family.num_images} {family.accuracy_on}, {family.latency_ms:.3g} ms at batch 1 in onnxruntime "
+        f"({family.threads} threads of {family.processor})"
+    )
+
+
+def _numbers(values: tuple[float, ...] | None) -> str:
+    return ", ".join(f"{value:g}" for value in values or ())
+
+
+def _quantisation(console: Console, quantisation: Quantisation) -> None:
+    what = "NOISE, no real images: " if quantisation.is_random else ""
+    console.print(
+        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}; "
+        f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32"
+        + (f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""),
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    if quantisation.kept_fp32:
+        rows = [
+            [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32
+        ]
+        console.print(table("", ["kept in fp32", "power lost to 8 bits"], rows))

@@ -1,0 +1,230 @@
+"""A folder of images per class, with the classes and images that torchvision's ImageFolder finds.
+
+    DIR/train/CLASS/*.jpg  and  DIR/val/CLASS/*.jpg       or
+    DIR/CLASS/*.jpg                                        every fifth image of each class is held out
+
+`resx.data.folder_layout` says which names are parts. Classes are the folders' names in alphabetical order, and each
+needs an image; images are found at any depth below them and ordered by path, so the split depends on nothing but the
+names. Hidden files and folders and files that are no images by their names are skipped and counted
+(resx.files.listing), and an image that is held out too, byte for byte, is not trained on (resx.data.duplicate_images).
+An image's shorter side is brought to 8/7 of the network's size (256 for 224) and its centre cropped;
+`resx.data.image_decoding` decodes it. Nothing is kept in memory: a batch's files are decoded when the batch is asked
+for, by several threads (Pillow lets go of the interpreter while it decodes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.data.dataset import BadImages, DataSet, Split
+from resx.data.digits import every_fifth_of_each_class
+from resx.data.duplicate_images import find_copies
+from resx.data.folder_layout import find_layout, require_undivided
+from resx.data.image_decoding import open_image, read_image_file
+from resx.data.image_geometry import pixels, resized_size
+from resx.errors import UsageError
+from resx.files.fingerprint import fingerprint_of_files
+from resx.files.listing import ImageListing, add_counts, list_folders, list_images
+from resx.machine import usable_cores
+from resx.names import LABEL_RULE, is_label
+from resx.text import one_line
+from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat
+
+_MOST_THREADS = 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderImages:
+    """Image files, decoded when indexed: UINT8 [N, 3, H, W]."""
+
+    paths: tuple[Path, ...]
+    image: ImageFormat
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, chosen: slice | npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
+        paths = self.paths[chosen] if isinstance(chosen, slice) else [self.paths[index] for index in chosen]
+        size = self.image.image_size
+        out = np.empty((len(paths), 3, size, size), dtype=np.uint8)
+
+        def put(index: int) -> None:
+            out[index] = decode(paths[index], self.image)
+
+        with ThreadPoolExecutor(min(_MOST_THREADS, usable_cores())) as threads:
+            list(threads.map(put, range(len(paths))))
+        return out
+
+
+def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSet:
+    """Find the classes and images of a folder; none is kept in memory.
+
+    Raises:
+        UsageError: the folder is missing or empty, has fewer than two classes or one without images, its parts have
+            different classes or cannot be told from classes, a class's name cannot be a label, or images cannot be
+            decoded and `bad_images` is `refuse` (they are counted and named) or a class has no others.
+    """
+    image = ImageFormat(image_size=image_size, resize=round(image_size * 8 / 7), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    if not root.is_dir():
+        raise UsageError(f"{root}: no such folder; give one with a folder of images per class")
+    folders, beside = list_folders(root)
+    layout = find_layout(root, folders)
+    found = [_find_images(place) for place in layout.parts]
+    parts = [entries for entries, _ in found]
+    listings = [listing for _, several in found for listing in several]
+    loose = [path for _, several in found for path in several[-1].paths]
+    if layout.parts != (root,):
+        listings.append(beside)
+        loose += beside.paths
+    classes = _common_classes(layout.parts, parts)
+    bad = {} if bad_images == "unchecked" else _undecodable((path for part in parts for path, _ in part), image)
+    _require_readable(root, parts, bad, skip=bad_images == "skip")
+    splits = [_split([entry for entry in part if entry[0] not in bad], classes, image) for part in parts]
+    train, held_out = splits if len(splits) > 1 else _divide(splits[0])
+    if not len(held_out):
+        raise UsageError(f"{root}: too few images to train on some and hold out others; give 5 or more per class")
+    copies = find_copies(_label(train), _label(held_out))
+    kept = _leave_out(train, copies.held_out_too)
+    if gone := sorted(set(train.targets.tolist()) - set(kept.targets.tolist())):
+        raise UsageError(
+            f"{root}: every training image of class {classes[gone[0]]} is held out too, byte for byte "
+            f"({len(copies.held_out_too)} of all {len(train)} training images are); give other images to train on"
+        )
+    return DataSet(
+        name="folder", labels=classes, image=image, train=kept, held_out=held_out,
+        skipped=tuple(str(path) for path in bad), hidden=sum(listing.hidden for listing in listings),
+        others=add_counts(listing.others for listing in listings),
+        notes=(*layout.notes, *_loose(loose)),
+        copies=tuple(map(str, copies.held_out_too)), conflicting=tuple(map(str, copies.conflicting)),
+        fingerprint=fingerprint_of_files(root, (path for part in parts for path, _ in part)),
+    )  # fmt: skip
+
+
+def decode(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
+    """Decode a file to UINT8 [3, H, W]: shorter side to `resize`, centre crop of `image_size`, RGB.
+
+    Raises:
+        UsageError: it is no image that `open_image` reads, or too long and thin.
+    """
+    size = image.image_size
+    with open_image(read_image_file(path), path) as found:
+        return pixels(found, height=size, width=size, resize=image.resize, interpolation=image.interpolation, name=path)
+
+
+def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]]:
+    """Return (path, class) of every image below `root`, by class and then by path, and what was listed for it.
+
+    The last listing is of what lies beside the classes.
+    """
+    found: list[tuple[Path, str]] = []
+    folders, beside = list_folders(root)
+    if not folders:
+        images = f" ({len(beside.paths)} images lie directly in it)" if beside.paths else ""
+        raise UsageError(f"{root}: no folder per class in it{images}; give one with a folder of images per class")
+    listings = [list_images(folder) for folder in folders]
+    for folder, listing in zip(folders, listings, strict=True):
+        name = one_line(folder.name)
+        if not listing.paths:
+            skipped = f"; skipped {listing.skipped}" if listing.skipped else ""
+            raise UsageError(f"{root}: class '{name}' has no image{skipped}; add some, or move the folder away")
+        if not is_label(folder.name):
+            raise UsageError(f"{root}: class '{name}': {LABEL_RULE}; rename the folder")
+        require_undivided(root, folder, listing.paths)
+        found += [(path, folder.name) for path in listing.paths]
+    return found, [*listings, beside]
+
+
+def _common_classes(places: Sequence[Path], parts: list[list[tuple[Path, str]]]) -> tuple[str, ...]:
+    classes = tuple(sorted({name for _, name in parts[0]}))
+    for place, part in zip(places, parts, strict=True):
+        if other := {name for _, name in part} ^ set(classes):
+            raise UsageError(
+                f"{place.parent}: {', '.join(sorted(other)[:3])}: not in both {places[0].name}/ and {place.name}/; "
+                "give both the same classes"
+            )
+    if len(classes) == 1:
+        raise UsageError(f"{places[0]}: one class only ({classes[0]}); a classifier needs two or more")
+    return classes
+
+
+def _require_readable(
+    root: Path, parts: list[list[tuple[Path, str]]], bad: Mapping[Path, str], *, skip: bool
+) -> None:  # fmt: skip
+    """Refuse images that cannot be decoded; with `skip`, only if a class of a part has no others."""
+    if not bad:
+        return
+    if not skip:
+        names = ", ".join(str(path.relative_to(root)) for path in list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
+        total = sum(len(part) for part in parts)
+        raise UsageError(
+            f"{root}: {len(bad)} of {total} images cannot be read ({names}); the first: "
+            f"{next(iter(bad.values()))}; mend them, or give --skip-bad"
+        )
+    for part in parts:
+        left = {name for path, name in part if path not in bad}
+        for path, name in part:
+            if name not in left:
+                raise UsageError(
+                    f"{root}: class '{name}': none of its images can be read (the first, {path.relative_to(root)}: "
+                    f"{bad[path]}); mend them, or move the class away"
+                )
+
+
+def _loose(paths: Sequence[Path]) -> list[str]:
+    """Say which images lie in no class's folder."""
+    if not paths:
+        return []
+    names = ", ".join(one_line(path.name) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
+    return [f"Skipped {len(paths)} image{'s' * (len(paths) != 1)} in no class's folder: {names}"]
+
+
+def _undecodable(paths: Iterable[Path], image: ImageFormat) -> dict[Path, str]:
+    """Decode every file once, and return those that fail with the reason; none is resized."""
+
+    def reason(path: Path) -> str:
+        try:
+            size = image.image_size
+            with open_image(read_image_file(path), path) as found:
+                resized_size(found, height=size, width=size, resize=image.resize)
+        except UsageError as error:
+            return str(error).removeprefix(f"{path}: ")
+        return ""
+
+    listed = list(paths)
+    with ThreadPoolExecutor(min(_MOST_THREADS, usable_cores())) as threads:
+        return {path: why for path, why in zip(listed, threads.map(reason, listed), strict=True) if why}
+
+
+def _split(entries: list[tuple[Path, str]], classes: tuple[str, ...], image: ImageFormat) -> Split:
+    number = {name: index for index, name in enumerate(classes)}
+    return Split(
+        images=FolderImages(paths=tuple(path for path, _ in entries), image=image),
+        targets=np.array([number[name] for _, name in entries], dtype=np.int64),
+    )
+
+
+def _divide(split: Split) -> tuple[Split, Split]:
+    held_out = every_fifth_of_each_class(split.targets)
+    return _choose(split, ~held_out), _choose(split, held_out)
+
+
+def _leave_out(split: Split, paths: Collection[Path]) -> Split:
+    gone = set(paths)
+    return _choose(split, np.array([path not in gone for path, _ in _label(split)], dtype=np.bool_))
+
+
+def _choose(split: Split, mask: npt.NDArray[np.bool_]) -> Split:
+    assert isinstance(split.images, FolderImages)
+    paths = tuple(split.images.paths[index] for index in np.flatnonzero(mask))
+    return Split(images=FolderImages(paths=paths, image=split.images.image), targets=split.targets[mask])
+
+
+def _label(split: Split) -> list[tuple[Path, int]]:
+    assert isinstance(split.images, FolderImages)
+    return list(zip(split.images.paths, split.targets.tolist(), strict=True))

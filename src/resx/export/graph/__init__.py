@@ -1,0 +1,1 @@
+"""From a module to an ONNX graph: survival folded, batch norms fused, written as a file."""

@@ -1,0 +1,1 @@
+"""int8: calibrated, quantized, and in fp32 where it must be."""

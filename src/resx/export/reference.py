@@ -1,0 +1,176 @@
+"""What every form of a source is held to during an export: its reference answers, and the checks against them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.card.kinds import OutputKind, Precision
+from resx.card.output_kind import is_squashed, kind_of_answers
+from resx.card.parity_result import Parity, Tolerance
+from resx.card.signature import Signature
+from resx.export.checks import parity
+from resx.export.checks.accuracy import right_answers
+from resx.export.checks.row_independence import (
+    BOUNDS,
+    Subject,
+    locate_difference,
+    random_answers,
+    require_own_answers,
+    trial_rows,
+)
+from resx.export.sources.onnx_files import LoadedFile
+from resx.export.sources.source import LoadedSource
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+
+Exportable: TypeAlias = LoadedSource | LoadedFile
+"""What an export begins with: both can be checked, asked, folded and written."""
+
+_SOURCE_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checks:
+    """A source's answers to chosen images, which what is made of it must give too."""
+
+    source: Exportable
+    name: str
+    signature: Signature
+    precision: Precision
+    tolerance: Tolerance
+    """Of the file."""
+    is_own_tolerance: bool
+    """Whether the user set it."""
+    max_batch_size: int
+    batches: tuple[parity.Images, ...]
+    reference: tuple[parity.Logits, ...]
+    """To `batches`; empty where nothing is to be verified."""
+    noise: tuple[parity.Images, ...]
+    """For the fp32 form of int8, which is compared on real images alone."""
+    rows: npt.NDArray[np.uint8]
+    """Very different ones, to be tried alone and in company."""
+
+    def require_network(self, step: str, network: Exportable) -> list[Parity]:
+        """Hold a network that was made of the source to fp32's bound; no step where nothing is to be verified.
+
+        Raises:
+            ParityError: it computes something else.
+        """
+        if not self.reference:
+            return []
+        answers = [network.logits(batch) for batch in self.batches]
+        return [parity.require(parity.compare(step, self.reference, answers, parity.STRUCTURE), name=self.name)]
+
+    def require_structure(self, path: Path) -> list[Parity]:
+        """Hold the fp32 file that low precision is made of to fp32's bound: its own would hide a small fault.
+
+        Raises:
+            ParityError: the file computes something else, or a row's answer is not its own.
+        """
+        session = OnnxRuntimeModel(path)
+        self._require_own_answers(session, path, BOUNDS[self.source.computes_in])
+        if not self.reference:
+            return []
+        expected = [*(self.source.logits(batch) for batch in self.noise), *self.reference]
+        answers = [session(self.signature.as_input(batch)) for batch in (*self.noise, *self.batches)]
+        return [parity.require(parity.compare("fp32 file", expected, answers, parity.STRUCTURE), name=self.name)]
+
+    def measure(self, path: Path) -> Parity:
+        """Compare a file, in a fresh session, with the source."""
+        session = OnnxRuntimeModel(path)
+        answers = [session(self.signature.as_input(batch)) for batch in self.batches]
+        classes = self.source.real.classes if self.precision == "int8" else None
+        found = parity.compare("onnx", self.reference, answers, self.tolerance, classes=classes)
+        if found.passed or self.is_own_tolerance or self.precision not in ("fp16", "bf16"):
+            return found
+        return parity.compare("onnx", self.reference, answers, self._tolerance_of_rounding(), classes=classes)
+
+    def _tolerance_of_rounding(self) -> Tolerance:
+        """Return the tolerance, wider where rounding alone does more to this network than to others."""
+        rounded = self.source.rounded(self.precision)
+        if rounded is None:
+            return self.tolerance
+        answers = [rounded.logits(batch) for batch in self.batches]
+        alone = parity.compare("rounding", self.reference, answers, self.tolerance)
+        return parity.widen(self.tolerance, alone)
+
+    def require_file(self, path: Path) -> list[Parity]:
+        """Hold the finished file to all that is asked of its precision.
+
+        Raises:
+            ParityError: it misses a bound, loses accuracy, or a row's answer is not its own.
+        """
+        session = OnnxRuntimeModel(path)
+        self._require_own_answers(session, path, max(BOUNDS[self.precision], BOUNDS[self.source.computes_in]))
+        if not self.reference:
+            return []
+        found = parity.require(self.measure(path), name=self.name)
+        labelled = self.source.labelled
+        if labelled is None or self.precision == "fp32":
+            return [found]
+        before = right_answers(self.source.logits, labelled, batch_size=self.signature.batch or _SOURCE_BATCH)
+        after = right_answers(
+            lambda images: session(self.signature.as_input(images)), labelled,
+            batch_size=self.signature.batch or self.max_batch_size,
+        )  # fmt: skip
+        return [parity.require(parity.with_accuracy(found, before, after), name=self.name)]
+
+    def output_kind(self, path: Path) -> OutputKind:
+        """Return what the output of a file is, by its graph and its answers to the rows."""
+        from resx.runtimes.onnx_reader import read_model
+
+        session = OnnxRuntimeModel(path)
+        size = self.signature.batch or 1
+        rows = np.resize(self.rows, (-(-len(self.rows) // size) * size, *self.rows.shape[1:]))
+        answers = [session(self.signature.as_input(rows[start : start + size])) for start in range(0, len(rows), size)]
+        return kind_of_answers(np.concatenate(answers), squashed=is_squashed(read_model(path)))
+
+    def _require_own_answers(self, session: OnnxRuntimeModel, path: Path, bound: float) -> None:
+        subject = Subject(
+            ask=session, name=self.name, signature=self.signature, max_batch_size=self.max_batch_size,
+            bound=bound, onnx_file=path,
+        )  # fmt: skip
+        require_own_answers(subject, self.rows)
+
+
+def prepare_checks(
+    source: Exportable, signature: Signature, *, name: str, precision: Precision, tolerance: Tolerance,
+    is_own_tolerance: bool, max_batch_size: int, seed: int, verify: bool,
+) -> Checks:  # fmt: skip
+    """Choose the images and ask the source for its answers to them.
+
+    Raises:
+        ParityError: the source answers at random.
+    """
+
+    def images(real: parity.Images, *, with_noise: bool) -> list[parity.Images]:
+        return parity.images_for(
+            signature, real=real, max_batch_size=max_batch_size, seed=seed, with_noise=with_noise
+        )  # fmt: skip
+
+    rows = trial_rows(signature, source.real.images, seed=seed)
+    _require_repeatable(source, np.resize(rows, (signature.batch or 1, *rows.shape[1:])), name)
+    is_int8 = precision == "int8"
+    batches = images(source.real.images, with_noise=not is_int8)
+    return Checks(
+        source=source, name=name, signature=signature, precision=precision, tolerance=tolerance,
+        is_own_tolerance=is_own_tolerance, max_batch_size=max_batch_size, batches=tuple(batches),
+        reference=tuple(source.logits(batch) for batch in batches) if verify else (),
+        noise=tuple(images(source.real.images[:0], with_noise=True)) if is_int8 else (), rows=rows,
+    )  # fmt: skip
+
+
+def _require_repeatable(source: Exportable, batch: parity.Images, name: str) -> None:
+    """Refuse a source that draws random numbers, or that answers differently when it is asked again."""
+    drawing = source.random_operation(batch)
+    first, again = source.logits(batch), source.logits(batch)
+    bound = BOUNDS[source.computes_in]
+    if drawing or np.abs(first - again).max() > bound * np.abs(first).max():
+        if not drawing and isinstance(source, LoadedFile):
+            given = source.signature.as_input(batch)
+            drawing = locate_difference(source.graph, given, given, bound=bound)
+        raise random_answers(name, drawing)

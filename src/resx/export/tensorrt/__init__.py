@@ -1,0 +1,1 @@
+"""Plans of TensorRT and engines of TensorRT for RTX: built, or built elsewhere and imported."""

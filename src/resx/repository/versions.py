@@ -1,0 +1,320 @@
+"""The model repository: a folder that Triton reads, in which a version is whole or absent.
+
+    model_repository/
+        NAME/
+            config.pbtxt  labels.txt      of all versions
+            N/                            a version: model.onnx and card.json, never changed once there
+        NAME_preprocess/  NAME_image/     its image endpoint, if it has one
+
+Versions are staged beside the repository, not in it, as Triton takes every folder in it for a model.
+Publishing holds a lock on the repository's folder, so two exports at once give two versions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resx.card import card as cards
+from resx.card.card import Card
+from resx.errors import UsageError, nearest
+from resx.files.locks import exclusive, require_lockable
+from resx.files.staging import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
+from resx.names import checked_name, is_model_name
+from resx.repository import config_pbtxt, config_rules, image_endpoint
+from resx.repository.config_pbtxt import CONFIG_FILE, LABELS_FILE, ServingOptions
+from resx.repository.model_folders import is_file, is_folder, model_folders, versions_in, why_unreadable
+from resx.text import printable
+
+DEFAULT = Path("model_repository")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Published:
+    """A version that is in the repository."""
+
+    name: str
+    version: int
+    folder: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """A model repository on disk; it need not exist until something is published."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        _require_text(self.root)
+
+    def names(self) -> list[str]:
+        """Return the models that Triton can load, sorted; image endpoints are parts of theirs.
+
+        A model has a name that can be one, and a configuration, or an ONNX file that speaks for itself. One whose
+        folder cannot be looked into is among them: whoever asks for its versions is told why.
+
+        Raises:
+            UsageError: the repository's own path has bytes that are no UTF-8.
+        """
+        self.require_text_path()
+        named = [folder for folder in model_folders(self.root) if is_model_name(folder.name)]
+        return [folder.name for folder in named if not image_endpoint.owner(folder)]
+
+    def require_text_path(self) -> None:
+        """Check the repository's whole path.
+
+        Raises:
+            UsageError: it has bytes that are no UTF-8.
+        """
+        _require_text(self.root.absolute())
+
+    def is_endpoint(self, name: str) -> bool:
+        """Say whether `name` is a part of another model's image endpoint."""
+        return bool(image_endpoint.owner(self.root / name))
+
+    def owner(self, name: str) -> str:
+        """Return the model that `name` belongs to: itself, or the one whose image endpoint it is a part of."""
+        return image_endpoint.owner(self.root / name) or name
+
+    def endpoints(self, name: str) -> list[str]:
+        """Return the models of NAME's image endpoint, in the order to load them; empty if it has none."""
+        return image_endpoint.endpoint_names(self.root, checked_name(name))
+
+    def versions(self, name: str) -> list[int]:
+        """Return a model's versions, oldest first; empty if it has none."""
+        return versions_in(self.root / checked_name(name))
+
+    def has_card(self, name: str, version: int) -> bool:
+        """Say whether resx exported a version."""
+        return is_file(self.root / checked_name(name) / str(version) / cards.FILE_NAME)
+
+    def require_readable(self, name: str, versions: Collection[int] | None = ()) -> None:
+        """Check that a model's configuration, its labels and so on, and these versions (None: all) can be read.
+
+        Raises:
+            UsageError: something cannot be; the message names it, the reason and the remedy.
+        """
+        if reason := why_unreadable(self.root / checked_name(name), versions):
+            raise UsageError(f"{name}: {reason}")
+
+    def card(self, name: str, version: int | None = None) -> Card:
+        """Return a version's card; None takes the newest.
+
+        Raises:
+            UsageError: there is no such model or version.
+        """
+        return cards.read_card(self.version_folder(name, version))
+
+    def version_folder(self, name: str, version: int | None = None) -> Path:
+        """Return the folder of a version; None takes the newest.
+
+        Raises:
+            UsageError: there is no such model or version.
+        """
+        versions = self.versions(name)
+        if of := image_endpoint.owner(self.root / name):
+            raise UsageError(f"{name}: is the image endpoint of {of} and goes with it; give {of}")
+        if not versions:
+            known = self.names()
+            if name in known:
+                self.require_readable(name, None)
+            if is_folder(self.root / name):
+                raise UsageError(
+                    f"{name}: has no version; put its file into {self.root / name / '1'}, or remove "
+                    f"{self.root / name} and `resx export --name {name}` again"
+                )
+            raise UsageError(f"{name}: no such model in {self.root}{nearest(name, known)}; `resx export` adds one")
+        if version is not None and version not in versions:
+            raise UsageError(f"{name}: no version {version}; there is {', '.join(map(str, versions))}")
+        return self.root / name / str(version or versions[-1])
+
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[Path]:
+        """Give a folder on the repository's file system to write a version into; deleted at the end."""
+        _require_text(self.root.absolute())
+        parent = self.staging_parent()
+        remove_abandoned(parent)
+        with staging_folder(parent) as folder:
+            yield folder
+
+    def publish(self, staged: Path, card: Card, options: ServingOptions) -> Published:
+        """Make the staged version the newest one of the model that its card names.
+
+        Raises:
+            UsageError: the model's other versions take another input or give another output.
+        """
+        name = checked_name(card.name)
+        config = config_pbtxt.config_text(card, options)
+        labels = config_pbtxt.labels_text(card)
+        self.root.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.root):
+            if options.image_endpoint:
+                image_endpoint.endpoints(card)
+                image_endpoint.require_free_names(self.root, name)
+            published = self._publish_next(staged, name, config, labels)
+            if options.image_endpoint or self.endpoints(name):
+                image_endpoint.write_endpoints(self.root, card, self.staging_parent())
+            return published
+
+    def publish_configured(self, staged: Path, card: Card, config: str) -> Published:
+        """Make the staged version the newest one of a model that is there, under this text of config.pbtxt.
+
+        Raises:
+            UsageError: the model's other versions take another input or give another output.
+        """
+        with exclusive(self.root):
+            return self._publish_next(staged, card.name, config, config_pbtxt.labels_text(card))
+
+    def require_fitting(self, card: Card, options: ServingOptions) -> None:
+        """Check that `publish` would take a version with this card.
+
+        Raises:
+            UsageError: the name cannot be used, or the model's other versions have another interface.
+        """
+        self.require_publishable(card.name)
+        if options.image_endpoint:
+            image_endpoint.endpoints(card)
+            image_endpoint.require_free_names(self.root, card.name)
+        if self.versions(card.name):
+            self._require_same_interface(card.name, config_pbtxt.config_message(card, options))
+
+    def _publish_next(self, staged: Path, name: str, config: str, labels: str) -> Published:
+        versions = self.versions(name)
+        if not versions:
+            return self._publish_first(staged, name, config, labels)
+        self._require_same_interface(name, config_pbtxt.parse(config))
+        version = versions[-1] + 1
+        # Old versions work under the new configuration too: a crash between these lines does no harm.
+        _write_if_changed(self.root / name / LABELS_FILE, labels)
+        _write_if_changed(self.root / name / CONFIG_FILE, config)
+        publish_folder(staged, self.root / name / str(version))
+        return Published(name=name, version=version, folder=self.root / name / str(version))
+
+    def publish_copy(self, source: Repository, name: str, version: int) -> None:
+        """Take another repository's version under its number, with its configuration and its image endpoint.
+
+        Raises:
+            UsageError: as `require_copyable`.
+        """
+        from_model, to_model = source.root / name, self.root / name
+        self.root.mkdir(parents=True, exist_ok=True)
+        with exclusive(self.root), self.stage() as staged:
+            self.require_copyable(source, name, version)
+            shutil.copytree(from_model / str(version), staged / str(version), copy_function=shutil.copyfile)
+            beside = [path for path in from_model.iterdir() if path.is_file()]
+            if to_model.exists():
+                for path in beside:
+                    write_atomic(to_model / path.name, path.read_bytes())
+                publish_folder(staged / str(version), to_model / str(version))
+            else:
+                for path in beside:
+                    shutil.copyfile(path, staged / path.name)
+                publish_folder(staged, to_model)
+            if source.endpoints(name):
+                card = source.card(name, version).model_copy(update={"name": name})
+                image_endpoint.write_endpoints(self.root, card, self.staging_parent())
+
+    def require_copyable(self, source: Repository, name: str, version: int) -> None:
+        """Check that `publish_copy` would take another repository's version.
+
+        Raises:
+            UsageError: the number or a name is taken, the interface is another, it has no card, or may not be loaded.
+        """
+        if not (source.root / name / str(version) / cards.FILE_NAME).is_file():
+            raise UsageError(
+                f"{name} version {version}: has no card, so it is not copied; copy it to {self.root} yourself"
+            )
+        config_rules.require_contained(source.root, name)
+        self.require_publishable(name)
+        if version in self.versions(name):
+            raise UsageError(
+                f"{self.root / name / str(version)}: is another version of that number; versions of servers that "
+                f"change together need one number: export {name} again, into {source.root}"
+            )
+        if source.endpoints(name):
+            image_endpoint.require_free_names(self.root, name)
+        if self.versions(name):
+            self._require_same_interface(name, config_pbtxt.read(source.root / name / CONFIG_FILE))
+
+    def has_copy(self, source: Repository, name: str, version: int) -> bool:
+        """Say whether the version of that number has the same files here."""
+        folders = [root / name / str(version) for root in (self.root, source.root)]
+        mine, theirs = (
+            {path.relative_to(folder): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
+            for folder in folders
+        )
+        return mine == theirs
+
+    def newest(self, name: str) -> Published | None:
+        """Return a model's newest version, or None."""
+        versions = self.versions(name)
+        return Published(name=name, version=versions[-1], folder=self.version_folder(name)) if versions else None
+
+    def is_served_so(self, name: str, card: Card, options: ServingOptions) -> bool:
+        """Say whether configuration and labels are what publishing this card would write, comments aside."""
+        config, labels = self.root / name / CONFIG_FILE, self.root / name / LABELS_FILE
+        if not (config.is_file() and labels.is_file()):
+            return False
+        same_labels = labels.read_bytes() == config_pbtxt.labels_text(card).encode()
+        return same_labels and bool(config_pbtxt.read(config) == config_pbtxt.config_message(card, options))
+
+    def require_publishable(self, name: str) -> None:
+        """Check before long work that `name` can be published here.
+
+        Raises:
+            UsageError: the name cannot be a model's, or a folder without resx's cards has it already.
+            CannotLock: the file system has no locks, so two exports at once could not be told apart.
+        """
+        require_lockable(self.root)
+        folder = self.root / checked_name(name)
+        foreign = folder.exists() and not list(folder.glob(f"*/{cards.FILE_NAME}"))
+        if foreign:
+            raise UsageError(
+                f"{folder}: exists and was not made by `resx export`; give another --name, or move it away"
+            )
+
+    def staging_parent(self) -> Path:
+        """Return the folder beside the repository, or the repository if that is a mount point or cannot be written."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        root = self.root.resolve()
+        same_disk = root.stat().st_dev == root.parent.stat().st_dev
+        if not (same_disk and os.access(root.parent, os.W_OK)):
+            return root
+        return root.parent / f".{root.name}.staging"
+
+    def _publish_first(self, staged: Path, name: str, config: str, labels: str) -> Published:
+        with staging_folder(self.staging_parent()) as model:
+            (model / CONFIG_FILE).write_bytes(config.encode())
+            (model / LABELS_FILE).write_bytes(labels.encode())
+            staged.rename(model / "1")
+            publish_folder(model, self.root / name)
+        return Published(name=name, version=1, folder=self.root / name / "1")
+
+    def _require_same_interface(self, name: str, new: Any) -> None:
+        old = config_pbtxt.read(self.root / name / CONFIG_FILE)
+        for what in ("input", "output"):
+            before, after = (_interface(getattr(parsed, what)) for parsed in (old, new))
+            if before != after:
+                raise UsageError(
+                    f"{name}: its versions have {what} {before}, this one has {after}; publish it under another --name"
+                )
+
+
+def _interface(tensors: object) -> str:
+    described = [(tensor.name, tensor.data_type, list(tensor.dims)) for tensor in tensors]  # type: ignore[attr-defined]
+    return ", ".join(f"{name} {dims} of type {data_type}" for name, data_type, dims in described)
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_atomic(path, text)
+
+
+def _require_text(path: Path) -> None:
+    if printable(str(path)) != str(path):
+        raise UsageError(f"{path}: Triton takes no name with bytes that are no UTF-8; rename it")

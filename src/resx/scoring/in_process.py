@@ -1,0 +1,176 @@
+"""A published version's file in this process, under the options that the server runs it with."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from resx.card import card as cards
+from resx.errors import MissingCapability, ResxError, UsageError
+from resx.files.reading import MAX_TEXT_BYTES, read_bounded
+from resx.files.staging import sha256_of
+from resx.names import LABEL_RULE, is_label
+from resx.repository.interface import Unexpected, interface_of
+from resx.repository.versions import Repository
+from resx.scoring.rows import Model
+from resx.serving.client.client import WrongAnswer
+from resx.serving.client.image_queries import preparation_for
+from resx.serving.embedded.backend_session import num_instances, served_backend, served_config
+from resx.text import one_line
+
+Device: TypeAlias = Literal["cpu", "cuda"]
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFile:
+    """A version's file and how to open it."""
+
+    model: Model
+    path: Path
+    config: dict[str, Any]
+    """config.pbtxt as the backend reads it."""
+
+    @property
+    def instances(self) -> int:
+        """Sessions that run at the same time."""
+        return num_instances(self.config)
+
+
+def find_model(repository: Repository, name: str, version: int | None) -> ModelFile:
+    """Return a published version; None takes the newest.
+
+    Raises:
+        UsageError: there is no such model or version, it takes no images, or its configuration cannot be used.
+        MissingCapability: it is an engine, or onnxruntime is not installed.
+    """
+    folder = repository.version_folder(name, version)
+    config = {"max_batch_size": 0, **served_config(folder.parent)}
+    path = Path(_backend(lambda backend: backend._model_path(str(folder), config), name))
+    if (folder / cards.FILE_NAME).is_file() and (card := cards.read_card(folder)).engine is not None:
+        raise MissingCapability(f"{name}: its file is {card.model_file}, an engine; score it through --server")
+    if not (config.get("input") and config.get("output")):
+        session = open_session(path, config, "cpu", name)
+        _backend(lambda backend: backend.complete(config, session), name)
+    try:
+        interface = interface_of(name, config)
+    except Unexpected as error:
+        raise UsageError(f"{folder.parent}: {error}; mend its config.pbtxt") from error
+    preparation_for(interface)  # refuses what takes no images
+    model = Model(
+        name=name, version=int(folder.name), sha256=sha256_of(path), interface=interface,
+        labels=_labels(folder.parent, config, interface.num_classes),
+    )  # fmt: skip
+    return ModelFile(model=model, path=path, config=config)
+
+
+def load_onnxruntime(device: Device) -> Any:
+    """Import onnxruntime.
+
+    Raises:
+        MissingCapability: it is not installed, or not the one for the device.
+    """
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingCapability(
+            "onnxruntime is not installed; pip install 'resx[cpu]' or onnxruntime alone (--device cuda: 'resx[gpu]' or "
+            "onnxruntime-gpu), or give --server"
+        ) from error
+    provider = PROVIDERS[device]
+    if provider not in onnxruntime.get_available_providers():
+        raise MissingCapability(f"--device {device}: onnxruntime has no {provider} here; pip install onnxruntime-gpu")
+    return onnxruntime
+
+
+def open_session(file: Path | bytes, config: dict[str, Any], device: Device, name: str) -> Any:
+    """Return onnxruntime's session over a file, or over its bytes, set up as the server would.
+
+    Raises:
+        MissingCapability: onnxruntime is not installed, or not the one for the device.
+        ResxError: onnxruntime refuses the file or the configuration.
+    """
+    onnxruntime, provider = load_onnxruntime(device), PROVIDERS[device]
+    try:
+        options = served_backend()._session_options(config)
+        session = onnxruntime.InferenceSession(
+            file if isinstance(file, bytes) else str(file), options, providers=[provider]
+        )
+    except Exception as error:
+        raise ResxError(f"{name}: onnxruntime cannot open it: {_line(error)}") from error
+    if session.get_providers()[0] != provider:
+        raise MissingCapability(
+            f"--device {device}: onnxruntime cannot use it here; `resx doctor` says what is missing"
+        )
+    return session
+
+
+class Sessions:
+    """A file in as many sessions as it has instances; each computes one batch at a time."""
+
+    def __init__(
+        self, file: Path | bytes, model: Model, config: dict[str, Any], *, instances: int, device: Device
+    ) -> None:
+        """Open them.
+
+        Raises:
+            ResxError: as `open_session`.
+        """
+        self._name = model.name
+        self._output, self._input = model.interface.output_name, model.interface.input_name
+        self._options = _backend(lambda backend: backend._run_options(config), model.name)
+        self._free = [open_session(file, config, device, model.name) for _ in range(instances)]
+        self._available = threading.Semaphore(instances)
+
+    def __call__(self, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return the answer [N, classes] to a batch; further axes are flattened.
+
+        Raises:
+            ResxError: onnxruntime fails.
+            WrongAnswer: there is not a row for each image.
+        """
+        with self._available:
+            session = self._free.pop()
+            try:
+                answer = session.run([self._output], {self._input: x}, self._options)[0]
+            except Exception as error:
+                raise ResxError(f"{self._name}: onnxruntime cannot run it: {_line(error)}") from error
+            finally:
+                self._free.append(session)
+        answer = np.asarray(answer)
+        if answer.ndim == 0 or len(answer) != len(x):
+            raise WrongAnswer(f"{self._name} answered {len(x)} images with a tensor {list(answer.shape)}")
+        return answer.reshape(len(x), -1).astype(np.float32, copy=False)
+
+
+def _labels(model_folder: Path, config: dict[str, Any], num_classes: int) -> tuple[str, ...]:
+    file = config["output"][0].get("label_filename", "")
+    path = model_folder / file
+    if not file or not path.is_file():
+        return ()
+    # As Triton reads it: LF alone ends a line, and an empty line is a class without a name.
+    lines = read_bounded(path, MAX_TEXT_BYTES).decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
+    labels = tuple(line.removesuffix("\r") for line in lines)
+    if bad := [label for label in labels if label and not is_label(label, with_tabs=True)]:
+        raise UsageError(f"{path}: '{one_line(bad[0][:100])}': {LABEL_RULE}; mend the file")
+    if any(labels[num_classes:]):
+        raise UsageError(f"{path}: {len(labels)} lines for {num_classes} classes; give one for each, in their order")
+    return labels
+
+
+def _backend(use: Any, name: str) -> Any:
+    """Return what `use` makes of the backend's module; the backend refuses by ValueError."""
+    try:
+        return use(served_backend())
+    except ValueError as error:
+        raise UsageError(f"{name}: {_line(error)}") from error
+
+
+def _line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -1,0 +1,347 @@
+"""A Ray cluster: Ray Data has a pool of actors score the parts; written they are here, as those of any other run.
+
+    here           lists the source, cuts it into parts, writes each part that comes back
+    object store   the model's file and the listing, put there once
+    actors         open the file out of the store, read, decode and compute a part at a time
+
+A part whose node dies is scored again by another actor. Should Ray then hand in a part twice, the second is dropped
+here; should it lose one, that is an error, and `--resume` goes on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from resx import errors
+from resx.errors import MissingCapability, ResxError, UsageError
+from resx.files.reading import MIB, ReadLimits, read_limits, set_limits
+from resx.machine import usable_cores
+from resx.scoring.in_process import Device, ModelFile, Sessions
+from resx.scoring.parts import Parts
+from resx.scoring.rows import Model
+from resx.scoring.run import OnRows, Scored
+from resx.scoring.sources.source import ImageSource
+from resx.scoring.stream import score_rows, workers_for
+from resx.serving.client.loopback import grpc_options
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+AUTO, LOCAL = "auto", "local"
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_ANSWER_S = 10.0
+_TASKS_IN_FLIGHT = 2
+"""Parts that an actor has been handed: the next one, so that it never waits, and no more, so that others do not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pool:
+    """What is asked of a cluster."""
+
+    address: str
+    """HOST:PORT of the head, `auto` (the cluster that this machine is a node of) or `local` (one made for this run)."""
+    actors: int = 0
+    """0: as many as the nodes have room for at the start; more than that begin when a node is added."""
+    cpus: int = 1
+    """Of each actor: onnxruntime's threads in it, too."""
+    device: Device = "cpu"
+    """cuda: a GPU for each actor."""
+
+    def __post_init__(self) -> None:
+        if self.address.startswith("ray://"):
+            raise UsageError(
+                f"--ray {self.address}: Ray Data does not run through Ray's client; run this on a node of the cluster "
+                f"with --ray {AUTO}, by `ray job submit` for example"
+            )
+        if self.address not in (AUTO, LOCAL) and not _ADDRESS.fullmatch(self.address):
+            raise UsageError(f"--ray {self.address}: give the head's HOST:6379, {AUTO} or {LOCAL}")
+
+    @property
+    def gpus(self) -> int:
+        """Of each actor."""
+        return int(self.device == "cuda")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OnRay:
+    """The version's file, computed by a cluster that this process is connected to."""
+
+    file: ModelFile
+    pool: Pool
+    actors: int
+
+    @property
+    def model(self) -> Model:
+        """What it asks."""
+        return self.file.model
+
+    def scored_parts(self, source: ImageSource, parts: Parts, numbers: list[int], on_rows: OnRows) -> Scored:
+        """Give the parts as they are finished."""
+        waiting = set(numbers)
+        for number, rows in self._answers(source, parts, numbers):
+            if number in waiting:
+                waiting.remove(number)
+                on_rows(rows.num_rows)
+                yield number, rows
+        if waiting:
+            raise ResxError(f"--ray {self.pool.address}: {len(waiting)} parts never came back; go on with --resume")
+
+    def _answers(self, source: ImageSource, parts: Parts, numbers: list[int]) -> Iterator[tuple[int, pa.Table]]:
+        import ray
+        import ray.data
+
+        asked = [dict(zip(("number", "start", "stop"), (n, *parts.bounds(n)), strict=True)) for n in numbers]
+        try:
+            task = ActorSettings(
+                model=self.model, config=self.file.config, content=ray.put(self.file.path.read_bytes()),
+                source=ray.put(source.for_other_machines()), pool=self.pool, top=parts.manifest.top,
+                probe=_probe(source), limits=read_limits(),
+            )  # fmt: skip
+            answers = ray.data.from_items(asked, override_num_blocks=len(asked)).map_batches(
+                Scorer,
+                fn_constructor_kwargs={"task": task},
+                batch_size=1,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(size=self.actors, max_tasks_in_flight_per_actor=_TASKS_IN_FLIGHT),
+                num_cpus=self.pool.cpus,
+                num_gpus=self.pool.gpus,
+            )
+            tables: Any = answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+            for table in tables:
+                for row in table.to_pylist():
+                    yield row["number"], _rows_of(row)
+        except ResxError:
+            raise
+        except Exception as error:
+            raise _in_a_line(self.pool.address, error) from error
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ActorSettings:
+    """What an actor needs beside the parts."""
+
+    model: Model
+    config: dict[str, Any]
+    content: Any
+    """Reference to the file's bytes in the object store."""
+    source: Any
+    """Reference to the listing in the object store."""
+    pool: Pool
+    top: int
+    probe: ImageSource | None
+    """An image that the driver could read."""
+    limits: ReadLimits
+    """Those that the driver was given."""
+
+
+class Scorer:
+    """The model in an actor, open from its first part to its last."""
+
+    def __init__(self, task: ActorSettings) -> None:
+        self._task = task
+        set_limits(megapixels=task.limits.pixels // 1_000_000, file_mib=task.limits.file_bytes // MIB)
+        self._compute: Sessions | None = None
+        self._source: ImageSource | None = None
+
+    def __call__(self, asked: pa.Table) -> pa.Table:
+        """Return a part's number and its rows, or the error that ends the run: what is raised becomes a traceback."""
+        import pyarrow as pa
+
+        (bounds,) = asked.to_pylist()
+        rows, kind, message = b"", "", ""
+        try:
+            rows = self._rows(bounds["start"], bounds["stop"])
+        except ResxError as error:
+            kind, message = type(error).__name__, str(error)
+        return pa.table({"number": asked["number"], "rows": [rows], "error": [kind], "message": [message]})
+
+    def _rows(self, start: int, stop: int) -> bytes:
+        import pyarrow as pa
+        import ray
+
+        if self._source is None:
+            self._source = ray.get(self._task.source)
+        source = self._source.part(start, stop)
+        if self._compute is None:
+            self._compute = self._opened()
+        workers = workers_for(source, in_flight=1, cores=self._task.pool.cpus)
+        table = pa.concat_tables(score_rows(source, self._task.model, self._compute, self._task.top, workers))
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table)
+        return bytes(sink.getvalue().to_pybytes())
+
+    def _opened(self) -> Sessions:
+        import ray
+
+        task = self._task
+        if task.probe is not None:
+            _require_readable(task.probe)
+        alone = {"intra_op_thread_count": {"string_value": str(task.pool.cpus)}}
+        config = task.config | {"instance_group": [], "parameters": task.config.get("parameters", {}) | alone}
+        return Sessions(ray.get(task.content), task.model, config, instances=1, device=task.pool.device)
+
+
+@contextlib.contextmanager
+def on_ray(file: ModelFile, pool: Pool, note: Callable[[str], None]) -> Iterator[OnRay]:
+    """Connect to the cluster, and let go of it at the end; what Ray prints meanwhile stays out of stdout.
+
+    Raises:
+        MissingCapability: Ray is not installed, the cluster does not answer, or no node has room for an actor.
+    """
+    _require_answer(pool.address)
+    with _silent(sys.stdout):
+        with _silent(sys.stderr):
+            _connect(pool.address)
+        import ray
+
+        try:
+            before = _nodes()
+            room = sum(_room(resources, pool) for resources in before.values())
+            if not room:
+                raise MissingCapability(_no_room(before, pool))
+            yield OnRay(file=file, pool=pool, actors=pool.actors or room)
+            if lost := len(before.keys() - _nodes().keys()):
+                note(f"--ray {pool.address}: {lost} of {len(before)} nodes went away; the others took over their parts")
+        finally:
+            ray.shutdown()
+
+
+def _rows_of(answer: dict[str, Any]) -> pa.Table:
+    """Return the rows that an actor sent.
+
+    Raises:
+        ResxError: of the kind that the actor met.
+    """
+    import pyarrow as pa
+
+    if answer["error"]:
+        kind: type[ResxError] = getattr(errors, answer["error"], ResxError)
+        raise kind(answer["message"])
+    return pa.ipc.open_stream(answer["rows"]).read_all()
+
+
+def _connect(address: str) -> None:
+    # Read when Ray is imported: else its native part writes to stderr what it writes to its logs.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A zero of GPUs shall not hide them from whoever asks: Ray says that this is to come, at every start.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise MissingCapability(f"ray[data] is not installed ({error}); pip install 'resx[ray]'") from error
+    try:
+        if address == LOCAL:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+            ray.init(
+                address=address, num_cpus=usable_cores(), include_dashboard=False, log_to_driver=False,
+                logging_level=logging.CRITICAL,
+            )  # fmt: skip
+        else:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
+    except Exception as error:
+        if address == AUTO:
+            words = "no cluster runs on this machine, and RAY_ADDRESS names none; `ray start --head`, or give HOST:6379"
+        else:
+            words = f"{_last_line(error)}; `ray status` on its nodes shows how the cluster is"
+        raise MissingCapability(f"--ray {address}: {words}") from error
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+
+
+def _require_answer(address: str) -> None:
+    """Check that something answers: Ray itself goes on asking for minutes, and then ends the process.
+
+    Raises:
+        MissingCapability: nothing does.
+    """
+    if address in (AUTO, LOCAL) or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    import grpc
+
+    with grpc.insecure_channel(address, options=grpc_options(address)) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
+        except grpc.FutureTimeoutError:
+            raise MissingCapability(
+                f"--ray {address}: no Ray answers there; start one (`ray start --head`), or give the head's HOST:6379"
+            ) from None
+
+
+def _nodes() -> dict[str, dict[str, float]]:
+    """Return the resources of the nodes that are alive."""
+    import ray
+
+    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
+
+
+def _room(resources: dict[str, float], pool: Pool) -> int:
+    """Return how many actors a node can hold when nobody else uses it."""
+    room = int(resources.get("CPU", 0)) // pool.cpus
+    return min(room, int(resources.get("GPU", 0))) if pool.gpus else room
+
+
+def _no_room(nodes: dict[str, dict[str, float]], pool: Pool) -> str:
+    wanted = f"{pool.cpus} CPU{'s' * (pool.cpus != 1)}" + " and a GPU" * pool.gpus
+    most = ", ".join(f"{int(one.get('CPU', 0))} CPUs and {int(one.get('GPU', 0))} GPUs" for one in nodes.values())
+    return f"--ray {pool.address}: no node has {wanted} for an actor, they have {most}; add one, or ask for less"
+
+
+def _probe(source: ImageSource) -> ImageSource | None:
+    """Return the first image if it can be read here: then it must be readable at the actors, too."""
+    first = source.part(0, 1)
+    try:
+        _require_readable(first)
+    except ResxError:
+        return None
+    return first
+
+
+def _require_readable(probe: ImageSource) -> None:
+    for row in probe.rows():
+        try:
+            row.read()
+        except Exception as error:
+            raise ResxError(
+                f"{row.path}: the driver can read it and node {os.uname().nodename} cannot "
+                f"({_last_line(error)}); put the images where all nodes find them under one path, or give a URI"
+            ) from error
+
+
+def _in_a_line(address: str, error: Exception) -> ResxError:
+    line = _last_line(error)
+    if "No module named" in line:
+        return MissingCapability(f"--ray {address}: a node says {line}; install there what is installed here")
+    return ResxError(f"--ray {address}: {line}; Ray's logs on its nodes say more, --resume goes on")
+
+
+def _last_line(error: Exception) -> str:
+    """Return what an error says; Ray's errors bring a traceback along, whose last line it is."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _silent(stream: TextIO) -> Iterator[None]:
+    """Let nothing through to stdout or stderr, of threads and of native code neither."""
+    stream.flush()
+    number = 1 if stream is sys.stdout else 2
+    kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        stream.flush()
+        os.dup2(kept, number)
+        os.close(kept)

@@ -1,0 +1,1 @@
+"""Where images come from: folders, globs, lists, buckets, Parquet."""

@@ -1,0 +1,1 @@
+"""One client for any Triton, over http or grpc, and what goes through it."""

@@ -1,0 +1,99 @@
+"""What `resx deploy` would do: the configuration's change and the checks, with nothing changed."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from resx.repository import config_pbtxt
+from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.versions import Repository
+from resx.serving.client.client import NotLoaded, TritonClient
+from resx.serving.deployment import version_pinning
+from resx.serving.deployment.deploy import Manner, check_files, require_in_its_repository
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A deployment that was not made."""
+
+    name: str
+    version: int
+    answering: int | None
+    diff: tuple[str, ...]
+    """Of the configuration on the server and the one that would be loaded, as unified lines; empty: the same."""
+    checks: tuple[str, ...]
+    """What would be done, in its order."""
+
+
+def plan(client: TritonClient, repository: Repository, name: str, version: int | None, manner: Manner) -> Plan:
+    """Return what deploying would do. The files are checked already.
+
+    Raises:
+        UsageError: the repository has no such model or version.
+        VersionRejected: a file is not the one that was verified.
+        MissingCapability: the server cannot be reached, or cannot run such a version.
+    """
+    number = int(repository.version_folder(name, version).name)
+    card = check_files(client, repository, name, number)
+    require_in_its_repository(client, repository, name)
+    loaded = client.model_versions().get(name, [])
+    old = loaded[-1] if loaded else None
+    return Plan(
+        name=name, version=number, answering=old,
+        diff=tuple(_diff(client, repository, name, number)),
+        checks=tuple(_checks(repository, name, number, old, manner, checked=card is not None)),
+    )  # fmt: skip
+
+
+def _checks(
+    repository: Repository, name: str, version: int, old: int | None, manner: Manner, *, checked: bool
+) -> list[str]:
+    found = ["files have the hashes in the card: checked now"] if checked else ["no card: nothing to compare with"]
+    if not (repository.root / name / CONFIG_FILE).is_file():
+        return [*found, f"load {name} as its file describes itself"]
+    proof = "ask its canary" if checked else "see that it loads"
+    if manner.rehearse and old is not None and version > old:
+        found.append(f"load version {version} as ~{name}, {proof}, unload it")
+    found.append(f"load version {version}" + (f", version {old} answers on" if old and version < old else ""))
+    found.append(f"ask its canary, within {repository.card(name, version).canary.tolerance:g}" if checked else proof)
+    if old is not None and version > old and manner.trial_s:
+        found.append(f"watch it for {manner.trial_s:g} s, version {old} at hand")
+    if old not in {None, version}:
+        found.append(f"keep version {old} loaded" if manner.keep_previous else f"unload version {old}")
+    return [*found, *(f"load {endpoint}" for endpoint in repository.endpoints(name))]
+
+
+def _diff(client: TritonClient, repository: Repository, name: str, version: int) -> list[str]:
+    """Compare what the server has with what it would be told; what it completed itself is left out."""
+    if not (repository.root / name / CONFIG_FILE).is_file():
+        return []
+    wanted = version_pinning.parse(version_pinning.config_json(repository, name, [version]))
+    try:
+        served = client.config(name)
+    except NotLoaded:
+        return [f"+{line}" for line in config_pbtxt.text(wanted).splitlines()]
+    before = version_pinning.parse(served)
+    before.parameters.pop("resx.loaded", None)
+    _leave_out_what_was_completed(before, wanted)
+    lines = difflib.unified_diff(
+        config_pbtxt.text(before).splitlines(), config_pbtxt.text(wanted).splitlines(),
+        f"{name} on {client.address}", f"{name} version {version}", lineterm="", n=1,
+    )  # fmt: skip
+    return list(lines)
+
+
+def _leave_out_what_was_completed(served: Any, wanted: Any) -> None:
+    """Clear the fields of `served` that `wanted` does not say, in the messages inside too."""
+    for field, value in served.ListFields():
+        said = getattr(wanted, field.name)
+        if not (wanted.HasField(field.name) if field.has_presence else said):
+            served.ClearField(field.name)
+        elif field.message_type is None or field.message_type.GetOptions().map_entry:
+            continue
+        elif field.is_repeated:
+            for mine, theirs in zip(value, said, strict=False):
+                _leave_out_what_was_completed(mine, theirs)
+        else:
+            _leave_out_what_was_completed(value, said)

@@ -1,0 +1,148 @@
+"""A model's configuration under another setting: on trial, in force, and taken back.
+
+A trial is loaded as a rehearsal, under a name that no client knows, so what answers clients is not touched. What is
+chosen becomes a version of its own: the same file, with the evidence in its card, beside a config.pbtxt that says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from resx.card import card as cards
+from resx.card.tuning import Setting, Tuning
+from resx.errors import ResxError, UsageError
+from resx.files.reading import read_text
+from resx.files.staging import write_atomic
+from resx.repository import config_pbtxt, config_rules
+from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.tensorrt_accelerator import fit_profile
+from resx.repository.versions import Repository
+from resx.serving.client.client import TritonClient
+from resx.serving.deployment import version_pinning
+from resx.serving.deployment.deploy import Deployed, deploy
+from resx.serving.deployment.rehearsal import forget_rehearsal, rehearsal_name, version_files
+
+_THREADS, _SPINNING = "intra_op_thread_count", "session.intra_op.allow_spinning"
+
+
+def setting_of(repository: Repository, name: str, version: int) -> Setting:
+    """Return what config.pbtxt says, for a version's file."""
+    message = config_rules.read_checked(repository.root, name)
+    threads = message.parameters[_THREADS].string_value if _THREADS in message.parameters else ""
+    spinning = message.parameters[_SPINNING].string_value if _SPINNING in message.parameters else ""
+    return Setting(
+        version=version, instances=sum(group.count or 1 for group in message.instance_group) or 1,
+        threads=int(threads or 0), spinning=spinning.lower() in {"1", "true"}, max_batch=message.max_batch_size,
+        delay_us=message.dynamic_batching.max_queue_delay_microseconds,
+    )  # fmt: skip
+
+
+def edit(message: Any, setting: Setting, *, threads: bool = True) -> None:
+    """Change a configuration to a setting; what a setting does not name stays.
+
+    Args:
+        message: Triton's ModelConfig.
+        setting: what it is to say.
+        threads: whether threads are a matter of this model; of one on a GPU they are not.
+    """
+    for group in message.instance_group[1:]:
+        message.instance_group.remove(group)
+    message.instance_group[0].count = setting.instances
+    if threads:
+        message.parameters[_THREADS].string_value = str(setting.threads)
+        message.parameters[_SPINNING].string_value = str(int(setting.spinning))
+    if not setting.max_batch:
+        return
+    message.max_batch_size = setting.max_batch
+    fit_profile(message)
+    message.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
+    for sample in message.model_warmup:
+        sample.batch_size = min(sample.batch_size, setting.max_batch)
+
+
+@contextlib.contextmanager
+def on_trial(
+    client: TritonClient, repository: Repository, name: str, setting: Setting, *, as_it_is: bool, threads: bool
+) -> Iterator[str]:
+    """Have a version loaded under a setting, by the name that is given; it is gone at the end.
+
+    `as_it_is`: leave the configuration as it is, whatever the setting says of it.
+
+    Raises:
+        UsageError: its files are too large to be sent.
+        ServerError: the server refuses it.
+    """
+    message = version_pinning.parse(version_pinning.config_json(repository, name, [setting.version]))
+    message.name = alias = rehearsal_name(name)
+    message.ClearField("response_cache")  # what is measured must be computed
+    if not as_it_is:
+        edit(message, setting, threads=threads)
+    forget_rehearsal(client, name)
+    try:
+        client.load(alias, version_pinning.as_json(message), version_files(repository, name, setting.version))
+        yield alias
+    finally:
+        with contextlib.suppress(ResxError):
+            forget_rehearsal(client, name)
+
+
+def put_in_force(client: TritonClient, repository: Repository, name: str, tuning: Tuning, *, threads: bool) -> Deployed:
+    """Publish the chosen version's file once more under the chosen configuration, and deploy it.
+
+    Raises:
+        VersionRejected: it does not answer as its card says; configuration and versions are as they were.
+    """
+    chosen = tuning.chosen
+    message = config_rules.read_checked(repository.root, name)
+    edit(message, chosen, threads=threads)
+    comment = f"Written by `resx tune`; card.json of the version has the evidence. `resx tune {name} --undo` undoes it."
+    card = repository.card(name, chosen.version).model_copy(update={"tuning": tuning})
+    with repository.stage() as staged:
+        shutil.copytree(
+            repository.version_folder(name, chosen.version), staged, dirs_exist_ok=True, copy_function=shutil.copyfile
+        )
+        (staged / cards.FILE_NAME).write_text(cards.write_card(card))
+        published = repository.publish_configured(staged, card, config_pbtxt.text(message, {"name": [comment]}))
+    try:
+        return deploy(client, repository, name, published.version)
+    except BaseException:
+        write_atomic(repository.root / name / CONFIG_FILE, tuning.config_before)
+        shutil.rmtree(published.folder)
+        raise
+
+
+def take_back(client: TritonClient | None, repository: Repository, name: str) -> tuple[int, int]:
+    """Write the configuration from before the newest version's tuning, deploy that version's origin, remove the copy.
+
+    Args:
+        client: of the server on which the model is deployed; None where none runs.
+        repository: whose.
+        name: of the model.
+
+    Returns:
+        The version that is gone, and the one that answers instead.
+
+    Raises:
+        UsageError: the newest version is not of `resx tune`, or its card holds no configuration that may be loaded.
+        VersionRejected: the version before does not answer; nothing is changed.
+    """
+    folder = repository.version_folder(name)
+    tuning = repository.card(name).tuning
+    if tuning is None:
+        raise UsageError(f"{name} version {folder.name}: its card has no tuning, so there is nothing to undo")
+    config_rules.require_harmless(config_pbtxt.parse(tuning.config_before, f"{name}: its card's config_before"), name)
+    config = repository.root / name / CONFIG_FILE
+    tuned = read_text(config)
+    write_atomic(config, tuning.config_before)
+    before = tuning.before.version
+    try:
+        if client is not None and name in client.model_versions():
+            deploy(client, repository, name, before)
+    except BaseException:
+        write_atomic(config, tuned)
+        raise
+    shutil.rmtree(folder)
+    return int(folder.name), before

@@ -1,0 +1,145 @@
+"""What the embedded server computes on: a GPU that it can use, or the CPU where there is none, or where it is told so.
+
+Triton places an instance of KIND_AUTO by the GPUs that it sees, so a server for the CPU sees none.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from resx.errors import MissingCapability
+from resx.gpus import DRIVER as DRIVER
+from resx.gpus import WISHES as WISHES
+from resx.gpus import Device as Device
+from resx.gpus import Gpus as Gpus
+from resx.gpus import Wish as Wish
+from resx.gpus import choose
+from resx.gpus import find_gpus as find_gpus
+from resx.repository.config_pbtxt import CONFIG_FILE, read
+from resx.repository.tensorrt_accelerator import asks_for_tensorrt
+
+HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
+"""The environment of a process that is to see no GPU."""
+TENSORRT = "TensorrtExecutionProvider"
+_ON_CPU = "--device cpu serves on the CPU"
+_NEEDS = "resx[gpu] brings onnxruntime-gpu, which needs an NVIDIA driver for CUDA 13, CUDA 13 and cuDNN 9"
+_NO_TENSORRT = (
+    f"{CONFIG_FILE} asks for TensorRT (gpu_execution_accelerator), which cannot be used: {{why}}; resx[gpu] brings "
+    "onnxruntime-gpu and TensorRT for a machine with an NVIDIA GPU, or export without --accelerator"
+)
+_TRY = """
+import contextlib, ctypes, pathlib, sys, onnxruntime
+provider = sys.argv[1]
+if provider not in onnxruntime.get_available_providers():
+    raise SystemExit("onnxruntime " + onnxruntime.__version__ + " here is the package for the CPU")
+getattr(onnxruntime, "preload_dlls", lambda: None)()
+if provider == "TensorrtExecutionProvider":
+    with contextlib.suppress(ImportError):
+        import tensorrt_libs
+relu = bytes.fromhex(
+    "080712003a330a0c0a0178120179220452656c751201675a0f0a0178120a0a08"
+    "080112040a020801620f0a0179120a0a08080112040a02080142040a00100d"
+)
+session = onnxruntime.InferenceSession(relu, providers=[provider], enable_fallback=0)
+if provider not in session.get_providers():  # onnxruntime takes the CPU then; the loader knows why
+    library = "libonnxruntime_providers_" + provider.removesuffix("ExecutionProvider").lower() + ".so"
+    try:
+        ctypes.CDLL(str(pathlib.Path(onnxruntime.__file__).parent / "capi" / library))
+    except OSError as error:
+        raise SystemExit(str(error))
+    raise SystemExit(provider + " cannot be used")
+"""
+"""A session over one ReLU: only that shows that a provider works."""
+_TRY_S = 60
+
+
+def missing_for_cuda(provider: str = "CUDAExecutionProvider") -> str:
+    """Return why onnxruntime cannot compute with a provider here, or nothing; tried in a process of its own."""
+    if importlib.util.find_spec("onnxruntime") is None:
+        return "onnxruntime is not installed"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _TRY, provider], capture_output=True, text=True, timeout=_TRY_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"CUDA's libraries were not loaded within {_TRY_S} s"
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return "" if done.returncode == 0 else (said or [f"it ended with code {done.returncode}"])[-1]
+
+
+def require_device_for(
+    model_folder: Path, device: Device, *, missing: Callable[[str], str] = missing_for_cuda
+) -> None:  # fmt: skip
+    """Check that a server that computes on this device can place a model's instances where config.pbtxt says.
+
+    Raises:
+        MissingCapability: an instance is for a GPU by name and there is none, or is for TensorRT, which cannot be used.
+    """
+    config = model_folder / CONFIG_FILE
+    if not config.is_file():
+        return
+    message = read(config)
+    if device == "gpu":
+        if asks_for_tensorrt(message) and (why := missing(TENSORRT)):
+            raise MissingCapability(f"{model_folder.name}: {_NO_TENSORRT.format(why=why)}")
+        return
+    if any(group.kind == group.KIND_GPU for group in message.instance_group):
+        why = find_gpus().missing or "the server was started with --device cpu"
+        if asks_for_tensorrt(message):
+            raise MissingCapability(f"{model_folder.name}: {_NO_TENSORRT.format(why=why)}")
+        raise MissingCapability(
+            f"{model_folder.name}: {CONFIG_FILE} asks for KIND_GPU, and there is no GPU for it: {why}; "
+            "write KIND_AUTO, which takes the GPU where there is one"
+        )
+
+
+def require_tensorrt_for(
+    model_folders: Iterable[Path], wish: Wish, *,
+    gpus: Callable[[], Gpus] = find_gpus, missing: Callable[[str], str] = missing_for_cuda,
+) -> None:  # fmt: skip
+    """Check before a server starts that one of these models can be computed, where all of them are for TensorRT.
+
+    Where others are among them the server starts, and says of these that they are not loaded.
+
+    Raises:
+        MissingCapability: none can; the message has the reason.
+    """
+    configs = [folder / CONFIG_FILE for folder in model_folders]
+    if not configs or not all(config.is_file() and asks_for_tensorrt(read(config)) for config in configs):
+        return
+    why = "the server is for the CPU (--device cpu)" if wish == "cpu" else gpus().missing or missing(TENSORRT)
+    if why:
+        raise MissingCapability(f"{configs[0].parent.name}: {_NO_TENSORRT.format(why=why)}")
+
+
+def cuda_folders() -> list[Path]:
+    """Return where NVIDIA's packages keep their libraries: the native backend has no Python to load them first."""
+    return [
+        *sorted(folder for root in _places_of("nvidia") for folder in root.glob("*/lib") if folder.is_dir()),
+        *_places_of("tensorrt_libs"),
+    ]
+
+
+def _places_of(package: str) -> list[Path]:
+    found = importlib.util.find_spec(package)
+    return [Path(place) for place in (found.submodule_search_locations or ())] if found else []
+
+
+def choose_device(
+    wish: Wish, *, gpus: Callable[[], Gpus] = find_gpus, cuda: Callable[[], str] = missing_for_cuda
+) -> Device:
+    """Return what a server is to compute on.
+
+    Args:
+        wish: `auto` takes the GPU where there is one.
+        gpus: finds them.
+        cuda: says why onnxruntime cannot use them.
+
+    Raises:
+        MissingCapability: a GPU is wanted, or is there, and cannot be used: the CPU is taken only if somebody says so.
+    """
+    return choose(wish, gpus=gpus, missing=cuda, remedy=f"{_NEEDS}; {_ON_CPU}")

@@ -1,0 +1,1 @@
+"""What resx changes in the embedded server, a file for each change, with the reason."""

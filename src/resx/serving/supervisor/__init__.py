@@ -1,0 +1,1 @@
+"""One life of the embedded server: start, watch, recover, drain."""

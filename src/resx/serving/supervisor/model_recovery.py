@@ -1,0 +1,383 @@
+"""Bring one model back, or take it out of service, while the others serve on.
+
+    its process died, or it does not load    load it again, up to `max_tries` times in a row
+    it finishes nothing                      end its processes, then the same, but twice at most
+    it gives a wrong answer or an error      load it again, once: the fault may be its process's; wrong again, at
+                                             once or within `probation_s`, it is set aside
+
+Set aside means unloaded, no longer to be brought back, and named with the reason in the server's state until
+somebody deploys it again. The server is not restarted for any of this. Only a model that hangs inside of the
+server's own process (`--native`) is the server's fault, as nothing else ends it.
+
+A load may take long, or never end, so each runs in a thread of its own while the others are looked after. All that
+is decided is decided in the supervisor's thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from resx.errors import ResxError, ServerBusy, ServerError, UsageError
+from resx.files.locks import exclusive
+from resx.repository import config_rules
+from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.versions import Repository
+from resx.serving.client.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
+from resx.serving.deployment import version_pinning
+from resx.serving.deployment.deploy import canary
+from resx.serving.deployment.first_answer import require_answer
+from resx.serving.embedded.python_models import require_none_of_others
+from resx.serving.embedded.triton_process import TritonProcess
+from resx.serving.running import server_state as states
+from resx.serving.supervisor.health_watch import Fault, Kind, StubWatch, fault_of, num_finished
+from resx.serving.supervisor.journal import Journal
+from resx.serving.supervisor.policy import Policy
+from resx.text import one_line
+
+_TIMEOUT_S = 60.0
+_UNLOAD_S = 5.0
+_BUSY_S = 0.5
+_HANGING_TRIES = 2
+"""Each takes as long as a model may hang."""
+
+
+class LoadFailed(ServerError):  # noqa: N818 - named after what happened
+    """The server could not load a model."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Running:
+    """The server as it runs now."""
+
+    process: TritonProcess
+    stubs: StubWatch
+
+
+@dataclass(slots=True)
+class _History:
+    """What became of a model's recoveries; times are on the monotonic clock, long ago if there were none."""
+
+    failed_in_a_row: int = 0
+    loaded_s: float = float("-inf")
+    serving_since_s: float = float("-inf")
+    """Of the last recovery; what fails soon after a first start is not a recovery that did not hold."""
+    doubted_s: float = float("-inf")
+    """When it was last loaded again for a wrong answer, or was the reason for a new server."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Case:
+    """A model that has a fault."""
+
+    fault: Fault
+    """The newest: a try to recover may fail for another reason."""
+    reason: str
+    """Of the first one."""
+    detected_s: float
+    due_s: float
+    attempt: _Attempt | None = None
+    """Under way."""
+
+
+class _Attempt(threading.Thread):
+    """Loads a model again and lets it prove itself, while no command may deploy it."""
+
+    def __init__(self, held: contextlib.ExitStack, load_again: Callable[[], Fault | None]) -> None:
+        super().__init__(daemon=True, name="load again")
+        self.fault: Fault | None = Fault(reason="the recovery itself failed; see serve.log", kind="wrong")
+        """What became of it, once it is over."""
+        self._held, self._load_again = held, load_again
+
+    def run(self) -> None:
+        """Do it."""
+        with self._held:
+            self.fault = self._load_again()
+
+
+class ModelRecovery:
+    """The models that have a fault, and what is done about it."""
+
+    def __init__(self, repository: Repository, journal: Journal, policy: Policy) -> None:
+        self._repository, self._journal, self._policy = repository, journal, policy
+        self._cases: dict[str, _Case] = {}
+        self._histories: dict[str, _History] = {}
+
+    def healthy(self) -> dict[str, tuple[int, ...]]:
+        """Return the versions that are to be served, of the models that have no fault."""
+        return {
+            name: found for name, found in states.read_deployed(self._repository).items() if name not in self._cases
+        }
+
+    def admit(self, fault: Fault) -> None:
+        """Note a model's fault for `treat`; one from before the model was last loaded is over."""
+        name = fault.model
+        assert name is not None
+        history = self._histories.setdefault(name, _History())
+        if name in self._cases or fault.since_s < history.loaded_s:
+            return
+        if self._policy.holds(fault.since_s - history.serving_since_s, history.failed_in_a_row):
+            history.failed_in_a_row = 0
+        else:
+            history.failed_in_a_row += 1
+        self._cases[name] = _Case(
+            fault=fault, reason=fault.reason, detected_s=states.now_s(), due_s=self._due_s(fault, history)
+        )
+        self._journal.say(f"recover: {fault.reason}")
+        self._show_trouble()
+
+    def treat(self, running: Running) -> Fault | None:
+        """Take the next step with every model that is due; return a fault if it turns out to be the server's."""
+        for name, case in list(self._cases.items()):
+            if name not in self._cases or time.monotonic() < case.due_s:
+                continue
+            if case.attempt is None:
+                fault = self._begin(running, name, case)
+            elif case.attempt.is_alive():
+                continue
+            else:
+                fault = self._finish(running, name, case, case.attempt.fault)
+            if fault is not None:
+                return fault
+        return None
+
+    def begin_anew(self) -> None:
+        """Forget the faults of a server that has ended: each model proves itself on the next one."""
+        self._cases.clear()
+        self._journal.change(recovering={})
+
+    def prove(self, name: str, versions: Sequence[int]) -> Fault | None:
+        """Return the fault of a model that is not loaded, or does not answer as its cards say; overload is none."""
+        with self._client(self._policy.canary_timeout_s) as client:
+            for version in versions:
+                begun = time.monotonic()
+                try:
+                    self._prove_one(client, name, version)
+                except ResxError as error:
+                    return fault_of(name, version, kind_of(error), error, since_s=begun)
+        return None
+
+    def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
+        if version not in client.model_versions().get(name, []):
+            try:
+                self._repository.require_readable(name, None)
+            except UsageError as error:  # a mount may come back
+                raise LoadFailed(str(error)) from error
+            config_rules.require_contained(self._repository.root, name)
+            require_none_of_others(self._repository.root, name, self._journal.state.server_dir)
+            raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
+        if not self._repository.has_card(name, version):
+            require_answer(client, name, version)
+            return
+        card = self._repository.card(name, version)
+        before = num_finished(client, name, version)
+        try:
+            canary(client, name, version, card)
+        except (NoAnswerInTime, ServerBusy):
+            if num_finished(client, name, version) <= before:
+                raise
+
+    def set_aside(self, name: str, reason: str, *, is_loaded: bool = True) -> None:
+        """Take a model out of service and say so; for the arguments see `take_out`."""
+        self.take_out(name, reason, is_loaded=is_loaded)
+        self._journal.say(f"{name} is set aside, the others go on: {reason}")
+
+    def take_out(self, name: str, reason: str, *, is_loaded: bool = True) -> None:
+        """Unload a model and what needs it, not to be brought back until somebody deploys it.
+
+        Args:
+            name: the model's.
+            reason: that the server's state will show.
+            is_loaded: on a server that runs.
+        """
+        try:
+            parts = [*reversed(self._dependents(name)), name]
+        except UsageError:  # a folder whose name no model can have: it was never loaded
+            self._journal.change(set_aside=self._journal.state.set_aside | {one_line(name): reason})
+            return
+        for part in parts:
+            self._cases.pop(part, None)
+            self._histories.pop(part, None)
+            with contextlib.suppress(OSError):  # a full disk keeps no model in service
+                states.record_deployed(self._repository, part, [])
+        reasons = {part: reason if part == name else f"it needs {name}" for part in reversed(parts)}
+        self._journal.change(set_aside=self._journal.state.set_aside | reasons)
+        self._show_trouble()
+        for part in parts if is_loaded else []:
+            self._unload(part)
+
+    def welcome_back(self) -> None:
+        """Forget that models were set aside that somebody has deployed since."""
+        if aside := self._journal.state.set_aside:
+            served = states.read_deployed(self._repository)
+            if any(name in served for name in aside):
+                self._journal.change(set_aside={name: why for name, why in aside.items() if name not in served})
+
+    def _begin(self, running: Running, name: str, case: _Case) -> Fault | None:
+        versions = states.read_deployed(self._repository).get(name)
+        history, fault = self._histories.setdefault(name, _History()), case.fault
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._held(name))
+            except BlockingIOError:  # a command is deploying it: what is served of it is for that command to say
+                self._cases[name] = replace(case, due_s=time.monotonic() + _BUSY_S)
+                return None
+            # A stub that died may be of a version that nobody proved, but that answers requests without a version.
+            if versions is None or (fault.kind != "died" and fault.version not in {None, *versions}):
+                self._dismiss(name, loaded=versions is not None)
+                return None
+            if fault.kind == "hangs" and not _end_stubs(running, name) and self._journal.state.native:
+                return self._blame_server(name, fault, history)
+            if self._is_incurable(fault, history):
+                self.set_aside(name, fault.reason)
+                return None
+            if fault.kind == "wrong":
+                history.doubted_s = time.monotonic()
+            running.process.kill_stubs(name, only_stopped=True)
+            attempt = _Attempt(stack.pop_all(), lambda: self._load_again(name, versions, history))
+        attempt.start()
+        self._cases[name] = replace(case, attempt=attempt)
+        return None
+
+    def _load_again(self, name: str, versions: Sequence[int], history: _History) -> Fault | None:
+        begun = time.monotonic()
+        try:
+            with self._client(_TIMEOUT_S) as client:
+                reload(client, self._repository, name, versions, self._journal.state.server_dir)
+        except ResxError as error:
+            return fault_of(name, versions[-1], kind_of(error), error, since_s=begun)
+        history.loaded_s = time.monotonic()
+        return self.prove(name, versions)
+
+    def _finish(self, running: Running, name: str, case: _Case, found: Fault | None) -> Fault | None:
+        running.stubs.scan()
+        history = self._histories.setdefault(name, _History())
+        if found is None:
+            del self._cases[name]
+            history.serving_since_s = time.monotonic()
+            self._journal.recovered(case.reason, case.detected_s, name)
+            self._show_trouble()
+            return None
+        with self._client(self._policy.canary_timeout_s) as client:
+            if running.process.wait(0) or not client.is_live():
+                return Fault(reason=f"{case.reason}; then {found.reason}")
+        history.failed_in_a_row += 1
+        if case.fault.kind == "wrong" and found.kind == "died":
+            found = replace(found, kind="wrong")  # it is not left to answer wrongly for as long as it does not load
+        self._journal.say(f"try {history.failed_in_a_row} to recover {name} failed: {found.reason}")
+        self._cases[name] = replace(case, fault=found, attempt=None, due_s=self._due_s(found, history))
+        return None
+
+    def _dismiss(self, name: str, *, loaded: bool) -> None:
+        """Close a case that is over: its model is deployed no more, or another version of it."""
+        del self._cases[name]
+        self._show_trouble()
+        if not loaded:  # nobody has it deployed, so nobody proved it
+            self._unload(name)
+
+    def _unload(self, name: str) -> None:
+        try:
+            with self._client(_UNLOAD_S) as client:
+                client.unload(name)
+        except NotLoaded:
+            return
+        except ResxError as error:
+            self._journal.note(f"{name}: was not unloaded: {error}")
+
+    def _client(self, timeout_s: float) -> TritonClient:
+        return TritonClient(self._journal.state.address("grpc"), timeout_s=timeout_s)
+
+    def _is_incurable(self, fault: Fault, history: _History) -> bool:
+        if fault.kind == "wrong":
+            return time.monotonic() - history.doubted_s < self._policy.probation_s
+        tries = self._policy.max_tries if fault.kind == "died" else min(_HANGING_TRIES, self._policy.max_tries)
+        return history.failed_in_a_row >= tries
+
+    def _due_s(self, fault: Fault, history: _History) -> float:
+        at_once = fault.kind == "wrong" or self._is_incurable(fault, history)
+        return time.monotonic() + (0.0 if at_once else self._policy.wait_s(history.failed_in_a_row))
+
+    def _blame_server(self, name: str, fault: Fault, history: _History) -> Fault:
+        """Return the fault of a model that hangs inside of the server; the second time it does not come back."""
+        if time.monotonic() - history.doubted_s < self._policy.probation_s:
+            self.set_aside(name, fault.reason, is_loaded=False)
+        history.doubted_s = time.monotonic()
+        return Fault(reason=fault.reason)
+
+    def _dependents(self, name: str) -> list[str]:
+        """Return the models that cannot answer without `name`, in the order to load them: its image endpoint."""
+        chain = self._repository.endpoints(self._repository.owner(name))
+        return chain[chain.index(name) + 1 :] if name in chain else chain
+
+    @contextlib.contextmanager
+    def _held(self, name: str) -> Iterator[None]:
+        """Keep commands from changing what is served of a model.
+
+        Raises:
+            BlockingIOError: one does.
+        """
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(exclusive(self._repository.root / self._repository.owner(name), wait=False))
+            except BlockingIOError:
+                raise
+            except OSError:  # somebody deleted the model, or nobody can open its folder
+                pass
+            yield
+
+    def _show_trouble(self) -> None:
+        recovering = {name: case.fault.reason for name, case in self._cases.items()}
+        if recovering != self._journal.state.recovering:
+            self._journal.change(recovering=recovering, trouble="; ".join(recovering.values()))
+
+
+def reload(
+    client: TritonClient, repository: Repository, name: str, versions: Sequence[int], server_dir: str = ""
+) -> None:
+    """Load a model anew though the server, of that folder if it is not resx's own, has it.
+
+    Raises:
+        LoadFailed: it does not load.
+        NoAnswerInTime: nor is it refused.
+    """
+    try:
+        repository.require_readable(name, None)  # Triton looks at the model's other versions too
+        config_rules.require_contained(repository.root, name)
+        require_none_of_others(repository.root, name, server_dir)
+        served = None
+        if not (repository.root / name / CONFIG_FILE).exists():
+            served = _served_config(client, name)
+            if served is None:  # there is nothing to name versions in: it gets the newest
+                client.load(name)
+                return
+        client.load(name, version_pinning.reloading_json(repository, name, versions, served))
+    except NoAnswerInTime:
+        raise
+    except (ResxError, OSError) as error:
+        raise LoadFailed(f"{name} does not load: {error}") from error
+
+
+def _served_config(client: TritonClient, name: str) -> dict[str, Any] | None:
+    try:
+        return client.config(name)
+    except NotLoaded:
+        return None
+
+
+def kind_of(error: ResxError) -> Kind:
+    """Return what an error of loading or proving a model says of it."""
+    if isinstance(error, NoAnswerInTime):
+        return "hangs"
+    is_away = isinstance(error, LoadFailed | NotLoaded | ModelProcessLost | ConnectionLost | ServerBusy)
+    return "died" if is_away else "wrong"
+
+
+def _end_stubs(running: Running, name: str) -> bool:
+    """End a model's processes, which would keep it from being unloaded; say whether it had any."""
+    had_any = running.process.kill_stubs(name)
+    running.stubs.forget(name)
+    return had_any

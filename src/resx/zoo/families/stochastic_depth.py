@@ -1,0 +1,74 @@
+"""Stochastic depth: branches that are skipped at random in training (Huang et al. 2016).
+
+A module with a branch that may be skipped is a `StochasticBranch`. In training the whole batch keeps or
+loses the branch together; in evaluation every branch runs and its output is multiplied by its survival
+probability, H_l = ReLU(p_l f_l(H_{l-1}) + id(H_{l-1})) (equation 5).
+
+torchvision and timm divide by the probability in training instead, so their weights have nothing to
+fold; `resx.export.graph.survival_folding` moves ours into the branch's last layer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class StochasticBranch(nn.Module):
+    """A module that joins the output of a branch to its input, where the branch survives with some probability.
+
+    A subclass says what branch and shortcut are, how they are joined, and what is left without the branch.
+    """
+
+    survival: float = 1.0
+    """p_l in (0, 1]; 1 always keeps the branch and adds no operation."""
+
+    def branch(self, x_NCHW: Tensor) -> Tensor:
+        """Return f_l(x), what the block learns."""
+        raise NotImplementedError
+
+    def shortcut(self, x_NCHW: Tensor) -> Tensor:
+        """Return what the branch's output is added to."""
+        raise NotImplementedError
+
+    def joined(self, x_NCHW: Tensor) -> Tensor:
+        """Return the block's output with its branch."""
+        raise NotImplementedError
+
+    def skipped(self, x_NCHW: Tensor) -> Tensor:
+        """Return the block's output without its branch, which does not run."""
+        raise NotImplementedError
+
+    def apart(self, branch_x_NCHW: Tensor, shortcut_x_NCHW: Tensor) -> Tensor:
+        """Return the block's output where branch and shortcut take different inputs: `joined(x)` is `apart(x, x)`.
+
+        The gradients with respect to the two are what flows back through each way alone.
+        """
+        raise NotImplementedError
+
+    def branch_end(self) -> nn.Module:
+        """Return the layer that folding scales.
+
+        Its output is the branch's output, or that but for a ReLU: p ReLU(z) = ReLU(p z) for p > 0.
+        """
+        raise NotImplementedError
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return H_l for H_{l-1} = x."""
+        if self.training and not self.survives():
+            return self.skipped(x_NCHW)
+        return self.joined(x_NCHW)
+
+    def survives(self) -> bool:
+        """Draw whether the branch survives this training step, for the whole batch."""
+        return self.survival >= 1.0 or bool(torch.rand(()) < self.survival)
+
+    def expected(self, branch: Tensor) -> Tensor:
+        """Return a branch's output as it is in training, and scaled to its expectation in evaluation."""
+        return branch if self.training or self.survival >= 1.0 else self.survival * branch
+
+
+def set_survival(branches: Sequence[StochasticBranch], probabilities: Sequence[float]) -> None:
+    """Give the branches, first to last, their survival probabilities."""
+    for branch, survival in zip(branches, probabilities, strict=True):
+        branch.survival = survival

@@ -1,0 +1,246 @@
+"""Settings are chosen by measurement, put in force and taken back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resx.bench.results.samples import Samples
+from resx.bench.tuning.highest_rate import parse_slo
+from resx.bench.tuning.tuning import (
+    Bench,
+    Search,
+    answers_per_s,
+    batch_settings,
+    delays_us,
+    front,
+    halve,
+    outcome,
+    thread_settings,
+)
+from resx.card.tuning import Setting, Trial, Tuning
+from resx.errors import ResxError
+from resx.repository import config_pbtxt
+from resx.serving.client.client import TritonClient
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.rehearsal import rehearsal_name
+from resx.serving.deployment.rollback import undeploy
+from resx.serving.deployment.tuned_configuration import put_in_force, setting_of
+from tests.conftest import Finished, RunningTriton, publish_tiny
+
+BEFORE = Setting(version=1, instances=1, threads=0, spinning=False, max_batch=8, delay_us=0)
+
+
+def trial(
+    setting: Setting, seconds: float = 1.0, *, per_s: float = 1.0, single_ms: float = 1.0, why: str = ""
+) -> Trial:
+    return Trial(
+        setting=setting, stage="threads", seconds=seconds, images_per_s=per_s, p50_ms=1.0, p99_ms=1.0,
+        single_ms=single_ms, invalid=why,
+    )  # fmt: skip
+
+
+def answers_at(*moments_s: float) -> Samples:
+    done = np.array([int(moment * 1e9) for moment in moments_s], np.int64)
+    return Samples(due_ns=done, sent_ns=done, done_ns=done, kind=np.zeros(len(done), np.int64), errors=())
+
+
+@pytest.mark.parametrize("offset_s", [0.0, 0.1, 0.2])
+def test_batches_at_the_ends_of_a_window_do_not_change_the_throughput(offset_s: float) -> None:
+    """A batch of 8 each quarter of a second: counted over 2 s of window, 64 or 72 answers."""
+    moments = [offset_s + 0.25 * batch for batch in range(9) if offset_s + 0.25 * batch <= 2.0 for _ in range(8)]
+    found = answers_per_s(answers_at(*moments))
+    assert found is not None
+    assert abs(found / 32 - 1) < 0.02
+
+
+def test_too_few_answers_have_no_slope() -> None:
+    assert answers_per_s(answers_at()) is None
+    assert answers_per_s(answers_at(1.0)) is None
+    assert answers_per_s(answers_at(1.0, 1.0)) is None
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 8, 48])
+def test_no_setting_has_more_threads_than_cores(cores: int) -> None:
+    settings = thread_settings(BEFORE, [1, 3], cores, on_cpu=True)
+    assert settings[0] == BEFORE
+    assert len(set(settings)) == len(settings)
+    assert {setting.version for setting in settings} == {1, 3}
+    assert all(setting.instances * setting.threads <= cores for setting in settings)
+    assert all(setting.threads > 1 for setting in settings if setting.spinning)
+    assert any(setting.instances * setting.threads == cores for setting in settings)
+
+
+def test_on_a_gpu_only_the_instances_change() -> None:
+    settings = thread_settings(BEFORE, [1], 8, on_cpu=False)
+    assert {(setting.threads, setting.spinning) for setting in settings} == {(0, False)}
+    assert {setting.instances for setting in settings} == {1, 2, 3, 4}
+
+
+def test_batches_stay_large_enough_for_the_canary() -> None:
+    settings = batch_settings(BEFORE, BEFORE, largest=8, least=4)
+    assert {setting.max_batch for setting in settings} == {8, 4}
+    assert len({setting.delay_us for setting in settings}) > 1
+    unjoined = [s.delay_us for s in batch_settings(BEFORE, BEFORE, largest=32, least=2) if s.max_batch == 2]
+    assert unjoined == [0]
+    fixed = BEFORE.model_copy(update={"max_batch": 0})
+    assert batch_settings(fixed, fixed, largest=8, least=1) == [fixed]
+
+
+def test_a_slow_model_is_given_longer_to_fill_its_batches() -> None:
+    assert delays_us(None) == delays_us(0.8) == delays_us(6.0) == (0, 200, 1000)
+    assert delays_us(45.0) == (0, 1000, 9000)
+    found = batch_settings(BEFORE, BEFORE, largest=8, least=8, delays=delays_us(45.0))
+    assert {setting.delay_us for setting in found} >= {0, 1000, 9000}
+
+
+def test_halving_finds_the_best_and_never_drops_the_setting_in_force() -> None:
+    settings = [BEFORE, *(BEFORE.model_copy(update={"delay_us": delay}) for delay in range(1, 12))]
+    rounds: dict[float, list[Setting]] = {}
+
+    def run(setting: Setting, seconds: float) -> Trial:
+        rounds.setdefault(seconds, []).append(setting)
+        return trial(setting, seconds, per_s=setting.delay_us, why="broken" if setting.delay_us == 11 else "")
+
+    assert halve(settings, BEFORE, run, "throughput", 1.0, 0).delay_us == 10
+    assert [len(measured) for measured in rounds.values()] == [12, 5, 3]
+    assert all(BEFORE in measured for measured in rounds.values())
+    assert list(rounds) == [1.0, 2.0, 4.0]
+
+
+def test_where_nothing_can_be_measured_the_reason_is_told() -> None:
+    with pytest.raises(ResxError, match="no setting could be measured: out of memory"):
+        halve([BEFORE], BEFORE, lambda setting, s: trial(setting, s, why="out of memory"), "latency", 1.0, 0)
+
+
+def test_the_front_holds_what_no_other_setting_beats_in_both() -> None:
+    found = [
+        trial(BEFORE.model_copy(update={"delay_us": number}), per_s=per_s, single_ms=single_ms)
+        for number, (per_s, single_ms) in enumerate([(10, 1), (20, 2), (15, 3)])
+    ]
+    assert front(found) == found[:2]
+
+
+def test_a_chosen_setting_answers_as_a_version_of_its_own_and_can_be_taken_back(
+    triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    repository, name = triton.repository, "tuned"
+    publish_tiny(repository, name)
+    config = repository.root / name / "config.pbtxt"
+    text = config.read_text()
+    before = setting_of(repository, name, 1)
+    chosen = before.model_copy(update={"instances": 2, "threads": 1, "delay_us": 200})
+    tuning = Tuning(
+        objective="throughput", concurrency=8, cores=2, client_elsewhere=False, processor="", created="", command="",
+        before=before, config_before=text, chosen=chosen, ratio=1.2, low=1.1, high=1.3, num_pairs=5, trials=(),
+    )  # fmt: skip
+    with TritonClient(triton.state.address("grpc")) as client:
+        deploy(client, repository, name)
+        assert put_in_force(client, repository, name, tuning, threads=True).version == 2
+        assert repository.card(name).tuning == tuning
+        assert setting_of(repository, name, 2) == chosen.model_copy(update={"version": 2})
+        served = client.config(name)
+        assert served["instance_group"][0]["count"] == 2
+        assert int(served["dynamic_batching"]["max_queue_delay_microseconds"]) == 200
+        done = resx("tune", name, "--undo", f"--repository={repository.root}", "--json")
+        assert done.code == 0, done.err
+        assert done.json == {"name": name, "removed": 2, "version": 1, "deployed": True}
+        assert config.read_text() == text
+        assert repository.versions(name) == client.model_versions()[name] == [1]
+        again = resx("tune", name, "--undo", f"--repository={repository.root}")
+        assert again.code == 2
+        assert "nothing to undo" in again.err
+        undeploy(client, repository, name)
+
+
+def test_tuning_for_real_tries_settings_beside_the_model_that_answers_and_leaves_nothing(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    repository, plot = triton.repository, tmp_path / "front.png"
+    text = (repository.root / "tiny" / "config.pbtxt").read_text()
+    options = ["--cores", "1", "--duration", "0.2", "--pairs", "2", "--dry-run", "--json", "--client-elsewhere"]
+    options += ["--objective", "latency", "--plot", str(plot)]
+    done = resx("tune", "tiny", f"--repository={repository.root}", *options)
+    assert done.code == 0, done.err
+    assert done.json["version"] is None
+    assert len(done.json["trials"]) >= 4
+    assert not any(one["invalid"] for one in done.json["trials"])
+    assert all(one["setting"]["instances"] == 1 for one in done.json["trials"])
+    assert (repository.root / "tiny" / "config.pbtxt").read_text() == text
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert config_pbtxt.parse(done.json["config_before"]).name == "tiny"
+    with TritonClient(triton.state.address("grpc")) as client:
+        assert not client.is_model_ready(rehearsal_name("tiny"))
+
+
+def test_under_an_objective_a_setting_is_worth_the_highest_rate_that_holds_it(triton: RunningTriton) -> None:
+    address, repository = triton.state.address("http"), triton.repository
+    before = setting_of(repository, "tiny", 1)
+    slo = parse_slo("p50=2s")
+    with TritonClient(address) as client:
+        bench = Bench(
+            client=client, address=address, repository=repository, name="tiny", before=before,
+            search=Search(
+                objective="throughput", concurrency=8, cores=1, client_elsewhere=False, duration_s=0.2, num_pairs=2,
+                seed=0, slo=slo,
+            ),
+        )  # fmt: skip
+        found = bench.trial(before, "threads", 0.2, True, start_per_s=20.0)
+    if "did not get the processor in time" in found.invalid:  # a loaded machine; it may say so, and nothing else
+        return
+    assert not found.invalid
+    assert found.images_per_s > 1
+    assert found.p50_ms is not None
+    assert found.p50_ms <= slo.bound_ms
+
+
+def test_what_no_setting_holds_is_said(triton: RunningTriton, resx: Callable[..., Finished]) -> None:
+    options = ["--cores", "1", "--duration", "0.2", "--pairs", "2", "--dry-run"]
+    done = resx("tune", "tiny", f"--repository={triton.repository.root}", "--slo", "p50=1us", *options)
+    assert done.code == 3
+    assert "no setting holds the objective" in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "ratio", "better"),
+    [
+        ([(100.0, 120.0), (100.0, 121.0), (100.0, 122.0)], 1.21, True),
+        ([(100.0, 80.0), (100.0, 150.0), (100.0, 101.0)], 1.07, False),
+        ([(0.0, 50.0), (0.0, 60.0)], None, True),
+        ([(0.0, 50.0), (0.0, 0.0)], 1.0, False),
+        ([(0.0, 50.0)], 1.0, False),
+        ([], 1.0, False),
+    ],
+)
+def test_only_a_difference_that_the_pairs_are_sure_of_counts(
+    pairs: list[tuple[float, float]], ratio: float | None, better: bool
+) -> None:
+    best = BEFORE.model_copy(update={"delay_us": 7})
+    found = outcome(BEFORE, best, pairs, (), True)
+    assert found.ratio == (None if ratio is None else pytest.approx(ratio, abs=0.01))
+    assert found.is_better("throughput") is better
+    assert not outcome(BEFORE, BEFORE, pairs, (), True).is_better("throughput")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tiny", "--slo", "p99=5"], "--slo p99=5"),
+        (["tiny", "--slo", "p99=5ms", "--objective", "latency"], "leave out --objective latency"),
+        (["tiny", "--slo", "p99=5ms", "--client-elsewhere"], "leave out --client-elsewhere"),
+        (["tiny", "--plot", "front.txt"], "--plot front.txt"),
+        (["nothing"], "nothing"),
+        (["tiny", "--objective", "beauty"], "--objective beauty"),
+        (["tiny", "--duration", "0"], "--duration 0"),
+        (["tiny", "--cores", "9999"], "--cores 9999"),
+        (["tiny", "--url", "10.255.255.1:8001"], "--cores is missing"),
+    ],
+)
+def test_what_cannot_be_tuned_is_refused_in_one_line(
+    triton: RunningTriton, resx: Callable[..., Finished], arguments: list[str], words: str
+) -> None:
+    done = resx("tune", *arguments, f"--repository={triton.repository.root}")
+    assert done.code == 2
+    assert words in done.err
+    assert len(done.err.strip().splitlines()) == 1

@@ -1,0 +1,106 @@
+"""Calibration images: their order decides nothing, and images of one color show nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from resx.card.kinds import CALIBRATION_METHODS, CalibrationMethod
+from resx.card.signature import signature_of
+from resx.errors import UsageError
+from resx.export.graph.onnx_writer import write_onnx
+from resx.export.int8 import quantization
+from resx.export.int8.calibration import Ranges, load_calibration
+from resx.zoo.building import build_from_spec
+from tests.conftest import Finished, tiny_spec
+from tests.export.graph.test_batchnorm_fusion import with_statistics
+from tests.export.int8.test_quantization import PHOTOGRAPHS
+
+SPEC = tiny_spec()
+SIGNATURE = signature_of(SPEC, "uint8")
+PLAIN = {
+    "black": np.zeros((200, 3, 16, 16), np.uint8),
+    "white": np.full((200, 3, 16, 16), 255, np.uint8),
+    "greys": np.arange(200, dtype=np.uint8).repeat(3 * 16 * 16).reshape(200, 3, 16, 16),
+}
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared")
+    model = with_statistics(build_from_spec(SPEC, seed=0)).eval()
+    write_onnx(model, SPEC, folder / "fp32.onnx", precision="fp32", input_type="uint8", target="cpu")
+    quantization.prepare(folder / "fp32.onnx", folder / "prepared.onnx", target="cpu")
+    return folder / "prepared.onnx"
+
+
+def ranges(prepared: Path, images: np.ndarray, method: CalibrationMethod) -> Ranges:
+    return quantization.find_ranges(prepared, images, method, SIGNATURE)
+
+
+@pytest.mark.parametrize("method", CALIBRATION_METHODS)
+@pytest.mark.parametrize("plain", PLAIN)
+def test_two_hundred_plain_frames_before_photographs_change_no_range(
+    method: CalibrationMethod, plain: str, prepared: Path
+) -> None:
+    photographs = PHOTOGRAPHS[:20]
+    before = ranges(prepared, np.concatenate([PLAIN[plain], photographs]), method)
+    assert before == ranges(prepared, np.concatenate([photographs, PLAIN[plain]]), method)
+    for name, (low, high) in ranges(prepared, photographs, method).items():
+        slack = 0.1 * (high - low)  # a percentile is one of all values, plain ones included
+        assert before[name][0] <= low + slack, name
+        assert before[name][1] >= high - slack, name
+
+
+@pytest.mark.parametrize("method", CALIBRATION_METHODS)
+def test_one_image_and_the_same_image_again_and_again_are_enough(method: CalibrationMethod, prepared: Path) -> None:
+    one = ranges(prepared, PHOTOGRAPHS[:1], method)
+    many = ranges(prepared, PHOTOGRAPHS[:1].repeat(70, 0), method)
+    for name, bounds in one.items():
+        assert many[name] == pytest.approx(bounds, rel=1e-3, abs=1e-5)
+
+
+def test_a_file_of_a_fixed_batch_sees_every_image(prepared: Path) -> None:
+    fixed = SIGNATURE.model_copy(update={"batch": 16})
+    batches = quantization.batches(PHOTOGRAPHS[:20], fixed)
+    assert [len(batch) for batch in batches] == [16, 16]
+    assert len(np.unique(np.concatenate(batches), axis=0)) == 20
+    assert [len(batch) for batch in quantization.batches(PHOTOGRAPHS[:1], fixed)] == [16]
+
+
+def test_values_that_are_not_finite_are_refused_by_their_tensor(tmp_path: Path) -> None:
+    model = with_statistics(build_from_spec(SPEC, seed=0)).eval()
+    with torch.no_grad():
+        model.get_submodule("conv1").weight.fill_(3e38)  # type: ignore[operator, union-attr]
+    write_onnx(model, SPEC, tmp_path / "fp32.onnx", precision="fp32", input_type="uint8", target="cpu")
+    quantization.prepare(tmp_path / "fp32.onnx", tmp_path / "prepared.onnx", target="cpu")
+    for method in CALIBRATION_METHODS:
+        with pytest.raises(UsageError, match="on the calibration images; int8 needs finite values"):
+            ranges(tmp_path / "prepared.onnx", PHOTOGRAPHS[:4], method)
+
+
+@pytest.mark.parametrize("plain", PLAIN)
+def test_images_of_one_color_each_are_refused_for_that(plain: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", PLAIN[plain])
+    with pytest.raises(UsageError, match=r"--calibrate .*x.npz: all 200 images are of one color"):
+        load_calibration(str(tmp_path / "x.npz"), SIGNATURE, num_images=512, seed=0, run=None)
+    with pytest.raises(UsageError, match="the one image is of one color"):
+        load_calibration(str(tmp_path / "x.npz"), SIGNATURE, num_images=1, seed=0, run=None)
+    np.savez(tmp_path / "x.npz", np.concatenate([PLAIN[plain], PHOTOGRAPHS[:1]]))  # blank tiles among others
+    found = load_calibration(str(tmp_path / "x.npz"), SIGNATURE, num_images=512, seed=0, run=None)
+    assert len(found.images) == 201
+
+
+def test_the_command_refuses_a_folder_of_black_frames_in_one_line(
+    tmp_path: Path, resx: Callable[..., Finished]
+) -> None:
+    (tmp_path / "black").mkdir()
+    for index in range(3):
+        Image.new("RGB", (32, 32)).save(tmp_path / "black" / f"{index}.jpg")
+    done = resx("export", "resnet20", "--int8", "--calibrate", "black", "-q")
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert "--calibrate black: all 3 images are of one color" in done.err
+    assert not (tmp_path / "model_repository").exists()

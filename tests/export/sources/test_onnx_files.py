@@ -1,0 +1,588 @@
+"""Files that somebody else made: what is read from them, what is made of them, and what is refused."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from resx.card.card import read_card
+from resx.card.kinds import Precision
+from resx.card.origin import FileArguments, SourceArguments
+from resx.card.signature import Signature
+from resx.errors import ExportError, ResxError, UsageError
+from resx.export.pipeline import ExportOptions, export_version
+from resx.export.request import ExportRequest, prepare
+from resx.export.sources.onnx_files import LoadedFile
+from resx.export.sources.source import NOTHING_GIVEN, load_source
+from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.publishing import export_into
+from resx.repository.versions import Repository
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.verification import LabelledData, verify_version
+from resx.text import one_line
+from tests.conftest import Finished, RunningTriton
+
+LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
+
+
+def network(
+    *, shape: tuple[int | str, ...] = ("batch", 3, 8, 8), data_type: int = TensorProto.FLOAT, opset: int = 17,
+    softmax: bool = False, scale: float = 0.1, classes: int = 7,
+) -> ModelProto:  # fmt: skip
+    """A convolution, pooling and a linear layer with random weights; without an image only the last."""
+    random = np.random.default_rng(0)
+    nodes, channels = [], shape[1]
+    assert isinstance(channels, int)
+    weights = {"w2": random.normal(0, scale, (classes, 5 if len(shape) == 4 else channels)).astype(np.float32)}
+    source = "given"
+    if data_type != TensorProto.FLOAT:
+        nodes.append(helper.make_node("Cast", ["given"], ["float"], to=TensorProto.FLOAT))
+        source = "float"
+    if len(shape) == 4:
+        weights["w1"] = random.normal(0, scale, (5, channels, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [source, "w1"], ["c"], pads=[1, 1, 1, 1], name="first"))
+        nodes.append(helper.make_node("Relu", ["c"], ["r"]))
+        nodes.append(helper.make_node("GlobalAveragePool", ["r"], ["p"]))
+        nodes.append(helper.make_node("Flatten", ["p"], ["f"]))
+        source = "f"
+    nodes.append(helper.make_node("Gemm", [source, "w2"], ["scores"], transB=1))
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["scores"], ["answer"], axis=1))
+    graph = helper.make_graph(
+        nodes, "somebody's",
+        [helper.make_tensor_value_info("given", data_type, shape)],
+        [helper.make_tensor_value_info("answer" if softmax else "scores", TensorProto.FLOAT, [shape[0], classes])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    helper.set_model_props(model, {"author": "somebody"})
+    return model
+
+
+def saved(model: ModelProto, folder: Path, name: str = "theirs") -> Path:
+    path = folder / f"{name}.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def loaded(path: Path, arguments: FileArguments = NOTHING_GIVEN, image_size: int | None = None) -> LoadedFile:
+    source = load_source(str(path), weights="none", seed=0, image_size=image_size, file=arguments)
+    assert isinstance(source, LoadedFile)
+    return source
+
+
+@pytest.mark.parametrize(
+    ("shape", "data_type", "batch"),
+    [
+        (("batch", 3, 8, 8), TensorProto.FLOAT, None),
+        (("batch", 3, 8, 8), TensorProto.UINT8, None),
+        ((1, 3, 8, 8), TensorProto.FLOAT, 1),
+        ((4, 3, 8, 6), TensorProto.UINT8, 4),
+        (("n", 1, 8, 8), TensorProto.FLOAT, None),
+        (("n", 12), TensorProto.FLOAT, None),
+    ],
+)
+def test_the_signature_is_read_from_the_file(
+    tmp_path: Path, shape: tuple[int | str, ...], data_type: int, batch: int | None
+) -> None:
+    signature = loaded(saved(network(shape=shape, data_type=data_type), tmp_path)).signature
+    assert (signature.input_name, signature.input_dims, signature.batch) == ("given", shape[1:], batch)
+    assert signature.input_type == ("uint8" if data_type == TensorProto.UINT8 else "float32")
+    assert (signature.output_name, signature.output_dims) == ("scores", (7,))
+    assert (signature.resize is not None) == (shape[1] == 3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("shape", [("n", 3, 8, 8), (2, 3, 8, 8), ("n", 12)])
+def test_what_is_made_of_it_computes_the_same(
+    tmp_path: Path, precision: Precision, shape: tuple[int | str, ...]
+) -> None:
+    source = loaded(saved(network(shape=shape), tmp_path))
+    folder = tmp_path / "version"
+    folder.mkdir()
+    card = export_version(
+        source, ExportOptions(precision=precision, input_type="float32"), folder, name="theirs", command="a test"
+    )
+    assert card.steps[-1].passed
+    assert card.fp16_share == (1.0 if precision == "fp16" else 0.0)
+    rows = np.random.default_rng(3).integers(0, 256, (2, *source.signature.input_dims), dtype=np.uint8)
+    answer = OnnxRuntimeModel(folder / "model.onnx")(source.signature.as_input(rows))
+    np.testing.assert_allclose(answer, source.logits(rows), atol=2e-2 if precision == "fp16" else 1e-6)
+    assert read_card(folder) == card
+
+
+def test_the_makers_metadata_stay_and_ours_are_added(tmp_path: Path) -> None:
+    source = loaded(saved(network(), tmp_path))
+    export_version(source, ExportOptions(input_type="float32"), tmp_path, name="theirs", command="a test")
+    properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
+    assert properties["author"] == "somebody"
+    assert properties["resx.source_sha256"] == source.description.weights_sha256
+
+
+def test_weights_that_were_inputs_become_constants(tmp_path: Path) -> None:
+    model = network()
+    model.ir_version = 3
+    weights = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer]
+    model.graph.input.extend(weights)
+    source = loaded(saved(model, tmp_path))
+    export_version(source, ExportOptions(input_type="float32"), tmp_path, name="theirs", command="a test")
+    assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["given"]
+
+
+def test_external_data_are_taken_into_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.onnx"
+    onnx.save(network(), path, save_as_external_data=True, location="theirs.bin", size_threshold=0)
+    source = loaded(path)
+    folder = tmp_path / "version"
+    folder.mkdir()
+    export_version(source, ExportOptions(input_type="float32"), folder, name="theirs", command="a test")
+    (tmp_path / "theirs.bin").unlink()
+    assert OnnxRuntimeModel(folder / "model.onnx")(np.zeros((1, 3, 8, 8), np.float32)).shape == (1, 7)
+
+
+def test_normalisation_comes_from_the_user_then_the_file_then_imagenet(tmp_path: Path) -> None:
+    model = network()
+    path = saved(model, tmp_path)
+    assert loaded(path).signature.mean == (0.485, 0.456, 0.406)
+    helper.set_model_props(model, {"resx.mean": "0.1,0.2,0.3", "resx.std": "1,1,1"})
+    path = saved(model, tmp_path)
+    assert loaded(path).signature.mean == (0.1, 0.2, 0.3)
+    assert loaded(path, FileArguments(mean=(0.5, 0.5, 0.5))).signature.mean == (0.5, 0.5, 0.5)
+
+
+def test_an_open_size_is_closed_by_image_size(tmp_path: Path) -> None:
+    path = saved(network(shape=("n", 3, "h", "w")), tmp_path)
+    with pytest.raises(UsageError, match="open in an axis other than the batch; fix it with --image-size"):
+        loaded(path)
+    assert loaded(path, image_size=10).signature.input_dims == (3, 10, 10)
+    with pytest.raises(UsageError, match="--image-size 10"):
+        loaded(saved(network(), tmp_path), image_size=10)
+
+
+@pytest.mark.parametrize("unknown", [-1, 0, "unk__123", None])
+def test_a_batch_that_a_converter_did_not_know_is_open(tmp_path: Path, unknown: int | str | None) -> None:
+    model = network()
+    for value in (*model.graph.input, *model.graph.output):
+        dim = value.type.tensor_type.shape.dim[0]
+        dim.Clear()
+        if unknown is not None:
+            setattr(dim, "dim_param" if isinstance(unknown, str) else "dim_value", unknown)
+    source = loaded(saved(model, tmp_path))
+    assert source.signature.batch is None
+    export_version(source, ExportOptions(input_type="float32"), tmp_path, name="theirs", command="a test")
+    assert len(OnnxRuntimeModel(tmp_path / "model.onnx")(np.zeros((5, 3, 8, 8), np.float32))) == 5
+
+
+@pytest.mark.parametrize("shape", [(-1, 3, -1, -1), (0, 3, 0, 0), ("a", "b", "c", "d"), ("unk", "unk", "unk", "unk")])
+def test_sizes_that_a_converter_did_not_know_are_closed_by_image_size(
+    tmp_path: Path, shape: tuple[int | str, ...]
+) -> None:
+    model = network()
+    dims = helper.make_tensor_type_proto(TensorProto.FLOAT, shape).tensor_type.shape
+    model.graph.input[0].type.tensor_type.shape.CopyFrom(dims)
+    path = saved(model, tmp_path)
+    with pytest.raises(UsageError, match="fix it with --image-size"):
+        loaded(path)
+    assert loaded(path, image_size=10).signature.input_dims == (3, 10, 10)
+
+
+def test_a_batch_that_was_fixed_inside_is_refused_though_its_size_reads_minus_one(tmp_path: Path) -> None:
+    model = fixed_inside()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    with pytest.raises(UsageError, match=r"fails on an input \[3, 3, 8, 8\].*; it says that it takes a batch of 3"):
+        loaded(saved(model, tmp_path))
+
+
+@pytest.mark.parametrize("output", ["scores", "f"])
+def test_one_of_several_outputs_is_exported_without_what_only_the_others_need(tmp_path: Path, output: str) -> None:
+    path = saved(two_outputs(), tmp_path)
+    source = loaded(path, FileArguments(output=output))
+    repository = Repository(tmp_path / "repository")
+    card, version = export_into(
+        repository, source, ExportOptions(input_type="float32"), ServingOptions(), name="m", command="a test"
+    )
+    written = onnx.load(version.folder / "model.onnx").graph
+    assert [value.name for value in written.output] == [output]
+    assert [tensor.name for tensor in written.initializer] == (["w2", "w1"] if output == "scores" else ["w1"])
+    assert card.signature.output_dims == ((7,) if output == "scores" else (5,))
+    assert verify_version(version.folder, None, LabelledData()).again is not None  # loads the card's source again
+
+
+def test_an_input_that_only_another_output_needs_is_cut_off_too(tmp_path: Path) -> None:
+    model = two_inputs()
+    model.graph.node.append(helper.make_node("Relu", ["second"], ["other"]))
+    model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", 1]))
+    source = loaded(saved(model, tmp_path), FileArguments(output="scores"))
+    assert source.signature.input_name == "given"
+    assert source.logits(np.zeros((2, 3, 8, 8), np.uint8)).shape == (2, 7)
+
+
+def test_what_an_inner_graph_reads_is_kept_when_an_output_is_cut_off(tmp_path: Path) -> None:
+    model = two_outputs()
+    inner = helper.make_graph(
+        [helper.make_node("Relu", ["scores"], ["a"])], "inner", [],
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    model.graph.node.append(helper.make_node("If", ["yes"], ["last"], then_branch=inner, else_branch=inner))
+    model.graph.output.append(helper.make_tensor_value_info("last", TensorProto.FLOAT, ["n", 7]))
+    source = loaded(saved(model, tmp_path), FileArguments(output="last"))
+    assert source.logits(np.zeros((2, 3, 8, 8), np.uint8)).shape == (2, 7)
+
+
+def test_an_output_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no output logits; give one of scores, f"):
+        loaded(saved(two_outputs(), tmp_path), FileArguments(output="logits"))
+
+
+@pytest.mark.parametrize("text", ["abc", "1,2", "1,2,3,4", "", "nan,1,1", "inf,1,1", "1e300,1,1", "0.5;0.5;0.5"])
+@pytest.mark.parametrize("key", ["resx.mean", "resx.std"])
+def test_metadata_that_are_no_normalization_are_one_line_and_an_option_overrides_them(
+    tmp_path: Path, key: str, text: str
+) -> None:
+    model = network()
+    helper.set_model_props(model, {key: text})
+    path = saved(model, tmp_path)
+    with pytest.raises(UsageError, match=rf"theirs.onnx: metadata {key} .*: give three numbers") as refusal:
+        loaded(path)
+    assert "\n" not in str(refusal.value)
+    given = FileArguments(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    assert loaded(path, given).signature.std == (1.0, 1.0, 1.0)
+    helper.set_model_props(model, {"resx.std": "0,1,1"})
+    with pytest.raises(UsageError, match="from 0.000001"):
+        loaded(saved(model, tmp_path))
+
+
+def test_the_export_says_which_normalization_was_assumed(tmp_path: Path, resx: Callable[..., Finished]) -> None:
+    path = saved(network(), tmp_path)
+    done = resx("export", path, "-q")
+    assert done.code == 0, done.err
+    assert (
+        "0.229, 0.224, 0.225 (ImageNet's, assumed); the file does not say: change it with --mean and --std" in done.out
+    )
+    done = resx("export", path, "--mean", "0,0,0", "--std", "1,1,1", "--json")
+    assert done.json["normalization"]["mean_from"] == "option"
+    card = read_card(tmp_path / "model_repository" / "theirs" / "2")
+    assert card.source.normalization is not None
+    assert card.source.normalization.std_from == "option"
+
+
+def bytes_behind(cast: NodeProto) -> ModelProto:
+    """The network on bytes, with another way to floats."""
+    model = network(data_type=TensorProto.UINT8)
+    model.graph.node[0].CopyFrom(cast)
+    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 255), "scale"))
+    return model
+
+
+def through(*nodes: NodeProto, **values: object) -> ModelProto:
+    """The network with nodes from `scores` to `answer`."""
+    model = network()
+    model.graph.node.extend(nodes)
+    model.graph.output[0].name = "answer"
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in values.items())
+    return model
+
+
+HALF_KINDS = {
+    "cast of bytes": lambda: network(data_type=TensorProto.UINT8),
+    "castlike of bytes": lambda: bytes_behind(helper.make_node("CastLike", ["given", "scale"], ["float"])),
+    "cast at the end": lambda: through(helper.make_node("Cast", ["scores"], ["answer"], to=TensorProto.FLOAT)),
+    "cast there and back": lambda: through(
+        helper.make_node("Cast", ["scores"], ["d"], to=TensorProto.DOUBLE),
+        helper.make_node("Cast", ["d"], ["answer"], to=TensorProto.FLOAT),
+    ),
+    "doubles": lambda: through(
+        helper.make_node("Cast", ["scores"], ["d"], to=TensorProto.DOUBLE),
+        helper.make_node("Mul", ["d", "two"], ["e"]),
+        helper.make_node("Cast", ["e"], ["answer"], to=TensorProto.FLOAT),
+        two=np.float64(2),
+    ),
+    "clip": lambda: through(
+        helper.make_node("Clip", ["scores", "low", "high"], ["answer"]), low=np.float32(-1), high=np.float32(1)
+    ),
+    "shape arithmetic": lambda: through(
+        helper.make_node("Shape", ["scores"], ["s"], start=1), helper.make_node("Cast", ["s"], ["t"], to=1),
+        helper.make_node("Div", ["scores", "t"], ["answer"]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("kind", HALF_KINDS)
+def test_casts_and_constants_survive_low_precision(
+    tmp_path: Path, kind: str, precision: Precision, resx: Callable[..., Finished]
+) -> None:
+    path = saved(HALF_KINDS[kind](), tmp_path)
+    source = loaded(path)
+    options = ExportRequest(
+        source=SourceArguments(source=str(path), weights="none", seed=0, image_size=None, settings=()),
+        precision=precision, target="cpu", calibrate="random" if precision == "int8" else "", calibrate_images=8,
+        calibrate_method="minmax", verify=precision == "fp16",
+    )  # fmt: skip
+    export_version(*prepare(options, lambda _step: None), tmp_path, name="m", command="a test")
+    rows = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
+    before, after = source.logits(rows), OnnxRuntimeModel(tmp_path / "model.onnx")(source.signature.as_input(rows))
+    assert np.abs(after - before).max() <= (0.02 if precision == "fp16" else 0.2) * np.abs(before).max()
+
+
+def half_already(folder: Path) -> Path:
+    source = loaded(saved(network(), folder))
+    made = folder / "half"
+    made.mkdir()
+    options = ExportOptions(precision="fp16", input_type="float32")
+    export_version(source, options, made, name="theirs", command="a test")
+    return made / "model.onnx"
+
+
+def test_a_file_in_fp16_is_taken_as_it_is_and_never_called_int8(tmp_path: Path) -> None:
+    source = loaded(half_already(tmp_path))
+    card = export_version(
+        source, ExportOptions(precision="fp16", input_type="float32"), tmp_path, name="m", command="a test"
+    )
+    assert (card.fp16_share, card.steps[-1].max_abs) == (1.0, 0.0)
+    assert card.operators_before == card.operators_after
+    with pytest.raises(UsageError, match="has 16-bit weights, and int8 is made of fp32"):
+        source.require_convertible("int8")
+
+
+def test_what_cannot_be_written_in_fp16_is_one_line(tmp_path: Path) -> None:
+    model = bytes_behind(helper.make_node("DequantizeLinear", ["given", "scale"], ["float"]))
+    with pytest.raises(ExportError, match="its fp16 form is not valid ONNX") as refusal:
+        loaded(saved(model, tmp_path)).write(tmp_path / "half.onnx", "fp16", "uint8", "cpu")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "half.onnx").exists()
+
+
+def test_a_suffix_in_capitals_is_an_onnx_file(tmp_path: Path, resx: Callable[..., Finished]) -> None:
+    path = saved(network(), tmp_path).rename(tmp_path / "M.ONNX")
+    assert loaded(path).name == "M"
+    assert resx("info", path, "--json").json["kind"] == "onnx file"
+    assert resx("verify", path, path, "-q").code == 0
+
+
+def two_inputs() -> ModelProto:
+    model = network()
+    model.graph.input.append(helper.make_tensor_value_info("second", TensorProto.FLOAT, ["n", 1]))
+    return model
+
+
+def two_outputs() -> ModelProto:
+    model = network()
+    model.graph.output.append(helper.make_tensor_value_info("f", TensorProto.FLOAT, ["n", 5]))
+    return model
+
+
+def not_finite() -> ModelProto:
+    return network(scale=float("nan"))
+
+
+def future_opset() -> ModelProto:
+    model = network()
+    model.opset_import[0].version = 999
+    return model
+
+
+def fixed_inside() -> ModelProto:
+    """The batch is symbolic in the input's type only."""
+    model = network()
+    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.CopyFrom(helper.make_node("Reshape", ["p", "to"], ["f"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 5]), "to"))
+    return model
+
+
+def unknown_operator() -> ModelProto:
+    model = network()
+    model.opset_import.append(helper.make_opsetid("their.domain", 1))
+    model.graph.node[1].domain = "their.domain"
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (two_inputs, r"has 2 inputs \(given, second\)"),
+        (two_outputs, r"has 2 outputs \(scores, f\)"),
+        (lambda: network(data_type=TensorProto.INT64), r"takes given INT64 \[batch, 3, 8, 8\]; .* uint8 or float32"),
+        (not_finite, r"weight w2 is not finite"),
+        (future_opset, r"opset 999, and onnx .* knows"),
+        (fixed_inside, r"fails on an input \[3, 3, 8, 8\]: .*; it says that it takes a batch of 3"),
+        (unknown_operator, r"onnxruntime refuses it"),
+        (lambda: network(shape=("n", 0, 8, 8)), r"open in an axis other than the batch"),
+    ],
+    ids=["two inputs", "two outputs", "int64", "NaN", "opset", "fixed inside", "unknown operator", "empty"],
+)
+def test_what_cannot_be_served_is_refused_with_its_reason(
+    tmp_path: Path, model: Callable[[], ModelProto], reason: str
+) -> None:
+    path = saved(model(), tmp_path)
+    with pytest.raises(ResxError, match=reason) as refusal:
+        loaded(path).require_finite()
+    assert "\n" not in str(refusal.value)
+
+
+INJECTION = (
+    'y" data_type: TYPE_FP32 dims: [ 10 ] } ]\nparameters { key: "INJECTED" value { string_value: "1" } }\n'
+    'output [ { name: "y'
+)
+
+
+def renamed(model: ModelProto, what: str, name: str | bytes) -> ModelProto:
+    """Give the only input or output another name; bytes that are no UTF-8 are put in behind protobuf's back."""
+    old = {"input": "given", "output": "scores"}[what]
+    new = name if isinstance(name, str) else "N" * len(name)
+    for value in getattr(model.graph, what):
+        value.name = new
+    for node in model.graph.node:
+        names = getattr(node, what)
+        names[:] = [new if one == old else one for one in names]
+    return model if isinstance(name, str) else ModelProto.FromString(
+        model.SerializeToString().replace(new.encode(), name)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+@pytest.mark.parametrize(
+    "name",
+    [INJECTION, 'a"b', "a'b", "a\\\\b", "a\tb", "y\\", "n" * 300, "a\u2028b", "a\u202eb", "a\x1b[31mb", "",
+     b"NN\xff\xfeNN"],
+)  # fmt: skip
+def test_a_tensors_name_that_other_formats_cannot_hold_is_refused(tmp_path: Path, what: str, name: str | bytes) -> None:
+    path = saved(renamed(network(), what, name), tmp_path)
+    with pytest.raises(UsageError, match=rf"theirs\.onnx: {what} '.*': the name of an input or output is") as raised:
+        loaded(path)
+    assert one_line(str(raised.value)) == str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["serving_default_input:0", "StatefulPartitionedCall/dense [0]", "n" * 256, "größe"])
+def test_names_as_converters_write_them_are_taken(tmp_path: Path, name: str) -> None:
+    assert loaded(saved(renamed(network(), "output", name), tmp_path)).signature.output_name == name
+
+
+@pytest.mark.parametrize("what", ["input", "output"])
+def test_the_refusal_of_a_name_holds_the_command_that_renames_it(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = saved(renamed(network(), what, INJECTION), tmp_path, "it's $HOME")
+    with pytest.raises(UsageError) as raised:
+        loaded(path)
+    words = shlex.split(str(raised.value).partition("rename it: ")[2])
+    subprocess.run([sys.executable, *words[1:]], check=True)
+    signature = loaded(tmp_path / "renamed.onnx").signature
+    assert (signature.input_name, signature.output_name) == {
+        "input": ("image", "scores"), "output": ("given", "logits")
+    }[what]  # fmt: skip
+
+
+def test_a_card_with_such_a_name_is_not_read(tmp_path: Path) -> None:
+    fields = loaded(saved(network(), tmp_path)).signature.model_dump()
+    with pytest.raises(ValueError, match="the name of an input or output is"):
+        Signature.model_validate(fields | {"output_name": INJECTION})
+
+
+def test_a_refused_file_is_one_line_and_nothing_published(tmp_path: Path, resx: Callable[..., Finished]) -> None:
+    done = resx("export", saved(fixed_inside(), tmp_path), "-q")
+    assert (done.code, done.out, len(done.err.splitlines())) == (2, "", 1), done.err
+    assert not (tmp_path / "model_repository").exists()
+
+
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
+    whole = network().SerializeToString()
+    (tmp_path / "short.onnx").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.onnx").write_text("this is no protobuf")
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    for name in ("short", "text", "empty"):
+        with pytest.raises(UsageError, match="ONNX model"):
+            loaded(tmp_path / f"{name}.onnx")
+    onnx.save(network(), tmp_path / "far.onnx", save_as_external_data=True, location="far.bin", size_threshold=0)
+    (tmp_path / "far.bin").unlink()
+    with pytest.raises(UsageError, match="its weights lie in far.bin, which is not beside it"):
+        loaded(tmp_path / "far.onnx")
+    with pytest.raises(UsageError, match="no such file"):
+        loaded(tmp_path / "none.onnx")
+
+
+def test_accuracy_of_a_file_of_a_fixed_batch_is_measured_in_its_batches(tmp_path: Path) -> None:
+    source = loaded(saved(network(shape=(4, 3, 16, 16), classes=10), tmp_path))
+    options = ExportOptions(input_type="float32")
+    _, version = export_into(
+        Repository(tmp_path / "repository"), source, options, ServingOptions(), name="theirs", command="a test"
+    )
+    found = verify_version(version.folder, None, LabelledData(name="digits", num_images=10))
+    assert found.accuracies is not None
+    assert found.accuracies.num_images == 10
+    assert found.accuracies.shares["source"] == found.accuracies.shares["file"]
+
+
+def test_a_line_of_the_labels_is_a_label_with_all_its_characters(tmp_path: Path) -> None:
+    file, labels = saved(network(classes=7), tmp_path), tmp_path / "labels.txt"
+    names = ("first", "a b", " c ", "n01\ttench", "Gro\xdfe Katze", "\u732b", "last")
+    labels.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode())
+    assert loaded(file, FileArguments(labels=str(labels))).description.signature.labels == names
+
+    for bad, shown in (("a\u2028b", r"a\\u2028b"), ("a\vb", r"a\\x0bb"), ("a\x85b", r"a\\x85b"), ("\udce9", r"\\xe9")):
+        labels.write_bytes("\n".join([*names[1:], bad]).encode("utf-8", "surrogateescape"))
+        with pytest.raises(UsageError, match=f"--labels .*: '{shown}': a class's name is one line of UTF-8"):
+            loaded(file, FileArguments(labels=str(labels)))
+    labels.write_text("\n".join(names), "utf-16")
+    with pytest.raises(UsageError, match=r"labels\.txt: not a list in UTF-8"):
+        loaded(file, FileArguments(labels=str(labels)))
+
+
+@pytest.mark.triton
+def test_a_files_answers_are_served_under_its_own_names(
+    tmp_path: Path, triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    """Three files that differ in all that the configuration says: open batch, fixed batch with a softmax, no image."""
+    labels = tmp_path / "labels"
+    labels.write_text("".join(f"thing {index}\n" for index in range(7)))
+    flags = (f"--repository={triton.repository.root}",)
+    for name, shape, file in (
+        ("their_open", ("n", 3, 8, 8), FileArguments(labels=str(labels))),
+        ("their_three", (3, 3, 8, 8), FileArguments(labels=str(labels))),
+        ("their_rows", ("n", 12), FileArguments()),
+    ):
+        source = loaded(saved(network(shape=shape, softmax=name == "their_three"), tmp_path, name), file)
+        options = ExportOptions(input_type="float32")
+        export_into(triton.repository, source, options, ServingOptions(), name=name, command="a test")
+        with triton.client() as client:
+            deploy(client, triton.repository, name)
+    assert resx("verify", "their_three", "--served", triton.url(), *flags, "-q").code == 0
+
+    from PIL import Image
+
+    photograph = tmp_path / "photograph.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(photograph)
+    for name in ("their_open", "their_three"):
+        done = resx("query", name, *[photograph] * 4, "--top", "7", "--json", *flags)
+        assert done.code == 0, done.err
+        tops = [entry["top"] for entry in done.json["images"]]
+        assert len(tops) == 4
+        assert all(top == tops[0] for top in tops)
+        assert sum(guess["probability"] for guess in tops[0]) == pytest.approx(1, abs=1e-4)
+        assert {guess["label"] for guess in tops[0]} == {f"thing {index}" for index in range(7)}
+    done = resx("query", "their_rows", photograph, *flags)
+    assert (done.code, "takes [12], not RGB images" in done.err) == (2, True)
+    with triton.client() as client:
+        for name in ("their_open", "their_three", "their_rows"):
+            client.unload(name)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=lambda path: path.stem)
+def test_the_graphs_of_the_onnx_package_reach_a_served_answer(triton: RunningTriton, path: Path) -> None:
+    source = loaded(path)
+    options = ExportOptions(input_type="float32")
+    export_into(triton.repository, source, options, ServingOptions(), name=path.stem, command="a test")
+    with triton.client() as client:
+        assert deploy(client, triton.repository, path.stem).canary_difference <= 1e-3
+        client.unload(path.stem)

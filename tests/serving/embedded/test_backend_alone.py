@@ -1,0 +1,217 @@
+"""The onnxruntime backend without a server: what a client can do only with luck, such as cancelling in time."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import resx.serving.embedded
+from tests.support import onnx_files
+
+MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "onnxruntime" / "model.py"
+
+
+class Tensor:
+    """Stands for the stub's: takes a capsule, as it does."""
+
+    def __init__(self, name: str, capsule: object) -> None:
+        class Holder:
+            def __dlpack__(self, **_options: object) -> object:
+                return capsule
+
+            def __dlpack_device__(self) -> tuple[int, int]:
+                return (1, 0)
+
+        self.name, self.array = name, np.from_dlpack(Holder())
+
+    from_dlpack = classmethod(lambda cls, name, capsule: cls(name, capsule))
+
+
+class Input:
+    """Stands for the stub's: gives a capsule, as it does."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def to_dlpack(self) -> object:
+        return self.array.__dlpack__()
+
+
+class Error:
+    INTERNAL, INVALID_ARG, CANCELLED = 1, 3, 7
+
+    def __init__(self, message: str, code: int) -> None:
+        self.message, self.code = message, code
+
+
+class Response:
+    def __init__(self, tensors: list[Tensor] | None = None, error: Error | None = None) -> None:
+        self.tensors, self.error = {tensor.name: tensor.array for tensor in tensors or []}, error
+
+
+class Request:
+    def __init__(self, *, cancelled: bool = False, outputs: tuple[str, ...] = ("total", "half"), **inputs: Any) -> None:
+        self.inputs, self.cancelled, self.outputs = inputs, cancelled, outputs
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    def requested_output_names(self) -> list[str]:
+        return list(self.outputs)
+
+
+def input_by_name(request: Request, name: str) -> Input | None:
+    return Input(request.inputs[name]) if name in request.inputs else None
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    return load_backend(monkeypatch, MODEL)
+
+
+def load_backend(monkeypatch: pytest.MonkeyPatch, path: Path) -> ModuleType:
+    """Load a backend's file as the server's stub does, with a stub's module that this test can look into."""
+    utils = ModuleType("triton_python_backend_utils")
+    utils.Tensor, utils.TritonError, utils.InferenceResponse = Tensor, Error, Response  # type: ignore[attr-defined]
+    utils.get_input_tensor_by_name = input_by_name  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
+    for folder in (path.parent, path.parent.parent):  # the server has the files of both in one folder
+        monkeypatch.syspath_prepend(folder)
+        for file in folder.glob("*.py"):
+            monkeypatch.delitem(sys.modules, file.stem, raising=False)
+    spec = importlib.util.spec_from_file_location("backend_under_test", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def instance(backend: ModuleType, folder: Path, *, max_batch_size: int = 8) -> Any:
+    onnx_files.sum_and_half(folder / "1" / "model.onnx")
+    config = {
+        "max_batch_size": max_batch_size,
+        "input": [{"name": "x"}],
+        "output": [{"name": "total"}, {"name": "half"}],
+    }
+    model = backend.TritonPythonModel()
+    model.initialize({"model_config": json.dumps(config), "model_repository": str(folder), "model_version": "1"})
+    return model
+
+
+def rows(*values: float, width: int = 2) -> np.ndarray:
+    return np.array([[value] * width for value in values], np.float32)
+
+
+def counting_runs(model: Any) -> list[dict[str, np.ndarray]]:
+    """Record what reaches onnxruntime."""
+    seen: list[dict[str, np.ndarray]] = []
+    run = model.run
+
+    def record(names: list[str], inputs: dict[str, np.ndarray], options: object) -> list[np.ndarray]:
+        seen.append(inputs)
+        return list(run(names, inputs, options))
+
+    model.run = record
+    return seen
+
+
+def test_a_cancelled_request_is_skipped_and_its_neighbours_are_not(backend: ModuleType, tmp_path: Path) -> None:
+    model = instance(backend, tmp_path)
+    seen = counting_runs(model)
+    model.last_run_s = 2 * backend.request_batches.WORTH_ASKING_S
+    cancelled, answered = model.execute([Request(x=rows(1), cancelled=True), Request(x=rows(2))])
+    assert cancelled.error.code == Error.CANCELLED
+    assert answered.tensors["half"].tolist() == [[1, 1]]
+    assert [len(inputs["x"]) for inputs in seen] == [1]
+
+
+def test_nobody_is_asked_whether_a_quick_run_is_still_wanted(backend: ModuleType, tmp_path: Path) -> None:
+    """The answer takes longer than the run: see the backend's module docstring."""
+    model = instance(backend, tmp_path)
+    (answer,) = model.execute([Request(x=rows(1), cancelled=True)])
+    assert answer.tensors["half"].tolist() == [[0.5, 0.5]]
+
+
+def test_a_request_that_fills_the_batch_is_not_copied(backend: ModuleType, tmp_path: Path) -> None:
+    model = instance(backend, tmp_path)
+    seen = counting_runs(model)
+    sent = rows(*range(8))
+    model.execute([Request(x=sent)])
+    assert np.shares_memory(seen[0]["x"], sent)
+
+
+def test_requests_of_one_shape_are_one_run_and_of_another_shape_another(backend: ModuleType, tmp_path: Path) -> None:
+    model = instance(backend, tmp_path)
+    seen = counting_runs(model)
+    requests = [Request(x=rows(1, 2)), Request(x=rows(3, width=5)), Request(x=rows(4))]
+    answers = model.execute(requests)
+    assert sorted(inputs["x"].shape for inputs in seen) == [(1, 5), (3, 2)]
+    assert [answer.tensors["total"].tolist() for answer in answers] == [[2, 4], [15], [8]]
+
+
+def test_a_model_without_batching_runs_each_request_by_itself(backend: ModuleType, tmp_path: Path) -> None:
+    model = instance(backend, tmp_path, max_batch_size=0)
+    seen = counting_runs(model)
+    model.execute([Request(x=rows(1)), Request(x=rows(2))])
+    assert len(seen) == 2
+
+
+def test_each_request_gets_the_outputs_that_it_asked_for(backend: ModuleType, tmp_path: Path) -> None:
+    model = instance(backend, tmp_path)
+    answers = model.execute([Request(x=rows(1), outputs=("half",)), Request(x=rows(2), outputs=("total",))])
+    assert [set(answer.tensors) for answer in answers] == [{"half"}, {"total"}]
+
+
+def test_a_missing_input_or_a_wrong_type_is_that_requests_own_error(backend: ModuleType, tmp_path: Path) -> None:
+    model = instance(backend, tmp_path)
+    missing, wrong, good = model.execute([Request(), Request(x=rows(1).astype(np.float64)), Request(x=rows(2))])
+    assert (missing.error.code, missing.error.message) == (Error.INVALID_ARG, "ValueError: input 'x' is missing")
+    assert wrong.error.code == Error.INVALID_ARG
+    assert good.tensors["total"].tolist() == [4]
+
+
+@pytest.mark.parametrize(("count", "cores", "expected"), [(1, 8, 8), (2, 8, 4), (3, 8, 2), (16, 8, 1)])
+def test_instances_share_the_cores(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, count: int, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _pid: set(range(cores)))
+    options = backend._session_options({"instance_group": [{"count": count}]})
+    assert options.intra_op_num_threads == expected
+
+
+@pytest.mark.parametrize(
+    ("level", "name"),
+    [(-1, "ORT_ENABLE_BASIC"), (0, "ORT_ENABLE_ALL"), (1, "ORT_ENABLE_EXTENDED"), (2, "ORT_DISABLE_ALL")],
+)
+def test_graph_levels_mean_what_they_mean_to_the_cpp_backend(backend: ModuleType, level: int, name: str) -> None:
+    options = backend._session_options({"optimization": {"graph": {"level": level}}})
+    assert options.graph_optimization_level.name == name
+
+
+def parameters(**texts: str) -> dict[str, Any]:
+    return {"parameters": {name.replace("__", "."): {"string_value": text} for name, text in texts.items()}}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"optimization": {"graph": {"level": 7}}}, "level: 7 .*give -1"),
+        (parameters(execution_mode="2"), "execution_mode='2'.*give 0 or 1"),
+        (parameters(intra_op_thread_count="-3"), "='-3'.*give 0 .* to 1024"),
+        (parameters(inter_op_thread_count="1e9"), "='1e9'.*give 0 .* to 1024"),
+        (parameters(enable_mem_arena="maybe"), "='maybe'.*give 0 or 1"),
+        (parameters(enable_mem_pattern="2"), "='2'.*give 0 or 1"),
+        (parameters(memory__enable_memory_arena_shrinkage="x"), "give cpu:0"),
+        (parameters(memory__enable_memory_arena_shrinkage="cpu:0", enable_mem_arena="0"), "enable_mem_arena is off"),
+        (parameters(session__intra_op__allow_spinning="yes"), "give 0 or 1"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_refused_by_name(backend: ModuleType, config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        backend._session_options(config), backend._run_options(config, "CPU", 0)
