@@ -97,7 +97,7 @@ def triton() -> tuple[Pin, str, str]:
 
     No lock holds it: pip fetches it when a server is first started, and it is held to this hash.
     """
-    said = constants(ROOT / "src" / "resx" / "serving" / "embedded.py")
+    said = constants(ROOT / "src" / "resx" / "serving" / "embedded" / "triton_installation.py")
     pin = Pin(
         name=said["PACKAGE"], version=said["PACKAGE_VERSION"], marker="", sha256=(said["WHEEL_SHA256"],),
         wanted_by=(PROJECT,),
