@@ -66,9 +66,11 @@ def formats(folder: Path) -> list[Format]:
         with tarfile.open(packed, "w:gz") as tar:
             tar.add(unpacked, archive.folder)
         official = dataclasses.replace(
-            archive, size_bytes=packed.stat().st_size, md5=_md5(packed.read_bytes()),
+            archive,
+            size_bytes=packed.stat().st_size,
+            md5=_md5(packed.read_bytes()),
             file_md5s=tuple(_md5((unpacked / name).read_bytes()) for name in archive.needed),
-        )  # fmt: skip
+        )
         files = tuple(unpacked / name for name in archive.needed)
         found += [
             Format(name=f"{archive.name} .tar.gz", files=(packed,), read=_reads(packed, archive)),

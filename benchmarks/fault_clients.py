@@ -125,9 +125,14 @@ def row_without_loss(
     if wrong:
         found.add(f"{wrong} wrong answers")
     return Row(
-        fault=fault, times=times, sent=len(events), lost=len(failed), wrong=wrong, seconds=tuple(seconds),
+        fault=fault,
+        times=times,
+        sent=len(events),
+        lost=len(failed),
+        wrong=wrong,
+        seconds=tuple(seconds),
         missed=tuple(sorted(found)),
-    )  # fmt: skip
+    )
 
 
 @contextlib.contextmanager

@@ -53,9 +53,16 @@ def killed_exports(times: int) -> list[Row]:
         if left:
             missed.add(f"{left[0]} was left")
     return [
-        Row(fault="SIGKILL of resx export", times=times, sent=0, lost=0, wrong=0, seconds=tuple(seconds),
-            missed=tuple(sorted(missed)))
-    ]  # fmt: skip
+        Row(
+            fault="SIGKILL of resx export",
+            times=times,
+            sent=0,
+            lost=0,
+            wrong=0,
+            seconds=tuple(seconds),
+            missed=tuple(sorted(missed)),
+        )
+    ]
 
 
 def killed_deploys(times: int) -> list[Row]:
@@ -110,9 +117,16 @@ def disk_full(times: int) -> list[Row]:
             missed.add(f"{failures} exports failed, and version {last.version} came last")
         what = "tmpfs" if root.is_mount() else "RLIMIT_FSIZE"
     return [
-        Row(fault=f"disk full in an export ({what})", times=times, sent=0, lost=0, wrong=0, seconds=(),
-            missed=tuple(sorted(missed)))
-    ]  # fmt: skip
+        Row(
+            fault=f"disk full in an export ({what})",
+            times=times,
+            sent=0,
+            lost=0,
+            wrong=0,
+            seconds=(),
+            missed=tuple(sorted(missed)),
+        )
+    ]
 
 
 @contextlib.contextmanager
@@ -121,9 +135,12 @@ def small_disk(
 ) -> Iterator[tuple[Path, Callable[[int], contextlib.AbstractContextManager[None]]]]:
     """Give a folder, and a context in which only so many bytes can be written."""
     root.mkdir(exist_ok=True)
-    mounted = os.geteuid() == 0 and not subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", root], capture_output=True, check=False
-    ).returncode  # fmt: skip
+    mounted = (
+        os.geteuid() == 0
+        and not subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", root], capture_output=True, check=False
+        ).returncode
+    )
 
     @contextlib.contextmanager
     def filled(room: int) -> Iterator[None]:

@@ -18,10 +18,13 @@ from resx.repository.versions import Repository
 from resx.serving.running.server_state import now_s
 
 WAYS: dict[str, Spoil] = {
-    "wrong": bad_models.misjudged, "wrong by a little": bad_models.misjudged_a_little,
-    "NaN": bad_models.not_a_number, "another shape": bad_models.another_shape, "an error": bad_models.failing,
+    "wrong": bad_models.misjudged,
+    "wrong by a little": bad_models.misjudged_a_little,
+    "NaN": bad_models.not_a_number,
+    "another shape": bad_models.another_shape,
+    "an error": bad_models.failing,
     "rows that depend on each other": bad_models.dependent_on_company,
-}  # fmt: skip
+}
 
 
 def bad_neighbours(requests: int) -> list[Row]:

@@ -55,9 +55,15 @@ def _row(repository: Repository, name: str, state: ServerState, counted: Counter
         f"the server had to be brought back: {now.last_recovery}": now.server_pid != state.server_pid,
     }
     return Row(
-        fault=name, times=counted.total(), sent=counted.total(), lost=0, wrong=bad, seconds=(), note=ends,
+        fault=name,
+        times=counted.total(),
+        sent=counted.total(),
+        lost=0,
+        wrong=bad,
+        seconds=(),
+        note=ends,
         missed=tuple(what for what, true in bars.items() if true),
-    )  # fmt: skip
+    )
 
 
 def _sent(state: ServerState, headers: dict[str, str], body: bytes) -> str:

@@ -37,10 +37,15 @@ def overload(seconds: float) -> list[Row]:
             stop(repository)
     missed = (*found.missed, *((f"the server was brought back {restarts} times",) if restarts else ()))
     row = Row(
-        fault=f"overload, {FACTOR:g} x {found.capacity_per_s:.0f}/s for {seconds:g} s", times=1,
-        sent=len(found.samples), lost=sum(found.errors.values()), wrong=0, seconds=(found.recovery_s,), missed=missed,
+        fault=f"overload, {FACTOR:g} x {found.capacity_per_s:.0f}/s for {seconds:g} s",
+        times=1,
+        sent=len(found.samples),
+        lost=sum(found.errors.values()),
+        wrong=0,
+        seconds=(found.recovery_s,),
+        missed=missed,
         note=str(found),
-    )  # fmt: skip
+    )
     return [row]
 
 
@@ -62,14 +67,24 @@ def memory(cycles: int, requests: int) -> list[Row]:
     grown = cycled - warm
     return [
         Row(
-            fault="memory over loads and unloads", times=cycles, sent=0, lost=0, wrong=0, seconds=(took / cycles,),
+            fault="memory over loads and unloads",
+            times=cycles,
+            sent=0,
+            lost=0,
+            wrong=0,
+            seconds=(took / cycles,),
             note=f"tritonserver {warm:.1f} MiB after a tenth, {cycled:.1f} at the end",
             missed=(f"it grew by {grown:.1f} MiB",) if grown > GROWTH_BAR_MIB else (),
         ),
         Row(
-            fault="memory over requests", times=1, sent=requests, lost=0, wrong=0, seconds=(),
+            fault="memory over requests",
+            times=1,
+            sent=requests,
+            lost=0,
+            wrong=0,
+            seconds=(),
             note=f"tritonserver {course.server_mib[0]:.1f} to {course.server_mib[1]:.1f} MiB, stubs "
             f"{course.stubs_mib[0]:.1f} to {course.stubs_mib[1]:.1f}, at {requests / course.seconds:.0f}/s",
             missed=(f"it grew by {course.growth_mib:.1f} MiB",) if course.growth_mib > GROWTH_BAR_MIB else (),
         ),
-    ]  # fmt: skip
+    ]

@@ -64,9 +64,12 @@ DETECT_S, EXIT_S = 2.0, 20.0
 
 
 def kill(
-    victim: str, number: signal.Signals, times: int, full_disk: Callable[[], contextlib.AbstractContextManager[None]]
-    = contextlib.nullcontext, what: str = "",
-) -> list[Row]:  # fmt: skip
+    victim: str,
+    number: signal.Signals,
+    times: int,
+    full_disk: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
+    what: str = "",
+) -> list[Row]:
     """Send a signal to tritonserver, or to the model's stub, again and again; one row without and one with retries.
 
     Args:
@@ -143,9 +146,15 @@ def _kill_row(name: str, askers: Sequence[Asker], injected: Sequence[float], det
         f"{len(failed)} requests lost in spite of retries": bool(askers[0].retries and failed),
     }
     return Row(
-        fault=name, times=len(injected), sent=len(events), lost=len(failed), wrong=wrong, seconds=seconds,
-        detected_s=detected, missed=tuple(what for what, bad in bars.items() if bad),
-    )  # fmt: skip
+        fault=name,
+        times=len(injected),
+        sent=len(events),
+        lost=len(failed),
+        wrong=wrong,
+        seconds=seconds,
+        detected_s=detected,
+        missed=tuple(what for what, bad in bars.items() if bad),
+    )
 
 
 def _gap_s(events: Sequence[Event], begin: float, end: float) -> float:
@@ -192,9 +201,14 @@ def terminate(number: signal.Signals, times: int) -> list[Row]:
         missed.add(f"ended after {max(seconds):.1f} s")
     answered = sum(event.error is None for event in events)
     row = Row(
-        fault=f"{number.name} under load", times=times, sent=answered + len(lost), lost=len(lost), wrong=wrong,
-        seconds=tuple(seconds), missed=tuple(sorted(missed)),
-    )  # fmt: skip
+        fault=f"{number.name} under load",
+        times=times,
+        sent=answered + len(lost),
+        lost=len(lost),
+        wrong=wrong,
+        seconds=tuple(seconds),
+        missed=tuple(sorted(missed)),
+    )
     return [row]
 
 

@@ -105,9 +105,14 @@ class Line:
             return self.note(name, "failed", f"its output has no {error}", took_s, shown)
 
     def note(
-        self, name: str, outcome: Outcome, why: str = "", took_s: float = 0.0, command: str = "",
+        self,
+        name: str,
+        outcome: Outcome,
+        why: str = "",
+        took_s: float = 0.0,
+        command: str = "",
         figures: Mapping[str, Any] | None = None,
-    ) -> Step:  # fmt: skip
+    ) -> Step:
         """Add a step to the report, and say it."""
         step = Step(
             name=name, outcome=outcome, why=why, took_s=round(took_s, 1), command=command, figures=dict(figures or {})
@@ -149,9 +154,19 @@ def serve_and_measure(line: Line, folder: Path) -> None:
             name, target = f"{network}_{precision}", "gpu" if on_gpu else "cpu"
             options = [] if precision == "fp32" else [f"--{precision}"]
             step = line.resx(
-                f"export {network} {precision}", "export", network, *options, "--name", name, "--target", target,
-                "--max-batch", 32, *there, read=exported,
-            )  # fmt: skip
+                f"export {network} {precision}",
+                "export",
+                network,
+                *options,
+                "--name",
+                name,
+                "--target",
+                target,
+                "--max-batch",
+                32,
+                *there,
+                read=exported,
+            )
             names += [name] if step.outcome == "passed" else []
     engines = build_engines(line, there)
     names += engines
@@ -185,9 +200,21 @@ def build_engines(line: Line, there: tuple[object, ...]) -> list[str]:
     for name, (file_format, precision) in forms.items():
         publish = ("--publish",) if file_format == "tensorrt-rtx" else ()
         step = line.resx(
-            f"build {name}", "export", "resnet50", f"--{precision}", "--format", file_format, *publish, "--name", name,
-            "--max-batch", 32, *there, gpu=True, read=built,
-        )  # fmt: skip
+            f"build {name}",
+            "export",
+            "resnet50",
+            f"--{precision}",
+            "--format",
+            file_format,
+            *publish,
+            "--name",
+            name,
+            "--max-batch",
+            32,
+            *there,
+            gpu=True,
+            read=built,
+        )
         if step.outcome == "passed" and step.figures["executed"]:
             served.append(name)
         elif step.outcome == "passed":
@@ -199,9 +226,20 @@ def accelerate(line: Line, url: str, there: tuple[object, ...]) -> None:
     """Have TensorRT compute resnet50 inside onnxruntime: the first load builds its engine, the second finds it."""
     name = "resnet50_tensorrt"
     made = line.resx(
-        "export resnet50 fp16 for TensorRT inside onnxruntime", "export", "resnet50", "--fp16", "--accelerator",
-        "tensorrt", "--name", name, "--max-batch", 32, *there, gpu=True, read=exported,
-    )  # fmt: skip
+        "export resnet50 fp16 for TensorRT inside onnxruntime",
+        "export",
+        "resnet50",
+        "--fp16",
+        "--accelerator",
+        "tensorrt",
+        "--name",
+        name,
+        "--max-batch",
+        32,
+        *there,
+        gpu=True,
+        read=exported,
+    )
     if made.outcome != "passed":
         return
     first = line.resx(f"deploy {name}, whose engine is built", "deploy", name, *there, gpu=True)
@@ -216,18 +254,41 @@ def accelerate(line: Line, url: str, there: tuple[object, ...]) -> None:
 def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str) -> None:
     """Measure closed loops beside the file in process, and one open loop at two thirds of the best of them."""
     closed = line.resx(
-        f"bench {name}, closed", "bench", name, "--concurrency", loads, "--duration", seconds, "--warmup", 1,
-        "--in-process", "--protocol", "grpc", *there, read=loads_of,
-    )  # fmt: skip
+        f"bench {name}, closed",
+        "bench",
+        name,
+        "--concurrency",
+        loads,
+        "--duration",
+        seconds,
+        "--warmup",
+        1,
+        "--in-process",
+        "--protocol",
+        "grpc",
+        *there,
+        read=loads_of,
+    )
     rates = [load["images_per_s"] for load in closed.figures.get("loads", [])]
     if not rates:
         line.note(f"bench {name}, open", "not run", "the closed loop gave no rate")
         return
     rate = round(max(rates) * 2 / 3, 1)
     line.resx(
-        f"bench {name}, open", "bench", name, "--rate", rate, "--duration", seconds, "--warmup", 1,
-        "--protocol", "grpc", *there, read=loads_of,
-    )  # fmt: skip
+        f"bench {name}, open",
+        "bench",
+        name,
+        "--rate",
+        rate,
+        "--duration",
+        seconds,
+        "--warmup",
+        1,
+        "--protocol",
+        "grpc",
+        *there,
+        read=loads_of,
+    )
     if name == "resnet50_fp16":
         efficiency = [load["efficiency"] for load in closed.figures["loads"] if load["concurrency"] == 32]
         hold(line, "resnet50 fp16 served over in process at concurrency 32", efficiency, "efficiency_at_32", 1)
@@ -243,9 +304,14 @@ def train(line: Line, folder: Path) -> None:
     for kind, options in (("constant depth", ()), ("stochastic depth", ("--survival", "0.5"))):
         run = folder / kind.replace(" ", "-")
         step = line.resx(
-            f"train resnet110, {kind}", *command, *options, "-o", run, gpu=True,
+            f"train resnet110, {kind}",
+            *command,
+            *options,
+            "-o",
+            run,
+            gpu=True,
             read=lambda _found, run=run: trained(run),
-        )  # fmt: skip
+        )
         rates[kind] = step.figures.get("images_per_s")
     if all(rates.values()):
         share = rates["constant depth"] / rates["stochastic depth"]
@@ -253,9 +319,10 @@ def train(line: Line, folder: Path) -> None:
     steps = ("--device", "gpu", "--precision", "auto", "--batch-size", "64", "--pairs", "60")
     line.run(
         "stochastic depth's steps in turn with constant depth's",
-        [sys.executable, "-m", "benchmarks.stochastic_depth_epoch", *steps], gpu=True,
+        [sys.executable, "-m", "benchmarks.stochastic_depth_epoch", *steps],
+        gpu=True,
         read=lambda text: {"said": text.strip().splitlines()},
-    )  # fmt: skip
+    )
     name, run = "train resnet110 on two GPUs", folder / "two"
     if not line.missing and find_gpus().count < 2:
         line.note(name, "not run", "one GPU is here: NCCL takes a GPU for each process")
@@ -294,9 +361,10 @@ def built(found: Mapping[str, Any]) -> Figures:
     """Return that of an engine, with what its layers compute in."""
     engine = found["engine"]
     return exported(found) | {
-        "executed": engine["executed"], "layers": engine["engine_precisions"] or engine["network_precisions"],
+        "executed": engine["executed"],
+        "layers": engine["engine_precisions"] or engine["network_precisions"],
         "layers_in_a_wider_precision": engine["num_wider"],
-    }  # fmt: skip
+    }
 
 
 def ready(found: Mapping[str, Any]) -> Figures:
@@ -315,13 +383,18 @@ def loads_of(found: Mapping[str, Any]) -> Figures:
     """Return the throughput and latency of each load."""
     loads = [
         {
-            "concurrency": one["concurrency"], "rate_per_s": one["rate_per_s"],
-            "images_per_s": round(one["images_per_s"], 1), "p50_ms": one["p50_ms"], "p99_ms": one["p99_ms"],
-            "failed": one["failed"], "invalid": one["invalid"],
-            "efficiency": one["in_process"] and round(one["in_process"]["efficiency"], 3), "gpus": one["gpus"],
+            "concurrency": one["concurrency"],
+            "rate_per_s": one["rate_per_s"],
+            "images_per_s": round(one["images_per_s"], 1),
+            "p50_ms": one["p50_ms"],
+            "p99_ms": one["p99_ms"],
+            "failed": one["failed"],
+            "invalid": one["invalid"],
+            "efficiency": one["in_process"] and round(one["in_process"]["efficiency"], 3),
+            "gpus": one["gpus"],
         }
         for one in found["measurements"]
-    ]  # fmt: skip
+    ]
     return {"loads": loads, "images_per_s": [load["images_per_s"] for load in loads]}
 
 

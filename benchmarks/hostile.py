@@ -113,9 +113,11 @@ def hostile_load(requests: int, *, seed: int, num_idle: int = 400) -> Outcome:
         for name, counter in sender.counted.items():
             counted[name] = counted.get(name, Counter()) + counter
     return Outcome(
-        counted=counted, healthy=sum(len(asker.events) for asker in askers), peak_bytes=peak,
+        counted=counted,
+        healthy=sum(len(asker.events) for asker in askers),
+        peak_bytes=peak,
         missed=_missed(counted, askers, state, after, peak),
-    )  # fmt: skip
+    )
 
 
 def _missed(

@@ -280,9 +280,13 @@ def leave_calls(
 ) -> str:
     """Begin so many calls on a connection of their own, and go."""
     words = {
-        ":method": "POST", ":scheme": "http", ":path": _SERVICE + method, ":authority": "localhost",
-        "content-type": "application/grpc", "te": "trailers",
-    }  # fmt: skip
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": _SERVICE + method,
+        ":authority": "localhost",
+        "content-type": "application/grpc",
+        "te": "trailers",
+    }
     fields = b"".join(b"\0" + b"".join(bytes([len(text)]) + text.encode() for text in pair) for pair in words.items())
     cancel = (8).to_bytes(4, "big")
     return _http2(

@@ -123,10 +123,12 @@ def _check(bench: Bench, names: list[str], logs: Path) -> list[str]:
     rate = round(SHARE * closed.requests_per_s, 1)
     print(f"{bench.target.model}: closed loop of 8 {closed.images_per_s:.1f}/s; open loops of {rate:g}/s", flush=True)
     checks: dict[str, Callable[[], bool]] = {
-        "stall": lambda: _stall(bench, rate), "loadgen": lambda: _loadgen(bench, rate, logs),
-        "added": lambda: _added(bench), "poisson": lambda: _poisson(bench),
+        "stall": lambda: _stall(bench, rate),
+        "loadgen": lambda: _loadgen(bench, rate, logs),
+        "added": lambda: _added(bench),
+        "poisson": lambda: _poisson(bench),
         "client": lambda: _client(bench, closed, rate),
-    }  # fmt: skip
+    }
     return [name for name in names if not checks[name]()]
 
 
@@ -169,9 +171,16 @@ def _loadgen(bench: Bench, rate: float, logs: Path) -> bool:
                 ours += [measured.p99_ms] if measured.p99_ms is not None else []
             else:
                 result = loadgen.run_scenario(
-                    bench.target, "Server", payloads, duration_s=LOADGEN_S, rate_per_s=rate,
-                    latency_bound_ms=10_000.0, connections=LOADGEN_CONNECTIONS, log_folder=logs, seed=number,
-                )  # fmt: skip
+                    bench.target,
+                    "Server",
+                    payloads,
+                    duration_s=LOADGEN_S,
+                    rate_per_s=rate,
+                    latency_bound_ms=10_000.0,
+                    connections=LOADGEN_CONNECTIONS,
+                    log_folder=logs,
+                    seed=number,
+                )
                 theirs.append(result.p99_ms)
     if not ours:
         print("loadgen: too few requests for p99; give a faster model")

@@ -135,9 +135,12 @@ def overloaded(state: ServerState, name: str, factor: float, seconds: float) -> 
         alone_s = statistics.median(_timed(client, name, interface, images) for _ in range(30))
         before = peak = resident_mib(state.server_pid)
         task = LoadTask(
-            protocol="http", host_port=target.address.host_port, requests=wire.requests(target, [images]),
-            rate_per_s=capacity * factor, poisson=False,
-        )  # fmt: skip
+            protocol="http",
+            host_port=target.address.host_port,
+            requests=wire.requests(target, [images]),
+            rate_per_s=capacity * factor,
+            poisson=False,
+        )
         with Generators([task]) as generators:
             generators.wait_until_ready()
             ended_ns = time.monotonic_ns() + int(seconds * 1e9)
@@ -148,9 +151,14 @@ def overloaded(state: ServerState, name: str, factor: float, seconds: float) -> 
         while _timed(client, name, interface, images) > 2 * alone_s and _since(ended_ns) < _GIVE_UP_S:
             pass
     return Overload(
-        capacity_per_s=capacity, rate_per_s=capacity * factor, seconds=seconds, samples=merge(records),
-        alone_s=alone_s, recovery_s=_since(ended_ns), memory_mib=(before, peak),
-    )  # fmt: skip
+        capacity_per_s=capacity,
+        rate_per_s=capacity * factor,
+        seconds=seconds,
+        samples=merge(records),
+        alone_s=alone_s,
+        recovery_s=_since(ended_ns),
+        memory_mib=(before, peak),
+    )
 
 
 def _timed(client: TritonClient, name: str, interface: Interface, images: npt.NDArray[np.uint8]) -> float:

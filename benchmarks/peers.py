@@ -230,9 +230,15 @@ def _case(name: str, repository: Repository, least_s: float) -> Case:
     expected_plain = tuple(map(unquantised, payloads.tensors))
     image_s = (time.perf_counter() - started) / len(expected_plain)
     return Case(
-        name=name, repository=repository, plain=plain, images=payloads.tensors, tolerance=payloads.tolerance,
-        expected=expected, expected_plain=expected_plain, window_s=math.ceil(max(least_s, LEAST_ANSWERS * image_s)),
-    )  # fmt: skip
+        name=name,
+        repository=repository,
+        plain=plain,
+        images=payloads.tensors,
+        tolerance=payloads.tolerance,
+        expected=expected,
+        expected_plain=expected_plain,
+        window_s=math.ceil(max(least_s, LEAST_ANSWERS * image_s)),
+    )
 
 
 def _tuned(name: str, repository: Repository, concurrency: int) -> str:
@@ -326,11 +332,15 @@ def _measured(running: Running, case: Case, options: argparse.Namespace, wrk: st
     wrong = sum(not _is_right(running, case, payload, answer) for _, payload, answer in kept)
     seconds = sum(load.closed_ns - load.opened_ns for load in loads) / 1e9
     return Run(
-        images_per_s=len(samples.answered) / seconds, p50_ms=latency.p50_ms,
-        p99_ms=latency.p99_ms, failed=len(samples) - len(samples.answered), wrong=wrong, checked=len(kept),
+        images_per_s=len(samples.answered) / seconds,
+        p50_ms=latency.p50_ms,
+        p99_ms=latency.p99_ms,
+        failed=len(samples) - len(samples.answered),
+        wrong=wrong,
+        checked=len(kept),
         wrk_per_s=statistics.mean(per_s for per_s, _ in by_wrk) if by_wrk else None,
         wrk_p50_ms=statistics.mean(p50_ms for _, p50_ms in by_wrk) if by_wrk else None,
-    )  # fmt: skip
+    )
 
 
 def _in_process(case: Case) -> Run:
@@ -347,9 +357,15 @@ def _in_process(case: Case) -> Run:
     expected = batches(case.expected)
     wrong = sum(not _close(*pair, case.tolerance) for pair in zip(found.logits, expected, strict=True))
     return Run(
-        images_per_s=found.images_per_s, p50_ms=None, p99_ms=None, failed=0, wrong=wrong,
-        checked=len(expected), wrk_per_s=None, wrk_p50_ms=None,
-    )  # fmt: skip
+        images_per_s=found.images_per_s,
+        p50_ms=None,
+        p99_ms=None,
+        failed=0,
+        wrong=wrong,
+        checked=len(expected),
+        wrk_per_s=None,
+        wrk_p50_ms=None,
+    )
 
 
 def _by_resx(running: Running, concurrency: int, seconds: float) -> _Load:
@@ -393,9 +409,11 @@ def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: int, folder: 
     own = ("Host", "Content-Length")
     headers = [line.split(": ", 1) for line in lines if line.split(":")[0] not in own]
     script = [
-        f'local file = io.open("{folder / "body"}", "rb")', 'wrk.method = "POST"', 'wrk.body = file:read("*a")',
+        f'local file = io.open("{folder / "body"}", "rb")',
+        'wrk.method = "POST"',
+        'wrk.body = file:read("*a")',
         *(f'wrk.headers["{name}"] = "{value}"' for name, value in headers),
-    ]  # fmt: skip
+    ]
     (folder / "post.lua").write_text("\n".join(script) + "\n")
     url = f"http://{running.host_port}{first.split()[1]}"
     options = ["-t1", f"-c{concurrency}", f"-d{seconds}s", "--timeout", "60s", "--latency"]
@@ -410,13 +428,16 @@ def _by_wrk(wrk: str, running: Running, concurrency: int, seconds: int, folder: 
 
 def _section(model: str, runs: dict[str, list[Run]]) -> str:
     lines = [
-        f"## {model}", "",
+        f"## {model}",
+        "",
         "| server | images/s | p50 ms | p99 ms | wrk, images/s | Triton is faster by | by wrk | answers, wrong |",
         "|---|---|---|---|---|---|---|---|",
-    ]  # fmt: skip
+    ]
     for server, found in runs.items():
-        p50, p99 = ([value for value in values if value is not None]
-                    for values in ([run.p50_ms for run in found], [run.p99_ms for run in found]))  # fmt: skip
+        p50, p99 = (
+            [value for value in values if value is not None]
+            for values in ([run.p50_ms for run in found], [run.p99_ms for run in found])
+        )
         wrk = [run.wrk_per_s for run in found if run.wrk_per_s is not None]
         base = runs.get("triton", [])
         cells = [
@@ -427,12 +448,16 @@ def _section(model: str, runs: dict[str, list[Run]]) -> str:
             f"{sum(run.checked for run in found)}, {sum(run.wrong for run in found)}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", *(
-        f"- {NAMES[server]}: resx's generator over wrk, of the same server in the same round: answers "
-        f"{_agreement([run.images_per_s / run.wrk_per_s for run in found if run.wrk_per_s])}, "
-        f"p50 {_agreement([run.p50_ms / run.wrk_p50_ms for run in found if run.p50_ms and run.wrk_p50_ms])}."
-        for server, found in runs.items() if found[0].wrk_per_s
-    )]  # fmt: skip
+    lines += [
+        "",
+        *(
+            f"- {NAMES[server]}: resx's generator over wrk, of the same server in the same round: answers "
+            f"{_agreement([run.images_per_s / run.wrk_per_s for run in found if run.wrk_per_s])}, "
+            f"p50 {_agreement([run.p50_ms / run.wrk_p50_ms for run in found if run.p50_ms and run.wrk_p50_ms])}."
+            for server, found in runs.items()
+            if found[0].wrk_per_s
+        ),
+    ]
     return "\n".join(lines)
 
 
@@ -461,32 +486,48 @@ def _page(options: argparse.Namespace, sections: list[str], wrk: str | None, set
     pins = {
         server: " ".join(line for line in (HERE / f"{server}.in").read_text().split("\n") if "==" in line)
         for server in filter(_is_peer, options.servers.split(","))
-    }  # fmt: skip
-    return "\n".join([
-        "# Benchmarks: the same file behind other servers", "",
-        "Written by this command; every figure is of one run of it:", "",
-        f"    {shlex.join(['python', *sys.argv])}", "",
-        f"{datetime.now(UTC):%Y-%m-%d}, {here.machine}, {usable_cores()} cores shared by server and client, "
-        f"Python {here.python}, load average {here.load_average} at the end.", "",
-        f"Closed loop, {options.concurrency} requests of one image in flight over HTTP, {options.rounds} rounds of "
-        f"{options.seconds:g} s or more for each server, half of it wrk's, one server at a time, their order rotating. "
-        f"A window holds about {LEAST_ANSWERS} answers or more. Medians with the range "
-        "over the rounds; ratios are taken within a round (geometric mean and range). "
-        + ("wrk drives the same requests." if wrk else "wrk was not installed."), "",
-        "\n\n".join(sections), "",
-        "## The servers", "",
-        "- Triton: the embedded server, which computes in itself (`--native`) or in a Python process for each "
-        "instance, with the model's own config.pbtxt. Of a model named -int8 it serves the int8 file, made with "
-        "--no-verify as weights are random; the peers serve the fp32 file.",
-        *(
-            ["- No server: the file that Triton has, in as many sessions with as many threads, one full batch after "
-             "the other. It is what is left for servers to differ by."]
-            if "in_process" in options.servers.split(",") else []
-        ),
-        *(f"- Triton's {name}, found by `resx tune` on the native one: {found}." for name, found in settings.items()),
-        *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
-        f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.", "",
-    ])  # fmt: skip
+    }
+    return "\n".join(
+        [
+            "# Benchmarks: the same file behind other servers",
+            "",
+            "Written by this command; every figure is of one run of it:",
+            "",
+            f"    {shlex.join(['python', *sys.argv])}",
+            "",
+            f"{datetime.now(UTC):%Y-%m-%d}, {here.machine}, {usable_cores()} cores shared by server and client, "
+            f"Python {here.python}, load average {here.load_average} at the end.",
+            "",
+            f"Closed loop, {options.concurrency} requests of one image in flight over HTTP, {options.rounds} rounds of "
+            f"{options.seconds:g} s or more for each server, half of it wrk's, one server at a time, their order "
+            f"rotating. A window holds about {LEAST_ANSWERS} answers or more. Medians with the range "
+            "over the rounds; ratios are taken within a round (geometric mean and range). "
+            + ("wrk drives the same requests." if wrk else "wrk was not installed."),
+            "",
+            "\n\n".join(sections),
+            "",
+            "## The servers",
+            "",
+            "- Triton: the embedded server, which computes in itself (`--native`) or in a Python process for each "
+            "instance, with the model's own config.pbtxt. Of a model named -int8 it serves the int8 file, made with "
+            "--no-verify as weights are random; the peers serve the fp32 file.",
+            *(
+                [
+                    "- No server: the file that Triton has, in as many sessions with as many threads, one full batch "
+                    "after the other. It is what is left for servers to differ by."
+                ]
+                if "in_process" in options.servers.split(",")
+                else []
+            ),
+            *(
+                f"- Triton's {name}, found by `resx tune` on the native one: {found}."
+                for name, found in settings.items()
+            ),
+            *(f"- {NAMES[server]}: benchmarks/peers/{server}_server.py; {pin}." for server, pin in pins.items()),
+            f"- All peers: onnxruntime with a thread for each core, spinning {options.spinning}.",
+            "",
+        ]
+    )
 
 
 if __name__ == "__main__":

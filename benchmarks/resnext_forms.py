@@ -44,7 +44,7 @@ def main() -> int:
             path = Path(folder) / f"{form}.onnx"
             proto = onnx_writer.write_onnx(
                 convert_form(grouped, form), spec, path, precision="fp32", input_type="uint8"
-            )  # fmt: skip
+            )
             sessions[form], num_nodes[form] = OnnxRuntimeModel(path), len(proto.graph.node)
             sessions[form](images)
         for number in range(options.rounds):

@@ -95,9 +95,14 @@ def _in_process(repository: Repository, name: str, seconds: float) -> float:
     card = repository.card(name)
     batches = canaries(card, card.max_batch_size).tensors
     run = measure_in_process(
-        repository.version_folder(name), card, card.max_batch_size, instances=0, threads=0, duration_s=seconds,
+        repository.version_folder(name),
+        card,
+        card.max_batch_size,
+        instances=0,
+        threads=0,
+        duration_s=seconds,
         tensors=batches,
-    )  # fmt: skip
+    )
     return run.images_per_s
 
 

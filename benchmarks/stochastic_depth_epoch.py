@@ -77,9 +77,11 @@ def contender(name: str, survival: float, place: torch.device, precision: Traini
     spec = variant(name).spec.with_changes(survival=survival)
     model = build_from_spec(spec, seed=0).train().to(place).to(memory_format=layout_of(place, precision))
     made = Contender(
-        model=model, optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True),
-        scaler=torch.amp.GradScaler(place.type, enabled=precision == "fp16"), precision=precision,
-    )  # fmt: skip
+        model=model,
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True),
+        scaler=torch.amp.GradScaler(place.type, enabled=precision == "fp16"),
+        precision=precision,
+    )
     for module in model.modules():
         if isinstance(module, StochasticBranch):
             module.branch_end().register_forward_hook(made.count)

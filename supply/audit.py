@@ -31,8 +31,13 @@ from supply.locks import Pin, lock_files, read_lock, triton
 
 PIP_AUDIT = (sys.executable, "-m", "pip_audit")
 TRITON_KNOWN = (
-    "CVE-2025-23310", "CVE-2025-23311", "CVE-2025-23319", "CVE-2025-23320", "CVE-2025-23334", "CVE-2026-24207",
-)  # fmt: skip
+    "CVE-2025-23310",
+    "CVE-2025-23311",
+    "CVE-2025-23319",
+    "CVE-2025-23320",
+    "CVE-2025-23334",
+    "CVE-2026-24207",
+)
 """Of NVIDIA's bulletins, which no database of Python packages holds; docs/security.md says what follows from them."""
 FRESH_DAYS = 30
 """A database without a newer record is an old copy: PyPI's packages have several records a week."""
@@ -87,9 +92,11 @@ def ask_services(pins: Collection[Pin], program: Sequence[str] = PIP_AUDIT) -> A
         if not left:
             break
     return Audit(
-        findings=tuple(findings), source=" and ".join(answered) or "no service",
-        unchecked=left, reason="; ".join(map(one_line, reasons)),
-    )  # fmt: skip
+        findings=tuple(findings),
+        source=" and ".join(answered) or "no service",
+        unchecked=left,
+        reason="; ".join(map(one_line, reasons)),
+    )
 
 
 def _ask(pins: Collection[Pin], service: str, program: Sequence[str]) -> list[dict[str, Any]]:
@@ -127,9 +134,12 @@ def _without_twins(pins: Collection[Pin]) -> list[list[Pin]]:
 
 def _of_pip_audit(package: dict[str, Any], known: dict[str, Any]) -> Finding:
     return Finding(
-        name=package["name"], version=package["version"], ids=(known["id"], *known.get("aliases", ())),
-        fixed_in=tuple(known.get("fix_versions", ())), summary=known.get("description") or "",
-    )  # fmt: skip
+        name=package["name"],
+        version=package["version"],
+        ids=(known["id"], *known.get("aliases", ())),
+        fixed_in=tuple(known.get("fix_versions", ())),
+        summary=known.get("description") or "",
+    )
 
 
 def read_database(pins: Collection[Pin], path: Path, today: date) -> Audit:
@@ -152,17 +162,21 @@ def read_database(pins: Collection[Pin], path: Path, today: date) -> Audit:
         raise MissingCapability(f"{path}: has no record of a package of PyPI; give a copy of OSV's database")
     old = newest < f"{today - timedelta(days=FRESH_DAYS)}"
     return Audit(
-        findings=tuple(findings), source=f"{path}: {number} records, the newest of {newest or 'no date'}",
+        findings=tuple(findings),
+        source=f"{path}: {number} records, the newest of {newest or 'no date'}",
         unchecked=tuple(pins) if old else (),
         reason=f"no record is newer than {FRESH_DAYS} days, so later vulnerabilities are missing" if old else "",
-    )  # fmt: skip
+    )
 
 
 def _of_record(record: dict[str, Any], affected: dict[str, Any], pin: Pin) -> Finding:
     return Finding(
-        name=pin.name, version=pin.version, ids=(str(record["id"]), *(record.get("aliases") or ())),
-        fixed_in=_fixes(affected), summary=str(record.get("summary") or record.get("details") or ""),
-    )  # fmt: skip
+        name=pin.name,
+        version=pin.version,
+        ids=(str(record["id"]), *(record.get("aliases") or ())),
+        fixed_in=_fixes(affected),
+        summary=str(record.get("summary") or record.get("details") or ""),
+    )
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

@@ -66,9 +66,7 @@ def parse(text: str) -> Image:
     host, name = found["host"] or _DOCKER_HUB, found["name"]
     if host == _DOCKER_HUB and "/" not in name:
         name = f"library/{name}"
-    return Image(
-        host=host, name=name, tag=found["tag"], digest=found["digest"] or "", tagged=text.partition("@")[0]
-    )  # fmt: skip
+    return Image(host=host, name=name, tag=found["tag"], digest=found["digest"] or "", tagged=text.partition("@")[0])
 
 
 def listed(path: Path = LIST) -> tuple[Image, ...]:

@@ -71,9 +71,12 @@ def _pin(path: Path, block: list[str]) -> Pin:
         raise UsageError(f"{path}: {text}: a pin is NAME==VERSION with the SHA-256 of its files; run `make lock`")
     said = (line.strip().removeprefix("#").strip().removeprefix("via").strip() for line in block[1:] if "#" in line)
     return Pin(
-        name=canonicalize_name(requirement.name), version=pinned[0], marker=str(requirement.marker or ""),
-        sha256=hashes, wanted_by=tuple(word.split()[0] for word in said if word and not word.startswith("-")),
-    )  # fmt: skip
+        name=canonicalize_name(requirement.name),
+        version=pinned[0],
+        marker=str(requirement.marker or ""),
+        sha256=hashes,
+        wanted_by=tuple(word.split()[0] for word in said if word and not word.startswith("-")),
+    )
 
 
 def constants(path: Path) -> dict[str, str]:
@@ -99,7 +102,10 @@ def triton() -> tuple[Pin, str, str]:
     """
     said = constants(ROOT / "src" / "resx" / "serving" / "embedded" / "triton_installation.py")
     pin = Pin(
-        name=said["PACKAGE"], version=said["PACKAGE_VERSION"], marker="", sha256=(said["WHEEL_SHA256"],),
+        name=said["PACKAGE"],
+        version=said["PACKAGE_VERSION"],
+        marker="",
+        sha256=(said["WHEEL_SHA256"],),
         wanted_by=(PROJECT,),
-    )  # fmt: skip
+    )
     return pin, said["WHEEL"], said["TRITON_VERSION"]

@@ -55,17 +55,23 @@ def sbom(wheel: Path, licenses: Mapping[str, License], now: datetime) -> str:
     server, _, version = triton()
     scopes = scopes_of(pins)
     root = Component(
-        name=PROJECT, type=ComponentType.APPLICATION, version=_version(), bom_ref=PROJECT,
-        purl=_purl(PROJECT, _version()), hashes=_hashes([sha256_of(wheel)]), licenses=[_license("Apache-2.0")],
-    )  # fmt: skip
+        name=PROJECT,
+        type=ComponentType.APPLICATION,
+        version=_version(),
+        bom_ref=PROJECT,
+        purl=_purl(PROJECT, _version()),
+        hashes=_hashes([sha256_of(wheel)]),
+        licenses=[_license("Apache-2.0")],
+    )
     parts = {pin.name: _component(pin, licenses, scopes[pin.name]) for pin in pins}
     parts[server.name] = _component(server, licenses, ComponentScope.OPTIONAL)
     parts[server.name].description = f"Triton Inference Server {version}, unpacked by `resx serve`, never installed"
     library = Component(name=_LIBRARY, type=ComponentType.LIBRARY, version=Distribution.from_name(_LIBRARY).version)
     bom = Bom(
-        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, sha256_of(wheel)), components=parts.values(),
+        serial_number=uuid.uuid5(uuid.NAMESPACE_URL, sha256_of(wheel)),
+        components=parts.values(),
         metadata=BomMetaData(component=root, timestamp=now, tools=ToolRepository(components=[library])),
-    )  # fmt: skip
+    )
     for pin in (*pins, server):
         for name in pin.wanted_by:
             bom.register_dependency(root if name == PROJECT else parts[name], [parts[pin.name]])
@@ -82,10 +88,13 @@ def scopes_of(pins: Sequence[Pin]) -> dict[str, ComponentScope]:
     base = _closure(pins, project["dependencies"])
     used = _closure(pins, [one for name, wanted in extras.items() if name != "test" for one in wanted])
     return {
-        pin.name: ComponentScope.REQUIRED if pin.name in base
-        else ComponentScope.OPTIONAL if pin.name in used else ComponentScope.EXCLUDED
+        pin.name: ComponentScope.REQUIRED
+        if pin.name in base
+        else ComponentScope.OPTIONAL
+        if pin.name in used
+        else ComponentScope.EXCLUDED
         for pin in pins
-    }  # fmt: skip
+    }
 
 
 def _closure(pins: Sequence[Pin], requirements: Iterable[str]) -> set[str]:
@@ -98,11 +107,16 @@ def _closure(pins: Sequence[Pin], requirements: Iterable[str]) -> set[str]:
 
 def _component(pin: Pin, licenses: Mapping[str, License], scope: ComponentScope) -> Component:
     return Component(
-        name=pin.name, version=pin.version, type=ComponentType.LIBRARY, scope=scope,
-        bom_ref=f"{pin.name}@{pin.version}", purl=_purl(pin.name, pin.version), hashes=_hashes(pin.sha256),
+        name=pin.name,
+        version=pin.version,
+        type=ComponentType.LIBRARY,
+        scope=scope,
+        bom_ref=f"{pin.name}@{pin.version}",
+        purl=_purl(pin.name, pin.version),
+        hashes=_hashes(pin.sha256),
         licenses=[licenses[pin.name]] if pin.name in licenses else (),
         properties=[Property(name="resx:marker", value=pin.marker)] if pin.marker else (),
-    )  # fmt: skip
+    )
 
 
 def _hashes(digests: Iterable[str]) -> list[HashType]:

@@ -107,9 +107,16 @@ def tiny_spec(*, survival: float = 1.0, image_size: int = 16, classes: int = 10)
 
 
 def publish_tiny(
-    repository: Repository, name: str, *, seed: int = 0, precision: str = "fp32", input_type: str = "uint8",
-    classes: int = 10, max_batch_size: int = 4, image_endpoint: bool = False,
-) -> tuple[Card, Published]:  # fmt: skip
+    repository: Repository,
+    name: str,
+    *,
+    seed: int = 0,
+    precision: str = "fp32",
+    input_type: str = "uint8",
+    classes: int = 10,
+    max_batch_size: int = 4,
+    image_endpoint: bool = False,
+) -> tuple[Card, Published]:
     """Export and publish a tiny network with random weights."""
     from resx.card.origin import Source
     from resx.data.photographs import RealImages, photograph_crops

@@ -29,9 +29,13 @@ def test_without_a_gpu_the_rest_of_the_line_passes(tmp_path: Path) -> None:
     passed = {name for name, step in steps.items() if step["outcome"] in {"passed", "invalid"}}
     assert all(steps[name]["outcome"] == "passed" for name in passed if not name.startswith("bench"))
     assert passed == {
-        "export resnet20 fp32", "serve", "verify resnet20_fp32 as served", "bench resnet20_fp32, closed",
-        "bench resnet20_fp32, open", "stop",
-    }  # fmt: skip
+        "export resnet20 fp32",
+        "serve",
+        "verify resnet20_fp32 as served",
+        "bench resnet20_fp32, closed",
+        "bench resnet20_fp32, open",
+        "stop",
+    }
     others = {name: step for name, step in steps.items() if name not in passed}
     assert {step["outcome"] for step in others.values()} == {"not run"}
     assert all(step["why"].startswith("no GPU: ") for step in others.values())
@@ -69,9 +73,7 @@ def test_the_page_shows_what_a_step_said_and_nothing_of_it_is_markup(tmp_path: P
 
 
 @pytest.mark.parametrize("why", ["INVALID at 20/s, open: the client was late", "128 of 859 requests failed: busy"])
-def test_figures_that_may_not_be_used_are_no_failure_and_are_not_passed_off_as_good(
-    tmp_path: Path, why: str
-) -> None:  # fmt: skip
+def test_figures_that_may_not_be_used_are_no_failure_and_are_not_passed_off_as_good(tmp_path: Path, why: str) -> None:
     code = f"import sys; print('{{\"a\": 1}}'); sys.exit('error: {why}')"
     line = Line(tmp_path, 600.0, [], "")
     step = line.run("a load", [sys.executable, "-c", code, "bench"], gpu=True, read=json.loads)

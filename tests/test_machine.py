@@ -109,9 +109,11 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path: Path, four_core
 
 @pytest.mark.parametrize(
     ("version", "stat"),
-    [(2, "usage_usec 9\nnr_periods {}\nnr_throttled {}\nthrottled_usec {}000000"),
-     (1, "nr_periods {}\nnr_throttled {}\nthrottled_time {}000000000")],
-)  # fmt: skip
+    [
+        (2, "usage_usec 9\nnr_periods {}\nnr_throttled {}\nthrottled_usec {}000000"),
+        (1, "nr_periods {}\nnr_throttled {}\nthrottled_time {}000000000"),
+    ],
+)
 def test_throttling_between_two_readings_is_that_of_the_group_that_stood_still(
     tmp_path: Path, version: int, stat: str
 ) -> None:

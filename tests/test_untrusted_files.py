@@ -29,9 +29,13 @@ SOURCE = Path(package.__file__).parent
 # cifar.py reads the published archives, which are pickles, with an unpickler that knows five harmless names.
 RUNS_CODE = {
     "pickle": {"data/cifar_pickles.py": {"Unpickler", "UnpicklingError"}},
-    "marshal": {}, "shelve": {}, "dill": {}, "joblib": {}, "cloudpickle": {},
+    "marshal": {},
+    "shelve": {},
+    "dill": {},
+    "joblib": {},
+    "cloudpickle": {},
     "yaml": {"serving/clusters/manifest.py": {"SafeDumper"}},
-}  # fmt: skip
+}
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -77,11 +81,19 @@ def test_nothing_in_the_package_runs_what_a_file_holds() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "import pickle", "from pickle import loads", "import yaml", "torch.load(path)",
-        "torch.load(path, weights_only=False)", "np.load(path)", "np.load(path, allow_pickle=True)",
-        "eval(text)", "exec(text)", "subprocess.run(text, shell=True)", "tar.extractall(folder)",
+        "import pickle",
+        "from pickle import loads",
+        "import yaml",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "eval(text)",
+        "exec(text)",
+        "subprocess.run(text, shell=True)",
+        "tar.extractall(folder)",
     ],
-)  # fmt: skip
+)
 def test_that_check_finds(text: str) -> None:
     assert faults("somewhere.py", text)
 
@@ -200,9 +212,10 @@ def test_a_table_of_images_that_unpacks_to_gigabytes_is_refused_by_its_sizes(tmp
             file.write(bytes(2**20))
     os.mkfifo(tmp_path / "pipe.npz")
     for name, reason in (
-        ("claims", "not a .npz file that numpy can read"), ("bomb", "unpacks to 1,074,790,400 bytes: the limit is"),
+        ("claims", "not a .npz file that numpy can read"),
+        ("bomb", "unpacks to 1,074,790,400 bytes: the limit is"),
         ("pipe", "a pipe, not a regular file"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=rf"{name}\.npz: {reason}"):
             _from_npz(tmp_path / f"{name}.npz", (3, 4, 4), 1)
 
@@ -215,9 +228,10 @@ def test_a_result_a_card_and_a_file_of_labels_are_bounded_and_regular(tmp_path: 
         with (tmp_path / name).open("wb") as file:
             file.truncate(2**40)
     for read, name in (
-        (lambda: read_card(tmp_path), "card.json"), (lambda: read_result(tmp_path / "result.json"), "result.json"),
+        (lambda: read_card(tmp_path), "card.json"),
+        (lambda: read_result(tmp_path / "result.json"), "result.json"),
         (lambda: _labels(str(tmp_path / "labels.txt"), 3), "labels"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=rf"{name}.*: file of 1,099,511,627,776 bytes: the limit is"):
             read()
     (tmp_path / "labels.txt").unlink()

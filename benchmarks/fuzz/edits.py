@@ -29,9 +29,17 @@ NASTY_NUMBER = st.sampled_from(
     [0, -1, -5, 1, 2**31, 2**63, 2**64, 10**9, 10**12, 10**30, 0.5, 1e-300, 1e300, float("nan"), float("inf"), True]
 )
 NASTY_VALUE = st.one_of(
-    NASTY_TEXT, NASTY_NUMBER, st.none(), st.just([]), st.just({}), st.text(max_size=20),
-    st.lists(st.integers(), max_size=4), st.just([[[[]]]]), st.just({"": {"": 0}}), st.just([0] * 2000),
-)  # fmt: skip
+    NASTY_TEXT,
+    NASTY_NUMBER,
+    st.none(),
+    st.just([]),
+    st.just({}),
+    st.text(max_size=20),
+    st.lists(st.integers(), max_size=4),
+    st.just([[[[]]]]),
+    st.just({"": {"": 0}}),
+    st.just([0] * 2000),
+)
 _DEEP = b"[" * 200_000
 
 
@@ -46,9 +54,12 @@ def spoiled_bytes(sound: bytes) -> st.SearchStrategy[bytes]:
     # Headers are where lengths stand.
     places = st.one_of(st.integers(0, min(len(sound) - 1, 200)) if sound else st.just(0), places)
     pieces = st.one_of(
-        st.binary(min_size=1, max_size=8), st.just(b"\xff" * 8), st.just(b"\0" * 8), st.just(b"\x7f" + b"\xff" * 7),
+        st.binary(min_size=1, max_size=8),
+        st.just(b"\xff" * 8),
+        st.just(b"\0" * 8),
+        st.just(b"\x7f" + b"\xff" * 7),
         NASTY_TEXT.map(lambda text: text.encode("utf-8", "surrogatepass")),
-    )  # fmt: skip
+    )
     edit = st.tuples(st.sampled_from([*2 * ["flip", "replace", "insert", "remove", "double"], "cut"]), places, pieces)
     return st.lists(edit, min_size=1, max_size=3).map(lambda edits: _edited(sound, edits))
 
@@ -79,9 +90,14 @@ def spoiled_json(sound: Any) -> st.SearchStrategy[bytes]:
     )
     documents = st.lists(change, min_size=1, max_size=3).map(lambda changes: _changed(sound, changes))
     return st.one_of(
-        documents, documents, documents, spoiled_bytes(json.dumps(sound).encode()),
-        NASTY_VALUE.map(lambda value: json.dumps(value).encode()), st.just(_DEEP), st.just(b'{"a":' * 100_000),
-    )  # fmt: skip
+        documents,
+        documents,
+        documents,
+        spoiled_bytes(json.dumps(sound).encode()),
+        NASTY_VALUE.map(lambda value: json.dumps(value).encode()),
+        st.just(_DEEP),
+        st.just(b'{"a":' * 100_000),
+    )
 
 
 def _paths(value: Any, above: tuple[Any, ...] = ()) -> Any:
@@ -114,9 +130,11 @@ def spoiled_lines(sound: str) -> st.SearchStrategy[bytes]:
     """Give the text with lines of it replaced, doubled or taken out, or words in quotes replaced."""
     lines = sound.splitlines()
     change = st.tuples(
-        st.integers(0, max(len(lines) - 1, 0)), st.sampled_from(["line", "quoted", "double", "remove", "number"]),
-        spoiled_text(), NASTY_NUMBER,
-    )  # fmt: skip
+        st.integers(0, max(len(lines) - 1, 0)),
+        st.sampled_from(["line", "quoted", "double", "remove", "number"]),
+        spoiled_text(),
+        NASTY_NUMBER,
+    )
     return st.one_of(
         st.lists(change, min_size=1, max_size=4).map(lambda changes: _relined(lines, changes)),
         spoiled_bytes(sound.encode()),

@@ -29,9 +29,12 @@ WALL_S = 120
 """After which a case counts as hanging; a loaded machine makes every case slow."""
 _TRAP = "from pathlib import Path\nPath({ran!r}).touch()\ndef make(): return None\n"
 _FOLDERS = {
-    "RESX_CACHE": "cache", "RESX_STATE": "state", "TMPDIR": "tmp", "HOME": "home",
+    "RESX_CACHE": "cache",
+    "RESX_STATE": "state",
+    "TMPDIR": "tmp",
+    "HOME": "home",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
-}  # fmt: skip
+}
 _EXIT_CODES = {0, 1, 2, 3, 4, 130}
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _STARTS = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "os.fork", "os.forkpty", "pty.spawn"}

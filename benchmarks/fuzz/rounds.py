@@ -49,9 +49,12 @@ def draw(name: str, start: Sound, *, seed: int, number: int) -> list[isolated.Ca
 
     @hypothesis.seed(seed)
     @settings(
-        max_examples=number, deadline=None, database=None, phases=[Phase.generate],
+        max_examples=number,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
-    )  # fmt: skip
+    )
     @hypothesis.given(targets.TARGETS[name](start))
     def collect(case: isolated.Case) -> None:
         cases.append(case)

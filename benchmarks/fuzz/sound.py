@@ -151,8 +151,11 @@ def _record_answers(folder: Path) -> dict[str, bytes]:
                 subprocess.run([*run, *command], cwd=folder, check=False, capture_output=True, env=environment)
             subprocess.run(
                 [*run, "bench", MODEL, "--duration", "1", "--warmup", "0.2", "-o", "bench.json"],
-                cwd=folder, check=True, stdout=subprocess.DEVNULL, env=environment,
-            )  # fmt: skip
+                cwd=folder,
+                check=True,
+                stdout=subprocess.DEVNULL,
+                env=environment,
+            )
     finally:
         subprocess.run([*run, "stop"], cwd=folder, check=False, capture_output=True, env=environment)
     return answers

@@ -83,9 +83,12 @@ def cards(sound: Sound) -> Cases:
 def specs(sound: Sound) -> Cases:
     """A run's spec, configuration and metrics."""
     commands = (
-        ("info", "run"), ("paths", "run"), ("lesion", "run", "--images", "8"), ("export", "run", "--name", "again"),
+        ("info", "run"),
+        ("paths", "run"),
+        ("lesion", "run", "--images", "8"),
+        ("export", "run", "--name", "again"),
         ("train", "resnet20", "-o", "run", "--resume", "--epochs", "1"),
-    )  # fmt: skip
+    )
     files = [str(path.relative_to(sound.folder)) for path in sorted((sound.folder / "run").rglob("*.json"))]
     lines = [str(path.relative_to(sound.folder)) for path in sorted((sound.folder / "run").rglob("*.jsonl"))]
     return st.one_of(
@@ -135,8 +138,9 @@ def onnx_files(sound: Sound) -> Cases:
     )
     return st.builds(
         lambda command, spoiled: Case(arguments=command, files={"net.onnx": spoiled}),
-        st.sampled_from(commands), st.one_of(renamed, renamed, spoiled_bytes(content)),
-    )  # fmt: skip
+        st.sampled_from(commands),
+        st.one_of(renamed, renamed, spoiled_bytes(content)),
+    )
 
 
 def _renamed(content: bytes, changes: Mapping[str, str]) -> bytes:
@@ -174,8 +178,9 @@ def images(sound: Sound) -> Cases:
         lambda command, one: Case(
             arguments=command, files={f"seen/x{one[0].suffix}": one[1], str(one[0].relative_to(sound.folder)): one[1]}
         ),
-        commands, spoiled,
-    )  # fmt: skip
+        commands,
+        spoiled,
+    )
 
 
 def archives(sound: Sound) -> Cases:
@@ -223,8 +228,9 @@ def server_answers(sound: Sound) -> Cases:
     one = st.sampled_from(ends).flatmap(lambda end: st.tuples(st.just(end), spoiled(end)))
     return st.builds(
         lambda command, changes: Case(arguments=command, files={}, answers=answers | dict(changes)),
-        st.sampled_from(COMMANDS), st.lists(one, min_size=1, max_size=2),
-    )  # fmt: skip
+        st.sampled_from(COMMANDS),
+        st.lists(one, min_size=1, max_size=2),
+    )
 
 
 def _answer(body: bytes, head: bytes) -> bytes:

@@ -38,9 +38,10 @@ class Throttling:
     def since(self, before: Throttling) -> Throttling:
         """Return what came after `before`."""
         return Throttling(
-            periods=self.periods - before.periods, throttled=self.throttled - before.throttled,
+            periods=self.periods - before.periods,
+            throttled=self.throttled - before.throttled,
             seconds=self.seconds - before.seconds,
-        )  # fmt: skip
+        )
 
 
 def processor() -> str:

@@ -130,10 +130,24 @@ def test_an_engine_is_refused_where_it_cannot_be_opened(tiny: tuple[Card, Publis
         pytest.skip("there is a GPU")
     card, published = tiny
     engine = Engine(
-        builder="tensorrt", version="10.12", compute_capabilities=("8.6",), gpu="a GPU", batch_min=1, batch_opt=4,
-        batch_max=4, size_bytes=1, workspace_mib=0, timing_cache="none", tf32=False, builder_level=3,
-        network_precisions={}, engine_precisions={}, grouped_in_fp32=(), onnx_sha256="", executed=True,
-    )  # fmt: skip
+        builder="tensorrt",
+        version="10.12",
+        compute_capabilities=("8.6",),
+        gpu="a GPU",
+        batch_min=1,
+        batch_opt=4,
+        batch_max=4,
+        size_bytes=1,
+        workspace_mib=0,
+        timing_cache="none",
+        tf32=False,
+        builder_level=3,
+        network_precisions={},
+        engine_precisions={},
+        grouped_in_fp32=(),
+        onnx_sha256="",
+        executed=True,
+    )
 
     config = published.folder.parent / "config.pbtxt"
     before = config.read_text()
@@ -155,9 +169,14 @@ def test_an_engine_runs_as_its_backend_runs_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(backend.cuda_driver, "load_driver", lambda: backend.cuda_driver.Driver(engine.cuda))
     (tmp_path / "model.plan").write_bytes(b"a plan")
     job = _Job(
-        path=str(tmp_path / "model.plan"), config={"backend": "tensorrt", "max_batch_size": 4}, instances=1,
-        duration_s=0.05, tensors=(rows(1, 2, 3, 4), rows(5, 6, 7, 8)), device="gpu", backend="tensorrt",
-    )  # fmt: skip
+        path=str(tmp_path / "model.plan"),
+        config={"backend": "tensorrt", "max_batch_size": 4},
+        instances=1,
+        duration_s=0.05,
+        tensors=(rows(1, 2, 3, 4), rows(5, 6, 7, 8)),
+        device="gpu",
+        backend="tensorrt",
+    )
     found = _measure(job)
     assert [answer.ravel().tolist() for answer in found.logits] == [[2, 4, 6, 8], [10, 12, 14, 16]]
     assert (found.batch_size, found.instances, found.threads) == (4, 1, 1)

@@ -70,9 +70,14 @@ def fake(**settings: Any) -> Iterator[Target]:
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     interface = Interface(
-        input_name="image", input_type="UINT8", output_name="logits", num_classes=10, input_dims=(3, 4, 4),
-        max_batch_size=8, parameters={},
-    )  # fmt: skip
+        input_name="image",
+        input_type="UINT8",
+        output_name="logits",
+        num_classes=10,
+        input_dims=(3, 4, 4),
+        max_batch_size=8,
+        parameters={},
+    )
     address = parse_address(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "http")
     try:
         yield Target(address=address, model="fake", version=None, answering=1, interface=interface)

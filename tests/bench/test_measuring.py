@@ -123,10 +123,27 @@ def test_every_file_is_written_and_says_the_same(
     triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
 ) -> None:
     done = resx(
-        "bench", "tiny", f"--repository={triton.repository.root}", "--concurrency", "1:2", "--duration", "0.6",
-        "--warmup", "0.2", "--repeat", "2", "-o", "r.json", "--csv", "r.csv", "--samples", "r.jsonl", "--hdr-log",
-        "r.hlog", "--json",
-    )  # fmt: skip
+        "bench",
+        "tiny",
+        f"--repository={triton.repository.root}",
+        "--concurrency",
+        "1:2",
+        "--duration",
+        "0.6",
+        "--warmup",
+        "0.2",
+        "--repeat",
+        "2",
+        "-o",
+        "r.json",
+        "--csv",
+        "r.csv",
+        "--samples",
+        "r.jsonl",
+        "--hdr-log",
+        "r.hlog",
+        "--json",
+    )
     assert done.code == 0, done.err
     result = json.loads((tmp_path / "r.json").read_text())
     assert result == done.json
@@ -156,8 +173,13 @@ def test_models_are_compared_pair_by_pair_and_a_baseline_fails_with_exit_code_3(
     done = resx("bench", "tiny", "tiny_float", "--compare", "--repeat", "3", *common, "--json", "-o", "r.json")
     assert done.code == 0, done.err
     assert [measured["model"] for measured in done.json["measurements"]] == [
-        "tiny", "tiny_float", "tiny_float", "tiny", "tiny", "tiny_float",
-    ]  # fmt: skip
+        "tiny",
+        "tiny_float",
+        "tiny_float",
+        "tiny",
+        "tiny",
+        "tiny_float",
+    ]
     ratio = next(ratio for ratio in done.json["ratios"] if ratio["what"] == "images_per_s")
     assert (ratio["target"], ratio["base"], ratio["num_pairs"]) == ("tiny_float", "tiny", 3)
     assert ratio["low"] <= ratio["ratio"] <= ratio["high"]
@@ -264,9 +286,17 @@ def test_a_second_without_an_answer_shows_in_the_tail_of_an_open_loop(
     thread = threading.Thread(target=stall)
     thread.start()
     done = resx(
-        "bench", "tiny", f"--repository={triton.repository.root}", "--rate", "60", "--duration", "9", "--warmup", "0",
+        "bench",
+        "tiny",
+        f"--repository={triton.repository.root}",
+        "--rate",
+        "60",
+        "--duration",
+        "9",
+        "--warmup",
+        "0",
         "--json",
-    )  # fmt: skip
+    )
     ended.set()
     thread.join()
     (measured,) = done.json["measurements"]
@@ -342,9 +372,16 @@ def test_answers_are_held_to_the_card_of_the_version_that_answers_not_of_the_new
         deploy(client, triton.repository, "twice")
         publish_tiny(triton.repository, "twice", seed=5)  # there, and not deployed
         done = resx(
-            "bench", "twice", f"--repository={triton.repository.root}", "--concurrency", "1", "--duration", "0.5",
-            "--in-process", "--json",
-        )  # fmt: skip
+            "bench",
+            "twice",
+            f"--repository={triton.repository.root}",
+            "--concurrency",
+            "1",
+            "--duration",
+            "0.5",
+            "--in-process",
+            "--json",
+        )
         undeploy(client, triton.repository, "twice")
     assert done.code == 0, done.err
     assert done.json["measurements"][0]["answers"]["checked"] > 10
@@ -400,9 +437,15 @@ def test_hidden_files_of_a_data_folder_are_not_sent(tmp_path: Path) -> None:
         Image.new("RGB", (20, 20), "red").save(folder / "a.png")
     (root / "._a.png").write_bytes(b"\0\5\26\7" + bytes(4092))
     interface = Interface(
-        input_name="image", input_type="UINT8", output_name="logits", num_classes=10, input_dims=(3, 16, 16),
-        max_batch_size=4, fixed_batch=False, parameters={},
-    )  # fmt: skip
+        input_name="image",
+        input_type="UINT8",
+        output_name="logits",
+        num_classes=10,
+        input_dims=(3, 16, 16),
+        max_batch_size=4,
+        fixed_batch=False,
+        parameters={},
+    )
 
     sent = payloads.pictures(root, interface, 1, None)
 

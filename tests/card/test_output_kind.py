@@ -21,25 +21,32 @@ def graph(*behind: NodeProto, outputs: int = 5, output: str = "p") -> ModelProto
     """A linear layer `y` over an image, and what is behind it."""
     constants = {
         "w": np.random.default_rng(0).normal(0, 0.1, (outputs, 192)).astype(np.float32),
-        "axis": np.array([1], np.int64), "one": np.ones((), np.float32),
-    }  # fmt: skip
+        "axis": np.array([1], np.int64),
+        "one": np.ones((), np.float32),
+    }
     nodes = [node("Flatten", ["x"], ["f"]), node("Gemm", ["f", "w"], ["y"], transB=1), *behind]
     used = {name for one in nodes for name in one.input}
     made = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", outputs])],
         [numpy_helper.from_array(value, name) for name, value in constants.items() if name in used],
-    )  # fmt: skip
+    )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
 SPELLED_OUT = (
-    node("Exp", ["y"], ["e"]), node("ReduceSum", ["e", "axis"], ["s"], keepdims=1), node("Div", ["e", "s"], ["p"]),
-)  # fmt: skip
+    node("Exp", ["y"], ["e"]),
+    node("ReduceSum", ["e", "axis"], ["s"], keepdims=1),
+    node("Div", ["e", "s"], ["p"]),
+)
 SPELLED_SIGMOID = (
-    node("Neg", ["y"], ["a"]), node("Exp", ["a"], ["b"]), node("Add", ["b", "one"], ["c"]),
+    node("Neg", ["y"], ["a"]),
+    node("Exp", ["a"], ["b"]),
+    node("Add", ["b", "one"], ["c"]),
     node("Div", ["one", "c"], ["p"]),
-)  # fmt: skip
+)
 GRAPHS: list[tuple[Sequence[NodeProto], int, OutputKind]] = [
     ((node("Identity", ["y"], ["p"]),), 5, "logits"),
     ((node("LogSoftmax", ["y"], ["p"], axis=1),), 5, "logits"),
@@ -106,7 +113,11 @@ def test_small_logits_without_a_squashing_layer_are_no_scores() -> None:
 
 def test_cards_from_before_say_whether_a_softmax_is_in_the_file() -> None:
     fields = {
-        "input_name": "x", "input_type": "float32", "input_dims": [3, 8, 8], "output_name": "p", "output_dims": [5],
-    }  # fmt: skip
+        "input_name": "x",
+        "input_type": "float32",
+        "input_dims": [3, 8, 8],
+        "output_name": "p",
+        "output_dims": [5],
+    }
     for old, kind in ((True, "probabilities"), (False, "logits")):
         assert Signature.model_validate(fields | {"is_probabilities": old}).output_kind == kind

@@ -37,11 +37,12 @@ class Noise(CalibrationDataReader):  # type: ignore[misc]
 def linear(nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], domains: tuple[str, ...] = ()) -> ModelProto:
     """A graph from "x" [N, 3, 8, 8], flat as "f", to "y" [N, 10]."""
     graph = helper.make_graph(
-        [helper.make_node("Flatten", ["x"], ["f"]), *nodes], "g",
+        [helper.make_node("Flatten", ["x"], ["f"]), *nodes],
+        "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 8, 8])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 10])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )  # fmt: skip
+    )
     opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
@@ -131,8 +132,11 @@ def test_quantized_layers_inside_a_branch_count() -> None:
             helper.make_node("DequantizeLinear", ["fq", "a", "zero"], ["fd"]),
             helper.make_node("DequantizeLinear", ["wq", "s"], ["w"]),
             helper.make_node("Gemm", ["fd", "w"], ["branch"], transB=1),
-        ], "then", [], [value],
-    )  # fmt: skip
+        ],
+        "then",
+        [],
+        [value],
+    )
     floats = helper.make_graph([helper.make_node("Gemm", ["f", "plain"], ["branch"], transB=1)], "else", [], [value])
     node = helper.make_node("If", ["choice"], ["y"], then_branch=integers, else_branch=floats)
     found = recognise(linear([node], WEIGHTS | steps | {"plain": np.zeros((10, 192), np.float32)}))

@@ -157,9 +157,17 @@ def test_doctor_gives_a_remedy_for_everything_that_is_missing(resx: Resx) -> Non
     checks = resx("doctor", "--json").json["checks"]
     names = [check["what"] for check in checks]
     for name in (
-        "Python", "torch", "onnxruntime", "tensorrt", "embedded Triton", "C++ compiler", "GPU", "Docker", "port 8000",
+        "Python",
+        "torch",
+        "onnxruntime",
+        "tensorrt",
+        "embedded Triton",
+        "C++ compiler",
+        "GPU",
+        "Docker",
+        "port 8000",
         "disk",
-    ):  # fmt: skip
+    ):
         assert name in names
     for check in checks:
         assert check["found"] or check["remedy"], check

@@ -16,10 +16,11 @@ from tests.support.image_files import encoded
     ("name", "reason"),
     [
         ("b.png", "image of 9000 x 9000 pixels: the limit is 64,000,000; make it smaller, or raise --max-megapixels"),
-        ("pipe.png", "a pipe, not a regular file"), ("/dev/zero", "a device, not a regular file"),
+        ("pipe.png", "a pipe, not a regular file"),
+        ("/dev/zero", "a device, not a regular file"),
         ("large.png", "file of 34,000,000 bytes: the limit is 33,554,432; make it smaller, or raise --max-file-mib"),
     ],
-)  # fmt: skip
+)
 def test_query_refuses_before_it_sends(resx: Callable[..., Finished], tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "b.png").write_bytes(encoded("PNG", Image.new("1", (9000, 9000))))
     os.mkfifo(tmp_path / "pipe.png")

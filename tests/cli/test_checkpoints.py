@@ -31,8 +31,9 @@ def test_the_average_in_a_checkpoint_gives_the_bytes_of_the_clean_file(
     average = resx(*command, "--weights", "k.pth", "--name", "average")
     assert (clean.code, average.code) == (0, 0), average.err
     assert (clean.json["weights"], average.json["weights"]) == (
-        "clean.pth", "k.pth (entry model_ema), EMA preferred to model"
-    )  # fmt: skip
+        "clean.pth",
+        "k.pth (entry model_ema), EMA preferred to model",
+    )
     assert (tmp_path / clean.json["file"]).read_bytes() == (tmp_path / average.json["file"]).read_bytes()
 
 

@@ -190,26 +190,52 @@ def test_the_published_schema_is_the_cards() -> None:
 
 def test_a_card_says_what_was_asked_for(tmp_path: Path, resx: Callable[..., Finished]) -> None:
     done = resx(
-        "export", "resnet20", "--int8", "--calibrate", "random", "--calibrate-images", "4", "--calibrate-method",
-        "minmax", "--keep-fp32", "conv1", "--no-verify", "--max-batch", "3", "--seed", "5", "-q",
-    )  # fmt: skip
+        "export",
+        "resnet20",
+        "--int8",
+        "--calibrate",
+        "random",
+        "--calibrate-images",
+        "4",
+        "--calibrate-method",
+        "minmax",
+        "--keep-fp32",
+        "conv1",
+        "--no-verify",
+        "--max-batch",
+        "3",
+        "--seed",
+        "5",
+        "-q",
+    )
     assert done.code == 0, done.err
     card = read_card(tmp_path / "model_repository/resnet20/1")
     assert card.source.arguments is not None
     asked = request_of(card, card.source.arguments)
     assert asked == request(
-        source=request().source.model_copy(update={"seed": 5}), precision="int8", input_type="uint8", verify=False,
-        calibrate="random", calibrate_images=4, calibrate_method="minmax", keep_fp32=("conv1",), max_batch_size=3,
-    )  # fmt: skip
+        source=request().source.model_copy(update={"seed": 5}),
+        precision="int8",
+        input_type="uint8",
+        verify=False,
+        calibrate="random",
+        calibrate_images=4,
+        calibrate_method="minmax",
+        keep_fp32=("conv1",),
+        max_batch_size=3,
+    )
 
 
 def test_a_disk_that_fills_in_the_middle_leaves_the_repository_as_it_was(tmp_path: Path) -> None:
     """No file may grow past 200 kB: the ONNX file's write fails half way, as on a full disk."""
     command = [sys.executable, "-m", "resx", "export", "resnet20", "--no-verify", "-q"]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False,
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "File too large" in done.stderr

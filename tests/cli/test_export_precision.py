@@ -56,9 +56,19 @@ def test_a_run_is_calibrated_on_its_own_training_images_and_the_json_says_all(re
     cache = {"RESX_CACHE": str(tmp_path / "cache")}
     # Random weights have no margins: what is asked here is what the command does, not whether they survive.
     done = resx(
-        "export", "r", "--int8", "--calibrate-images", "16", "--calibrate-method", "minmax", "--keep-fp32", "layer3.*",
-        "--no-verify", "--json", env=cache,
-    )  # fmt: skip
+        "export",
+        "r",
+        "--int8",
+        "--calibrate-images",
+        "16",
+        "--calibrate-method",
+        "minmax",
+        "--keep-fp32",
+        "layer3.*",
+        "--no-verify",
+        "--json",
+        env=cache,
+    )
     assert done.code == 0, done.err
     said = done.json["quantisation"]
     assert said["calibrated_on"] == "training images of digits"

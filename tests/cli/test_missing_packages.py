@@ -90,13 +90,20 @@ def ended(folder: Path, gone: list[str], commands: list[str]) -> list[tuple[list
     (beside / "sitecustomize.py").write_text(_HIDE)
     path = os.pathsep.join(filter(None, (str(beside), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {
-        "MISSING": " ".join(gone), "PYTHONPATH": path, "RESX_CACHE": str(beside / "cache"),
+        "MISSING": " ".join(gone),
+        "PYTHONPATH": path,
+        "RESX_CACHE": str(beside / "cache"),
         "RESX_STATE": str(beside / "state"),
-    }  # fmt: skip
+    }
     done = subprocess.run(
-        [sys.executable, "-c", _RUN_ALL], input=asked, cwd=folder, env=environment, capture_output=True, text=True,
+        [sys.executable, "-c", _RUN_ALL],
+        input=asked,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     return [tuple(one) for one in json.loads(done.stdout)]
 

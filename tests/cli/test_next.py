@@ -45,9 +45,19 @@ def test_each_proposed_command_works_from_training_to_a_served_model(
     served: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     trained = served(
-        "train", "resnet20", "--data", "digits", "--image-size", "8", "--epochs", "1", "-o", "runs of mine/a",
-        "--set", "stage_depths=[1,1,1]",
-    )  # fmt: skip
+        "train",
+        "resnet20",
+        "--data",
+        "digits",
+        "--image-size",
+        "8",
+        "--epochs",
+        "1",
+        "-o",
+        "runs of mine/a",
+        "--set",
+        "stage_depths=[1,1,1]",
+    )
     exported = follow(served, trained)
     follow(served, exported)
     smaller = served("shrink", "runs of mine/a", "--drop", "1", "--search-images", "8", "-o", "runs of mine/b")
@@ -57,8 +67,18 @@ def test_each_proposed_command_works_from_training_to_a_served_model(
 @pytest.mark.slow
 def test_what_is_proposed_for_a_family_works_too(served: Callable[..., list[str]]) -> None:
     served(
-        "train", "resnet20", "--data", "digits", "--image-size", "8", "--epochs", "1", "-o", "run",
-        "--set", "stage_depths=[1,1,1]",
-    )  # fmt: skip
+        "train",
+        "resnet20",
+        "--data",
+        "digits",
+        "--image-size",
+        "8",
+        "--epochs",
+        "1",
+        "-o",
+        "run",
+        "--set",
+        "stage_depths=[1,1,1]",
+    )
     follow(served, served("export", "run", "--pareto", "2", "--name", "f", "--repository", "other"))
     served("deploy", "f", "--best-under", "60s", "--repository", "other")

@@ -22,9 +22,16 @@ def load(concurrency: int, batches: dict[int, int], *, model: str = "tiny") -> M
     executions = sum(batches.values())
     images = sum(size * count for size, count in batches.items())
     server = ServerBreakdown(
-        requests=images, executions=executions, mean_batch_size=images / executions, queue_ms=0.1,
-        compute_input_ms=0.02, compute_infer_ms=3.0, compute_output_ms=0.1, batches=batches, batch_compute_ms=took_ms,
-    )  # fmt: skip
+        requests=images,
+        executions=executions,
+        mean_batch_size=images / executions,
+        queue_ms=0.1,
+        compute_input_ms=0.02,
+        compute_infer_ms=3.0,
+        compute_output_ms=0.1,
+        batches=batches,
+        batch_compute_ms=took_ms,
+    )
     return measurement(model=model, concurrency=concurrency, server=server)
 
 

@@ -32,9 +32,13 @@ def test_a_query_of_a_server_whose_cards_are_elsewhere_warns_once(
 
 
 @pytest.mark.parametrize(
-    "words", [["deploy", "tiny"], ["predict", "tiny", "pictures", "-o", "new.csv"],
-              ["bench", "tiny", "--concurrency", "1", "--duration", "0.3", "--warmup", "0"]]
-)  # fmt: skip
+    "words",
+    [
+        ["deploy", "tiny"],
+        ["predict", "tiny", "pictures", "-o", "new.csv"],
+        ["bench", "tiny", "--concurrency", "1", "--duration", "0.3", "--warmup", "0"],
+    ],
+)
 def test_whatever_shows_or_serves_its_predictions_warns_too(
     triton: RunningTriton, resx: Callable[..., Finished], picture: Path, words: list[str]
 ) -> None:

@@ -87,11 +87,27 @@ def test_a_version_is_pinned_in_what_the_pods_load(deploy: Resx, version: str, s
 def test_a_gpu_brings_its_toleration_and_takes_selector_class_and_account(deploy: Resx) -> None:
     pod = pod_of(
         deploy(
-            "--render", "kubernetes", "--gpu", "--node-selector", "nvidia.com/gpu.product=H100", "--node-selector",
-            "zone=", "--runtime-class", "nvidia", "--service-account", "reader", "--priority-class", "high",
-            "--pull-secret", "one", "--pull-secret", "two", "--nodes", "2",
+            "--render",
+            "kubernetes",
+            "--gpu",
+            "--node-selector",
+            "nvidia.com/gpu.product=H100",
+            "--node-selector",
+            "zone=",
+            "--runtime-class",
+            "nvidia",
+            "--service-account",
+            "reader",
+            "--priority-class",
+            "high",
+            "--pull-secret",
+            "one",
+            "--pull-secret",
+            "two",
+            "--nodes",
+            "2",
         )
-    )  # fmt: skip
+    )
     assert [one["key"] for one in pod["tolerations"]] == ["nvidia.com/gpu"]
     assert pod["nodeSelector"] == {"nvidia.com/gpu.product": "H100", "zone": ""}
     assert (pod["runtimeClassName"], pod["priorityClassName"]) == ("nvidia", "high")

@@ -84,8 +84,9 @@ def test_each_step_is_left_on_the_screen_once_with_its_time(columns: int, tmp_pa
     seconds = r"  \d+\.\d s\n"
     assert re.fullmatch(
         rf"a note in between\n  load PyTorch{seconds}  export a network .* in one line{seconds}  publish{seconds}"
-        rf"  load and check its answer{seconds}the end\n\s*", seen,
-    ), seen  # fmt: skip
+        rf"  load and check its answer{seconds}the end\n\s*",
+        seen,
+    ), seen
 
 
 def test_a_real_command_leaves_its_steps_once(tmp_path: Path) -> None:

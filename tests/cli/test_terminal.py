@@ -95,12 +95,13 @@ def evil_server() -> Iterator[str]:
 def evil_onnx(path: Path) -> None:
     made = helper.make_model(
         helper.make_graph(
-            [helper.make_node("Flatten", [EVIL], ["y"], name=EVIL)], EVIL,
+            [helper.make_node("Flatten", [EVIL], ["y"], name=EVIL)],
+            EVIL,
             [helper.make_tensor_value_info(EVIL, TensorProto.FLOAT, ["N", 3, 8, 8])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 192])],
         ),
         opset_imports=[helper.make_opsetid("", 17)],
-    )  # fmt: skip
+    )
     helper.set_model_props(made, {EVIL: EVIL, "resx.mean": EVIL})
     onnx.save(made, path)
 
@@ -145,14 +146,22 @@ def test_no_word_of_a_stranger_reaches_the_terminal_raw(tmp_path: Path, evil_ser
     asked = commands(
         tmp_path,
         (
-            ["info", "x.onnx"], ["info", "run"], ["info", "run", "--json"], ["info", "run2"], ["info", "tiny"],
+            ["info", "x.onnx"],
+            ["info", "run"],
+            ["info", "run", "--json"],
+            ["info", "run2"],
+            ["info", "tiny"],
             ["predict", "tiny", "t.parquet", "-o", "o.csv"],
-            ["predict", "tiny", "p.png", "-o", f"{folder_name}/o.exe"], ["query", "m", f"{folder_name}/p.png"],
-            [f"--{folder_name}"], [folder_name],
-            ["info", folder_name], ["status", "--url", evil_server], ["query", "m", "p.png", "--url", evil_server],
+            ["predict", "tiny", "p.png", "-o", f"{folder_name}/o.exe"],
+            ["query", "m", f"{folder_name}/p.png"],
+            [f"--{folder_name}"],
+            [folder_name],
+            ["info", folder_name],
+            ["status", "--url", evil_server],
+            ["query", "m", "p.png", "--url", evil_server],
             ["bench", "m", "--url", evil_server],
         ),
-    )  # fmt: skip
+    )
 
     for said in asked:
         require_text(said)

@@ -187,8 +187,10 @@ def test_a_run_is_compared_as_it_was_exported_and_by_its_accuracy(resx: Resx) ->
     assert [(check["passed"], check["skipped"]) for check in done.json["checks"]] == [(True, False)] * 4
     assert f"{export.json['steps'][-1]['num_images']} images" in done.json["checks"][2]["detail"]
     assert [(step["when"], step["step"]) for step in done.json["steps"]] == [
-        ("export", "fp32 file"), ("export", "onnx"), ("now", "onnx"),
-    ]  # fmt: skip
+        ("export", "fp32 file"),
+        ("export", "onnx"),
+        ("now", "onnx"),
+    ]
     again, exported = done.json["steps"][2], done.json["steps"][1]
     assert again["max_abs"] == pytest.approx(exported["max_abs"], rel=1e-3)
     assert 0 < again["smallest_rtol"] < 1

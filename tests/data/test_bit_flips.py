@@ -33,9 +33,13 @@ def test_an_array_that_is_shorter_by_its_own_header_is_refused(tmp_path: Path, w
     whole_sum, own_sum = (entry.CRC.to_bytes(4, "little") for entry in (entry, zipfile.ZipFile(path).infolist()[0]))
     path.write_bytes(damaged.replace(own_sum, whole_sum))
     signature = Signature(
-        input_name="images", input_type="float32", input_dims=(3, 8, 8), output_name="logits", output_dims=(2,),
+        input_name="images",
+        input_type="float32",
+        input_dims=(3, 8, 8),
+        output_name="logits",
+        output_dims=(2,),
         resize=8,
-    )  # fmt: skip
+    )
 
     with pytest.raises(UsageError, match=r"images\.npz: not a \.npz file that numpy can read"):
         load_calibration(str(path), signature, num_images=8, seed=0, run=None)

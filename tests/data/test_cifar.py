@@ -338,9 +338,11 @@ def official(folder: Path, packed: Path) -> Archive:
         return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
     return dataclasses.replace(
-        CIFAR10, size_bytes=packed.stat().st_size, md5=md5(packed),
+        CIFAR10,
+        size_bytes=packed.stat().st_size,
+        md5=md5(packed),
         file_md5s=tuple(md5(folder / name) for name in CIFAR10.needed),
-    )  # fmt: skip
+    )
 
 
 def test_the_published_checksums_are_compared_and_it_is_said(cifar10: Path, packed: Path) -> None:

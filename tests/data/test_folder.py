@@ -348,10 +348,13 @@ def test_a_linked_class_folder_is_a_class_and_loops_of_links_end(tmp_path: Path)
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("a\nx", r"a\\nx"), ("a\tx", r"a\\tx"), ("a\u2028x", r"a\\u2028x"), ("a\x1b[31m", r"a\\x1b\[31m"),
+        ("a\nx", r"a\\nx"),
+        ("a\tx", r"a\\tx"),
+        ("a\u2028x", r"a\\u2028x"),
+        ("a\x1b[31m", r"a\\x1b\[31m"),
         (os.fsdecode(b"caf\xe9"), r"caf\\xe9"),
     ],
-)  # fmt: skip
+)
 def test_a_class_whose_name_cannot_be_a_label_is_refused(tmp_path: Path, name: str, shown: str) -> None:
     fill(tmp_path, ("cat", name))
 

@@ -182,11 +182,13 @@ def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path, monkeypatch
     (tmp_path / "large.png").write_bytes(bytes(2**20 + 1))
     monkeypatch.setenv("RESX_MAX_FILE_MIB", "1")
     for path, reason in (
-        (tmp_path, "a folder, not an image"), (tmp_path / "pipe.png", "a pipe, not a regular file; give a file"),
-        (Path("/dev/zero"), "a device, not a regular file"), (tmp_path / "none.png", "no such file"),
+        (tmp_path, "a folder, not an image"),
+        (tmp_path / "pipe.png", "a pipe, not a regular file; give a file"),
+        (Path("/dev/zero"), "a device, not a regular file"),
+        (tmp_path / "none.png", "no such file"),
         (tmp_path / ("x" * 300), "name too long; give a file that can be read"),
         (tmp_path / "large.png", "file of 1,048,577 bytes: the limit is 1,048,576; make it smaller, or raise --max"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=reason) as raised:
             load_image(path)
         assert str(raised.value).startswith(f"{path}: ")

@@ -58,9 +58,12 @@ def test_the_formats_of_all_published_weights_are_the_transforms_own() -> None:
         transforms = models.get_model_weights(name).DEFAULT.transforms()
         image = pretrained.published_weights(name).image
         assert image == ImageFormat(
-            image_size=transforms.crop_size[0], resize=transforms.resize_size[0], mean=tuple(transforms.mean),
-            std=tuple(transforms.std), interpolation=transforms.interpolation.value,
-        )  # fmt: skip
+            image_size=transforms.crop_size[0],
+            resize=transforms.resize_size[0],
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
+        )
         bicubic += image.interpolation == "bicubic"
     assert bicubic >= 17
 
@@ -69,9 +72,7 @@ def test_the_formats_of_all_published_weights_are_the_transforms_own() -> None:
 def test_training_sees_the_same_pixels(tmp_path: Path, interpolation: Interpolation) -> None:
     image = PHOTOGRAPHS[0].resize((57, 40))
     image.save(tmp_path / "x.png")
-    taken = ImageFormat(
-        image_size=24, resize=27, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation=interpolation
-    )  # fmt: skip
+    taken = ImageFormat(image_size=24, resize=27, mean=IMAGENET_MEAN, std=IMAGENET_STD, interpolation=interpolation)
     ours = decode(tmp_path / "x.png", taken)
     assert np.array_equal(ours.transpose(1, 2, 0), torchvisions(image, 24, 27, interpolation))
 

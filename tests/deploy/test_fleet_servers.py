@@ -64,9 +64,13 @@ def test_control_does_not_pass(behind: Behind) -> None:
     host, _, port = proxy.http.host_port.rpartition(":")
     headers = {CONTROL_HEADER: servers.states[0].address("http").control_key}
     for method, path in [
-        ("POST", "/v2/repository/index"), ("POST", "/v2/repository/models/tiny/unload"), ("GET", "/v2/models/stats"),
-        ("GET", "/v2/models/tiny/infer"), ("POST", "/v2/models/../repository/index"), ("GET", "/metrics"),
-    ]:  # fmt: skip
+        ("POST", "/v2/repository/index"),
+        ("POST", "/v2/repository/models/tiny/unload"),
+        ("GET", "/v2/models/stats"),
+        ("GET", "/v2/models/tiny/infer"),
+        ("POST", "/v2/models/../repository/index"),
+        ("GET", "/metrics"),
+    ]:
         connection = http.client.HTTPConnection(host, int(port), timeout=30)
         connection.request(method, path, b"{}" if method == "POST" else None, headers)
         assert connection.getresponse().status == 403, path

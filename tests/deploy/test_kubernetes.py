@@ -45,9 +45,14 @@ VERSIONS = ("1.33", "1.37")
 """The first with image volumes in beta, and the newest that there are schemas of."""
 CUSTOM = {"ServiceMonitor", "ScaledObject", "InferenceService", "ServingRuntime"}
 EVERY_OPTION: dict[str, Any] = {
-    "gpu": True, "nodes": 3, "node_selector": {"gpu": "h100"}, "runtime_class": "nvidia", "priority_class": "high",
-    "pull_secrets": ("registry",), "image": f"r.example.com:5000/a/triton:1@sha256:{'0' * 64}",
-}  # fmt: skip
+    "gpu": True,
+    "nodes": 3,
+    "node_selector": {"gpu": "h100"},
+    "runtime_class": "nvidia",
+    "priority_class": "high",
+    "pull_secrets": ("registry",),
+    "image": f"r.example.com:5000/a/triton:1@sha256:{'0' * 64}",
+}
 KEY = "a-long-random-text"
 Object = dict[str, Any]
 
@@ -125,8 +130,10 @@ def broken_policies(objects: list[Object]) -> list[str]:
 def test_the_files_in_deploy_are_those_of_the_renderer() -> None:
     written = {
         path.relative_to(DEPLOY).as_posix(): path.read_text()
-        for folder in ("kubernetes", "kserve", "helm") for path in (DEPLOY / folder).rglob("*") if path.is_file()
-    }  # fmt: skip
+        for folder in ("kubernetes", "kserve", "helm")
+        for path in (DEPLOY / folder).rglob("*")
+        if path.is_file()
+    }
     assert written == deploy_files(), "run `make manifests`"
 
 
@@ -221,9 +228,7 @@ def test_pods_are_ready_when_the_model_is_and_live_when_the_server_is() -> None:
 
 def test_grace_covers_the_hook_and_tritons_own_exit() -> None:
     pod, container = next(containers_of(rendered(Placement())))
-    (exit_s,) = (
-        int(word.partition("=")[2]) for word in container["args"] if word.startswith("--exit-timeout-secs=")
-    )  # fmt: skip
+    (exit_s,) = (int(word.partition("=")[2]) for word in container["args"] if word.startswith("--exit-timeout-secs="))
     hook_s = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
     assert pod["terminationGracePeriodSeconds"] > hook_s + exit_s
 
@@ -312,9 +317,11 @@ def test_kserve_pods_fit_the_pod_schema() -> None:
     container = runtime["containers"][0] | {key: value for key, value in predictor["model"].items() if key not in own}
     shared = {key: value for key, value in predictor.items() if key not in {"minReplicas", "maxReplicas", "model"}}
     pod = {
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"},
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "x"},
         "spec": {"containers": [container], "volumes": runtime["volumes"], **shared},
-    }  # fmt: skip
+    }
     for version in VERSIONS:
         validate(pod, version)
 
@@ -385,7 +392,7 @@ ZEROS = f"sha256:{'0' * 64}"
 @pytest.mark.parametrize(
     "image",
     ["a/b:1", "a/b:26.09-py3", "r:5000/a/b:v1", f"a@{ZEROS}", f"r.io/a/b:1@{ZEROS}", f"a:latest@{ZEROS}"],
-)  # fmt: skip
+)
 def test_a_pinned_image_is_taken(image: str) -> None:
     assert require_image("--image", image) == image
 
@@ -393,10 +400,25 @@ def test_a_pinned_image_is_taken(image: str) -> None:
 @pytest.mark.parametrize(
     "image",
     [
-        "a/b", "a/b:latest", "r:5000/a/b", "a@sha256:12", "a b:1", "", ":", ":1", "a/B:1", "a//b:1", "/a:1", "a:1:2",
-        f"a@{ZEROS.replace('256', '512')}", f"a:1@{ZEROS.upper()}", "a:{{ .Values.x }}", "a:1\nkind: Pod", f"@{ZEROS}",
+        "a/b",
+        "a/b:latest",
+        "r:5000/a/b",
+        "a@sha256:12",
+        "a b:1",
+        "",
+        ":",
+        ":1",
+        "a/B:1",
+        "a//b:1",
+        "/a:1",
+        "a:1:2",
+        f"a@{ZEROS.replace('256', '512')}",
+        f"a:1@{ZEROS.upper()}",
+        "a:{{ .Values.x }}",
+        "a:1\nkind: Pod",
+        f"@{ZEROS}",
     ],
-)  # fmt: skip
+)
 def test_an_image_without_a_release_is_refused(image: str) -> None:
     with pytest.raises(UsageError, match="--image"):
         require_image("--image", image)
@@ -457,9 +479,11 @@ def served(tmp_path: Path) -> Iterator[tuple[server_ports.Ports, subprocess.Pope
     own = [
         f"--backend-directory={installation.backends}",
         f"--backend-config=python,shm-region-prefix-name=resx-{os.getpid()}-kubernetes-",
-        f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}",
+        f"--http-port={ports.http}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-port={ports.metrics}",
         *(f"--{protocol}-address={LOOPBACK}" for protocol in ("http", "grpc", "metrics")),
-    ]  # fmt: skip
+    ]
     with (tmp_path / "server.log").open("wb") as log:
         command = [str(installation.server), *given, *own]
         environment = triton_installation.process_environment(installation)

@@ -93,7 +93,7 @@ def test_every_alert_is_tested() -> None:
 @pytest.mark.parametrize(
     ("before", "after"),
     [("for: 1m", "for: 9m"), ("> 0.01", "> 0.1"), ("offset 10m", "offset 1m"), ("> 2\n", "> 3\n")],
-)  # fmt: skip
+)
 def test_the_tests_of_the_alerts_can_fail(promtool: Path, tmp_path: Path, before: str, after: str) -> None:
     text = (CONFIGURATION / "rules.yml").read_text()
     assert before in text
@@ -106,9 +106,7 @@ def test_the_dashboard_is_well_formed() -> None:
     found = dashboard()
     panels = found["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels) > 10
-    data_sources = {
-        json.dumps(part["datasource"]) for panel in panels for part in (panel, *panel["targets"])
-    }  # fmt: skip
+    data_sources = {json.dumps(part["datasource"]) for panel in panels for part in (panel, *panel["targets"])}
     assert data_sources == {json.dumps({"type": "prometheus", "uid": "${datasource}"})}
     variables = {variable["name"] for variable in found["templating"]["list"]}
     used = set(re.findall(r"\$([a-z]+)\b", json.dumps([panel["targets"] for panel in panels])))
@@ -183,9 +181,11 @@ def prometheus(watched: RunningTriton, tmp_path_factory: pytest.TempPathFactory)
     shutil.copy(CONFIGURATION / "rules.yml", folder)
     port = Ports(http=0, grpc=0, metrics=0).resolved().http
     command = [
-        str(program), f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data",
+        str(program),
+        f"--config.file={folder}/prometheus.yml",
+        f"--storage.tsdb.path={folder}/data",
         f"--web.listen-address={LOOPBACK}:{port}",
-    ]  # fmt: skip
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     server = Prometheus(port=port)

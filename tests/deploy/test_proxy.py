@@ -62,11 +62,30 @@ def proxy(triton: RunningTriton, tmp_path_factory: pytest.TempPathFactory) -> It
     folder = tmp_path_factory.mktemp("proxy")
     certificate, key = folder / "server.crt", folder / "server.key"
     subprocess.run(
-        [str(openssl), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=localhost", "-addext", f"subjectAltName=IP:{LOOPBACK}", "-keyout", str(key),
-         "-out", str(certificate)],
-        check=True, capture_output=True, env=debian.environment(openssl),
-    )  # fmt: skip
+        [
+            str(openssl),
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            f"subjectAltName=IP:{LOOPBACK}",
+            "-keyout",
+            str(key),
+            "-out",
+            str(certificate),
+        ],
+        check=True,
+        capture_output=True,
+        env=debian.environment(openssl),
+    )
     (folder / "tokens.map").write_text(f'"{TOKEN["authorization"]}" tests;\n')
     port = Ports(http=0, grpc=0, metrics=0).resolved().http
     text = CONFIGURATION.read_text()
@@ -120,9 +139,13 @@ def test_inference_metadata_and_health_pass_over_http(proxy: Proxy, triton: Runn
         assert status == 200, body
         np.testing.assert_allclose(np.reshape(json.loads(body)["outputs"][0]["data"], (2, 10)), direct, rtol=1e-5)
     for path in (
-        "/v2", "/v2/health/live", "/v2/models/tiny", "/v2/models/tiny/ready",
-        "/v2/models/tiny/config", "/v2/models/tiny/versions/1/ready",
-    ):  # fmt: skip
+        "/v2",
+        "/v2/health/live",
+        "/v2/models/tiny",
+        "/v2/models/tiny/ready",
+        "/v2/models/tiny/config",
+        "/v2/models/tiny/versions/1/ready",
+    ):
         assert proxy.ask("GET", path)[0] == 200, path
     # 400 is Triton's own no: another test may have left a model of this server that did not load.
     assert proxy.ask("GET", "/v2/health/ready")[0] in {200, 400}

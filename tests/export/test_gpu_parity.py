@@ -33,9 +33,14 @@ def off_by(relative: float) -> Runner:
 def measured(off: float, on: float, *, precision: Any = "fp32") -> GpuParity:
     tolerance = TOLERANCES[precision]
     return compare_both(
-        lambda tf32: off_by(on if tf32 else off), [2 * batch for batch in INPUTS], INPUTS, gpu=A10,
-        runtime="a runtime 1.0", off=tolerance, on=tolerance_with_tf32(precision, tolerance, 20, is_own=False),
-    )  # fmt: skip
+        lambda tf32: off_by(on if tf32 else off),
+        [2 * batch for batch in INPUTS],
+        INPUTS,
+        gpu=A10,
+        runtime="a runtime 1.0",
+        off=tolerance,
+        on=tolerance_with_tf32(precision, tolerance, 20, is_own=False),
+    )
 
 
 def verdicts(found: GpuParity) -> list[tuple[str, bool]]:
@@ -76,9 +81,14 @@ def test_a_tolerance_of_the_users_own_holds_for_both() -> None:
 
 def test_what_cannot_be_run_is_not_in_the_card() -> None:
     found = compare_both(
-        lambda tf32: None if tf32 else off_by(0), [2 * batch for batch in INPUTS], INPUTS, gpu=A10,
-        runtime="tensorrt 11.4.0", off=STRUCTURE, on=STRUCTURE,
-    )  # fmt: skip
+        lambda tf32: None if tf32 else off_by(0),
+        [2 * batch for batch in INPUTS],
+        INPUTS,
+        gpu=A10,
+        runtime="tensorrt 11.4.0",
+        off=STRUCTURE,
+        on=STRUCTURE,
+    )
     assert found.tf32_on is None
     assert verdicts(found) == [("tensorrt 11.4.0, TF32 off", True)]
     assert require(GpuParity.model_validate_json(found.model_dump_json()), name="m") == found
@@ -115,9 +125,16 @@ def compare(folder: Path, said: list[str], opened: Opened, **options: Any) -> Gp
     source = source_of(FAMILIES["vgg"])
     card = read_card(folder)
     checks = prepare_checks(
-        source, card.signature, name="m", precision="fp32", tolerance=STRUCTURE, is_own_tolerance=False,
-        max_batch_size=4, seed=0, verify=options.pop("verify", True),
-    )  # fmt: skip
+        source,
+        card.signature,
+        name="m",
+        precision="fp32",
+        tolerance=STRUCTURE,
+        is_own_tolerance=False,
+        max_batch_size=4,
+        seed=0,
+        verify=options.pop("verify", True),
+    )
     given: dict[str, Any] = {"gpu": A10, "open_session": on_cpu(opened)} | options
     return compare_on_cuda(checks, folder / "model.onnx", STRUCTURE, on_step=said.append, **given)
 
@@ -129,8 +146,9 @@ def test_an_onnx_file_is_run_with_both_against_the_sources_answers(exported: Pat
     assert found is not None
     version = onnxruntime.__version__
     assert verdicts(found) == [
-        (f"onnxruntime {version} (CUDA), TF32 off", True), (f"onnxruntime {version} (CUDA), TF32 on", True),
-    ]  # fmt: skip
+        (f"onnxruntime {version} (CUDA), TF32 off", True),
+        (f"onnxruntime {version} (CUDA), TF32 on", True),
+    ]
     assert opened == [("model.onnx", False), ("model.onnx", True)]
     assert said == ["verify the file on the GPU"]
     assert found.tf32_off is not None

@@ -127,16 +127,27 @@ def test_commands_work_under_an_id_without_a_name(tmp_path: Path) -> None:
     os.chown(folder, user, 0)
     for path in (tmp_path, *tmp_path.parents[:2]):  # pytest's own are closed to others
         path.chmod(0o755)
-    as_user = ["setpriv", f"--reuid={user}", "--regid=0", "--clear-groups", "--inh-caps=+dac_read_search",
-               "--ambient-caps=+dac_read_search"]  # fmt: skip
+    as_user = [
+        "setpriv",
+        f"--reuid={user}",
+        "--regid=0",
+        "--clear-groups",
+        "--inh-caps=+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+    ]
     kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
     kept |= {"TMPDIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
 
     for command in (["status"], ["export", "resnet20", "--name", "a"], ["doctor"]):
         done = subprocess.run(
             [*as_user, sys.executable, "-m", "resx", *command],
-            cwd=folder, env=kept, capture_output=True, text=True, check=False, timeout=600,
-        )  # fmt: skip
+            cwd=folder,
+            env=kept,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == (4 if command == ["status"] else 0), done.stderr  # no server runs
 

@@ -26,9 +26,16 @@ def below(root: Path, listing: Listing) -> list[str]:
 
 def test_hidden_files_and_folders_are_skipped_and_counted(tmp_path: Path) -> None:
     tree(
-        tmp_path, "a/1.jpg", "a/._1.jpg", "a/.DS_Store", "a/.ipynb_checkpoints/1-checkpoint.jpg", "__MACOSX/a/._1.jpg",
-        ".git/objects/x", ".git/objects/y", "b/__pycache__/2.jpg",
-    )  # fmt: skip
+        tmp_path,
+        "a/1.jpg",
+        "a/._1.jpg",
+        "a/.DS_Store",
+        "a/.ipynb_checkpoints/1-checkpoint.jpg",
+        "__MACOSX/a/._1.jpg",
+        ".git/objects/x",
+        ".git/objects/y",
+        "b/__pycache__/2.jpg",
+    )
 
     listing = list_files(tmp_path)
 
@@ -143,11 +150,13 @@ def test_images_are_told_by_their_suffixes_and_others_are_counted(tmp_path: Path
 @pytest.mark.parametrize(
     ("others", "hidden", "words"),
     [
-        ({}, 0, ""), ({}, 1, "1 hidden file or folder"), ({".txt": 1}, 0, "1 non-image file (.txt)"),
+        ({}, 0, ""),
+        ({}, 1, "1 hidden file or folder"),
+        ({".txt": 1}, 0, "1 non-image file (.txt)"),
         ({".svg": 1}, 0, "1 .svg file: convert it to JPEG or PNG"),
         ({".a": 1, ".b": 2, ".c": 3, ".d": 4}, 2, "10 non-image files (.a, .b, .c, ...) and 2 hidden files or folders"),
     ],
-)  # fmt: skip
+)
 def test_what_was_skipped_is_said_in_words(others: dict[str, int], hidden: int, words: str) -> None:
     assert skipped_words(others, hidden) == words
 

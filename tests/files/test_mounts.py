@@ -56,10 +56,13 @@ def test_a_lock_that_somebody_holds_is_no_missing_lock(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK])
 @pytest.mark.parametrize(
     "command",
-    [["export", "resnet20", "--name", "b"], ["serve", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"],
-     ["predict", "tiny", "images", "-o", "out.csv"]],
+    [
+        ["export", "resnet20", "--name", "b"],
+        ["serve", "--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"],
+        ["predict", "tiny", "images", "-o", "out.csv"],
+    ],
     ids=lambda words: words[0],
-)  # fmt: skip
+)
 def test_a_command_that_needs_a_lock_says_so_before_its_work(
     resx: Callable[..., Finished], tmp_path: Path, command: list[str], number: int
 ) -> None:
@@ -79,9 +82,18 @@ def test_a_command_that_needs_a_lock_says_so_before_its_work(
 
 def test_training_goes_on_without_a_lock_and_says_so(resx: Callable[..., Finished], tmp_path: Path) -> None:
     done = resx(
-        "train", "resnet20", "--data", "digits", "--epochs", "1", "-o", "run", "--seed", "0",
+        "train",
+        "resnet20",
+        "--data",
+        "digits",
+        "--epochs",
+        "1",
+        "-o",
+        "run",
+        "--seed",
+        "0",
         env=environment(tmp_path, errno.ENOLCK) | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
 
     assert done.code == 0, done.err
     assert "cannot be locked" in done.err

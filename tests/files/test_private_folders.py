@@ -72,9 +72,11 @@ def replaced_by_a_link(path: Path) -> None:
 
 
 CHANGES = [
-    open_to_all, open_to_all_but_sticky, replaced_by_a_link,
+    open_to_all,
+    open_to_all_but_sticky,
+    replaced_by_a_link,
     *(pytest.param(change, marks=needs_root) for change in (given_away, open_to_a_group_of_others)),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("below", [(), ("triton",), ("triton", "a")])
@@ -289,9 +291,15 @@ def test_other_files_of_the_cache_are_looked_at_before_they_are_used(
 
 def some_state(folder: Path, pid: int, **changes: object) -> ServerState:
     fields = {
-        "pid": pid, "server_pid": 0, "repository": "r", "http_port": 1, "grpc_port": 2, "metrics_port": 3,
-        "started": 1.0, "log": str(folder / states.LOG),
-    } | changes  # fmt: skip
+        "pid": pid,
+        "server_pid": 0,
+        "repository": "r",
+        "http_port": 1,
+        "grpc_port": 2,
+        "metrics_port": 3,
+        "started": 1.0,
+        "log": str(folder / states.LOG),
+    } | changes
     return ServerState.model_validate(fields)
 
 

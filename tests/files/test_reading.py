@@ -22,9 +22,11 @@ def special(folder: Path) -> list[tuple[Path, str]]:
     with socket.socket(socket.AF_UNIX) as bound:
         bound.bind(str(folder / "socket"))
     return [
-        (folder / "pipe", "a pipe"), (folder / "to-pipe", "a pipe"), (folder / "socket", "a socket"),
+        (folder / "pipe", "a pipe"),
+        (folder / "to-pipe", "a pipe"),
+        (folder / "socket", "a socket"),
         (Path("/dev/zero"), "a device"),
-    ]  # fmt: skip
+    ]
 
 
 def test_what_is_no_regular_file_is_refused_by_every_reader_and_none_waits(tmp_path: Path) -> None:

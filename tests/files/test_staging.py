@@ -65,9 +65,14 @@ def test_what_is_written_has_the_permissions_that_the_umask_leaves(tmp_path: Pat
     modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
     folder, file = 0o777 & ~umask, 0o666 & ~umask
     assert modes == {
-        "deeper": folder, "deeper/a.json": file, "run.sh": folder, "key": 0o600, "m": folder, "m/1": folder,
+        "deeper": folder,
+        "deeper/a.json": file,
+        "run.sh": folder,
+        "key": 0o600,
+        "m": folder,
+        "m/1": folder,
         "m/1/model": file,
-    }  # fmt: skip
+    }
 
 
 def test_the_holder_of_a_lock_is_named(tmp_path: Path) -> None:

@@ -24,11 +24,17 @@ def pin(name: str = "pillow", version: str = "10.2.0") -> Pin:
 def record(*events: tuple[str, str], name: str = "Pillow", **more: Any) -> dict[str, Any]:
     pairs = [{kind: text} for kind, text in events]
     return {
-        "id": "PYSEC-1", "aliases": ["CVE-2024-1"], "modified": "2026-09-20T00:00:00Z", "summary": "A picture\nruns.",
-        "affected": [{
-            "package": {"ecosystem": "PyPI", "name": name}, "ranges": [{"type": "ECOSYSTEM", "events": pairs}],
-        }],
-    } | more  # fmt: skip
+        "id": "PYSEC-1",
+        "aliases": ["CVE-2024-1"],
+        "modified": "2026-09-20T00:00:00Z",
+        "summary": "A picture\nruns.",
+        "affected": [
+            {
+                "package": {"ecosystem": "PyPI", "name": name},
+                "ranges": [{"type": "ECOSYSTEM", "events": pairs}],
+            }
+        ],
+    } | more
 
 
 def database(folder: Path, *records: object) -> Path:
@@ -123,9 +129,17 @@ def program(tmp_path: Path, answers: dict[str, object]) -> tuple[str, ...]:
 
 SKIPPED = {"dependencies": [{"name": "pillow", "skip_reason": "Dependency not found on PyPI"}]}
 CLEAN = {"dependencies": [{"name": "pillow", "version": "10.2.0", "vulns": []}]}
-FOUND = {"dependencies": [{"name": "Pillow", "version": "10.2.0", "vulns": [
-    {"id": "PYSEC-1", "aliases": [], "fix_versions": ["10.3"], "description": "x \x1b[31m"},
-]}]}  # fmt: skip
+FOUND = {
+    "dependencies": [
+        {
+            "name": "Pillow",
+            "version": "10.2.0",
+            "vulns": [
+                {"id": "PYSEC-1", "aliases": [], "fix_versions": ["10.3"], "description": "x \x1b[31m"},
+            ],
+        }
+    ]
+}
 
 
 @pytest.mark.parametrize(

@@ -250,14 +250,18 @@ def server(repository: Path, ports: server_ports.Ports, key: str, tmp_path: Path
     own = [
         f"--backend-directory={installation.backends}",
         f"--backend-config=python,shm-region-prefix-name=resx-{os.getpid()}-compose-",
-        f"--http-port={ports.http}", f"--grpc-port={ports.grpc}", f"--metrics-port={ports.metrics}",
+        f"--http-port={ports.http}",
+        f"--grpc-port={ports.grpc}",
+        f"--metrics-port={ports.metrics}",
         *(f"--{protocol}-address={LOOPBACK}" for protocol in ("http", "grpc", "metrics")),
-    ]  # fmt: skip
+    ]
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(
             [str(installation.server), *given, *own],
-            stdout=log, stderr=log, env=triton_installation.process_environment(installation),
-        )  # fmt: skip
+            stdout=log,
+            stderr=log,
+            env=triton_installation.process_environment(installation),
+        )
         try:
             yield process
         finally:

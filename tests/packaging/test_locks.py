@@ -38,11 +38,12 @@ def unmet(requirements: list[Requirement], pins: tuple[Pin, ...]) -> list[str]:
     """Return the requirements that not exactly one pin satisfies."""
     fitting = {
         str(one): [
-            pin for pin in pins
+            pin
+            for pin in pins
             if pin.name == canonicalize_name(one.name) and one.specifier.contains(pin.version, prereleases=True)
         ]
         for one in requirements
-    }  # fmt: skip
+    }
     return [text for text, found in fitting.items() if len(found) != 1]
 
 
@@ -181,6 +182,8 @@ def test_the_embedded_server_is_pinned_as_the_locks_are() -> None:
 
     pin, file, version = triton()
     assert (pin.name, pin.version, pin.sha256) == (
-        triton_installation.PACKAGE, triton_installation.PACKAGE_VERSION, (triton_installation.WHEEL_SHA256,)
-    )  # fmt: skip
+        triton_installation.PACKAGE,
+        triton_installation.PACKAGE_VERSION,
+        (triton_installation.WHEEL_SHA256,),
+    )
     assert (file, version) == (triton_installation.WHEEL, triton_installation.TRITON_VERSION)

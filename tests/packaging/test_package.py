@@ -18,9 +18,22 @@ from resx._version import __version__
 ROOT = Path(__file__).parents[2]
 LINKS = ("cli", "export", "serving")
 NOT_SOURCE = shutil.ignore_patterns(
-    ".git", ".venv", ".tools", ".peers", "__pycache__", ".*_cache", "*.egg-info", ".hypothesis", "build", "dist",
-    "runs", "results", ".staging-*", ".model_repository.staging", "model_repository",
-)  # fmt: skip
+    ".git",
+    ".venv",
+    ".tools",
+    ".peers",
+    "__pycache__",
+    ".*_cache",
+    "*.egg-info",
+    ".hypothesis",
+    "build",
+    "dist",
+    "runs",
+    "results",
+    ".staging-*",
+    ".model_repository.staging",
+    "model_repository",
+)
 
 
 def source_files() -> set[str]:
@@ -65,8 +78,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: dict[str, bytes]) -
 
 
 def test_what_is_no_python_package_is_shipped_too(wheel: dict[str, bytes]) -> None:
-    backends = {f"resx/serving/embedded/backends/{file}" for file in ("onnxruntime/model.py", "tensorrt/model.py",
-                                                             "request_batches.py")}  # fmt: skip
+    backends = {
+        f"resx/serving/embedded/backends/{file}"
+        for file in ("onnxruntime/model.py", "tensorrt/model.py", "request_batches.py")
+    }
     assert {"resx/py.typed", *backends} <= wheel.keys()
     templates = {name for name in source_files() if name.startswith("resx/serving/clusters/templates/")}
     assert len(templates) > 10

@@ -74,8 +74,15 @@ def test_it_is_about_this_wheel(sbom: dict[str, Any]) -> None:
 
 def test_a_scope_says_what_a_package_is_for(sbom: dict[str, Any]) -> None:
     scopes = {one["name"]: one["scope"] for one in sbom["components"]}
-    wanted = {"numpy": "required", "tritonclient": "required", "aiohttp": "required", "torch": "optional",
-              "nvidia-pytriton": "optional", "pytest": "excluded", "mypy": "excluded"}  # fmt: skip
+    wanted = {
+        "numpy": "required",
+        "tritonclient": "required",
+        "aiohttp": "required",
+        "torch": "optional",
+        "nvidia-pytriton": "optional",
+        "pytest": "excluded",
+        "mypy": "excluded",
+    }
     assert {name: scopes[name] for name in wanted} == wanted
 
 

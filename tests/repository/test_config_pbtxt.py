@@ -100,10 +100,24 @@ dynamic_batching { preferred_batch_size: [2, 4] default_queue_policy { max_queue
 
 def plan(builder: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt", *, batch_min: int = 1) -> Card:
     engine = Engine(
-        builder=builder, version="11.4.0", compute_capabilities=("8.6",), gpu="A10", batch_min=batch_min, batch_opt=2,
-        batch_max=4, size_bytes=1, workspace_mib=0, timing_cache="new", tf32=False, builder_level=3,
-        network_precisions={}, engine_precisions={}, grouped_in_fp32=(), onnx_sha256="", executed=True,
-    )  # fmt: skip
+        builder=builder,
+        version="11.4.0",
+        compute_capabilities=("8.6",),
+        gpu="A10",
+        batch_min=batch_min,
+        batch_opt=2,
+        batch_max=4,
+        size_bytes=1,
+        workspace_mib=0,
+        timing_cache="new",
+        tf32=False,
+        builder_level=3,
+        network_precisions={},
+        engine_precisions={},
+        grouped_in_fp32=(),
+        onnx_sha256="",
+        executed=True,
+    )
     return card().model_copy(update={"engine": engine})
 
 
@@ -234,9 +248,14 @@ SAMPLE = (
 
 @pytest.mark.parametrize(
     ("data", "has_card", "is_kept"),
-    [("zero_data: true", True, True), ("zero_data: true", False, False), ("random_data: true", True, False),
-     ('input_data_file: "x"', True, False), ("", True, False)],
-)  # fmt: skip
+    [
+        ("zero_data: true", True, True),
+        ("zero_data: true", False, False),
+        ("random_data: true", True, False),
+        ('input_data_file: "x"', True, False),
+        ("", True, False),
+    ],
+)
 def test_only_the_zeros_that_an_export_was_tried_with_warm_a_model_up(
     data: str, has_card: bool, is_kept: bool, tmp_path: Path
 ) -> None:

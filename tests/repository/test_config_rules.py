@@ -74,8 +74,13 @@ def test_a_configuration_says_what_was_asked_whatever_the_names_are(
     assert read == message
     assert list(read.parameters) == [key]
     assert {field.name for field, _ in read.ListFields()} <= {
-        "name", "input", "output", "parameters", "model_warmup", "dynamic_batching"
-    }  # fmt: skip
+        "name",
+        "input",
+        "output",
+        "parameters",
+        "model_warmup",
+        "dynamic_batching",
+    }
 
 
 @pytest.mark.parametrize(
@@ -223,10 +228,22 @@ def test_a_card_from_elsewhere_writes_no_configuration_that_is_refused(tmp_path:
     before = config.read_text()
     setting = Setting(version=1, instances=1, threads=1, spinning=False, max_batch=4, delay_us=0)
     tuning = Tuning(
-        objective="throughput", concurrency=8, cores=1, client_elsewhere=False, processor="", created="", command="",
-        before=setting, config_before=before + parameter("EXECUTION_ENV_PATH"), chosen=setting, ratio=None, low=None,
-        high=None, num_pairs=0, trials=(),
-    )  # fmt: skip
+        objective="throughput",
+        concurrency=8,
+        cores=1,
+        client_elsewhere=False,
+        processor="",
+        created="",
+        command="",
+        before=setting,
+        config_before=before + parameter("EXECUTION_ENV_PATH"),
+        chosen=setting,
+        ratio=None,
+        low=None,
+        high=None,
+        num_pairs=0,
+        trials=(),
+    )
     (published.folder / FILE_NAME).write_text(write_card(card.model_copy(update={"tuning": tuning})))
     with pytest.raises(UsageError, match="EXECUTION_ENV_PATH"):
         take_back(None, repository, "m")

@@ -137,9 +137,13 @@ def test_the_same_command_again_changes_nothing_and_info_shows_the_figures(home:
 def exported(home: Home, repository: Repository, last: ExportRequest, on_step: Callable[[str], None]) -> None:
     """Export a family `fam` of two, the first of which was made before."""
     plan = FamilyExport(
-        name="fam", members=((5, REQUEST), (3, last)), data=load_data("digits", image_size=8), threads=1, force=False,
+        name="fam",
+        members=((5, REQUEST), (3, last)),
+        data=load_data("digits", image_size=8),
+        threads=1,
+        force=False,
         command="a test",
-    )  # fmt: skip
+    )
     with inside(home.folder):
         export_family(repository, plan, ServingOptions(), on_step)
 
@@ -270,8 +274,9 @@ def test_the_recorded_latency_decides_where_nothing_is_rehearsed(home: Home, ser
         choice = choose(client, home.repository, members, bound_ms, manner=RECORDED)
         assert (choice.chosen, choice.measured) == (fastest, False)
         assert {one.verdict for one in choice.tried if one.candidate.family.latency_ms > bound_ms} <= {
-            "too slow", "not tried",
-        }  # fmt: skip
+            "too slow",
+            "not tried",
+        }
         with pytest.raises(ResxError, match=f"fastest is {fastest.card.name}") as error:
             choose(client, home.repository, members, bound_ms / 2, manner=RECORDED)
         assert error.value.exit_code == 3

@@ -58,5 +58,9 @@ def test_serve_status_and_gc_go_on_and_advise_nothing_impossible(repository: Rep
         assert "'na me'" in done.out
         assert "'lost+found'" in done.out
     assert set(resx("gc", "--json").json["skipped"]) == {
-        "na me", "$(touch x)", ".ipynb_checkpoints", "lost+found", "README.md",
-    }  # fmt: skip
+        "na me",
+        "$(touch x)",
+        ".ipynb_checkpoints",
+        "lost+found",
+        "README.md",
+    }

@@ -273,9 +273,7 @@ def test_half_an_engine_is_deleted_and_built_again(
         ({"trt_int8_enable": "1"}, None),
     ],
 )
-def test_tensorrt_computes_fp32_without_tf32(
-    providers: ModuleType, options: dict[str, str], value: str | None
-) -> None:  # fmt: skip
+def test_tensorrt_computes_fp32_without_tf32(providers: ModuleType, options: dict[str, str], value: str | None) -> None:
     chosen = providers.choose("GPU", 0, accelerated("tensorrt", **options), [TENSORRT, CUDA, CPU])
     assert providers.environment_of(chosen).get("NVIDIA_TF32_OVERRIDE") == value
     assert providers.environment_of([(CUDA, {}), (CPU, {})]) == {}
@@ -312,9 +310,7 @@ def test_the_native_backend_names_the_same_folders(engine_cache: ModuleType, tmp
 
     def run(*words: str, folders: str) -> dict[str, str]:
         command = [str(tmp_path / "main"), str(version / "model.onnx"), *words]
-        done = subprocess.run(
-            command, env={"RESX_TENSORRT_CACHE": folders}, capture_output=True, text=True, check=True
-        )  # fmt: skip
+        done = subprocess.run(command, env={"RESX_TENSORRT_CACHE": folders}, capture_output=True, text=True, check=True)
         return dict(line.split("=") for line in done.stdout.splitlines())
 
     folders = f"{tmp_path}/first:{tmp_path}/second"

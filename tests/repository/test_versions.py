@@ -37,9 +37,16 @@ def test_versions_count_up_and_share_one_configuration(tmp_path: Path) -> None:
     assert repository.names() == ["tiny"]
     assert repository.versions("tiny") == [1, 2]
     assert tree(repository.root) == [
-        "tiny", "tiny/1", "tiny/1/card.json", "tiny/1/model.onnx", "tiny/2", "tiny/2/card.json", "tiny/2/model.onnx",
-        "tiny/config.pbtxt", "tiny/labels.txt",
-    ]  # fmt: skip
+        "tiny",
+        "tiny/1",
+        "tiny/1/card.json",
+        "tiny/1/model.onnx",
+        "tiny/2",
+        "tiny/2/card.json",
+        "tiny/2/model.onnx",
+        "tiny/config.pbtxt",
+        "tiny/labels.txt",
+    ]
     assert repository.card("tiny").name == "tiny"
 
 

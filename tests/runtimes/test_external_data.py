@@ -88,9 +88,10 @@ def within_the_folder(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "laid_out", [in_blobs, hard_linked, linked_folder, linked_file, as_mounted, within_the_folder],
+    "laid_out",
+    [in_blobs, hard_linked, linked_folder, linked_file, as_mounted, within_the_folder],
     ids=lambda function: function.__name__,
-)  # fmt: skip
+)
 def test_links_of_a_cache_are_followed(tmp_path: Path, laid_out: Callable[[Path], Path]) -> None:
     path = laid_out(tmp_path)
     (answer,) = open_session(path, threads=1).run(None, {"x": ROWS})
@@ -177,9 +178,12 @@ def test_without_offset_and_length_a_tensor_is_the_whole_file(tmp_path: Path) ->
 
 def test_tensors_in_attributes_and_inner_graphs_are_taken_in_too(tmp_path: Path) -> None:
     inner = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["a"])], "inner", [],
-        [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)], [numpy_helper.from_array(WEIGHT, "w")],
-    )  # fmt: skip
+        [helper.make_node("MatMul", ["x", "w"], ["a"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(WEIGHT, "w")],
+    )
     nodes = [
         helper.make_node("Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))),
         helper.make_node("Constant", [], ["two"], value=numpy_helper.from_array(np.full((1, 5), 2, np.float32))),

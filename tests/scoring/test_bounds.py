@@ -28,9 +28,14 @@ Resx = Callable[..., Finished]
 MIB = 2**20
 IMAGE = encoded("PNG")
 INTERFACE = Interface(
-    input_name="image", input_type="UINT8", output_name="logits", num_classes=2, input_dims=(3, 16, 16),
-    max_batch_size=4, parameters={},
-)  # fmt: skip
+    input_name="image",
+    input_type="UINT8",
+    output_name="logits",
+    num_classes=2,
+    input_dims=(3, 16, 16),
+    max_batch_size=4,
+    parameters={},
+)
 
 
 def errors_of(source: str | Path) -> list[str]:
@@ -124,9 +129,14 @@ def test_page_sizes_are_those_that_the_footer_sums_up(tmp_path: Path, version: s
     cells = [bytes([number]) * (3000 + number) for number in range(200)]
     for use_dictionary in (True, False):
         parquet.write_table(
-            pa.table({"image": pa.array(cells, pa.binary())}), tmp_path / "t.parquet", compression=compression,
-            use_dictionary=use_dictionary, data_page_version=version, data_page_size=50_000, write_batch_size=5,
-        )  # fmt: skip
+            pa.table({"image": pa.array(cells, pa.binary())}),
+            tmp_path / "t.parquet",
+            compression=compression,
+            use_dictionary=use_dictionary,
+            data_page_version=version,
+            data_page_size=50_000,
+            write_batch_size=5,
+        )
         with open_table(str(tmp_path / "t.parquet")) as (opened, content):
             chunk = opened.metadata.row_group(0).column(0)
             largest = max(page.unpacked_bytes for page in pages_of(content, chunk))

@@ -230,9 +230,17 @@ def test_a_name_is_taken_as_it_is_written_before_it_is_a_pattern_or_decoded(
 ) -> None:
     at = f"file://{tmp_path}"
     for name in (
-        "im[1].png", "im1.png", "what?.png", "whatx.png", "a%20b.png", "a b.png", "only one.png", "set [1]/x*.png",
-        "set 1/x.png", "a::b#c.png",
-    ):  # fmt: skip
+        "im[1].png",
+        "im1.png",
+        "what?.png",
+        "whatx.png",
+        "a%20b.png",
+        "a b.png",
+        "only one.png",
+        "set [1]/x*.png",
+        "set 1/x.png",
+        "a::b#c.png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     (tmp_path / "list.txt").write_text(f"{at}/only%20one.png")
@@ -361,10 +369,19 @@ def test_a_safe_csv_has_no_formula_in_it_and_its_numbers_are_numbers(
 
 def test_an_error_that_begins_with_a_formula_is_text_in_a_safe_csv() -> None:
     for text, safe in {
-        "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0", "-1": "'-1", "\t1": "'\t1", "\r1": "'\r1", "a - b": "a - b",
-        "a=b": "a=b", "": "",
-        "x,\"=1": "x,\"'=1", "a\n+1": "a\n'+1", "2 + 2": "2 + 2", "'=1": "'=1", "\uff20x": "'\uff20x",
-    }.items():  # fmt: skip
+        "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0",
+        "-1": "'-1",
+        "\t1": "'\t1",
+        "\r1": "'\r1",
+        "a - b": "a - b",
+        "a=b": "a=b",
+        "": "",
+        'x,"=1': "x,\"'=1",
+        "a\n+1": "a\n'+1",
+        "2 + 2": "2 + 2",
+        "'=1": "'=1",
+        "\uff20x": "'\uff20x",
+    }.items():
         assert without_formula(text) == safe
 
 
@@ -421,14 +438,20 @@ def test_onnxruntime_writes_no_name_of_the_file_to_the_terminal(resx: Resx, tmp_
         helper.make_node("Concat", ["any", "row"], ["shape"], axis=0),
     ]
     graph = helper.make_graph(
-        [helper.make_node("Cast", ["image"], ["image_f"], to=1), *shape,
-         helper.make_node("Flatten", ["image_f"], ["flat"]),
-         helper.make_node("Reshape", ["flat", "shape"], ["logits"], name="\x1b[2J\x1b]0;OWNED\x07")],
-        "g", [helper.make_tensor_value_info("image", 2, ["N", 3, 2, 2])],
+        [
+            helper.make_node("Cast", ["image"], ["image_f"], to=1),
+            *shape,
+            helper.make_node("Flatten", ["image_f"], ["flat"]),
+            helper.make_node("Reshape", ["flat", "shape"], ["logits"], name="\x1b[2J\x1b]0;OWNED\x07"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("image", 2, ["N", 3, 2, 2])],
         [helper.make_tensor_value_info("logits", 1, ["N", 12])],
-        [numpy_helper.from_array(value, name) for name, value in {
-            "bound": np.float32(254), "size": np.array([12]), "any": np.array([-1])}.items()],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array(value, name)
+            for name, value in {"bound": np.float32(254), "size": np.array([12]), "any": np.array([-1])}.items()
+        ],
+    )
     folder = tmp_path / "model_repository" / "foreign" / "1"
     folder.mkdir(parents=True)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
@@ -526,9 +549,15 @@ def test_a_fixed_batch_is_filled_up(published: Repository) -> None:
     file = find_model(published, "tiny", None)
     fixed = file.model.interface
     interface = Interface(
-        input_name=fixed.input_name, input_type=fixed.input_type, output_name=fixed.output_name, num_classes=10,
-        input_dims=fixed.input_dims, max_batch_size=4, fixed_batch=True, parameters=fixed.parameters,
-    )  # fmt: skip
+        input_name=fixed.input_name,
+        input_type=fixed.input_type,
+        output_name=fixed.output_name,
+        num_classes=10,
+        input_dims=fixed.input_dims,
+        max_batch_size=4,
+        fixed_batch=True,
+        parameters=fixed.parameters,
+    )
     compute = Sessions(file.path, file.model, file.config, instances=1, device="cpu")
     sizes = []
 

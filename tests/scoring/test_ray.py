@@ -57,10 +57,13 @@ def raylets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
         log.open("w") as errors,
         subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("raylets.py")), str(NUM_NODES)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
             env=os.environ | {"PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0"},
         ) as process,
-    ):  # fmt: skip
+    ):
         assert process.stdin is not None
         assert process.stdout is not None
         try:
@@ -92,8 +95,11 @@ def test_a_cluster_gives_the_rows_of_one_process_and_loses_none_with_a_node(
 
     with subprocess.Popen(
         [sys.executable, "-m", "resx", "predict", *again, "-o", str(out), "--ray", raylets.address],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as run:  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as run:
         deadline = time.monotonic() + 180
         while run.poll() is None and len(list(parts.glob("part-*"))) < 6 and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -121,9 +127,11 @@ def test_a_run_that_was_begun_here_is_gone_on_with_on_a_cluster(
     out, parts = tmp_path / "out.csv", tmp_path / "out.csv.parts"
     again = ["tiny", str(many), "-o", str(out), "--repository", str(published.root), "--json"]
     with subprocess.Popen(
-        [sys.executable, "-m", "resx", "predict", *again], cwd=tmp_path,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    ) as run:  # fmt: skip
+        [sys.executable, "-m", "resx", "predict", *again],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
         deadline = time.monotonic() + 120
         while run.poll() is None and len(list(parts.glob("part-*"))) < 40 and time.monotonic() < deadline:
             time.sleep(0.002)

@@ -33,9 +33,19 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(repository: Repository, source: Path, out: Path, *options: str) -> list[str]:
     return [
-        sys.executable, "-m", "resx", "predict", "tiny", str(source), "-o", str(out),
-        "--repository", str(repository.root), "--json", *options,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "resx",
+        "predict",
+        "tiny",
+        str(source),
+        "-o",
+        str(out),
+        "--repository",
+        str(repository.root),
+        "--json",
+        *options,
+    ]
 
 
 def finished_parts(out: Path) -> int:
@@ -87,8 +97,9 @@ def test_ctrl_c_leaves_what_is_finished(resx: Resx, published: Repository, many:
 
     assert code == 130
     assert errors.splitlines()[-2:] == [
-        f"{out}: what is finished is kept; --resume goes on with it", "error: interrupted",
-    ]  # fmt: skip
+        f"{out}: what is finished is kept; --resume goes on with it",
+        "error: interrupted",
+    ]
     kept = finished_parts(out)
     assert kept >= 2
     done = resx(*command(published, many, out, "--resume")[3:])
@@ -116,9 +127,15 @@ def stopped_run(published: Repository, images: Path, tmp_path: Path) -> Path:
     parts = tmp_path / "out.parquet.parts"
     parts.mkdir()
     manifest = PartsManifest(
-        model="tiny", version=1, model_sha256=model.sha256, source=str(images), listing_sha256=source.sha256,
-        num_rows=44, top=5, part_rows=4,
-    )  # fmt: skip
+        model="tiny",
+        version=1,
+        model_sha256=model.sha256,
+        source=str(images),
+        listing_sha256=source.sha256,
+        num_rows=44,
+        top=5,
+        part_rows=4,
+    )
     (parts / "manifest.json").write_text(manifest.model_dump_json())
     return tmp_path / "out.parquet"
 

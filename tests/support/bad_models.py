@@ -47,20 +47,40 @@ def misjudged_a_little(folder: Path) -> None:
 def not_a_number(folder: Path) -> None:
     """Answer two rows with NaN."""
     # log(1 - 2 * is_two): 0, or the logarithm of a negative number.
-    _graft(folder, [("Mul", ["is_two", "two"], "twice"), ("Sub", ["one", "twice"], "rest"), ("Log", ["rest"], "gone"),
-                    ("Add", ["answer", "gone"], "spoilt")])  # fmt: skip
+    _graft(
+        folder,
+        [
+            ("Mul", ["is_two", "two"], "twice"),
+            ("Sub", ["one", "twice"], "rest"),
+            ("Log", ["rest"], "gone"),
+            ("Add", ["answer", "gone"], "spoilt"),
+        ],
+    )
 
 
 def another_shape(folder: Path) -> None:
     """Answer two rows with one class less."""
-    _graft(folder, [("Sub", ["classes", "is_two"], "kept"), ("Cast", ["kept"], "end"),
-                    ("Slice", ["answer", "zero", "end", "axis"], "spoilt")])  # fmt: skip
+    _graft(
+        folder,
+        [
+            ("Sub", ["classes", "is_two"], "kept"),
+            ("Cast", ["kept"], "end"),
+            ("Slice", ["answer", "zero", "end", "axis"], "spoilt"),
+        ],
+    )
 
 
 def failing(folder: Path) -> None:
     """Answer two rows with an error: an index out of range."""
-    _graft(folder, [("Mul", ["is_two", "classes"], "place"), ("Cast", ["place"], "index"),
-                    ("Gather", ["one", "index"], "ones"), ("Mul", ["answer", "ones"], "spoilt")])  # fmt: skip
+    _graft(
+        folder,
+        [
+            ("Mul", ["is_two", "classes"], "place"),
+            ("Cast", ["place"], "index"),
+            ("Gather", ["one", "index"], "ones"),
+            ("Mul", ["answer", "ones"], "spoilt"),
+        ],
+    )
 
 
 def dependent_on_company(folder: Path) -> None:
@@ -73,13 +93,17 @@ def hanging(folder: Path) -> None:
     body = helper.make_graph(
         [helper.make_node("Identity", ["going"], ["still"]), helper.make_node("Add", ["sum", "step"], ["more"])],
         "body",
-        [helper.make_tensor_value_info("turn", TensorProto.INT64, []),
-         helper.make_tensor_value_info("going", TensorProto.BOOL, []),
-         helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("still", TensorProto.BOOL, []),
-         helper.make_tensor_value_info("more", TensorProto.FLOAT, [1])],
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("going", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("still", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]),
+        ],
         [numpy_helper.from_array(np.ones(1, np.float32), "step")],
-    )  # fmt: skip
+    )
     nodes = [("Mul", ["is_two", "endless"], "turns"), ("Cast", ["turns"], "times"), ("Squeeze", ["times"], "count")]
     loop = helper.make_node("Loop", ["count", "", "nothing"], ["sum_out"], body=body)
     _graft(folder, nodes, [loop], [("Mul", ["sum_out", "nothing"], "rest"), ("Add", ["answer", "rest"], "spoilt")])
@@ -102,11 +126,13 @@ def _graft(folder: Path, *parts: list[tuple[str, list[str], str]] | list[onnx.No
         "endless": np.full(1, 1e12, np.float32), "nothing": np.zeros(1, np.float32),
     }  # fmt: skip
     graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
-    graph.node.extend([
-        helper.make_node("Shape", [given.name], ["rows"], start=0, end=1),
-        helper.make_node("Equal", ["rows", "two_rows"], ["is_so"]),
-        helper.make_node("Cast", ["is_so"], ["is_two"], to=TensorProto.FLOAT),
-    ])  # fmt: skip
+    graph.node.extend(
+        [
+            helper.make_node("Shape", [given.name], ["rows"], start=0, end=1),
+            helper.make_node("Equal", ["rows", "two_rows"], ["is_so"]),
+            helper.make_node("Cast", ["is_so"], ["is_two"], to=TensorProto.FLOAT),
+        ]
+    )
     for part in parts:
         for node in part:
             graph.node.append(node if isinstance(node, onnx.NodeProto) else _made(*node, output.name))

@@ -62,8 +62,11 @@ def _unpack(packages: Sequence[str], root: Path, private: Sequence[str]) -> None
                 subprocess.run(["apt-get", "--quiet", *private, "update"], capture_output=True, check=False)
             done = subprocess.run(
                 ["apt-get", "--quiet", *options, "download", *packages],
-                cwd=folder, capture_output=True, text=True, check=False,
-            )  # fmt: skip
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
             files = list(Path(folder).glob("*.deb"))
             if len(files) == len(packages):
                 for file in files:

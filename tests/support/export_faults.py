@@ -122,5 +122,8 @@ FAULTS: Mapping[str, GraphFault | NetworkFault] = {
     "a weight that is no number": changed_weight(_first_is_nan),
 }
 NETWORK_FAULTS = {
-    "batch norms with epsilon 1e-3", "mean and deviation swapped", "no normalisation", "no mean",
-}  # fmt: skip
+    "batch norms with epsilon 1e-3",
+    "mean and deviation swapped",
+    "no normalisation",
+    "no mean",
+}

@@ -23,14 +23,24 @@ import numpy as np
 Say: TypeAlias = "bytes | Callable[[socket.socket, bytes], None]"
 
 CONFIG: dict[str, Any] = {
-    "name": "m", "platform": "onnxruntime_onnx", "backend": "onnxruntime", "max_batch_size": 4,
+    "name": "m",
+    "platform": "onnxruntime_onnx",
+    "backend": "onnxruntime",
+    "max_batch_size": 4,
     "input": [{"name": "image", "data_type": "TYPE_UINT8", "dims": [3, 8, 8]}],
     "output": [{"name": "logits", "data_type": "TYPE_FP32", "dims": [10]}],
-}  # fmt: skip
-STATISTICS: dict[str, Any] = {"model_stats": [{
-    "name": "m", "version": "1", "inference_count": 3, "execution_count": 3,
-    "inference_stats": {"success": {"count": 3, "ns": 3_000_000}, "fail": {"count": 0, "ns": 0}},
-}]}  # fmt: skip
+}
+STATISTICS: dict[str, Any] = {
+    "model_stats": [
+        {
+            "name": "m",
+            "version": "1",
+            "inference_count": 3,
+            "execution_count": 3,
+            "inference_stats": {"success": {"count": 3, "ns": 3_000_000}, "fail": {"count": 0, "ns": 0}},
+        }
+    ]
+}
 LOGITS = np.arange(10, dtype=np.float32)
 
 
@@ -46,8 +56,11 @@ def inference(content: bytes, num_rows: int = 1, num_binary: int | None = None, 
     """Return an inference's answer of one tensor, with changed fields."""
     size = len(content) if num_binary is None else num_binary
     tensor = {
-        "name": "logits", "datatype": "FP32", "shape": [num_rows, 10], "parameters": {"binary_data_size": size}
-    } | changes  # fmt: skip
+        "name": "logits",
+        "datatype": "FP32",
+        "shape": [num_rows, 10],
+        "parameters": {"binary_data_size": size},
+    } | changes
     head = json.dumps({"model_name": "m", "model_version": "1", "outputs": [tensor]}).encode()
     return answer(head + content, headers={"Inference-Header-Content-Length": str(len(head))})
 
@@ -121,21 +134,29 @@ TRANSPORT: dict[str, Say] = {
 WORDS: dict[str, Say] = {
     name: answer(body)
     for name, body in {
-        "null": None, "a list": [1, 2], "a text": "config", "a number": 7, "an empty object": {},
+        "null": None,
+        "a list": [1, 2],
+        "a text": "config",
+        "a number": 7,
+        "an empty object": {},
         "wrong types": {"input": 1, "output": {"a": 2}, "model_stats": "x", "extensions": 3, "version": []},
         "rows of null": {"model_stats": [None], "input": [None], "output": [None], "version": None},
-        "no JSON": b"{,}", "deep": b"[" * 100_000, "bytes that are no UTF-8": b'{"name": "\xff\xfe"}',
+        "no JSON": b"{,}",
+        "deep": b"[" * 100_000,
+        "bytes that are no UTF-8": b'{"name": "\xff\xfe"}',
         "a key twice": b'{"input": [], "input": [], "version": "1", "version": "2"}',
         "no number": b'{"max_batch_size": NaN, "model_stats": NaN, "version": Infinity}',
         "a huge number": b'{"max_batch_size": ' + b"9" * 5000 + b"}",
     }.items()
-}  # fmt: skip
+}
 """Answers that are wrong where a configuration, an index, statistics or metadata were asked for."""
 
 CONFIGS: dict[str, Say] = {
     name: answer(CONFIG | change)
     for name, change in {
-        "no input": {"input": []}, "no output": {"output": []}, "no dims": {"input": [{"name": "image"}]},
+        "no input": {"input": []},
+        "no output": {"output": []},
+        "no dims": {"input": [{"name": "image"}]},
         "an open size": {"input": [CONFIG["input"][0] | {"dims": [3, -1, -1]}]},
         "huge dims": {"input": [CONFIG["input"][0] | {"dims": [3, 2**40, 2**40]}]},
         "large images": {"input": [CONFIG["input"][0] | {"dims": [3, 30_000, 30_000]}]},
@@ -143,16 +164,20 @@ CONFIGS: dict[str, Say] = {
         "classes without end": {"output": [CONFIG["output"][0] | {"dims": [2**31, 2**31]}]},
         "no classes": {"output": [CONFIG["output"][0] | {"dims": [0]}]},
         "a huge batch": {"max_batch_size": 2**31 - 1},
-        "a fixed huge batch": {"max_batch_size": 0, "input": [CONFIG["input"][0] | {"dims": [2**30, 3, 8, 8]}],
-                               "output": [CONFIG["output"][0] | {"dims": [2**30, 10]}]},
+        "a fixed huge batch": {
+            "max_batch_size": 0,
+            "input": [CONFIG["input"][0] | {"dims": [2**30, 3, 8, 8]}],
+            "output": [CONFIG["output"][0] | {"dims": [2**30, 10]}],
+        },
         "a strange type": {"input": [CONFIG["input"][0] | {"data_type": "TYPE_STRING"}]},
         "a resize of words": {"parameters": {"resx.resize": {"string_value": "wide"}}},
         "a resize without end": {"parameters": {"resx.resize": {"string_value": "9" * 5000}}},
-        "scaling of words": {"input": [CONFIG["input"][0] | {"data_type": "TYPE_FP32"}],
-                             "parameters": {"resx.mean": {"string_value": "a,b,c"},
-                                            "resx.std": {"string_value": "1,1,1"}}},
+        "scaling of words": {
+            "input": [CONFIG["input"][0] | {"data_type": "TYPE_FP32"}],
+            "parameters": {"resx.mean": {"string_value": "a,b,c"}, "resx.std": {"string_value": "1,1,1"}},
+        },
     }.items()
-}  # fmt: skip
+}
 """Configurations of a model that cannot be."""
 
 TENSORS: dict[str, Say] = {
@@ -291,9 +316,10 @@ def hostile_grpc(**methods: Callable[[bytes, Any], bytes]) -> Iterator[str]:
             return method and grpc.unary_unary_rpc_method_handler(method)
 
     server = grpc.server(
-        futures.ThreadPoolExecutor(4), handlers=[Handler()],
+        futures.ThreadPoolExecutor(4),
+        handlers=[Handler()],
         options=[("grpc.max_send_message_length", -1)],
-    )  # fmt: skip
+    )
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     try:

@@ -48,9 +48,7 @@ def _fetched() -> Path:
 
 
 def _kustomize_version(program: Path) -> int:
-    said = subprocess.run(
-        [str(program), "version", "--client"], capture_output=True, text=True, check=False
-    ).stdout  # fmt: skip
+    said = subprocess.run([str(program), "version", "--client"], capture_output=True, text=True, check=False).stdout
     version = re.search(r"Kustomize Version: v(\d+)", said)
     return int(version[1]) if version else 0
 

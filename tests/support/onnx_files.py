@@ -104,9 +104,12 @@ def configure(model_folder: Path, kind: str, dims: Sequence[int], output: str = 
 
 
 def _write(
-    path: Path, nodes: list[onnx.NodeProto], inputs: dict[str, tuple[int, Sequence[Axis]]],
-    outputs: dict[str, tuple[int, Sequence[Axis]]], constants: list[onnx.TensorProto] | None = None,
-) -> Path:  # fmt: skip
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    inputs: dict[str, tuple[int, Sequence[Axis]]],
+    outputs: dict[str, tuple[int, Sequence[Axis]]],
+    constants: list[onnx.TensorProto] | None = None,
+) -> Path:
     def described(tensors: dict[str, tuple[int, Sequence[Axis]]]) -> list[onnx.ValueInfoProto]:
         return [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in tensors.items()]
 

@@ -18,9 +18,11 @@ _HEALTH_CHECK_MS = 1000
 def main() -> None:
     """Start, obey, stop."""
     head = {
-        "num_cpus": 0, "object_store_memory": _STORE_BYTES, "include_dashboard": False,
+        "num_cpus": 0,
+        "object_store_memory": _STORE_BYTES,
+        "include_dashboard": False,
         "_system_config": {"health_check_period_ms": _HEALTH_CHECK_MS},
-    }  # fmt: skip
+    }
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         nodes = [

@@ -93,36 +93,63 @@ def read_page(html: str) -> Element:
 
 def measurement(
     *, model: str = "resnet20", concurrency: int = 0, rate: float = 0.0, samples: int = 2000, **changes: Any
-) -> Measurement:  # fmt: skip
+) -> Measurement:
     """Return a load whose latencies are log-normal around 4 ms; `rate` makes it an open loop."""
     latencies_ms = np.random.default_rng(7 + concurrency).lognormal(1.4, 0.3, samples)
     seconds = tuple(Second(at_s=at, answers_per_s=300.0, failed=0, p50_ms=4.0, p99_ms=9.0) for at in (1.0, 2.0, 3.0))
     made = Measurement(
-        model=model, version=None, url="http://127.0.0.1:8000", load="open" if rate else "closed",
-        concurrency=0 if rate else concurrency or 1, rate_per_s=rate, arrivals="poisson" if rate else "", batch_size=1,
-        window_s=3.0, requests=samples, sent=samples, failed=0, images_per_s=samples / 3, requests_per_s=samples / 3,
-        **percentiles(latencies_ms).model_dump(), service=percentiles(latencies_ms), errors={},
+        model=model,
+        version=None,
+        url="http://127.0.0.1:8000",
+        load="open" if rate else "closed",
+        concurrency=0 if rate else concurrency or 1,
+        rate_per_s=rate,
+        arrivals="poisson" if rate else "",
+        batch_size=1,
+        window_s=3.0,
+        requests=samples,
+        sent=samples,
+        failed=0,
+        images_per_s=samples / 3,
+        requests_per_s=samples / 3,
+        **percentiles(latencies_ms).model_dump(),
+        service=percentiles(latencies_ms),
+        errors={},
         client_cpu_ms_per_request=0.08,
-        client=Client(processes=1, cpu_ms_per_request=0.08, cpu_share=0.03, ceiling_requests_per_s=40_000.0), late=None,
+        client=Client(processes=1, cpu_ms_per_request=0.08, cpu_share=0.03, ceiling_requests_per_s=40_000.0),
+        late=None,
         answers=Answers(checked=100, wrong=0, reference="the card's recorded logits", worst=1e-7, tolerance=1e-3),
-        contents="noise", stability=Stability(rates_per_s=(1.0, 1.0, 1.0), spread=0.01, stable=True),
+        contents="noise",
+        stability=Stability(rates_per_s=(1.0, 1.0, 1.0), spread=0.01, stable=True),
         server=ServerBreakdown(
-            requests=samples, executions=samples // 2, mean_batch_size=2.0, queue_ms=0.5, compute_input_ms=0.02,
-            compute_infer_ms=2.0, compute_output_ms=0.1, batches={1: 200, 2: 500, 3: 266},
+            requests=samples,
+            executions=samples // 2,
+            mean_batch_size=2.0,
+            queue_ms=0.5,
+            compute_input_ms=0.02,
+            compute_infer_ms=2.0,
+            compute_output_ms=0.1,
+            batches={1: 200, 2: 500, 3: 266},
         ),
-        seconds=seconds, hdr=histogram_text(histogram(latencies_ms)), invalid=(), remarks=(),
-    )  # fmt: skip
+        seconds=seconds,
+        hdr=histogram_text(histogram(latencies_ms)),
+        invalid=(),
+        remarks=(),
+    )
     return made.model_copy(update=changes)
 
 
 def result(*measurements: Measurement, **changes: Any) -> BenchResult:
     """Return a benchmark of these loads."""
     made = BenchResult(
-        model="resnet20", version=None, url="http://127.0.0.1:8000", created="2026-01-02T03:04:05+00:00",
+        model="resnet20",
+        version=None,
+        url="http://127.0.0.1:8000",
+        created="2026-01-02T03:04:05+00:00",
         command="resx bench resnet20",
         environment=Environment(
             resx="0.1.0", triton="2.51.0", python="3.11.7", machine="A processor", usable_cores=2, server_is_local=True
         ),
         measurements=measurements,
-    )  # fmt: skip
+    )
     return made.model_copy(update=changes)

@@ -13,9 +13,12 @@ from resx.serving.embedded.server_folder import BACKENDS, CACHES, LIBRARIES, PRO
 
 WHOLE = "pytriton/tritonserver/"
 OF_THE_WHEEL = (
-    (f"{WHOLE}bin/", "bin"), (f"{WHOLE}backends/", BACKENDS), (f"{WHOLE}caches/", CACHES),
-    ("nvidia_pytriton.libs/", LIBRARIES), (f"{WHOLE}python_backend_stubs/{stub_folder(THIS)}/", f"{BACKENDS}/python"),
-)  # fmt: skip
+    (f"{WHOLE}bin/", "bin"),
+    (f"{WHOLE}backends/", BACKENDS),
+    (f"{WHOLE}caches/", CACHES),
+    ("nvidia_pytriton.libs/", LIBRARIES),
+    (f"{WHOLE}python_backend_stubs/{stub_folder(THIS)}/", f"{BACKENDS}/python"),
+)
 HELP = """Usage: tritonserver [options]
   --help
 	Print usage

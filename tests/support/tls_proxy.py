@@ -28,18 +28,67 @@ class Certificates:
 def make_certificates(folder: Path) -> Certificates:
     """Make two CAs, a certificate for localhost and 127.0.0.1 and one for a client, with openssl."""
     for name in ("ca", "other"):
-        _openssl(folder, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                 "-days", "30", "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.pem")  # fmt: skip
+        _openssl(
+            folder,
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "30",
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.pem",
+        )
     (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     for name in ("server", "client"):
-        _openssl(folder, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-                 "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")  # fmt: skip
-        _openssl(folder, "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                 "-days", "30", "-extfile", "names", "-out", f"{name}.pem")  # fmt: skip
+        _openssl(
+            folder,
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            f"/CN={name}",
+            "-keyout",
+            f"{name}.key",
+            "-out",
+            f"{name}.csr",
+        )
+        _openssl(
+            folder,
+            "x509",
+            "-req",
+            "-in",
+            f"{name}.csr",
+            "-CA",
+            "ca.pem",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "30",
+            "-extfile",
+            "names",
+            "-out",
+            f"{name}.pem",
+        )
     return Certificates(
-        ca=folder / "ca.pem", other_ca=folder / "other.pem", server=folder / "server.pem",
-        server_key=folder / "server.key", client=folder / "client.pem", client_key=folder / "client.key",
-    )  # fmt: skip
+        ca=folder / "ca.pem",
+        other_ca=folder / "other.pem",
+        server=folder / "server.pem",
+        server_key=folder / "server.key",
+        client=folder / "client.pem",
+        client_key=folder / "client.key",
+    )
 
 
 @contextlib.contextmanager
@@ -85,9 +134,12 @@ def tls_proxy(
 
 
 def _serve(
-    connection: socket.socket, context: ssl.SSLContext, target_port: int, halt: threading.Event,
+    connection: socket.socket,
+    context: ssl.SSLContext,
+    target_port: int,
+    halt: threading.Event,
     seen: list[bytes] | None,
-) -> None:  # fmt: skip
+) -> None:
     connection.settimeout(10)
     with (
         contextlib.suppress(OSError),

@@ -16,9 +16,7 @@ from resx.serving.embedded.triton_installation import Installation, install, pro
 
 
 @contextlib.contextmanager
-def triton_by_hand(
-    repository: Path, mode: str, log: Path, installed: Installation | None = None
-) -> Iterator[Ports]:  # fmt: skip
+def triton_by_hand(repository: Path, mode: str, log: Path, installed: Installation | None = None) -> Iterator[Ports]:
     """Run one over a repository until the block ends."""
     installed = installed or install()
     library = [f"--backend-config=onnxruntime,library={installed.onnxruntime}"] if installed.onnxruntime else []

@@ -51,9 +51,12 @@ def test_every_epoch_has_its_own_order_and_drops_its_own_blocks(
         data = dataclasses.replace(small_data, train=Split(images=watched, targets=small_data.train.targets))
         drawn: list[int] = []
         train(
-            small_spec, data, config, tmp_path / name,
+            small_spec,
+            data,
+            config,
+            tmp_path / name,
             on_step=lambda _done, _all, drawn=drawn: drawn.append(torch.initial_seed()),
-        )  # fmt: skip
+        )
         read = watched.asked_for
         orders.append([tuple(itertools.chain(*read[begin : begin + 6])) for begin in (0, 6, 12)])
         seeds.append([drawn[index] for index in (0, 6, 12)])

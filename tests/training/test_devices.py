@@ -68,7 +68,7 @@ def test_without_a_gpu_pytorch_says_why_in_one_line() -> None:
 )  # fmt: skip
 def test_auto_is_bf16_where_the_gpu_computes_it(
     wish: PrecisionWish, device: Device, bf16: bool, precision: str
-) -> None:  # fmt: skip
+) -> None:
     assert choose_precision(wish, device, bf16=lambda: bf16) == precision
 
 
@@ -87,9 +87,11 @@ def test_convolutions_are_exact_while_training_and_as_before_afterwards() -> Non
     if not torch.backends.cudnn.is_available():
         pytest.skip("this PyTorch has no cuDNN")
     flags: Callable[[], tuple[bool, bool, bool, bool]] = lambda: (  # noqa: E731
-        torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.enabled,
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.deterministic,
         torch.backends.cudnn.allow_tf32,
-    )  # fmt: skip
+    )
     before = flags()
     with exact_convolutions():
         assert flags() == (True, False, True, False)

@@ -223,9 +223,12 @@ def test_too_few_images_are_refused_before_the_folder_is_made(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         train(
-            at_one_pixel(small_spec), first(small_data, num_images), TrainingConfig(data="digits", epochs=1),
-            tmp_path / "run", processes=Processes(count=count),
-        )  # fmt: skip
+            at_one_pixel(small_spec),
+            first(small_data, num_images),
+            TrainingConfig(data="digits", epochs=1),
+            tmp_path / "run",
+            processes=Processes(count=count),
+        )
     assert not (tmp_path / "run").exists()
 
 

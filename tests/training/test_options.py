@@ -126,8 +126,10 @@ def test_how_a_run_is_computed_may_change_when_it_goes_on_and_its_precision_may_
 
     assert checkpoint.read_config(tmp_path) == config
     assert changes_of_computing(elsewhere, config) == [
-        "device was gpu, is cpu", "channels_last was True, is False", "num_processes was 4, is 1",
-    ]  # fmt: skip
+        "device was gpu, is cpu",
+        "channels_last was True, is False",
+        "num_processes was 4, is 1",
+    ]
     with pytest.raises(UsageError, match="precision was fp32, is bf16"):
         train(small_spec, small_data, config.model_copy(update={"precision": "bf16"}), tmp_path, resume=True)
 

@@ -40,8 +40,12 @@ def test_a_batch_that_cannot_be_divided_equally_is_refused() -> None:
 
 
 COMPLETE = {
-    "WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500",
-}  # fmt: skip
+    "WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +196,7 @@ def test_a_process_that_refuses_its_own_data_ends_the_other_with_one_line(tmp_pa
     assert second.returncode == 2
     assert "/nowhere: no such folder" in refused
     assert (first.returncode, said.splitlines()[-1]) == (
-        1, "error: another process of this run has ended; its message says why",
-    )  # fmt: skip
+        1,
+        "error: another process of this run has ended; its message says why",
+    )
     assert "Traceback" not in said

@@ -31,9 +31,13 @@ def begin(small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tm
     """Train the small network into a folder of that name; give the folder."""
 
     def begin(
-        name: str = "run", *, resume: bool = False, extend: bool = False,
-        on_epoch: OnEpoch = lambda _entry: None, **changes: object,
-    ) -> Path:  # fmt: skip
+        name: str = "run",
+        *,
+        resume: bool = False,
+        extend: bool = False,
+        on_epoch: OnEpoch = lambda _entry: None,
+        **changes: object,
+    ) -> Path:
         wanted = config.model_copy(update={"epochs": 2} | changes)
         train(small_spec, small_data, wanted, tmp_path / name, resume=resume, extend=extend, on_epoch=on_epoch)
         return tmp_path / name
@@ -139,9 +143,14 @@ def test_a_run_whose_folder_is_no_longer_its_own_ends_with_one_line_and_writes_n
     ],
 )
 def test_files_of_two_runs_are_not_taken_for_one(
-    begin: Begin, small_spec: ModelSpec, config: TrainingConfig, tmp_path: Path,
-    file: str, changes: dict[str, object], words: str,
-) -> None:  # fmt: skip
+    begin: Begin,
+    small_spec: ModelSpec,
+    config: TrainingConfig,
+    tmp_path: Path,
+    file: str,
+    changes: dict[str, object],
+    words: str,
+) -> None:
     run = begin()
     other = begin("other", **changes)
     if file == "spec.json":

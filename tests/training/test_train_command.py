@@ -104,11 +104,12 @@ def test_a_wrong_request_is_one_line_and_exit_code_2(
     ("arguments", "remedy"),
     [
         pytest.param(
-            ["--device", "gpu"], "--device cpu trains on the CPU",
+            ["--device", "gpu"],
+            "--device cpu trains on the CPU",
             marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_missing_here_is_exit_code_4_with_the_remedy_and_the_old_run_stays(
     tmp_path: Path, refused: Refused, arguments: list[str], remedy: str
 ) -> None:
@@ -168,9 +169,17 @@ def test_what_was_skipped_and_what_is_not_held_out_is_in_json_and_on_stderr(tmp_
     (images / "readme.txt").write_text("x")
 
     done = resx_train(
-        *SMALL[:3], "--data", f"folder:{images}", "--epochs", "1", "--batch-size", "4", "-o", str(tmp_path / "run"),
+        *SMALL[:3],
+        "--data",
+        f"folder:{images}",
+        "--epochs",
+        "1",
+        "--batch-size",
+        "4",
+        "-o",
+        str(tmp_path / "run"),
         "--json",
-    )  # fmt: skip
+    )
 
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)

@@ -49,9 +49,14 @@ def test_an_extension_that_is_killed_goes_on_with_the_same_command_or_without_ex
     for epoch in (4, 5):
         with pytest.raises(KeyboardInterrupt):
             train(
-                small_spec, small_data, longer, tmp_path / "broken", resume=True, extend=True,
+                small_spec,
+                small_data,
+                longer,
+                tmp_path / "broken",
+                resume=True,
+                extend=True,
                 on_epoch=stop_after(epoch),
-            )  # fmt: skip
+            )
         assert len(metrics_of(tmp_path / "broken")) == epoch
     train(small_spec, small_data, longer, tmp_path / "broken", resume=True)
 
@@ -78,9 +83,13 @@ def test_more_epochs_without_extend_are_refused_with_the_remedy(
     ],
 )
 def test_an_extension_changes_nothing_but_the_epochs_to_come(
-    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path,
-    changes: dict[str, int], message: str,
-) -> None:  # fmt: skip
+    small_spec: ModelSpec,
+    small_data: DataSet,
+    config: TrainingConfig,
+    tmp_path: Path,
+    changes: dict[str, int],
+    message: str,
+) -> None:
     train(small_spec, small_data, config, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 

@@ -40,9 +40,15 @@ PAPERS_MILLIONS = {
 
 def _spec(architecture: Architecture, image_size: int = 16, survival: float = 1.0) -> ModelSpec:
     return ModelSpec(
-        name="small", architecture=architecture, classes=5, image_size=image_size, resize=image_size,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), survival=survival,
-    )  # fmt: skip
+        name="small",
+        architecture=architecture,
+        classes=5,
+        image_size=image_size,
+        resize=image_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        survival=survival,
+    )
 
 
 def _images(count: int = 2, size: int = 16) -> Tensor:
@@ -82,9 +88,10 @@ def test_a_name_says_how_many_layers_there_are(name: str, num_layers: int) -> No
     with torch.device("meta"):
         model = resx.build(name)
     layers = [
-        key for key, module in model.named_modules()
+        key
+        for key, module in model.named_modules()
         if isinstance(module, nn.Conv2d | nn.Linear) and "downsample" not in key and not key.endswith(".gate")
-    ]  # fmt: skip
+    ]
 
     assert len(layers) == num_layers
 
@@ -105,7 +112,7 @@ SMALL: dict[str, Architecture] = {
     **{v: PreResNetArchitecture(block="basic", stage_depths=(2, 2), width=8, variant=v) for v in ORDERS},
     "densenet": DenseNetArchitecture(block_depths=(2, 2), growth_rate=4, stem_width=6, stem="cifar"),
     "highway": HighwayArchitecture(stage_depths=(3, 3), stage_widths=(4, 6)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", SMALL)

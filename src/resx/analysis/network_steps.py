@@ -200,8 +200,14 @@ def _stages(network: nn.Module, names: list[str]) -> Iterator[_Part]:
     for stage in names:
         for index, block in network.get_submodule(stage).named_children():
             if isinstance(block, PlainBlock):
-                layers = [("conv1", block.conv1), ("bn1", block.bn1), ("relu1", block.relu), ("conv2", block.conv2),
-                          ("bn2", block.bn2), ("relu2", block.relu)]  # fmt: skip
+                layers = [
+                    ("conv1", block.conv1),
+                    ("bn1", block.bn1),
+                    ("relu1", block.relu),
+                    ("conv2", block.conv2),
+                    ("bn2", block.bn2),
+                    ("relu2", block.relu),
+                ]
                 yield from _convolutional_layers(f"{stage}.{index}", layers)
             else:
                 yield _Part(module=block, is_block=True)

@@ -49,13 +49,16 @@ def summarize_repeats(measurements: Sequence[Measurement]) -> tuple[Repeated, ..
 
     return tuple(
         Repeated(
-            title=title, target=target, num_runs=len(group),
+            title=title,
+            target=target,
+            num_runs=len(group),
             images_per_s=interval([measured.images_per_s for measured in group]),
-            p50_ms=of(group, "p50_ms"), p99_ms=of(group, "p99_ms"),
+            p50_ms=of(group, "p50_ms"),
+            p99_ms=of(group, "p99_ms"),
         )
         for (target, title), group in groups.items()
         if len(group) > 1
-    )  # fmt: skip
+    )
 
 
 def tell_apart(targets: Sequence[Target]) -> list[Target]:
@@ -78,9 +81,14 @@ def tell_apart(targets: Sequence[Target]) -> list[Target]:
 
 
 def compare(
-    targets: Sequence[Target], plan: LoadPlan, extras: Extras, num_pairs: int, *,
-    on_round: Callable[[int, Target], None], on_measured: Callable[[Measurement], None],
-) -> None:  # fmt: skip
+    targets: Sequence[Target],
+    plan: LoadPlan,
+    extras: Extras,
+    num_pairs: int,
+    *,
+    on_round: Callable[[int, Target], None],
+    on_measured: Callable[[Measurement], None],
+) -> None:
     """Measure all targets in turn, `num_pairs` times; the order is turned round each time."""
     for number in range(1, num_pairs + 1):
         for target in targets if number % 2 else reversed(targets):
@@ -113,11 +121,16 @@ def ratios(names: Sequence[str], measurements: Sequence[Measurement]) -> tuple[R
             mean = interval(logs)
             found.append(
                 Ratio(
-                    target=name, base=first, load=measurements[0].title, what=what, ratio=math.exp(mean.mean),
-                    low=math.exp(mean.mean - mean.half_width), high=math.exp(mean.mean + mean.half_width),
+                    target=name,
+                    base=first,
+                    load=measurements[0].title,
+                    what=what,
+                    ratio=math.exp(mean.mean),
+                    low=math.exp(mean.mean - mean.half_width),
+                    high=math.exp(mean.mean + mean.half_width),
                     num_pairs=len(logs),
                 )
-            )  # fmt: skip
+            )
     return tuple(found)
 
 

@@ -57,9 +57,13 @@ class InProcessRun:
     def compared(self, served_images_per_s: float) -> InProcess:
         """Return it as a result holds it, with the served throughput's share of this one."""
         return InProcess(
-            images_per_s=self.images_per_s, p50_ms=self.p50_ms, batch_size=self.batch_size, threads=self.threads,
-            instances=self.instances, efficiency=served_images_per_s / self.images_per_s,
-        )  # fmt: skip
+            images_per_s=self.images_per_s,
+            p50_ms=self.p50_ms,
+            batch_size=self.batch_size,
+            threads=self.threads,
+            instances=self.instances,
+            efficiency=served_images_per_s / self.images_per_s,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,9 +82,16 @@ class _Job:
 
 
 def measure_in_process(
-    version_folder: Path, card: Card, batch_size: int, *, instances: int, threads: int, duration_s: float,
-    tensors: Sequence[npt.NDArray[Any]], device: Device = "cpu",
-) -> InProcessRun:  # fmt: skip
+    version_folder: Path,
+    card: Card,
+    batch_size: int,
+    *,
+    instances: int,
+    threads: int,
+    duration_s: float,
+    tensors: Sequence[npt.NDArray[Any]],
+    device: Device = "cpu",
+) -> InProcessRun:
     """Run the version's file in a closed loop, each instance one batch after the other.
 
     Args:
@@ -107,10 +118,14 @@ def measure_in_process(
     if card.engine is not None:
         config["backend"] = card.engine.builder
     job = _Job(
-        path=str(version_folder / card.model_file), config=config, instances=num_instances(config),
-        duration_s=duration_s, tensors=tuple(np.ascontiguousarray(tensor) for tensor in tensors),
-        device="gpu" if card.engine else device, backend="tensorrt" if card.engine else "onnxruntime",
-    )  # fmt: skip
+        path=str(version_folder / card.model_file),
+        config=config,
+        instances=num_instances(config),
+        duration_s=duration_s,
+        tensors=tuple(np.ascontiguousarray(tensor) for tensor in tensors),
+        device="gpu" if card.engine else device,
+        backend="tensorrt" if card.engine else "onnxruntime",
+    )
     most_s = _START_S + _BATCH_S * (len(tensors) + 2) + duration_s
     runtime = "onnxruntime" if card.engine is None else card.engine.builder
     return run_apart(_compute, job, InProcessRun, f"{card.name}: {runtime} in process", most_s)
@@ -206,7 +221,11 @@ def _summary(job: _Job, times: list[list[int]], threads: int, answers: list[npt.
     # Each instance's own time, so that no part of a batch is lost at the end.
     per_s = sum((len(done) - 1) / ((done[-1] - done[0]) / 1e9) for done in times if len(done) > 1)
     return InProcessRun(
-        images_per_s=per_s * batch_size, p50_ms=statistics.median(batches_ms), num_batches=len(batches_ms),
-        batch_size=batch_size, threads=threads, instances=job.instances,
+        images_per_s=per_s * batch_size,
+        p50_ms=statistics.median(batches_ms),
+        num_batches=len(batches_ms),
+        batch_size=batch_size,
+        threads=threads,
+        instances=job.instances,
         logits=tuple(answer.reshape(len(answer), -1).astype(np.float32) for answer in answers),
-    )  # fmt: skip
+    )

@@ -35,8 +35,11 @@ from resx.serving.client.client import TritonClient
 from resx.values import FrozenModel
 
 SCENARIOS: dict[str, Scenario] = {
-    "single-stream": "SingleStream", "multi-stream": "MultiStream", "server": "Server", "offline": "Offline",
-}  # fmt: skip
+    "single-stream": "SingleStream",
+    "multi-stream": "MultiStream",
+    "server": "Server",
+    "offline": "Offline",
+}
 """As they are typed, and as LoadGen writes them."""
 SUMMARY_FILE, DETAIL_FILE = "mlperf_log_summary.txt", "mlperf_log_detail.txt"
 MLPERF_LEAST_S = 600.0
@@ -114,10 +117,19 @@ def require_loadgen() -> None:
 
 
 def run_scenario(
-    target: wire.Target, scenario: Scenario, payloads: Payloads, *, duration_s: float, rate_per_s: float,
-    latency_bound_ms: float, connections: int, log_folder: Path, seed: int, warmup_s: float = 1.0,
+    target: wire.Target,
+    scenario: Scenario,
+    payloads: Payloads,
+    *,
+    duration_s: float,
+    rate_per_s: float,
+    latency_bound_ms: float,
+    connections: int,
+    log_folder: Path,
+    seed: int,
+    warmup_s: float = 1.0,
     timeout_s: float = 60.0,
-) -> ScenarioResult:  # fmt: skip
+) -> ScenarioResult:
     """Run one scenario in performance mode.
 
     Args:
@@ -145,14 +157,25 @@ def run_scenario(
     _require_writable(log_folder)
     address = target.address
     task = LoadTask(
-        protocol="http", host_port=address.host_port, requests=wire.requests(target, payloads.tensors),
-        tls=address.tls, concurrency=connections, timeout_s=timeout_s,
+        protocol="http",
+        host_port=address.host_port,
+        requests=wire.requests(target, payloads.tensors),
+        tls=address.tls,
+        concurrency=connections,
+        timeout_s=timeout_s,
         rate_per_s=rate_per_s if scenario == "Server" else 0.0,
-    )  # fmt: skip
+    )
     job = Job(
-        scenario=scenario, task=task, batch_size=batch_size, duration_s=duration_s, rate_per_s=rate_per_s,
-        latency_bound_ms=latency_bound_ms, warmup_s=warmup_s, log_folder=str(log_folder), seed=seed,
-    )  # fmt: skip
+        scenario=scenario,
+        task=task,
+        batch_size=batch_size,
+        duration_s=duration_s,
+        rate_per_s=rate_per_s,
+        latency_bound_ms=latency_bound_ms,
+        warmup_s=warmup_s,
+        log_folder=str(log_folder),
+        seed=seed,
+    )
     most_s = _START_S + warmup_s + 3 * duration_s + DRAIN_S + 2 * timeout_s
     with TritonClient(address) as client:
         cached_models = models_with_cache(client, target.model)
@@ -163,9 +186,14 @@ def run_scenario(
 
 
 def _require(
-    target: wire.Target, scenario: Scenario, batch_size: int, duration_s: float, rate_per_s: float,
-    latency_bound_ms: float, connections: int,
-) -> None:  # fmt: skip
+    target: wire.Target,
+    scenario: Scenario,
+    batch_size: int,
+    duration_s: float,
+    rate_per_s: float,
+    latency_bound_ms: float,
+    connections: int,
+) -> None:
     if target.address.protocol != "http":
         raise UsageError(f"{target.address}: LoadGen's requests go over HTTP; give --protocol http and its port")
     if scenario in ("SingleStream", "Server") and batch_size != 1:
@@ -197,9 +225,7 @@ def _require_writable(folder: Path) -> None:
         ) from error
 
 
-def _result(
-    target: wire.Target, job: Job, payloads: Payloads, finished: Finished, cached: str
-) -> ScenarioResult:  # fmt: skip
+def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finished, cached: str) -> ScenarioResult:
     folder = Path(job.log_folder)
     log = read_detail(folder / DETAIL_FILE)
     samples = merge([finished.records])
@@ -221,21 +247,39 @@ def _result(
     queries = int(log["result_query_count"])
     per_query = int(log["generated_samples_per_query"])
     return ScenarioResult(
-        scenario=job.scenario, valid=not reasons, loadgen_valid=loadgen_valid, reasons=tuple(reasons),
-        remarks=_remarks(job, answers), model=target.model, version=target.version,
-        loadgen_version=str(log["loadgen_version"]).partition(" ")[0], duration_s=job.duration_s,
-        rate_per_s=job.rate_per_s if is_server else 0.0, latency_bound_ms=job.latency_bound_ms if is_server else 0.0,
-        batch_size=job.batch_size, samples_per_query=per_query, connections=job.task.concurrency,
-        num_queries=queries, num_samples=queries * per_query,
-        samples_per_s=_samples_per_s(log), scheduled_per_s=log.get("result_scheduled_samples_per_sec"),
+        scenario=job.scenario,
+        valid=not reasons,
+        loadgen_valid=loadgen_valid,
+        reasons=tuple(reasons),
+        remarks=_remarks(job, answers),
+        model=target.model,
+        version=target.version,
+        loadgen_version=str(log["loadgen_version"]).partition(" ")[0],
+        duration_s=job.duration_s,
+        rate_per_s=job.rate_per_s if is_server else 0.0,
+        latency_bound_ms=job.latency_bound_ms if is_server else 0.0,
+        batch_size=job.batch_size,
+        samples_per_query=per_query,
+        connections=job.task.concurrency,
+        num_queries=queries,
+        num_samples=queries * per_query,
+        samples_per_s=_samples_per_s(log),
+        scheduled_per_s=log.get("result_scheduled_samples_per_sec"),
         num_over_bound=log.get("result_overlatency_query_count"),
-        latency_bound_met=log.get("result_perf_constraints_met"), min_duration_met=log["result_min_duration_met"],
-        min_queries_met=log["result_min_queries_met"], early_stopping_met=log["early_stopping_met"],
-        early_stopping=early_stopping, lines=_result_lines((folder / SUMMARY_FILE).read_text()),
-        service=percentiles(samples.answered.service_ms), errors=samples.error_counts, answers=answers,
+        latency_bound_met=log.get("result_perf_constraints_met"),
+        min_duration_met=log["result_min_duration_met"],
+        min_queries_met=log["result_min_queries_met"],
+        early_stopping_met=log["early_stopping_met"],
+        early_stopping=early_stopping,
+        lines=_result_lines((folder / SUMMARY_FILE).read_text()),
+        service=percentiles(samples.answered.service_ms),
+        errors=samples.error_counts,
+        answers=answers,
         client_cpu_ms_per_request=finished.cpu_s / len(samples) * 1e3 if len(samples) else None,
-        summary=str(folder / SUMMARY_FILE), detail=str(folder / DETAIL_FILE), **_latencies_ms(log, job.scenario),
-    )  # fmt: skip
+        summary=str(folder / SUMMARY_FILE),
+        detail=str(folder / DETAIL_FILE),
+        **_latencies_ms(log, job.scenario),
+    )
 
 
 def read_detail(path: Path) -> dict[str, Any]:
@@ -270,12 +314,12 @@ def _samples_per_s(log: dict[str, Any]) -> float | None:
 
 
 def _remarks(job: Job, answers: Answers) -> tuple[str, ...]:
+    too_short = f"LoadGen was told {job.duration_s:g} s; MLPerf's rules ask {MLPERF_LEAST_S:g} s of a submission"
     remarks = {
-        f"LoadGen was told {job.duration_s:g} s; MLPerf's rules ask {MLPERF_LEAST_S:g} s of a submission":
-            job.duration_s < MLPERF_LEAST_S,
+        too_short: job.duration_s < MLPERF_LEAST_S,
         answers.reference: not answers.checked,
         f"queries of {SAMPLES_PER_QUERY} samples in requests of {job.batch_size}": job.scenario == "MultiStream",
-    }  # fmt: skip
+    }
     return tuple(text for text, holds in remarks.items() if holds and text)
 
 

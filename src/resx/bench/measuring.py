@@ -133,9 +133,15 @@ class _Seen:
 
 
 def run(
-    address: Address, model: str, plans: Sequence[LoadPlan], *, version: int | None = None, extras: Extras = Extras(),
-    on_measured: Callable[[Measurement], None] = lambda _measurement: None, command: str = "",
-) -> BenchResult:  # fmt: skip
+    address: Address,
+    model: str,
+    plans: Sequence[LoadPlan],
+    *,
+    version: int | None = None,
+    extras: Extras = Extras(),
+    on_measured: Callable[[Measurement], None] = lambda _measurement: None,
+    command: str = "",
+) -> BenchResult:
     """Run the plans one after another.
 
     Raises:
@@ -181,10 +187,14 @@ def result_of(target: Target, measurements: Sequence[Measurement], *, command: s
         except ResxError:  # it went away in the middle; what was measured is kept
             triton, config = "gone", {}
     return BenchResult(
-        model=target.model, version=target.version, url=str(target.address),
-        created=datetime.now(UTC).isoformat(timespec="seconds"), command=command,
-        environment=environment(target.address, triton, config), measurements=tuple(measurements),
-    )  # fmt: skip
+        model=target.model,
+        version=target.version,
+        url=str(target.address),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        environment=environment(target.address, triton, config),
+        measurements=tuple(measurements),
+    )
 
 
 def measure(target: Target, plan: LoadPlan, extras: Extras = Extras(), repeat: int = 1) -> Measurement:
@@ -209,9 +219,14 @@ def measure(target: Target, plan: LoadPlan, extras: Extras = Extras(), repeat: i
 
 
 def _measure_one(
-    client: TritonClient, target: Target, plan: LoadPlan, payloads: Payloads, requests: tuple[bytes, ...],
-    extras: Extras, repeat: int,
-) -> Measurement:  # fmt: skip
+    client: TritonClient,
+    target: Target,
+    plan: LoadPlan,
+    payloads: Payloads,
+    requests: tuple[bytes, ...],
+    extras: Extras,
+    repeat: int,
+) -> Measurement:
     parts = tasks(plan, target, requests)
     connections = max(part.concurrency for part in parts) if target.address.protocol == "http" else 1
     if reason := lacks_open_files(connections + DESCRIPTORS_LEFT, "such a load"):
@@ -234,9 +249,14 @@ def _measure_one(
 
 
 def _run(
-    client: TritonClient, target: Target, plan: LoadPlan, generators: Generators, seen: _Seen, extras: Extras,
+    client: TritonClient,
+    target: Target,
+    plan: LoadPlan,
+    generators: Generators,
+    seen: _Seen,
+    extras: Extras,
     sampler: GpuSampler,
-) -> None:  # fmt: skip
+) -> None:
     """Warm up, open the window, close it; Ctrl-C closes it early."""
     begun = time.monotonic_ns()
     total_s = plan.warmup_s + plan.duration_s
@@ -293,9 +313,14 @@ def _in_window(samples: Samples, plan: LoadPlan, seen: _Seen) -> Samples:
 
 
 def _summary(
-    target: Target, plan: LoadPlan, payloads: Payloads, seen: _Seen, samples: Samples, ceiling: float | None,
+    target: Target,
+    plan: LoadPlan,
+    payloads: Payloads,
+    seen: _Seen,
+    samples: Samples,
+    ceiling: float | None,
     repeat: int,
-) -> Measurement:  # fmt: skip
+) -> Measurement:
     window = _in_window(samples, plan, seen)
     answered = window.answered
     window_s = (seen.closed_ns - seen.opened_ns) / 1e9
@@ -315,26 +340,64 @@ def _summary(
     answers = compare_answers(target, payloads, plan.batch_size, _answers(seen) if payloads.expected else ())
     stability = _stability(done, seen)
     findings = Findings(
-        plan=plan, sent=len(window), answered=len(answered), window_s=window_s, requests_per_s=per_s, client=client,
-        late=late, answers=answers, stability=stability, server=server, cached_share=seen.cached_share,
-        most_served=seen.most_served(samples), interrupted=seen.interrupted,
-        server_is_local=is_local(target.address), throttled=seen.throttled,
-    )  # fmt: skip
+        plan=plan,
+        sent=len(window),
+        answered=len(answered),
+        window_s=window_s,
+        requests_per_s=per_s,
+        client=client,
+        late=late,
+        answers=answers,
+        stability=stability,
+        server=server,
+        cached_share=seen.cached_share,
+        most_served=seen.most_served(samples),
+        interrupted=seen.interrupted,
+        server_is_local=is_local(target.address),
+        throttled=seen.throttled,
+    )
     failed = len(window) - len(answered)
     return Measurement(
-        model=target.model, version=target.version, label=target.label, url=str(target.address),
-        load="open" if plan.is_open else "closed", concurrency=plan.concurrency, rate_per_s=plan.rate_per_s,
-        arrivals=plan.arrivals if plan.is_open else "", batch_size=plan.batch_size, repeat=repeat, window_s=window_s,
-        requests=len(answered), sent=len(window), failed=failed, images_per_s=per_s * plan.batch_size,
-        requests_per_s=per_s, mean_ms=latency.mean_ms, p50_ms=latency.p50_ms, p90_ms=latency.p90_ms,
-        p95_ms=latency.p95_ms, p99_ms=latency.p99_ms, p99_9_ms=latency.p99_9_ms, max_ms=latency.max_ms,
-        service=percentiles(answered.service_ms), errors=window.error_counts,
-        client_cpu_ms_per_request=client.cpu_ms_per_request, client=client, late=late, answers=answers,
-        contents=payloads.contents, stability=stability, server=server, cached_share=seen.cached_share,
-        gpus=seen.gpus, seconds=_seconds(window, plan, seen),
+        model=target.model,
+        version=target.version,
+        label=target.label,
+        url=str(target.address),
+        load="open" if plan.is_open else "closed",
+        concurrency=plan.concurrency,
+        rate_per_s=plan.rate_per_s,
+        arrivals=plan.arrivals if plan.is_open else "",
+        batch_size=plan.batch_size,
+        repeat=repeat,
+        window_s=window_s,
+        requests=len(answered),
+        sent=len(window),
+        failed=failed,
+        images_per_s=per_s * plan.batch_size,
+        requests_per_s=per_s,
+        mean_ms=latency.mean_ms,
+        p50_ms=latency.p50_ms,
+        p90_ms=latency.p90_ms,
+        p95_ms=latency.p95_ms,
+        p99_ms=latency.p99_ms,
+        p99_9_ms=latency.p99_9_ms,
+        max_ms=latency.max_ms,
+        service=percentiles(answered.service_ms),
+        errors=window.error_counts,
+        client_cpu_ms_per_request=client.cpu_ms_per_request,
+        client=client,
+        late=late,
+        answers=answers,
+        contents=payloads.contents,
+        stability=stability,
+        server=server,
+        cached_share=seen.cached_share,
+        gpus=seen.gpus,
+        seconds=_seconds(window, plan, seen),
         hdr=histogram_text(histogram(answered.latencies_ms)) if len(answered) else "",
-        interrupted=bool(seen.interrupted), invalid=reasons_against(findings), remarks=remarks_on(findings),
-    )  # fmt: skip
+        interrupted=bool(seen.interrupted),
+        invalid=reasons_against(findings),
+        remarks=remarks_on(findings),
+    )
 
 
 def _late(window: Samples, p50_ms: float | None) -> Late:
@@ -342,9 +405,11 @@ def _late(window: Samples, p50_ms: float | None) -> Late:
     lateness = (window.sent_ns - window.due_ns) / 1e6
     num_late = int((lateness > threshold).sum())
     return Late(
-        threshold_ms=threshold, num_late=num_late, share=num_late / max(1, len(window)),
+        threshold_ms=threshold,
+        num_late=num_late,
+        share=num_late / max(1, len(window)),
         max_ms=float(lateness.max()) if len(lateness) else 0.0,
-    )  # fmt: skip
+    )
 
 
 def _answers(seen: _Seen) -> list[tuple[int, int, bytes]]:
@@ -361,9 +426,10 @@ def _stability(answered: Samples, seen: _Seen) -> Stability:
     mean = float(rates.mean())
     spread = float(np.abs(rates - mean).max() / mean) if mean else 0.0
     return Stability(
-        rates_per_s=(float(rates[0]), float(rates[1]), float(rates[2])), spread=spread,
+        rates_per_s=(float(rates[0]), float(rates[1]), float(rates[2])),
+        spread=spread,
         stable=bool(mean) and spread <= max(STABLE_SPREAD, 3 / float(counts.mean()) ** 0.5),
-    )  # fmt: skip
+    )
 
 
 def _seconds(window: Samples, plan: LoadPlan, seen: _Seen) -> tuple[Second, ...]:

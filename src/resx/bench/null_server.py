@@ -128,9 +128,10 @@ def _serve_grpc(answer: bytes, pipe: Pipe) -> None:
             return grpc.unary_unary_rpc_method_handler(lambda _request, _context: answer)
 
     server = grpc.server(
-        futures.ThreadPoolExecutor(max_workers=2), handlers=(Everything(),),
+        futures.ThreadPoolExecutor(max_workers=2),
+        handlers=(Everything(),),
         options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
-    )  # fmt: skip
+    )
     pipe.send(server.add_insecure_port("127.0.0.1:0"))
     server.start()
     server.wait_for_termination()

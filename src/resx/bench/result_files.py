@@ -92,11 +92,16 @@ def csv_text(result: BenchResult) -> str:
         latencies = (measured.p50_ms, measured.p90_ms, measured.p95_ms, measured.p99_ms, measured.mean_ms)
         writer.writerow(
             [
-                measured.concurrency or "", f"{measured.rate_per_s:g}" if measured.rate_per_s else "",
-                f"{measured.images_per_s:.6g}", 0, round(1e3 * rest), *(round(1e3 * phase) for phase in phases), 0,
+                measured.concurrency or "",
+                f"{measured.rate_per_s:g}" if measured.rate_per_s else "",
+                f"{measured.images_per_s:.6g}",
+                0,
+                round(1e3 * rest),
+                *(round(1e3 * phase) for phase in phases),
+                0,
                 *("" if value is None else round(1e3 * value) for value in latencies),
             ]
-        )  # fmt: skip
+        )
     return text.getvalue()
 
 
@@ -108,10 +113,13 @@ def samples_text(samples: Sequence[tuple[Measurement, Samples, int]]) -> str:
             window.due_ns.tolist(), window.sent_ns.tolist(), window.done_ns.tolist(), window.kind.tolist(), strict=True
         ):
             entry: dict[str, object] = {
-                "target": measured.target, "load": measured.title, "repeat": measured.repeat,
-                "due_s": round((due - opened_ns) / 1e9, 6), "sent_s": round((sent - opened_ns) / 1e9, 6),
+                "target": measured.target,
+                "load": measured.title,
+                "repeat": measured.repeat,
+                "due_s": round((due - opened_ns) / 1e9, 6),
+                "sent_s": round((sent - opened_ns) / 1e9, 6),
                 "done_s": round((done - opened_ns) / 1e9, 6),
-            }  # fmt: skip
+            }
             if kind:
                 entry["error"] = window.errors[kind - 1]
             lines.append(json.dumps(entry))

@@ -95,10 +95,17 @@ def require_values(signature: Signature, num_rows: int) -> None:
 def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
     """Return what the file of a network of ours takes and gives."""
     return Signature(
-        input_name="image", input_type=input_type, input_dims=(3, spec.image_size, spec.image_size),
-        output_name="logits", output_dims=(spec.classes,), labels=spec.labels,
-        resize=spec.resize, mean=spec.mean, std=spec.std, interpolation=spec.interpolation,
-    )  # fmt: skip
+        input_name="image",
+        input_type=input_type,
+        input_dims=(3, spec.image_size, spec.image_size),
+        output_name="logits",
+        output_dims=(spec.classes,),
+        labels=spec.labels,
+        resize=spec.resize,
+        mean=spec.mean,
+        std=spec.std,
+        interpolation=spec.interpolation,
+    )
 
 
 class Normalization(FrozenModel):

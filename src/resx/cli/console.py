@@ -29,15 +29,29 @@ class SafeConsole(Console):
         self._before_live: list[tuple[TextIO, TextIO]] = []
 
     def render_str(
-        self, text: str, *, style: str | Style = "", justify: JustifyMethod | None = None,
-        overflow: OverflowMethod | None = None, emoji: bool | None = None, markup: bool | None = None,
-        highlight: bool | None = None, highlighter: HighlighterType | None = None,
-    ) -> Text:  # fmt: skip
+        self,
+        text: str,
+        *,
+        style: str | Style = "",
+        justify: JustifyMethod | None = None,
+        overflow: OverflowMethod | None = None,
+        emoji: bool | None = None,
+        markup: bool | None = None,
+        highlight: bool | None = None,
+        highlighter: HighlighterType | None = None,
+    ) -> Text:
         """Convert a string to text."""
         return Console.render_str(
-            self, one_line(text), style=style, justify=justify, overflow=overflow,
-            emoji=emoji, markup=markup, highlight=highlight, highlighter=highlighter,
-        )  # fmt: skip
+            self,
+            one_line(text),
+            style=style,
+            justify=justify,
+            overflow=overflow,
+            emoji=emoji,
+            markup=markup,
+            highlight=highlight,
+            highlighter=highlighter,
+        )
 
     def on_broken_pipe(self) -> None:
         """Raise BrokenPipeError, which whoever prints may take; rich would end the process."""

@@ -16,7 +16,7 @@ import typer
 
 from resx import machine, streams
 from resx._version import __version__
-from resx.cli import output  # fmt: skip
+from resx.cli import output
 from resx.cli.commands import (
     bench,
     demo,
@@ -53,9 +53,24 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for group in (
-    models, train, lesion, paths, shrink, export, verify, serve, status, deploy, query, predict, bench, tune,
-    plan, doctor, demo,
-):  # fmt: skip
+    models,
+    train,
+    lesion,
+    paths,
+    shrink,
+    export,
+    verify,
+    serve,
+    status,
+    deploy,
+    query,
+    predict,
+    bench,
+    tune,
+    plan,
+    doctor,
+    demo,
+):
     group.register(app)
 
 

@@ -64,23 +64,43 @@ class Archive:
 
 
 CIFAR10 = Archive(
-    name="cifar10", folder="cifar-10-batches-py", train=tuple(f"data_batch_{number}" for number in range(1, 6)),
-    held_out="test_batch", meta="batches.meta", labels="labels", label_names="label_names",
-    max_file_bytes=32 * MIB, size_bytes=170_498_071, md5="c58f30108f718f92721af3b95e74349a",
+    name="cifar10",
+    folder="cifar-10-batches-py",
+    train=tuple(f"data_batch_{number}" for number in range(1, 6)),
+    held_out="test_batch",
+    meta="batches.meta",
+    labels="labels",
+    label_names="label_names",
+    max_file_bytes=32 * MIB,
+    size_bytes=170_498_071,
+    md5="c58f30108f718f92721af3b95e74349a",
     file_md5s=(
-        "c99cafc152244af753f735de768cd75f", "d4bba439e000b95fd0a9bffe97cbabec", "54ebc095f3ab1f0389bbae665268c751",
-        "634d18415352ddfa80567beed471001a", "482c414d41f54cd18b22e5b47cb7c3cb", "40351d587109b95175f43aff81a1287e",
+        "c99cafc152244af753f735de768cd75f",
+        "d4bba439e000b95fd0a9bffe97cbabec",
+        "54ebc095f3ab1f0389bbae665268c751",
+        "634d18415352ddfa80567beed471001a",
+        "482c414d41f54cd18b22e5b47cb7c3cb",
+        "40351d587109b95175f43aff81a1287e",
         "5ff9c542aee3614f3951f8cda6e48888",
     ),
-)  # fmt: skip
+)
 CIFAR100 = Archive(
-    name="cifar100", folder="cifar-100-python", train=("train",),
-    held_out="test", meta="meta", labels="fine_labels", label_names="fine_label_names",
-    max_file_bytes=160 * MIB, size_bytes=169_001_437, md5="eb9058c3a382ffc7106e4002c42a8d85",
+    name="cifar100",
+    folder="cifar-100-python",
+    train=("train",),
+    held_out="test",
+    meta="meta",
+    labels="fine_labels",
+    label_names="fine_label_names",
+    max_file_bytes=160 * MIB,
+    size_bytes=169_001_437,
+    md5="eb9058c3a382ffc7106e4002c42a8d85",
     file_md5s=(
-        "16019d7e3df5f24257cddd939b257f8d", "f0ef6b0ae62326f3e7ffdfab6717acfc", "7973b15100ade9c7d40fb424638fde48",
+        "16019d7e3df5f24257cddd939b257f8d",
+        "f0ef6b0ae62326f3e7ffdfab6717acfc",
+        "7973b15100ade9c7d40fb424638fde48",
     ),
-)  # fmt: skip
+)
 
 
 def load_cifar(path: Path, *, fine: bool) -> DataSet:

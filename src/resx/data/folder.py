@@ -97,13 +97,19 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
             f"({len(copies.held_out_too)} of all {len(train)} training images are); give other images to train on"
         )
     return DataSet(
-        name="folder", labels=classes, image=image, train=kept, held_out=held_out,
-        skipped=tuple(str(path) for path in bad), hidden=sum(listing.hidden for listing in listings),
+        name="folder",
+        labels=classes,
+        image=image,
+        train=kept,
+        held_out=held_out,
+        skipped=tuple(str(path) for path in bad),
+        hidden=sum(listing.hidden for listing in listings),
         others=add_counts(listing.others for listing in listings),
         notes=(*layout.notes, *_loose(loose)),
-        copies=tuple(map(str, copies.held_out_too)), conflicting=tuple(map(str, copies.conflicting)),
+        copies=tuple(map(str, copies.held_out_too)),
+        conflicting=tuple(map(str, copies.conflicting)),
         fingerprint=fingerprint_of_files(root, (path for part in parts for path, _ in part)),
-    )  # fmt: skip
+    )
 
 
 def decode(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
@@ -153,9 +159,7 @@ def _common_classes(places: Sequence[Path], parts: list[list[tuple[Path, str]]])
     return classes
 
 
-def _require_readable(
-    root: Path, parts: list[list[tuple[Path, str]]], bad: Mapping[Path, str], *, skip: bool
-) -> None:  # fmt: skip
+def _require_readable(root: Path, parts: list[list[tuple[Path, str]]], bad: Mapping[Path, str], *, skip: bool) -> None:
     """Refuse images that cannot be decoded; with `skip`, only if a class of a part has no others."""
     if not bad:
         return

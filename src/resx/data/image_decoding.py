@@ -38,9 +38,14 @@ SMALLER_FILE = f"make it smaller, or raise --max-file-mib ({FILE_MIB})"
 _FEWER_PIXELS = f"make it smaller, or raise --max-megapixels ({MEGAPIXELS})"
 _PNG = b"\x89PNG\r\n\x1a\n"
 _READ = {
-    "PNG": re.escape(_PNG), "JPEG": rb"\xff\xd8\xff", "WebP": rb"RIFF....WEBP", "GIF": rb"GIF8[79]a",
-    "BMP": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0", "TIFF": rb"II[*+]\0|MM\0[*+]", "PPM": rb"P[1-6f]\s",
-}  # fmt: skip
+    "PNG": re.escape(_PNG),
+    "JPEG": rb"\xff\xd8\xff",
+    "WebP": rb"RIFF....WEBP",
+    "GIF": rb"GIF8[79]a",
+    "BMP": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "PPM": rb"P[1-6f]\s",
+}
 _NOT_READ = {
     "AVIF": rb"....ftypavi[fs]", "HEIC": rb"....ftyp(hei|hev|mif1|msf1)", "JPEG XL": rb"\xff\n|....JXL ",
     "JPEG 2000": rb"....jP  |\xff\x4f\xff\x51", "Photoshop": rb"8BPS", "PDF": rb"%PDF", "PostScript": rb"%!PS",

@@ -22,14 +22,20 @@ from resx.zoo.spec import Interpolation
 _RESIZED = Budget(lambda: read_limits().pixels)
 """Pixels that all threads together may be resizing to."""
 _FILTERS: Mapping[str, Image.Resampling] = {
-    "bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC,
-}  # fmt: skip
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 
 def pixels(
-    image: Image.Image, *, height: int, width: int, resize: int, interpolation: Interpolation = "bilinear",
+    image: Image.Image,
+    *,
+    height: int,
+    width: int,
+    resize: int,
+    interpolation: Interpolation = "bilinear",
     name: object = "",
-) -> npt.NDArray[np.uint8]:  # fmt: skip
+) -> npt.NDArray[np.uint8]:
     """Return the center of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
 
     Raises:

@@ -45,9 +45,15 @@ def tolerance_with_tf32(precision: Precision, tolerance: Tolerance, num_layers: 
 
 
 def compare_both(
-    open_runner: OpenRunner, reference: Sequence[parity.Logits], inputs: Sequence[npt.NDArray[Any]], *,
-    gpu: Gpu, runtime: str, off: Tolerance, on: Tolerance,
-) -> GpuParity:  # fmt: skip
+    open_runner: OpenRunner,
+    reference: Sequence[parity.Logits],
+    inputs: Sequence[npt.NDArray[Any]],
+    *,
+    gpu: Gpu,
+    runtime: str,
+    off: Tolerance,
+    on: Tolerance,
+) -> GpuParity:
     """Run the file with TF32 off and on, and measure both against the source's answers.
 
     Args:
@@ -68,9 +74,12 @@ def compare_both(
         return parity.compare(step, reference, [run(batch) for batch in inputs], tolerance)
 
     return GpuParity(
-        gpu=gpu.name, compute_capability=gpu.compute_capability, runtime=runtime,
-        tf32_off=compare(False, off), tf32_on=compare(True, on),
-    )  # fmt: skip
+        gpu=gpu.name,
+        compute_capability=gpu.compute_capability,
+        runtime=runtime,
+        tf32_off=compare(False, off),
+        tf32_on=compare(True, on),
+    )
 
 
 def require(found: GpuParity, *, name: str) -> GpuParity:
@@ -85,9 +94,14 @@ def require(found: GpuParity, *, name: str) -> GpuParity:
 
 
 def compare_on_cuda(
-    checks: Checks, path: Path, tolerance: Tolerance, *, on_step: Callable[[str], None] = lambda _step: None,
-    gpu: Gpu | None = None, open_session: Callable[[Path, bool], Runner] | None = None,
-) -> GpuParity | None:  # fmt: skip
+    checks: Checks,
+    path: Path,
+    tolerance: Tolerance,
+    *,
+    on_step: Callable[[str], None] = lambda _step: None,
+    gpu: Gpu | None = None,
+    open_session: Callable[[Path, bool], Runner] | None = None,
+) -> GpuParity | None:
     """Hold an ONNX file to its source on this machine's GPU; None where there is none, or nothing is verified.
 
     Args:
@@ -108,13 +122,16 @@ def compare_on_cuda(
     open_with = open_session or open_on_cuda
     try:
         found = compare_both(
-            lambda tf32: open_with(path, tf32), checks.reference,
-            [checks.signature.as_input(batch) for batch in checks.batches], gpu=gpu,
-            runtime=f"onnxruntime {onnxruntime_version()} (CUDA)", off=tolerance,
+            lambda tf32: open_with(path, tf32),
+            checks.reference,
+            [checks.signature.as_input(batch) for batch in checks.batches],
+            gpu=gpu,
+            runtime=f"onnxruntime {onnxruntime_version()} (CUDA)",
+            off=tolerance,
             on=tolerance_with_tf32(
                 checks.precision, tolerance, checks.source.num_layers, is_own=checks.is_own_tolerance
             ),
-        )  # fmt: skip
+        )
     except MissingCapability as error:
         on_step(f"not verified on the GPU: {error}")
         return None

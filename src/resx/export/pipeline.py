@@ -88,9 +88,14 @@ class ExportOptions:
 
 
 def export_version(
-    source: Exportable, options: ExportOptions, folder: Path, *, name: str, command: str,
+    source: Exportable,
+    options: ExportOptions,
+    folder: Path,
+    *,
+    name: str,
+    command: str,
     on_step: Callable[[str], None] = lambda _step: None,
-) -> Card:  # fmt: skip
+) -> Card:
     """Write `model.onnx` and `card.json` into `folder` and return the card.
 
     Raises:
@@ -110,10 +115,16 @@ def export_version(
     if options.verify:
         on_step("run the source for reference")
     checks = prepare_checks(
-        source, signature, name=name, precision=options.precision, tolerance=options.tolerance_for(source),
-        is_own_tolerance=options.has_own_tolerance, max_batch_size=options.max_batch_size, seed=options.seed,
+        source,
+        signature,
+        name=name,
+        precision=options.precision,
+        tolerance=options.tolerance_for(source),
+        is_own_tolerance=options.has_own_tolerance,
+        max_batch_size=options.max_batch_size,
+        seed=options.seed,
         verify=options.verify,
-    )  # fmt: skip
+    )
     on_step("fold")
     folded = source.folded()
     steps = [] if folded is source else checks.require_network("fold", folded)
@@ -204,13 +215,19 @@ def _write(
 
 
 def _quantise(
-    source: Exportable, options: ExportOptions, int8: Int8Options, fp32_file: Path, path: Path, checks: Checks,
+    source: Exportable,
+    options: ExportOptions,
+    int8: Int8Options,
+    fp32_file: Path,
+    path: Path,
+    checks: Checks,
     on_step: Callable[[str], None],
-) -> Quantisation:  # fmt: skip
+) -> Quantisation:
     form = FileForm(
-        signature=checks.signature, target=options.target,
+        signature=checks.signature,
+        target=options.target,
         describe=lambda model: source.describe(model, "int8", options.input_type),
-    )  # fmt: skip
+    )
     judge = checks.measure if options.verify else None
     try:
         return write_int8(fp32_file, path, int8, form, judge=judge, on_step=on_step)

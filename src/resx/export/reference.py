@@ -114,9 +114,10 @@ class Checks:
             return [found]
         before = right_answers(self.source.logits, labelled, batch_size=self.signature.batch or _SOURCE_BATCH)
         after = right_answers(
-            lambda images: session(self.signature.as_input(images)), labelled,
+            lambda images: session(self.signature.as_input(images)),
+            labelled,
             batch_size=self.signature.batch or self.max_batch_size,
-        )  # fmt: skip
+        )
         return [parity.require(parity.with_accuracy(found, before, after), name=self.name)]
 
     def output_kind(self, path: Path) -> OutputKind:
@@ -131,16 +132,28 @@ class Checks:
 
     def _require_own_answers(self, session: OnnxRuntimeModel, path: Path, bound: float) -> None:
         subject = Subject(
-            ask=session, name=self.name, signature=self.signature, max_batch_size=self.max_batch_size,
-            bound=bound, onnx_file=path,
-        )  # fmt: skip
+            ask=session,
+            name=self.name,
+            signature=self.signature,
+            max_batch_size=self.max_batch_size,
+            bound=bound,
+            onnx_file=path,
+        )
         require_own_answers(subject, self.rows)
 
 
 def prepare_checks(
-    source: Exportable, signature: Signature, *, name: str, precision: Precision, tolerance: Tolerance,
-    is_own_tolerance: bool, max_batch_size: int, seed: int, verify: bool,
-) -> Checks:  # fmt: skip
+    source: Exportable,
+    signature: Signature,
+    *,
+    name: str,
+    precision: Precision,
+    tolerance: Tolerance,
+    is_own_tolerance: bool,
+    max_batch_size: int,
+    seed: int,
+    verify: bool,
+) -> Checks:
     """Choose the images and ask the source for its answers to them.
 
     Raises:
@@ -148,20 +161,25 @@ def prepare_checks(
     """
 
     def images(real: parity.Images, *, with_noise: bool) -> list[parity.Images]:
-        return parity.images_for(
-            signature, real=real, max_batch_size=max_batch_size, seed=seed, with_noise=with_noise
-        )  # fmt: skip
+        return parity.images_for(signature, real=real, max_batch_size=max_batch_size, seed=seed, with_noise=with_noise)
 
     rows = trial_rows(signature, source.real.images, seed=seed)
     _require_repeatable(source, np.resize(rows, (signature.batch or 1, *rows.shape[1:])), name)
     is_int8 = precision == "int8"
     batches = images(source.real.images, with_noise=not is_int8)
     return Checks(
-        source=source, name=name, signature=signature, precision=precision, tolerance=tolerance,
-        is_own_tolerance=is_own_tolerance, max_batch_size=max_batch_size, batches=tuple(batches),
+        source=source,
+        name=name,
+        signature=signature,
+        precision=precision,
+        tolerance=tolerance,
+        is_own_tolerance=is_own_tolerance,
+        max_batch_size=max_batch_size,
+        batches=tuple(batches),
         reference=tuple(source.logits(batch) for batch in batches) if verify else (),
-        noise=tuple(images(source.real.images[:0], with_noise=True)) if is_int8 else (), rows=rows,
-    )  # fmt: skip
+        noise=tuple(images(source.real.images[:0], with_noise=True)) if is_int8 else (),
+        rows=rows,
+    )
 
 
 def _require_repeatable(source: Exportable, batch: parity.Images, name: str) -> None:

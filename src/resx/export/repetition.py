@@ -28,9 +28,14 @@ def reload_source(card: Card, arguments: SourceArguments) -> Exportable:
         ResxError: it cannot be loaded here.
     """
     source = load_source(
-        arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
-        settings=arguments.settings, weights_entry=arguments.weights_entry, file=arguments.file,
-    )  # fmt: skip
+        arguments.source,
+        weights=arguments.weights,
+        seed=arguments.seed,
+        image_size=arguments.image_size,
+        settings=arguments.settings,
+        weights_entry=arguments.weights_entry,
+        file=arguments.file,
+    )
     if source.description.weights_sha256 != card.source.weights_sha256:
         raise ExportError(f"{arguments.source}: its weights are not those that were exported")
     return source

@@ -58,6 +58,9 @@ def reproduce(
         if card.tools.get(name) != again.tools.get(name)
     }
     return Reproduction(
-        name=card.name, sha256_recorded=recorded, sha256_made=again.files[MODEL_FILE], changed_tools=tools,
+        name=card.name,
+        sha256_recorded=recorded,
+        sha256_made=again.files[MODEL_FILE],
+        changed_tools=tools,
         source_changed=loaded.description.weights_sha256 != card.source.weights_sha256,
-    )  # fmt: skip
+    )

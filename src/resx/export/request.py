@@ -61,9 +61,15 @@ def request_of(card: Card, source: SourceArguments) -> ExportRequest:
     asked = () if made is None else tuple(layer.layer for layer in made.kept_fp32 if layer.error is None)
     precision = card.precision if card.quantised_before is None else "fp32"  # that is, as the file is
     request = ExportRequest(
-        source=source, precision=precision, target=card.target, accelerator=card.accelerator, input_type=card.input,
-        max_batch_size=card.max_batch_size, verify=card.verified, keep_fp32=asked,
-    )  # fmt: skip
+        source=source,
+        precision=precision,
+        target=card.target,
+        accelerator=card.accelerator,
+        input_type=card.input,
+        max_batch_size=card.max_batch_size,
+        verify=card.verified,
+        keep_fp32=asked,
+    )
     own_bar = {} if not card.own_bar else card.own_bar.model_dump(include={"max_abs", "max_rel"})
     request = request.model_copy(update={"atol": own_bar.get("max_abs"), "rtol": own_bar.get("max_rel")})
     if made is None:
@@ -134,9 +140,14 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
         require_data(request.calibrate, has_own_data=is_run)
     on_step(f"build {arguments.source}")
     source = load_source(
-        arguments.source, weights=arguments.weights, seed=arguments.seed, image_size=arguments.image_size,
-        settings=arguments.settings, weights_entry=arguments.weights_entry, file=arguments.file,
-    )  # fmt: skip
+        arguments.source,
+        weights=arguments.weights,
+        seed=arguments.seed,
+        image_size=arguments.image_size,
+        settings=arguments.settings,
+        weights_entry=arguments.weights_entry,
+        file=arguments.file,
+    )
     source.require_convertible(request.precision)
     if request.precision == "int8":
         require_data(request.calibrate, has_own_data=is_run)
@@ -146,18 +157,31 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
     if request.precision == "int8":
         on_step("load calibration images")
         images = load_calibration(
-            request.calibrate, signature, num_images=request.calibrate_images, seed=arguments.seed,
+            request.calibrate,
+            signature,
+            num_images=request.calibrate_images,
+            seed=arguments.seed,
             run=Path(arguments.source) if is_run else None,
-        )  # fmt: skip
+        )
         int8 = Int8Options(
-            calibration=images, method=request.calibrate_method, keep_fp32=request.keep_fp32,
-            calibrate=request.calibrate, num_asked=request.calibrate_images,
-        )  # fmt: skip
+            calibration=images,
+            method=request.calibrate_method,
+            keep_fp32=request.keep_fp32,
+            calibrate=request.calibrate,
+            num_asked=request.calibrate_images,
+        )
     return source, ExportOptions(
-        precision=request.precision, target=request.target, accelerator=request.accelerator, int8=int8,
-        input_type=request.input_type or signature.input_type, max_batch_size=request.max_batch_size,
-        seed=arguments.seed, verify=request.verify, atol=request.atol, rtol=request.rtol,
-    )  # fmt: skip
+        precision=request.precision,
+        target=request.target,
+        accelerator=request.accelerator,
+        int8=int8,
+        input_type=request.input_type or signature.input_type,
+        max_batch_size=request.max_batch_size,
+        seed=arguments.seed,
+        verify=request.verify,
+        atol=request.atol,
+        rtol=request.rtol,
+    )
 
 
 def key_of(request: ExportRequest) -> str | None:

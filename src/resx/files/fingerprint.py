@@ -74,9 +74,11 @@ class Difference:
     def words(self) -> str:
         """The counts, each with its first names."""
         kinds = (
-            (self.removed, "removed"), (self.added, "added"), (self.changed, "changed"),
+            (self.removed, "removed"),
+            (self.added, "added"),
+            (self.changed, "changed"),
             (self.retimed, "with another modification time"),
-        )  # fmt: skip
+        )
         return ", ".join(
             f"{len(names):,} file{'s' * (len(names) != 1)} {what} ({_few(names)})" for names, what in kinds if names
         )
@@ -134,9 +136,7 @@ def compare(stored: Path, now: Fingerprint, *, ignore_times: bool = False) -> Di
         raise UsageError(f"{stored}: cannot be read; it says what the source was when the run began") from error
 
 
-def _difference(
-    before: dict[str, FileFacts], now: dict[str, FileFacts], *, ignore_times: bool
-) -> Difference:  # fmt: skip
+def _difference(before: dict[str, FileFacts], now: dict[str, FileFacts], *, ignore_times: bool) -> Difference:
     both = [name for name in before if name in now and before[name] != now[name]]
     changed = [name for name in both if _without_time(before[name]) != _without_time(now[name])]
     return Difference(

@@ -113,9 +113,11 @@ def config_message(card: Card, options: ServingOptions) -> Any:
     data_type = DATA_TYPES[signature.input_type]
     message.input.add(name=signature.input_name, data_type=data_type, dims=(*fixed, *signature.input_dims))
     message.output.add(
-        name=signature.output_name, data_type="TYPE_FP32", dims=(*fixed, *signature.output_dims),
+        name=signature.output_name,
+        data_type="TYPE_FP32",
+        dims=(*fixed, *signature.output_dims),
         label_filename=LABELS_FILE,
-    )  # fmt: skip
+    )
     on_gpu = card.engine is not None or card.accelerator is not None
     message.instance_group.add(count=options.instances, kind="KIND_GPU" if on_gpu else "KIND_AUTO")
     if not fixed:

@@ -145,12 +145,17 @@ def _place(card: Card, folder: Path, plan: FamilyExport, whole: Card) -> Card:
 
     split = plan.data.held_out
     entry = Family(
-        name=plan.name, whole_sha256=whole.source.weights_sha256,
-        num_blocks=len(card.source.network.kept_blocks), whole_blocks=len(whole.source.network.kept_blocks),
+        name=plan.name,
+        whole_sha256=whole.source.weights_sha256,
+        num_blocks=len(card.source.network.kept_blocks),
+        whole_blocks=len(whole.source.network.kept_blocks),
         accuracy=accuracy(folder / card.model_file, card.signature, split),
-        accuracy_on=f"held-out images of {plan.data.name}", num_images=len(split),
-        latency_ms=float("inf"), threads=plan.threads, processor=processor(),
-    )  # fmt: skip
+        accuracy_on=f"held-out images of {plan.data.name}",
+        num_images=len(split),
+        latency_ms=float("inf"),
+        threads=plan.threads,
+        processor=processor(),
+    )
     return card.model_copy(update={"family": entry})
 
 

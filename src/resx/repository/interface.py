@@ -117,10 +117,8 @@ def interface_of(model: str, config: Mapping[str, Any]) -> Interface:
         max_batch_size=rows,
         fixed_batch=fixed,
         has_cache=bool(config.get("response_cache", {}).get("enable")),
-        parameters={
-            key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()
-        },
-    )  # fmt: skip
+        parameters={key: str(value.get("string_value", "")) for key, value in config.get("parameters", {}).items()},
+    )
 
 
 def shorten(text: object) -> str:

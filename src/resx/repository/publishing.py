@@ -23,9 +23,15 @@ _VERSIONS = {None: "ONNX files", "tensorrt": "TensorRT plans", "tensorrt_rtx": "
 
 
 def export_into(
-    repository: Repository, source: Exportable, options: ExportOptions, serving: ServingOptions, *,
-    name: str, command: str, on_step: Callable[[str], None] = lambda _step: None,
-) -> tuple[Card, Published]:  # fmt: skip
+    repository: Repository,
+    source: Exportable,
+    options: ExportOptions,
+    serving: ServingOptions,
+    *,
+    name: str,
+    command: str,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> tuple[Card, Published]:
     """Export, verify and publish the next version of `name`; after any error the repository is as it was.
 
     Raises:
@@ -65,9 +71,17 @@ def publish_kept(
 
 
 def export_engine_into(
-    repository: Repository, source: Exportable, options: ExportOptions, engine: EngineOptions, trt: Any,
-    serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None] = lambda _step: None,
-) -> tuple[Card, Published]:  # fmt: skip
+    repository: Repository,
+    source: Exportable,
+    options: ExportOptions,
+    engine: EngineOptions,
+    trt: Any,
+    serving: ServingOptions,
+    *,
+    name: str,
+    command: str,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> tuple[Card, Published]:
     """Export, build an engine, verify and publish it as the next version of `name`, as `export_into` does.
 
     Raises:

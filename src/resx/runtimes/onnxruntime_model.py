@@ -123,9 +123,13 @@ class OnnxRuntimeModel:
     """A model file in an onnxruntime session of its own."""
 
     def __init__(
-        self, path: Path, *, threads: int | None = None, content: bytes | None = None,
+        self,
+        path: Path,
+        *,
+        threads: int | None = None,
+        content: bytes | None = None,
         cuda: Mapping[str, str] | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Open the file (`open_session`).
 
         Raises:

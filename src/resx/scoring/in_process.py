@@ -64,9 +64,12 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
         raise UsageError(f"{folder.parent}: {error}; mend its config.pbtxt") from error
     preparation_for(interface)  # refuses what takes no images
     model = Model(
-        name=name, version=int(folder.name), sha256=sha256_of(path), interface=interface,
+        name=name,
+        version=int(folder.name),
+        sha256=sha256_of(path),
+        interface=interface,
         labels=_labels(folder.parent, config, interface.num_classes),
-    )  # fmt: skip
+    )
     return ModelFile(model=model, path=path, config=config)
 
 

@@ -100,10 +100,15 @@ class OnRay:
         asked = [dict(zip(("number", "start", "stop"), (n, *parts.bounds(n)), strict=True)) for n in numbers]
         try:
             task = ActorSettings(
-                model=self.model, config=self.file.config, content=ray.put(self.file.path.read_bytes()),
-                source=ray.put(source.for_other_machines()), pool=self.pool, top=parts.manifest.top,
-                probe=_probe(source), limits=read_limits(),
-            )  # fmt: skip
+                model=self.model,
+                config=self.file.config,
+                content=ray.put(self.file.path.read_bytes()),
+                source=ray.put(source.for_other_machines()),
+                pool=self.pool,
+                top=parts.manifest.top,
+                probe=_probe(source),
+                limits=read_limits(),
+            )
             answers = ray.data.from_items(asked, override_num_blocks=len(asked)).map_batches(
                 Scorer,
                 fn_constructor_kwargs={"task": task},
@@ -242,9 +247,12 @@ def _connect(address: str) -> None:
         if address == LOCAL:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
             ray.init(
-                address=address, num_cpus=usable_cores(), include_dashboard=False, log_to_driver=False,
+                address=address,
+                num_cpus=usable_cores(),
+                include_dashboard=False,
+                log_to_driver=False,
                 logging_level=logging.CRITICAL,
-            )  # fmt: skip
+            )
         else:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:

@@ -171,9 +171,14 @@ def require_fresh(out: Path, *, resume: bool, overwrite: bool) -> bool:
 
 @contextlib.contextmanager
 def open_parts(
-    out: Path, wanted: PartsManifest, source: Fingerprint | None = None, *, overwrite: bool = False,
-    ignore_times: bool = False, on_note: Callable[[str], None] = lambda _text: None,
-) -> Iterator[Parts]:  # fmt: skip
+    out: Path,
+    wanted: PartsManifest,
+    source: Fingerprint | None = None,
+    *,
+    overwrite: bool = False,
+    ignore_times: bool = False,
+    on_note: Callable[[str], None] = lambda _text: None,
+) -> Iterator[Parts]:
     """Give the parts of `wanted`, those that an earlier run finished among them, and lock them meanwhile.
 
     Args:
@@ -242,7 +247,7 @@ def _begin(folder: Path, wanted: PartsManifest, source: Fingerprint | None) -> N
 
 def _require_same(
     folder: Path, wanted: PartsManifest, source: Fingerprint | None, ignore_times: bool, on_note: Callable[[str], None]
-) -> PartsManifest:  # fmt: skip
+) -> PartsManifest:
     """Return the manifest in the folder, which asks for the same.
 
     Raises:

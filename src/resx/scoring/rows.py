@@ -121,9 +121,7 @@ def schema(kind: OutputKind) -> pa.Schema:
     )
 
 
-def _answers(
-    good: Sequence[npt.NDArray[Any]], model: Model, compute: Compute
-) -> list[npt.NDArray[np.float32] | str]:  # fmt: skip
+def _answers(good: Sequence[npt.NDArray[Any]], model: Model, compute: Compute) -> list[npt.NDArray[np.float32] | str]:
     """Return a row for each image, or why there is none; a batch that is answered wrongly is asked one by one."""
     if not good:
         return []

@@ -77,9 +77,11 @@ Scored = Iterator[tuple[int, "pa.Table"]]
 
 
 def predict(
-    engine: ScoringEngine, wanted: WantedParts, on_progress: Callable[[int, int], None],
+    engine: ScoringEngine,
+    wanted: WantedParts,
+    on_progress: Callable[[int, int], None],
     on_note: Callable[[str], None] = lambda _text: None,
-) -> Predicted:  # fmt: skip
+) -> Predicted:
     """Write a row for each image of the source; go on where an earlier run of the same request stopped.
 
     Args:
@@ -95,11 +97,16 @@ def predict(
     """
     model, source, num_rows = engine.model, wanted.source.fingerprint, wanted.source.num_rows
     manifest = PartsManifest(
-        model=model.name, version=model.version, model_sha256=model.sha256,
-        source=printable(without_secrets(wanted.source_text)), listing_sha256=wanted.source.sha256, num_rows=num_rows,
-        source_sha256="" if source is None else source.sha256, top=min(wanted.top, model.interface.num_classes),
+        model=model.name,
+        version=model.version,
+        model_sha256=model.sha256,
+        source=printable(without_secrets(wanted.source_text)),
+        listing_sha256=wanted.source.sha256,
+        num_rows=num_rows,
+        source_sha256="" if source is None else source.sha256,
+        top=min(wanted.top, model.interface.num_classes),
         part_rows=part_rows_for(num_rows, model.batch_size),
-    )  # fmt: skip
+    )
     with open_parts(
         wanted.out, manifest, source, overwrite=wanted.overwrite, ignore_times=wanted.ignore_times, on_note=on_note
     ) as parts:
@@ -119,9 +126,13 @@ def predict(
         errors, first_error = merge(parts, wanted.out, csv_safe=wanted.csv_safe)
         remove_parts(parts)
     return Predicted(
-        rows=num_rows, errors=errors, first_error=first_error, scored_rows=num_rows - before,
-        resumed_parts=parts.num_parts - len(missing), seconds=seconds,
-    )  # fmt: skip
+        rows=num_rows,
+        errors=errors,
+        first_error=first_error,
+        scored_rows=num_rows - before,
+        resumed_parts=parts.num_parts - len(missing),
+        seconds=seconds,
+    )
 
 
 @dataclass(frozen=True, slots=True)

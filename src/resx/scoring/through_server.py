@@ -107,16 +107,19 @@ def find_served(address: Address, name: str, version: int | None, *, in_flight: 
         pinned = client.infer(name, interface, pixels, version).version
         named = {guess.index: guess.label for guess in client.classify(name, interface, pixels, pinned)[0]}
     labels = tuple(named.get(index, "") for index in range(interface.num_classes))
-    model = Model(
-        name=name, version=pinned, sha256=_sha256_of(interface, labels), interface=interface, labels=labels
-    )  # fmt: skip
+    model = Model(name=name, version=pinned, sha256=_sha256_of(interface, labels), interface=interface, labels=labels)
     return ThroughServer(address=address, model=model, in_flight=in_flight, retries=retries)
 
 
 def _sha256_of(interface: Interface, labels: tuple[str, ...]) -> str:
     """Return a hash of what rows depend on and a server tells; its batches and addresses may change on the way."""
     told_by_server = [
-        interface.input_name, interface.input_type, interface.input_dims, interface.output_name,
-        interface.num_classes, sorted(interface.parameters.items()), labels,
-    ]  # fmt: skip
+        interface.input_name,
+        interface.input_type,
+        interface.input_dims,
+        interface.output_name,
+        interface.num_classes,
+        sorted(interface.parameters.items()),
+        labels,
+    ]
     return hashlib.sha256(json.dumps(told_by_server).encode()).hexdigest()

@@ -26,8 +26,10 @@ PrecisionWish: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
 PRECISION_WISHES: tuple[PrecisionWish, ...] = ("auto", "fp32", "bf16", "fp16")
 
 AUTOCAST_TYPES: dict[TrainingPrecision, torch.dtype] = {
-    "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
-}  # fmt: skip
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
 TORCH_NAMES: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
 _REMEDY = (
     "a GPU needs PyTorch's package for CUDA (on Linux `pip install torch` installs it) and an NVIDIA driver; "

@@ -66,11 +66,19 @@ class _Work:
 
 
 def train(
-    spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, *,
-    resume: bool = False, ignore_times: bool = False, extend: bool = False, force: bool = False,
+    spec: ModelSpec,
+    data: DataSet,
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    ignore_times: bool = False,
+    extend: bool = False,
+    force: bool = False,
     processes: Processes = ALONE,
-    on_step: OnStep = lambda _done, _all: None, on_epoch: OnEpoch = lambda _metrics: None,
-) -> nn.Module:  # fmt: skip
+    on_step: OnStep = lambda _done, _all: None,
+    on_epoch: OnEpoch = lambda _metrics: None,
+) -> nn.Module:
     """Train a network and keep it in `folder`; return it in evaluation mode.
 
     An interruption at any moment leaves the folder at the last finished epoch.
@@ -145,9 +153,12 @@ def _new_state(spec: ModelSpec, config: TrainingConfig, processes: Processes) ->
     if processes.count > 1:
         share_batch_statistics(model)
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=config.learning_rate, momentum=config.momentum,
-        weight_decay=config.weight_decay, nesterov=config.nesterov and config.momentum > 0,
-    )  # fmt: skip
+        model.parameters(),
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov and config.momentum > 0,
+    )
     # fp16 gradients underflow unless the loss is scaled; disabled, the scaler hands everything through.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
     return TrainingState(model=model, optimizer=optimizer, scaler=scaler)
@@ -159,9 +170,14 @@ def _working(
 ) -> Iterator[_Work]:
     with compiled_forward(state.model) if config.compiled else contextlib.nullcontext(state.model) as forward:
         yield _Work(
-            config=config, spec=spec, data=data, processes=processes, state=state, forward=forward,
+            config=config,
+            spec=spec,
+            data=data,
+            processes=processes,
+            state=state,
+            forward=forward,
             normalise=normaliser(spec, processes.device),
-        )  # fmt: skip
+        )
 
 
 def _train_epoch(work: _Work, epoch: int, on_step: OnStep) -> Metrics:

@@ -64,10 +64,18 @@ def _cifar(
 ) -> Recipe:
     """What the CIFAR recipes share: 0.1, divided by ten twice; 4 pixels of padding and random crop; mirroring."""
     return Recipe(
-        epochs=epochs, batch_size=batch_size, learning_rate=0.1, momentum=0.9, nesterov=nesterov,
-        weight_decay=weight_decay, schedule="steps", milestones=(0.5, 0.75),
-        warmup="tenth" if warm else "none", shift_px=4, flip=True,
-    )  # fmt: skip
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=0.1,
+        momentum=0.9,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        schedule="steps",
+        milestones=(0.5, 0.75),
+        warmup="tenth" if warm else "none",
+        shift_px=4,
+        flip=True,
+    )
 
 
 RECIPES: dict[str, PublishedRecipe] = {

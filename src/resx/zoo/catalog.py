@@ -115,9 +115,14 @@ def names_onnx_file(text: str) -> bool:
 
 def _imagenet(name: str, architecture: Architecture, *, resize: int = 256) -> ModelSpec:
     return ModelSpec(
-        name=name, architecture=architecture, classes=1000, image_size=224, resize=resize,
-        mean=IMAGENET_MEAN, std=IMAGENET_STD,
-    )  # fmt: skip
+        name=name,
+        architecture=architecture,
+        classes=1000,
+        image_size=224,
+        resize=resize,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
 
 
 def _cifar(name: str, architecture: Architecture) -> ModelSpec:

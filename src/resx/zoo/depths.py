@@ -80,9 +80,12 @@ def resnext_cifar(depth: int, *, cardinality: int, group_width: int) -> ResNetAr
     """Return the CIFAR ResNeXt of 9n + 2 layers (Xie et al. 2016, section 5.3)."""
     stages = _three_stages("a CIFAR ResNeXt", depth, layers_per_n=9, others=2)
     return ResNetArchitecture(
-        block="bottleneck", stage_depths=stages, stem="cifar",
-        cardinality=cardinality, inner_width=cardinality * group_width,
-    )  # fmt: skip
+        block="bottleneck",
+        stage_depths=stages,
+        stem="cifar",
+        cardinality=cardinality,
+        inner_width=cardinality * group_width,
+    )
 
 
 def preresnet(depth: int, *, variant: BlockVariant = "full_preactivation") -> PreResNetArchitecture:

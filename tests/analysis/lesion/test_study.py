@@ -117,8 +117,9 @@ def test_work_is_what_is_really_computed(digits8: DataSet) -> None:
 
     work = plans.work(steps, variants)
     assert counted == work.shared
-    assert work.separate == sum(sum(code > 0 and bool(step.block) for code, step in zip(v, steps, strict=True))
-                                for v in variants)  # fmt: skip
+    assert work.separate == sum(
+        sum(code > 0 and bool(step.block) for code, step in zip(v, steps, strict=True)) for v in variants
+    )
 
 
 def test_single_deletions_cost_half_of_separate_evaluations() -> None:

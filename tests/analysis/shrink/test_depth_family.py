@@ -88,9 +88,15 @@ def test_a_member_is_rebuilt_as_the_search_had_it(trained: Callable[[str], Path]
 @pytest.mark.parametrize("count", [2, 3, 4])
 def test_the_chosen_members_leave_the_least_logarithmic_error_over_all_bounds(count: int) -> None:
     whole, *others = members(
-        (9, 0.95, 9.0), (8, 0.96, 8.0), (7, 0.90, 7.0), (6, 0.94, 6.0), (5, 0.93, 5.5), (4, 0.8, 4.0), (3, 0.4, 3.0),
+        (9, 0.95, 9.0),
+        (8, 0.96, 8.0),
+        (7, 0.90, 7.0),
+        (6, 0.94, 6.0),
+        (5, 0.93, 5.5),
+        (4, 0.8, 4.0),
+        (3, 0.4, 3.0),
         (2, 0.1, 1.0),
-    )  # fmt: skip
+    )
 
     def mean_worth(chosen: Sequence[ShrunkenNetwork]) -> float:
         bounds = [9.0 * (step + 0.5) / 1800 for step in range(1800)]

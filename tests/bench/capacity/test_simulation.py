@@ -109,18 +109,37 @@ def test_a_seed_decides_everything() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(
-    rate=st.floats(1, 3000), largest=st.integers(1, 9), instances=st.integers(1, 4), bound=st.integers(0, 30),
-    delay=st.sampled_from([0.0, 0.003]), sleep=st.sampled_from([0.0, 0.005]), missed=st.floats(0, 1),
-    replicas=st.integers(1, 4), balancing=st.sampled_from(BALANCINGS), seed=st.integers(0, 1000),
-)  # fmt: skip
+    rate=st.floats(1, 3000),
+    largest=st.integers(1, 9),
+    instances=st.integers(1, 4),
+    bound=st.integers(0, 30),
+    delay=st.sampled_from([0.0, 0.003]),
+    sleep=st.sampled_from([0.0, 0.005]),
+    missed=st.floats(0, 1),
+    replicas=st.integers(1, 4),
+    balancing=st.sampled_from(BALANCINGS),
+    seed=st.integers(0, 1000),
+)
 def test_nothing_is_lost_and_no_limit_is_exceeded(
-    rate: float, largest: int, instances: int, bound: int, delay: float, sleep: float, missed: float, replicas: int,
-    balancing: Balancing, seed: int,
-) -> None:  # fmt: skip
+    rate: float,
+    largest: int,
+    instances: int,
+    bound: int,
+    delay: float,
+    sleep: float,
+    missed: float,
+    replicas: int,
+    balancing: Balancing,
+    seed: int,
+) -> None:
     batching = Batching(
-        max_batch_size=largest, instances=instances, max_queue_size=bound, max_delay_s=delay, sleep_s=sleep,
+        max_batch_size=largest,
+        instances=instances,
+        max_queue_size=bound,
+        max_delay_s=delay,
+        sleep_s=sleep,
         missed=missed,
-    )  # fmt: skip
+    )
     service = Service(mean_s=tuple(0.002 + 0.001 * size for size in range(largest)), shape=(0.8, 1.2), overhead_s=0.001)
     load = Load(rate_per_s=rate, replicas=replicas, balancing=balancing)
     found = simulate(batching, service, load, requests=600, seed=seed)
@@ -162,10 +181,16 @@ def test_the_time_between_batches_is_measured_where_requests_wait() -> None:
 
     def load(concurrency: int, requests_per_s: float, queue_ms: float) -> Measurement:
         server = ServerBreakdown(
-            requests=1100, executions=300, mean_batch_size=11 / 3, queue_ms=queue_ms, compute_input_ms=0.0,
-            compute_infer_ms=3.0, compute_output_ms=0.0, batches={1: 100, 2: 100, 8: 100},
+            requests=1100,
+            executions=300,
+            mean_batch_size=11 / 3,
+            queue_ms=queue_ms,
+            compute_input_ms=0.0,
+            compute_infer_ms=3.0,
+            compute_output_ms=0.0,
+            batches={1: 100, 2: 100, 8: 100},
             batch_compute_ms={1: 1.0, 2: 2.0, 8: 8.0},
-        )  # fmt: skip
+        )
         return measurement(concurrency=concurrency, server=server, window_s=3.0, requests_per_s=requests_per_s)
 
     batching = Batching(max_batch_size=8)

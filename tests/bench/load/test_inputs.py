@@ -31,9 +31,14 @@ CLASSES = 100
 
 def interface(kind: str = "FP32", dims: tuple[int, ...] = (3, -1, -1), *, max_batch_size: int = 4) -> Interface:
     return Interface(
-        input_name="x", input_type=kind, output_name="y", num_classes=3, input_dims=dims,
-        max_batch_size=max_batch_size, parameters={},
-    )  # fmt: skip
+        input_name="x",
+        input_type=kind,
+        output_name="y",
+        num_classes=3,
+        input_dims=dims,
+        max_batch_size=max_batch_size,
+        parameters={},
+    )
 
 
 def saved(path: Path, array: np.ndarray) -> Path:
@@ -135,9 +140,13 @@ def test_strings_are_sent_as_triton_reads_them(tmp_path: Path, protocol: Protoco
         closed, rows = Inputs.read([], saved(tmp_path / "rows.npy", array)).close("m", interface("BYTES", (1,)))
         assert rows is not None
         target = Target(
-            address=Address(host_port="127.0.0.1:9", protocol=protocol), model="m", version=None, answering=1,
-            interface=closed, rows=rows,
-        )  # fmt: skip
+            address=Address(host_port="127.0.0.1:9", protocol=protocol),
+            model="m",
+            version=None,
+            answering=1,
+            interface=closed,
+            rows=rows,
+        )
         (request,) = requests(target, [as_sent(rows, closed)])
         assert b"\x03\x00\x00\x00h\xc3\xa9\x01\x00\x00\x00b" in request
         assert b"BYTES" in request

@@ -18,12 +18,22 @@ from tests.support.report_page import measurement
 
 
 @pytest.mark.parametrize(
-    "fields", [{"concurrency": 0}, {"concurrency": 1, "batch_size": 0}, {"concurrency": 1, "duration_s": 0.0},
-               {"concurrency": 1, "duration_s": math.nan}, {"concurrency": 1, "warmup_s": -1.0},
-               {"concurrency": 1, "rate_per_s": 5.0}, {"rate_per_s": -1.0}, {"rate_per_s": 1e9},
-               {"rate_per_s": math.nan}, {"concurrency": 2, "processes": 3}, {"concurrency": 1, "timeout_s": 0.0},
-               {"concurrency": 1, "duration_s": math.inf}]
-)  # fmt: skip
+    "fields",
+    [
+        {"concurrency": 0},
+        {"concurrency": 1, "batch_size": 0},
+        {"concurrency": 1, "duration_s": 0.0},
+        {"concurrency": 1, "duration_s": math.nan},
+        {"concurrency": 1, "warmup_s": -1.0},
+        {"concurrency": 1, "rate_per_s": 5.0},
+        {"rate_per_s": -1.0},
+        {"rate_per_s": 1e9},
+        {"rate_per_s": math.nan},
+        {"concurrency": 2, "processes": 3},
+        {"concurrency": 1, "timeout_s": 0.0},
+        {"concurrency": 1, "duration_s": math.inf},
+    ],
+)
 def test_a_plan_that_cannot_be_run_is_refused(fields: dict[str, float]) -> None:
     with pytest.raises(UsageError, match="give"):
         LoadPlan(**fields)  # type: ignore[arg-type]
@@ -100,9 +110,13 @@ def test_the_servers_breakdown_is_a_difference() -> None:
         inference = {"success": {"count": str(requests)}} | dict.fromkeys(phases, phase)
         batches = [{"batch_size": "3", "compute_infer": {"count": str(executions), "ns": "1"}}]
         return [
-            {"inference_stats": inference, "execution_count": str(executions), "inference_count": str(requests * 3),
-             "batch_stats": batches}
-        ]  # fmt: skip
+            {
+                "inference_stats": inference,
+                "execution_count": str(executions),
+                "inference_count": str(requests * 3),
+                "batch_stats": batches,
+            }
+        ]
 
     seen = breakdown(reading(10, 5), reading(110, 30))
     assert seen is not None
@@ -185,9 +199,13 @@ class Asked:
         self.rates.append(plan.rate_per_s)
         p50_ms = self.p50_ms if plan.rate_per_s <= self.server_per_s else 500.0
         made = measurement(
-            rate=plan.rate_per_s, repeat=repeat, p50_ms=p50_ms, requests_per_s=plan.rate_per_s, window_s=100.0,
+            rate=plan.rate_per_s,
+            repeat=repeat,
+            p50_ms=p50_ms,
+            requests_per_s=plan.rate_per_s,
+            window_s=100.0,
             sent=int(100 * plan.rate_per_s),
-        )  # fmt: skip
+        )
         if plan.rate_per_s <= self.client_per_s and not (self.late_once and len(self.rates) == 1):
             return made
         late = Late(threshold_ms=1.0, num_late=40, share=0.4, max_ms=9.0)

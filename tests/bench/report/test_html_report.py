@@ -46,12 +46,20 @@ def everything() -> BenchResult:
     )
     ratio = Ratio(target="b", base="a", load="concurrency 2", what="p50_ms", ratio=0.8, low=0.7, high=0.9, num_pairs=5)
     repeated = Repeated(
-        title="concurrency 2", target="resnet20", num_runs=3, images_per_s=Interval(mean=612.3, half_width=4.5),
-        p50_ms=Interval(mean=4.2, half_width=float("inf")), p99_ms=None,
-    )  # fmt: skip
+        title="concurrency 2",
+        target="resnet20",
+        num_runs=3,
+        images_per_s=Interval(mean=612.3, half_width=4.5),
+        p50_ms=Interval(mean=4.2, half_width=float("inf")),
+        p99_ms=None,
+    )
     return result(
-        *loads, *family().measurements, models=family().models, ratios=(ratio,), repeated=(repeated,),
-    )  # fmt: skip
+        *loads,
+        *family().measurements,
+        models=family().models,
+        ratios=(ratio,),
+        repeated=(repeated,),
+    )
 
 
 def page_of(shown: BenchResult) -> Element:
@@ -164,9 +172,17 @@ def test_models_of_other_results_stand_beside_its_own() -> None:
 def test_ratios_are_drawn_and_read_in_words() -> None:
     def ratio(what: str, middle: float, low: float, high: float) -> Ratio:
         return Ratio.model_validate(
-            {"target": "b", "base": "a", "load": "1", "what": what, "ratio": middle, "low": low, "high": high,
-             "num_pairs": 4}
-        )  # fmt: skip
+            {
+                "target": "b",
+                "base": "a",
+                "load": "1",
+                "what": what,
+                "ratio": middle,
+                "low": low,
+                "high": high,
+                "num_pairs": 4,
+            }
+        )
 
     found = (ratio("images_per_s", 1.2, 1.1, 1.3), ratio("p50_ms", 0.8, 0.7, 0.9), ratio("p99_ms", 1.0, 0.9, 1.1))
     figure = page_of(result(measurement(), ratios=found)).one("ratios")
@@ -209,9 +225,15 @@ def test_names_from_outside_are_text() -> None:
     ratio = Ratio(target=HOSTILE, base=HOSTILE, load=HOSTILE, what="p50_ms", ratio=1, low=0.9, high=1.1, num_pairs=2)
     models = {HOSTILE: {"accuracy": 0.9, "family": HOSTILE}, "b": {"accuracy": 0.8}}
     shown = result(
-        load, measurement(model="b", url=HOSTILE), url=HOSTILE, command=HOSTILE, ratios=(ratio,), models=models,
-        slo={"asked": HOSTILE, HOSTILE: True}, created=HOSTILE,
-    )  # fmt: skip
+        load,
+        measurement(model="b", url=HOSTILE),
+        url=HOSTILE,
+        command=HOSTILE,
+        ratios=(ratio,),
+        models=models,
+        slo={"asked": HOSTILE, HOSTILE: True},
+        created=HOSTILE,
+    )
     made = html(shown)
     assert not list(read_page(made).all("script"))
     assert HOSTILE not in made
@@ -336,8 +358,14 @@ def test_a_browser_draws_every_mark_within_the_page(width: int, tmp_path: Path) 
         assert mark["height"] > 0, mark
         assert 0 <= mark["left"] < mark["right"] <= width, mark
     assert {mark["figure"] for mark in marks} == {
-        "time", "percentiles", "throughput", "split", "batches", "pareto", "ratios",
-    }  # fmt: skip
+        "time",
+        "percentiles",
+        "throughput",
+        "split",
+        "batches",
+        "pareto",
+        "ratios",
+    }
     smallest = seen["smallest"]
     assert isinstance(smallest, float)
     assert smallest > 7.5

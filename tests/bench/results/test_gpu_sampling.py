@@ -17,10 +17,14 @@ from tests.conftest import RunningTriton
 from tests.support.report_page import measurement, read_page, result
 
 USE = GpuUse(
-    name="0: NVIDIA L4", source="nvml", num_samples=3, utilization=Spread(min=0.2, mean=0.5, max=0.9),
-    memory_used_bytes=Spread(min=1e9, mean=2e9, max=3.25e9), memory_total_bytes=24_000_000_000,
+    name="0: NVIDIA L4",
+    source="nvml",
+    num_samples=3,
+    utilization=Spread(min=0.2, mean=0.5, max=0.9),
+    memory_used_bytes=Spread(min=1e9, mean=2e9, max=3.25e9),
+    memory_total_bytes=24_000_000_000,
     power_w=Spread(min=40.0, mean=60.4, max=72.0),
-)  # fmt: skip
+)
 UNKNOWN = USE.model_copy(update={"memory_used_bytes": None, "memory_total_bytes": None, "power_w": None})
 
 

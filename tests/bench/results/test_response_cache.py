@@ -54,9 +54,19 @@ def test_the_command_says_so_and_ends_with_1(
     triton: RunningTriton, cached: str, resx: Callable[..., Finished], mode: tuple[str, ...]
 ) -> None:
     done = resx(
-        "bench", cached, *mode, "--duration", "0.5", "--warmup", "0.2", "--url", triton.url("http"), "--json",
-        "--repository", triton.repository.root,
-    )  # fmt: skip
+        "bench",
+        cached,
+        *mode,
+        "--duration",
+        "0.5",
+        "--warmup",
+        "0.2",
+        "--url",
+        triton.url("http"),
+        "--json",
+        "--repository",
+        triton.repository.root,
+    )
     assert done.code == 1
     assert "error: INVALID" in done.err
     assert REASON in done.err

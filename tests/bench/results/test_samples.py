@@ -17,8 +17,13 @@ def test_percentiles_are_those_of_the_samples_to_a_thousandth() -> None:
     samples = np.random.default_rng(0).exponential(20.0, size=10_000)
     found = percentiles(samples)
     ascending = np.sort(samples)
-    for percent, value in ((50, found.p50_ms), (90, found.p90_ms), (95, found.p95_ms), (99, found.p99_ms),
-                           (99.9, found.p99_9_ms)):  # fmt: skip
+    for percent, value in (
+        (50, found.p50_ms),
+        (90, found.p90_ms),
+        (95, found.p95_ms),
+        (99, found.p99_ms),
+        (99.9, found.p99_9_ms),
+    ):
         assert value == pytest.approx(ascending[round(percent / 100 * 10_000) - 1], rel=2e-3)
     assert found.mean_ms == pytest.approx(samples.mean())
     assert found.max_ms == samples.max()

@@ -36,9 +36,15 @@ def trial(
     setting: Setting, seconds: float = 1.0, *, per_s: float = 1.0, single_ms: float = 1.0, why: str = ""
 ) -> Trial:
     return Trial(
-        setting=setting, stage="threads", seconds=seconds, images_per_s=per_s, p50_ms=1.0, p99_ms=1.0,
-        single_ms=single_ms, invalid=why,
-    )  # fmt: skip
+        setting=setting,
+        stage="threads",
+        seconds=seconds,
+        images_per_s=per_s,
+        p50_ms=1.0,
+        p99_ms=1.0,
+        single_ms=single_ms,
+        invalid=why,
+    )
 
 
 def answers_at(*moments_s: float) -> Samples:
@@ -132,9 +138,22 @@ def test_a_chosen_setting_answers_as_a_version_of_its_own_and_can_be_taken_back(
     before = setting_of(repository, name, 1)
     chosen = before.model_copy(update={"instances": 2, "threads": 1, "delay_us": 200})
     tuning = Tuning(
-        objective="throughput", concurrency=8, cores=2, client_elsewhere=False, processor="", created="", command="",
-        before=before, config_before=text, chosen=chosen, ratio=1.2, low=1.1, high=1.3, num_pairs=5, trials=(),
-    )  # fmt: skip
+        objective="throughput",
+        concurrency=8,
+        cores=2,
+        client_elsewhere=False,
+        processor="",
+        created="",
+        command="",
+        before=before,
+        config_before=text,
+        chosen=chosen,
+        ratio=1.2,
+        low=1.1,
+        high=1.3,
+        num_pairs=5,
+        trials=(),
+    )
     with TritonClient(triton.state.address("grpc")) as client:
         deploy(client, repository, name)
         assert put_in_force(client, repository, name, tuning, threads=True).version == 2
@@ -180,12 +199,22 @@ def test_under_an_objective_a_setting_is_worth_the_highest_rate_that_holds_it(tr
     slo = parse_slo("p50=2s")
     with TritonClient(address) as client:
         bench = Bench(
-            client=client, address=address, repository=repository, name="tiny", before=before,
+            client=client,
+            address=address,
+            repository=repository,
+            name="tiny",
+            before=before,
             search=Search(
-                objective="throughput", concurrency=8, cores=1, client_elsewhere=False, duration_s=0.2, num_pairs=2,
-                seed=0, slo=slo,
+                objective="throughput",
+                concurrency=8,
+                cores=1,
+                client_elsewhere=False,
+                duration_s=0.2,
+                num_pairs=2,
+                seed=0,
+                slo=slo,
             ),
-        )  # fmt: skip
+        )
         found = bench.trial(before, "threads", 0.2, True, start_per_s=20.0)
     if "did not get the processor in time" in found.invalid:  # a loaded machine; it may say so, and nothing else
         return

@@ -35,8 +35,10 @@ from tests.support.export_faults import FAULTS, NETWORK_FAULTS, change, changed_
 
 Command: TypeAlias = Callable[..., int]
 OPTIONS = {
-    "fp32": (), "fp16": ("--fp16",), "int8": ("--int8", "--calibrate-images", "8", "--calibrate-method", "minmax"),
-}  # fmt: skip
+    "fp32": (),
+    "fp16": ("--fp16",),
+    "int8": ("--int8", "--calibrate-images", "8", "--calibrate-method", "minmax"),
+}
 
 
 def run_command(*arguments: str | Path) -> int:
@@ -105,9 +107,14 @@ def writes(path: Path) -> Callable[..., onnx.ModelProto]:
 @pytest.mark.parametrize("precision", OPTIONS)
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_faulty_file_is_not_published(
-    name: str, precision: str, faulty: Callable[[str], Path], run: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
+    name: str,
+    precision: str,
+    faulty: Callable[[str], Path],
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """fp16's and int8's own bounds are too wide for some, and grey digits do not tell red from blue."""
     monkeypatch.setattr(onnx_writer, "write_onnx", writes(faulty(name)))
     assert run_command("export", run, *OPTIONS[precision], "--repository", tmp_path / "model_repository", "-q") == 3

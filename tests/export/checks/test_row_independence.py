@@ -35,9 +35,12 @@ def graph(
     ]
     output = helper.make_tensor_value_info("p" if behind else "y", TensorProto.FLOAT, [batch, 10])
     made = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])], [output],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [output],
         [numpy_helper.from_array(value, name) for name, value in {"w": weight, **constants}.items()],
-    )  # fmt: skip
+    )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -48,32 +51,44 @@ DEPENDENT = {
         "ReduceMean (node mean)",
     ),
     "softmax over the batch": (
-        graph(behind=[node("Softmax", ["y"], ["p"], axis=0, name="soft")]), "Softmax (node soft)",
+        graph(behind=[node("Softmax", ["y"], ["p"], axis=0, name="soft")]),
+        "Softmax (node soft)",
     ),
     "a running sum over the batch": (
-        graph(node("CumSum", ["x", "axis"], ["z"], name="sum"), axis=np.zeros((), np.int64)), "CumSum (node sum)",
+        graph(node("CumSum", ["x", "axis"], ["z"], name="sum"), axis=np.zeros((), np.int64)),
+        "CumSum (node sum)",
     ),
     "a row's place in the batch": (
         graph(
-            node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
-            node("Range", ["zero", "n", "one"], ["r"], name="range"), node("Cast", ["r"], ["c"], to=TensorProto.FLOAT),
-            node("Reshape", ["c", "column"], ["k"]), node("Add", ["x", "k"], ["z"], name="add"),
-            zero=np.zeros((), np.int64), one=np.ones((), np.int64), column=np.array([-1, 1, 1, 1]),
+            node("Shape", ["x"], ["s"]),
+            node("Gather", ["s", "zero"], ["n"]),
+            node("Range", ["zero", "n", "one"], ["r"], name="range"),
+            node("Cast", ["r"], ["c"], to=TensorProto.FLOAT),
+            node("Reshape", ["c", "column"], ["k"]),
+            node("Add", ["x", "k"], ["z"], name="add"),
+            zero=np.zeros((), np.int64),
+            one=np.ones((), np.int64),
+            column=np.array([-1, 1, 1, 1]),
         ),
         "(node ",
     ),
     "large batches only": (
         graph(
-            node("Shape", ["x"], ["s"]), node("Gather", ["s", "zero"], ["n"]),
+            node("Shape", ["x"], ["s"]),
+            node("Gather", ["s", "zero"], ["n"]),
             node("Greater", ["n", "five"], ["large"]),
-            node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1), node("Sub", ["x", "m"], ["d"]),
-            node("Where", ["large", "d", "x"], ["z"]), zero=np.zeros((), np.int64), five=np.array(5),
+            node("ReduceMean", ["x"], ["m"], axes=[0], keepdims=1),
+            node("Sub", ["x", "m"], ["d"]),
+            node("Where", ["large", "d", "x"], ["z"]),
+            zero=np.zeros((), np.int64),
+            five=np.array(5),
         ),
         "ReduceMean (node m)",
     ),
     "a place in a fixed batch": (
         graph(
-            node("Add", ["x", "ramp"], ["z"], name="ramp"), batch=4,
+            node("Add", ["x", "ramp"], ["z"], name="ramp"),
+            batch=4,
             ramp=np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1),
         ),
         "Add (node ramp)",
@@ -82,7 +97,7 @@ DEPENDENT = {
         graph(node("ReduceMax", ["x"], ["m"], axes=[0], name="max"), node("Sub", ["x", "m"], ["z"]), batch=4),
         "ReduceMax (node max)",
     ),
-}  # fmt: skip
+}
 RANDOM = {
     "dropout": (
         graph(node("Dropout", ["x", "half", "on"], ["z"], name="drop"), half=HALF, on=np.array(True)),
@@ -98,14 +113,16 @@ RANDOM = {
     ),
     "seeded coins": (
         graph(
-            node("Bernoulli", ["chance"], ["b"], seed=2.0, name="coin"), node("Mul", ["x", "b"], ["z"]),
+            node("Bernoulli", ["chance"], ["b"], seed=2.0, name="coin"),
+            node("Mul", ["x", "b"], ["z"]),
             chance=np.full((1, 3, 8, 8), 0.5, np.float32),
         ),
         "Bernoulli (node coin)",
     ),
     "a layer that is dropped once in a million times": (
         graph(
-            node("Bernoulli", ["chance"], ["b"], name="rare"), node("Mul", ["x", "b"], ["z"]),
+            node("Bernoulli", ["chance"], ["b"], name="rare"),
+            node("Mul", ["x", "b"], ["z"]),
             chance=np.full((1, 1, 1, 1), 1 - 1e-6, np.float32),
         ),
         "Bernoulli (node rare)",
@@ -114,39 +131,56 @@ RANDOM = {
         graph(node("RandomUniformLike", ["x"], ["r"], name="u"), node("Add", ["x", "r"], ["z"]), batch=1),
         "RandomUniformLike (node u)",
     ),
-}  # fmt: skip
+}
 
 
 ROWS_CHANGED = {
     "rows without bright pixels, which no photograph lacks": (
-        graph(behind=[
-            node("ReduceMax", ["f"], ["m"], axes=[1], keepdims=0), node("Less", ["m", "limit"], ["c"]),
-            node("Compress", ["y", "c"], ["p"], axis=0, name="drop"),
-        ], limit=np.array(3.5, np.float32)),
+        graph(
+            behind=[
+                node("ReduceMax", ["f"], ["m"], axes=[1], keepdims=0),
+                node("Less", ["m", "limit"], ["c"]),
+                node("Compress", ["y", "c"], ["p"], axis=0, name="drop"),
+            ],
+            limit=np.array(3.5, np.float32),
+        ),
         "Compress (node drop)",
     ),
     "rows that are numbers, by their indices": (
-        graph(behind=[
-            node("Gather", ["y", "zero"], ["s"], axis=1), node("IsNaN", ["s"], ["nan"]),
-            node("Not", ["nan"], ["number"]),
-            node("NonZero", ["number"], ["where"]), node("Squeeze", ["where", "zeroth"], ["index"]),
-            node("Gather", ["y", "index"], ["p"], axis=0, name="pick"),
-        ], zero=np.array(0), zeroth=np.array([0])),
+        graph(
+            behind=[
+                node("Gather", ["y", "zero"], ["s"], axis=1),
+                node("IsNaN", ["s"], ["nan"]),
+                node("Not", ["nan"], ["number"]),
+                node("NonZero", ["number"], ["where"]),
+                node("Squeeze", ["where", "zeroth"], ["index"]),
+                node("Gather", ["y", "index"], ["p"], axis=0, name="pick"),
+            ],
+            zero=np.array(0),
+            zeroth=np.array([0]),
+        ),
         "Gather (node pick)",
     ),
     "a row more where all is black": (
-        graph(behind=[
-            node("ReduceMax", ["f"], ["m"], keepdims=0), node("Equal", ["m", "nothing"], ["black"]),
-            node("Cast", ["black"], ["more"], to=TensorProto.INT64), node("Unsqueeze", ["more", "zeroth"], ["end"]),
-            node("Slice", ["y", "zeroth", "end"], ["again"]),
-            node("Concat", ["y", "again"], ["p"], axis=0, name="join"),
-        ], nothing=np.zeros((), np.float32), zeroth=np.array([0])),
+        graph(
+            behind=[
+                node("ReduceMax", ["f"], ["m"], keepdims=0),
+                node("Equal", ["m", "nothing"], ["black"]),
+                node("Cast", ["black"], ["more"], to=TensorProto.INT64),
+                node("Unsqueeze", ["more", "zeroth"], ["end"]),
+                node("Slice", ["y", "zeroth", "end"], ["again"]),
+                node("Concat", ["y", "again"], ["p"], axis=0, name="join"),
+            ],
+            nothing=np.zeros((), np.float32),
+            zeroth=np.array([0]),
+        ),
         "Concat (node join)",
     ),
     "one row for all": (
-        graph(behind=[node("ReduceMean", ["y"], ["p"], axes=[0], keepdims=1, name="mean")]), "ReduceMean (node mean)",
+        graph(behind=[node("ReduceMean", ["y"], ["p"], axes=[0], keepdims=1, name="mean")]),
+        "ReduceMean (node mean)",
     ),
-}  # fmt: skip
+}
 
 
 def export_file(model: ModelProto | Path, folder: Path, **options: object) -> Card:

@@ -28,10 +28,14 @@ def tiny_densenet(image_size: int = 16) -> ModelSpec:
     )
     return base.model_copy(
         update={
-            "name": "tiny-densenet", "architecture": architecture, "classes": 10, "labels": (),
-            "image_size": image_size, "resize": image_size,
+            "name": "tiny-densenet",
+            "architecture": architecture,
+            "classes": 10,
+            "labels": (),
+            "image_size": image_size,
+            "resize": image_size,
         }
-    )  # fmt: skip
+    )
 
 
 def with_statistics(model: nn.Module, *, seed: int = 0) -> nn.Module:

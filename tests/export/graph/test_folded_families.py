@@ -63,9 +63,16 @@ FIXED: dict[str, Architecture] = {
 
 def _spec(architecture: Architecture, survival: float = 1.0, schedule: SurvivalSchedule = "linear") -> ModelSpec:
     return ModelSpec(
-        name="small", architecture=architecture, classes=5, image_size=32, resize=32, mean=(0.5, 0.5, 0.5),
-        std=(0.5, 0.5, 0.5), survival=survival, survival_schedule=schedule,
-    )  # fmt: skip
+        name="small",
+        architecture=architecture,
+        classes=5,
+        image_size=32,
+        resize=32,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        survival=survival,
+        survival_schedule=schedule,
+    )
 
 
 def _trained(spec: ModelSpec) -> nn.Module:
@@ -144,9 +151,14 @@ def test_tied_highway_weights_are_refused() -> None:
 
 
 _EXPORTED_FAST = (
-    "basic", "resnext, grouped", "full_preactivation", "bn_after_addition", "relu_before_addition",
-    "densenet, cifar", "highway",
-)  # fmt: skip
+    "basic",
+    "resnext, grouped",
+    "full_preactivation",
+    "bn_after_addition",
+    "relu_before_addition",
+    "densenet, cifar",
+    "highway",
+)
 
 
 def _operators(model: onnx.ModelProto) -> Counter[str]:

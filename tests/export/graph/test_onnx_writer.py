@@ -64,8 +64,9 @@ def test_fp16_stores_its_weights_as_fp16_and_keeps_input_and_output(tmp_path: Pa
     assert num_half / num_weights > 0.95
     assert onnx_reader.weight_counts(single)[1] == 0
     assert [value.type.tensor_type.elem_type for value in (*half.graph.input, *half.graph.output)] == [
-        onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT,
-    ]  # fmt: skip
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.FLOAT,
+    ]
 
 
 def test_float_input_takes_the_normalised_tensor(tmp_path: Path) -> None:

@@ -20,9 +20,15 @@ IMAGES = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 def _spec(architecture: Architecture, survival: float) -> ModelSpec:
     return ModelSpec(
-        name="small", architecture=architecture, classes=5, image_size=16, resize=16,
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), survival=survival,
-    )  # fmt: skip
+        name="small",
+        architecture=architecture,
+        classes=5,
+        image_size=16,
+        resize=16,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        survival=survival,
+    )
 
 
 def _built(architecture: Architecture, survival: float, seed: int) -> nn.Module:
@@ -66,9 +72,7 @@ DENSENETS = st.builds(
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    architecture=st.one_of(RESNETS, DENSENETS), survival=st.floats(0.05, 1.0), seed=st.integers(0, 2**16)
-)  # fmt: skip
+@given(architecture=st.one_of(RESNETS, DENSENETS), survival=st.floats(0.05, 1.0), seed=st.integers(0, 2**16))
 def test_a_folded_network_computes_what_its_source_computes(
     architecture: Architecture, survival: float, seed: int
 ) -> None:

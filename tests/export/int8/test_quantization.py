@@ -273,9 +273,11 @@ def test_a_tables_key_depends_on_weights_images_and_method(tmp_path: Path) -> No
     (tmp_path / "b").write_bytes(b"b")
     one, other = (Calibration(images=images, origin="") for images in (PHOTOGRAPHS[:2], PHOTOGRAPHS[2:4]))
     keys = {
-        calibration.table_key(tmp_path / "a", one, "minmax"), calibration.table_key(tmp_path / "b", one, "minmax"),
-        calibration.table_key(tmp_path / "a", other, "minmax"), calibration.table_key(tmp_path / "a", one, "entropy"),
-    }  # fmt: skip
+        calibration.table_key(tmp_path / "a", one, "minmax"),
+        calibration.table_key(tmp_path / "b", one, "minmax"),
+        calibration.table_key(tmp_path / "a", other, "minmax"),
+        calibration.table_key(tmp_path / "a", one, "entropy"),
+    }
     assert len(keys) == 4
     assert calibration.table_key(tmp_path / "a", one, "minmax") in keys
 
@@ -400,11 +402,16 @@ def test_data_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=PHOTOGRAPHS, b=PHOTOGRAPHS)
     np.savez(tmp_path / "object.npz", np.array([{}], dtype=object))
     for text, message in (
-        ("empty", "no image in it"), ("bad", "x.png: not an image"),
-        ("strip", "strip/x.png: image of 1 x 300000 pixels"), ("float", "x.tif: floating-point"),
-        ("broken.npz", "not a .npz file"), ("two.npz", "give one array"), ("object.npz", "not a .npz file"),
-        ("none.npz", "no such file"), ("none", "neither a folder nor"),
-    ):  # fmt: skip
+        ("empty", "no image in it"),
+        ("bad", "x.png: not an image"),
+        ("strip", "strip/x.png: image of 1 x 300000 pixels"),
+        ("float", "x.tif: floating-point"),
+        ("broken.npz", "not a .npz file"),
+        ("two.npz", "give one array"),
+        ("object.npz", "not a .npz file"),
+        ("none.npz", "no such file"),
+        ("none", "neither a folder nor"),
+    ):
         with pytest.raises(UsageError, match=message):
             load(tmp_path / text)
 

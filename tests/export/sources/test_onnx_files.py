@@ -33,9 +33,14 @@ LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
 
 
 def network(
-    *, shape: tuple[int | str, ...] = ("batch", 3, 8, 8), data_type: int = TensorProto.FLOAT, opset: int = 17,
-    softmax: bool = False, scale: float = 0.1, classes: int = 7,
-) -> ModelProto:  # fmt: skip
+    *,
+    shape: tuple[int | str, ...] = ("batch", 3, 8, 8),
+    data_type: int = TensorProto.FLOAT,
+    opset: int = 17,
+    softmax: bool = False,
+    scale: float = 0.1,
+    classes: int = 7,
+) -> ModelProto:
     """A convolution, pooling and a linear layer with random weights; without an image only the last."""
     random = np.random.default_rng(0)
     nodes, channels = [], shape[1]
@@ -56,11 +61,12 @@ def network(
     if softmax:
         nodes.append(helper.make_node("Softmax", ["scores"], ["answer"], axis=1))
     graph = helper.make_graph(
-        nodes, "somebody's",
+        nodes,
+        "somebody's",
         [helper.make_tensor_value_info("given", data_type, shape)],
         [helper.make_tensor_value_info("answer" if softmax else "scores", TensorProto.FLOAT, [shape[0], classes])],
         [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )  # fmt: skip
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
     helper.set_model_props(model, {"author": "somebody"})
     return model
@@ -227,9 +233,11 @@ def test_an_input_that_only_another_output_needs_is_cut_off_too(tmp_path: Path) 
 def test_what_an_inner_graph_reads_is_kept_when_an_output_is_cut_off(tmp_path: Path) -> None:
     model = two_outputs()
     inner = helper.make_graph(
-        [helper.make_node("Relu", ["scores"], ["a"])], "inner", [],
+        [helper.make_node("Relu", ["scores"], ["a"])],
+        "inner",
+        [],
         [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)],
-    )  # fmt: skip
+    )
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     model.graph.node.append(helper.make_node("If", ["yes"], ["last"], then_branch=inner, else_branch=inner))
     model.graph.output.append(helper.make_tensor_value_info("last", TensorProto.FLOAT, ["n", 7]))
@@ -309,10 +317,11 @@ HALF_KINDS = {
         helper.make_node("Clip", ["scores", "low", "high"], ["answer"]), low=np.float32(-1), high=np.float32(1)
     ),
     "shape arithmetic": lambda: through(
-        helper.make_node("Shape", ["scores"], ["s"], start=1), helper.make_node("Cast", ["s"], ["t"], to=1),
+        helper.make_node("Shape", ["scores"], ["s"], start=1),
+        helper.make_node("Cast", ["s"], ["t"], to=1),
         helper.make_node("Div", ["scores", "t"], ["answer"]),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -324,9 +333,13 @@ def test_casts_and_constants_survive_low_precision(
     source = loaded(path)
     options = ExportRequest(
         source=SourceArguments(source=str(path), weights="none", seed=0, image_size=None, settings=()),
-        precision=precision, target="cpu", calibrate="random" if precision == "int8" else "", calibrate_images=8,
-        calibrate_method="minmax", verify=precision == "fp16",
-    )  # fmt: skip
+        precision=precision,
+        target="cpu",
+        calibrate="random" if precision == "int8" else "",
+        calibrate_images=8,
+        calibrate_method="minmax",
+        verify=precision == "fp16",
+    )
     export_version(*prepare(options, lambda _step: None), tmp_path, name="m", command="a test")
     rows = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
     before, after = source.logits(rows), OnnxRuntimeModel(tmp_path / "model.onnx")(source.signature.as_input(rows))
@@ -444,17 +457,29 @@ def renamed(model: ModelProto, what: str, name: str | bytes) -> ModelProto:
     for node in model.graph.node:
         names = getattr(node, what)
         names[:] = [new if one == old else one for one in names]
-    return model if isinstance(name, str) else ModelProto.FromString(
-        model.SerializeToString().replace(new.encode(), name)
-    )  # fmt: skip
+    return (
+        model if isinstance(name, str) else ModelProto.FromString(model.SerializeToString().replace(new.encode(), name))
+    )
 
 
 @pytest.mark.parametrize("what", ["input", "output"])
 @pytest.mark.parametrize(
     "name",
-    [INJECTION, 'a"b', "a'b", "a\\\\b", "a\tb", "y\\", "n" * 300, "a\u2028b", "a\u202eb", "a\x1b[31mb", "",
-     b"NN\xff\xfeNN"],
-)  # fmt: skip
+    [
+        INJECTION,
+        'a"b',
+        "a'b",
+        "a\\\\b",
+        "a\tb",
+        "y\\",
+        "n" * 300,
+        "a\u2028b",
+        "a\u202eb",
+        "a\x1b[31mb",
+        "",
+        b"NN\xff\xfeNN",
+    ],
+)
 def test_a_tensors_name_that_other_formats_cannot_hold_is_refused(tmp_path: Path, what: str, name: str | bytes) -> None:
     path = saved(renamed(network(), what, name), tmp_path)
     with pytest.raises(UsageError, match=rf"theirs\.onnx: {what} '.*': the name of an input or output is") as raised:
@@ -479,8 +504,9 @@ def test_the_refusal_of_a_name_holds_the_command_that_renames_it(
     subprocess.run([sys.executable, *words[1:]], check=True)
     signature = loaded(tmp_path / "renamed.onnx").signature
     assert (signature.input_name, signature.output_name) == {
-        "input": ("image", "scores"), "output": ("given", "logits")
-    }[what]  # fmt: skip
+        "input": ("image", "scores"),
+        "output": ("given", "logits"),
+    }[what]
 
 
 def test_a_card_with_such_a_name_is_not_read(tmp_path: Path) -> None:

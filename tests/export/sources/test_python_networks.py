@@ -349,9 +349,12 @@ def test_published_weights_give_torchvisions_own_network(
         source = load_source(f"torchvision:{name}", weights=weights, seed=0)
         spec = source.description.network
         images = pixels(
-            photograph, height=spec.image_size, width=spec.image_size, resize=spec.resize,
+            photograph,
+            height=spec.image_size,
+            width=spec.image_size,
+            resize=spec.resize,
             interpolation=spec.interpolation,
-        )[None]  # fmt: skip
+        )[None]
         assert np.abs(source.logits(images) - expected).max() <= 1e-5 * np.abs(expected).max()
         assert spec.labels == tuple(entry.meta["categories"])
         assert list(source.model.state_dict()) == list(theirs.state_dict())

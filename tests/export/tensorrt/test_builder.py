@@ -176,9 +176,15 @@ def test_an_engine_of_rtx_is_published_for_the_embedded_server(tmp_path: Path, t
     repository = Repository(tmp_path / "repository")
     for expected in (1, 2):
         card, version = publishing.export_engine_into(
-            repository, source_of(GROUPED), ExportOptions(max_batch_size=4), AMPERE, trt, ServingOptions(),
-            name="m", command="a test",
-        )  # fmt: skip
+            repository,
+            source_of(GROUPED),
+            ExportOptions(max_batch_size=4),
+            AMPERE,
+            trt,
+            ServingOptions(),
+            name="m",
+            command="a test",
+        )
         assert (version.version, card.model_file) == (expected, "model.engine")
         assert sorted(path.name for path in version.folder.iterdir()) == ["card.json", "model.engine"]
     with pytest.raises(UsageError, match="m: its versions are engines of TensorRT for RTX, this is a TensorRT plan"):
@@ -237,19 +243,29 @@ def test_every_option_reaches_the_builder(tf32: bool, written: Callable[..., Pat
     )
     build_engine(StandIn(trt, look), written(FAMILIES["resnet"]), options, precision="fp32")
     assert seen == {
-        "tf32": tf32, "level": 1, "workspace": 256 * 2**20, "profiles": 1, "typed": True,
+        "tf32": tf32,
+        "level": 1,
+        "workspace": 256 * 2**20,
+        "profiles": 1,
+        "typed": True,
         "targets": [trt.ComputeCapability.SM86, trt.ComputeCapability.SM120],
         "verbosity": trt.ProfilingVerbosity.DETAILED,
-    }  # fmt: skip
+    }
 
 
 def test_grouped_convolutions_that_fail_in_fp16_are_built_in_fp32_and_it_is_said(tmp_path: Path, trt: Any) -> None:
     said: list[str] = []
     options = ExportOptions(precision="fp16", max_batch_size=4)
     card = export_engine(
-        source_of(GROUPED), options, AMPERE, StandIn(trt, refuses_grouped_half), tmp_path,
-        name="m", command="a test", on_step=said.append,
-    )  # fmt: skip
+        source_of(GROUPED),
+        options,
+        AMPERE,
+        StandIn(trt, refuses_grouped_half),
+        tmp_path,
+        name="m",
+        command="a test",
+        on_step=said.append,
+    )
     assert card.engine is not None
     assert len(card.engine.grouped_in_fp32) == 2
     assert card.engine.network_precisions["FLOAT"] == 2
@@ -427,11 +443,25 @@ def test_an_int8_network_may_keep_some_layers_in_fp32_but_not_all() -> None:
 
 def facts_of(network: dict[str, int], **fields: Any) -> Engine:
     return Engine(
-        builder="tensorrt", version="11.4.0", compute_capabilities=("8.6",), gpu="A10", batch_min=1, batch_opt=2,
-        batch_max=4, size_bytes=1, workspace_mib=0, timing_cache="new", tf32=False, builder_level=3,
-        network_precisions=network, engine_precisions={}, grouped_in_fp32=(), onnx_sha256="", executed=True,
+        builder="tensorrt",
+        version="11.4.0",
+        compute_capabilities=("8.6",),
+        gpu="A10",
+        batch_min=1,
+        batch_opt=2,
+        batch_max=4,
+        size_bytes=1,
+        workspace_mib=0,
+        timing_cache="new",
+        tf32=False,
+        builder_level=3,
+        network_precisions=network,
+        engine_precisions={},
+        grouped_in_fp32=(),
+        onnx_sha256="",
+        executed=True,
         **fields,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -499,9 +529,7 @@ def test_what_an_engine_is_compared_with_is_built_with_tf32_the_other_way(
     file = tmp_path / "model.onnx"
     file.write_bytes(written(FAMILIES["vgg"]).read_bytes())
     options = EngineOptions(compute_capabilities=("8.6",), tf32=tf32, batch_opt=2, batch_max=4)
-    twin = _Twin(
-        trt=StandIn(trt, look), onnx_path=file, options=options, precision="fp32", on_step=lambda _step: None
-    )  # fmt: skip
+    twin = _Twin(trt=StandIn(trt, look), onnx_path=file, options=options, precision="fp32", on_step=lambda _step: None)
     assert twin.open(facts_of({"HALF": 4})) is None  # nothing that TF32 could change
     assert seen == []
     if gpu_here() is None:
@@ -536,9 +564,15 @@ def test_a_plan_runs_is_inspected_and_agrees_with_pytorch(precision: Precision, 
     repository = Repository(tmp_path / "repository")
     for expected in ("new", "reused"):
         card, version = publishing.export_engine_into(
-            repository, source_of(GROUPED), ExportOptions(precision=precision, max_batch_size=4), options, tensorrt,
-            ServingOptions(), name="m", command="a test",
-        )  # fmt: skip
+            repository,
+            source_of(GROUPED),
+            ExportOptions(precision=precision, max_batch_size=4),
+            options,
+            tensorrt,
+            ServingOptions(),
+            name="m",
+            command="a test",
+        )
         assert card.engine is not None
         assert card.engine.executed
         assert card.engine.timing_cache == expected

@@ -99,9 +99,13 @@ def package(engine: Engine | None) -> Any:
         return SimpleNamespace(deserialize_cuda_engine=opened)
 
     return SimpleNamespace(
-        __name__="tensorrt", __version__="11.4", ILogger=Logger, Runtime=runtime, TensorIOMode=Mode,
+        __name__="tensorrt",
+        __version__="11.4",
+        ILogger=Logger,
+        Runtime=runtime,
+        TensorIOMode=Mode,
         LayerInformationFormat=SimpleNamespace(JSON=0),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture
@@ -131,8 +135,11 @@ def test_what_a_plan_says_of_itself_is_in_the_card(model: Path, plan: Path) -> N
     facts = built.facts
     assert built.plan == b"a plan"
     assert (facts.builder, facts.version, facts.gpu, facts.compute_capabilities) == (
-        "tensorrt", "11.4", "A10", ("8.6",),
-    )  # fmt: skip
+        "tensorrt",
+        "11.4",
+        "A10",
+        ("8.6",),
+    )
     assert (facts.batch_min, facts.batch_opt, facts.batch_max, facts.size_bytes) == (1, 2, 4, 6)
     assert facts.built_elsewhere
     assert not facts.executed
@@ -169,9 +176,15 @@ def test_a_plan_that_is_refused_leaves_the_repository_as_it_was(plan: Path, tmp_
     options = EngineOptions(batch_opt=2, batch_max=4, plan=plan)
     with pytest.raises(UsageError, match="--batch-max 16"):
         publishing.export_engine_into(
-            repository, source_of(GROUPED), ExportOptions(precision="fp16", max_batch_size=4), options,
-            package(Engine(profiles=[(1, 8, 16)])), ServingOptions(), name="m", command="a test",
-        )  # fmt: skip
+            repository,
+            source_of(GROUPED),
+            ExportOptions(precision="fp16", max_batch_size=4),
+            options,
+            package(Engine(profiles=[(1, 8, 16)])),
+            ServingOptions(),
+            name="m",
+            command="a test",
+        )
     assert repository.names() == []
     assert not list(tmp_path.rglob("model.*"))
     assert plan.is_file()
@@ -188,9 +201,14 @@ def test_a_plan_of_other_precision_than_asked_for_fails(
     options = EngineOptions(batch_opt=2, batch_max=4, plan=plan)
     with pytest.raises(ParityError, match="than fp16 .*FLOAT"):
         export_engine(
-            source_of(GROUPED), ExportOptions(precision="fp16", max_batch_size=4), options,
-            package(Engine(layers=layers)), tmp_path, name="m", command="a test",
-        )  # fmt: skip
+            source_of(GROUPED),
+            ExportOptions(precision="fp16", max_batch_size=4),
+            options,
+            package(Engine(layers=layers)),
+            tmp_path,
+            name="m",
+            command="a test",
+        )
 
 
 @pytest.mark.parametrize(

@@ -40,9 +40,7 @@ docker run --rm --gpus all --network none --user "$(id -u):$(id -g)" --volume "$
 
 
 def model(sha256: str = "abc") -> ScriptedModel:
-    return ScriptedModel(
-        name="m", onnx_file="m.onnx", onnx_sha256=sha256, input_name="image", image_shape=(3, 32, 32)
-    )  # fmt: skip
+    return ScriptedModel(name="m", onnx_file="m.onnx", onnx_sha256=sha256, input_name="image", image_shape=(3, 32, 32))
 
 
 def run(folder: Path, sha256: str) -> tuple[int, list[str]]:

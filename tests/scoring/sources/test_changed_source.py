@@ -32,9 +32,14 @@ from tests.support.image_files import encoded
 Resx = Callable[..., Finished]
 Begin = Callable[[str], Path]
 INTERFACE = Interface(
-    input_name="image", input_type="UINT8", output_name="logits", num_classes=2, input_dims=(3, 16, 16),
-    max_batch_size=4, parameters={},
-)  # fmt: skip
+    input_name="image",
+    input_type="UINT8",
+    output_name="logits",
+    num_classes=2,
+    input_dims=(3, 16, 16),
+    max_batch_size=4,
+    parameters={},
+)
 
 
 @pytest.fixture
@@ -47,9 +52,16 @@ def begin(published: Repository, tmp_path: Path) -> Begin:
         parts = tmp_path / "out.jsonl.parts"
         parts.mkdir()
         manifest = PartsManifest(
-            model="tiny", version=1, model_sha256=model.sha256, source=source, listing_sha256=found.sha256,
-            source_sha256=found.fingerprint.sha256, num_rows=found.num_rows, top=5, part_rows=4,
-        )  # fmt: skip
+            model="tiny",
+            version=1,
+            model_sha256=model.sha256,
+            source=source,
+            listing_sha256=found.sha256,
+            source_sha256=found.fingerprint.sha256,
+            num_rows=found.num_rows,
+            top=5,
+            part_rows=4,
+        )
         (parts / SOURCE).write_bytes(found.fingerprint.packed)
         (parts / MANIFEST).write_text(manifest.model_dump_json())
         return tmp_path / "out.jsonl"
@@ -207,8 +219,10 @@ def test_an_image_that_changes_while_the_run_is_at_it_is_a_row_with_an_error(tmp
     errors = {Path(row.path).name: prepare(row, INTERFACE).error for row in source.part(0, 3).rows()}
 
     assert errors == {
-        "00000.jpg": "No such file or directory", "00002.jpg": "changed after this run began", "00001.jpg": None,
-    }  # fmt: skip
+        "00000.jpg": "No such file or directory",
+        "00002.jpg": "changed after this run began",
+        "00001.jpg": None,
+    }
 
 
 def test_a_table_that_changes_while_the_run_is_at_it_ends_the_run(tmp_path: Path) -> None:

@@ -24,9 +24,14 @@ Resx = Callable[..., Finished]
 IMAGE = encoded("BMP")
 NAMED = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 INTERFACE = Interface(
-    input_name="image", input_type="UINT8", output_name="logits", num_classes=2, input_dims=(3, 16, 16),
-    max_batch_size=4, parameters={},
-)  # fmt: skip
+    input_name="image",
+    input_type="UINT8",
+    output_name="logits",
+    num_classes=2,
+    input_dims=(3, 16, 16),
+    max_batch_size=4,
+    parameters={},
+)
 
 
 def rows_of(path: Path, column: str = "", images_from: str = "") -> list[Row]:
@@ -78,9 +83,11 @@ def test_a_column_in_structures_is_named_with_dots(tmp_path: Path, column: str) 
 
 def test_what_is_mostly_no_image_makes_no_doubt(tmp_path: Path) -> None:
     path = write(
-        tmp_path / "t.parquet", id=pa.array([b"0123456789abcdef"], pa.binary(16)), image=pa.array([IMAGE], pa.binary()),
+        tmp_path / "t.parquet",
+        id=pa.array([b"0123456789abcdef"], pa.binary(16)),
+        image=pa.array([IMAGE], pa.binary()),
         meta=pa.array([{"thumb": b"no"}]),
-    )  # fmt: skip
+    )
 
     assert errors_of(rows_of(path)) == [""]
 
@@ -120,9 +127,12 @@ def test_a_path_in_place_of_bytes_is_read_below_the_tables_folder(
     (tmp_path / "d" / "a.bmp").write_bytes(IMAGE)
     monkeypatch.chdir(tmp_path / "d")  # relative to the table, wherever the command runs
     cells = [
-        {"bytes": None, "path": "d/a.bmp"}, {"bytes": None, "path": str(tmp_path / "d" / "a.bmp")},
-        {"bytes": IMAGE, "path": "not there"}, {"bytes": None, "path": "d/none.bmp"}, {"bytes": None, "path": None},
-    ]  # fmt: skip
+        {"bytes": None, "path": "d/a.bmp"},
+        {"bytes": None, "path": str(tmp_path / "d" / "a.bmp")},
+        {"bytes": IMAGE, "path": "not there"},
+        {"bytes": None, "path": "d/none.bmp"},
+        {"bytes": None, "path": None},
+    ]
     path = write(tmp_path / "t.parquet", image=pa.array(cells, NAMED))
 
     rows = rows_of(path)
@@ -163,9 +173,14 @@ def damaged(path: Path, image: int, *, num_rows: int = 60, **options: object) ->
     cells = [IMAGE + number.to_bytes(4, "big") * 10 for number in range(num_rows)]
     columns = {"path": [f"{number}.bmp" for number in range(num_rows)], "image": pa.array(cells, pa.binary())}
     parquet.write_table(
-        pa.table(columns), path, use_dictionary=False, data_page_size=8 * len(IMAGE), write_batch_size=2,
-        write_statistics=False, **options,
-    )  # fmt: skip
+        pa.table(columns),
+        path,
+        use_dictionary=False,
+        data_page_size=8 * len(IMAGE),
+        write_batch_size=2,
+        write_statistics=False,
+        **options,
+    )
     content = bytearray(path.read_bytes())
     if options["compression"] == "none":
         place = content.index(image.to_bytes(4, "big") * 10) + 30
@@ -242,9 +257,15 @@ def test_without_nulls_a_damaged_page_is_read_around_too(tmp_path: Path) -> None
     schema = pa.schema([pa.field("image", pa.binary(), nullable=False)])
     path = tmp_path / "t.parquet"
     parquet.write_table(
-        pa.table([cells], schema=schema), path, use_dictionary=False, data_page_size=4 * len(IMAGE), write_batch_size=1,
-        compression="snappy", write_page_checksum=True, write_statistics=False,
-    )  # fmt: skip
+        pa.table([cells], schema=schema),
+        path,
+        use_dictionary=False,
+        data_page_size=4 * len(IMAGE),
+        write_batch_size=1,
+        compression="snappy",
+        write_page_checksum=True,
+        write_statistics=False,
+    )
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
     path.write_bytes(content)

@@ -294,10 +294,13 @@ def test_the_canary_is_the_cards(triton: RunningTriton) -> None:
 @pytest.mark.parametrize(
     ("url", "protocol", "expected"),
     [
-        ("localhost:9000", None, "grpc://localhost:9000"), ("http://a:1", None, "http://a:1"),
-        ("grpc://a", None, "grpc://a:8001"), ("a", "http", "http://a:8000"), ("http://a:1/", "http", "http://a:1"),
+        ("localhost:9000", None, "grpc://localhost:9000"),
+        ("http://a:1", None, "http://a:1"),
+        ("grpc://a", None, "grpc://a:8001"),
+        ("a", "http", "http://a:8000"),
+        ("http://a:1/", "http", "http://a:1"),
     ],
-)  # fmt: skip
+)
 def test_addresses(url: str, protocol: Protocol | None, expected: str) -> None:
     assert str(parse_address(url, protocol)) == expected
 

@@ -36,9 +36,14 @@ from tests.support.hostile_server import (
 )
 
 INTERFACE = Interface(
-    input_name="image", input_type="UINT8", output_name="logits", num_classes=10, input_dims=(3, 8, 8),
-    max_batch_size=4, parameters={},
-)  # fmt: skip
+    input_name="image",
+    input_type="UINT8",
+    output_name="logits",
+    num_classes=10,
+    input_dims=(3, 8, 8),
+    max_batch_size=4,
+    parameters={},
+)
 ONE = np.zeros((1, 3, 8, 8), np.uint8)
 Run = Callable[..., tuple[int, str, str]]
 
@@ -103,9 +108,11 @@ def test_an_answer_without_end_or_form_is_given_up(name: str) -> None:
 @pytest.mark.parametrize("name", WORDS)
 def test_words_of_the_wrong_form_are_refused(name: str) -> None:
     asked: list[tuple[str, Callable[[TritonClient], object]]] = [
-        ("config", lambda client: client.interface("m")), ("stats", lambda client: client.statistics("m")),
-        ("index", lambda client: client.model_versions()), ("", lambda client: client.server_version()),
-    ]  # fmt: skip
+        ("config", lambda client: client.interface("m")),
+        ("stats", lambda client: client.statistics("m")),
+        ("index", lambda client: client.model_versions()),
+        ("", lambda client: client.server_version()),
+    ]
     harmless = {("stats", "an empty object"), ("stats", "a key twice"), ("index", "an empty object")}
     for word, ask in asked:
         with hostile(**{word or "everything": WORDS[name]}) as server, client_of(server.url) as client:
@@ -233,11 +240,16 @@ def test_a_load_counts_what_has_no_end_as_failures(name: str, run: Run) -> None:
     assert measured["invalid"]
 
 
-@pytest.mark.parametrize("text", [
-    b'nv_inference_request_summary_us{model="m",version="1",quantile="0.5"} many\n',
-    b'nv_inference_request_summary_us{model="m",version="one",quantile="0.5"} 5\n',
-    b'nv_inference_request_summary_us{model="m",version="1",quantile="0.5"} inf\n', b"\xff\xfe", b"",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'nv_inference_request_summary_us{model="m",version="1",quantile="0.5"} many\n',
+        b'nv_inference_request_summary_us{model="m",version="one",quantile="0.5"} 5\n',
+        b'nv_inference_request_summary_us{model="m",version="1",quantile="0.5"} inf\n',
+        b"\xff\xfe",
+        b"",
+    ],
+)
 def test_metrics_that_are_none_are_no_medians(text: bytes) -> None:
     with hostile(metrics=answer(text)) as server:
         assert medians_ms(int(server.url.rpartition(":")[2])) == {}
@@ -295,8 +307,10 @@ def test_a_compressed_answer_over_grpc_is_not_unpacked() -> None:
         return tensor(raw=bytes(2**24))
 
     with (
-        hostile_grpc(ModelInfer=bomb) as url, client_of(url) as client, pytest.raises(WrongAnswer),
-    ):  # fmt: skip
+        hostile_grpc(ModelInfer=bomb) as url,
+        client_of(url) as client,
+        pytest.raises(WrongAnswer),
+    ):
         client.infer("m", INTERFACE, ONE)
 
 

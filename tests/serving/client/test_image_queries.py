@@ -13,9 +13,14 @@ from resx.serving.client import image_queries
 
 def interface(input_type: str = "UINT8", **parameters: str) -> Interface:
     return Interface(
-        input_name="image", input_type=input_type, output_name="logits", num_classes=2, input_dims=(3, 224, 224),
-        max_batch_size=8, parameters={key.replace("_", "."): value for key, value in parameters.items()},
-    )  # fmt: skip
+        input_name="image",
+        input_type=input_type,
+        output_name="logits",
+        num_classes=2,
+        input_dims=(3, 224, 224),
+        max_batch_size=8,
+        parameters={key.replace("_", "."): value for key, value in parameters.items()},
+    )
 
 
 @pytest.mark.parametrize("size", [(640, 427), (427, 640), (10, 10), (224, 224), (3000, 50)])

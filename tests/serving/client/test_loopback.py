@@ -54,9 +54,21 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[dict[str, str], lis
 
 @pytest.mark.parametrize(
     "host",
-    ["127.0.0.1", "127.0.0.2", "127.1", "localhost", "LocalHost", "localhost.", "a.localhost", "ip6-localhost", "::1",
-     "[::1]", "::ffff:127.0.0.1", "0.0.0.0"],
-)  # fmt: skip
+    [
+        "127.0.0.1",
+        "127.0.0.2",
+        "127.1",
+        "localhost",
+        "LocalHost",
+        "localhost.",
+        "a.localhost",
+        "ip6-localhost",
+        "::1",
+        "[::1]",
+        "::ffff:127.0.0.1",
+        "0.0.0.0",
+    ],
+)
 def test_what_is_loopback(host: str) -> None:
     assert is_loopback(host)
 
@@ -104,9 +116,12 @@ def test_another_address_of_loopback_is_not_shown_the_key(triton: RunningTriton,
 @pytest.mark.triton
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_no_proxy_is_asked_for_loopback(
-    triton: RunningTriton, proxy: tuple[dict[str, str], list[bytes]], resx: Callable[..., Finished], tmp_path: Path,
+    triton: RunningTriton,
+    proxy: tuple[dict[str, str], list[bytes]],
+    resx: Callable[..., Finished],
+    tmp_path: Path,
     protocol: str,
-) -> None:  # fmt: skip
+) -> None:
     environment, heard = proxy
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "black.png")
     where = ["--repository", triton.repository.root]
@@ -166,9 +181,7 @@ def test_a_remote_server_is_asked_through_the_proxy_and_its_failure_names_it(
         ({"http_proxy": "http://p:1", "no_proxy": "example.com", "no_grpc_proxy": ""}, "http://p:1 (http_proxy)"),
     ],
 )
-def test_the_proxy_that_grpc_takes(
-    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], proxied: str
-) -> None:  # fmt: skip
+def test_the_proxy_that_grpc_takes(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], proxied: str) -> None:
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     for name, value in environment.items():

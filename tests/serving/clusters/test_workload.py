@@ -125,7 +125,7 @@ def ready_models(root: Path, folder: Path) -> list[str]:
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
             command, stdout=log, stderr=log, env=triton_installation.process_environment(installation)
-        )  # fmt: skip
+        )
     try:
         end = time.monotonic() + 300
         while time.monotonic() < end:

@@ -58,10 +58,12 @@ def add_reshape(repository: Repository, name: str, columns: int) -> None:
     """Add a model of 4 numbers a row that loads, and fails in each run unless `columns` divides them."""
     shape = numpy_helper.from_array(np.array([-1, columns]), "shape")
     graph = helper.make_graph(
-        [helper.make_node("Reshape", ["x", "shape"], ["y"])], name,
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        name,
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", columns])], [shape],
-    )  # fmt: skip
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", columns])],
+        [shape],
+    )
     (repository.root / name / "1").mkdir(parents=True)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(made, repository.root / name / "1/model.onnx")

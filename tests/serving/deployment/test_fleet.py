@@ -126,9 +126,16 @@ def test_a_canary_that_fails_on_the_second_server_puts_the_first_back(fleet: Fle
     history = previous(first, "tiny")
     with exclusive(known):  # as the server's supervisor does
         done = resx(
-            "deploy", "tiny", "--trial", "0.2", "--url", fleet.url, "--repository", first.root,
+            "deploy",
+            "tiny",
+            "--trial",
+            "0.2",
+            "--url",
+            fleet.url,
+            "--repository",
+            first.root,
             env={"RESX_STATE": str(tmp_path / "state"), "RESX_CONTROL_KEY": key},
-        )  # fmt: skip
+        )
     assert done.code == 3, done.err
     assert done.out.splitlines() == [
         f"grpc://{fleet.urls[0]}: rolled back, version 1 answers again",

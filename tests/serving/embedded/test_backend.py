@@ -128,10 +128,11 @@ def test_numbers_without_axes_go_in_and_come_out(server: RunningTriton, root: Pa
 def test_what_config_says_is_kept_where_the_rest_is_completed(server: RunningTriton, root: Path) -> None:
     onnx_files.sum_and_half(root / "partly" / "1" / "model.onnx")
     put_config(
-        server, "partly",
+        server,
+        "partly",
         'backend: "onnxruntime"\nmax_batch_size: 6\noutput { name: "half" data_type: TYPE_FP32 dims: [ -1 ] }\n'
         "dynamic_batching { max_queue_delay_microseconds: 7 }\n",
-    )  # fmt: skip
+    )
     serve(server, "partly")
     config = config_of(server, "partly")
     assert [tensor["name"] for tensor in config["input"]] == ["x"]
@@ -194,10 +195,11 @@ def test_requests_of_different_shapes_at_once_each_get_their_own_answer(server: 
 def test_one_requests_fault_does_not_fail_its_batch(server: RunningTriton, root: Path) -> None:
     onnx_files.lookup(root / "table" / "1" / "model.onnx")
     put_config(
-        server, "table",
+        server,
+        "table",
         # A delay, so that good and bad requests meet in one batch.
         'backend: "onnxruntime"\nmax_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n',
-    )  # fmt: skip
+    )
     serve(server, "table")
 
     def look_up(index: int) -> float | str:
@@ -215,9 +217,10 @@ def test_one_requests_fault_does_not_fail_its_batch(server: RunningTriton, root:
 def test_an_answer_with_fewer_rows_is_that_requests_error_and_no_others(server: RunningTriton, root: Path) -> None:
     onnx_files.rows_below(root / "dropping" / "1" / "model.onnx", 10.0)
     put_config(
-        server, "dropping",
+        server,
+        "dropping",
         'backend: "onnxruntime"\nmax_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n',
-    )  # fmt: skip
+    )
     serve(server, "dropping")
 
     def rows_of(*values: float) -> list[list[float]] | str:
@@ -246,15 +249,11 @@ model_warmup [ {
 """
 
 
-def test_a_third_partys_warm_up_is_left_out_so_that_it_cannot_end_the_server(
-    server: RunningTriton, root: Path
-) -> None:  # fmt: skip
+def test_a_third_partys_warm_up_is_left_out_so_that_it_cannot_end_the_server(server: RunningTriton, root: Path) -> None:
     """Triton 2.51 ended by SIGSEGV on one failed warm-up in three."""
     # Zeros, which it is asked first, are left; of a batch of random bytes hardly ever every row.
     onnx_files.rows_below(root / "warmed" / "1" / "model.onnx", 1e-38)
-    put_config(
-        server, "warmed", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP + DIMS
-    )  # fmt: skip
+    put_config(server, "warmed", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP + DIMS)
     for _ in range(4):
         serve(server, "warmed")
         with server.client() as client:
@@ -323,10 +322,11 @@ def test_every_setting_of_the_cpp_backend_is_taken(server: RunningTriton, root: 
     }  # fmt: skip
     lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in settings.items()]
     put_config(
-        server, "every_setting",
+        server,
+        "every_setting",
         'backend: "onnxruntime"\nmax_batch_size: 4\noptimization { graph { level: -1 } }\n'
         "instance_group [ { count: 2 kind: KIND_CPU } ]\n" + "\n".join(lines),
-    )  # fmt: skip
+    )
     serve(server, "every_setting")
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: ask(server, "every_setting", "half", x=X)["half"], range(50)))
@@ -338,10 +338,11 @@ def test_instances_that_share_a_session_answer_at_once(server: RunningTriton, ro
     """The native backend's instances do, where each computes on one thread."""
     onnx_files.sum_and_half(root / "pair" / "1" / "model.onnx")
     put_config(
-        server, "pair",
+        server,
+        "pair",
         'backend: "onnxruntime"\nmax_batch_size: 4\ninstance_group [ { count: 3 kind: KIND_CPU } ]\n'
         'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n',
-    )  # fmt: skip
+    )
     serve(server, "pair")
     images = [np.full((1 + index % 4, 1000 + index % 3), index, np.float32) for index in range(120)]
     with ThreadPoolExecutor(12) as pool:

@@ -58,9 +58,12 @@ def test_a_server_for_the_cpu_sees_no_gpu() -> None:
     installation = install(wish="cpu")
     assert process_environment(installation)["CUDA_VISIBLE_DEVICES"] == "-1"
     on_gpu = Installation(
-        server=installation.server, backends=installation.backends, libraries=installation.libraries,
-        caches=installation.caches, device="gpu",
-    )  # fmt: skip
+        server=installation.server,
+        backends=installation.backends,
+        libraries=installation.libraries,
+        caches=installation.caches,
+        device="gpu",
+    )
     assert process_environment(on_gpu).get("CUDA_VISIBLE_DEVICES") != "-1"
 
 

@@ -24,9 +24,12 @@ def model(folder: Path, config: str = 'backend: "tensorrt"') -> Path:
 
 def check(folder: Path, card: Card | None, *, gpus: Gpus, installed: str | None, **options: Any) -> None:
     require_engine_runtime(
-        folder, card, gpus=lambda: gpus, installed=lambda _package: installed,
+        folder,
+        card,
+        gpus=lambda: gpus,
+        installed=lambda _package: installed,
         **{"embedded": True, "device": None} | options,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(

@@ -30,8 +30,11 @@ def test_pip_runs_out_of_the_wheel_that_python_brings_along(monkeypatch: pytest.
 
     done = subprocess.run(
         [bare / "bin/python", "-P", "-m", "pip", "--version"],
-        env=pip_environment("something"), capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=pip_environment("something"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert done.returncode == 0, done.stderr
     assert "ensurepip" in done.stdout

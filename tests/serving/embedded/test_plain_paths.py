@@ -146,9 +146,12 @@ def test_odd_paths_are_served_brought_back_and_never_run(
     publish_tiny(repository, "tiny", image_endpoint=True)
     _odd_cache(home / "cache é")
     env = {
-        "HOME": str(home), "RESX_STATE": str(home / "state $(touch x)"), "RESX_CACHE": str(home / "cache é"),
-        "RESX_REPOSITORY": str(repository.root), "LC_ALL": "C",
-    }  # fmt: skip
+        "HOME": str(home),
+        "RESX_STATE": str(home / "state $(touch x)"),
+        "RESX_CACHE": str(home / "cache é"),
+        "RESX_REPOSITORY": str(repository.root),
+        "LC_ALL": "C",
+    }
 
     def run(*arguments: str) -> Finished:
         done = resx(*arguments, env=env)

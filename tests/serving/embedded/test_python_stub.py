@@ -39,8 +39,10 @@ def test_a_version_whose_libpython_is_not_there_is_told_what_to_install() -> Non
 
 def test_without_a_stub_models_are_computed_in_the_server_unless_it_is_asked_otherwise() -> None:
     assert {asked: computes_natively(asked, LATER) for asked in (None, True, False)} == {
-        None: True, True: True, False: False,
-    }  # fmt: skip
+        None: True,
+        True: True,
+        False: False,
+    }
     assert computes_natively(None) == (missing_stub() is not None)
 
 

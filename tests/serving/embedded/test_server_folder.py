@@ -111,8 +111,10 @@ def test_another_tritons_folder_serves_deploys_and_comes_back_and_nothing_in_it_
     assert f"server of {wheel_folder}, without the guard on requests" in shown.out
     payload = resx("status", f"--repository={repository.root}", "--json").json
     assert (payload["server_dir"], payload["guarded"], payload["triton"]) == (
-        str(wheel_folder), False, triton_installation.TRITON_VERSION,
-    )  # fmt: skip
+        str(wheel_folder),
+        False,
+        triton_installation.TRITON_VERSION,
+    )
     assert listing(wheel_folder) == before
 
 
@@ -282,7 +284,7 @@ def test_what_resx_starts_is_what_these_tests_know(tmp_path: Path) -> None:
         ("echo '  --http-port <integer>' >&2; exit 1", {"http-port"}),
         ("printf '  --a-flag\\n\\t--in-a-text\\nUsage: tritonserver [--in-the-usage]\\n'; exit 77", {"a-flag"}),
     ],
-)  # fmt: skip
+)
 def test_help_is_read_from_either_stream_whatever_the_code(help_: str, flags: set[str], tmp_path: Path) -> None:
     assert open_server_folder(lay_out_script(tmp_path / "triton", help_), "cpu").flags == flags
 
@@ -426,11 +428,15 @@ def test_the_users_own_library_folders_are_kept_and_pythons_cuda_is_for_who_need
     monkeypatch.setattr(server_folder, "cuda_folders", lambda: [pip])
     found = open_server_folder(lay_out_script(tmp_path / "triton", script(USED)), "cpu")
     without = folder_environment(found)["LD_LIBRARY_PATH"].split(":")
-    assert without == [str(found.backends / "onnxruntime"), *(str(one) for one in server_folder._CUDA if one.is_dir()),
-                       str(own)]  # fmt: skip
+    assert without == [
+        str(found.backends / "onnxruntime"),
+        *(str(one) for one in server_folder._CUDA if one.is_dir()),
+        str(own),
+    ]
     assert folder_environment(dataclasses.replace(found, with_cuda_of_python=True))["LD_LIBRARY_PATH"].split(":") == [
-        *without, str(pip),
-    ]  # fmt: skip
+        *without,
+        str(pip),
+    ]
 
 
 @pytest.mark.triton
@@ -468,9 +474,11 @@ def test_how_resxs_own_server_computes_is_not_asked_of_another(
 def test_a_model_whose_backend_the_folder_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:
     folder = lay_out_script(tmp_path / "triton", script(USED))
     for name, text in (
-        ("plan", 'backend: "tensorrt"'), ("old", 'platform: "tensorrt_plan"'), ("net", 'backend: "onnxruntime"'),
+        ("plan", 'backend: "tensorrt"'),
+        ("old", 'platform: "tensorrt_plan"'),
+        ("net", 'backend: "onnxruntime"'),
         ("both", 'platform: "ensemble"'),
-    ):  # fmt: skip
+    ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.pbtxt").write_text(text)
     for name in ("plan", "old"):
@@ -493,5 +501,7 @@ def test_a_server_that_was_exchanged_is_looked_at_anew_when_it_starts_again(tmp_
     again = server_folder.open_again(found)
     assert isinstance(again, server_folder.ServerFolder)
     assert (again.given, again.server, again.flags - found.flags) == (
-        link, new / PROGRAM, set(NEWEST) - set(USED),
-    )  # fmt: skip
+        link,
+        new / PROGRAM,
+        set(NEWEST) - set(USED),
+    )

@@ -29,9 +29,11 @@ from tests.support.fake_gpu import (
 
 MODEL = Path(resx.serving.__file__).parent / "backends" / "tensorrt" / "model.py"
 CONFIG = {
-    "backend": "tensorrt", "max_batch_size": 8,
-    "input": [{"name": "x"}], "output": [{"name": "total"}, {"name": "half"}],
-}  # fmt: skip
+    "backend": "tensorrt",
+    "max_batch_size": 8,
+    "input": [{"name": "x"}],
+    "output": [{"name": "total"}, {"name": "half"}],
+}
 
 
 @pytest.fixture
@@ -51,10 +53,13 @@ def instance(
     model = backend.TritonPythonModel()
     model.initialize(
         {
-            "model_config": json.dumps(CONFIG | config), "model_repository": str(folder), "model_version": "1",
-            "model_instance_kind": "GPU", "model_instance_device_id": "0",
+            "model_config": json.dumps(CONFIG | config),
+            "model_repository": str(folder),
+            "model_version": "1",
+            "model_instance_kind": "GPU",
+            "model_instance_device_id": "0",
         }
-    )  # fmt: skip
+    )
     assert package.opened == [b"a plan"]
     return model
 
@@ -67,8 +72,10 @@ def test_requests_are_one_batch_with_one_copy_in_and_one_copy_of_each_output_bac
     model = instance(backend, tmp_path, engine, monkeypatch)
     answers = model.execute([Request(x=rows(1, 2)), Request(x=rows(3)), Request(x=rows(4), outputs=("half",))])
     assert [{name: part.tolist() for name, part in answer.tensors.items()} for answer in answers] == [
-        {"total": [2, 4], "half": [[0.5, 0.5], [1, 1]]}, {"total": [6], "half": [[1.5, 1.5]]}, {"half": [[2, 2]]},
-    ]  # fmt: skip
+        {"total": [2, 4], "half": [[0.5, 0.5], [1, 1]]},
+        {"total": [6], "half": [[1.5, 1.5]]},
+        {"half": [[2, 2]]},
+    ]
     assert [run["x"] for run in engine.runs] == [(4, 2)]
     assert cuda.copies == [("in", 32), ("out", 16), ("out", 32)]
 
@@ -94,14 +101,21 @@ def test_answers_stay_what_they_are_while_the_next_group_is_computed(
 @pytest.mark.parametrize(
     ("profile", "num_rows", "computed"),
     [
-        ((1, 4, 4), 8, [4, 4]), ((1, 3, 3), 8, [3, 3, 2]), ((2, 4, 4), 1, [2]), ((4, 4, 4), 5, [4, 4]),
+        ((1, 4, 4), 8, [4, 4]),
+        ((1, 3, 3), 8, [3, 3, 2]),
+        ((2, 4, 4), 1, [2]),
+        ((4, 4, 4), 5, [4, 4]),
         ((8, 8, 8), 8, [8]),
     ],
-)  # fmt: skip
+)
 def test_a_batch_beyond_the_profile_is_split_and_one_below_it_is_filled_up(
-    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: tuple[int, int, int],
-    num_rows: int, computed: list[int],
-) -> None:  # fmt: skip
+    backend: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    profile: tuple[int, int, int],
+    num_rows: int,
+    computed: list[int],
+) -> None:
     engine = sum_and_half(FakeCuda(), profile)
     model = instance(backend, tmp_path, engine, monkeypatch)
     for sent in (rows(*range(num_rows)), rows(*range(50, 50 + num_rows))):
@@ -185,15 +199,18 @@ def test_several_inputs_each_come_in_one_copy(
     cuda = FakeCuda()
     engine = FakeEngine(
         {"x": taken((2,), (1, 4, 4)), "y": taken((3,), (1, 2, 3), kind=Type.UINT8), "z": given(-1, kind=Type.INT32)},
-        lambda inputs: {"z": inputs["x"].sum(1) + inputs["y"].sum(1)}, cuda,
-    )  # fmt: skip
+        lambda inputs: {"z": inputs["x"].sum(1) + inputs["y"].sum(1)},
+        cuda,
+    )
     config = {"input": [{"name": "x"}, {"name": "y"}], "output": [{"name": "z"}]}
     model = instance(backend, tmp_path, engine, monkeypatch, **config)
     whole = {"x": rows(*range(4)), "y": np.arange(12, dtype=np.uint8).reshape(4, 3)}
-    answers = model.execute([
-        Request(outputs=("z",), **{name: array[part] for name, array in whole.items()})
-        for part in (slice(0, 1), slice(1, 4))
-    ])  # fmt: skip
+    answers = model.execute(
+        [
+            Request(outputs=("z",), **{name: array[part] for name, array in whole.items()})
+            for part in (slice(0, 1), slice(1, 4))
+        ]
+    )
     found = np.concatenate([answer.tensors["z"] for answer in answers])
     assert found.tolist() == (whole["x"].sum(1) + whole["y"].sum(1)).tolist()
     assert [run["x"][0] for run in engine.runs] == [3, 1]  # the smaller of the two profiles
@@ -346,13 +363,15 @@ def test_what_config_pbtxt_leaves_out_is_in_the_engine(
 
     backend.pb_utils.get_model_dir = lambda: str(tmp_path / "1")
     assert backend.TritonPythonModel.auto_complete_config(Config()).found == {
-        "backend": "tensorrt", "max_batch_size": 6, "dynamic_batching": {},
+        "backend": "tensorrt",
+        "max_batch_size": 6,
+        "dynamic_batching": {},
         "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": [2]}],
         "output": [
             {"name": "total", "data_type": "TYPE_FP32", "dims": [1], "reshape": {"shape": []}},
             {"name": "half", "data_type": "TYPE_FP32", "dims": [2]},
         ],
-    }  # fmt: skip
+    }
 
 
 def test_the_interface_that_the_backend_calls_is_the_packages_own(backend: ModuleType) -> None:
@@ -361,11 +380,18 @@ def test_the_interface_that_the_backend_calls_is_the_packages_own(backend: Modul
     names = {
         trt.Runtime: ["deserialize_cuda_engine"],
         trt.ICudaEngine: [name for name in vars(FakeEngine) if name.startswith(("num_", "get_", "create_"))],
-        trt.IExecutionContext: ["set_optimization_profile_async", "set_input_shape", "get_tensor_shape",
-                                "set_tensor_address", "execute_async_v3"],
+        trt.IExecutionContext: [
+            "set_optimization_profile_async",
+            "set_input_shape",
+            "get_tensor_shape",
+            "set_tensor_address",
+            "execute_async_v3",
+        ],
         trt.ILogger: ["ERROR", "INTERNAL_ERROR", "log"],
-        trt.TensorIOMode: ["INPUT"], trt.TensorLocation: ["HOST"], trt.DataType: list(backend.engine_runs.TYPES),
-    }  # fmt: skip
+        trt.TensorIOMode: ["INPUT"],
+        trt.TensorLocation: ["HOST"],
+        trt.DataType: list(backend.engine_runs.TYPES),
+    }
     assert [f"{owner.__name__}.{name}" for owner, of in names.items() for name in of if not hasattr(owner, name)] == []
 
 

@@ -74,9 +74,15 @@ def test_a_state_that_could_not_be_written_is_written_once_it_can_be(tmp_path: P
     folder = tmp_path / "state"
     said: list[str] = []
     state = ServerState(
-        pid=os.getpid(), server_pid=0, repository="r", http_port=1, grpc_port=2, metrics_port=3, started=0.0,
+        pid=os.getpid(),
+        server_pid=0,
+        repository="r",
+        http_port=1,
+        grpc_port=2,
+        metrics_port=3,
+        started=0.0,
         log=str(folder / states.LOG),
-    )  # fmt: skip
+    )
     journal = Journal(folder, state, said.append)
     journal.publish()
     journal.change(restarts=1)

@@ -33,7 +33,7 @@ nv_cpu_utilization 0.000000
 """
 A = GpuReading(
     name="GPU-a", utilization=0.75, memory_used_bytes=15_000_000_000, memory_total_bytes=85_520_809_984, power_w=310.5
-)  # fmt: skip
+)
 B = GpuReading(name="GPU-b", utilization=0.25)
 
 
@@ -78,9 +78,12 @@ def test_tritons_metrics_are_read_gpu_by_gpu_and_what_is_not_said_is_not_known()
 def test_nvml_is_read_gpu_by_gpu_and_what_a_gpu_does_not_say_is_not_known(name: str | bytes) -> None:
     first, second = read_nvml(Driver(name=name))
     assert first == GpuReading(
-        name="0: NVIDIA L4", utilization=0.4, memory_used_bytes=2_000_000_000, memory_total_bytes=24_000_000_000,
+        name="0: NVIDIA L4",
+        utilization=0.4,
+        memory_used_bytes=2_000_000_000,
+        memory_total_bytes=24_000_000_000,
         power_w=61.5,
-    )  # fmt: skip
+    )
     assert (second.name, second.utilization, second.power_w) == ("1: NVIDIA L4", 0.41, None)
 
 

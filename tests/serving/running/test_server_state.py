@@ -23,9 +23,15 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
 
 def some_state(folder: Path) -> ServerState:
     return ServerState(
-        pid=os.getpid(), server_pid=1, repository="r", http_port=1, grpc_port=2, metrics_port=3, started=time.time(),
+        pid=os.getpid(),
+        server_pid=1,
+        repository="r",
+        http_port=1,
+        grpc_port=2,
+        metrics_port=3,
+        started=time.time(),
         log=str(folder / "server.log"),
-    )  # fmt: skip
+    )
 
 
 def test_what_is_deployed_is_recorded_per_model(repository: Repository) -> None:
@@ -69,9 +75,15 @@ def test_a_state_file_of_another_version_is_no_server(repository: Repository) ->
 
 def test_a_server_of_a_newer_version_is_found_and_can_be_stopped(repository: Repository) -> None:
     folder = states.make_folder(repository)
-    fields = some_state(folder).model_dump() | {"x": 1, "last_recovery": {
-        "reason": "r", "detected_s": 1.0, "serving_s": 2.0, "y": 2,
-    }}  # fmt: skip
+    fields = some_state(folder).model_dump() | {
+        "x": 1,
+        "last_recovery": {
+            "reason": "r",
+            "detected_s": 1.0,
+            "serving_s": 2.0,
+            "y": 2,
+        },
+    }
     (folder / states.STATE).write_text(json.dumps(fields))
     (folder / states.ENDED).write_text('{"reason": "r", "ended": 1.0, "restarts": 0, "log": "l", "z": 3}')
     with exclusive(folder):

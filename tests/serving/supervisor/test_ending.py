@@ -40,9 +40,13 @@ def serve(repository: Repository, *words: str, ignoring: signal.Signals | None =
             signal.signal(number, signal.SIG_IGN if number == ignoring else signal.SIG_DFL)
 
     return subprocess.Popen(
-        [*SERVE, *words], cwd=repository.root.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [*SERVE, *words],
+        cwd=repository.root.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         preexec_fn=set_signals,
-    )  # fmt: skip
+    )
 
 
 def is_free(repository: Repository) -> bool:
@@ -133,9 +137,11 @@ def test_a_record_of_a_process_that_is_gone_names_nobody(repository: Repository)
 @pytest.mark.parametrize("streams", ["stdout", "both"])
 def test_a_server_whose_output_nobody_reads_any_more_goes_on(streams: str, repository: Repository) -> None:
     process = subprocess.Popen(
-        SERVE, cwd=repository.root.parent, stdout=subprocess.PIPE,
+        SERVE,
+        cwd=repository.root.parent,
+        stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if streams == "both" else subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()

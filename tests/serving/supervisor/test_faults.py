@@ -107,8 +107,10 @@ def test_ports_and_key_stay_and_a_connection_survives_a_new_server(repository: R
         recovered(repository, 1)
         after = current(repository)
         assert (after.http_port, after.grpc_port, after.metrics_port) == (
-            state.http_port, state.grpc_port, state.metrics_port,
-        )  # fmt: skip
+            state.http_port,
+            state.grpc_port,
+            state.metrics_port,
+        )
         wait_until(client.is_live, "the old connection is back")
         client.unload("tiny")  # with the old key
 

@@ -154,10 +154,12 @@ def test_a_missing_file_says_which_kinds_there_are(tmp_path: Path) -> None:
 def test_the_old_names_of_the_published_densenets_load(tmp_path: Path) -> None:
     model = resx.build("densenet121", seed=0)
     old = {
-        name.replace(".norm1.", ".norm.1.").replace(".norm2.", ".norm.2.")
-        .replace(".conv1.", ".conv.1.").replace(".conv2.", ".conv.2."): tensor
+        name.replace(".norm1.", ".norm.1.")
+        .replace(".norm2.", ".norm.2.")
+        .replace(".conv1.", ".conv.1.")
+        .replace(".conv2.", ".conv.2."): tensor
         for name, tensor in model.state_dict().items()
-    }  # fmt: skip
+    }
     assert "features.denseblock1.denselayer1.norm.1.weight" in old
     torch.save(old, tmp_path / "old.pth")
 

@@ -59,9 +59,14 @@ def begun(num_variants: int) -> Tally:
 
 
 def evaluate(
-    steps: Sequence[Step], variants: Sequence[Variant], split: Split, spec: ModelSpec,
-    *, tally: Tally | None = None, on_tally: OnTally = lambda _tally: None,
-) -> Tally:  # fmt: skip
+    steps: Sequence[Step],
+    variants: Sequence[Variant],
+    split: Split,
+    spec: ModelSpec,
+    *,
+    tally: Tally | None = None,
+    on_tally: OnTally = lambda _tally: None,
+) -> Tally:
     """Return what the variants make of a split's images, going on from `tally` (None: from the first image).
 
     An answer does not depend on which images are computed together, nor on where the evaluation was interrupted.

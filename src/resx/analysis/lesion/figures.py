@@ -27,11 +27,14 @@ def _single_lesions(study: LesionStudy) -> Figure:
     changing = [one for one in study.blocks if one.changes_shape]
 
     def draw(axes: Any, look: Look) -> None:
-        for some, colour, label in ((keeping, look.main, f"without this {what}"),
-                                    (changing, look.second, f"{what} that changes the shape")):  # fmt: skip
+        for some, colour, label in (
+            (keeping, look.main, f"without this {what}"),
+            (changing, look.second, f"{what} that changes the shape"),
+        ):
             if some:
-                axes.plot([one.block for one in some], [100 * one.error for one in some], "o", ms=4, color=colour,
-                          label=label)  # fmt: skip
+                axes.plot(
+                    [one.block for one in some], [100 * one.error for one in some], "o", ms=4, color=colour, label=label
+                )
         axes.axhline(100 * study.error, color=look.text, linewidth=1, label="whole network")
         axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
         axes.set_ylim(bottom=0)
@@ -54,10 +57,26 @@ def _deletions(study: LesionStudy) -> Figure:
 
     def draw(axes: Any, look: Look) -> None:
         ks = [one.k for one in spreads]
-        axes.fill_between(ks, [100 * one.lowest for one in spreads], [100 * one.highest for one in spreads],
-                          color=look.main, alpha=0.18, linewidth=0, label="lowest to highest")  # fmt: skip
-        axes.errorbar(ks, [100 * one.mean for one in spreads], [100 * one.std for one in spreads], color=look.main,
-                      fmt="o-", ms=3, linewidth=1, capsize=2, label="mean and standard deviation")  # fmt: skip
+        axes.fill_between(
+            ks,
+            [100 * one.lowest for one in spreads],
+            [100 * one.highest for one in spreads],
+            color=look.main,
+            alpha=0.18,
+            linewidth=0,
+            label="lowest to highest",
+        )
+        axes.errorbar(
+            ks,
+            [100 * one.mean for one in spreads],
+            [100 * one.std for one in spreads],
+            color=look.main,
+            fmt="o-",
+            ms=3,
+            linewidth=1,
+            capsize=2,
+            label="mean and standard deviation",
+        )
         axes.axhline(100 * study.error, color=look.text, linewidth=1, label="whole network")
         axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
         axes.set_ylim(bottom=0)
@@ -77,8 +96,14 @@ def _deletions(study: LesionStudy) -> Figure:
 
 def _reorderings(study: LesionStudy) -> Figure:
     def draw(axes: Any, look: Look) -> None:
-        axes.plot([one.kendall_tau for one in study.reorderings], [100 * one.error for one in study.reorderings], "o",
-                  ms=3.5, color=look.main, label="a random order")  # fmt: skip
+        axes.plot(
+            [one.kendall_tau for one in study.reorderings],
+            [100 * one.error for one in study.reorderings],
+            "o",
+            ms=3.5,
+            color=look.main,
+            label="a random order",
+        )
         axes.axhline(100 * study.error, color=look.text, linewidth=1, label="the order it was trained in")
         axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
         axes.invert_xaxis()

@@ -165,9 +165,15 @@ def require_same_classes(spec: ModelSpec, data: DataSet) -> None:
 
 
 def study(
-    steps: Sequence[Step], fast: Sequence[Step], spec: ModelSpec, data: DataSet, plan: LesionPlan,
-    folder: Path | None, on_images: OnImages = lambda _done, _all: None, save_every_s: float = 5.0,
-) -> LesionStudy:  # fmt: skip
+    steps: Sequence[Step],
+    fast: Sequence[Step],
+    spec: ModelSpec,
+    data: DataSet,
+    plan: LesionPlan,
+    folder: Path | None,
+    on_images: OnImages = lambda _done, _all: None,
+    save_every_s: float = 5.0,
+) -> LesionStudy:
     """Measure what lesions do to a network on its held-out images; `folder` None keeps nothing.
 
     `fast` are the same steps in a form that computes faster (`anatomy.prepared`). A study that `folder` holds a
@@ -207,9 +213,15 @@ def _plan(steps: Sequence[Step], plan: LesionPlan) -> _Variants:
 
 
 def _conclude(
-    steps: Sequence[Step], spec: ModelSpec, data: DataSet, plan: LesionPlan, planned: _Variants, tally: Tally,
-    *, seconds: float,
-) -> LesionStudy:  # fmt: skip
+    steps: Sequence[Step],
+    spec: ModelSpec,
+    data: DataSet,
+    plan: LesionPlan,
+    planned: _Variants,
+    tally: Tally,
+    *,
+    seconds: float,
+) -> LesionStudy:
     errors, losses = iter(tally.errors()), iter(tally.losses())
     error, loss = next(errors), next(losses)
     blocks = tuple(

@@ -112,9 +112,11 @@ def work(steps: Sequence[Step], variants: Sequence[Variant]) -> Work:
     separate = sum(int((is_block & (np.array(variant) > 0)).sum()) for variant in variants)
     shared, before = 0, None
     for variant in ordered:
-        common = 0 if before is None else next(
-            (place for place, (a, b) in enumerate(zip(variant, before, strict=True)) if a != b), len(variant)
-        )  # fmt: skip
+        common = (
+            0
+            if before is None
+            else next((place for place, (a, b) in enumerate(zip(variant, before, strict=True)) if a != b), len(variant))
+        )
         shared += int((is_block & (np.array(variant) > 0))[common:].sum())
         before = variant
     return Work(shared=shared, separate=separate)

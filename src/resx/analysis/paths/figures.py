@@ -57,8 +57,9 @@ def _gradients(name: str, gradients: PathGradients) -> Figure:
 
 def _product(name: str, lengths: PathLengths, gradients: PathGradients) -> Figure:
     def draw(axes: Any, look: Look) -> None:
-        axes.bar(range(len(gradients.shares)), [100 * share for share in gradients.shares], color=look.second,
-                 width=0.85)  # fmt: skip
+        axes.bar(
+            range(len(gradients.shares)), [100 * share for share in gradients.shares], color=look.second, width=0.85
+        )
         _mark(axes, look, gradients.span.low, gradients.span.high)
 
     span = gradients.span

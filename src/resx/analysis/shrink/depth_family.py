@@ -62,9 +62,14 @@ class Family:
 
 
 def family_of(
-    run: Path, data: DataSet, options: SearchOptions, *,
-    prepare: Prepare, measure: Measure, on_size: OnSize = lambda _gone, _most: None,
-) -> Family:  # fmt: skip
+    run: Path,
+    data: DataSet,
+    options: SearchOptions,
+    *,
+    prepare: Prepare,
+    measure: Measure,
+    on_size: OnSize = lambda _gone, _most: None,
+) -> Family:
     """Search a run's sizes, or read what the same search found before.
 
     Two that search the same wait for each other. `measure` is asked for the whole network only.
@@ -101,9 +106,14 @@ def run_of(family: Family, member: ShrunkenNetwork, data: DataSet) -> Path:
     with exclusive(family.folder):
         if not folder.exists():
             publish_run(
-                folder, rebuild(family.run, member, data, family.sizes.search), family.whole, family.run, data,
-                search=family.sizes.search, finetune_epochs=0,
-            )  # fmt: skip
+                folder,
+                rebuild(family.run, member, data, family.sizes.search),
+                family.whole,
+                family.run,
+                data,
+                search=family.sizes.search,
+                finetune_epochs=0,
+            )
     return folder
 
 
@@ -117,9 +127,7 @@ def rebuild(run: Path, member: ShrunkenNetwork, data: DataSet, options: SearchOp
     network = build_from_spec(smaller, seed=0)
     state = model.state_dict()
     network.load_state_dict({name: state[name] for name in network.state_dict()})
-    search.recalibrate(
-        network, smaller, data.train, num_images=options.num_recalibration_images, seed=options.seed
-    )  # fmt: skip
+    search.recalibrate(network, smaller, data.train, num_images=options.num_recalibration_images, seed=options.seed)
     return Sized(member=member, model=network.eval(), spec=smaller)
 
 

@@ -46,9 +46,16 @@ class ShrinkRecord(FrozenModel):
 
 
 def publish_run(
-    folder: Path, sized: Sized, whole: ShrunkenNetwork, source: Path, data: DataSet,
-    *, search: SearchOptions, finetune_epochs: int, on_step: OnStep = lambda _done, _all: None,
-) -> ShrinkRecord:  # fmt: skip
+    folder: Path,
+    sized: Sized,
+    whole: ShrunkenNetwork,
+    source: Path,
+    data: DataSet,
+    *,
+    search: SearchOptions,
+    finetune_epochs: int,
+    on_step: OnStep = lambda _done, _all: None,
+) -> ShrinkRecord:
     """Write a network as a run, fine-tuned first if asked to, and return its record; the folder appears whole.
 
     Raises:
@@ -66,9 +73,13 @@ def publish_run(
         else:
             checkpoint.write_run(run, sized.model, sized.spec, config)
         record = ShrinkRecord(
-            source=str(source), whole=whole, member=sized.member, search=search, finetune_epochs=finetune_epochs,
+            source=str(source),
+            whole=whole,
+            member=sized.member,
+            search=search,
+            finetune_epochs=finetune_epochs,
             accuracy=accuracy,
-        )  # fmt: skip
+        )
         write_atomic(run / RECORD, record.model_dump_json(indent=2) + "\n")
         publish_folder(run, folder.absolute())
     return record

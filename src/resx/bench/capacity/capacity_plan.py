@@ -106,9 +106,11 @@ def estimate(times: ServiceTimes, batching: Batching, question: Question, replic
     together = question.balancing == "least-connections"
     simulated = min(replicas, _MOST_TOGETHER) if together else replicas
     load = Load(
-        rate_per_s=rate_per_s * simulated / replicas, arrivals=question.arrivals, balancing=question.balancing,
+        rate_per_s=rate_per_s * simulated / replicas,
+        arrivals=question.arrivals,
+        balancing=question.balancing,
         replicas=simulated,
-    )  # fmt: skip
+    )
     num_requests = max(_REQUESTS, 1000 * simulated if together else 0)
     runs = [simulate(batching, service, load, requests=num_requests, seed=question.seed + run) for run in range(_RUNS)]
     settled = [run.latency_s[int(_WARM_UP * num_requests) :] for run in runs]
@@ -120,11 +122,16 @@ def estimate(times: ServiceTimes, batching: Batching, question: Question, replic
     asked, refused = at(question.slo.percent), float(np.mean([np.isinf(run).mean() for run in settled]))
     within = asked is not None and asked.mean + asked.half_width <= question.slo.bound_ms
     return Estimate(
-        replicas=replicas, rate_per_s=rate_per_s, p50_ms=at(50), p99_ms=at(99), asked_ms=asked,
-        utilisation=float(np.mean([run.busy for run in runs])), refused=refused,
+        replicas=replicas,
+        rate_per_s=rate_per_s,
+        p50_ms=at(50),
+        p99_ms=at(99),
+        asked_ms=asked,
+        utilisation=float(np.mean([run.busy for run in runs])),
+        refused=refused,
         mean_batch_size=float(np.mean([run.batch_sizes.mean() for run in runs])),
         holds=within and refused <= REFUSED_AT_MOST,
-    )  # fmt: skip
+    )
 
 
 def plan_replicas(
@@ -160,12 +167,22 @@ def plan_replicas(
         fewer = tried[replicas - 1]
     cost = None if question.cost_per_hour is None else question.cost_per_hour * replicas
     return CapacityPlan(
-        model=times.model, slo=_words(question.slo), rate_per_s=question.rate_per_s, arrivals=question.arrivals,
-        balancing=question.balancing, replicas=replicas, expected=tried[replicas], alone_ms=alone_ms,
-        capacity_per_s=capacity, highest_rate_per_s=highest, headroom=highest / question.rate_per_s, one_fewer=fewer,
-        cost_per_hour=cost, cost_per_million=None if cost is None else cost / question.rate_per_s / 3600 * 1e6,
+        model=times.model,
+        slo=_words(question.slo),
+        rate_per_s=question.rate_per_s,
+        arrivals=question.arrivals,
+        balancing=question.balancing,
+        replicas=replicas,
+        expected=tried[replicas],
+        alone_ms=alone_ms,
+        capacity_per_s=capacity,
+        highest_rate_per_s=highest,
+        headroom=highest / question.rate_per_s,
+        one_fewer=fewer,
+        cost_per_hour=cost,
+        cost_per_million=None if cost is None else cost / question.rate_per_s / 3600 * 1e6,
         service=times,
-    )  # fmt: skip
+    )
 
 
 def _least(holds: Callable[[int], bool], first: int, question: Question) -> int:
@@ -200,9 +217,16 @@ def _alone_ms(times: ServiceTimes, slo: Slo) -> float:
 
 def _overloaded(replicas: int, rate_per_s: float, capacity_per_s: float, batching: Batching) -> Estimate:
     return Estimate(
-        replicas=replicas, rate_per_s=rate_per_s, p50_ms=None, p99_ms=None, asked_ms=None, utilisation=1.0,
-        mean_batch_size=batching.max_batch_size, refused=1 - capacity_per_s / rate_per_s, holds=False,
-    )  # fmt: skip
+        replicas=replicas,
+        rate_per_s=rate_per_s,
+        p50_ms=None,
+        p99_ms=None,
+        asked_ms=None,
+        utilisation=1.0,
+        mean_batch_size=batching.max_batch_size,
+        refused=1 - capacity_per_s / rate_per_s,
+        holds=False,
+    )
 
 
 def _words(slo: Slo) -> str:

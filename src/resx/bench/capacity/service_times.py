@@ -72,10 +72,11 @@ class ServiceTimes(FrozenModel):
         """Return it for the simulation."""
         return Service(
             mean_s=tuple(mean / 1e3 for mean in self.mean_ms),
-            rested_s=tuple(self.rested * mean / 1e3 for mean in self.mean_ms), shape=self.shape,
+            rested_s=tuple(self.rested * mean / 1e3 for mean in self.mean_ms),
+            shape=self.shape,
             turnaround_s=tuple(value / 1e3 for value in self.turnaround_ms),
             overhead_s=self.overhead_ms / 1e3,
-        )  # fmt: skip
+        )
 
 
 def batching_of(config: Mapping[str, Any], sleep_ms: float = 0.0) -> Batching:
@@ -103,11 +104,14 @@ def batching_of(config: Mapping[str, Any], sleep_ms: float = 0.0) -> Batching:
     largest = min(largest, bound) if bound and sleeps else largest
     ahead = 0 if sleeps else FETCHED_AHEAD * instances * largest
     return Batching(
-        max_batch_size=largest, instances=instances, max_queue_size=bound + ahead if bound else 0,
+        max_batch_size=largest,
+        instances=instances,
+        max_queue_size=bound + ahead if bound else 0,
         preferred_sizes=tuple(size for size in map(int, dynamic.get("preferred_batch_size", ())) if size <= largest),
         max_delay_s=int(dynamic.get("max_queue_delay_microseconds", 0)) / 1e6,
-        sleep_s=(sleep_ms or SLEEP_MS) / 1e3 if sleeps else 0.0, missed=MISSED if sleeps else 0.0,
-    )  # fmt: skip
+        sleep_s=(sleep_ms or SLEEP_MS) / 1e3 if sleeps else 0.0,
+        missed=MISSED if sleeps else 0.0,
+    )
 
 
 def concurrencies_for(batching: Batching) -> list[int]:
@@ -124,9 +128,13 @@ def concurrencies_for(batching: Batching) -> list[int]:
 
 
 def measure_now(
-    target: Target, batching: Batching, *, duration_s: float, seed: int,
+    target: Target,
+    batching: Batching,
+    *,
+    duration_s: float,
+    seed: int,
     on_load: Callable[[str], None] = lambda _title: None,
-) -> BenchResult:  # fmt: skip
+) -> BenchResult:
     """Measure a served model in closed loops, as `resx bench --concurrency` does, and in an open one well below them.
 
     Raises:
@@ -188,10 +196,15 @@ def service_times(
     mean_ms = tuple(np.maximum.accumulate(means).tolist())
     calm = _calmest(busy, mean_ms[0] / batching.instances) or alone[0]
     return ServiceTimes(
-        model=model, instances=batching.instances, runs={size: seen[size].runs for size in sizes},
-        mean_ms=mean_ms, rested=_rest_penalty(calm, mean_ms[0]), shape=_shape(calm, batching),
-        turnaround_ms=_turnaround_ms(busy, batching), overhead_ms=_overhead_ms(calm, alone[0], batching),
-    )  # fmt: skip
+        model=model,
+        instances=batching.instances,
+        runs={size: seen[size].runs for size in sizes},
+        mean_ms=mean_ms,
+        rested=_rest_penalty(calm, mean_ms[0]),
+        shape=_shape(calm, batching),
+        turnaround_ms=_turnaround_ms(busy, batching),
+        overhead_ms=_overhead_ms(calm, alone[0], batching),
+    )
 
 
 class _Batches(NamedTuple):
@@ -221,9 +234,10 @@ def _calmest(loads: Sequence[Measurement], busy_ms: float) -> Measurement | None
         busy_ms: of the server, for each request.
     """
     calm = [
-        one for one in loads
+        one
+        for one in loads
         if one.load == "open" and one.requests >= _SAMPLES_OF_CALM and one.rate_per_s * busy_ms / 1e3 <= _CALM_AT_MOST
-    ]  # fmt: skip
+    ]
     return min(calm, key=lambda one: one.rate_per_s, default=None)
 
 

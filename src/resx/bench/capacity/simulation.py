@@ -152,9 +152,12 @@ def simulate(batching: Batching, service: Service, load: Load, *, requests: int,
     latency = np.asarray(fleet.latency)
     ended = fleet.ended_s
     return Simulated(
-        arrived_s=arrived, latency_s=latency, batch_sizes=np.asarray(fleet.batch_sizes, np.int64),
-        busy=fleet.busy_s / (ended * batching.instances * fleet.num_replicas) if ended else 0.0, span_s=ended,
-    )  # fmt: skip
+        arrived_s=arrived,
+        latency_s=latency,
+        batch_sizes=np.asarray(fleet.batch_sizes, np.int64),
+        busy=fleet.busy_s / (ended * batching.instances * fleet.num_replicas) if ended else 0.0,
+        span_s=ended,
+    )
 
 
 def _arrivals(load: Load, requests: int, rng: np.random.Generator, *, thinned: bool) -> Floats:

@@ -34,10 +34,16 @@ def tasks(plan: LoadPlan, target: Target, requests: tuple[bytes, ...]) -> list[L
     """Part a load among its processes."""
     address = target.address
     whole = LoadTask(
-        protocol=address.protocol, host_port=address.host_port, requests=requests, tls=address.tls,
-        headers=address.headers, rate_per_s=plan.rate_per_s / plan.processes, poisson=plan.arrivals == "poisson",
-        timeout_s=plan.timeout_s, max_answer_bytes=load_answer_bytes(target.interface, plan.batch_size),
-    )  # fmt: skip
+        protocol=address.protocol,
+        host_port=address.host_port,
+        requests=requests,
+        tls=address.tls,
+        headers=address.headers,
+        rate_per_s=plan.rate_per_s / plan.processes,
+        poisson=plan.arrivals == "poisson",
+        timeout_s=plan.timeout_s,
+        max_answer_bytes=load_answer_bytes(target.interface, plan.batch_size),
+    )
     share, rest = divmod(plan.concurrency, plan.processes)
     return [
         replace(whole, concurrency=share + (number < rest), seed=(plan.seed, number))

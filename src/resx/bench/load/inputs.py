@@ -142,8 +142,10 @@ def _require_closed(model: str, interface: Interface, *, has_rows: bool) -> None
     if 0 in dims:
         raise UsageError(f"{model}: takes {name} {[*dims]}, an empty tensor; there is nothing to measure")
     if min(dims, default=1) < 1:
-        example = ["3" if axis < 0 and place == len(dims) - 3 else "224" if axis < 0 else str(axis)
-                   for place, axis in enumerate(dims)]  # fmt: skip
+        example = [
+            "3" if axis < 0 and place == len(dims) - 3 else "224" if axis < 0 else str(axis)
+            for place, axis in enumerate(dims)
+        ]
         raise UsageError(
             f"{model}: takes {name} {[*dims]}, open in an axis; give its shape, as in --shape {name}:"
             f"{','.join(example)}, or inputs by --data FILE.npy"

@@ -336,11 +336,12 @@ class _Run:
         num_payloads = len(self._job.task.requests)
         requests = (
             _Request(
-                issued_ns=now, payload=samples[start].index % num_payloads,
+                issued_ns=now,
+                payload=samples[start].index % num_payloads,
                 identifiers=identifiers[start : start + size],
             )
             for start in range(0, len(samples), size)
-        )  # fmt: skip
+        )
         self._complete(self._streams.send(requests))
 
     def _read(self) -> None:

@@ -93,9 +93,7 @@ def unchecked_payloads(target: Target, batch_size: int, seed: int, num_payloads:
         seeds = range(seed * NUM_PAYLOADS, seed * NUM_PAYLOADS + num_payloads)
         tensors = tuple(request_images(interface, batch_size, one) for one in seeds)
         contents = f"noise (seed {seed})"
-    return Payloads(
-        tensors=tensors, contents=contents, reference=reference, has_rows=bool(interface.max_batch_size)
-    )  # fmt: skip
+    return Payloads(tensors=tensors, contents=contents, reference=reference, has_rows=bool(interface.max_batch_size))
 
 
 def with_answers(payloads: Payloads, version_folder: Path | None) -> Payloads:
@@ -119,10 +117,12 @@ def canaries(card: Card, batch_size: int) -> Payloads:
     starts = range(len(images)) if card.signature.batch is None else (0,)
     rows = [(np.arange(batch_size) + start) % len(images) for start in starts]
     return Payloads(
-        tensors=tuple(np.ascontiguousarray(images[row]) for row in rows), contents="the card's canary, noise",
-        expected=tuple(logits[row] for row in rows), reference="the card's recorded logits",
+        tensors=tuple(np.ascontiguousarray(images[row]) for row in rows),
+        contents="the card's canary, noise",
+        expected=tuple(logits[row] for row in rows),
+        reference="the card's recorded logits",
         tolerance=card.canary.tolerance,
-    )  # fmt: skip
+    )
 
 
 def pictures(folder: Path, interface: Interface, batch_size: int, version_folder: Path | None) -> Payloads:
@@ -173,9 +173,7 @@ def _batches(rows: npt.NDArray[Any], interface: Interface, batch_size: int) -> t
     """Return rows in batches, each once or more; a model without a batch axis takes one at a time."""
     num_payloads = max(NUM_PAYLOADS, -(-len(rows) // batch_size))
     places = [(np.arange(batch_size) + number * batch_size) % len(rows) for number in range(num_payloads)]
-    return tuple(
-        as_sent(rows[place] if interface.max_batch_size else rows[place[0]], interface) for place in places
-    )  # fmt: skip
+    return tuple(as_sent(rows[place] if interface.max_batch_size else rows[place[0]], interface) for place in places)
 
 
 def _answers(version_folder: Path | None, tensors: Sequence[npt.NDArray[Any]]) -> dict[str, Any]:
@@ -190,9 +188,7 @@ def _answers(version_folder: Path | None, tensors: Sequence[npt.NDArray[Any]]) -
         expected = tuple(np.asarray(model(tensor), np.float64) for tensor in tensors)
     except (MissingCapability, ImportError) as error:
         return {"reference": f"answers unchecked: the version's file cannot be run here ({error})"}
-    return {
-        "expected": expected, "reference": "the version's file, run here", "tolerance": card.canary.tolerance
-    }  # fmt: skip
+    return {"expected": expected, "reference": "the version's file, run here", "tolerance": card.canary.tolerance}
 
 
 @contextlib.contextmanager

@@ -92,6 +92,10 @@ class Recorder:
     def records(self) -> Records:
         """Return everything."""
         return Records(
-            due_ns=self.due_ns.tobytes(), sent_ns=self.sent_ns.tobytes(), done_ns=self.done_ns.tobytes(),
-            outcome=self.outcome.tobytes(), errors=tuple(self._errors), answers=tuple(self._answers),
-        )  # fmt: skip
+            due_ns=self.due_ns.tobytes(),
+            sent_ns=self.sent_ns.tobytes(),
+            done_ns=self.done_ns.tobytes(),
+            outcome=self.outcome.tobytes(),
+            errors=tuple(self._errors),
+            answers=tuple(self._answers),
+        )

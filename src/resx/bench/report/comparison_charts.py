@@ -70,8 +70,12 @@ def pareto(results: Sequence[BenchResult]) -> ReportFigure | None:
     best = front(found)
     x_range = _padded([member.p50_ms for member in found], 0.0)
     plot = Plot(
-        width=460, height=320, x_range=x_range, y_range=_padded([100 * m.accuracy for m in found], 0.0), left=52,
-    )  # fmt: skip
+        width=460,
+        height=320,
+        x_range=x_range,
+        y_range=_padded([100 * m.accuracy for m in found], 0.0),
+        left=52,
+    )
     parts = [plot.axes(f"p50 at {load}, ms", "accuracy, %")]
     places = [(plot.x(member.p50_ms), plot.y(100 * member.accuracy)) for member in found]
     parts.append(charts.line([_at(plot, member) for member in best], 0))
@@ -84,7 +88,8 @@ def pareto(results: Sequence[BenchResult]) -> ReportFigure | None:
         parts.append(charts.text(x, y, shorten(member.name, _LONGEST), anchor=anchor, style="name"))
     beaten = [member.name for member in found if member not in best]
     return ReportFigure(
-        name="pareto", title="Accuracy against latency",
+        name="pareto",
+        title="Accuracy against latency",
         pictures=[("", plot.svg(f"Accuracy against latency of {len(found)} models", "".join(parts)))],
         legend=[(charts.swatch(0), "no other is both faster and better")]
         + ([(charts.swatch(1, hollow=True).replace("line ", "none "), "another is")] if beaten else []),
@@ -94,13 +99,14 @@ def pareto(results: Sequence[BenchResult]) -> ReportFigure | None:
         + (f" Beaten in both: {', '.join(beaten)}." if beaten else ""),
         table=Table(
             caption=f"Accuracy against latency at {load}",
-            headings=["Model", "Accuracy, %", "p50, ms", "On the front", "Also known"], words=frozenset({3, 4}),
+            headings=["Model", "Accuracy, %", "p50, ms", "On the front", "Also known"],
+            words=frozenset({3, 4}),
             rows=[
                 [m.name, decimal(100 * m.accuracy), decimal(m.p50_ms), "yes" if m in best else "no", m.detail]
                 for m in found
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def _at(plot: Plot, member: ComparedModel) -> tuple[float, float]:
@@ -142,10 +148,14 @@ def _label_places(
             (x + dx, y + dy, anchor)
             for distance in (0, 13, 26, 39)
             for dx, dy, anchor in (
-                (8, 4 + distance, "start"), (-8, 4 + distance, "end"), (0, -9 - distance, "middle"),
-                (0, 17 + distance, "middle"), (8, 4 - distance, "start"), (-8, 4 - distance, "end"),
+                (8, 4 + distance, "start"),
+                (-8, 4 + distance, "end"),
+                (0, -9 - distance, "middle"),
+                (0, 17 + distance, "middle"),
+                (8, 4 - distance, "start"),
+                (-8, 4 - distance, "end"),
             )
-        ]  # fmt: skip
+        ]
         boxes = [_text_box(*place, width) for place in tries]
         free = [
             number
@@ -174,9 +184,14 @@ def ratios(found: Sequence[Ratio]) -> ReportFigure | None:
     low, high = min(1.0, *(r.low for r in found)), max(1.0, *(r.high for r in found))
     pad = (high / low) ** 0.06
     plot = Plot(
-        width=460, height=28 + _ROW * len(found) + 40, x_range=(max(low / pad, 0.01), min(high * pad, 100.0)),
-        y_range=(0.0, 1.0), x_log=True, left=14, top=4,
-    )  # fmt: skip
+        width=460,
+        height=28 + _ROW * len(found) + 40,
+        x_range=(max(low / pad, 0.01), min(high * pad, 100.0)),
+        y_range=(0.0, 1.0),
+        x_log=True,
+        left=14,
+        top=4,
+    )
     foot = plot.height - plot.bottom
     ticks = _ratio_ticks(*plot.x_range)
     parts = [
@@ -197,7 +212,8 @@ def ratios(found: Sequence[Ratio]) -> ReportFigure | None:
         told = f"{name}, between {ratio.low:.3f} and {ratio.high:.3f}"
         parts.append(charts.mark(plot.x(ratio.ratio), y, 0, told, size=4.5))
     return ReportFigure(
-        name="ratios", title="Compared, pair by pair",
+        name="ratios",
+        title="Compared, pair by pair",
         pictures=[("", plot.svg("Ratios with 95 % confidence intervals beside 1", "".join(parts)))],
         words="Geometric means over interleaved pairs, with 95 % confidence intervals; an interval that holds 1 shows "
         "no difference. " + " ".join(f"{r.target}: {_read(r)}." for r in found),
@@ -206,12 +222,21 @@ def ratios(found: Sequence[Ratio]) -> ReportFigure | None:
             headings=["Target", "To", "Load", "Of", "Ratio", "Low", "High", "Pairs", "In words"],
             words=frozenset({1, 2, 3, 8}),
             rows=[
-                [r.target, r.base, r.load, _MEASURES[r.what], f"{r.ratio:.3f}", f"{r.low:.3f}", f"{r.high:.3f}",
-                 str(r.num_pairs), _read(r)]
+                [
+                    r.target,
+                    r.base,
+                    r.load,
+                    _MEASURES[r.what],
+                    f"{r.ratio:.3f}",
+                    f"{r.low:.3f}",
+                    f"{r.high:.3f}",
+                    str(r.num_pairs),
+                    _read(r),
+                ]
                 for r in found
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def _read(ratio: Ratio) -> str:

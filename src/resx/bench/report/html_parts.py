@@ -42,9 +42,12 @@ def labels(measurements: Sequence[Measurement]) -> list[str]:
 
     def parts(measured: Measurement) -> dict[str, str]:
         return {
-            "target": measured.target, "url": measured.url, "load": measured.title,
-            "batch": f"batch {measured.batch_size}", "run": f"run {measured.repeat}",
-        }  # fmt: skip
+            "target": measured.target,
+            "url": measured.url,
+            "load": measured.title,
+            "batch": f"batch {measured.batch_size}",
+            "run": f"run {measured.repeat}",
+        }
 
     found = [parts(measured) for measured in measurements]
     varying = [key for key in ("target", "url", "load", "batch", "run") if len({part[key] for part in found}) > 1]

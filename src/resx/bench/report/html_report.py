@@ -90,8 +90,10 @@ def _verdict(result: BenchResult) -> str:
     return (
         f'<div class="verdict{" bad" if bad else ""}"><h2><b>{"✗" if bad else "✓"} {word}</b>: {escape(told)}</h2>'
         + interrupted
-        + _list("Why", reasons, len(named)) + _list("Remarks", remarks, len(named)) + f"</div>{_facts(result)}"
-    )  # fmt: skip
+        + _list("Why", reasons, len(named))
+        + _list("Remarks", remarks, len(named))
+        + f"</div>{_facts(result)}"
+    )
 
 
 def _headline(result: BenchResult) -> tuple[str, str, bool]:
@@ -173,9 +175,17 @@ def _loads(measurements: Sequence[Measurement]) -> str:
         times = [decimal(ms) for ms in (m.p50_ms, m.p90_ms, m.p99_ms, m.p99_9_ms, m.max_ms)]
         served = decimal(100 * m.in_process.efficiency, 0) if m.in_process is not None else MISSING
         rows.append(
-            [name, decimal(m.images_per_s, 1), *([asked] if opened else []), *times, f"{m.failed:,}",
-             f"{m.answers.checked:,}", f"{m.answers.wrong:,}", *([served] if efficiency else [])]
-        )  # fmt: skip
+            [
+                name,
+                decimal(m.images_per_s, 1),
+                *([asked] if opened else []),
+                *times,
+                f"{m.failed:,}",
+                f"{m.answers.checked:,}",
+                f"{m.answers.wrong:,}",
+                *([served] if efficiency else []),
+            ]
+        )
     flagged = frozenset(number for number, m in enumerate(measurements) if m.invalid)
     first = Table(caption="What each load achieved", headings=headings, rows=rows, flagged=flagged).html()
     return f"{first}<details><summary>The client's side of each load</summary>{_client(measurements, names)}</details>"
@@ -188,10 +198,22 @@ def _client(measurements: Sequence[Measurement], names: Sequence[str]) -> str:
         errors = "; ".join(f"{times:,} times {error}" for error, times in m.errors.items()) or "none"
         late = "–" if m.late is None else decimal(100 * m.late.share)
         rows.append(
-            [name, f"{m.sent:,}", decimal(m.window_s, 1), decimal(m.service.p50_ms), decimal(m.service.p99_ms), late,
-             decimal(m.client_cpu_ms_per_request, 3), decimal(100 * m.client.cpu_share, 1),
-             decimal(ceiling, 0), decimal(100 * m.stability.spread, 1), m.contents, m.answers.reference, errors]
-        )  # fmt: skip
+            [
+                name,
+                f"{m.sent:,}",
+                decimal(m.window_s, 1),
+                decimal(m.service.p50_ms),
+                decimal(m.service.p99_ms),
+                late,
+                decimal(m.client_cpu_ms_per_request, 3),
+                decimal(100 * m.client.cpu_share, 1),
+                decimal(ceiling, 0),
+                decimal(100 * m.stability.spread, 1),
+                m.contents,
+                m.answers.reference,
+                errors,
+            ]
+        )
     headings = ["Load", "Sent", "Window, s", "Service p50, ms", "Service p99, ms", "Sent late, %",
                 "CPU per request, ms", "CPU of a core, %", "Client's ceiling, requests/s", "Spread of thirds, %",
                 "Contents", "Compared with", "Errors"]  # fmt: skip
@@ -228,14 +250,20 @@ def _repeated(result: BenchResult) -> str:
         return ""
     several = len({again.target for again in result.repeated}) > 1
     rows = [
-        [f"{again.target}, {again.title}" if several else again.title, str(again.num_runs),
-         _interval(again.images_per_s, 1), _interval(again.p50_ms), _interval(again.p99_ms)]
+        [
+            f"{again.target}, {again.title}" if several else again.title,
+            str(again.num_runs),
+            _interval(again.images_per_s, 1),
+            _interval(again.p50_ms),
+            _interval(again.p99_ms),
+        ]
         for again in result.repeated
-    ]  # fmt: skip
+    ]
     return Table(
         caption="Loads that were measured several times: means with 95 % confidence intervals",
-        headings=["Load", "Runs", "Images/s", "p50, ms", "p99, ms"], rows=rows,
-    ).html()  # fmt: skip
+        headings=["Load", "Runs", "Images/s", "p50, ms", "p99, ms"],
+        rows=rows,
+    ).html()
 
 
 def _interval(interval: Interval | None, digits: int = 2) -> str:
@@ -257,18 +285,27 @@ def _server(measurements: Sequence[Measurement]) -> list[ReportFigure | None]:
 def _gpus(measurements: Sequence[Measurement]) -> str:
     """What the server's GPUs did, where anything says."""
     rows = [
-        [name, gpu.name, _spread(gpu.utilization, 100, 0), _spread(gpu.memory_used_bytes, 1e-9, 1),
-         MISSING if gpu.memory_total_bytes is None else decimal(gpu.memory_total_bytes / 1e9, 1),
-         _spread(gpu.power_w, 1, 0), f"{gpu.num_samples:,}", SOURCES[gpu.source]]
-        for name, measured in zip(labels(measurements), measurements, strict=True) for gpu in measured.gpus or ()
-    ]  # fmt: skip
+        [
+            name,
+            gpu.name,
+            _spread(gpu.utilization, 100, 0),
+            _spread(gpu.memory_used_bytes, 1e-9, 1),
+            MISSING if gpu.memory_total_bytes is None else decimal(gpu.memory_total_bytes / 1e9, 1),
+            _spread(gpu.power_w, 1, 0),
+            f"{gpu.num_samples:,}",
+            SOURCES[gpu.source],
+        ]
+        for name, measured in zip(labels(measurements), measurements, strict=True)
+        for gpu in measured.gpus or ()
+    ]
     if not rows:
         return ""
     return Table(
         caption="The server's GPUs during each load: mean (least to most), of all programs on them",
         headings=["Load", "GPU", "Busy, %", "Memory used, GB", "Memory, GB", "Power, W", "Samples", "From"],
-        rows=rows, words=frozenset({1, 7}),
-    ).html()  # fmt: skip
+        rows=rows,
+        words=frozenset({1, 7}),
+    ).html()
 
 
 def _spread(spread: Spread | None, scale: float, digits: int) -> str:
@@ -285,19 +322,25 @@ def _plates(figures: Sequence[ReportFigure | None]) -> str:
 
 def _environment(result: BenchResult) -> str:
     known = result.environment
-    cores = f"{count(known.usable_cores, 'core')}, shared by client and server" if known.server_is_local else (
-        f"{count(known.usable_cores, 'core')} for the client; the server is elsewhere")  # fmt: skip
+    cores = (
+        f"{count(known.usable_cores, 'core')}, shared by client and server"
+        if known.server_is_local
+        else (f"{count(known.usable_cores, 'core')} for the client; the server is elsewhere")
+    )
     return _rows(
         {
-            "Processor": known.machine, "Usable": cores,
+            "Processor": known.machine,
+            "Usable": cores,
             "CPU quota": "none" if known.cpu_quota is None else f"{known.cpu_quota:g} cores",
             "Frequency governor": known.governor or "not told",
-            "Load average before": f"{known.load_average:g}", "Triton": known.triton,
+            "Load average before": f"{known.load_average:g}",
+            "Triton": known.triton,
             "Server": ", ".join(filter(None, (known.server_kind, known.server_threads))),
             "Response cache": "on" if known.response_cache else "off",
-            "Python": known.python, "Packages": ", ".join(f"{name} {v}" for name, v in known.packages.items()),
+            "Python": known.python,
+            "Packages": ", ".join(f"{name} {v}" for name, v in known.packages.items()),
         }
-    )  # fmt: skip
+    )
 
 
 def _reading() -> str:

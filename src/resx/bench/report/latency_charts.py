@@ -36,27 +36,42 @@ def over_time(measurements: Sequence[Measurement]) -> ReportFigure | None:
             (f'<svg class="swatch" viewBox="0 0 30 14" aria-hidden="true">{_sample_cross()}</svg>', "failures")
         )
     rows = [
-        [name, decimal(second.at_s, 1), decimal(second.answers_per_s, 1), decimal(second.p50_ms),
-         decimal(second.p99_ms), str(second.failed)]
-        for name, measured in shown for second in measured.seconds
-    ]  # fmt: skip
+        [
+            name,
+            decimal(second.at_s, 1),
+            decimal(second.answers_per_s, 1),
+            decimal(second.p50_ms),
+            decimal(second.p99_ms),
+            str(second.failed),
+        ]
+        for name, measured in shown
+        for second in measured.seconds
+    ]
     return ReportFigure(
-        name="time", title="Latency over time", style="many", pictures=pictures, legend=legend,
-        words="One picture per load, all on the same logarithmic scale. " + _worst_slice(shown) + (
-            f" {count(failed, 'request')} failed." if failed else " No request failed."
-        ),
+        name="time",
+        title="Latency over time",
+        style="many",
+        pictures=pictures,
+        legend=legend,
+        words="One picture per load, all on the same logarithmic scale. "
+        + _worst_slice(shown)
+        + (f" {count(failed, 'request')} failed." if failed else " No request failed."),
         table=Table(
             caption="Latency over time: each slice of each load",
-            headings=["Load", "Until, s", "Answers/s", "p50, ms", "p99, ms", "Failed"], rows=rows,
+            headings=["Load", "Until, s", "Answers/s", "p50, ms", "p99, ms", "Failed"],
+            rows=rows,
         ),
-    )  # fmt: skip
+    )
 
 
 def _slices(name: str, measured: Measurement, y_range: tuple[float, float]) -> str:
     plot = Plot(
-        width=320, height=190, x_range=(0.0, max(second.at_s for second in measured.seconds)), y_range=y_range,
+        width=320,
+        height=190,
+        x_range=(0.0, max(second.at_s for second in measured.seconds)),
+        y_range=y_range,
         y_log=True,
-    )  # fmt: skip
+    )
     parts = [plot.axes("time, s", "latency, ms")]
     starts = [0.0, *(second.at_s for second in measured.seconds[:-1])]
     middles = [plot.x((start + second.at_s) / 2) for start, second in zip(starts, measured.seconds, strict=True)]
@@ -103,9 +118,12 @@ def curves(measurements: Sequence[Measurement]) -> ReportFigure | None:
         return None
     most = max(steps[-1][0] for _, _, steps in found)
     plot = Plot(
-        width=460, height=320, x_range=(0.0, max(1.0, math.ceil(most * 2) / 2)), y_log=True,
+        width=460,
+        height=320,
+        x_range=(0.0, max(1.0, math.ceil(most * 2) / 2)),
+        y_log=True,
         y_range=charts.log_range([ms for _, _, steps in found for _, ms in steps]),
-    )  # fmt: skip
+    )
     ticks = [(0.0, "0"), (math.log10(2), "50"), *((float(n), _nines(n)) for n in range(1, int(plot.x_range[1]) + 1))]
     parts = [plot.axes("percentile", "latency, ms", x_ticks=ticks)]
     for style, (name, measured, steps) in enumerate(found):
@@ -116,13 +134,14 @@ def curves(measurements: Sequence[Measurement]) -> ReportFigure | None:
             parts.append(charts.mark(at, plot.y(ms), style, told, hollow=charts.is_again(style)))
     legend = [(charts.swatch(style, hollow=charts.is_again(style)), name) for style, (name, _, _) in enumerate(found)]
     return ReportFigure(
-        name="percentiles", title="Latency by percentile",
+        name="percentiles",
+        title="Latency by percentile",
         pictures=[("", plot.svg(f"Latency by percentile of {count(len(found), 'load')}", "".join(parts)))],
         legend=legend,
         words="Each step of the axis leaves a tenth of the requests. Marks: p50, p90, p95, p99, p99.9. "
         "Dotted from where samples are too few to know a percentile, up to the slowest request. " + _widest(found),
         table=_percentile_table(found),
-    )  # fmt: skip
+    )
 
 
 def histogram_steps(encoded: str) -> list[tuple[float, float]]:
@@ -169,9 +188,12 @@ def _curve(plot: Plot, style: int, steps: Sequence[tuple[float, float]], request
 
 def _known(measured: Measurement) -> list[tuple[float, float]]:
     values = (
-        (0.5, measured.p50_ms), (0.9, measured.p90_ms), (0.95, measured.p95_ms), (0.99, measured.p99_ms),
+        (0.5, measured.p50_ms),
+        (0.9, measured.p90_ms),
+        (0.95, measured.p95_ms),
+        (0.99, measured.p99_ms),
         (0.999, measured.p99_9_ms),
-    )  # fmt: skip
+    )
     return [(share, ms) for share, ms in values if ms is not None]
 
 
@@ -193,8 +215,9 @@ def _percentile_table(found: Sequence[tuple[str, Measurement, object]]) -> Table
     ]
     return Table(
         caption="Latency by percentile, ms",
-        headings=["Load", "Samples", "p50", "p90", "p95", "p99", "p99.9", "Largest"], rows=rows,
-    )  # fmt: skip
+        headings=["Load", "Samples", "p50", "p90", "p95", "p99", "p99.9", "Largest"],
+        rows=rows,
+    )
 
 
 def _nines(number: int) -> str:

@@ -11,9 +11,11 @@ from resx.bench.results.result import Measurement
 from resx.bench.results.server_statistics import ServerBreakdown
 
 _PHASES = (
-    ("queue", "queue_ms", "waiting in the queue"), ("input", "compute_input_ms", "input"),
-    ("infer", "compute_infer_ms", "inference"), ("output", "compute_output_ms", "output"),
-)  # fmt: skip
+    ("queue", "queue_ms", "waiting in the queue"),
+    ("input", "compute_input_ms", "input"),
+    ("infer", "compute_infer_ms", "inference"),
+    ("output", "compute_output_ms", "output"),
+)
 _ROW, _BAR = 38, 13
 """Heights in the split's chart: of a load, and of its bar."""
 
@@ -27,9 +29,12 @@ def throughput(measurements: Sequence[Measurement]) -> ReportFigure | None:
     if not values:
         return None
     plot = Plot(
-        width=460, height=320, x_range=charts.zero_range([m.images_per_s for m in measurements]),
-        y_range=charts.log_range(values), y_log=True,
-    )  # fmt: skip
+        width=460,
+        height=320,
+        x_range=charts.zero_range([m.images_per_s for m in measurements]),
+        y_range=charts.log_range(values),
+        y_log=True,
+    )
     parts = [plot.axes("throughput, images/s", "latency, ms")]
     legend = []
     for style, (name, group) in enumerate(series.items()):
@@ -41,7 +46,8 @@ def throughput(measurements: Sequence[Measurement]) -> ReportFigure | None:
     best = max(measurements, key=lambda m: m.images_per_s)
     closed = any(m.load == "closed" for m in measurements)
     return ReportFigure(
-        name="throughput", title="Throughput against latency",
+        name="throughput",
+        title="Throughput against latency",
         pictures=[("", plot.svg("Throughput against latency: p50 and p99 of each load", "".join(parts)))],
         legend=legend,
         words=("Dashed with hollow marks: p99. " if len(series) > 1 else "")
@@ -50,13 +56,14 @@ def throughput(measurements: Sequence[Measurement]) -> ReportFigure | None:
         + (f", with p50 {brief(best.p50_ms)} ms" if best.p50_ms is not None else "")
         + (f" and p99 {brief(best.p99_ms)} ms." if best.p99_ms is not None else "."),
         table=Table(
-            caption="Throughput against latency", headings=["Load", "Images/s", "p50, ms", "p99, ms"],
+            caption="Throughput against latency",
+            headings=["Load", "Images/s", "p50, ms", "p99, ms"],
             rows=[
                 [name, decimal(m.images_per_s, 1), decimal(m.p50_ms), decimal(m.p99_ms)]
                 for name, m in zip(labels(measurements), measurements, strict=True)
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def _series_names(measurements: Sequence[Measurement]) -> list[str]:
@@ -66,13 +73,14 @@ def _series_names(measurements: Sequence[Measurement]) -> list[str]:
     return [
         ", ".join(
             [
-                *([m.target] if targets else []), *([m.url] if urls else []),
+                *([m.target] if targets else []),
+                *([m.url] if urls else []),
                 "closed loop" if m.load == "closed" else f"open loop, {m.arrivals}",
                 *([f"batch {m.batch_size}"] if batches else []),
             ]
         )
         for m in measurements
-    ]  # fmt: skip
+    ]
 
 
 def _load_line(plot: Plot, style: int, name: str, ordered: Sequence[Measurement]) -> str:
@@ -100,16 +108,21 @@ def split(measurements: Sequence[Measurement]) -> ReportFigure | None:
         return None
     widest = max(server.queue_ms + server.compute_ms for _, server in shown)
     plot = Plot(
-        width=460, height=28 + _ROW * len(shown) + 40, x_range=charts.zero_range([widest]), y_range=(0.0, 1.0),
-        left=2, top=4,
-    )  # fmt: skip
+        width=460,
+        height=28 + _ROW * len(shown) + 40,
+        x_range=charts.zero_range([widest]),
+        y_range=(0.0, 1.0),
+        left=2,
+        top=4,
+    )
     parts = [_bar_axis(plot)]
     for number, (name, server) in enumerate(shown):
         parts.append(_bar_of(plot, 10.0 + number * _ROW, name, server))
     waiting = max(shown, key=lambda item: item[1].queue_ms / (item[1].queue_ms + item[1].compute_ms or 1))
     queue, total = waiting[1].queue_ms, waiting[1].queue_ms + waiting[1].compute_ms
     return ReportFigure(
-        name="split", title="Where the time goes in the server",
+        name="split",
+        title="Where the time goes in the server",
         pictures=[("", plot.svg("Mean time of a request in queue and computation, a bar per load", "".join(parts)))],
         legend=[(charts.fill_swatch(style), word) for style, _, word in _PHASES],
         words="Means per request, from Triton's own statistics over the measured window. The largest share of waiting "
@@ -118,12 +131,17 @@ def split(measurements: Sequence[Measurement]) -> ReportFigure | None:
             caption="Mean time of a request in the server, ms",
             headings=["Load", "Queue", "Input", "Inference", "Output", "Sum", "Requests", "Executions"],
             rows=[
-                [name, *(decimal(getattr(server, field), 3) for _, field, _ in _PHASES),
-                 decimal(server.queue_ms + server.compute_ms, 3), f"{server.requests:,}", f"{server.executions:,}"]
+                [
+                    name,
+                    *(decimal(getattr(server, field), 3) for _, field, _ in _PHASES),
+                    decimal(server.queue_ms + server.compute_ms, 3),
+                    f"{server.requests:,}",
+                    f"{server.executions:,}",
+                ]
                 for name, server in shown
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def _bar_axis(plot: Plot) -> str:
@@ -158,18 +176,22 @@ def batches(measurements: Sequence[Measurement]) -> ReportFigure | None:
     largest = max(max(server.batches) for _, server in shown)
     fullest = max(shown, key=lambda item: item[1].mean_batch_size)
     return ReportFigure(
-        name="batches", title="Batches that the server ran", style="pairs",
+        name="batches",
+        title="Batches that the server ran",
+        style="pairs",
         pictures=[(name, _histogram(name, server, largest)) for name, server in shown],
         words="Share of the model's executions by number of images; one picture per load, all on the same scales. The "
         f"fullest on average are those of {fullest[0]}: {brief(fullest[1].mean_batch_size)} images.",
         table=Table(
-            caption="Executions by number of images", headings=["Load", "Images", "Executions", "Share, %"],
+            caption="Executions by number of images",
+            headings=["Load", "Images", "Executions", "Share, %"],
             rows=[
                 [name, str(size), f"{times:,}", decimal(100 * times / sum(server.batches.values()), 1)]
-                for name, server in shown for size, times in server.batches.items()
+                for name, server in shown
+                for size, times in server.batches.items()
             ],
         ),
-    )  # fmt: skip
+    )
 
 
 def _histogram(name: str, server: ServerBreakdown, largest: int) -> str:

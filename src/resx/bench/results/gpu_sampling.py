@@ -76,14 +76,16 @@ def summary(samples: Sequence[tuple[GpuReading, ...]], source: Source) -> tuple[
         return None
     return tuple(
         GpuUse(
-            name=name, source=source, num_samples=len(readings),
+            name=name,
+            source=source,
+            num_samples=len(readings),
             utilization=_spread([gpu.utilization for gpu in readings]),
             memory_used_bytes=_spread([gpu.memory_used_bytes for gpu in readings]),
             memory_total_bytes=readings[-1].memory_total_bytes,
             power_w=_spread([gpu.power_w for gpu in readings]),
         )
         for name, readings in found.items()
-    )  # fmt: skip
+    )
 
 
 def _spread(values: Sequence[float | None]) -> Spread | None:

@@ -292,13 +292,20 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
     threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "")
     count = sum(int(group.get("count", 1)) for group in groups)
     return Environment(
-        resx=__version__, triton=triton, python=platform.python_version(), machine=processor(),
-        usable_cores=usable_cores(), cpu_quota=cpu_quota(), governor=_governor(),
+        resx=__version__,
+        triton=triton,
+        python=platform.python_version(),
+        machine=processor(),
+        usable_cores=usable_cores(),
+        cpu_quota=cpu_quota(),
+        governor=_governor(),
         load_average=round(os.getloadavg()[0], 2),
-        server_is_local=is_local(address), server_kind=_kind(address),
+        server_is_local=is_local(address),
+        server_kind=_kind(address),
         server_threads=f"{count} instance{'s' if count > 1 else ''}" + (f" of {threads} threads" if threads else ""),
-        response_cache=bool(config.get("response_cache", {}).get("enable")), packages=packages,
-    )  # fmt: skip
+        response_cache=bool(config.get("response_cache", {}).get("enable")),
+        packages=packages,
+    )
 
 
 def is_local(address: Address) -> bool:

@@ -20,9 +20,12 @@ def compare_answers(
     apart = [_apart(target, payloads, batch_size, payload, answer) for _, payload, answer in answers]
     finite = [value for value in apart if np.isfinite(value)]
     return Answers(
-        checked=len(apart), wrong=sum(not value <= payloads.tolerance for value in apart),
-        reference=payloads.reference, worst=max(finite, default=None), tolerance=payloads.tolerance,
-    )  # fmt: skip
+        checked=len(apart),
+        wrong=sum(not value <= payloads.tolerance for value in apart),
+        reference=payloads.reference,
+        worst=max(finite, default=None),
+        tolerance=payloads.tolerance,
+    )
 
 
 def difference(expected: npt.NDArray[np.float64], answer: npt.NDArray[np.float32]) -> float:

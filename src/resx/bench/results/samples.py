@@ -73,9 +73,12 @@ class Samples:
     def where(self, mask: npt.NDArray[np.bool_]) -> Samples:
         """Return those that the mask picks."""
         return Samples(
-            due_ns=self.due_ns[mask], sent_ns=self.sent_ns[mask], done_ns=self.done_ns[mask], kind=self.kind[mask],
+            due_ns=self.due_ns[mask],
+            sent_ns=self.sent_ns[mask],
+            done_ns=self.done_ns[mask],
+            kind=self.kind[mask],
             errors=self.errors,
-        )  # fmt: skip
+        )
 
 
 def merge(records: Sequence[Records]) -> Samples:
@@ -90,9 +93,12 @@ def merge(records: Sequence[Records]) -> Samples:
         return np.concatenate([np.frombuffer(getattr(record, field), np.int64) for record in records])
 
     return Samples(
-        due_ns=joined("due_ns"), sent_ns=joined("sent_ns"), done_ns=joined("done_ns"), kind=np.concatenate(kinds),
+        due_ns=joined("due_ns"),
+        sent_ns=joined("sent_ns"),
+        done_ns=joined("done_ns"),
+        kind=np.concatenate(kinds),
         errors=tuple(errors),
-    )  # fmt: skip
+    )
 
 
 def histogram(latencies_ms: npt.NDArray[np.float64]) -> Any:
@@ -118,6 +124,10 @@ def percentiles(latencies_ms: npt.NDArray[np.float64]) -> Percentiles:
 
     return Percentiles(
         mean_ms=float(latencies_ms.mean()) if len(latencies_ms) >= MIN_SAMPLES[50] else None,
-        p50_ms=at(50), p90_ms=at(90), p95_ms=at(95), p99_ms=at(99), p99_9_ms=at(99.9),
+        p50_ms=at(50),
+        p90_ms=at(90),
+        p95_ms=at(95),
+        p99_ms=at(99),
+        p99_9_ms=at(99.9),
         max_ms=float(latencies_ms.max()),
-    )  # fmt: skip
+    )

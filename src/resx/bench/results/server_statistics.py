@@ -52,9 +52,13 @@ def breakdown(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, 
     runs, times_ns = (_difference(before, after, what) for what in ("count", "ns"))
     batches = {size: count for size, count in sorted(runs.items()) if count > 0}
     return ServerBreakdown(
-        requests=requests, executions=executions, mean_batch_size=images / executions, **mean_ms, batches=batches,
+        requests=requests,
+        executions=executions,
+        mean_batch_size=images / executions,
+        **mean_ms,
+        batches=batches,
         batch_compute_ms={size: times_ns[size] / count / 1e6 for size, count in batches.items()},
-    )  # fmt: skip
+    )
 
 
 def _difference(

@@ -22,16 +22,26 @@ def draw(name: str, tuning: Tuning, path: Path) -> None:
         for number, trial in enumerate(best):
             right = trial.images_per_s > middle
             axes.annotate(
-                _short(trial.setting, tuning), (trial.images_per_s, trial.single_ms or 0), fontsize=7,
-                xytext=(-8 if right else 8, -10 - 9 * (number % 2)), textcoords="offset points", color=look.main,
+                _short(trial.setting, tuning),
+                (trial.images_per_s, trial.single_ms or 0),
+                fontsize=7,
+                xytext=(-8 if right else 8, -10 - 9 * (number % 2)),
+                textcoords="offset points",
+                color=look.main,
                 ha="right" if right else "left",
-            )  # fmt: skip
+            )
         for label, setting, marker, size in (("before", tuning.before, "s", 60), ("chosen", tuning.chosen, "*", 150)):
             at = [trial for trial in measured if trial.setting == setting]
             axes.scatter(
-                *_places(at), marker=marker, s=size, facecolor="none", edgecolor=look.second, linewidth=1.4, zorder=4,
+                *_places(at),
+                marker=marker,
+                s=size,
+                facecolor="none",
+                edgecolor=look.second,
+                linewidth=1.4,
+                zorder=4,
                 label=f"{label}: {_short(setting, tuning)}",
-            )  # fmt: skip
+            )
         axes.set(xlabel=f"images a second, {what}", ylabel="median of single requests, ms")
         axes.margins(0.12)
         axes.legend(fontsize=7)

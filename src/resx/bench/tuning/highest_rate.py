@@ -109,10 +109,16 @@ def parse_slo(text: str) -> Slo:
 
 
 def search(
-    target: Target, slo: Slo, plan: LoadPlan, extras: Extras, *, start_per_s: float | None = None,
+    target: Target,
+    slo: Slo,
+    plan: LoadPlan,
+    extras: Extras,
+    *,
+    start_per_s: float | None = None,
     closeness: float = CLOSENESS,
-    on_trial: Callable[[str], None] = lambda _text: None, on_measured: Callable[[Measurement], None] = lambda _m: None,
-) -> Found:  # fmt: skip
+    on_trial: Callable[[str], None] = lambda _text: None,
+    on_measured: Callable[[Measurement], None] = lambda _m: None,
+) -> Found:
     """Search, with trials of `plan.duration_s`, longer where a rate gives too few samples for the percentile.
 
     Args:
@@ -140,15 +146,25 @@ def search(
     def trial(rate: float, seed: int) -> Measurement:
         on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
         wanted = replace(
-            plan, concurrency=0, rate_per_s=rate, duration_s=max(plan.duration_s, slo.least_s(rate)),
+            plan,
+            concurrency=0,
+            rate_per_s=rate,
+            duration_s=max(plan.duration_s, slo.least_s(rate)),
             seed=plan.seed + seed,
-        )  # fmt: skip
+        )
         trials.append(measure(target, wanted, extras, repeat=len(trials) + 1))
         on_measured(trials[-1])
         return trials[-1]
 
-    low = _close_in(slo, trial, first=rate, high=high, down=2 if start_per_s is None else _STEP, capacity=capacity,
-                    closeness=closeness)  # fmt: skip
+    low = _close_in(
+        slo,
+        trial,
+        first=rate,
+        high=high,
+        down=2 if start_per_s is None else _STEP,
+        capacity=capacity,
+        closeness=closeness,
+    )
     step = closeness
     for _ in range(_MOST_CONFIRMATIONS):
         if not low or trials[-1].interrupted:
@@ -158,15 +174,24 @@ def search(
             return Found(rate_per_s=low, trials=tuple(trials), capacity_per_s=capacity, client_limit_per_s=limit)
         low, step = low / step, min(step * step, 2.0)
     return Found(
-        rate_per_s=None, trials=tuple(trials), capacity_per_s=capacity,
-        client_limit_per_s=_client_limit(trials, above=0.0), why=_why_none(slo, trials),
-    )  # fmt: skip
+        rate_per_s=None,
+        trials=tuple(trials),
+        capacity_per_s=capacity,
+        client_limit_per_s=_client_limit(trials, above=0.0),
+        why=_why_none(slo, trials),
+    )
 
 
 def _close_in(
-    slo: Slo, trial: Callable[[float, int], Measurement], *, first: float, high: float, down: float, capacity: float,
+    slo: Slo,
+    trial: Callable[[float, int], Measurement],
+    *,
+    first: float,
+    high: float,
+    down: float,
+    capacity: float,
     closeness: float,
-) -> float:  # fmt: skip
+) -> float:
     """Return the highest rate that held once; 0: none did."""
     rate, low, num_told, num_late = first, 0.0, 0, 0
     doubtful = math.inf  # was late, and nothing held yet

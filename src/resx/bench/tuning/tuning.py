@@ -123,22 +123,29 @@ class Bench:
         card = self.repository.card(self.name, setting.version)
         slopes: list[float] = []
         extras = Extras(
-            payloads=lambda _target, batch: canaries(card, batch), measure_ceiling=False,
+            payloads=lambda _target, batch: canaries(card, batch),
+            measure_ceiling=False,
             on_samples=lambda load, samples, _opened: slopes.append(answers_per_s(samples) or load.requests_per_s),
-        )  # fmt: skip
+        )
         plan = LoadPlan(
-            concurrency=self.search.concurrency, duration_s=seconds, warmup_s=min(_WARMUP_S, seconds),
-            seed=self.search.seed, batch_size=self.images_per_request(setting),
-        )  # fmt: skip
+            concurrency=self.search.concurrency,
+            duration_s=seconds,
+            warmup_s=min(_WARMUP_S, seconds),
+            seed=self.search.seed,
+            batch_size=self.images_per_request(setting),
+        )
         try:
             with on_trial(
                 self.client, self.repository, self.name, setting, as_it_is=as_it_is, threads=threads
             ) as alias:
                 canary(self.client, alias, setting.version, card)
                 target = Target(
-                    address=self.address, model=alias, version=setting.version, answering=setting.version,
+                    address=self.address,
+                    model=alias,
+                    version=setting.version,
+                    answering=setting.version,
                     interface=self.client.interface(alias, setting.version),
-                )  # fmt: skip
+                )
                 one = measure(target, replace(plan, concurrency=1), extras)
                 many = self._many(target, plan, extras, one, start_per_s)
         except ResxError as error:
@@ -149,10 +156,15 @@ class Bench:
         reasons = [reason for load in loads for reason in load.invalid]
         reasons += [f"{load.failed} requests failed" for load in loads if load.failed]
         return Trial(
-            setting=setting, stage=stage, seconds=seconds, images_per_s=self._images_per_s(many, slopes[-1]),
-            p50_ms=many.p50_ms if many else None, p99_ms=many.p99_ms if many else None, single_ms=one.p50_ms,
+            setting=setting,
+            stage=stage,
+            seconds=seconds,
+            images_per_s=self._images_per_s(many, slopes[-1]),
+            p50_ms=many.p50_ms if many else None,
+            p99_ms=many.p99_ms if many else None,
+            single_ms=one.p50_ms,
             invalid=reasons[0] if reasons else "",
-        )  # fmt: skip
+        )
 
     def _many(
         self, target: Target, plan: LoadPlan, extras: Extras, alone: Measurement, start_per_s: float | None
@@ -242,9 +254,13 @@ def batch_settings(
 
 
 def halve(
-    settings: Sequence[Setting], before: Setting, run: Callable[[Setting, float], Trial], objective: Objective,
-    duration_s: float, seed: int,
-) -> Setting:  # fmt: skip
+    settings: Sequence[Setting],
+    before: Setting,
+    run: Callable[[Setting, float], Trial],
+    objective: Objective,
+    duration_s: float,
+    seed: int,
+) -> Setting:
     """Return the best of the settings: in each round a third stays, and `before`, with twice the time.
 
     Raises:
@@ -283,19 +299,26 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
     """Return the settings' last valid trials that no other beats in both throughput and single latency."""
     found = latest([trial for trial in trials if not trial.invalid and trial.single_ms])
     return [
-        trial for trial in found
+        trial
+        for trial in found
         if not any(
-            other.images_per_s >= trial.images_per_s and (other.single_ms or 0) <= (trial.single_ms or 0)
+            other.images_per_s >= trial.images_per_s
+            and (other.single_ms or 0) <= (trial.single_ms or 0)
             and other is not trial
             for other in found
         )
-    ]  # fmt: skip
+    ]
 
 
 def tune(
-    bench: Bench, versions: Sequence[int], largest: int, least: int, *,
-    on_trial: Callable[[str, Setting], None], on_done: Callable[[Trial], None] = lambda _trial: None,
-) -> TuningResult:  # fmt: skip
+    bench: Bench,
+    versions: Sequence[int],
+    largest: int,
+    least: int,
+    *,
+    on_trial: Callable[[str, Setting], None],
+    on_done: Callable[[Trial], None] = lambda _trial: None,
+) -> TuningResult:
     """Search.
 
     Args:
@@ -364,13 +387,25 @@ def outcome(
     else:
         ratio = low = high = 1.0
     return TuningResult(
-        before=before, best=best, num_pairs=len(pairs), trials=trials, threads_matter=on_cpu,
-        ratio=ratio, low=low, high=high,
-    )  # fmt: skip
+        before=before,
+        best=best,
+        num_pairs=len(pairs),
+        trials=trials,
+        threads_matter=on_cpu,
+        ratio=ratio,
+        low=low,
+        high=high,
+    )
 
 
 def _failed(setting: Setting, stage: Stage, seconds: float, reason: str) -> Trial:
     return Trial(
-        setting=setting, stage=stage, seconds=seconds, images_per_s=0.0, p50_ms=None, p99_ms=None, single_ms=None,
+        setting=setting,
+        stage=stage,
+        seconds=seconds,
+        images_per_s=0.0,
+        p50_ms=None,
+        p99_ms=None,
+        single_ms=None,
         invalid=reason,
-    )  # fmt: skip
+    )

@@ -155,16 +155,25 @@ def bench(
     if slo and (concurrency or rate) and not scenario:
         raise UsageError(f"--slo {slo}: searches for the rate itself; leave --concurrency and --rate out")
     _require_fitting(
-        names, slo=bool(slo), scenario=bool(scenario), compare=compare, in_process=in_process,
-        baseline=baseline is not None, concurrency=bool(concurrency),
-    )  # fmt: skip
+        names,
+        slo=bool(slo),
+        scenario=bool(scenario),
+        compare=compare,
+        in_process=in_process,
+        baseline=baseline is not None,
+        concurrency=bool(concurrency),
+    )
     wanted = ResultFiles(json=output, csv=csv, samples=samples, hdr_log=hdr_log, html=report)
     wanted.require_writable()
     base = LoadPlan(
-        concurrency=1, arrivals=choose("--arrivals", arrivals, ARRIVALS), batch_size=batch_size,
-        duration_s=duration if duration is not None else (3.0 if compare else 10.0), warmup_s=warmup, timeout_s=timeout,
+        concurrency=1,
+        arrivals=choose("--arrivals", arrivals, ARRIVALS),
+        batch_size=batch_size,
+        duration_s=duration if duration is not None else (3.0 if compare else 10.0),
+        warmup_s=warmup,
+        timeout_s=timeout,
         seed=seed,
-    )  # fmt: skip
+    )
     closed = concurrency or ("" if rate else "8" if compare else "1,4,8")
     counts, rates_per_s = concurrencies(closed) if closed else [], rates(rate) if rate else []
     plans = [replace(base, concurrency=count, processes=processes) for count in counts]
@@ -175,15 +184,31 @@ def bench(
     from resx.bench.comparing import share_of, tell_apart
 
     share = share_of(fail_above)
-    access = BenchAccess(repository=Repository(repository), url=url, protocol=protocol, ca=ca, cert=cert, key=key,
-                    headers=tuple(header or ()))  # fmt: skip
+    access = BenchAccess(
+        repository=Repository(repository),
+        url=url,
+        protocol=protocol,
+        ca=ca,
+        cert=cert,
+        key=key,
+        headers=tuple(header or ()),
+    )
     out = Output(as_json=json, quiet=quiet)
     folder = None if data is None or data.suffix == ROWS_SUFFIX else data
     job = BenchRequest(
-        targets=tell_apart(_targets(names, access, Inputs.read(shape or [], data))), plans=plans, slo=slo,
-        compare=compare, repeat=repeat or (5 if compare else 1), data=folder, check=check, in_process=in_process,
-        shared_memory=shared_memory, repository=access.repository, out=out, keep_samples=samples is not None,
-    )  # fmt: skip
+        targets=tell_apart(_targets(names, access, Inputs.read(shape or [], data))),
+        plans=plans,
+        slo=slo,
+        compare=compare,
+        repeat=repeat or (5 if compare else 1),
+        data=folder,
+        check=check,
+        in_process=in_process,
+        shared_memory=shared_memory,
+        repository=access.repository,
+        out=out,
+        keep_samples=samples is not None,
+    )
     if scenario:
         _run_scenario(job, scenario, loadgen_logs, slo, wanted)
         return

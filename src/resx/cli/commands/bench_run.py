@@ -137,10 +137,18 @@ class BenchRequest:
         with self.out.live() as tell:
             tell.begin(f"{scenario} for {plan.duration_s:g} s, by LoadGen")
             return loadgen.run_scenario(
-                target, scenario, self._payloads(target)(target, plan.batch_size), duration_s=plan.duration_s,
-                rate_per_s=plan.rate_per_s, latency_bound_ms=latency_bound_ms, connections=LOADGEN_CONNECTIONS,
-                log_folder=log_folder, seed=plan.seed, warmup_s=plan.warmup_s, timeout_s=plan.timeout_s,
-            )  # fmt: skip
+                target,
+                scenario,
+                self._payloads(target)(target, plan.batch_size),
+                duration_s=plan.duration_s,
+                rate_per_s=plan.rate_per_s,
+                latency_bound_ms=latency_bound_ms,
+                connections=LOADGEN_CONNECTIONS,
+                log_folder=log_folder,
+                seed=plan.seed,
+                warmup_s=plan.warmup_s,
+                timeout_s=plan.timeout_s,
+            )
 
     def write(self, wanted: ResultFiles, result: BenchResult) -> list[Path]:
         """Write the files."""
@@ -153,11 +161,13 @@ class BenchRequest:
 
         plan = self.plans[0]
         comparing.compare(
-            self.targets, plan, extras, self.repeat, on_measured=found.append,
-            on_round=lambda number, target: tell.begin(
-                f"pair {number} of {self.repeat}, {target.name}, {plan.title}"
-            ),
-        )  # fmt: skip
+            self.targets,
+            plan,
+            extras,
+            self.repeat,
+            on_measured=found.append,
+            on_round=lambda number, target: tell.begin(f"pair {number} of {self.repeat}, {target.name}, {plan.title}"),
+        )
 
     def _measure_all(self, extras: Extras, tell: Live, found: list[Measurement]) -> None:
         from resx.bench.measuring import measure
@@ -185,9 +195,15 @@ class BenchRequest:
         folder = self.repository.version_folder(target.model, target.answering)
         assert extras.payloads is not None
         run = measure_in_process(
-            folder, self.repository.card(target.model, target.answering), batch_size, instances=0, threads=0,
-            duration_s=plan.duration_s, tensors=extras.payloads(target, batch_size).tensors, device=self._device(),
-        )  # fmt: skip
+            folder,
+            self.repository.card(target.model, target.answering),
+            batch_size,
+            instances=0,
+            threads=0,
+            duration_s=plan.duration_s,
+            tensors=extras.payloads(target, batch_size).tensors,
+            device=self._device(),
+        )
         return measured.model_copy(update={"in_process": run.compared(measured.images_per_s)})
 
     def _require_files(self) -> None:
@@ -219,14 +235,17 @@ class BenchRequest:
         done = search(self.targets[0], objective, self.plans[0], extras, on_trial=tell.begin, on_measured=found.append)
         last = done.trials[-1] if done.trials else None
         return {
-            "asked": self.slo, "bound_ms": objective.bound_ms, "rate_per_s": done.rate_per_s,
+            "asked": self.slo,
+            "bound_ms": objective.bound_ms,
+            "rate_per_s": done.rate_per_s,
             "capacity_per_s": done.capacity_per_s,
             "share_of_capacity": done.rate_per_s / done.capacity_per_s if done.rate_per_s else None,
             "reached_ms": getattr(last, objective.field) if last and done.rate_per_s else None,
             "limited_by": done.limited_by if done.rate_per_s else None,
-            "client_limit_per_s": done.client_limit_per_s, "why": done.why or None,
+            "client_limit_per_s": done.client_limit_per_s,
+            "why": done.why or None,
             "interrupted": any(measured.interrupted for measured in found),
-        }  # fmt: skip
+        }
 
     def _payloads(self, target: Target) -> Callable[[Target, int], Payloads]:
         """Choose the contents: images of the user's, the card's canary, or noise."""
@@ -278,9 +297,10 @@ class BenchRequest:
 
         return Extras(
             payloads=lambda target, batch_size: payloads[id(target)](target, batch_size),
-            shared_memory=self.shared_memory, on_samples=keep,
+            shared_memory=self.shared_memory,
+            on_samples=keep,
             on_progress=lambda progress, left_s: tell.show(progress_text(progress, left_s)),
-        )  # fmt: skip
+        )
 
 
 def facts_of(repository: Repository, target: Target) -> dict[str, object]:
@@ -293,7 +313,10 @@ def facts_of(repository: Repository, target: Target) -> dict[str, object]:
     if card.family is not None:
         family = card.family
         facts |= {
-            "family": family.name, "accuracy": family.accuracy, "kept_blocks": family.num_blocks,
-            "blocks": family.whole_blocks, "latency_ms": family.latency_ms,
-        }  # fmt: skip
+            "family": family.name,
+            "accuracy": family.accuracy,
+            "kept_blocks": family.num_blocks,
+            "blocks": family.whole_blocks,
+            "latency_ms": family.latency_ms,
+        }
     return facts

@@ -47,8 +47,12 @@ def demo(
             output or Path(temporary), epochs=epochs, duration_s=duration, seed=seed, step=step, note=out.note
         )
     out.result(summary.model_dump(mode="json"), lambda console: _show(console, summary))
-    wrong = [f"{model.name} over {protocol}" for model in summary.served for protocol, same in model.same.items()
-             if same < summary.num_images]  # fmt: skip
+    wrong = [
+        f"{model.name} over {protocol}"
+        for model in summary.served
+        for protocol, same in model.same.items()
+        if same < summary.num_images
+    ]
     if wrong:
         raise ParityError(f"served answers differ from PyTorch's: {', '.join(wrong)}")
 
@@ -61,15 +65,21 @@ def _show(console: Console, summary: Summary) -> None:
     )
     rows = [
         [
-            model.name, f"{model.size_kb:.0f} kB", f"{model.fp16_share:.0%}", f"{model.max_abs:.1e}",
-            f"{model.same['grpc']}/{summary.num_images}", f"{model.same['http']}/{summary.num_images}",
-            f"{model.accuracy:.2%}", f"{model.measured.images_per_s:.0f}", *(
+            model.name,
+            f"{model.size_kb:.0f} kB",
+            f"{model.fp16_share:.0%}",
+            f"{model.max_abs:.1e}",
+            f"{model.same['grpc']}/{summary.num_images}",
+            f"{model.same['http']}/{summary.num_images}",
+            f"{model.accuracy:.2%}",
+            f"{model.measured.images_per_s:.0f}",
+            *(
                 "n/a" if value is None else f"{value:.2f}"
                 for value in (model.measured.p50_ms, model.measured.p90_ms, model.measured.p99_ms)
             ),
         ]
         for model in summary.served
-    ]  # fmt: skip
+    ]
     columns = ["served", "file", "fp16", "max difference", "as PyTorch, grpc", "as PyTorch, http", "accuracy",
                "images/s", "p50 ms", "p90 ms", "p99 ms"]  # fmt: skip
     console.print(table(f"served by Triton {summary.triton}, concurrency {summary.concurrency}", columns, rows))

@@ -95,9 +95,14 @@ def walk(
         stop(repository)
     fold = next(parity for parity in exported[0][0].steps if parity.step == "fold")
     return Summary(
-        accuracy=float((expected.argmax(1) == data.held_out.targets).mean()), num_images=len(data.held_out),
-        fold_max_abs=fold.max_abs, scale=fold.scale, triton=triton, concurrency=CONCURRENCY, served=served,
-    )  # fmt: skip
+        accuracy=float((expected.argmax(1) == data.held_out.targets).mean()),
+        num_images=len(data.held_out),
+        fold_max_abs=fold.max_abs,
+        scale=fold.scale,
+        triton=triton,
+        concurrency=CONCURRENCY,
+        served=served,
+    )
 
 
 def _train(
@@ -112,11 +117,14 @@ def _train(
     )
     step(f"train resnet20 with stochastic depth, {epochs} epochs")
     return train(
-        spec, data, TrainingConfig(data=data.name, epochs=epochs, seed=seed), folder,
+        spec,
+        data,
+        TrainingConfig(data=data.name, epochs=epochs, seed=seed),
+        folder,
         on_epoch=lambda entry: note(
             f"    epoch {entry['epoch']}/{epochs}  loss {entry['loss']:.3f}  accuracy {entry['accuracy']:.2%}"
         ),
-    )  # fmt: skip
+    )
 
 
 def _export(
@@ -125,15 +133,27 @@ def _export(
     from resx.export.pipeline import ExportOptions
 
     return export_into(
-        repository, source, ExportOptions(precision=precision, max_batch_size=MAX_BATCH, seed=seed), ServingOptions(),
-        name=f"digits_{precision}", command="resx demo", on_step=lambda text: step(f"{precision}: {text}"),
-    )  # fmt: skip
+        repository,
+        source,
+        ExportOptions(precision=precision, max_batch_size=MAX_BATCH, seed=seed),
+        ServingOptions(),
+        name=f"digits_{precision}",
+        command="resx demo",
+        on_step=lambda text: step(f"{precision}: {text}"),
+    )
 
 
 def _use(
-    state: ServerState, card: Card, version: Published, data: DataSet, expected: npt.NDArray[np.float32], *,
-    duration_s: float, seed: int, step: Callable[[str], None],
-) -> ServedSummary:  # fmt: skip
+    state: ServerState,
+    card: Card,
+    version: Published,
+    data: DataSet,
+    expected: npt.NDArray[np.float32],
+    *,
+    duration_s: float,
+    seed: int,
+    step: Callable[[str], None],
+) -> ServedSummary:
     """Query every held-out digit over both protocols, and measure."""
     answers: dict[str, npt.NDArray[np.int64]] = {}
     for protocol in PROTOCOLS:
@@ -149,8 +169,11 @@ def _use(
     plan = LoadPlan(concurrency=CONCURRENCY, duration_s=duration_s, warmup_s=1.0, seed=seed)
     measured = measuring.run(state.address("grpc"), card.name, [plan]).measurements[0]
     return ServedSummary(
-        name=card.name, size_kb=(version.folder / "model.onnx").stat().st_size / 1e3, fp16_share=card.fp16_share,
+        name=card.name,
+        size_kb=(version.folder / "model.onnx").stat().st_size / 1e3,
+        fp16_share=card.fp16_share,
         max_abs=next(parity.max_abs for parity in card.steps if parity.step == "onnx"),
         same={protocol: int((answer == expected.argmax(1)).sum()) for protocol, answer in answers.items()},
-        accuracy=float((answers["grpc"] == data.held_out.targets).mean()), measured=measured,
-    )  # fmt: skip
+        accuracy=float((answers["grpc"] == data.held_out.targets).mean()),
+        measured=measured,
+    )

@@ -99,11 +99,22 @@ def deploy(
 
     published, out = Repository(repository), Output(as_json=json, quiet=quiet)
     rendering = render.Rendering(
-        system=system, image=image, replicas=replicas, gpu=gpu, storage=storage, autoscaler=autoscaler,
-        monitor=monitor, nodes=nodes, node_selector=node_selector, runtime_class=runtime_class,
-        service_account=service_account, priority_class=priority_class, pull_secret=pull_secret,
-        no_image_endpoint=no_image_endpoint, folder=folder,
-    )  # fmt: skip
+        system=system,
+        image=image,
+        replicas=replicas,
+        gpu=gpu,
+        storage=storage,
+        autoscaler=autoscaler,
+        monitor=monitor,
+        nodes=nodes,
+        node_selector=node_selector,
+        runtime_class=runtime_class,
+        service_account=service_account,
+        priority_class=priority_class,
+        pull_secret=pull_secret,
+        no_image_endpoint=no_image_endpoint,
+        folder=folder,
+    )
     render.require_fitting(rendering, context)
     if system:
         render.render(published, name, version or None, rendering, out)
@@ -133,9 +144,10 @@ def deploy(
         _show_plan(out, address, published, name, version or None, manner)
         return
     done = _with_client(
-        address, out,
+        address,
+        out,
         lambda client, step: deploy_model(client, published, name, version or None, manner=manner, on_step=step),
-    )  # fmt: skip
+    )
     _say_deployed(out, address, done, published)
 
 
@@ -284,9 +296,13 @@ def _show_plan(
 
     planned = _with_client(address, out, lambda client, _step: plan(client, repository, name, version, manner))
     payload = {
-        "name": planned.name, "version": planned.version, "answering": planned.answering, "url": str(address),
-        "diff": list(planned.diff), "checks": list(planned.checks),
-    }  # fmt: skip
+        "name": planned.name,
+        "version": planned.version,
+        "answering": planned.answering,
+        "url": str(address),
+        "diff": list(planned.diff),
+        "checks": list(planned.checks),
+    }
     answering = f"version {planned.answering} answers" if planned.answering else "it is not loaded"
     lines = [f"{name} version {planned.version} on {address}, where {answering}; nothing was changed"]
     lines += [f"  {number}. {check}" for number, check in enumerate(planned.checks, 1)]

@@ -51,9 +51,16 @@ def require_sensible(count: int, source: str, flags: EngineFlags, own: dict[str,
 
 
 def export(
-    count: int, request: ExportRequest, repository: Repository, serving: ServingOptions, *,
-    name: str, force: bool, command: str, out: Output,
-) -> None:  # fmt: skip
+    count: int,
+    request: ExportRequest,
+    repository: Repository,
+    serving: ServingOptions,
+    *,
+    name: str,
+    force: bool,
+    command: str,
+    out: Output,
+) -> None:
     """Publish up to `count` depths of the run that the request names, and print them."""
     from resx.analysis.shrink.depth_family import spread
     from resx.analysis.shrink.search import require_removable
@@ -72,15 +79,21 @@ def export(
         out.note(f"--pareto {count}: the front has {len(chosen)} members; all of them are exported")
     with out.steps() as step:
         plan = FamilyExport(
-            name=name, members=_requests(family, chosen, request, data), data=data,
-            threads=serving.threads or usable_cores(), force=force, command=command,
-        )  # fmt: skip
+            name=name,
+            members=_requests(family, chosen, request, data),
+            data=data,
+            threads=serving.threads or usable_cores(),
+            force=force,
+            command=command,
+        )
         exported = export_family(repository, plan, serving, step)
     payload = {
-        "family": name, "source": str(run), "whole_blocks": family.whole.num_blocks,
+        "family": name,
+        "source": str(run),
+        "whole_blocks": family.whole.num_blocks,
         "members": [_as_json(one) for one in exported],
         "sizes": [member.model_dump(mode="json") for member in family.sizes.members],
-    }  # fmt: skip
+    }
     out.result(payload, lambda console: _show_exported(console, name, exported, repository))
 
 
@@ -98,9 +111,13 @@ def _search(run: Path, data: DataSet, request: ExportRequest, out: Output) -> Fa
     out.note(f"sizes of {run}: searched once, then kept in {run / FOLDER}")
     with images_bar(out, "blocks less") as on_size:
         return family_of(
-            run, data, SearchOptions(seed=request.source.seed),
-            prepare=prepare, measure=measure_blocks, on_size=on_size,
-        )  # fmt: skip
+            run,
+            data,
+            SearchOptions(seed=request.source.seed),
+            prepare=prepare,
+            measure=measure_blocks,
+            on_size=on_size,
+        )
 
 
 def _requests(
@@ -119,20 +136,32 @@ def _as_json(one: Exported) -> dict[str, Any]:
     card = one.card
     file = one.version.folder / card.model_file
     return {
-        "name": card.name, "version": one.version.version, "folder": str(one.version.folder), "file": str(file),
-        "is_new": one.is_new, "precision": card.precision, "target": card.target, "size_bytes": file.stat().st_size,
-        "verified": card.verified, "dropped_blocks": list(card.source.network.dropped_blocks),
+        "name": card.name,
+        "version": one.version.version,
+        "folder": str(one.version.folder),
+        "file": str(file),
+        "is_new": one.is_new,
+        "precision": card.precision,
+        "target": card.target,
+        "size_bytes": file.stat().st_size,
+        "verified": card.verified,
+        "dropped_blocks": list(card.source.network.dropped_blocks),
         **one.family.model_dump(mode="json", exclude={"name"}),
-    }  # fmt: skip
+    }
 
 
 def _show_exported(console: Console, name: str, exported: list[Exported], repository: Repository) -> None:
     rows = [
-        [one.card.name, str(one.version.version), f"{one.family.num_blocks} of {one.family.whole_blocks}",
-         f"{one.family.accuracy:.2%}", f"{one.family.latency_ms:.3g}",
-         f"{(one.version.folder / one.card.model_file).stat().st_size / 1e6:.1f}"]
+        [
+            one.card.name,
+            str(one.version.version),
+            f"{one.family.num_blocks} of {one.family.whole_blocks}",
+            f"{one.family.accuracy:.2%}",
+            f"{one.family.latency_ms:.3g}",
+            f"{(one.version.folder / one.card.model_file).stat().st_size / 1e6:.1f}",
+        ]
         for one in exported
-    ]  # fmt: skip
+    ]
     from resx.cli.commands.export_formats import deploying
 
     console.print(table("", ["model", "version", "blocks", "accuracy", "ms", "MB"], rows))
@@ -148,9 +177,15 @@ def _show_exported(console: Console, name: str, exported: list[Exported], reposi
 
 
 def deploy_best(
-    address: Address, repository: Repository, members: list[Candidate], bound_ms: float, manner: Manner,
-    *, dry_run: bool, out: Output,
-) -> None:  # fmt: skip
+    address: Address,
+    repository: Repository,
+    members: list[Candidate],
+    bound_ms: float,
+    manner: Manner,
+    *,
+    dry_run: bool,
+    out: Output,
+) -> None:
     """Deploy the most accurate member that holds the bound, and print how it was found."""
     from resx.serving.client.client import TritonClient
     from resx.serving.deployment.best_under import choose
@@ -163,9 +198,13 @@ def deploy_best(
         if not dry_run:
             # A measured version has answered its canary on this server just now: that was its rehearsal.
             done = deploy(
-                client, repository, choice.chosen.card.name, choice.chosen.version,
-                manner=replace(manner, rehearse=False), on_step=step,
-            )  # fmt: skip
+                client,
+                repository,
+                choice.chosen.card.name,
+                choice.chosen.version,
+                manner=replace(manner, rehearse=False),
+                on_step=step,
+            )
     payload = {
         "family": choice.chosen.family.name, "name": choice.chosen.card.name, "version": choice.chosen.version,
         "url": str(address), "bound_ms": bound_ms, "decided_by": "measured" if choice.measured else "recorded",
@@ -179,19 +218,29 @@ def deploy_best(
 def _tried_as_json(one: Tried) -> dict[str, Any]:
     family = one.candidate.family
     return {
-        "name": one.candidate.card.name, "version": one.candidate.version, "num_blocks": family.num_blocks,
-        "whole_blocks": family.whole_blocks, "accuracy": family.accuracy, "recorded_ms": family.latency_ms,
-        "measured_ms": one.measured_ms, "verdict": one.verdict,
-    }  # fmt: skip
+        "name": one.candidate.card.name,
+        "version": one.candidate.version,
+        "num_blocks": family.num_blocks,
+        "whole_blocks": family.whole_blocks,
+        "accuracy": family.accuracy,
+        "recorded_ms": family.latency_ms,
+        "measured_ms": one.measured_ms,
+        "verdict": one.verdict,
+    }
 
 
 def _show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None) -> None:
     rows = [
-        [one.candidate.card.name, f"{one.candidate.family.num_blocks} of {one.candidate.family.whole_blocks}",
-         f"{one.candidate.family.accuracy:.2%}", f"{one.candidate.family.latency_ms:.3g}",
-         "-" if one.measured_ms is None else f"{one.measured_ms:.3g}", one.verdict]
+        [
+            one.candidate.card.name,
+            f"{one.candidate.family.num_blocks} of {one.candidate.family.whole_blocks}",
+            f"{one.candidate.family.accuracy:.2%}",
+            f"{one.candidate.family.latency_ms:.3g}",
+            "-" if one.measured_ms is None else f"{one.measured_ms:.3g}",
+            one.verdict,
+        ]
         for one in choice.tried
-    ]  # fmt: skip
+    ]
     columns = ["model", "blocks", "accuracy", "ms recorded", "ms measured", f"under {choice.bound_ms:g} ms"]
     console.print(table("", columns, rows))
     decided = f"measured on {address}" if choice.measured else "recorded in the cards, in process at their export"

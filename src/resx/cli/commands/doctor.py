@@ -29,11 +29,17 @@ def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = F
     findings = check_machine(repository)
     payload = {
         "checks": [
-            {"what": f.what, "found": f.found, "detail": f.detail, "remedy": f.remedy, "needed_for": f.needed_for,
-             "state": f.state}
+            {
+                "what": f.what,
+                "found": f.found,
+                "detail": f.detail,
+                "remedy": f.remedy,
+                "needed_for": f.needed_for,
+                "state": f.state,
+            }
             for f in findings
         ]
-    }  # fmt: skip
+    }
 
     def show(console: Console) -> None:
         rows = [[f.what, f.state, f.detail, f.needed_for, f.remedy] for f in findings]

@@ -170,18 +170,31 @@ def export(
     if output is not None and names_onnx_file(source) and file_format != "tensorrt-rtx":
         output_name, output = output_name or str(output), None  # there is no folder to name
     flags = export_formats.EngineFlags(
-        file_format=choose("--format", file_format, export_formats.FORMATS), compute_capability=compute_capability,
-        batch_min=batch_min, batch_opt=batch_opt, batch_max=batch_max, max_batch=max_batch, workspace_mib=workspace_mib,
-        timing_cache=timing_cache, tf32=tf32, builder_level=builder_level, emit_script=emit_script, output=output,
-        plan=plan, publish=publish,
+        file_format=choose("--format", file_format, export_formats.FORMATS),
+        compute_capability=compute_capability,
+        batch_min=batch_min,
+        batch_opt=batch_opt,
+        batch_max=batch_max,
+        max_batch=max_batch,
+        workspace_mib=workspace_mib,
+        timing_cache=timing_cache,
+        tf32=tf32,
+        builder_level=builder_level,
+        emit_script=emit_script,
+        output=output,
+        plan=plan,
+        publish=publish,
         accelerator=choose("--accelerator", accelerator, ACCELERATORS) if accelerator else "",
         target=target,
-    )  # fmt: skip
+    )
     flags.require_fitting()
     serving = ServingOptions(
-        instances=instances, threads=threads, max_queue_size=max_queue, response_cache=response_cache,
+        instances=instances,
+        threads=threads,
+        max_queue_size=max_queue,
+        response_cache=response_cache,
         image_endpoint=image_endpoint,
-    )  # fmt: skip
+    )
     if reason := serving.oversubscribed(usable_cores()):
         out.note(f"warning: {reason}")
     if image_endpoint and (lack := missing_stub()):
@@ -205,9 +218,11 @@ def export(
         flags.require_free_target(published, model_name)
     else:
         own = {
-            "--weights": weights != "none", "--weights-entry": bool(weights_entry), "--set": bool(settings),
+            "--weights": weights != "none",
+            "--weights-entry": bool(weights_entry),
+            "--set": bool(settings),
             "--image-size": image_size is not None,
-        }  # fmt: skip
+        }
         depth_family.require_sensible(pareto, source, flags, own)
     is_open = not (target or accelerator) and flags.file_format == "onnx"
     form = choose("--target", target, TARGETS) if target else "gpu"
@@ -217,23 +232,30 @@ def export(
         form = default_target()
     request = ExportRequest(
         source=SourceArguments(
-            source=source, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings or ()),
+            source=source,
+            weights=weights,
+            seed=seed,
+            image_size=image_size,
+            settings=tuple(settings or ()),
             weights_entry=weights_entry,
             file=_file_arguments(source, kind, mean=mean, std=std, labels=labels, output_name=output_name),
         ),
-        precision=precision, target=form,
+        precision=precision,
+        target=form,
         accelerator=choose("--accelerator", accelerator, ACCELERATORS) if accelerator else None,
         input_type=choose("--input", input_type, INPUT_TYPES) if input_type else None,
-        max_batch_size=flags.largest_batch, verify=not no_verify, atol=atol, rtol=rtol, calibrate=calibrate,
+        max_batch_size=flags.largest_batch,
+        verify=not no_verify,
+        atol=atol,
+        rtol=rtol,
+        calibrate=calibrate,
         calibrate_images=calibrate_images,
         calibrate_method=choose("--calibrate-method", calibrate_method, CALIBRATION_METHODS),
         keep_fp32=tuple(keep_fp32 or ()),
-    )  # fmt: skip
+    )
     command = shlex.join(["resx", *sys.argv[1:]])
     if pareto is not None:
-        depth_family.export(
-            pareto, request, published, serving, name=model_name, force=force, command=command, out=out
-        )  # fmt: skip
+        depth_family.export(pareto, request, published, serving, name=model_name, force=force, command=command, out=out)
         return
     made = None if force else export_formats.reuse(flags, published, request, serving, name=model_name, command=command)
     if made is None:
@@ -329,8 +351,9 @@ def _file_arguments(source: str, kind: str, *, mean: str, std: str, labels: str,
     return FileArguments(
         mean=parse_channels("--mean", mean, is_std=False) if mean else None,
         std=parse_channels("--std", std, is_std=True) if std else None,
-        labels=labels, output=output_name,
-    )  # fmt: skip
+        labels=labels,
+        output=output_name,
+    )
 
 
 def _show(console: Console, made: export_formats.Made) -> None:

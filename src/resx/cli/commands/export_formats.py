@@ -35,10 +35,12 @@ _PANEL = "TensorRT"
 AcceleratorName: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--accelerator", metavar="NAME", rich_help_panel=_PANEL,
+        "--accelerator",
+        metavar="NAME",
+        rich_help_panel=_PANEL,
         help="onnx: tensorrt has TensorRT, inside the server's onnxruntime, compute the file on the GPU.",
     ),
-]  # fmt: skip
+]
 ComputeCapability: TypeAlias = Annotated[
     str,
     typer.Option(
@@ -59,10 +61,11 @@ WorkspaceMib: TypeAlias = Annotated[
 TimingCache: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="DIR", help="tensorrt: where measurements are kept; none keeps none. Default: the cache folder.",
+        metavar="DIR",
+        help="tensorrt: where measurements are kept; none keeps none. Default: the cache folder.",
         rich_help_panel=_PANEL,
     ),
-]  # fmt: skip
+]
 Tf32: TypeAlias = Annotated[
     bool, typer.Option("--tf32/--no-tf32", help="Let fp32 convolutions round their inputs.", rich_help_panel=_PANEL)
 ]
@@ -82,17 +85,20 @@ GivenPlan: TypeAlias = Annotated[
 Publish: TypeAlias = Annotated[
     bool,
     typer.Option(
-        "--publish", rich_help_panel=_PANEL,
+        "--publish",
+        rich_help_panel=_PANEL,
         help="tensorrt-rtx: publish in the model repository, for `resx serve`, not in a folder of its own.",
     ),
-]  # fmt: skip
+]
 OutputFolder: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", rich_help_panel=_PANEL,
+        "-o",
+        "--output",
+        rich_help_panel=_PANEL,
         help="tensorrt-rtx: the engine's folder. Default: engines/NAME. For an .onnx file otherwise: as --output-name.",
     ),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,9 +152,7 @@ class EngineFlags:
         given = [f for f in fields(self) if f.name in without and getattr(self, f.name) != f.default]
         if given:
             option = "--" + given[0].name.replace("_", "-")
-            others = " or ".join(
-                name for name in FORMATS if name != "onnx" and name != self.file_format
-            )  # fmt: skip
+            others = " or ".join(name for name in FORMATS if name != "onnx" and name != self.file_format)
             raise UsageError(
                 f"{option}: has no meaning for --format {self.file_format}; leave it out, or give --format {others}"
             )
@@ -255,9 +259,14 @@ class Made:
 
 
 def reuse(
-    flags: EngineFlags, repository: Repository, request: ExportRequest, serving: ServingOptions, *,
-    name: str, command: str,
-) -> Made | None:  # fmt: skip
+    flags: EngineFlags,
+    repository: Repository,
+    request: ExportRequest,
+    serving: ServingOptions,
+    *,
+    name: str,
+    command: str,
+) -> Made | None:
     """Publish what an earlier export of the same made; None where there is none.
 
     Raises:
@@ -275,9 +284,12 @@ def reuse(
         return None
     card, version = publishing.publish_kept(repository, found, serving, name=name, command=command)
     return Made(
-        card=card, file=version.folder / card.model_file, version=version.version,
-        next_step=deploying(name, repository), is_kept=True,
-    )  # fmt: skip
+        card=card,
+        file=version.folder / card.model_file,
+        version=version.version,
+        next_step=deploying(name, repository),
+        is_kept=True,
+    )
 
 
 def keep(flags: EngineFlags, request: ExportRequest, made: Made) -> None:
@@ -291,9 +303,17 @@ def keep(flags: EngineFlags, request: ExportRequest, made: Made) -> None:
 
 
 def make(
-    flags: EngineFlags, package: Any, repository: Repository, source: Exportable, options: ExportOptions,
-    serving: ServingOptions, *, name: str, command: str, on_step: Callable[[str], None],
-) -> Made:  # fmt: skip
+    flags: EngineFlags,
+    package: Any,
+    repository: Repository,
+    source: Exportable,
+    options: ExportOptions,
+    serving: ServingOptions,
+    *,
+    name: str,
+    command: str,
+    on_step: Callable[[str], None],
+) -> Made:
     """Export in the format that was asked for, and put the result where it belongs.
 
     Raises:
@@ -308,9 +328,11 @@ def make(
             repository, source, options, serving, name=name, command=command, on_step=on_step
         )
         return Made(
-            card=card, file=version.folder / card.model_file, version=version.version,
+            card=card,
+            file=version.folder / card.model_file,
+            version=version.version,
             next_step=deploying(name, repository),
-        )  # fmt: skip
+        )
 
     from resx.export.tensorrt import engine_export
 
@@ -322,27 +344,33 @@ def make(
         file = flags.emit_script.parent / f"{name}.onnx"
         plan = flags.emit_script.parent / f"{name}.plan"
         return Made(
-            card=card, file=file, version=None,
+            card=card,
+            file=file,
+            version=None,
             next_step=f"on the GPU's machine: bash {flags.emit_script}; then this command there with --plan {plan}",
-        )  # fmt: skip
+        )
     if flags.file_format == "tensorrt-rtx" and not flags.publish:
         target = flags.engine_folder(name)
         card = engine_export.export_engine_folder(
             source, options, engine, package, target, name=name, command=command, on_step=on_step
         )
         return Made(
-            card=card, file=target / card.model_file, version=None,
+            card=card,
+            file=target / card.model_file,
+            version=None,
             next_step="load it with TensorRT-RTX on the target GPU; --publish makes one that `resx serve` serves",
-        )  # fmt: skip
+        )
     card, version = publishing.export_engine_into(
         repository, source, options, engine, package, serving, name=name, command=command, on_step=on_step
     )
     return Made(
-        card=card, file=version.folder / card.model_file, version=version.version,
-        next_step=deploying(name, repository) if flags.publish else (
-            f"{deploying(name, repository)}; or in NVIDIA's container: docker compose --profile gpu up --wait"
-        ),
-    )  # fmt: skip
+        card=card,
+        file=version.folder / card.model_file,
+        version=version.version,
+        next_step=deploying(name, repository)
+        if flags.publish
+        else (f"{deploying(name, repository)}; or in NVIDIA's container: docker compose --profile gpu up --wait"),
+    )
 
 
 def deploying(name: str, repository: Repository) -> str:

@@ -56,9 +56,11 @@ def deploy_to_all(
     with out.steps() as step:
         rollout = roll_out(members, repository, name, version, manner=manner, on_step=step)
     payload = {
-        "name": rollout.name, "version": rollout.version, "deployed": rollout.ended_by is None,
+        "name": rollout.name,
+        "version": rollout.version,
+        "deployed": rollout.ended_by is None,
         "servers": [_as_json(outcome) for outcome in rollout.outcomes],
-    }  # fmt: skip
+    }
     lines = [_line(rollout, outcome) for outcome in rollout.outcomes]
     out.result(payload, lambda console: print_lines(console, lines))
     checked = any(outcome.done is not None and outcome.done.checked for outcome in rollout.outcomes)
@@ -76,13 +78,20 @@ def show_plans(
 
     found = plans(members, repository, name, version, manner)
     payload = {
-        "name": name, "version": found[0][0].version,
+        "name": name,
+        "version": found[0][0].version,
         "servers": [
-            {"url": str(member.address), "repository": str(member.repository.root), "answering": one.answering,
-             "publishes": copies, "diff": list(one.diff), "checks": list(one.checks)}
+            {
+                "url": str(member.address),
+                "repository": str(member.repository.root),
+                "answering": one.answering,
+                "publishes": copies,
+                "diff": list(one.diff),
+                "checks": list(one.checks),
+            }
             for member, (one, copies) in zip(members, found, strict=True)
         ],
-    }  # fmt: skip
+    }
     lines = [f"{name} version {found[0][0].version} on {len(members)} servers, one after another; nothing was changed"]
     for member, (one, copies) in zip(members, found, strict=True):
         answering = f"version {one.answering} answers" if one.answering else "it is not loaded"
@@ -96,11 +105,15 @@ def show_plans(
 def _as_json(outcome: ServerOutcome) -> dict[str, Any]:
     done = outcome.done
     return {
-        "url": str(outcome.member.address), "repository": str(outcome.member.repository.root),
-        "happened": outcome.happened, "previous": outcome.before, "trouble": outcome.trouble or None,
-        "canary_difference": done.canary_difference if done else None, "checked": done.checked if done else None,
+        "url": str(outcome.member.address),
+        "repository": str(outcome.member.repository.root),
+        "happened": outcome.happened,
+        "previous": outcome.before,
+        "trouble": outcome.trouble or None,
+        "canary_difference": done.canary_difference if done else None,
+        "checked": done.checked if done else None,
         "previous_kept": bool(done and done.kept),
-    }  # fmt: skip
+    }
 
 
 def _line(rollout: Rollout, outcome: ServerOutcome) -> str:

@@ -167,14 +167,20 @@ def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
 
 def _show(console: Console, found: LesionStudy, output: Path | None) -> None:
     rows = [
-        [str(one.block), one.name, f"{one.error:.2%}", f"{100 * (one.error - found.error):+.2f}",
-         "changes shape" if one.changes_shape else ""]
+        [
+            str(one.block),
+            one.name,
+            f"{one.error:.2%}",
+            f"{100 * (one.error - found.error):+.2f}",
+            "changes shape" if one.changes_shape else "",
+        ]
         for one in found.blocks
-    ]  # fmt: skip
+    ]
     console.print(
         f"{found.plan.model}: error {found.error:.2%} on {found.plan.num_images} held-out images; without one block:",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
     console.print(table("", ["block", "name", "error", "points", ""], rows, left=2))
     _print_spreads(console, f"without k random blocks, {found.plan.draws} draws each:", found.deleted)
     if found.swapped:

@@ -44,11 +44,16 @@ def list_variants(json: Json = False, quiet: Quiet = False) -> None:
     ]
     rows = [
         [
-            name, variant.family, f"{variant.num_parameters / 1e6:.2f} M", f"{variant.gmacs:.2f}",
-            f"{variant.spec.image_size} px", variant.published, variant.paper,
+            name,
+            variant.family,
+            f"{variant.num_parameters / 1e6:.2f} M",
+            f"{variant.gmacs:.2f}",
+            f"{variant.spec.image_size} px",
+            variant.published,
+            variant.paper,
         ]
         for name, variant in VARIANTS.items()
-    ]  # fmt: skip
+    ]
     columns = ["name", "family", "parameters", "GMACs", "input", "published", "paper"]
     Output(as_json=json, quiet=quiet).result(
         {"models": entries}, lambda console: console.print(table("", columns, rows, left=2))

@@ -110,9 +110,12 @@ def _text(payload: dict[str, Any]) -> str:
 
 
 def _show(
-    console: Console, payload: dict[str, Any], lengths: PathLengths, gradients: PathGradients | None,
+    console: Console,
+    payload: dict[str, Any],
+    lengths: PathLengths,
+    gradients: PathGradients | None,
     output: Path | None,
-) -> None:  # fmt: skip
+) -> None:
     columns, rows = ["length", "paths, %"], []
     for length, share in enumerate(lengths.shares):
         row = [str(length), f"{100 * share:.3g}"]

@@ -89,9 +89,13 @@ def plan(
     from resx.repository.versions import Repository
 
     question = Question(
-        rate_per_s=rate, slo=parse_slo(slo), arrivals=choose("--arrivals", arrivals, ARRIVALS),
-        balancing=choose("--balancing", balancing, BALANCINGS), cost_per_hour=cost_per_hour, seed=seed,
-    )  # fmt: skip
+        rate_per_s=rate,
+        slo=parse_slo(slo),
+        arrivals=choose("--arrivals", arrivals, ARRIVALS),
+        balancing=choose("--balancing", balancing, BALANCINGS),
+        cost_per_hour=cost_per_hour,
+        seed=seed,
+    )
     if plot is not None:
         require_drawable(plot)
     if data is not None and data.suffix != ROWS_SUFFIX:
@@ -100,8 +104,15 @@ def plan(
         raise UsageError("--shape, --data: are for measuring, and --bench was measured; leave them out")
     inputs = Inputs.read(shape or [], data)
     out = Output(as_json=json, quiet=quiet)
-    access = BenchAccess(repository=Repository(repository), url=url, protocol=protocol, ca=ca, cert=cert, key=key,
-                    headers=tuple(header or ()))  # fmt: skip
+    access = BenchAccess(
+        repository=Repository(repository),
+        url=url,
+        protocol=protocol,
+        ca=ca,
+        cert=cert,
+        key=key,
+        headers=tuple(header or ()),
+    )
     with out.steps() as step:
         if bench is None:
             times, batching = _measure(name, access, inputs, batcher_sleep, duration, seed, step)
@@ -115,9 +126,14 @@ def plan(
 
 
 def _measure(
-    name: str, access: BenchAccess, inputs: Inputs, sleep_ms: float, duration_s: float, seed: int,
+    name: str,
+    access: BenchAccess,
+    inputs: Inputs,
+    sleep_ms: float,
+    duration_s: float,
+    seed: int,
     step: Callable[[str], None],
-) -> tuple[ServiceTimes, Batching]:  # fmt: skip
+) -> tuple[ServiceTimes, Batching]:
     from resx.bench.capacity.service_times import batching_of, measure_now, service_times
     from resx.cli.commands.bench_run import target_of
     from resx.serving.client.client import TritonClient
@@ -156,8 +172,9 @@ def _show(console: Console, found: CapacityPlan, plot: Path | None) -> None:
     console.print(
         f"{found.model}: {found.replicas} replica{'s' if found.replicas > 1 else ''} hold {found.slo} at "
         f"{found.rate_per_s:g}/s ({found.arrivals}, {found.balancing})",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
     shown = [found.expected] if found.one_fewer is None else [found.expected, found.one_fewer]
     columns = ["replicas", "p50 ms", "p99 ms", "utilisation", "mean batch", "refused", "holds"]
     console.print(table("", columns, [_row(one) for one in shown], left=0))
@@ -178,9 +195,14 @@ def _show(console: Console, found: CapacityPlan, plot: Path | None) -> None:
 
 def _row(one: Estimate) -> list[str]:
     return [
-        str(one.replicas), _ms(one.p50_ms), _ms(one.p99_ms), f"{one.utilisation:.0%}", f"{one.mean_batch_size:.1f}",
-        f"{one.refused:.2%}", "yes" if one.holds else "no",
-    ]  # fmt: skip
+        str(one.replicas),
+        _ms(one.p50_ms),
+        _ms(one.p99_ms),
+        f"{one.utilisation:.0%}",
+        f"{one.mean_batch_size:.1f}",
+        f"{one.refused:.2%}",
+        "yes" if one.holds else "no",
+    ]
 
 
 def _ms(value: Interval | None) -> str:

@@ -153,9 +153,14 @@ def predict(
             load_onnxruntime(kind)  # before the output is begun
             opened = contextlib.nullcontext(InThisProcess(model, kind))
     wanted = WantedParts(
-        source=found, source_text=source, out=output, top=top, overwrite=overwrite, ignore_times=ignore_times,
+        source=found,
+        source_text=source,
+        out=output,
+        top=top,
+        overwrite=overwrite,
+        ignore_times=ignore_times,
         csv_safe=csv_safe,
-    )  # fmt: skip
+    )
     with opened as engine:
         if skipped := skipped_words(found.skipped, found.hidden):
             out.note(f"Skipped {skipped}")
@@ -168,19 +173,25 @@ def predict(
             out.note(f"{output}: what is finished is kept; --resume goes on with it")
             raise
     payload = asdict(done) | {
-        "images_per_s": done.images_per_s, "skipped": sum(found.skipped.values()),
-        "skipped_files": found.skipped, "hidden": found.hidden, "out": str(output), "finished_already": False,
-        "model": engine.model.name, "version": engine.model.version,
+        "images_per_s": done.images_per_s,
+        "skipped": sum(found.skipped.values()),
+        "skipped_files": found.skipped,
+        "hidden": found.hidden,
+        "out": str(output),
+        "finished_already": False,
+        "model": engine.model.name,
+        "version": engine.model.version,
         "random_weights": engine.model.interface.has_random_weights,
-    }  # fmt: skip
+    }
 
     def show(console: Console) -> None:
         resumed = f", {done.rows - done.scored_rows:,} of them by an earlier run" if done.resumed_parts else ""
         console.print(
             f"{output}: {done.rows:,} rows{resumed}, {done.errors:,} with an error; "
             f"{done.images_per_s:,.1f} images/s in {done.seconds:,.1f} s",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
 
     out.result(payload, show)
     random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)

@@ -90,17 +90,23 @@ def query(
 
     def show(console: Console) -> None:
         rows = [
-            [str(path) if place == 0 else "", guess.label, f"{guess.value:.4g}" if kind == "scores" else
-             f"{guess.value:.2%}"]
+            [
+                str(path) if place == 0 else "",
+                guess.label,
+                f"{guess.value:.4g}" if kind == "scores" else f"{guess.value:.2%}",
+            ]
             for path, guesses in zip(images, answers, strict=True)
             for place, guess in enumerate(guesses)
-        ]  # fmt: skip
+        ]
         console.print(table("", ["image", "label", number], rows, left=2))
 
     payload = {
-        "model": name, "url": str(address), "output": kind, "random_weights": interface.has_random_weights,
+        "model": name,
+        "url": str(address),
+        "output": kind,
+        "random_weights": interface.has_random_weights,
         "images": entries,
-    }  # fmt: skip
+    }
     out = Output(as_json=json, quiet=quiet)
     out.result(payload, show)
     random_weights.warn(out, name, is_random=interface.has_random_weights)

@@ -23,16 +23,16 @@ _PANEL = "Manifests, with --render"
 System: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--render", metavar="SYSTEM", help="Print manifests, without a server: kubernetes, kserve or helm (a chart).",
+        "--render",
+        metavar="SYSTEM",
+        help="Print manifests, without a server: kubernetes, kserve or helm (a chart).",
         rich_help_panel=_PANEL,
     ),
-]  # fmt: skip
+]
 Image: TypeAlias = Annotated[
     str, typer.Option(help="Triton's image, by tag or digest. Default: NVIDIA's, pinned.", rich_help_panel=_PANEL)
 ]
-Replicas: TypeAlias = Annotated[
-    int, typer.Option(help="Pods; with an autoscaler the fewest.", rich_help_panel=_PANEL)
-]  # fmt: skip
+Replicas: TypeAlias = Annotated[int, typer.Option(help="Pods; with an autoscaler the fewest.", rich_help_panel=_PANEL)]
 Gpu: TypeAlias = Annotated[bool, typer.Option("--gpu", help="A GPU for each pod.", rich_help_panel=_PANEL)]
 Store: TypeAlias = Annotated[
     str,
@@ -69,10 +69,13 @@ NoImageEndpoint: TypeAlias = Annotated[
 Folder: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "-o", "--output", metavar="DIR", help="Write the files here, and the release for the storage.",
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="Write the files here, and the release for the storage.",
         rich_help_panel=_PANEL,
     ),
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -165,15 +168,20 @@ def _placement(rendering: Rendering) -> Placement:
     from resx.serving.clusters.workload import AUTOSCALERS, Placement
 
     return Placement(
-        image=rendering.image or IMAGE, replicas=rendering.replicas, gpu=rendering.gpu,
+        image=rendering.image or IMAGE,
+        replicas=rendering.replicas,
+        gpu=rendering.gpu,
         image_endpoint=not rendering.no_image_endpoint,
         storage=parse_storage(rendering.storage) if rendering.storage else Storage(),
         autoscaler=choose("--autoscaler", rendering.autoscaler or "none", AUTOSCALERS),
-        monitor=rendering.monitor, nodes=rendering.nodes,
+        monitor=rendering.monitor,
+        nodes=rendering.nodes,
         node_selector=parse_node_labels("--node-selector", rendering.node_selector or []),
-        runtime_class=rendering.runtime_class, service_account=rendering.service_account,
-        priority_class=rendering.priority_class, pull_secrets=tuple(rendering.pull_secret or ()),
-    )  # fmt: skip
+        runtime_class=rendering.runtime_class,
+        service_account=rendering.service_account,
+        priority_class=rendering.priority_class,
+        pull_secrets=tuple(rendering.pull_secret or ()),
+    )
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -147,9 +147,16 @@ def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | N
 
 
 def _serve_here(
-    out: Output, repository: Repository, ports: Ports, models: list[str] | None, policy: Policy, *,
-    native: bool | None, wish: Wish, server_dir: str,
-) -> None:  # fmt: skip
+    out: Output,
+    repository: Repository,
+    ports: Ports,
+    models: list[str] | None,
+    policy: Policy,
+    *,
+    native: bool | None,
+    wish: Wish,
+    server_dir: str,
+) -> None:
     """Serve until a signal comes: steps with their times until it is ready, then one line for whatever happens."""
     from resx.serving.supervisor.supervisor import serve as run
 
@@ -171,9 +178,16 @@ def _serve_here(
             tell("Serving. Ctrl-C to stop.")
 
         run(
-            repository, ports, models, policy=policy, native=native, device=wish, server_dir=server_dir, on_step=tell,
+            repository,
+            ports,
+            models,
+            policy=policy,
+            native=native,
+            device=wish,
+            server_dir=server_dir,
+            on_step=tell,
             on_ready=say_ready,
-        )  # fmt: skip
+        )
 
 
 def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:

@@ -76,9 +76,12 @@ def shrink(
     require_removable(spec, drop)
     images = data_of(run, data, spec, out)
     options = SearchOptions(
-        num_images=search_images, shortlist=shortlist, seed=seed, at_random=random,
+        num_images=search_images,
+        shortlist=shortlist,
+        seed=seed,
+        at_random=random,
         num_recalibration_images=SearchOptions().num_recalibration_images if recalibrate else 0,
-    )  # fmt: skip
+    )
     whole, chosen, sizes = _search(model, spec, images, options, wanted, out)
     records = []
     for sized in chosen:
@@ -86,7 +89,7 @@ def shrink(
         with images_bar(out, "steps") as on_step:
             record = publish_run(
                 folder, sized, whole, run, images, search=options, finetune_epochs=finetune, on_step=on_step
-            )  # fmt: skip
+            )
         records.append((folder, record))
     payload = {
         "whole": whole.model_dump(mode="json"),

@@ -118,18 +118,27 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         return {}
     last = state.last_recovery
     return {
-        "pid": state.pid, "native": state.native, "device": state.device, "phase": state.phase,
-        "server_dir": state.server_dir or None, "guarded": not state.server_dir,
+        "pid": state.pid,
+        "native": state.native,
+        "device": state.device,
+        "phase": state.phase,
+        "server_dir": state.server_dir or None,
+        "guarded": not state.server_dir,
         "trouble": state.trouble,
-        "uptime_s": round(now_s() - state.started_s, 1), "restarts": state.restarts,
-        "last_restart": last and {
-            "reason": last.reason, "model": last.model, "ago_s": round(now_s() - last.serving_s, 1),
+        "uptime_s": round(now_s() - state.started_s, 1),
+        "restarts": state.restarts,
+        "last_restart": last
+        and {
+            "reason": last.reason,
+            "model": last.model,
+            "ago_s": round(now_s() - last.serving_s, 1),
             "took_s": round(last.serving_s - last.detected_s, 2),
         },
         "recovering": state.recovering,
         "set_aside": {name: why for name, why in state.set_aside.items() if name not in served},
-        "log": state.log, "disk": why_no_room(Path(state.log).parent),
-    }  # fmt: skip
+        "log": state.log,
+        "disk": why_no_room(Path(state.log).parent),
+    }
 
 
 def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str], str]) -> None:
@@ -150,10 +159,17 @@ def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str]
         line = f"{name} is set aside{others}: {why}; `resx deploy {owner_of(name)}` tries it again"
         console.print(line, markup=False, soft_wrap=True)
     rows = [
-        [model["name"], ", ".join(map(str, model["versions"])), "yes" if model["ready"] else "NO",
-         str(model["requests"]), str(model["failed"]), _number(model["p50_ms"]), _number(model["mean_ms"])]
+        [
+            model["name"],
+            ", ".join(map(str, model["versions"])),
+            "yes" if model["ready"] else "NO",
+            str(model["requests"]),
+            str(model["failed"]),
+            _number(model["p50_ms"]),
+            _number(model["mean_ms"]),
+        ]
         for model in payload["models"]
-    ]  # fmt: skip
+    ]
     columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
     console.print(table("", columns, rows, left=3) if rows else "no model is loaded")
     print_lines(console, [_gpu_line(gpu) for gpu in payload["gpus"] or ()])

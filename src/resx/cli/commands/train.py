@@ -43,8 +43,10 @@ def train(
     ] = None,
     survival: Annotated[
         float | None,
-        typer.Option(callback=finite, help="p_L: probability that the last block survives a step; 1 is constant depth. "
-                          "Default: the recipe's."),
+        typer.Option(
+            callback=finite,
+            help="p_L: probability that the last block survives a step; 1 is constant depth. Default: the recipe's.",
+        ),
     ] = None,
     survival_schedule: Annotated[
         str, typer.Option(help="linear: from 1 at the first block to p_L; uniform: p_L for every block.")
@@ -62,9 +64,7 @@ def train(
     clip_norm: Annotated[
         float, typer.Option(min=0, callback=finite, help="Largest norm of the gradients; 0: any.")
     ] = 0.0,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu or gpu. auto takes a GPU where there is one.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or gpu. auto takes a GPU where there is one.")] = "auto",
     precision: Annotated[
         str | None,
         typer.Option(
@@ -75,7 +75,8 @@ def train(
     channels_last: Annotated[
         bool | None,
         typer.Option(
-            "--channels-last/--channels-first", show_default=False,
+            "--channels-last/--channels-first",
+            show_default=False,
             help="Memory layout while training. Default: last on a GPU in bf16 or fp16.",
         ),
     ] = None,
@@ -98,7 +99,7 @@ def train(
     max_file_mib: MaxFileMib = None,
     json: Json = False,
     quiet: Quiet = False,
-) -> None:  # fmt: skip
+) -> None:
     """Train a variant; the run's folder holds its weights, spec and metrics after every epoch.
 
     Several processes share the work under torchrun; see docs/training.md.
@@ -143,11 +144,22 @@ def train(
     if channels_last is None:
         channels_last = chosen_device == "gpu" and in_precision != "fp32"
     given = {"epochs": epochs, "batch_size": batch_size, "learning_rate": learning_rate, "weight_decay": weight_decay}
-    config = configure(data, recipe, kept | {key: value for key, value in given.items() if value is not None} | {
-        "label_smoothing": label_smoothing, "clip_norm": clip_norm,
-        "precision": in_precision, "device": chosen_device, "channels_last": channels_last, "compiled": compiled,
-        "skip_bad": skip_bad, "seed": seed,
-    })  # fmt: skip
+    config = configure(
+        data,
+        recipe,
+        kept
+        | {key: value for key, value in given.items() if value is not None}
+        | {
+            "label_smoothing": label_smoothing,
+            "clip_norm": clip_norm,
+            "precision": in_precision,
+            "device": chosen_device,
+            "channels_last": channels_last,
+            "compiled": compiled,
+            "skip_bad": skip_bad,
+            "seed": seed,
+        },
+    )
     with processes.join_processes(config.device) as place:
         if compiled:
             require_compiler(place.device)
@@ -156,22 +168,44 @@ def train(
         images = load_data(data, image_size=image_size, bad_images="skip" if skip_bad else "refuse")
         default_survival = recipe_named(recipe).survival if begun is None else begun.spec.survival
         spec = found.spec.with_settings(settings or []).with_changes(
-            classes=len(images.labels), labels=images.labels, image=images.image,
+            classes=len(images.labels),
+            labels=images.labels,
+            image=images.image,
             survival=default_survival if survival is None else survival,
             dropped_blocks=begun.spec.dropped_blocks if begun is not None and begun.spec.name == name else (),
             survival_schedule=choose("--survival-schedule", survival_schedule, SURVIVAL_SCHEDULES),
-        )  # fmt: skip
+        )
         _train(
-            spec, images, config, output, place, Output(as_json=json, quiet=quiet),
-            resume=resume, ignore_times=ignore_times, extend=extend, force=force, tensorboard=tensorboard, begun=begun,
-        )  # fmt: skip
+            spec,
+            images,
+            config,
+            output,
+            place,
+            Output(as_json=json, quiet=quiet),
+            resume=resume,
+            ignore_times=ignore_times,
+            extend=extend,
+            force=force,
+            tensorboard=tensorboard,
+            begun=begun,
+        )
 
 
 def _train(
-    spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, place: Processes,
-    out: Output, *, resume: bool, ignore_times: bool, extend: bool, force: bool, tensorboard: bool,
+    spec: ModelSpec,
+    data: DataSet,
+    config: TrainingConfig,
+    folder: Path,
+    place: Processes,
+    out: Output,
+    *,
+    resume: bool,
+    ignore_times: bool,
+    extend: bool,
+    force: bool,
+    tensorboard: bool,
     begun: Origin | None,
-) -> None:  # fmt: skip
+) -> None:
     """Train and report; all but the first process do so silently."""
     from resx.files.locks import require_lockable
     from resx.files.mounts import CannotLock
@@ -182,9 +216,16 @@ def _train(
 
     if not place.is_first:
         loop.train(
-            spec, data, config, folder,
-            resume=resume, ignore_times=ignore_times, extend=extend, force=force, processes=place,
-        )  # fmt: skip
+            spec,
+            data,
+            config,
+            folder,
+            resume=resume,
+            ignore_times=ignore_times,
+            extend=extend,
+            force=force,
+            processes=place,
+        )
         return
     for remark in data.remarks:
         out.note(remark)
@@ -210,10 +251,18 @@ def _train(
                 on_epoch(entry)
 
             loop.train(
-                spec, data, config, folder,
-                resume=resume, ignore_times=ignore_times, extend=extend, force=force, processes=place,
-                on_step=on_step, on_epoch=remember,
-            )  # fmt: skip
+                spec,
+                data,
+                config,
+                folder,
+                resume=resume,
+                ignore_times=ignore_times,
+                extend=extend,
+                force=force,
+                processes=place,
+                on_step=on_step,
+                on_epoch=remember,
+            )
     except KeyboardInterrupt:
         out.note(f"stopped after {len(metrics)} of {config.epochs} epochs; go on with --resume")
         raise

@@ -92,10 +92,15 @@ def tune(
     if plot is not None:
         require_drawable(plot)
     search = Search(
-        objective=choose("--objective", objective, OBJECTIVES), concurrency=concurrency,
-        cores=_cores(cores, address), client_elsewhere=client_elsewhere, duration_s=duration, num_pairs=pairs,
-        seed=seed, slo=parse_slo(slo) if slo else None,
-    )  # fmt: skip
+        objective=choose("--objective", objective, OBJECTIVES),
+        concurrency=concurrency,
+        cores=_cores(cores, address),
+        client_elsewhere=client_elsewhere,
+        duration_s=duration,
+        num_pairs=pairs,
+        seed=seed,
+        slo=parse_slo(slo) if slo else None,
+    )
     _search(out, address, published, name, search, dry_run=dry_run, plot=plot)
 
 
@@ -111,9 +116,15 @@ def _cores(asked: int, address: Address) -> int:
 
 
 def _search(
-    out: Output, address: Address, repository: Repository, name: str, search: Search, *,
-    dry_run: bool, plot: Path | None,
-) -> None:  # fmt: skip
+    out: Output,
+    address: Address,
+    repository: Repository,
+    name: str,
+    search: Search,
+    *,
+    dry_run: bool,
+    plot: Path | None,
+) -> None:
     from resx.bench.tuning import tuning
     from resx.bench.tuning.chart import draw
     from resx.serving.client.client import TritonClient
@@ -130,9 +141,12 @@ def _search(
         )
         with out.live() as tell, alone(repository, name):
             found = tuning.tune(
-                bench, _versions(repository, name, before.version), card.max_batch_size, card.canary.num_images,
+                bench,
+                _versions(repository, name, before.version),
+                card.max_batch_size,
+                card.canary.num_images,
                 on_trial=lambda stage, setting: tell.begin(f"{stage}: {words(setting)}"),
-            )  # fmt: skip
+            )
         evidence = _evidence(search, found, config_before)
         if plot is not None:
             draw(name, evidence, plot)
@@ -142,8 +156,10 @@ def _search(
                 step("deploy it")
                 deployed = put_in_force(client, repository, name, evidence, threads=found.threads_matter)
     payload = evidence.model_dump(mode="json") | {
-        "name": name, "better": better, "version": deployed.version if deployed else None,
-    }  # fmt: skip
+        "name": name,
+        "better": better,
+        "version": deployed.version if deployed else None,
+    }
     end = [_ending(name, better, dry_run, deployed.version if deployed else 0)]
     if plot is not None:
         end.append(f"wrote {plot}")
@@ -178,12 +194,23 @@ def _evidence(search: Search, found: TuningResult, config_before: str) -> Tuning
     from resx.machine import processor
 
     return Tuning(
-        objective=search.objective, concurrency=search.concurrency, cores=search.cores,
-        client_elsewhere=search.client_elsewhere, slo=str(search.slo or ""), processor=processor(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"), command=shlex.join(["resx", *sys.argv[1:]]),
-        before=found.before, config_before=config_before, chosen=found.best, ratio=found.ratio, low=found.low,
-        high=found.high, num_pairs=found.num_pairs, trials=found.trials,
-    )  # fmt: skip
+        objective=search.objective,
+        concurrency=search.concurrency,
+        cores=search.cores,
+        client_elsewhere=search.client_elsewhere,
+        slo=str(search.slo or ""),
+        processor=processor(),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=shlex.join(["resx", *sys.argv[1:]]),
+        before=found.before,
+        config_before=config_before,
+        chosen=found.best,
+        ratio=found.ratio,
+        low=found.low,
+        high=found.high,
+        num_pairs=found.num_pairs,
+        trials=found.trials,
+    )
 
 
 def words(setting: Setting) -> str:
@@ -207,11 +234,15 @@ def _show(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
     best = front(tuning.trials)
     rows = [
         [
-            words(trial.setting), f"{trial.images_per_s:.1f}", _ms(trial.p50_ms), _ms(trial.p99_ms),
-            _ms(trial.single_ms), "*" if trial in best else trial.invalid[:40],
+            words(trial.setting),
+            f"{trial.images_per_s:.1f}",
+            _ms(trial.p50_ms),
+            _ms(trial.p99_ms),
+            _ms(trial.single_ms),
+            "*" if trial in best else trial.invalid[:40],
         ]
         for trial in sorted(latest(tuning.trials), key=lambda trial: -trial.images_per_s)
-    ]  # fmt: skip
+    ]
     throughput = f"images/s at {tuning.slo}" if tuning.slo else "images/s"
     columns = ["setting", throughput, "p50 ms", "p99 ms", "single ms", "front"]
     console.print(table("", columns, rows))

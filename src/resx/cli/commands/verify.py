@@ -84,20 +84,42 @@ def verify(
             raise UsageError(f"rtol={rtol}: give a bound above 0")
         files = (Path(subject), other)
         _compare(
-            out, files, rtol=rtol, max_batch=max_batch, bisect=bisect, seed=seed, data=data, num_images=images,
+            out,
+            files,
+            rtol=rtol,
+            max_batch=max_batch,
+            bisect=bisect,
+            seed=seed,
+            data=data,
+            num_images=images,
             by_position=by_position,
-        )  # fmt: skip
+        )
     else:
         _version(
-            out, subject, version or None, repository, served=served, protocol=protocol, data=data, num_images=images,
+            out,
+            subject,
+            version or None,
+            repository,
+            served=served,
+            protocol=protocol,
+            data=data,
+            num_images=images,
             allowed_code=allow_code or [],
-        )  # fmt: skip
+        )
 
 
 def _compare(
-    out: Output, files: tuple[Path, Path], *,
-    rtol: float, max_batch: int, bisect: bool, seed: int, data: str, num_images: int, by_position: bool,
-) -> None:  # fmt: skip
+    out: Output,
+    files: tuple[Path, Path],
+    *,
+    rtol: float,
+    max_batch: int,
+    bisect: bool,
+    seed: int,
+    data: str,
+    num_images: int,
+    by_position: bool,
+) -> None:
     with out.steps() as step:
         step("run both files")
         from resx.export.checks.file_comparison import compare_files, first_divergence
@@ -114,13 +136,19 @@ def _compare(
     payload: dict[str, Any] = {
         "passed": found.passed and (accuracies is None or accuracies.passed),
         "outputs": [_finite(one.model_dump(mode="json")) for one in found.outputs],
-        "batch_sizes": list(found.batch_sizes), "num_noise": found.num_noise,
-        "num_photographs": found.num_photographs, "accuracy": _accuracy(accuracies),
-    }  # fmt: skip
+        "batch_sizes": list(found.batch_sizes),
+        "num_noise": found.num_noise,
+        "num_photographs": found.num_photographs,
+        "accuracy": _accuracy(accuracies),
+    }
     if divergence:
-        payload["first_divergence"] = _finite({
-            "tensor": divergence.tensor, "operator": divergence.operator, "relative": divergence.relative,
-        })  # fmt: skip
+        payload["first_divergence"] = _finite(
+            {
+                "tensor": divergence.tensor,
+                "operator": divergence.operator,
+                "relative": divergence.relative,
+            }
+        )
     out.result(payload, lambda console: _show_files(console, found, accuracies, divergence))
     if not found.passed:
         worst = max(found.outputs, key=lambda one: one.smallest_rtol)
@@ -157,11 +185,20 @@ def _show_files(
     console: Console, found: Comparison, accuracies: Accuracies | None, divergence: Divergence | None
 ) -> None:
     rows = [
-        [one.output, str(one.num_rows), f"{one.scale:.3g}", f"{one.max_abs:.2e}", f"{one.mean_abs:.2e}",
-         f"{one.p99_abs:.2e}", f"{one.cosine:.6f}", f"{one.top1_agreement:.1%}", f"--rtol {one.smallest_rtol:.2e}",
-         "passed" if one.passed else "failed"]
+        [
+            one.output,
+            str(one.num_rows),
+            f"{one.scale:.3g}",
+            f"{one.max_abs:.2e}",
+            f"{one.mean_abs:.2e}",
+            f"{one.p99_abs:.2e}",
+            f"{one.cosine:.6f}",
+            f"{one.top1_agreement:.1%}",
+            f"--rtol {one.smallest_rtol:.2e}",
+            "passed" if one.passed else "failed",
+        ]
         for one in found.outputs
-    ]  # fmt: skip
+    ]
     columns = ["output", "rows", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with", "verdict"]
     console.print(table("", columns, rows))
     sizes = ", ".join(map(str, found.batch_sizes))
@@ -172,14 +209,23 @@ def _show_files(
         console.print(
             f"first difference: {divergence.tensor} ({divergence.operator}), {divergence.relative:.2e} of its scale; "
             f"{divergence.num_compared} tensors compared",
-            markup=False, soft_wrap=True,
-        )  # fmt: skip
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 def _version(
-    out: Output, name: str, version: int | None, repository: Path, *,
-    served: str, protocol: str, data: str, num_images: int, allowed_code: list[str],
-) -> None:  # fmt: skip
+    out: Output,
+    name: str,
+    version: int | None,
+    repository: Path,
+    *,
+    served: str,
+    protocol: str,
+    data: str,
+    num_images: int,
+    allowed_code: list[str],
+) -> None:
     from resx.card.card import read_card
     from resx.cli.options.connection import address_of
     from resx.repository.versions import Repository
@@ -194,14 +240,19 @@ def _version(
         found = verify_version(folder, address, labelled, allowed_code=allowed_code, on_step=step)
     card = read_card(folder)
     payload = {
-        "name": name, "version": int(folder.name), "accelerator": card.accelerator,
+        "name": name,
+        "version": int(folder.name),
+        "accelerator": card.accelerator,
         "passed": all(check.passed for check in found.checks),
-        "checks": [{"what": c.what, "passed": c.passed, "skipped": c.skipped, "detail": c.detail}
-                   for c in found.checks],
-        "steps": [_finite({"when": when} | step.model_dump(mode="json") | {"smallest_rtol": _smallest(step)})
-                  for when, step in _steps(card, found)],
+        "checks": [
+            {"what": c.what, "passed": c.passed, "skipped": c.skipped, "detail": c.detail} for c in found.checks
+        ],
+        "steps": [
+            _finite({"when": when} | step.model_dump(mode="json") | {"smallest_rtol": _smallest(step)})
+            for when, step in _steps(card, found)
+        ],
         "accuracy": _accuracy(found.accuracies),
-    }  # fmt: skip
+    }
     out.result(payload, lambda console: _show_version(console, card, found))
     for check in found.checks:
         if not check.passed:
@@ -217,11 +268,21 @@ def _show_version(console: Console, card: Card, found: Verification) -> None:
     rows = [[c.what, "skipped" if c.skipped else "passed" if c.passed else "failed", c.detail] for c in found.checks]
     console.print(table("", ["check", "verdict", "detail"], rows, left=3))
     measured = [
-        [when, step.step, str(step.num_images), f"{step.scale:.3g}", f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}",
-         "-" if step.p99_abs is None else f"{step.p99_abs:.2e}", "-" if step.cosine is None else f"{step.cosine:.6f}",
-         f"{step.top1_agreement:.1%}", f"--rtol {_smallest(step):.2e}", "passed" if step.passed else "failed"]
+        [
+            when,
+            step.step,
+            str(step.num_images),
+            f"{step.scale:.3g}",
+            f"{step.max_abs:.2e}",
+            f"{step.mean_abs:.2e}",
+            "-" if step.p99_abs is None else f"{step.p99_abs:.2e}",
+            "-" if step.cosine is None else f"{step.cosine:.6f}",
+            f"{step.top1_agreement:.1%}",
+            f"--rtol {_smallest(step):.2e}",
+            "passed" if step.passed else "failed",
+        ]
         for when, step in _steps(card, found)
-    ]  # fmt: skip
+    ]
     columns = ["measured", "step", "images", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with"]
     if measured:
         console.print(table("", [*columns, "verdict"], measured, left=2))

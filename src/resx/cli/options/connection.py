@@ -13,9 +13,15 @@ from resx.serving.running.server_state import running_server
 
 
 def address_of(
-    url: str, protocol: str, repository: Repository, *, ca: str = "", cert: str = "", key: str = "",
+    url: str,
+    protocol: str,
+    repository: Repository,
+    *,
+    ca: str = "",
+    cert: str = "",
+    key: str = "",
     headers: Sequence[str] | None = None,
-) -> Address:  # fmt: skip
+) -> Address:
     """Return the server's address: `url`, or the embedded server over the repository, or the default port.
 
     Raises:

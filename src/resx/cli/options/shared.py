@@ -53,40 +53,53 @@ Header: TypeAlias = Annotated[
 Settings: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="FIELD=VALUE",
+        "--set",
+        metavar="FIELD=VALUE",
         help="classes=N, or a field of the variant's architecture (see `resx info NAME`). Repeatable.",
     ),
-]  # fmt: skip
+]
 Shape: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--shape", metavar="NAME:D1,D2",
+        "--shape",
+        metavar="NAME:D1,D2",
         help="Shape of an input that the model leaves open, without the batch. Repeatable.",
     ),
-]  # fmt: skip
+]
 MaxMegapixels: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--max-megapixels", min=1, max=MOST_MEGAPIXELS, envvar=MEGAPIXELS, metavar="N", show_default=False,
+        "--max-megapixels",
+        min=1,
+        max=MOST_MEGAPIXELS,
+        envvar=MEGAPIXELS,
+        metavar="N",
+        show_default=False,
         help="Largest image, decoded and resized. Default: 64. An image of N megapixels takes up to 16 MB of memory "
         "each, even if its file has 50 bytes: raise it only for files that you trust.",
     ),
-]  # fmt: skip
+]
 MaxFileMib: TypeAlias = Annotated[
     int | None,
     typer.Option(
-        "--max-file-mib", min=1, max=MOST_FILE_MIB, envvar=FILE_MIB, metavar="N", show_default=False,
+        "--max-file-mib",
+        min=1,
+        max=MOST_FILE_MIB,
+        envvar=FILE_MIB,
+        metavar="N",
+        show_default=False,
         help="Largest image file or Parquet cell, in MiB. Default: 32. Memory grows with it: raise it only for files "
         "that you trust.",
     ),
-]  # fmt: skip
+]
 AllowCode: TypeAlias = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow-code", metavar="MODULE",
+        "--allow-code",
+        metavar="MODULE",
         help="Run code of this module if the card names a function in it. Repeatable.",
     ),
-]  # fmt: skip
+]
 Device: TypeAlias = Annotated[str, typer.Option(help="cpu or cuda.")]
 
 

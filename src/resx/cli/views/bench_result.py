@@ -42,15 +42,20 @@ def _show(console: Console, result: BenchResult) -> None:
     console.print(
         f"{result.model} on {result.url}, Triton {environment.triton} ({server}); "
         f"{environment.machine}, client: {environment.usable_cores} cores{shared}",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
     if environment.cpu_quota is not None:
         console.print(f"the client's CPU quota (control group), in cores: {environment.cpu_quota:g}", markup=False)
     targets = {measured.target for measured in result.measurements}
     has_open = any(measured.load == "open" for measured in result.measurements)
     efficient = any(measured.in_process for measured in result.measurements)
-    columns = [*(["model"] if len(targets) > 1 else []), *COLUMNS, *(["service p50"] if has_open else []),
-               *(["of in-process"] if efficient else [])]  # fmt: skip
+    columns = [
+        *(["model"] if len(targets) > 1 else []),
+        *COLUMNS,
+        *(["service p50"] if has_open else []),
+        *(["of in-process"] if efficient else []),
+    ]
     rows = []
     for measured in result.measurements:
         cells = [*([measured.target] if len(targets) > 1 else []), *row(measured)]
@@ -143,9 +148,11 @@ def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
     if slo["rate_per_s"] is None:
         return f"{slo['asked']}: no rate holds it"
     limit = slo["client_limit_per_s"]
-    more = "" if limit is None else (
-        f"; the client could not send {limit:.4g}/s in time on this machine, so the server may do more"
-    )  # fmt: skip
+    more = (
+        ""
+        if limit is None
+        else (f"; the client could not send {limit:.4g}/s in time on this machine, so the server may do more")
+    )
     return (
         f"{slo['asked']} holds up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
         f"{slo['share_of_capacity']:.0%} of the closed loop's {slo['capacity_per_s']:.4g}/s{more}"
@@ -155,10 +162,15 @@ def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
 def show_scenario(out: Output, result: ScenarioResult) -> None:
     """Print what LoadGen says."""
     rows = [
-        [result.scenario, "n/a" if result.samples_per_s is None else f"{result.samples_per_s:.1f}",
-         *(f"{value:.2f}" for value in (result.p50_ms, result.p90_ms, result.p99_ms, result.max_ms)),
-         str(result.num_samples), str(sum(result.errors.values())), "VALID" if result.valid else "INVALID"]
-    ]  # fmt: skip
+        [
+            result.scenario,
+            "n/a" if result.samples_per_s is None else f"{result.samples_per_s:.1f}",
+            *(f"{value:.2f}" for value in (result.p50_ms, result.p90_ms, result.p99_ms, result.max_ms)),
+            str(result.num_samples),
+            str(sum(result.errors.values())),
+            "VALID" if result.valid else "INVALID",
+        ]
+    ]
     columns = ["scenario", "samples/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "samples", "failed", "verdict"]
 
     def show(console: Console) -> None:
@@ -175,11 +187,16 @@ def row(measured: Measurement) -> list[str]:
     """Return a measurement's cells under COLUMNS."""
     server = measured.server
     return [
-        measured.title, str(measured.batch_size), f"{measured.images_per_s:.1f}",
+        measured.title,
+        str(measured.batch_size),
+        f"{measured.images_per_s:.1f}",
         *(_ms(value) for value in (measured.p50_ms, measured.p90_ms, measured.p99_ms, measured.max_ms)),
-        str(measured.failed), _ms(server.queue_ms if server else None), _ms(server.compute_ms if server else None),
-        f"{server.mean_batch_size:.1f}" if server else "n/a", _ms(measured.client_cpu_ms_per_request),
-    ]  # fmt: skip
+        str(measured.failed),
+        _ms(server.queue_ms if server else None),
+        _ms(server.compute_ms if server else None),
+        f"{server.mean_batch_size:.1f}" if server else "n/a",
+        _ms(measured.client_cpu_ms_per_request),
+    ]
 
 
 def _ms(value: float | None) -> str:

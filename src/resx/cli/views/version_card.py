@@ -27,8 +27,9 @@ def headline(console: Console, card: Card, file: Path) -> None:
     console.print(
         f"{file.parent}: {card.precision} for the {card.target}{by}, {file.stat().st_size / 1e6:.1f} MB, "
         f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, weights {card.source.weights}",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def accelerated(card: Card) -> str:
@@ -47,11 +48,18 @@ def proof(console: Console, card: Card) -> None:
 
     steps = [*card.steps, *(card.gpu_parity.steps if card.gpu_parity else ())]
     rows = [
-        [step.step, str(step.num_images), f"{step.max_abs:.2e}", f"{step.mean_abs:.2e}", f"{step.scale:.3g}",
-         f"{step.top1_agreement:.1%}", "-" if step.cosine is None else f"{step.cosine:.5f}",
-         "passed" if step.passed else "failed"]
+        [
+            step.step,
+            str(step.num_images),
+            f"{step.max_abs:.2e}",
+            f"{step.mean_abs:.2e}",
+            f"{step.scale:.3g}",
+            f"{step.top1_agreement:.1%}",
+            "-" if step.cosine is None else f"{step.cosine:.5f}",
+            "passed" if step.passed else "failed",
+        ]
         for step in steps
-    ]  # fmt: skip
+    ]
     if rows:
         columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
         console.print(table("", columns, rows))
@@ -144,8 +152,9 @@ def _quantisation(console: Console, quantisation: Quantisation) -> None:
         f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}; "
         f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32"
         + (f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""),
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+        markup=False,
+        soft_wrap=True,
+    )
     if quantisation.kept_fp32:
         rows = [
             [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32

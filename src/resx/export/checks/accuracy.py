@@ -80,9 +80,10 @@ def held_out_images(data: DataSet) -> Labelled:
     words = skipped_words(data.others, data.hidden)
     skipped = "".join(f"; {note[0].lower()}{note[1:]}" for note in data.notes) + (f"; skipped {words}" if words else "")
     return Labelled(
-        images=data.held_out.images, classes=data.held_out.targets,
+        images=data.held_out.images,
+        classes=data.held_out.targets,
         origin=f"held-out images of {data.name}{skipped}",
-    )  # fmt: skip
+    )
 
 
 def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: int) -> Labelled:

@@ -118,8 +118,10 @@ def compare_files(
             _difference(name, *([np.asarray(run[index]) for run in answers] for answers in seen), rtol=rtol)
             for index, name in enumerate(names)
         ),
-        batch_sizes=tuple(sizes[0]), num_noise=sum(sizes[0]), num_photographs=sum(sizes[1]),
-    )  # fmt: skip
+        batch_sizes=tuple(sizes[0]),
+        num_noise=sum(sizes[0]),
+        num_photographs=sum(sizes[1]),
+    )
 
 
 def _pairs(
@@ -291,12 +293,17 @@ def _difference(name: str, before: list[Array], after: list[Array], *, rtol: flo
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(actual, axis=1)
     cosine = (expected * actual).sum(1) / np.maximum(lengths, np.finfo(np.float64).tiny)
     return OutputDifference(
-        output=name, num_rows=len(expected), scale=scale, max_abs=float(distance.max()),
-        mean_abs=float(distance.mean()), p99_abs=float(np.quantile(distance, 0.99)) if finite else float("inf"),
+        output=name,
+        num_rows=len(expected),
+        scale=scale,
+        max_abs=float(distance.max()),
+        mean_abs=float(distance.mean()),
+        p99_abs=float(np.quantile(distance, 0.99)) if finite else float("inf"),
         cosine=float(cosine.mean()) if finite else 0.0,
-        top1_agreement=float((expected.argmax(1) == actual.argmax(1)).mean()), smallest_rtol=smallest,
+        top1_agreement=float((expected.argmax(1) == actual.argmax(1)).mean()),
+        smallest_rtol=smallest,
         passed=finite and float(distance.max()) <= rtol * (scale or 1.0),
-    )  # fmt: skip
+    )
 
 
 def _relative(before: Array, after: Array) -> float:

@@ -117,9 +117,13 @@ def torch_logits(model: nn.Module, spec: ModelSpec, images_NCHW: Images) -> Logi
 
 
 def compare(
-    step: str, reference: Sequence[Logits], candidate: Sequence[Logits], tolerance: Tolerance,
-    *, classes: npt.NDArray[np.int64] | None = None,
-) -> Parity:  # fmt: skip
+    step: str,
+    reference: Sequence[Logits],
+    candidate: Sequence[Logits],
+    tolerance: Tolerance,
+    *,
+    classes: npt.NDArray[np.int64] | None = None,
+) -> Parity:
     """Measure the candidate's logits against the reference's, batch by batch, and give the verdict.
 
     `classes` [N] are the true ones, of all images in their order; None where they are not known. A candidate
@@ -149,15 +153,22 @@ def compare(
     num_decided, num_decided_flips = int(decided.sum()), int((flips & decided).sum())
     near_ties = certainty[flips & ~decided]
     found = Parity(
-        step=step, num_images=len(expected), batch_sizes=batch_sizes, scale=scale,
+        step=step,
+        num_images=len(expected),
+        batch_sizes=batch_sizes,
+        scale=scale,
         max_abs=float(difference.max()) if finite else float("inf"),
         mean_abs=float(difference.mean()) if finite else float("inf"),
         p99_abs=float(np.quantile(difference, 0.99)) if finite else float("inf"),
-        top1_agreement=float(1 - flips.mean()), num_flips=int(flips.sum()), num_decided=num_decided,
-        num_decided_flips=num_decided_flips, near_tie_margin=float(near_ties.max()) if len(near_ties) else None,
-        cosine=cosine, tolerance=tolerance,
+        top1_agreement=float(1 - flips.mean()),
+        num_flips=int(flips.sum()),
+        num_decided=num_decided,
+        num_decided_flips=num_decided_flips,
+        near_tie_margin=float(near_ties.max()) if len(near_ties) else None,
+        cosine=cosine,
+        tolerance=tolerance,
         passed=finite and within and points and _keeps_classes(num_decided_flips, num_decided, tolerance),
-    )  # fmt: skip
+    )
     return (
         found if classes is None else with_accuracy(found, expected.argmax(1) == classes, actual.argmax(1) == classes)
     )

@@ -16,8 +16,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _DRAWING_NODES = {
-    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
-}  # fmt: skip
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Bernoulli",
+    "Multinomial",
+}
 _SWITCHES = ("train", "training")
 _SHARES = ("p", "dropout_p", "dropout")
 

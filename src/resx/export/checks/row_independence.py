@@ -155,11 +155,14 @@ def _open_trials(subject: Subject, rows: npt.NDArray[np.uint8]) -> list[_Trial]:
         company = subject.ask(inputs[indices])
         trials += [
             _Trial(
-                alone=alone[index], company=company[place : place + 1], alone_input=inputs[index : index + 1],
-                company_input=inputs[indices], place=place,
+                alone=alone[index],
+                company=company[place : place + 1],
+                alone_input=inputs[index : index + 1],
+                company_input=inputs[indices],
+                place=place,
             )
             for place, index in enumerate(indices)
-        ]  # fmt: skip
+        ]
     return [*trials, *_largest_trials(subject, inputs, alone)]
 
 
@@ -169,11 +172,14 @@ def _largest_trials(subject: Subject, inputs: Array, alone: Sequence[Array]) -> 
     company = subject.ask(inputs[indices])
     return [
         _Trial(
-            alone=alone[index], company=company[place : place + 1], alone_input=inputs[index : index + 1],
-            company_input=inputs[indices], place=place,
+            alone=alone[index],
+            company=company[place : place + 1],
+            alone_input=inputs[index : index + 1],
+            company_input=inputs[indices],
+            place=place,
         )
         for place, index in enumerate(indices)
-    ]  # fmt: skip
+    ]
 
 
 def _fixed_trials(subject: Subject, rows: npt.NDArray[np.uint8]) -> list[_Trial]:
@@ -187,11 +193,14 @@ def _fixed_trials(subject: Subject, rows: npt.NDArray[np.uint8]) -> list[_Trial]
     alone = subject.ask(repeated)[:1]
     return [
         _Trial(
-            alone=alone, company=subject.ask(batch)[place : place + 1], alone_input=repeated, company_input=batch,
+            alone=alone,
+            company=subject.ask(batch)[place : place + 1],
+            alone_input=repeated,
+            company_input=batch,
             place=place,
         )
         for batch, place in ((mixed, 0), (moved, 1))
-    ]  # fmt: skip
+    ]
 
 
 def _relative(before: Array, after: Array, scale: float) -> float:

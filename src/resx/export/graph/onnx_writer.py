@@ -45,8 +45,11 @@ WEIGHTED_MODULES = (nn.modules.conv._ConvNd, nn.Linear)
 
 # int8 is made of the fp32 file (resx.export.int8.quantization).
 DTYPES: dict[Precision, torch.dtype] = {
-    "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.float32,
-}  # fmt: skip
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float32,
+}
 
 
 class ServedModel(nn.Module):
@@ -99,9 +102,17 @@ def write_onnx(
         served = ServedModel(fuse(network, target=target), spec, precision=precision, input_type=input_type).eval()
         with _quiet():
             program = torch.onnx.export(
-                served, (example,), dynamo=True, opset_version=OPSETS[precision], external_data=False, optimize=True,
-                input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=({0: Dim("batch")},), verbose=False,
-            )  # fmt: skip
+                served,
+                (example,),
+                dynamo=True,
+                opset_version=OPSETS[precision],
+                external_data=False,
+                optimize=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: Dim("batch")},),
+                verbose=False,
+            )
         assert program is not None
         model = program.model_proto
         _name_layers(model)

@@ -51,9 +51,11 @@ def _is_symmetric(model: ModelProto) -> bool:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     constants |= {
         node.output[0]: attribute.t
-        for node in model.graph.node if node.op_type == "Constant"
-        for attribute in node.attribute if attribute.name == "value"
-    }  # fmt: skip
+        for node in model.graph.node
+        if node.op_type == "Constant"
+        for attribute in node.attribute
+        if attribute.name == "value"
+    }
     quantising = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
     for node in quantising:
         zero = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None

@@ -201,10 +201,12 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibra
     _, height, width = signature.input_dims
     resize, interpolation = signature.resize or min(height, width), signature.interpolation
     chosen = [paths[index] for index in _spread(len(paths), num_images)]
-    images = np.stack([
-        pixels(load_image(path), height=height, width=width, resize=resize, interpolation=interpolation, name=path)
-        for path in chosen
-    ])  # fmt: skip
+    images = np.stack(
+        [
+            pixels(load_image(path), height=height, width=width, resize=resize, interpolation=interpolation, name=path)
+            for path in chosen
+        ]
+    )
     return Calibration(images=images, origin=f"images of {printable(str(folder))}{skipped}")
 
 

@@ -48,9 +48,14 @@ class FileForm:
 
 
 def write_int8(
-    fp32_file: Path, path: Path, options: Int8Options, form: FileForm, *,
-    judge: Callable[[Path], Parity] | None, on_step: Callable[[str], None],
-) -> Quantisation:  # fmt: skip
+    fp32_file: Path,
+    path: Path,
+    options: Int8Options,
+    form: FileForm,
+    *,
+    judge: Callable[[Path], Parity] | None,
+    on_step: Callable[[str], None],
+) -> Quantisation:
     """Write the int8 form of the fp32 file to `path`.
 
     Args:
@@ -106,9 +111,15 @@ def write_int8(
 
 
 def _search(
-    prepared: Path, model: onnx.ModelProto, options: Int8Options, form: FileForm,
-    write: Callable[[Sequence[str]], object], judge: Callable[[], Parity], verdict: Parity, asked: Sequence[str],
-) -> tuple[list[KeptLayer], int]:  # fmt: skip
+    prepared: Path,
+    model: onnx.ModelProto,
+    options: Int8Options,
+    form: FileForm,
+    write: Callable[[Sequence[str]], object],
+    judge: Callable[[], Parity],
+    verdict: Parity,
+    asked: Sequence[str],
+) -> tuple[list[KeptLayer], int]:
     """Return the layers to keep in fp32 and how many files were measured to find them."""
     images = options.calibration.images
     telling = images[~calibrations.is_one_color(images)][:_NUM_RANKING_IMAGES]  # black frames rank nothing

@@ -66,11 +66,15 @@ RECIPES: Mapping[Target, QuantizationRecipe] = {
     "gpu": QuantizationRecipe(
         activations=QuantType.QInt8,
         options={
-            "ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True,
-            "DedicatedQDQPair": False, "QDQDisableWeightAdjustForInt32Bias": True,
+            "ActivationSymmetric": True,
+            "WeightSymmetric": True,
+            "QuantizeBias": False,
+            "AddQDQPairToWeight": True,
+            "DedicatedQDQPair": False,
+            "QDQDisableWeightAdjustForInt32Bias": True,
         },
     ),
-}  # fmt: skip
+}
 
 
 def prepare(fp32_file: Path, path: Path, *, target: Target) -> None:
@@ -103,9 +107,11 @@ def matching(model: ModelProto, patterns: Sequence[str]) -> list[str]:
 
 
 def find_ranges(
-    prepared: Path, images_NCHW: npt.NDArray[np.uint8], method: CalibrationMethod,
+    prepared: Path,
+    images_NCHW: npt.NDArray[np.uint8],
+    method: CalibrationMethod,
     signature: Signature,
-) -> Ranges:  # fmt: skip
+) -> Ranges:
     """Run the images through the fp32 file and return every tensor's range.
 
     Args:
@@ -145,9 +151,12 @@ def _collect(
     """
     with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, quiet():
         calibrator = calibrate.create_calibrator(
-            prepared, _OPERATORS, str(Path(folder) / "augmented.onnx"), _METHODS[method],
+            prepared,
+            _OPERATORS,
+            str(Path(folder) / "augmented.onnx"),
+            _METHODS[method],
             extra_options={"symmetric": False},
-        )  # fmt: skip
+        )
         if method != "minmax":
             calibrator.collector = _collector(method, calibrator.num_bins, calibrator.num_quantized_bins, bounds)
         for feed in feeds:
@@ -162,9 +171,13 @@ def _collector(
 ) -> calibrate.HistogramCollector:
     """Return onnxruntime's collector with an empty histogram over each tensor's whole range."""
     collector = calibrate.HistogramCollector(
-        method, symmetric=False, num_bins=num_bins, num_quantized_bins=num_quantized_bins,
-        percentile=_PERCENTILE, scenario="same",
-    )  # fmt: skip
+        method,
+        symmetric=False,
+        num_bins=num_bins,
+        num_quantized_bins=num_quantized_bins,
+        percentile=_PERCENTILE,
+        scenario="same",
+    )
     for name, (low, high) in bounds.items():
         limit = np.float32(max(abs(low), abs(high)))
         counts, edges = np.histogram(np.zeros(0, np.float32), num_bins, range=(-float(limit), float(limit)))
@@ -188,10 +201,17 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
     try:
         with quiet():
             quantizer = QDQQuantizer(
-                model, True, False, QuantType.QInt8, recipe.activations,
-                calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds), [],
-                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)], _OPERATORS, options,
-            )  # fmt: skip
+                model,
+                True,
+                False,
+                QuantType.QInt8,
+                recipe.activations,
+                calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds),
+                [],
+                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)],
+                _OPERATORS,
+                options,
+            )
             quantizer.quantize_model()
             quantizer.model.topological_sort()
     except (ValueError, RuntimeError, KeyError) as error:

@@ -334,19 +334,22 @@ def _signature(
     if output.type.tensor_type.elem_type != TensorProto.FLOAT:
         raise UsageError(f"{path}: gives {_text(output)}; resx serves files that give float32")
     known = Signature(
-        input_name=image.name, input_type=_INPUT_TYPES[tensor.elem_type], input_dims=input_dims,
-        output_name=output.name, output_dims=(1,), batch=batch,
+        input_name=image.name,
+        input_type=_INPUT_TYPES[tensor.elem_type],
+        input_dims=input_dims,
+        output_name=output.name,
+        output_dims=(1,),
+        batch=batch,
         resize=min(input_dims[1:]) if is_image else None,
-        mean=scaling[0] if scaling else None, std=scaling[1] if scaling else None,
-    )  # fmt: skip
+        mean=scaling[0] if scaling else None,
+        std=scaling[1] if scaling else None,
+    )
     output_dims = _measured_dims(graph, session, known, path)
     labels = _labels(arguments.labels, math.prod(output_dims))
     return known.model_copy(update={"output_dims": output_dims, "labels": labels})
 
 
-def _measured_dims(
-    graph: ModelProto, session: OnnxRuntimeModel, signature: Signature, path: Path
-) -> tuple[int, ...]:  # fmt: skip
+def _measured_dims(graph: ModelProto, session: OnnxRuntimeModel, signature: Signature, path: Path) -> tuple[int, ...]:
     """Run the file at the batches it says to take; return the output's shape behind the batch axis.
 
     Raises:

@@ -76,9 +76,12 @@ def load_foreign(
     if module != TORCHVISION:
         _require_any_batch(text, model, image.image_size)
     spec = ModelSpec(
-        name=name, architecture=ForeignArchitecture(source=text), classes=num_classes, labels=found.labels,
+        name=name,
+        architecture=ForeignArchitecture(source=text),
+        classes=num_classes,
+        labels=found.labels,
         **image.model_dump(),
-    )  # fmt: skip
+    )
     return model, spec, found.origin
 
 

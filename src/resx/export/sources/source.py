@@ -142,9 +142,15 @@ class LoadedSource:
 
 
 def load_source(
-    text: str, *, weights: str, seed: int, image_size: int | None = None, settings: Sequence[str] = (),
-    weights_entry: str = "", file: FileArguments = NOTHING_GIVEN,
-) -> LoadedSource | LoadedFile:  # fmt: skip
+    text: str,
+    *,
+    weights: str,
+    seed: int,
+    image_size: int | None = None,
+    settings: Sequence[str] = (),
+    weights_entry: str = "",
+    file: FileArguments = NOTHING_GIVEN,
+) -> LoadedSource | LoadedFile:
     """Load what the user named.
 
     Args:
@@ -175,9 +181,14 @@ def load_source(
     else:
         loaded = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings, entry=weights_entry)
     arguments = SourceArguments(
-        source=text, weights=weights, seed=seed, image_size=image_size, settings=tuple(settings),
-        weights_entry=weights_entry, file=file,
-    )  # fmt: skip
+        source=text,
+        weights=weights,
+        seed=seed,
+        image_size=image_size,
+        settings=tuple(settings),
+        weights_entry=weights_entry,
+        file=file,
+    )
     return replace(loaded, description=loaded.description.model_copy(update={"arguments": arguments}))
 
 

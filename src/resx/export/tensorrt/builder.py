@@ -81,9 +81,14 @@ class BuiltEngine:
 
 
 def build_engine(
-    trt: Any, path: Path, options: EngineOptions, *,
-    precision: str, name: str = "", on_step: Announce = lambda _step: None,
-) -> BuiltEngine:  # fmt: skip
+    trt: Any,
+    path: Path,
+    options: EngineOptions,
+    *,
+    precision: str,
+    name: str = "",
+    on_step: Announce = lambda _step: None,
+) -> BuiltEngine:
     """Build an engine from any ONNX file whose only symbolic axis is the batch.
 
     Args:
@@ -124,9 +129,15 @@ class _BuildFailed(Exception):  # noqa: N818 - not the user's; build_engine turn
 
 
 def _build(
-    trt: Any, path: Path, rewritten: onnx.ModelProto | None, options: EngineOptions, *,
-    name: str, precision: str, in_fp32: tuple[str, ...] = (),
-) -> BuiltEngine:  # fmt: skip
+    trt: Any,
+    path: Path,
+    rewritten: onnx.ModelProto | None,
+    options: EngineOptions,
+    *,
+    name: str,
+    precision: str,
+    in_fp32: tuple[str, ...] = (),
+) -> BuiltEngine:
     logger = collecting_logger(trt)
     builder = trt.Builder(logger)
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -157,7 +168,9 @@ def _build(
             version=trt.__version__,
             compute_capabilities=options.compute_capabilities if gpu is None else (gpu.compute_capability,),
             gpu="" if gpu is None else gpu.name,
-            batch_min=options.batch_min, batch_opt=options.batch_opt, batch_max=options.batch_max,
+            batch_min=options.batch_min,
+            batch_opt=options.batch_opt,
+            batch_max=options.batch_max,
             size_bytes=len(data_of_plan),
             workspace_mib=options.workspace_mib,
             timing_cache="none" if measurements is None else "reused" if reused else "new",
@@ -169,7 +182,7 @@ def _build(
             onnx_sha256=sha256_of(path),
             executed=False,
         ),
-    )  # fmt: skip
+    )
 
 
 def _is_rtx(trt: Any) -> bool:

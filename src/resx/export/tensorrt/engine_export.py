@@ -38,9 +38,16 @@ Runtime: TypeAlias = OnnxRuntimeModel | TensorRTModel
 
 
 def export_engine(
-    source: Exportable, options: ExportOptions, engine: EngineOptions, trt: Any, folder: Path, *,
-    name: str, command: str, on_step: Announce = lambda _step: None,
-) -> Card:  # fmt: skip
+    source: Exportable,
+    options: ExportOptions,
+    engine: EngineOptions,
+    trt: Any,
+    folder: Path,
+    *,
+    name: str,
+    command: str,
+    on_step: Announce = lambda _step: None,
+) -> Card:
     """Write `model.plan` (TensorRT-RTX: `model.engine`) and `card.json` into `folder` and return the card.
 
     Raises:
@@ -67,9 +74,7 @@ def export_engine(
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
     path = folder / cards.ENGINE_FILES[built.facts.builder]
     path.write_bytes(built.plan)
-    card = card.model_copy(
-        update={"engine": built.facts, "files": {path.name: sha256_of(path)}, "gpu_parity": None}
-    )  # fmt: skip
+    card = card.model_copy(update={"engine": built.facts, "files": {path.name: sha256_of(path)}, "gpu_parity": None})
     if _runs_here(trt, built.facts):
         on_step("run the engine")
         session = TensorRTModel(path, trt)
@@ -83,9 +88,16 @@ def export_engine(
 
 
 def export_engine_folder(
-    source: Exportable, options: ExportOptions, engine: EngineOptions, trt: Any, target: Path, *,
-    name: str, command: str, on_step: Announce = lambda _step: None,
-) -> Card:  # fmt: skip
+    source: Exportable,
+    options: ExportOptions,
+    engine: EngineOptions,
+    trt: Any,
+    target: Path,
+    *,
+    name: str,
+    command: str,
+    on_step: Announce = lambda _step: None,
+) -> Card:
     """Make the folder `target`, which must not exist, of an engine and its card; after any error it is not there.
 
     Raises:
@@ -113,9 +125,15 @@ def require_new(target: Path) -> None:
 
 
 def export_script(
-    source: Exportable, options: ExportOptions, engine: EngineOptions, script: Path, *,
-    name: str, command: str, on_step: Announce = lambda _step: None,
-) -> Card:  # fmt: skip
+    source: Exportable,
+    options: ExportOptions,
+    engine: EngineOptions,
+    script: Path,
+    *,
+    name: str,
+    command: str,
+    on_step: Announce = lambda _step: None,
+) -> Card:
     """Write a verified ONNX file, its card and the script that builds a plan from it, side by side.
 
     `NAME.onnx` and `NAME.card.json` lie in the script's folder, because the container sees only that.
@@ -132,9 +150,12 @@ def export_script(
         write_atomic(script.parent / f"{name}.card.json", cards.write_card(card))
     signature = source.description.signature_with(options.input_type)
     model = ScriptedModel(
-        name=name, onnx_file=onnx_name, onnx_sha256=card.files[MODEL_FILE],
-        input_name=signature.input_name, image_shape=signature.input_dims,
-    )  # fmt: skip
+        name=name,
+        onnx_file=onnx_name,
+        onnx_sha256=card.files[MODEL_FILE],
+        input_name=signature.input_name,
+        image_shape=signature.input_dims,
+    )
     write_atomic(script, script_text(model, engine), mode=0o777)
     return card
 
@@ -146,9 +167,13 @@ def _runs_here(trt: Any, facts: Engine) -> bool:
 
 
 def _execute(
-    card: Card, session: TensorRTModel, built: BuiltEngine, source: Exportable,
-    options: ExportOptions, engine: EngineOptions,
-) -> Card:  # fmt: skip
+    card: Card,
+    session: TensorRTModel,
+    built: BuiltEngine,
+    source: Exportable,
+    options: ExportOptions,
+    engine: EngineOptions,
+) -> Card:
     """Inspect and run the engine; return the card with what it showed, and its own answers as the canary's."""
     facts = inspected_facts(built.facts, session.layers(), card.precision, name=card.name)
     card = card.model_copy(update={"engine": facts.model_copy(update={"executed": True})})
@@ -156,7 +181,7 @@ def _execute(
     if engine.tf32:
         tolerance = tolerance_with_tf32(
             options.precision, tolerance, source.num_layers, is_own=options.has_own_tolerance
-        )  # fmt: skip
+        )
     card = _verify(card, session, built.facts.builder, source, options, engine, tolerance)
     if card.canary.num_images < engine.batch_min:
         return card
@@ -217,7 +242,7 @@ class _Twin:
 
 def _with_gpu_parity(
     card: Card, session: TensorRTModel, twin: _Twin, source: Exportable, options: ExportOptions
-) -> Card:  # fmt: skip
+) -> Card:
     """Measure the engine with TF32 off and on; return the card with both.
 
     Raises:
@@ -230,17 +255,25 @@ def _with_gpu_parity(
     off = options.tolerance_for(source)
     found = compare_both(
         lambda tf32: session if tf32 == twin.options.tf32 else twin.open(facts),
-        [source.logits(batch) for batch in batches], [card.signature.as_input(batch) for batch in batches],
-        gpu=gpu, runtime=f"{facts.builder} {facts.version}", off=off,
+        [source.logits(batch) for batch in batches],
+        [card.signature.as_input(batch) for batch in batches],
+        gpu=gpu,
+        runtime=f"{facts.builder} {facts.version}",
+        off=off,
         on=tolerance_with_tf32(card.precision, off, source.num_layers, is_own=options.has_own_tolerance),
-    )  # fmt: skip
+    )
     return card.model_copy(update={"gpu_parity": require(found, name=card.name)})
 
 
 def _verify(
-    card: Card, session: Runtime, step: str, source: Exportable,
-    options: ExportOptions, engine: EngineOptions, tolerance: Tolerance,
-) -> Card:  # fmt: skip
+    card: Card,
+    session: Runtime,
+    step: str,
+    source: Exportable,
+    options: ExportOptions,
+    engine: EngineOptions,
+    tolerance: Tolerance,
+) -> Card:
     """Compare a file with PyTorch on the batches of its profile; return the card with that step."""
     if not options.verify:
         return card
@@ -254,7 +287,10 @@ def _verify(
 def _batches(card: Card, source: Exportable, options: ExportOptions, engine: EngineOptions) -> list[parity.Images]:
     """Return the images that are compared, in batches of the engine's profile."""
     every = parity.images_for(
-        card.signature, real=source.real.images, max_batch_size=options.max_batch_size, seed=options.seed,
+        card.signature,
+        real=source.real.images,
+        max_batch_size=options.max_batch_size,
+        seed=options.seed,
         with_noise=options.precision != "int8",
-    )  # fmt: skip
+    )
     return [batch for batch in every if engine.batch_min <= len(batch) <= engine.batch_max]

@@ -48,13 +48,26 @@ def read_imported_plan(trt: Any, path: Path, options: EngineOptions, *, built_fr
         plan=plan,
         rewritten=None,
         facts=Engine(
-            builder="tensorrt", version=trt.__version__, compute_capabilities=(gpu.compute_capability,), gpu=gpu.name,
-            batch_min=options.batch_min, batch_opt=options.batch_opt, batch_max=options.batch_max,
-            size_bytes=len(plan), workspace_mib=0, timing_cache="none", tf32=options.tf32,
-            builder_level=options.builder_level, network_precisions={}, engine_precisions={}, grouped_in_fp32=(),
-            onnx_sha256="", executed=False, built_elsewhere=True,
+            builder="tensorrt",
+            version=trt.__version__,
+            compute_capabilities=(gpu.compute_capability,),
+            gpu=gpu.name,
+            batch_min=options.batch_min,
+            batch_opt=options.batch_opt,
+            batch_max=options.batch_max,
+            size_bytes=len(plan),
+            workspace_mib=0,
+            timing_cache="none",
+            tf32=options.tf32,
+            builder_level=options.builder_level,
+            network_precisions={},
+            engine_precisions={},
+            grouped_in_fp32=(),
+            onnx_sha256="",
+            executed=False,
+            built_elsewhere=True,
         ),
-    )  # fmt: skip
+    )
 
 
 def _require_interface(model: TensorRTModel, path: Path, built_from: Path) -> None:

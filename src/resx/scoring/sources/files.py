@@ -53,10 +53,12 @@ class Files:
     def part(self, start: int, stop: int) -> Files:
         """Return the rows from `start` to before `stop`."""
         return Files(
-            paths=self.paths[start:stop], sha256=self.sha256, base=self.base,
+            paths=self.paths[start:stop],
+            sha256=self.sha256,
+            base=self.base,
             sizes=None if self.sizes is None else self.sizes[start:stop],
             times_ns=None if self.times_ns is None else self.times_ns[start:stop],
-        )  # fmt: skip
+        )
 
     def for_other_machines(self) -> Files:
         """Return the same rows without the times of files."""
@@ -85,10 +87,15 @@ def files_of(
     digest.update(repr([] if is_list else [max(0, facts.size) for _, facts in found]).encode())
     known = [(facts.size, int(facts.time or 0)) if not is_remote(path) else (_UNKNOWN, 0) for path, facts in found]
     return Files(
-        paths=tuple(path for path, _ in found), sha256=digest.hexdigest(), skipped=skipped or {}, hidden=hidden,
-        base=str(Path.cwd()), fingerprint=fingerprint_of(found),
-        sizes=array("q", [size for size, _ in known]), times_ns=array("q", [time_ns for _, time_ns in known]),
-    )  # fmt: skip
+        paths=tuple(path for path, _ in found),
+        sha256=digest.hexdigest(),
+        skipped=skipped or {},
+        hidden=hidden,
+        base=str(Path.cwd()),
+        fingerprint=fingerprint_of(found),
+        sizes=array("q", [size for size, _ in known]),
+        times_ns=array("q", [time_ns for _, time_ns in known]),
+    )
 
 
 def _name(found: tuple[str, FileFacts]) -> str:

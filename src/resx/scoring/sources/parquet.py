@@ -76,9 +76,16 @@ class Tables:
     def part(self, start: int, stop: int) -> Tables:
         """Return the rows from `start` to before `stop`."""
         return Tables(
-            files=self.files, counts=self.counts, facts=self.facts, start=self.start + start, stop=self.start + stop,
-            column=self.column, path_column=self.path_column, sha256=self.sha256, images_from=self.images_from,
-        )  # fmt: skip
+            files=self.files,
+            counts=self.counts,
+            facts=self.facts,
+            start=self.start + start,
+            stop=self.start + stop,
+            column=self.column,
+            path_column=self.path_column,
+            sha256=self.sha256,
+            images_from=self.images_from,
+        )
 
     def for_other_machines(self) -> Tables:
         """Return the same rows without the times of files."""
@@ -96,9 +103,13 @@ class Tables:
         with open_table(file) as (table, content), _failure_told(file):
             _require_unchanged(file, content, self.facts[number])
             reader = _Reader(
-                tables=self, file=file, facts=self.facts[number], table=table, content=content,
+                tables=self,
+                file=file,
+                facts=self.facts[number],
+                table=table,
+                content=content,
                 column=image_column(table.schema_arrow, file, self.column),
-            )  # fmt: skip
+            )
             before = 0
             for group in range(table.num_row_groups):
                 num_rows = table.metadata.row_group(group).num_rows
@@ -167,7 +178,7 @@ class _Reader:
 
     def _read(
         self, table: ParquetFile, group: int, leaves: Sequence[str], at_once: int, before: int, wanted: range
-    ) -> Iterator[Row]:  # fmt: skip
+    ) -> Iterator[Row]:
         row = 0
         for batch in table.iter_batches(at_once, row_groups=[group], columns=list(leaves)):
             _require_unchanged(self.file, self.content, self.facts)
@@ -223,7 +234,7 @@ def _damage_words(damage: Damage, before: int) -> str:
 
 def _largest_page(
     content: BinaryIO, table: ParquetFile, group: int, columns: Sequence[str]
-) -> tuple[int, DamagedPageError | None]:  # fmt: skip
+) -> tuple[int, DamagedPageError | None]:
     """Return the bytes of the largest page, unpacked, and the first header that cannot be read."""
     about = table.metadata.row_group(group)
     largest, damage = 0, None
@@ -239,7 +250,7 @@ def _largest_page(
 
 def open_tables(
     files: Sequence[str], column: str, *, images_from: str, skipped: Mapping[str, int], hidden: int
-) -> Tables:  # fmt: skip
+) -> Tables:
     """Return the rows of Parquet files that all have the same column of bytes.
 
     Args:
@@ -267,15 +278,24 @@ def open_tables(
             sizes = [table.metadata.row_group(number).total_byte_size for number in range(table.num_row_groups)]
             digest.update(f"{printable(file)}\0{table.metadata.num_rows}\0{sizes}\0{chosen}\n".encode())
     return Tables(
-        files=tuple(files), counts=tuple(counts), facts=tuple(facts), start=0, stop=sum(counts), column=chosen,
-        path_column=PATH if paths else "", sha256=digest.hexdigest(), images_from=images_from, skipped=skipped,
-        hidden=hidden, fingerprint=fingerprint_of([*zip(files, facts, strict=True), *named]),
-    )  # fmt: skip
+        files=tuple(files),
+        counts=tuple(counts),
+        facts=tuple(facts),
+        start=0,
+        stop=sum(counts),
+        column=chosen,
+        path_column=PATH if paths else "",
+        sha256=digest.hexdigest(),
+        images_from=images_from,
+        skipped=skipped,
+        hidden=hidden,
+        fingerprint=fingerprint_of([*zip(files, facts, strict=True), *named]),
+    )
 
 
 def _named_files(
     file: str, table: ParquetFile, content: BinaryIO, column: ImageColumn, images_from: str
-) -> Iterator[tuple[str, FileFacts]]:  # fmt: skip
+) -> Iterator[tuple[str, FileFacts]]:
     """Give the facts of the files that a table names in place of bytes; those that are not read have none."""
     limit = _PAGE_PER_FILE * read_limits().file_bytes
     for group in range(table.num_row_groups):

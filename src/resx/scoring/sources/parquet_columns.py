@@ -105,9 +105,11 @@ def _columns(field: pa.Field, above: tuple[str, ...], siblings: Sequence[pa.Fiel
     if rank is not None:
         named = parts[:-1] if above and field.name == BYTES else parts
         yield ImageColumn(
-            name=".".join(named), parts=parts, rank=rank if len(named) == 1 else max(rank, 1),
+            name=".".join(named),
+            parts=parts,
+            rank=rank if len(named) == 1 else max(rank, 1),
             has_path=named != parts and any(one.name == PATH and is_text(one.type) for one in siblings),
-        )  # fmt: skip
+        )
 
 
 def _rank(kind: pa.DataType) -> int | None:

@@ -131,9 +131,13 @@ def damage_at(row: int, damages: Sequence[Damage]) -> Damage | None:
 
 
 def _damaged_pages(
-    table: ParquetFile, content: BinaryIO, group: int, chunk: ColumnChunkMetaData, column: ColumnSchema,
+    table: ParquetFile,
+    content: BinaryIO,
+    group: int,
+    chunk: ColumnChunkMetaData,
+    column: ColumnSchema,
     max_page_bytes: int,
-) -> tuple[list[tuple[int, int, bytes]], list[Damage]]:  # fmt: skip
+) -> tuple[list[tuple[int, int, bytes]], list[Damage]]:
     pages, lost = _data_pages(content, chunk, max_page_bytes)
     blanks = {page.start: (page.start, page.stop, _blank_page(page, chunk, column)) for page in (*pages, *lost)}
 

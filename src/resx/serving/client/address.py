@@ -29,8 +29,11 @@ CONTROL_HEADER = "resx-control-key"
 HEADERS_VARIABLE = "RESX_HEADERS"
 CA_VARIABLE, CERT_VARIABLE, KEY_VARIABLE = "RESX_TLS_CA", "RESX_TLS_CERT", "RESX_TLS_KEY"
 _SCHEMES: dict[str, tuple[Protocol, bool]] = {
-    "grpc": ("grpc", False), "http": ("http", False), "grpcs": ("grpc", True), "https": ("http", True),
-}  # fmt: skip
+    "grpc": ("grpc", False),
+    "http": ("http", False),
+    "grpcs": ("grpc", True),
+    "https": ("http", True),
+}
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e]*[\x21-\x7e])[ \t]*")
 
 
@@ -143,9 +146,12 @@ def parse_address(
     key = os.environ.get(CONTROL_KEY_VARIABLE, "") if control_key is None else control_key
     host = f"[{host.strip('[]')}]" if ":" in host else host
     return Address(
-        host_port=f"{host}:{port}", protocol=spoken, control_key=key,
-        tls=known.tls if secure else None, headers=known.headers,
-    )  # fmt: skip
+        host_port=f"{host}:{port}",
+        protocol=spoken,
+        control_key=key,
+        tls=known.tls if secure else None,
+        headers=known.headers,
+    )
 
 
 def _header(line: str) -> tuple[str, str]:

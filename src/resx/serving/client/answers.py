@@ -139,8 +139,10 @@ class Inference:
         if self.datatype != "BYTES":
             raise Unexpected(f"a tensor of {shorten(self.datatype)} in place of strings")
         if not isinstance(self.content, bytes):
-            return [one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one)
-                    for one in np.asarray(self.content, object).ravel()]  # fmt: skip
+            return [
+                one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one)
+                for one in np.asarray(self.content, object).ravel()
+            ]
         found, place = [], 0
         while place < len(self.content):
             length = int.from_bytes(self.content[place : place + 4], "little")
@@ -182,10 +184,11 @@ def inference_of_http(body: bytes, header_length: str | None, output: str) -> In
         place += 0 if size is None else _count(size)
         if tensor.get("name") == output:
             return Inference(
-                version=_count(head.get("model_version")), datatype=str(tensor.get("datatype")),
+                version=_count(head.get("model_version")),
+                datatype=str(tensor.get("datatype")),
                 shape=tuple(_count(axis) for axis in _list(tensor, "shape")),
                 content=tensor.get("data") if size is None else body[begin:place],
-            )  # fmt: skip
+            )
     raise Unexpected(f"no output {output}")
 
 
@@ -200,10 +203,11 @@ def inference_of_grpc(message: Any, output: str) -> Inference:
             typed = [values for _, values in tensor.contents.ListFields()]
             content = message.raw_output_contents[place] if place < len(message.raw_output_contents) else None
             return Inference(
-                version=_count(message.model_version), datatype=tensor.datatype,
+                version=_count(message.model_version),
+                datatype=tensor.datatype,
                 shape=tuple(_count(axis) for axis in tensor.shape),
                 content=content if content is not None else list(typed[0]) if typed else b"",
-            )  # fmt: skip
+            )
     raise Unexpected(f"no output {output}")
 
 

@@ -56,8 +56,12 @@ _NOT_POLLED = "failed to poll from model repository"
 _NOT_LOADED = ("unknown model", "is not found", "is not ready", "is not available")
 # In the order of what they tell.
 _TLS_TROUBLE = (
-    "CERTIFICATE_VERIFY_FAILED", "Hostname Verification", "WRONG_VERSION_NUMBER", "TSI_DATA_CORRUPTED", "handshake",
-)  # fmt: skip
+    "CERTIFICATE_VERIFY_FAILED",
+    "Hostname Verification",
+    "WRONG_VERSION_NUMBER",
+    "TSI_DATA_CORRUPTED",
+    "handshake",
+)
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 2.0
 _UNLISTABLE_S = 2.0
 # What tritonclient sets itself, and a server that is back is tried again within a second rather than two minutes.
@@ -351,16 +355,21 @@ class TritonClient:
         return self._asked(model, given, interface.output_name, version, **classes)
 
     def _asked(
-        self, model: str, given: Mapping[str, tuple[str, npt.NDArray[Any]]], output: str, version: int | None,
+        self,
+        model: str,
+        given: Mapping[str, tuple[str, npt.NDArray[Any]]],
+        output: str,
+        version: int | None,
         **classes: int,
-    ) -> answers.Inference:  # fmt: skip
+    ) -> answers.Inference:
         requests = []
         for name, (datatype, values) in given.items():
             requests.append(self._module.InferInput(name, list(values.shape), datatype))
             requests[-1].set_data_from_numpy(values)
         options = self._of(model, version) | {
-            "inputs": requests, "outputs": [self._module.InferRequestedOutput(output, **classes)]
-        }  # fmt: skip
+            "inputs": requests,
+            "outputs": [self._module.InferRequestedOutput(output, **classes)],
+        }
         if self.address.protocol == "http":
             options["max_bytes"] = self._most_bytes
         found = self._patiently(lambda: self._call(self._client.infer, options))
@@ -380,9 +389,7 @@ class TritonClient:
                 self._client.close()
                 self._client = self._connected()
 
-    def _predictions(
-        self, model: str, found: answers.Inference, num_rows: int, per_row: int
-    ) -> list[list[Prediction]]:  # fmt: skip
+    def _predictions(self, model: str, found: answers.Inference, num_rows: int, per_row: int) -> list[list[Prediction]]:
         try:
             rows = answers.predictions_of(found, num_rows, per_row)
         except Unexpected as error:

@@ -35,11 +35,14 @@ def model_status(
 
     answered = total("success", "count")
     return {
-        "name": name, "versions": versions, "ready": client.is_model_ready(name),
-        "requests": answered, "failed": total("fail", "count"),
+        "name": name,
+        "versions": versions,
+        "ready": client.is_model_ready(name),
+        "requests": answered,
+        "failed": total("fail", "count"),
         "p50_ms": medians.get((name, versions[-1])),
         "mean_ms": round(total("success", "ns") / answered / 1e6, 3) if answered else None,
-    }  # fmt: skip
+    }
 
 
 def medians_ms(metrics_port: int) -> dict[tuple[str, int], float]:

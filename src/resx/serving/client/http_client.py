@@ -78,9 +78,14 @@ class HttpClient:
         self._done(f"/v2/systemsharedmemory/region/{quote(name, safe='')}/unregister", headers, b"")
 
     def infer(
-        self, model_name: str, model_version: str, headers: Mapping[str, str], inputs: Sequence[Any],
-        outputs: Sequence[Any], max_bytes: int,
-    ) -> HttpAnswer:  # fmt: skip
+        self,
+        model_name: str,
+        model_version: str,
+        headers: Mapping[str, str],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        max_bytes: int,
+    ) -> HttpAnswer:
         """Return an inference's answer as it came."""
         from tritonclient.http import InferenceServerClient
 
@@ -103,9 +108,14 @@ class HttpClient:
             raise NotHttp("it says more than Triton does")
 
     def _accepted(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *,
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+        *,
         max_bytes: int = MAX_WORDS_BYTES,
-    ) -> HttpAnswer:  # fmt: skip
+    ) -> HttpAnswer:
         answer = self._connection.ask(method, path, headers, body, max_bytes=max_bytes)
         if answer.status != 200:
             raise Refused(error_text(answer.body), status=str(answer.status))

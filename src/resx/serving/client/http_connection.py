@@ -56,7 +56,7 @@ class HttpConnection:
 
     def ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes = b"", *, max_bytes: int
-    ) -> HttpAnswer:  # fmt: skip
+    ) -> HttpAnswer:
         """Send a request and return its answer.
 
         Raises:
@@ -74,7 +74,7 @@ class HttpConnection:
 
     def _ask(
         self, method: str, path: str, headers: Mapping[str, str], body: bytes, max_bytes: int, deadline: float
-    ) -> HttpAnswer:  # fmt: skip
+    ) -> HttpAnswer:
         if self._open is None:
             self._open = _Connection(self._host_port, self._context)
         is_kept = False

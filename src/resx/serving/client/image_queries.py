@@ -100,34 +100,42 @@ def preparation_for(interface: Interface) -> Preparation:
         raise UsageError(f"the model takes {interface.input_type}; images are sent as {' or '.join(IMAGE_TYPES)}")
     normalises = interface.input_type == "UINT8"
     return Preparation(
-        height=height, width=width, resize=_resize(interface), interpolation=_interpolation(interface),
+        height=height,
+        width=width,
+        resize=_resize(interface),
+        interpolation=_interpolation(interface),
         kind=IMAGE_TYPES[interface.input_type],
         mean_and_std=() if normalises else tuple(_numbers(interface, key) for key in ("resx.mean", "resx.std")),
-    )  # fmt: skip
+    )
 
 
-def model_input(
-    images: Sequence[Image.Image], interface: Interface, names: Sequence[object] = ()
-) -> npt.NDArray[Any]:  # fmt: skip
+def model_input(images: Sequence[Image.Image], interface: Interface, names: Sequence[object] = ()) -> npt.NDArray[Any]:
     """Return images [N, 3, H, W] as the served model takes them: UINT8, or normalised FP32 or FP16.
 
     Raises:
         UsageError: as `preparation_for`; or an image is too long and thin, its name first, if names are given.
     """
     how = preparation_for(interface)
-    batch = np.stack([
-        pixels(
-            image, height=how.height, width=how.width, resize=how.resize, interpolation=how.interpolation, name=name
-        )
-        for image, name in zip(images, names or [""] * len(images), strict=True)
-    ])  # fmt: skip
+    batch = np.stack(
+        [
+            pixels(
+                image, height=how.height, width=how.width, resize=how.resize, interpolation=how.interpolation, name=name
+            )
+            for image, name in zip(images, names or [""] * len(images), strict=True)
+        ]
+    )
     return normalised_pixels(batch, *how.mean_and_std).astype(how.kind, copy=False) if how.mean_and_std else batch
 
 
 def classify_files(
-    client: TritonClient, model: str, images: Sequence[Image.Image], *, top: int, version: int | None = None,
+    client: TritonClient,
+    model: str,
+    images: Sequence[Image.Image],
+    *,
+    top: int,
+    version: int | None = None,
     names: Sequence[object] = (),
-) -> list[list[Guess]]:  # fmt: skip
+) -> list[list[Guess]]:
     """Return per image its `top` highest classes, with their probabilities over all classes, or their scores.
 
     Raises:

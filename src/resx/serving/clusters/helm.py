@@ -38,10 +38,14 @@ def chart_files(workload: Workload) -> dict[str, str]:
     """Return the files of the chart, by path in its folder."""
     found = object_values(workload)
     settings: dict[str, object] = {place: ChartValue(key=key) for key, place in _VALUES.items()}
-    values = found | settings | {
-        "replicas": ChartValue(key="replicas", condition='eq .Values.autoscaler "none"'),
-        "image": ChartValue(key="image", condition="always"),
-    }  # fmt: skip
+    values = (
+        found
+        | settings
+        | {
+            "replicas": ChartValue(key="replicas", condition='eq .Values.autoscaler "none"'),
+            "image": ChartValue(key="image", condition="always"),
+        }
+    )
     # The check of the release has the same image.
     check = fill_in("kubernetes/check-container.yaml", values).fields
     values["init_containers"] = [check] if found["init_containers"] else None

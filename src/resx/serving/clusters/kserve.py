@@ -63,20 +63,26 @@ def _values(workload: Workload) -> dict[str, Any]:
     placement, label = workload.placement, workload.label
     is_scaled = placement.autoscaler == "keda"
     own = {"service_account": label} if _has_own_account(workload) else {}
-    return pod_values(workload) | probes(workload, HTTP) | {
-        "service_annotations": {
-            "serving.kserve.io/deploymentMode": "Standard",
-            "serving.kserve.io/autoscalerClass": placement.autoscaler,
-            **description(workload),
-        },
-        "min_replicas": placement.replicas,
-        "max_replicas": GROWTH * placement.replicas if is_scaled else placement.replicas,
-        "auto_scaling": _scaling(workload) if is_scaled else None,
-        "spread": spread(workload, {"serving.kserve.io/inferenceservice": label}),
-        "storage_uri": storage_uri(placement.storage, workload.release.name),
-        "secret": secret_name(workload),
-        "secret_help": f"kubectl create secret generic {secret_name(workload)} {_KEYS.get(placement.storage.kind, '')}",
-    } | own  # fmt: skip
+    return (
+        pod_values(workload)
+        | probes(workload, HTTP)
+        | {
+            "service_annotations": {
+                "serving.kserve.io/deploymentMode": "Standard",
+                "serving.kserve.io/autoscalerClass": placement.autoscaler,
+                **description(workload),
+            },
+            "min_replicas": placement.replicas,
+            "max_replicas": GROWTH * placement.replicas if is_scaled else placement.replicas,
+            "auto_scaling": _scaling(workload) if is_scaled else None,
+            "spread": spread(workload, {"serving.kserve.io/inferenceservice": label}),
+            "storage_uri": storage_uri(placement.storage, workload.release.name),
+            "secret": secret_name(workload),
+            "secret_help": f"kubectl create secret generic {secret_name(workload)} "
+            + _KEYS.get(placement.storage.kind, ""),
+        }
+        | own
+    )
 
 
 def _has_own_account(workload: Workload) -> bool:

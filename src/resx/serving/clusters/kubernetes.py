@@ -40,25 +40,30 @@ def object_values(workload: Workload) -> dict[str, Any]:
     placement, release = workload.placement, workload.release.name
     secret, has_account = secret_name(workload), bool(placement.service_account)
     volumes, mounts = storage.volumes_of(placement.storage, release, secret, has_account=has_account)
-    values = pod_values(workload) | scaling_values(workload.model) | {
-        "labels": labels(workload),
-        "pod_labels": labels(workload) | _identity_label(workload),
-        "headless_labels": labels(workload) | {"resx/service": "headless"},
-        # Applied again, a number would reset what an autoscaler chose.
-        "replicas": placement.replicas if placement.autoscaler == "none" else None,
-        "min_replicas": placement.replicas,
-        "max_replicas": GROWTH * placement.replicas,
-        "min_ready_seconds": MIN_READY_S,
-        "annotations": description(workload),
-        "spread": spread(workload, labels(workload)),
-        "model_repository": storage.repository_of(placement.storage, release),
-        "storage_variables": storage.variables_of(placement.storage, secret, has_account=has_account),
-        "storage_volumes": volumes,
-        "storage_mounts": mounts,
-        "secret_help": storage.secret_help(placement.storage, secret, has_account=has_account),
-        "egress": storage.egress_of(placement.storage, has_account=has_account),
-        "release_sha256": workload.release.sha256,
-    } | probes(workload, "http")  # fmt: skip
+    values = (
+        pod_values(workload)
+        | scaling_values(workload.model)
+        | {
+            "labels": labels(workload),
+            "pod_labels": labels(workload) | _identity_label(workload),
+            "headless_labels": labels(workload) | {"resx/service": "headless"},
+            # Applied again, a number would reset what an autoscaler chose.
+            "replicas": placement.replicas if placement.autoscaler == "none" else None,
+            "min_replicas": placement.replicas,
+            "max_replicas": GROWTH * placement.replicas,
+            "min_ready_seconds": MIN_READY_S,
+            "annotations": description(workload),
+            "spread": spread(workload, labels(workload)),
+            "model_repository": storage.repository_of(placement.storage, release),
+            "storage_variables": storage.variables_of(placement.storage, secret, has_account=has_account),
+            "storage_volumes": volumes,
+            "storage_mounts": mounts,
+            "secret_help": storage.secret_help(placement.storage, secret, has_account=has_account),
+            "egress": storage.egress_of(placement.storage, has_account=has_account),
+            "release_sha256": workload.release.sha256,
+        }
+        | probes(workload, "http")
+    )
     return values | {"init_containers": _init_containers(workload, values)}
 
 

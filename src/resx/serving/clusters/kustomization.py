@@ -43,9 +43,14 @@ def example(placement: Placement | None = None) -> Workload:
     sha256 = hashlib.sha256(b"an example").hexdigest()
     release = Release(name=f"resnet50-1-{sha256[:12]}", sha256=sha256, size_bytes=102_000_000, files={})
     return Workload(
-        model="resnet50", version=1, release=release, max_queue=32, cpus=4, instances_mib=512,
+        model="resnet50",
+        version=1,
+        release=release,
+        max_queue=32,
+        cpus=4,
+        instances_mib=512,
         placement=placement or Placement(),
-    )  # fmt: skip
+    )
 
 
 def folder_of(manifests: Sequence[Manifest]) -> dict[str, str]:

@@ -60,15 +60,15 @@ def read_release(repository: Repository, name: str, version: int, card: Card, en
         files |= _all_files(repository.root / endpoint, endpoint)
         if not any(path.startswith(f"{endpoint}/1/") for path in files):
             files[f"{endpoint}/1/{_EMPTY}"] = _NO_BYTES
-    sums = {path: hashlib.sha256(each).hexdigest() if isinstance(each, bytes) else sha256_of(each)
-            for path, each in sorted(files.items())}  # fmt: skip
+    sums = {
+        path: hashlib.sha256(each).hexdigest() if isinstance(each, bytes) else sha256_of(each)
+        for path, each in sorted(files.items())
+    }
     _require_verified(repository.root, name, version, card, sums)
     listed = "".join(f"{digest}  {path}\n" for path, digest in sums.items()).encode()
     own = hashlib.sha256(listed).hexdigest()
     size = sum(len(each) if isinstance(each, bytes) else each.stat().st_size for each in files.values())
-    return Release(
-        name=f"{name}-{version}-{own[:12]}", sha256=own, size_bytes=size, files={SUMS: listed, **files}
-    )  # fmt: skip
+    return Release(name=f"{name}-{version}-{own[:12]}", sha256=own, size_bytes=size, files={SUMS: listed, **files})
 
 
 def write_release(release: Release, parent: Path) -> Path:
@@ -95,9 +95,10 @@ def _files_of(repository: Repository, name: str, version: int) -> Mapping[str, b
     config.version_policy.Clear()
     config.version_policy.specific.versions.append(version)
     found = {
-        path: each for path, each in _all_files(repository.root / name, name).items()
+        path: each
+        for path, each in _all_files(repository.root / name, name).items()
         if not (top := path.split("/")[1]).isdigit() or top == str(version)
-    }  # fmt: skip
+    }
     return found | {f"{name}/{CONFIG_FILE}": config_pbtxt.text(config).encode()}
 
 

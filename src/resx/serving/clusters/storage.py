@@ -26,10 +26,14 @@ _BUCKETS = {
 }
 _FORMS = "pvc:CLAIM, oci:IMAGE:TAG, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or as://ACCOUNT/CONTAINER/PREFIX"
 SECRET_KEYS = {
-    "s3": {"AWS_ACCESS_KEY_ID": True, "AWS_SECRET_ACCESS_KEY": True, "AWS_DEFAULT_REGION": True,
-           "AWS_SESSION_TOKEN": False},
+    "s3": {
+        "AWS_ACCESS_KEY_ID": True,
+        "AWS_SECRET_ACCESS_KEY": True,
+        "AWS_DEFAULT_REGION": True,
+        "AWS_SESSION_TOKEN": False,
+    },
     "as": {"AZURE_STORAGE_KEY": True},
-}  # fmt: skip
+}
 """Keys of the Secret, and whether it must have them."""
 
 

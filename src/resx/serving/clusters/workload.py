@@ -64,9 +64,11 @@ class Placement:
                 "--nodes out and they are spread as far as possible"
             )
         for option, name in (
-            ("--runtime-class", self.runtime_class), ("--service-account", self.service_account),
-            ("--priority-class", self.priority_class), *(("--pull-secret", name) for name in self.pull_secrets),
-        ):  # fmt: skip
+            ("--runtime-class", self.runtime_class),
+            ("--service-account", self.service_account),
+            ("--priority-class", self.priority_class),
+            *(("--pull-secret", name) for name in self.pull_secrets),
+        ):
             if name or option == "--pull-secret":
                 require_object_name(option, name)
 
@@ -145,15 +147,22 @@ def workload_of(
         card, folder / card.model_file, batch=max(1, config.max_batch_size), threads=threads or _ASSUMED_THREADS
     )
     workload = Workload(
-        model=name, version=number, release=release,
+        model=name,
+        version=number,
+        release=release,
         max_queue=config.dynamic_batching.default_queue_policy.max_queue_size,
-        cpus=instances * (threads or _ASSUMED_THREADS), instances_mib=instances * instance_mib,
-        endpoints=endpoints, response_cache=config.response_cache.enable, placement=placement,
-    )  # fmt: skip
+        cpus=instances * (threads or _ASSUMED_THREADS),
+        instances_mib=instances * instance_mib,
+        endpoints=endpoints,
+        response_cache=config.response_cache.enable,
+        placement=placement,
+    )
     remarks = (
-        remark, _threads_remark(workload, threads, instances), _engine_remark(name, card.engine),
+        remark,
+        _threads_remark(workload, threads, instances),
+        _engine_remark(name, card.engine),
         f"{endpoints[-1]}: the image must have Pillow (docs/container.md)" if endpoints else "",
-    )  # fmt: skip
+    )
     return workload, tuple(one for one in remarks if one)
 
 

@@ -110,9 +110,14 @@ def candidates(repository: Repository, name: str) -> list[Candidate]:
 
 
 def choose(
-    client: TritonClient, repository: Repository, members: list[Candidate], bound_ms: float, *,
-    manner: Manner = FIRST, on_step: Callable[[str], None] = lambda _step: None,
-) -> Choice:  # fmt: skip
+    client: TritonClient,
+    repository: Repository,
+    members: list[Candidate],
+    bound_ms: float,
+    *,
+    manner: Manner = FIRST,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> Choice:
     """Find the most accurate member that holds the bound; what the server has loaded stays as it was.
 
     The cards decide where `manner` says that nothing is rehearsed.

@@ -101,9 +101,14 @@ FIRST = Manner()
 
 
 def deploy(
-    client: TritonClient, repository: Repository, name: str, version: int | None = None, *,
-    manner: Manner = FIRST, on_step: Callable[[str], None] = lambda _step: None,
-) -> Deployed:  # fmt: skip
+    client: TritonClient,
+    repository: Repository,
+    name: str,
+    version: int | None = None,
+    *,
+    manner: Manner = FIRST,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> Deployed:
     """Let a version answer, the newest if none is named, after it gave the answer of its card on that server.
 
     If it fails, the versions that were loaded before answer as before; if there were none, the model is unloaded.
@@ -122,9 +127,14 @@ def deploy(
 
 
 def deploy_alone(
-    client: TritonClient, repository: Repository, name: str, version: int | None, *,
-    manner: Manner, on_step: Callable[[str], None],
-) -> Deployed:  # fmt: skip
+    client: TritonClient,
+    repository: Repository,
+    name: str,
+    version: int | None,
+    *,
+    manner: Manner,
+    on_step: Callable[[str], None],
+) -> Deployed:
     """Do what `deploy` does, for a caller that holds the model by `alone`."""
     number = int(repository.version_folder(name, version).name)
     server_dir = manner.server_dir or server_dir_at(client.address.host_port)
@@ -149,15 +159,25 @@ def deploy_alone(
     record(client, repository, name, [answering, number] if kept else [number], answering, starting=manner.starting)
     load_endpoints(client, repository, name, starting=manner.starting, server_dir=server_dir)
     return Deployed(
-        name=name, version=number, previous=answering, canary_difference=difference,
-        checked=card is not None, kept=kept,
-    )  # fmt: skip
+        name=name,
+        version=number,
+        previous=answering,
+        canary_difference=difference,
+        checked=card is not None,
+        kept=kept,
+    )
 
 
 def _bring(
-    client: TritonClient, repository: Repository, name: str, version: int, card: Card | None, loaded: Sequence[int],
-    manner: Manner, on_step: Callable[[str], None],
-) -> float:  # fmt: skip
+    client: TritonClient,
+    repository: Repository,
+    name: str,
+    version: int,
+    card: Card | None,
+    loaded: Sequence[int],
+    manner: Manner,
+    on_step: Callable[[str], None],
+) -> float:
     """Rehearse, load, prove, switch and watch; return the canary's difference, with the model as it is to stay."""
     old = max(loaded, default=None)
     if manner.keep_previous and old is not None and old > version:
@@ -193,9 +213,14 @@ def _bring(
 
 
 def check_files(
-    client: TritonClient, repository: Repository, name: str, version: int, *, starting: bool = False,
+    client: TritonClient,
+    repository: Repository,
+    name: str,
+    version: int,
+    *,
+    starting: bool = False,
     server_dir: str = "",
-) -> Card | None:  # fmt: skip
+) -> Card | None:
     """Return a version's card after its files were compared with it; None for a model that resx did not export.
 
     Raises:
@@ -215,9 +240,11 @@ def check_files(
     if not server_dir and engine_backend(repository.root / name):
         server = server_at(client.address.host_port)
         require_engine_runtime(
-            repository.root / name, card, embedded=client.server_version() == TRITON_VERSION,
+            repository.root / name,
+            card,
+            embedded=client.server_version() == TRITON_VERSION,
             device=server.device if server else None,
-        )  # fmt: skip
+        )
     if card is None:
         return None
     if card.unproved:
@@ -308,9 +335,14 @@ def canary(client: TritonClient, served_as: str, version: int, card: Card | None
 
 
 def record(
-    client: TritonClient, repository: Repository, name: str, versions: Sequence[int | None], previous: int | None, *,
+    client: TritonClient,
+    repository: Repository,
+    name: str,
+    versions: Sequence[int | None],
+    previous: int | None,
+    *,
     starting: bool = False,
-) -> None:  # fmt: skip
+) -> None:
     """Remember what is served from now on, for the server's supervisor if it is ours, and what was before."""
     server = OURS if starting else remembered_as(repository, client.address.host_port)
     serving = [version for version in versions if version is not None]

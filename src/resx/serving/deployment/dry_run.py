@@ -41,10 +41,12 @@ def plan(client: TritonClient, repository: Repository, name: str, version: int |
     loaded = client.model_versions().get(name, [])
     old = loaded[-1] if loaded else None
     return Plan(
-        name=name, version=number, answering=old,
+        name=name,
+        version=number,
+        answering=old,
         diff=tuple(_diff(client, repository, name, number)),
         checks=tuple(_checks(repository, name, number, old, manner, checked=card is not None)),
-    )  # fmt: skip
+    )
 
 
 def _checks(
@@ -78,9 +80,13 @@ def _diff(client: TritonClient, repository: Repository, name: str, version: int)
     before.parameters.pop("resx.loaded", None)
     _leave_out_what_was_completed(before, wanted)
     lines = difflib.unified_diff(
-        config_pbtxt.text(before).splitlines(), config_pbtxt.text(wanted).splitlines(),
-        f"{name} on {client.address}", f"{name} version {version}", lineterm="", n=1,
-    )  # fmt: skip
+        config_pbtxt.text(before).splitlines(),
+        config_pbtxt.text(wanted).splitlines(),
+        f"{name} on {client.address}",
+        f"{name} version {version}",
+        lineterm="",
+        n=1,
+    )
     return list(lines)
 
 

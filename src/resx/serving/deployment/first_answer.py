@@ -62,9 +62,12 @@ def require_answer(client: TritonClient, name: str, version: int | None) -> None
 
 
 def _ask(
-    client: TritonClient, name: str, version: int | None, config: Mapping[str, Any],
+    client: TritonClient,
+    name: str,
+    version: int | None,
+    config: Mapping[str, Any],
     given: Mapping[str, tuple[Mapping[str, Any], npt.NDArray[Any]]],
-) -> None:  # fmt: skip
+) -> None:
     """Ask for each output.
 
     Raises:

@@ -106,9 +106,14 @@ def member_at(address: Address, repository: Repository) -> FleetServer:
 
 
 def roll_out(
-    members: Sequence[FleetServer], source: Repository, name: str, version: int | None, *,
-    manner: Manner, on_step: Callable[[str], None],
-) -> Rollout:  # fmt: skip
+    members: Sequence[FleetServer],
+    source: Repository,
+    name: str,
+    version: int | None,
+    *,
+    manner: Manner,
+    on_step: Callable[[str], None],
+) -> Rollout:
     """Let a version of `source` answer on every server, the newest if none is named, or on none.
 
     The servers are changed in turn, each as `deploy` does it, and the first failure or Ctrl-C ends that: then all that
@@ -258,10 +263,13 @@ def _ask_all(
 def _ask(member: FleetServer, client: TritonClient, name: str) -> _Asked:
     server = remembered_as(member.repository, client.address.host_port)
     return _Asked(
-        member=member, client=client, loaded=_loaded_versions(client, member.repository, name),
-        recorded=read_deployed(member.repository).get(name, ()), previous=previous(member.repository, name).get(server),
+        member=member,
+        client=client,
+        loaded=_loaded_versions(client, member.repository, name),
+        recorded=read_deployed(member.repository).get(name, ()),
+        previous=previous(member.repository, name).get(server),
         chosen=read_chosen(member.repository, name).get(server, ()),
-    )  # fmt: skip
+    )
 
 
 def _loaded_versions(client: TritonClient, repository: Repository, name: str) -> dict[str, tuple[int, ...]]:

@@ -39,9 +39,14 @@ class Kept:
 
 
 def collect(
-    repository: Repository, names: Sequence[str], keep: int, *, clients: Sequence[TritonClient], dry_run: bool,
+    repository: Repository,
+    names: Sequence[str],
+    keep: int,
+    *,
+    clients: Sequence[TritonClient],
+    dry_run: bool,
     on_kept: Callable[[Kept], None] = lambda _kept: None,
-) -> list[Old]:  # fmt: skip
+) -> list[Old]:
     """Delete all but the newest `keep` versions of each model, and return what was deleted, or would be.
 
     Never deleted: the newest version, one that is deployed or that a rollback would go to, and one that a server

@@ -18,9 +18,13 @@ _UNLOAD_S = 60.0
 
 
 def rollback(
-    client: TritonClient, repository: Repository, name: str, *, manner: Manner = FIRST,
+    client: TritonClient,
+    repository: Repository,
+    name: str,
+    *,
+    manner: Manner = FIRST,
     on_step: Callable[[str], None] = lambda _step: None,
-) -> Deployed:  # fmt: skip
+) -> Deployed:
     """Let the version answer that answered before the last change, after its canary; a second time goes forward again.
 
     A version that was kept loaded answers within milliseconds; else it is loaded while the other one answers.
@@ -30,9 +34,7 @@ def rollback(
         VersionRejected: the version before does not answer as its card says; nothing changed.
     """
     repository.version_folder(name)
-    return deploy(
-        client, repository, name, version_before(client, repository, name), manner=manner, on_step=on_step
-    )  # fmt: skip
+    return deploy(client, repository, name, version_before(client, repository, name), manner=manner, on_step=on_step)
 
 
 def version_before(client: TritonClient, repository: Repository, name: str) -> int:

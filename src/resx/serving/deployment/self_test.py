@@ -61,7 +61,7 @@ def _never_seen(card: Card, interface: Interface) -> npt.NDArray[Any]:
 
 def _answer(
     client: TritonClient, served_as: str, version: int, card: Card, interface: Interface, sent: npt.NDArray[Any]
-) -> npt.NDArray[np.float32]:  # fmt: skip
+) -> npt.NDArray[np.float32]:
     try:
         return client.infer(served_as, interface, sent, version).logits
     except WrongAnswer as error:

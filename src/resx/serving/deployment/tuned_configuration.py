@@ -34,10 +34,13 @@ def setting_of(repository: Repository, name: str, version: int) -> Setting:
     threads = message.parameters[_THREADS].string_value if _THREADS in message.parameters else ""
     spinning = message.parameters[_SPINNING].string_value if _SPINNING in message.parameters else ""
     return Setting(
-        version=version, instances=sum(group.count or 1 for group in message.instance_group) or 1,
-        threads=int(threads or 0), spinning=spinning.lower() in {"1", "true"}, max_batch=message.max_batch_size,
+        version=version,
+        instances=sum(group.count or 1 for group in message.instance_group) or 1,
+        threads=int(threads or 0),
+        spinning=spinning.lower() in {"1", "true"},
+        max_batch=message.max_batch_size,
         delay_us=message.dynamic_batching.max_queue_delay_microseconds,
-    )  # fmt: skip
+    )
 
 
 def edit(message: Any, setting: Setting, *, threads: bool = True) -> None:

@@ -122,9 +122,7 @@ def verify_version(
         return Verification(checks=tuple(checks), again=again)
     on_step(f"measure accuracy on {len(labelled)} images")
     accuracies = _accuracies(folder, card, model, source, labelled, address)
-    checks.append(
-        Check(what="accuracy is kept within a point", passed=accuracies.passed, detail=accuracies.text)
-    )  # fmt: skip
+    checks.append(Check(what="accuracy is kept within a point", passed=accuracies.passed, detail=accuracies.text))
     return Verification(checks=tuple(checks), again=again, accuracies=accuracies)
 
 
@@ -198,7 +196,7 @@ def _find_labelled(card: Card, source: Exportable | str, data: LabelledData) -> 
 
 def _served(
     folder: Path, card: Card, address: Address, model: Runtime, real: npt.NDArray[np.uint8] | None
-) -> list[Check]:  # fmt: skip
+) -> list[Check]:
     """Compare a server's answers with the file's: on the canary, noise and real images."""
     from resx.data.photographs import photographs
     from resx.export.repetition import batches_for
@@ -251,16 +249,14 @@ def _accuracies(
         )
     right["file"] = right_answers(
         lambda images: model(card.signature.as_input(images)), labelled, batch_size=card.max_batch_size
-    )  # fmt: skip
+    )
     served = None if address is None else _served_accuracy(folder, card, address, labelled)
     if served is not None:
         right["served"] = served
     return Accuracies(images=labelled.origin, right=right)
 
 
-def _served_accuracy(
-    folder: Path, card: Card, address: Address, labelled: Labelled
-) -> npt.NDArray[np.bool_] | None:  # fmt: skip
+def _served_accuracy(folder: Path, card: Card, address: Address, labelled: Labelled) -> npt.NDArray[np.bool_] | None:
     """Return None where the server does not answer: another check says so."""
     from resx.export.checks.accuracy import right_answers
 
@@ -270,7 +266,8 @@ def _served_accuracy(
             interface = client.interface(name, version)
             return right_answers(
                 lambda images: client.infer(name, interface, card.signature.as_input(images), version).logits,
-                labelled, batch_size=card.max_batch_size,
-            )  # fmt: skip
+                labelled,
+                batch_size=card.max_batch_size,
+            )
     except ResxError:
         return None

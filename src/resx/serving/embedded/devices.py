@@ -71,9 +71,7 @@ def missing_for_cuda(provider: str = "CUDAExecutionProvider") -> str:
     return "" if done.returncode == 0 else (said or [f"it ended with code {done.returncode}"])[-1]
 
 
-def require_device_for(
-    model_folder: Path, device: Device, *, missing: Callable[[str], str] = missing_for_cuda
-) -> None:  # fmt: skip
+def require_device_for(model_folder: Path, device: Device, *, missing: Callable[[str], str] = missing_for_cuda) -> None:
     """Check that a server that computes on this device can place a model's instances where config.pbtxt says.
 
     Raises:
@@ -98,9 +96,12 @@ def require_device_for(
 
 
 def require_tensorrt_for(
-    model_folders: Iterable[Path], wish: Wish, *,
-    gpus: Callable[[], Gpus] = find_gpus, missing: Callable[[str], str] = missing_for_cuda,
-) -> None:  # fmt: skip
+    model_folders: Iterable[Path],
+    wish: Wish,
+    *,
+    gpus: Callable[[], Gpus] = find_gpus,
+    missing: Callable[[str], str] = missing_for_cuda,
+) -> None:
     """Check before a server starts that one of these models can be computed, where all of them are for TensorRT.
 
     Where others are among them the server starts, and says of these that they are not loaded.

@@ -66,9 +66,14 @@ def run(command: list[str], environment: Mapping[str, str], timeout_s: float) ->
     """
     try:
         process = subprocess.Popen(
-            command, env=environment, cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            command,
+            env=environment,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
     except OSError as error:
         raise MissingCapability(f"{command[0]}: {_why_not_started(error)}") from error
     with process:

@@ -40,9 +40,14 @@ def engine_backend(model_folder: Path) -> str:
 
 
 def require_engine_runtime(
-    model_folder: Path, card: Card | None, *, embedded: bool, device: Device | None,
-    gpus: Callable[[], Gpus] = find_gpus, installed: Callable[[str], str | None] | None = None,
-) -> None:  # fmt: skip
+    model_folder: Path,
+    card: Card | None,
+    *,
+    embedded: bool,
+    device: Device | None,
+    gpus: Callable[[], Gpus] = find_gpus,
+    installed: Callable[[str], str | None] | None = None,
+) -> None:
     """Check that a server can open a model's engine, if it is one.
 
     Args:

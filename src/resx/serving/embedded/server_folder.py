@@ -44,10 +44,16 @@ _REMEDY = f"give {_OPTION} a copy of your own"
 _LAYOUT = f"it needs {PROGRAM} and {BACKENDS}/, as NVIDIA's container has them in /opt/tritonserver"
 _FLAG = re.compile(r"^ {0,8}--([a-z][a-z0-9-]*)", re.MULTILINE)
 _VERSION = re.compile(r"\d+(\.\d+)+[a-z0-9.+-]*")
-_MAY_LACK = frozenset({
-    "allow-vertex-ai", "allow-sagemaker",  # then it has no such service
-    "metrics-config", "cache-directory", "cache-config", "exit-on-error",
-})  # fmt: skip
+_MAY_LACK = frozenset(
+    {
+        "allow-vertex-ai",
+        "allow-sagemaker",  # then it has no such service
+        "metrics-config",
+        "cache-directory",
+        "cache-config",
+        "exit-on-error",
+    }
+)
 """What a server may do without; the other flags are what keeps it on loopback, locked, and found again."""
 _LIMITS = (f"--http-max-input-size={REQUEST_BYTES}", "--allow-client-shm=false")
 """For servers that know them, from 25.06 and 26.04 on: their defaults, whatever those will be."""
@@ -187,9 +193,15 @@ def _flag_of(argument: str) -> str:
 
 def _layout(given: Path, root: Path, device: Device) -> ServerFolder:
     return ServerFolder(
-        server=root / PROGRAM, backends=root / BACKENDS, libraries=root / LIBRARIES, caches=root / CACHES,
-        device=device, given=given, flags=frozenset(), version=_version_of(root),
-    )  # fmt: skip
+        server=root / PROGRAM,
+        backends=root / BACKENDS,
+        libraries=root / LIBRARIES,
+        caches=root / CACHES,
+        device=device,
+        given=given,
+        flags=frozenset(),
+        version=_version_of(root),
+    )
 
 
 def _absolute(given: str | Path) -> Path:

@@ -111,9 +111,12 @@ def find_installed(python: Version = THIS) -> Installation | None:
 
 
 def install(
-    on_step: Callable[[str], None] = lambda _step: None, *,
-    native: bool = False, wish: Wish = "auto", python: Version = THIS,
-) -> Installation:  # fmt: skip
+    on_step: Callable[[str], None] = lambda _step: None,
+    *,
+    native: bool = False,
+    wish: Wish = "auto",
+    python: Version = THIS,
+) -> Installation:
     """Return the server, fetched and unpacked first if it is not in the cache folder yet.
 
     Raises:
@@ -224,9 +227,12 @@ def _unpack(wheel: Path, root: Path, python: Version = THIS) -> None:
     server, libs = "pytriton/tritonserver/", "nvidia_pytriton.libs/"
     stub = f"{server}python_backend_stubs/{stub_folder(python)}/"
     places = [
-        (f"{server}bin/", "bin"), (f"{server}backends/", "backends"), (f"{server}caches/", "caches"),
-        (libs, "libs"), (stub, "backends/python"),
-    ]  # fmt: skip
+        (f"{server}bin/", "bin"),
+        (f"{server}backends/", "backends"),
+        (f"{server}caches/", "caches"),
+        (libs, "libs"),
+        (stub, "backends/python"),
+    ]
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
             for prefix, folder in places:

@@ -122,9 +122,15 @@ class TritonProcess:
         with self._open_log() as output:
             # In a folder of our own: the python stub takes modules from the one it is started in before all others.
             return subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                cwd=self._log.parent, start_new_session=True, preexec_fn=_prepare_child,
-            )  # fmt: skip
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=environment,
+                cwd=self._log.parent,
+                start_new_session=True,
+                preexec_fn=_prepare_child,
+            )
 
     def _open_log(self) -> BinaryIO:
         try:

@@ -105,12 +105,14 @@ def parse_metrics(text: str) -> tuple[GpuReading, ...]:
             found.setdefault(uuid, {})[what] = value
     return tuple(
         GpuReading(
-            name=uuid, utilization=values.get("utilization"), power_w=values.get("power_usage"),
+            name=uuid,
+            utilization=values.get("utilization"),
+            power_w=values.get("power_usage"),
             memory_used_bytes=_whole(values.get("memory_used_bytes")),
             memory_total_bytes=_whole(values.get("memory_total_bytes")),
         )
         for uuid, values in sorted(found.items())
-    )  # fmt: skip
+    )
 
 
 def read_nvml(nvml: Any, server_pid: int | None = None) -> tuple[GpuReading, ...]:

@@ -49,10 +49,15 @@ def serve_detached(
     signals: list[int] = []
     with announce(folder, DETACHING), _note_signals(signals):
         pid = _spawn(
-            [f"--repository={repository.root}", f"--http-port={ports.http}", f"--grpc-port={ports.grpc}",
-             f"--metrics-port={ports.metrics}", *arguments],
+            [
+                f"--repository={repository.root}",
+                f"--http-port={ports.http}",
+                f"--grpc-port={ports.grpc}",
+                f"--metrics-port={ports.metrics}",
+                *arguments,
+            ],
             folder / OWN_LOG,
-        )  # fmt: skip
+        )
         try:
             return _wait_until_ready(repository, pid, folder / OWN_LOG, signals, timeout_s)
         except BaseException:

@@ -102,8 +102,10 @@ class StubWatch:
                 stub = self._known.pop(pid)
                 return Fault(
                     reason=f"a python stub of {stub.model} version {stub.version} died",
-                    model=stub.model, version=stub.version, since_s=self._died_at[pid],
-                )  # fmt: skip
+                    model=stub.model,
+                    version=stub.version,
+                    since_s=self._died_at[pid],
+                )
         return None
 
     def forget(self, model: str) -> None:

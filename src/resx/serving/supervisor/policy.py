@@ -26,9 +26,12 @@ class Policy:
 
     def __post_init__(self) -> None:
         for name, least in (
-            ("exit_timeout_s", 1), ("max_tries", 1), ("canary_interval_s", 0), ("canary_timeout_s", 1),
+            ("exit_timeout_s", 1),
+            ("max_tries", 1),
+            ("canary_interval_s", 0),
+            ("canary_timeout_s", 1),
             ("probation_s", 0),
-        ):  # fmt: skip
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name}={getattr(self, name)}: give {least} or more")
 

@@ -60,10 +60,17 @@ _ROOM_S = 2.0
 
 
 def serve(
-    repository: Repository, ports: Ports, models: Sequence[str] | None, *, policy: Policy, native: bool | None = None,
-    device: Wish = "auto", server_dir: str = "", on_step: Callable[[str], None],
+    repository: Repository,
+    ports: Ports,
+    models: Sequence[str] | None,
+    *,
+    policy: Policy,
+    native: bool | None = None,
+    device: Wish = "auto",
+    server_dir: str = "",
+    on_step: Callable[[str], None],
     on_ready: Callable[[ServerState, list[Deployed], list[ResxError]], None],
-) -> None:  # fmt: skip
+) -> None:
     """Serve the repository until SIGINT or SIGTERM; ready once every model answered its canary.
 
     A model that fails, at the start or later, does not keep the others from being served, nor does it end the
@@ -129,9 +136,14 @@ class _Server:
     """The server of one supervisor, through all its restarts."""
 
     def __init__(
-        self, repository: Repository, folder: Path, ports: Ports, policy: Policy, installation: Installation,
+        self,
+        repository: Repository,
+        folder: Path,
+        ports: Ports,
+        policy: Policy,
+        installation: Installation,
         on_step: Callable[[str], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._repository, self._folder, self._ports, self._policy = repository, folder, ports, policy
         self._installation, self._on_step = installation, on_step
         self._server_dir = folder_of_server(installation)
@@ -151,13 +163,22 @@ class _Server:
         logs.rotate(self._log, max_bytes=0)
         this = processes.this_process()
         state = ServerState(
-            pid=this.pid, start_ticks=this.start_ticks, executable=this.executable, server_pid=0,
+            pid=this.pid,
+            start_ticks=this.start_ticks,
+            executable=this.executable,
+            server_pid=0,
             repository=str(repository.root.resolve()),
-            http_port=ports.http, grpc_port=ports.grpc, metrics_port=ports.metrics,
-            started=time.time(), started_s=states.now_s(), exit_timeout_s=policy.exit_timeout_s,
-            native=installation.onnxruntime is not None or bool(self._server_dir), device=installation.device,
-            server_dir=self._server_dir, log=str(self._log),
-        )  # fmt: skip
+            http_port=ports.http,
+            grpc_port=ports.grpc,
+            metrics_port=ports.metrics,
+            started=time.time(),
+            started_s=states.now_s(),
+            exit_timeout_s=policy.exit_timeout_s,
+            native=installation.onnxruntime is not None or bool(self._server_dir),
+            device=installation.device,
+            server_dir=self._server_dir,
+            log=str(self._log),
+        )
         self._journal = Journal(folder, state, on_step)
         self._journal.note(f"serve {repository.root.resolve()}")
         if not os.access(repository.root, os.W_OK):
@@ -268,9 +289,12 @@ class _Server:
     def _next_fault(self) -> Fault:
         """Look after the models until something is wrong with the server."""
         canaries = CanaryWatch(
-            self.state.address("grpc"), self._repository, self._models.healthy,
-            interval_s=self._policy.canary_interval_s, timeout_s=self._policy.canary_timeout_s,
-        )  # fmt: skip
+            self.state.address("grpc"),
+            self._repository,
+            self._models.healthy,
+            interval_s=self._policy.canary_interval_s,
+            timeout_s=self._policy.canary_timeout_s,
+        )
         canaries.start()
         running = Running(process=self._running, stubs=self._stubs)
         try:
@@ -380,9 +404,14 @@ class _Server:
             # One name that is not there has Triton load none of the others before it opens its ports.
             there = [name for name in versions if is_folder(root / name)]
             self._process = TritonProcess(
-                installation, root, self._ports, control_key=self._key, log=self._log,
-                exit_timeout_s=self._policy.exit_timeout_s, load_models=there,
-            )  # fmt: skip
+                installation,
+                root,
+                self._ports,
+                control_key=self._key,
+                log=self._log,
+                exit_timeout_s=self._policy.exit_timeout_s,
+                load_models=there,
+            )
             self._stubs = StubWatch(self._process)
             pid = self._process.pid
             self._journal.change(server_pid=pid, server_start_ticks=processes.start_ticks(pid))

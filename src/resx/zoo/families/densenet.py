@@ -91,9 +91,12 @@ def _recompute(layer: DenseLayer, features: list[Tensor]) -> Tensor:
         return layer.branch(torch.cat(inputs, 1))
 
     output = checkpoint(
-        new_features, *features, use_reentrant=False, preserve_rng_state=False,
+        new_features,
+        *features,
+        use_reentrant=False,
+        preserve_rng_state=False,
         context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(layer)),
-    )  # fmt: skip
+    )
     assert isinstance(output, Tensor)
     return output
 

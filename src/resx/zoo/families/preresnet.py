@@ -161,9 +161,12 @@ class PreResNet(nn.Module):
             stage = nn.Sequential()
             for index in range(depth):
                 shape = UnitShape(
-                    in_channels=channels, width=architecture.width * 2**number, stride=2 if number and not index else 1,
-                    is_bottleneck=architecture.block == "bottleneck", is_first=number == index == 0,
-                )  # fmt: skip
+                    in_channels=channels,
+                    width=architecture.width * 2**number,
+                    stride=2 if number and not index else 1,
+                    is_bottleneck=architecture.block == "bottleneck",
+                    is_first=number == index == 0,
+                )
                 stage.append(PreActivationUnit(shape, order))
                 channels = shape.out_channels
             self.add_module(name, stage)

@@ -71,9 +71,12 @@ def _stage(architecture: ResNetArchitecture, in_channels: int, number: int, dept
     for index in range(depth):
         stride = 2 if index == 0 and number > 0 else 1
         shape = BottleneckShape(
-            in_channels=in_channels, inner=architecture.inner_width * 2**number, out_channels=out_channels,
-            groups=architecture.cardinality, stride=stride,
-        )  # fmt: skip
+            in_channels=in_channels,
+            inner=architecture.inner_width * 2**number,
+            out_channels=out_channels,
+            groups=architecture.cardinality,
+            stride=stride,
+        )
         blocks.append(_block(architecture, shape))
         in_channels = out_channels
     return nn.Sequential(*blocks), in_channels

@@ -104,12 +104,15 @@ def _describe(entry: Any) -> PublishedWeights:
         file_name=entry.url.rpartition("/")[2],
         labels=tuple(entry.meta["categories"] or ()),
         image=ImageFormat(
-            image_size=transforms.crop_size[0], resize=transforms.resize_size[0],
-            mean=tuple(transforms.mean), std=tuple(transforms.std), interpolation=transforms.interpolation.value,
+            image_size=transforms.crop_size[0],
+            resize=transforms.resize_size[0],
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+            interpolation=transforms.interpolation.value,
         ),
         top1_percent=entry.meta["_metrics"]["ImageNet-1K"]["acc@1"],
         entry=entry.name,
-    )  # fmt: skip
+    )
 
 
 def fetch(url: str, file_name: str) -> Path:

@@ -165,8 +165,9 @@ def _fit(
     head = head_of(own)
     renamed = ""
     if {name for name in own if is_needed(name) and name not in keys} in (
-        {f"{head}.weight"}, {f"{head}.weight", f"{head}.bias"},
-    ):  # fmt: skip
+        {f"{head}.weight"},
+        {f"{head}.weight", f"{head}.bias"},
+    ):
         renamed = _renamed_head(own[f"{head}.weight"], file, under or beside, all_of_them=bool(under))
     if renamed:
         parts = {part: f"{renamed}.{part}" for part in ("weight", "bias") if f"{renamed}.{part}" in file}

@@ -57,8 +57,14 @@ _HOOKS = (
     (0x99BBF9, "498d7c2401", "header"),
     (0x9A3950, "f30f1efa 4883ec28", "defer"),
 )
-LABELS = {"depth": 0xAA8C30, "elements": 0xAA8C5F, "body": 0xAA8C8E, "header": 0xAA8CC6, "dispatch": 0xAA8CEE,
-          "defer": 0xAA8EFC}  # fmt: skip
+LABELS = {
+    "depth": 0xAA8C30,
+    "elements": 0xAA8C5F,
+    "body": 0xAA8C8E,
+    "header": 0xAA8CC6,
+    "dispatch": 0xAA8CEE,
+    "defer": 0xAA8EFC,
+}
 # What is changed in place.
 _EDITS = (
     # htp__request_parse_body_: a piece of a chunked body is added to those before it, as it is with a Content-Length.

@@ -162,9 +162,11 @@ def _session_options(config: dict[str, Any]) -> Any:
     options.log_severity_level = LOG_SEVERITY
     levels = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = {
-        -1: levels.ORT_ENABLE_BASIC, 0: levels.ORT_ENABLE_ALL,
-        1: levels.ORT_ENABLE_EXTENDED, 2: levels.ORT_DISABLE_ALL,
-    }[_graph_level(config)]  # fmt: skip
+        -1: levels.ORT_ENABLE_BASIC,
+        0: levels.ORT_ENABLE_ALL,
+        1: levels.ORT_ENABLE_EXTENDED,
+        2: levels.ORT_DISABLE_ALL,
+    }[_graph_level(config)]
     options.intra_op_num_threads = _count(config, "intra_op_thread_count") or _fair_share(config)
     options.inter_op_num_threads = _count(config, "inter_op_thread_count") or 1
     if _flag(config, "execution_mode", default=False):

@@ -18,14 +18,24 @@ import numpy as np
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 TYPES = {
-    "BOOL": "TYPE_BOOL", "UINT8": "TYPE_UINT8", "INT8": "TYPE_INT8", "INT32": "TYPE_INT32", "INT64": "TYPE_INT64",
-    "HALF": "TYPE_FP16", "FLOAT": "TYPE_FP32",
-}  # fmt: skip
+    "BOOL": "TYPE_BOOL",
+    "UINT8": "TYPE_UINT8",
+    "INT8": "TYPE_INT8",
+    "INT32": "TYPE_INT32",
+    "INT64": "TYPE_INT64",
+    "HALF": "TYPE_FP16",
+    "FLOAT": "TYPE_FP32",
+}
 """TensorRT's names and Triton's. bfloat16 and fewer than 8 bits cannot cross DLPack into numpy."""
 _NUMPY = {
-    "BOOL": np.bool_, "UINT8": np.uint8, "INT8": np.int8, "INT32": np.int32, "INT64": np.int64, "HALF": np.float16,
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "INT8": np.int8,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "HALF": np.float16,
     "FLOAT": np.float32,
-}  # fmt: skip
+}
 
 
 class Part(NamedTuple):
@@ -63,9 +73,16 @@ class EngineRuns:
     """An engine's execution context with its memory; for one thread."""
 
     def __init__(
-        self, trt: Any, engine: Any, context: Any, device: cuda_driver.Device, *, profile: int, batches: bool,
+        self,
+        trt: Any,
+        engine: Any,
+        context: Any,
+        device: cuda_driver.Device,
+        *,
+        profile: int,
+        batches: bool,
         why: Any = lambda: "no reason given",
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Prepare; no memory is taken before the first run.
 
         Args:

@@ -89,9 +89,14 @@ class Opened(NamedTuple):
 
 
 def open_model(
-    path: str, config: dict[str, Any], kind: str = "GPU", device: int = 0, *,
-    trt: Any = None, driver: "cuda_driver.Driver | None" = None,
-) -> Opened:  # fmt: skip
+    path: str,
+    config: dict[str, Any],
+    kind: str = "GPU",
+    device: int = 0,
+    *,
+    trt: Any = None,
+    driver: "cuda_driver.Driver | None" = None,
+) -> Opened:
     """Open an engine for an instance on this GPU.
 
     Args:
