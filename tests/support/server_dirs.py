@@ -38,7 +38,8 @@ def lay_out_wheel(folder: Path, wheel: Path) -> Path:
         program.chmod(0o755)
     backend = folder / BACKENDS / "onnxruntime"
     backend.mkdir()
-    for source in (resources.files("resx.serving.embedded") / "backends" / "onnxruntime").iterdir():
+    sources = resources.files("resx.serving.embedded") / "backends"
+    for source in (*sources.iterdir(), *(sources / "onnxruntime").iterdir()):
         if source.name.endswith(".py"):
             (backend / source.name).write_bytes(source.read_bytes())
     (folder / VERSION_FILE).write_text(f"{triton_installation.TRITON_VERSION}\n")

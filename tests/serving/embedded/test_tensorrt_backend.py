@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import resx.serving
+import resx.serving.embedded
 from resx.gpus import find_gpus
 from tests.conftest import Finished
 from tests.serving.embedded.test_backend_alone import Error, Request, load_backend, rows
@@ -27,7 +27,7 @@ from tests.support.fake_gpu import (
     taken,
 )
 
-MODEL = Path(resx.serving.__file__).parent / "backends" / "tensorrt" / "model.py"
+MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "tensorrt" / "model.py"
 CONFIG = {
     "backend": "tensorrt",
     "max_batch_size": 8,
