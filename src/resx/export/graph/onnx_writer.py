@@ -25,7 +25,7 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from resx.card.kinds import InputType, Precision, Target
-from resx.errors import ExportError
+from resx.errors import ExportError, first_line
 from resx.export.graph.batchnorm_fusion import fuse
 from resx.runtimes import onnx_reader
 from resx.zoo.spec import ModelSpec
@@ -137,16 +137,14 @@ def _root(error: BaseException) -> BaseException:
 def _cause(error: BaseException, precision: Precision) -> str:
     """Return the exception that began it, in one line, and what may help; the exporter's own words say neither."""
     error = _root(error)
-    text = _ESCAPES.sub("", str(error)).strip()
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    remedy = ""
+    text, remedy = str(error), ""
     if isinstance(error, GuardOnDataDependentSymNode):
         remedy = "; its code branches on the image's values, which a graph cannot: use torch.where"
     elif precision in ("fp16", "bf16") and any(word in text for word in ("dtype", "type tensor(", "Half", "BFloat16")):
         remedy = (
             f"; tensors that its code makes itself meet {precision} ones: make them with dtype=x.dtype, or export fp32"
         )
-    return f"{type(error).__name__}: {line[:300]}{remedy}"
+    return f"{_ESCAPES.sub('', first_line(error, with_type=True))[:300]}{remedy}"
 
 
 def tidy(model: ModelProto, spec: ModelSpec, *, precision: Precision, input_type: InputType) -> None:

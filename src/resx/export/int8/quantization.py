@@ -37,7 +37,7 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.card.kinds import CalibrationMethod, Target
 from resx.card.signature import Signature
-from resx.errors import ExportError, UsageError, nearest
+from resx.errors import ExportError, UsageError, first_line, nearest
 from resx.export.graph.onnx_writer import WEIGHTED
 from resx.export.int8 import bias_scales
 from resx.export.int8.calibration import Ranges
@@ -215,7 +215,7 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
             quantizer.quantize_model()
             quantizer.model.topological_sort()
     except (ValueError, RuntimeError, KeyError) as error:
-        raise ExportError(f"onnxruntime could not quantise it: {str(error).partition(chr(10))[0]}") from error
+        raise ExportError(f"onnxruntime could not quantise it: {first_line(error)}") from error
     quantised: ModelProto = quantizer.model.model
     return quantised
 

@@ -29,13 +29,12 @@ from resx.card.origin import FileArguments, Source
 from resx.card.quantised_graph import QuantisedGraph
 from resx.card.signature import Normalization, Signature
 from resx.data.photographs import RealImages, photographs
-from resx.errors import ExportError, UsageError
+from resx.errors import ExportError, UsageError, first_line
 from resx.export.checks.parity import Logits
 from resx.export.checks.random_operations import random_node
 from resx.export.checks.row_independence import locate_row_change, rows_changed
 from resx.export.graph.onnx_writer import WEIGHTED
 from resx.export.sources import onnx_rewriting
-from resx.export.sources.onnx_rewriting import first_line
 from resx.files.listing import read_lines
 from resx.files.reading import MAX_TEXT_BYTES, read_bounded
 from resx.files.staging import sha256_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
-from resx.errors import ExportError, UsageError
+from resx.errors import ExportError, UsageError, first_line
 from resx.export.int8.quantization import quiet
 from resx.runtimes import onnx_reader
 
@@ -107,11 +107,6 @@ def name_nodes(model: ModelProto) -> ModelProto:
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     return model
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a foreign error that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _used(nodes: Iterable[NodeProto]) -> Iterator[str]:
