@@ -25,7 +25,7 @@ from resx.values import FrozenModel
 from resx.zoo.catalog import kind_of, module_of
 
 if TYPE_CHECKING:
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
 
 _TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
@@ -125,7 +125,7 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
     """
     from resx.export.int8.calibration import load_calibration, require_data
     from resx.export.int8.int8_file import Int8Options
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
     from resx.export.sources.source import load_source
 
     arguments = request.source

@@ -130,7 +130,7 @@ def _train(
 def _export(
     source: Exportable, repository: Repository, precision: Precision, *, seed: int, step: Callable[[str], None]
 ) -> tuple[Card, Published]:
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
 
     return export_into(
         repository,

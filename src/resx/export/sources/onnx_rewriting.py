@@ -9,8 +9,8 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
 from resx.errors import ExportError, UsageError, first_line
-from resx.export.int8.quantization import quiet
 from resx.runtimes import onnx_reader
+from resx.streams import silence_library
 
 _QDQ_OPSET = 13
 """The first that quantises per channel."""
@@ -77,7 +77,7 @@ def half(model: ModelProto, path: Path) -> ModelProto:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     try:
-        with quiet():
+        with silence_library():
             converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
             converted.topological_sort()  # the converter puts its casts last
         return name_nodes(converted.model)

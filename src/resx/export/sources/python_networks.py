@@ -217,8 +217,8 @@ def _classifier(text: str, model: nn.Module, image_size: int) -> tuple[nn.Module
             answer = model(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:
         raise UsageError(
-            f"{text}: fails on [2, 3, {image_size}, {image_size}] ({first_line(error, with_type=True)}); give --image-size, if it "
-            "takes another size"
+            f"{text}: fails on [2, 3, {image_size}, {image_size}] ({first_line(error, with_type=True)}); give "
+            "--image-size, if it takes another size"
         ) from error
     logits = logits_in(answer)
     if logits is not answer:
@@ -249,8 +249,8 @@ def _require_any_batch(text: str, model: nn.Module, image_size: int) -> None:
             answers.append(logits[:1])
         except Exception as error:
             raise UsageError(
-                f"{text}: fails on a batch of {num_images} ({first_line(error, with_type=True)}); forward must take any number of "
-                "images"
+                f"{text}: fails on a batch of {num_images} ({first_line(error, with_type=True)}); forward must "
+                "take any number of images"
             ) from error
     alone, again, *others = answers
     bound = 1e-3 * float(alone.abs().max())

@@ -28,7 +28,8 @@ from resx.export.graph.resnext_form import grouped_form
 from resx.export.graph.survival_folding import fold_survival
 from resx.export.sources.onnx_files import LoadedFile, load_file
 from resx.export.sources.python_networks import load_foreign
-from resx.training import checkpoint, evaluation
+from resx.training import checkpoint
+from resx.training.batch_norms import fit_batch_norms
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import kind_of, variant
 from resx.zoo.spec import ModelSpec
@@ -192,24 +193,6 @@ def load_source(
     return replace(loaded, description=loaded.description.model_copy(update={"arguments": arguments}))
 
 
-def fit_batch_norms(model: nn.Module, spec: ModelSpec, images_NCHW: npt.NDArray[np.uint8]) -> None:
-    """Set the running statistics of a network's batch norms to those of the images; leave it in evaluation mode.
-
-    With their initial statistics, mean 0 and variance 1, a network of random weights is not what any training
-    gives: its activations grow with every block, and 1000 layers overflow even fp32.
-    """
-    model.eval()
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0  # the batch's own statistics, whole
-    with torch.inference_mode():
-        model(evaluation.normalize(images_NCHW, spec, torch.device("cpu")))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
-
-
 def weights_sha256(model: nn.Module) -> str:
     """Return the SHA-256 over names, shapes and bytes of a state dict, in the order of the names."""
     digest = hashlib.sha256()
@@ -242,13 +225,18 @@ def _load_run(folder: Path, *, weights: str, seed: int) -> LoadedSource:
         raise UsageError(f"--weights {weights}: {folder} has weights of its own; leave the option out")
     model, spec = checkpoint.load_run(folder)
     labelled = _held_out(folder)
+    if labelled is None:
+        real = photographs(spec.image_size, spec.image_size, seed=seed)
+    else:
+        few = labelled.pick(NUM_DATA_IMAGES)
+        real = RealImages(images=few.images[:], origin=few.origin, classes=few.classes)
     return LoadedSource(
         name=folder.resolve().name,
         model=model,
         description=Source(
             kind="run", spec=spec, weights=str(folder / checkpoint.WEIGHTS), weights_sha256=weights_sha256(model)
         ),
-        real=photographs(spec.image_size, spec.image_size, seed=seed) if labelled is None else _spread(labelled),
+        real=real,
         labelled=labelled,
     )
 
@@ -259,12 +247,6 @@ def _held_out(folder: Path) -> Labelled | None:
         return held_out_images(checkpoint.load_run_data(folder))
     except UsageError:  # a run may be exported elsewhere than where it was trained
         return None
-
-
-def _spread(labelled: Labelled) -> RealImages:
-    """Return a few of the images, from all of them."""
-    chosen = np.linspace(0, len(labelled) - 1, min(NUM_DATA_IMAGES, len(labelled))).astype(np.int64)
-    return RealImages(images=labelled.images[chosen], origin=labelled.origin, classes=labelled.classes[chosen])
 
 
 def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str], entry: str) -> LoadedSource:
@@ -278,7 +260,9 @@ def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]
         path = Path(weights)
     model = build_from_spec(spec, seed=seed)
     if weights == "none":
-        fit_batch_norms(model, spec, photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed))
+        # With their initial statistics, mean 0 and variance 1, a network of random weights is not what any training
+        # gives: its activations grow with every block, and 1000 layers overflow even fp32.
+        fit_batch_norms(model, spec, [photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed)])
         origin = f"random (seed {seed}), batch norms fitted to photographs"
     else:
         origin = pretrained.load_file(model, path, network=name, set_classes="--set classes={}", entry=entry)

@@ -6,7 +6,6 @@ is opened, its layers are inspected, and it runs against PyTorch like any other 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -22,7 +21,8 @@ from resx.card.precision import Engine
 from resx.errors import UsageError
 from resx.export.checks import parity
 from resx.export.gpu_parity import compare_both, require, tolerance_with_tf32
-from resx.export.pipeline import MODEL_FILE, ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import MODEL_FILE, Announce, export_version
 from resx.export.reference import Exportable
 from resx.export.tensorrt.builder import BuiltEngine, EngineOptions, build_engine, portable_to
 from resx.export.tensorrt.imported_plan import read_imported_plan
@@ -33,7 +33,6 @@ from resx.runtimes.gpu import gpu_here
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.tensorrt_model import TensorRTModel
 
-Announce: TypeAlias = Callable[[str], None]
 Runtime: TypeAlias = OnnxRuntimeModel | TensorRTModel
 
 
@@ -67,7 +66,7 @@ def export_engine(
         rewritten = folder / "rewritten.onnx"
         rewritten.write_bytes(built.rewritten.SerializeToString(deterministic=True))
         step = "onnx, grouped convolutions in fp32"
-        tolerance = options.tolerance_for(source)
+        tolerance = options.tolerance_for(source.num_layers)
         card = _verify(card, OnnxRuntimeModel(rewritten), step, source, options, engine, tolerance)
         rewritten.unlink()
         num_weights, num_half = onnx_reader.weight_counts(built.rewritten)
@@ -177,7 +176,7 @@ def _execute(
     """Inspect and run the engine; return the card with what it showed, and its own answers as the canary's."""
     facts = inspected_facts(built.facts, session.layers(), card.precision, name=card.name)
     card = card.model_copy(update={"engine": facts.model_copy(update={"executed": True})})
-    tolerance = options.tolerance_for(source)
+    tolerance = options.tolerance_for(source.num_layers)
     if engine.tf32:
         tolerance = tolerance_with_tf32(
             options.precision, tolerance, source.num_layers, is_own=options.has_own_tolerance
@@ -252,7 +251,7 @@ def _with_gpu_parity(
     assert gpu is not None, "the engine was run"
     assert facts is not None
     batches = _batches(card, source, options, twin.options)
-    off = options.tolerance_for(source)
+    off = options.tolerance_for(source.num_layers)
     found = compare_both(
         lambda tf32: session if tf32 == twin.options.tf32 else twin.open(facts),
         [source.logits(batch) for batch in batches],
