@@ -78,6 +78,11 @@ def first_line(error: BaseException, *, with_type: bool = False) -> str:
     return (f"{name}: {line}" if with_type else line) if line else name
 
 
+def reason_of(error: OSError) -> str:
+    """Return what the operating system says, to go on a sentence with: `no such file or directory`."""
+    return (error.strerror or str(error)).lower()
+
+
 def nearest(value: str, known: Iterable[str]) -> str:
     """Return `; did you mean a, b?` for the known names closest to `value`, or an empty string."""
     close = difflib.get_close_matches(value, list(known), n=3, cutoff=0.5)

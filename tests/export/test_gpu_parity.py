@@ -16,8 +16,8 @@ from resx.export.checks.parity import STRUCTURE, TOLERANCES
 from resx.export.gpu_parity import Runner, compare_both, compare_on_cuda, open_on_cuda, require, tolerance_with_tf32
 from resx.export.pipeline import ExportOptions, export_version
 from resx.export.reference import ask_source
-from resx.runtimes.gpu import Gpu, gpu_here
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.runtimes.torch_gpu import Gpu, gpu_here
 from tests.export.tensorrt.test_builder import FAMILIES, source_of
 
 A10 = Gpu(name="A10", compute_capability="8.6")

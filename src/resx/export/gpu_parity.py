@@ -23,8 +23,8 @@ from resx.card.parity_result import GpuParity, Parity, Tolerance
 from resx.errors import MissingCapability
 from resx.export.checks import parity
 from resx.export.reference import Reference
-from resx.runtimes.gpu import Gpu, gpu_here
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel, has_cuda_provider, onnxruntime_version
+from resx.runtimes.torch_gpu import Gpu, gpu_here
 
 Runner: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """From a batch of inputs to its logits."""

@@ -6,7 +6,7 @@ import importlib
 from typing import Any, Literal, TypeAlias
 
 from resx.errors import MissingCapability, first_line
-from resx.runtimes.gpu import gpu_here
+from resx.runtimes.torch_gpu import gpu_here
 from resx.text import join_lines
 
 PackageName: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]

@@ -26,8 +26,8 @@ from resx.export.graph.grouped_convolutions import grouped_half_convolutions, wi
 from resx.export.tensorrt import timing_cache
 from resx.files.staging import sha256_of
 from resx.runtimes import engine_layers
-from resx.runtimes.gpu import Gpu, gpu_here
 from resx.runtimes.tensorrt_package import collecting_logger, last_error
+from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.text import join_lines
 
 Announce: TypeAlias = Callable[[str], None]

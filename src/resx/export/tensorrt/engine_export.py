@@ -29,9 +29,9 @@ from resx.export.tensorrt.imported_plan import read_imported_plan
 from resx.export.tensorrt.trtexec import ScriptedModel, script_text
 from resx.files.staging import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
 from resx.runtimes import engine_layers, onnx_reader
-from resx.runtimes.gpu import gpu_here
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.tensorrt_model import TensorRTModel
+from resx.runtimes.torch_gpu import gpu_here
 
 Runtime: TypeAlias = OnnxRuntimeModel | TensorRTModel
 
