@@ -119,7 +119,7 @@ def read_signature(
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
     is_image = len(dims) == 4 and dims[1] == 3
     is_scaled = is_image and tensor.elem_type == TensorProto.FLOAT
-    taken, given = onnx_reader.tensoronnx_reader.tensor_text(image), onnx_reader.tensor_text(output)
+    taken, given = onnx_reader.tensor_text(image), onnx_reader.tensor_text(output)
     faults = (
         (
             tensor.elem_type not in _INPUT_TYPES,

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resx.zoo.architectures import DenseNetArchitecture
-from resx.zoo.families.network import Network, Part, glue
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -165,14 +165,14 @@ class DenseNet(Network):
         """Yield the dense layers, first to last."""
         return (module for module in self.modules() if isinstance(module, DenseLayer))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[NetworkPart]:
         """Yield stem, dense layers, transitions between them and head."""
         waiting: list[nn.Module] = []
         for child in self.features.children():
             if isinstance(child, DenseBlock):
                 yield glue(*waiting)
                 waiting = []
-                yield from (Part(module=layer, is_block=True, appends=True) for layer in child)
+                yield from (NetworkPart(module=layer, is_block=True, appends=True) for layer in child)
             else:
                 waiting.append(child)
         yield glue(*waiting, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from resx.errors import ExportError
 from resx.zoo.architectures import HighwayArchitecture
-from resx.zoo.families.network import Network, Part, glue
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -115,11 +115,11 @@ class Highway(Network):
         """Yield the highway layers, first to last."""
         return (module for module in self.modules() if isinstance(module, HighwayLayer))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[NetworkPart]:
         """Yield each stage's plain convolution, with the pooling before it, its highway layers, and the head."""
         for number, stage in enumerate(module for module in self.stages if isinstance(module, HighwayStage)):
             yield glue(self.maxpool if number else nn.Identity(), stage.conv, stage.relu)
-            yield from (Part(module=layer, is_block=True) for layer in stage.layers)
+            yield from (NetworkPart(module=layer, is_block=True) for layer in stage.layers)
         yield glue(self.avgpool, nn.Flatten(), self.fc)
 
     def folding_groups(self) -> Iterator[tuple[list[HighwayLayer], nn.Conv2d | nn.Linear]]:

@@ -14,7 +14,7 @@ from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Part:
+class NetworkPart:
     """A part of a network, which shares its weights."""
 
     module: nn.Module
@@ -32,17 +32,17 @@ class Network(nn.Module):
         """Yield the blocks, first to last."""
         raise NotImplementedError
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[NetworkPart]:
         """Yield the parts in their order."""
         raise NotImplementedError
 
 
-def glue(*modules: nn.Module) -> Part:
+def glue(*modules: nn.Module) -> NetworkPart:
     """Return modules one after the other as a part that is no block."""
-    return Part(module=nn.Sequential(*modules))
+    return NetworkPart(module=nn.Sequential(*modules))
 
 
-def layer_parts(prefix: str, layers: Iterable[tuple[str, nn.Module]]) -> Iterator[Part]:
+def layer_parts(prefix: str, layers: Iterable[tuple[str, nn.Module]]) -> Iterator[NetworkPart]:
     """Yield each convolution with the batch norm and ReLU behind it as a block, and what is none as glue."""
     pending: list[nn.Module] = []
     name = ""
@@ -54,5 +54,5 @@ def layer_parts(prefix: str, layers: Iterable[tuple[str, nn.Module]]) -> Iterato
         else:
             pending.append(layer)
             if isinstance(layer, nn.ReLU):
-                yield Part(module=nn.Sequential(*pending), is_block=True, name=name)
+                yield NetworkPart(module=nn.Sequential(*pending), is_block=True, name=name)
                 pending = []

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from resx.zoo.architectures import BlockVariant, PreResNetArchitecture
 from resx.zoo.families.initialisation import initialise_convolutions
-from resx.zoo.families.network import Network, Part, glue
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -182,11 +182,11 @@ class PreResNet(Network):
         """Yield the units, first to last."""
         return (module for module in self.modules() if isinstance(module, PreActivationUnit))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[NetworkPart]:
         """Yield stem, units and head."""
         yield glue(self.conv1, self.bn1, self.relu, self.maxpool)
         for stage in self.stage_names:
-            yield from (Part(module=unit, is_block=True) for unit in self.get_submodule(stage).children())
+            yield from (NetworkPart(module=unit, is_block=True) for unit in self.get_submodule(stage).children())
         yield glue(self.last_bn, self.last_relu, self.avgpool, nn.Flatten(), self.fc)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from resx.zoo.architectures import ResNetArchitecture
 from resx.zoo.families.initialisation import initialise_convolutions
-from resx.zoo.families.network import Network, Part, glue
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.residual_blocks import (
     BasicBlock,
     Bottleneck,
@@ -57,7 +57,7 @@ class ResNet(Network):
         """Yield the blocks, first to last."""
         return (module for module in self.modules() if isinstance(module, ResidualBlock | PlainBlock))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[NetworkPart]:
         """Yield stem, blocks and head; of a plain block its two layers are blocks of their own."""
         yield glue(self.conv1, self.bn1, self.relu, self.maxpool)
         for stage in self.stage_names:
@@ -65,7 +65,7 @@ class ResNet(Network):
                 if isinstance(block, PlainBlock):
                     yield from block.parts(f"{stage}.{index}")
                 else:
-                    yield Part(module=block, is_block=True)
+                    yield NetworkPart(module=block, is_block=True)
         yield glue(self.avgpool, nn.Flatten(), self.fc)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:

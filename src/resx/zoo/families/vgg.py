@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from resx.zoo.architectures import VGGArchitecture
 from resx.zoo.families.initialisation import initialise_convolutions
-from resx.zoo.families.network import Network, Part, glue, layer_parts
+from resx.zoo.families.network import Network, NetworkPart, glue, layer_parts
 
 
 class VGG(Network):
@@ -51,7 +51,7 @@ class VGG(Network):
         starts = [index for index, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d)]
         return (self.features[start:end] for start, end in zip(starts, ends, strict=True))
 
-    def parts(self) -> Iterator[Part]:
+    def parts(self) -> Iterator[NetworkPart]:
         """Yield the convolutional layers as blocks, pooling between them, and the head."""
         yield from layer_parts("features", self.features.named_children())
         yield glue(self.avgpool, nn.Flatten(), self.classifier)
