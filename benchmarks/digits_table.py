@@ -22,7 +22,7 @@ from resx.data.loading import load_data
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.config import TrainingConfig
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
 from resx.zoo.catalog import variant
 
@@ -105,7 +105,10 @@ def _outcome(entry: Entry, seed: int, data: DataSet, options: argparse.Namespace
     metrics: list[checkpoint.Metrics] = []
     started = time.monotonic()
     try:
-        train(spec, data, config, folder, resume=checkpoint.is_run(folder), on_epoch=metrics.append)
+        train(
+            TrainingRun(spec=spec, data=data, config=config, folder=folder, resume=checkpoint.is_run(folder)),
+            on_epoch=metrics.append,
+        )
     except UsageError:
         raise
     except ResxError as error:  # a network that diverges is a result too

@@ -38,6 +38,7 @@ from tests.support import debian
 from resx.errors import ResxError
 from resx.export.pipeline import ExportOptions
 from resx.export.sources.source import load_source
+from resx.machine import usable_cores
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into
 from resx.repository.versions import Repository
@@ -341,7 +342,7 @@ def main() -> int:
         try:
             with served(repositories, options.model, images) as fleet:
                 print(
-                    f"{options.model} on {options.servers} servers of one thread, {os.cpu_count()} cores for all of it"
+                    f"{options.model} on {options.servers} servers of one thread, {usable_cores()} cores for all of it"
                 )
                 print("\n".join(fleet.deploy(1)), flush=True)
                 with proxied(fleet, Path(folder)) as proxy:

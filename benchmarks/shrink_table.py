@@ -43,7 +43,7 @@ from resx.serving.client.client import TritonClient
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.supervisor.detaching import serve_detached, stop
 from resx.training import checkpoint
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
 from resx.zoo.catalog import variant
 
@@ -112,7 +112,15 @@ def measure(survival: float, data: DataSet, options: argparse.Namespace) -> Row:
         classes=len(data.labels), labels=data.labels, image=data.image, survival=survival
     )
     changes = {"epochs": options.epochs, "batch_size": options.batch_size, "seed": options.seed}
-    train(spec, data, configure("digits", "digits", changes), folder, resume=checkpoint.is_run(folder))
+    train(
+        TrainingRun(
+            spec=spec,
+            data=data,
+            config=configure("digits", "digits", changes),
+            folder=folder,
+            resume=checkpoint.is_run(folder),
+        )
+    )
     model, spec = checkpoint.load_run(folder)
     drop = math.ceil(options.share * len(spec.kept_blocks))
     search.require_removable(spec, drop)

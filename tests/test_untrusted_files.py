@@ -222,7 +222,7 @@ def test_a_table_of_images_that_unpacks_to_gigabytes_is_refused_by_its_sizes(tmp
 
 def test_a_result_a_card_and_a_file_of_labels_are_bounded_and_regular(tmp_path: Path) -> None:
     from resx.bench.results.result import read_result
-    from resx.export.sources.onnx_files import _labels
+    from resx.export.sources.onnx_interface import read_labels
 
     for name in ("card.json", "labels.txt", "result.json"):
         with (tmp_path / name).open("wb") as file:
@@ -230,11 +230,11 @@ def test_a_result_a_card_and_a_file_of_labels_are_bounded_and_regular(tmp_path: 
     for read, name in (
         (lambda: read_card(tmp_path), "card.json"),
         (lambda: read_result(tmp_path / "result.json"), "result.json"),
-        (lambda: _labels(str(tmp_path / "labels.txt"), 3), "labels"),
+        (lambda: read_labels(str(tmp_path / "labels.txt"), 3), "labels"),
     ):
         with pytest.raises(UsageError, match=rf"{name}.*: file of 1,099,511,627,776 bytes: the limit is"):
             read()
     (tmp_path / "labels.txt").unlink()
     os.mkfifo(tmp_path / "labels.txt")
     with pytest.raises(UsageError, match=r"--labels .*labels\.txt: .*: a pipe, not a regular file"):
-        _labels(str(tmp_path / "labels.txt"), 3)
+        read_labels(str(tmp_path / "labels.txt"), 3)

@@ -58,18 +58,29 @@ class MissingCapability(ResxError):  # noqa: N818 - the field says "missing capa
     exit_code = 4
 
 
-_ADVICE = ("weights_only", "allow_pickle", "add_safe_globals", "trust_remote_code")
+_ADVICE = ("`weights_only`", "weights_only=", "allow_pickle=", "add_safe_globals", "trust_remote_code=")
 
 
-def without_advice(error: BaseException) -> str:
-    """Return an error of a library's in one line, without its advice how to run what a file holds after all.
+def first_line(error: BaseException, *, with_type: bool = False) -> str:
+    """Return the first line of a library's error that says something; its class's name if it says nothing.
 
-    PyTorch and numpy end such a refusal with the option that takes the file anyway.
+    PyTorch and numpy end a refusal of what may run code with the option that takes the file anyway: that advice is
+    left out.
+
+    Args:
+        error: of a library, the operating system or the user's own code.
+        with_type: begin with the class's name, for errors of code whose messages mean little without it.
     """
-    text = str(error).strip()
+    name, text = type(error).__name__, str(error)
     if any(word in text for word in _ADVICE):
-        return "a file holds code, or objects that may run it; save the tensors alone: torch.save(model.state_dict())"
-    return text.partition("\n")[0]
+        text = "a file holds code, or objects that may run it; save the tensors alone: torch.save(model.state_dict())"
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return (f"{name}: {line}" if with_type else line) if line else name
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the operating system says, to go on a sentence with: `no such file or directory`."""
+    return (error.strerror or str(error)).lower()
 
 
 def nearest(value: str, known: Iterable[str]) -> str:

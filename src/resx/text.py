@@ -25,6 +25,11 @@ def one_line(text: str) -> str:
     return _CONTROL.sub(lambda found: repr(found[0])[1:-1], printable(text))
 
 
+def join_lines(text: str) -> str:
+    """Return text of several lines as one, with a space for each run of spaces and line ends."""
+    return " ".join(text.split())
+
+
 def readable(text: str) -> str:
     """Return text of several lines as `one_line` shows each of them; a tab stays a tab."""
     parts = re.split(r"([\n\t])", text)

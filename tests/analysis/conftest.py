@@ -14,7 +14,7 @@ from resx.data.dataset import DataSet, Split
 from resx.data.loading import load_data
 from resx.export.graph.batchnorm_fusion import fuse
 from resx.training.evaluation import normalize
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
 from resx.zoo.architectures import (
     Architecture,
@@ -86,7 +86,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         if not (folder / kind).exists():
             spec = small_spec(kind, survival=0.7 if kind == "resnet" else 1.0)
             changes = {"epochs": 2, "batch_size": 32}
-            train(spec, load_data("digits", image_size=8), configure("digits", "digits", changes), folder / kind)
+            train(
+                TrainingRun(
+                    spec=spec,
+                    data=load_data("digits", image_size=8),
+                    config=configure("digits", "digits", changes),
+                    folder=folder / kind,
+                )
+            )
         return folder / kind
 
     return run

@@ -19,7 +19,7 @@ from resx.data.cifar import CIFAR10, Archive, load_archive
 from resx.data.loading import load_data
 from resx.errors import UsageError
 from resx.training.checkpoint import load_run_data
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
 from resx.zoo.spec import ModelSpec
 
@@ -194,7 +194,14 @@ def test_a_network_trains_on_it(cifar10: Path, small_spec: ModelSpec, tmp_path: 
     data = load_data(f"cifar10:{cifar10}")
     spec = small_spec.with_changes(labels=data.labels, image=data.image)
 
-    train(spec, data, configure(f"cifar10:{cifar10}", "he2015-cifar", {"epochs": 1, "batch_size": 8}), tmp_path / "run")
+    train(
+        TrainingRun(
+            spec=spec,
+            data=data,
+            config=configure(f"cifar10:{cifar10}", "he2015-cifar", {"epochs": 1, "batch_size": 8}),
+            folder=tmp_path / "run",
+        )
+    )
 
     reloaded = load_run_data(tmp_path / "run")
     assert np.array_equal(reloaded.held_out.images[:], data.held_out.images[:])

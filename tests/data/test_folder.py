@@ -11,7 +11,7 @@ from resx.data.folder import FolderImages
 from resx.data.loading import load_data
 from resx.errors import UsageError
 from resx.training.config import TrainingConfig
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.zoo.spec import ModelSpec, read_spec
 
 
@@ -378,6 +378,9 @@ def test_a_network_learns_a_folder(tmp_path: Path, small_spec: ModelSpec) -> Non
     losses = []
 
     config = TrainingConfig(data=f"folder:{tmp_path / 'images'}", epochs=4, batch_size=4, flip=True)
-    train(spec, data, config, tmp_path / "run", on_epoch=lambda entry: losses.append(entry["loss"]))
+    train(
+        TrainingRun(spec=spec, data=data, config=config, folder=tmp_path / "run"),
+        on_epoch=lambda entry: losses.append(entry["loss"]),
+    )
 
     assert losses[-1] < losses[0]

@@ -7,7 +7,8 @@ import pytest
 from resx.card.origin import Source
 from resx.data.photographs import RealImages, photograph_crops
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.sources.source import LoadedSource, fit_batch_norms, weights_sha256
+from resx.export.sources.source import LoadedSource, weights_sha256
+from resx.training.batch_norms import fit_batch_norms
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
 
@@ -20,7 +21,7 @@ def test_a_name_becomes_a_verified_file(name: str, tmp_path: Path) -> None:
     if not spec.architecture.undroppable:
         spec = spec.with_changes(survival=0.5)
     model = build_from_spec(spec, seed=0)
-    fit_batch_norms(model, spec, photograph_crops(4, spec.image_size, seed=0))
+    fit_batch_norms(model, spec, [photograph_crops(4, spec.image_size, seed=0)])
     source = LoadedSource(
         name=name,
         model=model,

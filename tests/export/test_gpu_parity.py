@@ -15,9 +15,9 @@ from resx.errors import ExportError, MissingCapability, ParityError
 from resx.export.checks.parity import STRUCTURE, TOLERANCES
 from resx.export.gpu_parity import Runner, compare_both, compare_on_cuda, open_on_cuda, require, tolerance_with_tf32
 from resx.export.pipeline import ExportOptions, export_version
-from resx.export.reference import prepare_checks
-from resx.runtimes.gpu import Gpu, gpu_here
+from resx.export.reference import ask_source
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.runtimes.torch_gpu import Gpu, gpu_here
 from tests.export.tensorrt.test_builder import FAMILIES, source_of
 
 A10 = Gpu(name="A10", compute_capability="8.6")
@@ -123,20 +123,10 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compare(folder: Path, said: list[str], opened: Opened, **options: Any) -> GpuParity | None:
     source = source_of(FAMILIES["vgg"])
-    card = read_card(folder)
-    checks = prepare_checks(
-        source,
-        card.signature,
-        name="m",
-        precision="fp32",
-        tolerance=STRUCTURE,
-        is_own_tolerance=False,
-        max_batch_size=4,
-        seed=0,
-        verify=options.pop("verify", True),
-    )
+    how = ExportOptions(max_batch_size=4, verify=options.pop("verify", True))
+    reference = ask_source(source, how, name="m")
     given: dict[str, Any] = {"gpu": A10, "open_session": on_cpu(opened)} | options
-    return compare_on_cuda(checks, folder / "model.onnx", STRUCTURE, on_step=said.append, **given)
+    return compare_on_cuda(reference, folder / "model.onnx", STRUCTURE, on_step=said.append, **given)
 
 
 def test_an_onnx_file_is_run_with_both_against_the_sources_answers(exported: Path) -> None:

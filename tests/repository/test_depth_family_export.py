@@ -30,7 +30,7 @@ from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor import detaching
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
 from tests.analysis.conftest import small_spec
 from tests.cli.test_bad_input import refused
@@ -76,7 +76,14 @@ def printed_by(folder: Path, *words: str) -> str:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     folder = tmp_path_factory.mktemp("family")
     config = configure("digits", "digits", {"epochs": 1, "batch_size": 32})
-    train(small_spec("resnet", survival=0.7), load_data("digits", image_size=8), config, folder / "r")
+    train(
+        TrainingRun(
+            spec=small_spec("resnet", survival=0.7),
+            data=load_data("digits", image_size=8),
+            config=config,
+            folder=folder / "r",
+        )
+    )
     printed = printed_by(folder, "export", "r", "--pareto", "2", "--json", "-q")
     return Home(folder=folder, printed=json.loads(printed))
 

@@ -15,7 +15,7 @@ from resx.data.dataset import DataSet, Images, Split
 from resx.errors import UsageError
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send
 from resx.training.config import TrainingConfig
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
 from resx.zoo.spec import ModelSpec
 
@@ -51,10 +51,7 @@ def test_every_epoch_has_its_own_order_and_drops_its_own_blocks(
         data = dataclasses.replace(small_data, train=Split(images=watched, targets=small_data.train.targets))
         drawn: list[int] = []
         train(
-            small_spec,
-            data,
-            config,
-            tmp_path / name,
+            TrainingRun(spec=small_spec, data=data, config=config, folder=tmp_path / name),
             on_step=lambda _done, _all, drawn=drawn: drawn.append(torch.initial_seed()),
         )
         read = watched.asked_for

@@ -7,19 +7,27 @@ from resx.data.dataset import DataSet
 from resx.errors import UsageError
 from resx.training import checkpoint
 from resx.training.config import TrainingConfig
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.zoo.spec import ModelSpec
 
 
 @pytest.fixture
 def run(small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path) -> Path:
-    train(small_spec, small_data, config.model_copy(update={"epochs": 1}), tmp_path / "run")
+    train(
+        TrainingRun(
+            spec=small_spec, data=small_data, config=config.model_copy(update={"epochs": 1}), folder=tmp_path / "run"
+        )
+    )
     return tmp_path / "run"
 
 
 @pytest.fixture
 def resume(run: Path, small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig) -> Callable[[], object]:
-    return lambda: train(small_spec, small_data, config.model_copy(update={"epochs": 1}), run, resume=True)
+    return lambda: train(
+        TrainingRun(
+            spec=small_spec, data=small_data, config=config.model_copy(update={"epochs": 1}), folder=run, resume=True
+        )
+    )
 
 
 def halve(path: Path) -> None:

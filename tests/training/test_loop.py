@@ -14,7 +14,7 @@ from resx.training import checkpoint
 from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy, logits
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
 from resx.zoo.spec import ModelSpec, read_spec
 
@@ -47,7 +47,7 @@ def metrics_of(folder: Path) -> list[Metrics]:
 def test_a_run_leaves_exactly_the_documented_files(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
 
     documented = {line.split()[0] for line in (checkpoint.__doc__ or "").splitlines() if line.startswith("        ")}
     assert {path.name for path in tmp_path.iterdir()} == documented
@@ -60,7 +60,7 @@ def test_a_run_leaves_exactly_the_documented_files(
 def test_the_loaded_run_computes_what_the_trained_network_computes(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    trained = train(small_spec, small_data, config, tmp_path)
+    trained = train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     loaded, spec = checkpoint.load_run(tmp_path)
 
     assert spec == small_spec
@@ -71,7 +71,7 @@ def test_the_loaded_run_computes_what_the_trained_network_computes(
 
 def test_training_learns(small_spec: ModelSpec, small_data: DataSet, tmp_path: Path) -> None:
     config = TrainingConfig(data="digits", epochs=10, batch_size=8, learning_rate=0.1)
-    train(small_spec.with_changes(survival=1.0), small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec.with_changes(survival=1.0), data=small_data, config=config, folder=tmp_path))
 
     losses = [line["loss"] for line in metrics_of(tmp_path)]
     assert losses[-1] < 0.7 * losses[0]
@@ -81,7 +81,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
-        train(small_spec, small_data, config.model_copy(update={"seed": seed}), tmp_path / name)
+        train(
+            TrainingRun(
+                spec=small_spec,
+                data=small_data,
+                config=config.model_copy(update={"seed": seed}),
+                folder=tmp_path / name,
+            )
+        )
 
     weights = [(tmp_path / name / checkpoint.WEIGHTS).read_bytes() for name in "abc"]
     assert weights[0] == weights[1]
@@ -92,13 +99,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(
 def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path, epoch: int
 ) -> None:
-    train(small_spec, small_data, config, tmp_path / "whole")
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        train(small_spec, small_data, config, tmp_path / "broken", on_epoch=stop_after(epoch))
+        train(
+            TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "broken"),
+            on_epoch=stop_after(epoch),
+        )
     assert len(metrics_of(tmp_path / "broken")) == epoch
 
     torch.manual_seed(12345)  # whatever another process has drawn before
-    train(small_spec, small_data, config, tmp_path / "broken", resume=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "broken", resume=True))
 
     assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
     for name in (checkpoint.WEIGHTS, checkpoint.BEST):
@@ -118,11 +128,15 @@ def test_an_interruption_in_the_middle_of_an_epoch_leaves_the_last_finished_one(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(small_spec, small_data, config, tmp_path / "broken", on_step=interrupt, on_epoch=remember)
+        train(
+            TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "broken"),
+            on_step=interrupt,
+            on_epoch=remember,
+        )
     assert files_of(tmp_path / "broken") == after_one
 
-    train(small_spec, small_data, config, tmp_path / "broken", resume=True)
-    train(small_spec, small_data, config, tmp_path / "whole")
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "broken", resume=True))
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "whole"))
     assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
 
 
@@ -133,21 +147,21 @@ def test_a_run_interrupted_before_its_first_epoch_begins_again(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(small_spec, small_data, config, tmp_path, on_step=interrupt)
+        train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path), on_step=interrupt)
     with pytest.raises(UsageError, match="not finished its first epoch"):
         checkpoint.load_run(tmp_path)
 
-    train(small_spec, small_data, config, tmp_path, resume=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path, resume=True))
     assert len(metrics_of(tmp_path)) == 3
 
 
 def test_resuming_a_finished_run_changes_nothing(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     before = files_of(tmp_path)
 
-    train(small_spec, small_data, config, tmp_path, resume=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path, resume=True))
 
     assert files_of(tmp_path) == before
 
@@ -155,21 +169,33 @@ def test_resuming_a_finished_run_changes_nothing(
 def test_resuming_with_other_settings_is_refused_with_the_difference(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     before = files_of(tmp_path)
 
     with pytest.raises(UsageError, match=r"batch_size was 16, is 8; seed was 7, is 9"):
-        train(small_spec, small_data, config.model_copy(update={"batch_size": 8, "seed": 9}), tmp_path, resume=True)
+        train(
+            TrainingRun(
+                spec=small_spec,
+                data=small_data,
+                config=config.model_copy(update={"batch_size": 8, "seed": 9}),
+                folder=tmp_path,
+                resume=True,
+            )
+        )
     assert files_of(tmp_path) == before
 
 
 def test_resuming_with_another_network_is_refused_with_the_difference(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
 
     with pytest.raises(UsageError, match=r"another network.*survival was 0\.5, is 0\.8"):
-        train(small_spec.with_changes(survival=0.8), small_data, config, tmp_path, resume=True)
+        train(
+            TrainingRun(
+                spec=small_spec.with_changes(survival=0.8), data=small_data, config=config, folder=tmp_path, resume=True
+            )
+        )
 
 
 # Weight decay multiplies the weights by a large number every step, so they overflow within two epochs; with
@@ -178,14 +204,14 @@ def test_resuming_with_another_network_is_refused_with_the_difference(
 def test_divergence_stops_the_run_and_keeps_the_last_good_epoch(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path, learning_rate: float
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     good = files_of(tmp_path)
     exploding = config.model_copy(update={"learning_rate": learning_rate, "epochs": 50})
     (tmp_path / checkpoint.CONFIG).write_text(exploding.model_dump_json())
     forget_origin(tmp_path / checkpoint.RESUME)
 
     with pytest.raises(ResxError, match=r"(loss is (nan|inf) in|not finite after) step \d+: .*lower --learning-rate"):
-        train(small_spec, small_data, exploding, tmp_path, resume=True)
+        train(TrainingRun(spec=small_spec, data=small_data, config=exploding, folder=tmp_path, resume=True))
 
     kept = metrics_of(tmp_path)
     assert kept[-1]["epoch"] in (3, 4)
@@ -212,7 +238,14 @@ def test_no_batch_has_one_image_however_many_there_are(
 ) -> None:
     spec = at_one_pixel(small_spec)
 
-    train(spec, first(small_data, num_images), TrainingConfig(data="digits", epochs=1, batch_size=batch_size), tmp_path)
+    train(
+        TrainingRun(
+            spec=spec,
+            data=first(small_data, num_images),
+            config=TrainingConfig(data="digits", epochs=1, batch_size=batch_size),
+            folder=tmp_path,
+        )
+    )
 
     assert (tmp_path / "model.safetensors").is_file()
 
@@ -223,10 +256,12 @@ def test_too_few_images_are_refused_before_the_folder_is_made(
 ) -> None:
     with pytest.raises(UsageError, match=words):
         train(
-            at_one_pixel(small_spec),
-            first(small_data, num_images),
-            TrainingConfig(data="digits", epochs=1),
-            tmp_path / "run",
+            TrainingRun(
+                spec=at_one_pixel(small_spec),
+                data=first(small_data, num_images),
+                config=TrainingConfig(data="digits", epochs=1),
+                folder=tmp_path / "run",
+            ),
             processes=Processes(count=count),
         )
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,7 @@ from resx.training import checkpoint
 from resx.training.batches import batches_of, prepare_ahead, seed_epoch, send
 from resx.training.config import TrainingConfig
 from resx.training.devices import choose_device, computes_bf16
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
 from resx.zoo.spec import ModelSpec
 from tests.training.test_loop import metrics_of, stop_after
@@ -41,8 +41,13 @@ def test_a_run_on_the_gpu_is_the_run_on_the_cpu_but_for_rounding(
     if changes.get("precision") == "bf16" and not computes_bf16():
         pytest.skip("this GPU does not compute bf16")
     config = config.model_copy(update={"epochs": 1})
-    train(small_spec, small_data, config, tmp_path / "cpu")
-    train(small_spec, small_data, config.model_copy(update=changes), tmp_path / "gpu", processes=ON_GPU)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "cpu"))
+    train(
+        TrainingRun(
+            spec=small_spec, data=small_data, config=config.model_copy(update=changes), folder=tmp_path / "gpu"
+        ),
+        processes=ON_GPU,
+    )
 
     assert losses_of(tmp_path / "gpu") == pytest.approx(losses_of(tmp_path / "cpu"), rel=0.05 if changes else 1e-3)
     assert checkpoint.read_config(tmp_path / "gpu").device == "gpu"
@@ -54,10 +59,17 @@ def test_a_resumed_run_on_the_gpu_equals_an_uninterrupted_one_bit_for_bit(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path, precision: str
 ) -> None:
     config = config.model_copy(update={"precision": precision, "channels_last": precision == "fp16"})
-    train(small_spec, small_data, config, tmp_path / "whole", processes=ON_GPU)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "whole"), processes=ON_GPU)
     with pytest.raises(KeyboardInterrupt):
-        train(small_spec, small_data, config, tmp_path / "broken", processes=ON_GPU, on_epoch=stop_after(1))
-    train(small_spec, small_data, config, tmp_path / "broken", processes=ON_GPU, resume=True)
+        train(
+            TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "broken"),
+            processes=ON_GPU,
+            on_epoch=stop_after(1),
+        )
+    train(
+        TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "broken", resume=True),
+        processes=ON_GPU,
+    )
 
     assert metrics_of(tmp_path / "broken") == metrics_of(tmp_path / "whole")
     for name in (checkpoint.WEIGHTS, checkpoint.BEST):
@@ -67,8 +79,11 @@ def test_a_resumed_run_on_the_gpu_equals_an_uninterrupted_one_bit_for_bit(
 def test_a_run_begun_on_the_gpu_goes_on_on_the_cpu(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config.model_copy(update={"epochs": 1}), tmp_path, processes=ON_GPU)
-    train(small_spec, small_data, config, tmp_path, resume=True, extend=True)
+    train(
+        TrainingRun(spec=small_spec, data=small_data, config=config.model_copy(update={"epochs": 1}), folder=tmp_path),
+        processes=ON_GPU,
+    )
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path, resume=True, extend=True))
     assert [entry["device"] for entry in metrics_of(tmp_path)][1:] == ["cpu", "cpu"]
 
 
@@ -89,7 +104,7 @@ def test_a_compiled_run_on_the_gpu_is_the_run_but_for_rounding(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path, survival: float
 ) -> None:
     spec, config = small_spec.with_changes(survival=survival), config.model_copy(update={"epochs": 1})
-    train(spec, small_data, config, tmp_path / "eager", processes=ON_GPU)
+    train(TrainingRun(spec=spec, data=small_data, config=config, folder=tmp_path / "eager"), processes=ON_GPU)
     compiled = config.model_copy(update={"compiled": True, "channels_last": True, "precision": "fp16"})
-    train(spec, small_data, compiled, tmp_path / "compiled", processes=ON_GPU)
+    train(TrainingRun(spec=spec, data=small_data, config=compiled, folder=tmp_path / "compiled"), processes=ON_GPU)
     assert losses_of(tmp_path / "compiled") == pytest.approx(losses_of(tmp_path / "eager"), rel=0.05)

@@ -15,7 +15,7 @@ from resx.training import checkpoint
 from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.processes import join_processes
 from resx.training.run_origin import changes_of_computing
 from resx.training.tensorboard import event_files, require_tensorboard, write_scalars
@@ -28,7 +28,7 @@ def losses_of(folder: Path) -> list[float]:
 
 
 def trained(spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, **changes: object) -> list[float]:
-    train(spec, data, config.model_copy(update=changes), folder)
+    train(TrainingRun(spec=spec, data=data, config=config.model_copy(update=changes), folder=folder))
     return losses_of(folder)
 
 
@@ -52,10 +52,10 @@ def test_an_fp16_run_resumes_exactly_with_its_loss_scale(
         raise KeyboardInterrupt
 
     half = config.model_copy(update={"precision": "fp16"})
-    train(small_spec, small_data, half, tmp_path / "whole")
+    train(TrainingRun(spec=small_spec, data=small_data, config=half, folder=tmp_path / "whole"))
     with pytest.raises(KeyboardInterrupt):
-        train(small_spec, small_data, half, tmp_path / "broken", on_epoch=stop)
-    train(small_spec, small_data, half, tmp_path / "broken", resume=True)
+        train(TrainingRun(spec=small_spec, data=small_data, config=half, folder=tmp_path / "broken"), on_epoch=stop)
+    train(TrainingRun(spec=small_spec, data=small_data, config=half, folder=tmp_path / "broken", resume=True))
 
     assert losses_of(tmp_path / "broken") == losses_of(tmp_path / "whole")
     for name in (checkpoint.WEIGHTS, checkpoint.BEST):
@@ -72,9 +72,9 @@ def test_an_fp16_run_goes_on_with_the_steps_since_its_loss_scale_changed(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
     half = config.model_copy(update={"precision": "fp16"})
-    train(small_spec, small_data, half.model_copy(update={"epochs": 1}), tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=half.model_copy(update={"epochs": 1}), folder=tmp_path))
     assert scaler_of(tmp_path)["_growth_tracker"] == 6
-    train(small_spec, small_data, half, tmp_path, resume=True, extend=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=half, folder=tmp_path, resume=True, extend=True))
     assert scaler_of(tmp_path)["_growth_tracker"] == 18
 
 
@@ -82,14 +82,14 @@ def test_an_fp16_run_goes_on_with_its_loss_scale(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
     half = config.model_copy(update={"precision": "fp16"})
-    train(small_spec, small_data, half.model_copy(update={"epochs": 1}), tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=half.model_copy(update={"epochs": 1}), folder=tmp_path))
     begun = scaler_of(tmp_path)
     path = tmp_path / checkpoint.RESUME
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
     save_file(load_file(path), path, metadata | {"scaler": json.dumps(begun | {"scale": 32.0})})
 
-    train(small_spec, small_data, half, tmp_path, resume=True, extend=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=half, folder=tmp_path, resume=True, extend=True))
 
     assert begun["scale"] == 65536.0
     assert scaler_of(tmp_path)["scale"] == 32.0
@@ -100,7 +100,12 @@ def test_channels_last_trains_the_same_run_but_for_rounding_and_its_files_are_th
 ) -> None:
     first = trained(small_spec, small_data, config, tmp_path / "first", epochs=1)
     model = train(
-        small_spec, small_data, config.model_copy(update={"epochs": 1, "channels_last": True}), tmp_path / "last"
+        TrainingRun(
+            spec=small_spec,
+            data=small_data,
+            config=config.model_copy(update={"epochs": 1, "channels_last": True}),
+            folder=tmp_path / "last",
+        )
     )
 
     assert losses_of(tmp_path / "last") == pytest.approx(first, rel=1e-3)
@@ -117,12 +122,12 @@ def test_how_a_run_is_computed_may_change_when_it_goes_on_and_its_precision_may_
     elsewhere = config.model_copy(
         update={"device": "gpu", "num_processes": 4, "channels_last": True, "compiled": False, "epochs": 1}
     )
-    train(small_spec, small_data, elsewhere, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=elsewhere, folder=tmp_path))
     begun = checkpoint.read_config(tmp_path)
     assert (begun.device, begun.num_processes, begun.channels_last) == ("cpu", 1, True)  # what it was computed with
     checkpoint.write_config(tmp_path, elsewhere)  # as if it had been begun there
 
-    train(small_spec, small_data, config, tmp_path, resume=True, extend=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path, resume=True, extend=True))
 
     assert checkpoint.read_config(tmp_path) == config
     assert changes_of_computing(elsewhere, config) == [
@@ -131,13 +136,28 @@ def test_how_a_run_is_computed_may_change_when_it_goes_on_and_its_precision_may_
         "num_processes was 4, is 1",
     ]
     with pytest.raises(UsageError, match="precision was fp32, is bf16"):
-        train(small_spec, small_data, config.model_copy(update={"precision": "bf16"}), tmp_path, resume=True)
+        train(
+            TrainingRun(
+                spec=small_spec,
+                data=small_data,
+                config=config.model_copy(update={"precision": "bf16"}),
+                folder=tmp_path,
+                resume=True,
+            )
+        )
 
 
 def test_every_epoch_says_what_it_was_computed_with(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config.model_copy(update={"epochs": 1, "precision": "bf16"}), tmp_path)
+    train(
+        TrainingRun(
+            spec=small_spec,
+            data=small_data,
+            config=config.model_copy(update={"epochs": 1, "precision": "bf16"}),
+            folder=tmp_path,
+        )
+    )
     entry = json.loads((tmp_path / checkpoint.METRICS).read_text())
     assert (entry["device"], entry["precision"], entry["num_processes"]) == ("cpu", "bf16", 1)
 
@@ -158,7 +178,7 @@ def test_clipping_bounds_how_far_a_step_goes(
 ) -> None:
     plain_sgd = {"epochs": 1, "momentum": 0.0, "weight_decay": 0.0, "warmup": "none"}
     clipped = config.model_copy(update=plain_sgd | {"clip_norm": 0.01})
-    model = train(small_spec, small_data, clipped, tmp_path)
+    model = train(TrainingRun(spec=small_spec, data=small_data, config=clipped, folder=tmp_path))
 
     begin = dict(build_from_spec(small_spec, seed=config.seed).named_parameters())
     moved = torch.sqrt(sum((p - begin[name]).square().sum() for name, p in model.named_parameters()))
@@ -183,7 +203,10 @@ def test_the_best_weights_are_those_of_the_first_most_accurate_epoch(
         accuracies.append(entry["accuracy"])
         kept.append((tmp_path / checkpoint.WEIGHTS).read_bytes())
 
-    train(small_spec, small_data, config.model_copy(update={"epochs": 8}), tmp_path, on_epoch=look)
+    train(
+        TrainingRun(spec=small_spec, data=small_data, config=config.model_copy(update={"epochs": 8}), folder=tmp_path),
+        on_epoch=look,
+    )
 
     best = accuracies.index(max(accuracies))
     assert (tmp_path / checkpoint.BEST).read_bytes() == kept[best]
@@ -205,12 +228,12 @@ def test_resuming_writes_what_a_kill_between_two_writes_left_behind(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
     once = config.model_copy(update={"epochs": 1})
-    train(small_spec, small_data, once, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=once, folder=tmp_path))
     whole = {name: (tmp_path / name).read_bytes() for name in (checkpoint.WEIGHTS, checkpoint.BEST, checkpoint.METRICS)}
     for name in whole:
         (tmp_path / name).unlink()
 
-    train(small_spec, small_data, once, tmp_path, resume=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=once, folder=tmp_path, resume=True))
 
     assert {name: (tmp_path / name).read_bytes() for name in whole} == whole
 

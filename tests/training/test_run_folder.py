@@ -17,7 +17,7 @@ from resx.errors import ResxError, UsageError
 from resx.training import checkpoint, run_origin
 from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
-from resx.training.loop import OnEpoch, train
+from resx.training.loop import OnEpoch, TrainingRun, train
 from resx.training.run_folder import claim
 from resx.zoo.spec import ModelSpec
 from resx.zoo.weights.pretrained import read_weights
@@ -39,7 +39,12 @@ def begin(small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tm
         **changes: object,
     ) -> Path:
         wanted = config.model_copy(update={"epochs": 2} | changes)
-        train(small_spec, small_data, wanted, tmp_path / name, resume=resume, extend=extend, on_epoch=on_epoch)
+        train(
+            TrainingRun(
+                spec=small_spec, data=small_data, config=wanted, folder=tmp_path / name, resume=resume, extend=extend
+            ),
+            on_epoch=on_epoch,
+        )
         return tmp_path / name
 
     return begin
@@ -88,7 +93,7 @@ def test_a_run_that_has_just_begun_is_live_too(
         claim(tmp_path / "run", resume=False, force=False),
         pytest.raises(UsageError, match="is training in it"),
     ):
-        train(small_spec, small_data, config, tmp_path / "run")
+        train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / "run"))
     assert not (tmp_path / "run").exists()  # nothing was begun
 
 

@@ -11,7 +11,7 @@ from resx.data.loading import load_data
 from resx.errors import UsageError
 from resx.training import checkpoint
 from resx.training.config import TrainingConfig, learning_rate_at
-from resx.training.loop import train
+from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
@@ -24,10 +24,10 @@ def test_a_finished_run_is_trained_on_with_the_schedule_of_so_many_epochs(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
     longer = config.model_copy(update={"epochs": 5})
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     first = metrics_of(tmp_path)
 
-    train(small_spec, small_data, longer, tmp_path, resume=True, extend=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=longer, folder=tmp_path, resume=True, extend=True))
 
     entries = metrics_of(tmp_path)
     assert entries[:3] == first
@@ -43,22 +43,28 @@ def test_an_extension_that_is_killed_goes_on_with_the_same_command_or_without_ex
 ) -> None:
     longer = config.model_copy(update={"epochs": 6})
     for name in ("whole", "broken"):
-        train(small_spec, small_data, config, tmp_path / name)
-    train(small_spec, small_data, longer, tmp_path / "whole", resume=True, extend=True)
+        train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path / name))
+    train(
+        TrainingRun(
+            spec=small_spec, data=small_data, config=longer, folder=tmp_path / "whole", resume=True, extend=True
+        )
+    )
 
     for epoch in (4, 5):
         with pytest.raises(KeyboardInterrupt):
             train(
-                small_spec,
-                small_data,
-                longer,
-                tmp_path / "broken",
-                resume=True,
-                extend=True,
+                TrainingRun(
+                    spec=small_spec,
+                    data=small_data,
+                    config=longer,
+                    folder=tmp_path / "broken",
+                    resume=True,
+                    extend=True,
+                ),
                 on_epoch=stop_after(epoch),
             )
         assert len(metrics_of(tmp_path / "broken")) == epoch
-    train(small_spec, small_data, longer, tmp_path / "broken", resume=True)
+    train(TrainingRun(spec=small_spec, data=small_data, config=longer, folder=tmp_path / "broken", resume=True))
 
     for file in (checkpoint.WEIGHTS, checkpoint.BEST):
         assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
@@ -68,10 +74,18 @@ def test_an_extension_that_is_killed_goes_on_with_the_same_command_or_without_ex
 def test_more_epochs_without_extend_are_refused_with_the_remedy(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
 
     with pytest.raises(UsageError, match=r"epochs was 3, is 8; use that again, --extend to train until epoch 8"):
-        train(small_spec, small_data, config.model_copy(update={"epochs": 8}), tmp_path, resume=True)
+        train(
+            TrainingRun(
+                spec=small_spec,
+                data=small_data,
+                config=config.model_copy(update={"epochs": 8}),
+                folder=tmp_path,
+                resume=True,
+            )
+        )
 
 
 @pytest.mark.parametrize(
@@ -90,11 +104,20 @@ def test_an_extension_changes_nothing_but_the_epochs_to_come(
     changes: dict[str, int],
     message: str,
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     with pytest.raises(UsageError, match=message):
-        train(small_spec, small_data, config.model_copy(update=changes), tmp_path, resume=True, extend=True)
+        train(
+            TrainingRun(
+                spec=small_spec,
+                data=small_data,
+                config=config.model_copy(update=changes),
+                folder=tmp_path,
+                resume=True,
+                extend=True,
+            )
+        )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -107,7 +130,7 @@ def test_a_run_with_fewer_blocks_is_trained_on_from_its_weights(
     checkpoint.write_run(tmp_path / "run", model, smaller, still)
     shown = model.state_dict()["fc.weight"].clone()
 
-    train(smaller, small_data, still, tmp_path / "run", resume=True)
+    train(TrainingRun(spec=smaller, data=small_data, config=still, folder=tmp_path / "run", resume=True))
 
     assert read_weights(tmp_path / "run" / checkpoint.WEIGHTS)["fc.weight"].sub(shown).abs().max() < 1e-9
     assert len(metrics_of(tmp_path / "run")) == 1
@@ -116,11 +139,11 @@ def test_a_run_with_fewer_blocks_is_trained_on_from_its_weights(
 def test_a_run_whose_state_was_deleted_does_not_begin_again_over_its_weights(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
-    train(small_spec, small_data, config, tmp_path)
+    train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     (tmp_path / checkpoint.RESUME).unlink()
 
     with pytest.raises(UsageError, match=r"resume\.safetensors: no such file, so the run cannot go on"):
-        train(small_spec, small_data, config, tmp_path, resume=True)
+        train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path, resume=True))
 
 
 def test_the_command_takes_from_a_shrunken_run_what_no_option_says(

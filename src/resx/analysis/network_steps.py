@@ -18,7 +18,7 @@ Shapes: a step takes and gives [N, C, H, W]; the head gives logits [N, classes].
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -27,13 +27,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resx.errors import UsageError
-from resx.zoo.families.densenet import DenseBlock, DenseLayer, DenseNet
-from resx.zoo.families.highway import Highway, HighwayStage
-from resx.zoo.families.preresnet import PreResNet
-from resx.zoo.families.residual_blocks import PlainBlock
-from resx.zoo.families.resnet import ResNet
+from resx.zoo.families.network import Network
 from resx.zoo.families.stochastic_depth import StochasticBranch
-from resx.zoo.families.vgg import VGG
 from resx.zoo.spec import ModelSpec
 
 Prepare: TypeAlias = Callable[[nn.Module], nn.Module]
@@ -111,21 +106,21 @@ def steps_of(network: nn.Module, spec: ModelSpec) -> list[Step]:
         UsageError: it is not of this project's families.
     """
     assert not network.training
-    found = list(_parts(network))
+    if not isinstance(network, Network):
+        raise UsageError(f"{type(network).__name__}: its blocks are not known; name a run of this project's families")
     names = {id(module): name for name, module in network.named_modules()}
     kept = iter(spec.kept_blocks)
     steps, x_NCHW = [], torch.zeros(1, 3, spec.image_size, spec.image_size, device=next(network.parameters()).device)
     number = 0
     with torch.inference_mode():
-        for part in found:
+        for part in network.parts():
             whole = Joined(part.module) if isinstance(part.module, StochasticBranch) else part.module
             before, x_NCHW = tuple(x_NCHW.shape[1:]), whole.eval()(x_NCHW)
             step = Step(whole=whole, shapes=(before, tuple(x_NCHW.shape[1:])))
             if part.is_block:
                 number = next(kept) if isinstance(part.module, StochasticBranch) else number + 1
                 name = names.get(id(part.module), part.name)
-                appends = isinstance(part.module, DenseLayer)
-                step = replace(step, block=number, name=name, appends=appends)
+                step = replace(step, block=number, name=name, appends=part.appends)
                 step = replace(step, lesioned=_lesion(part.module, step))
             steps.append(step)
     return steps
@@ -160,86 +155,7 @@ def _fast(module: nn.Module, prepare: Prepare) -> nn.Module:
     return prepare(copy.deepcopy(module).eval()).to(memory_format=torch.channels_last)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Part:
-    module: nn.Module
-    is_block: bool = False
-    name: str = ""
-
-
 def _lesion(module: nn.Module, step: Step) -> nn.Module:
     if isinstance(module, StochasticBranch):
         return Skipped(module).eval()
     return StandIn(*step.shapes).eval() if step.changes_shape else nn.Identity()
-
-
-def _parts(network: nn.Module) -> Iterator[_Part]:
-    if isinstance(network, ResNet):
-        yield _part(network.conv1, network.bn1, network.relu, network.maxpool)
-        yield from _stages(network, network.stage_names)
-        yield _part(network.avgpool, nn.Flatten(), network.fc)
-    elif isinstance(network, PreResNet):
-        yield _part(network.conv1, network.bn1, network.relu, network.maxpool)
-        yield from _stages(network, network.stage_names)
-        yield _part(network.last_bn, network.last_relu, network.avgpool, nn.Flatten(), network.fc)
-    elif isinstance(network, DenseNet):
-        yield from _dense(network)
-    elif isinstance(network, Highway):
-        for number, stage in enumerate(module for module in network.stages if isinstance(module, HighwayStage)):
-            yield _part(network.maxpool if number else nn.Identity(), stage.conv, stage.relu)
-            yield from (_Part(module=layer, is_block=True) for layer in stage.layers)
-        yield _part(network.avgpool, nn.Flatten(), network.fc)
-    elif isinstance(network, VGG):
-        yield from _convolutional_layers("features", list(network.features.named_children()))
-        yield _part(network.avgpool, nn.Flatten(), network.classifier)
-    else:
-        raise UsageError(f"{type(network).__name__}: its blocks are not known; name a run of this project's families")
-
-
-def _stages(network: nn.Module, names: list[str]) -> Iterator[_Part]:
-    for stage in names:
-        for index, block in network.get_submodule(stage).named_children():
-            if isinstance(block, PlainBlock):
-                layers = [
-                    ("conv1", block.conv1),
-                    ("bn1", block.bn1),
-                    ("relu1", block.relu),
-                    ("conv2", block.conv2),
-                    ("bn2", block.bn2),
-                    ("relu2", block.relu),
-                ]
-                yield from _convolutional_layers(f"{stage}.{index}", layers)
-            else:
-                yield _Part(module=block, is_block=True)
-
-
-def _convolutional_layers(prefix: str, layers: list[tuple[str, nn.Module]]) -> Iterator[_Part]:
-    """Yield each convolution with the batch norm and ReLU behind it as a block, and what is none as glue."""
-    pending: list[nn.Module] = []
-    name = ""
-    for own_name, layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            pending, name = [layer], f"{prefix}.{own_name}"
-        elif not pending:
-            yield _part(layer)
-        else:
-            pending.append(layer)
-            if isinstance(layer, nn.ReLU):
-                yield _Part(module=nn.Sequential(*pending), is_block=True, name=name)
-                pending = []
-
-
-def _dense(network: DenseNet) -> Iterator[_Part]:
-    waiting: list[nn.Module] = []
-    for child in network.features.children():
-        if isinstance(child, DenseBlock):
-            yield _part(*waiting)
-            waiting = []
-            yield from (_Part(module=layer, is_block=True) for layer in child)
-        else:
-            waiting.append(child)
-    yield _part(*waiting, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), network.classifier)
-
-
-def _part(*modules: nn.Module) -> _Part:
-    return _Part(module=nn.Sequential(*modules))

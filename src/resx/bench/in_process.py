@@ -27,7 +27,7 @@ import numpy.typing as npt
 from resx.bench.results.result import InProcess
 from resx.bench.subprocess_run import run_apart
 from resx.card.card import Card
-from resx.errors import MissingCapability, ResxError, UsageError
+from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.gpus import Device
 from resx.serving.embedded.backend_session import is_for_cpu, num_instances, served_backend, served_config
 from resx.serving.embedded.engine_runtime import require_engine_runtime
@@ -167,7 +167,7 @@ def _compute(job: _Job, pipe: Pipe) -> None:
     try:
         found: InProcessRun | str = _measure(job)
     except Exception as error:  # whatever the runtime raises is told to who asked
-        found = str(error).partition("\n")[0]
+        found = first_line(error)
     pipe.send(found)
 
 

@@ -39,7 +39,7 @@ from resx.cli.commands import (
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
 from resx.files import home
-from resx.text import printable
+from resx.text import join_lines, printable
 
 INTERRUPTED = 130
 
@@ -123,7 +123,7 @@ def _run() -> int:
         with contextlib.suppress(AttributeError):
             sys.stdout.flush()
     except ResxError as error:
-        output.fail(" ".join(str(error).split("\n")))
+        output.fail(str(error).replace("\n", " "))
         return error.exit_code
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
@@ -142,13 +142,13 @@ def _run() -> int:
         lacking = missing(error)
         if lacking is None:
             raise
-        output.fail(" ".join(str(lacking).split()))
+        output.fail(join_lines(str(lacking)))
         return lacking.exit_code
     except Exception as error:
         # Typer's usage errors are its private copies of click's; what tells them is this method.
         if not hasattr(error, "format_message"):
             raise
-        output.fail(f"{' '.join(error.format_message().split())} (see --help)")
+        output.fail(f"{join_lines(error.format_message())} (see --help)")
         return 2
     if code == INTERRUPTED:
         # Ctrl-C inside an exec of a string (dataclasses and named tuples are made so, hence an import of torch) sets a

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from resx.data.cifar_pickles import text_of, unpickle
 from resx.data.dataset import Checksum, DataSet, Split
 from resx.data.digits import channel_statistics
-from resx.errors import UsageError
+from resx.errors import UsageError, reason_of
 from resx.files.reading import MIB, read_bounded, read_to_limit, require_regular
 from resx.zoo.spec import ImageFormat
 
@@ -177,7 +177,7 @@ def _read_file(path: Path, archive: Archive) -> bytes:
     try:
         return read_bounded(path, archive.max_file_bytes, remedy=_AGAIN)
     except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}; unpack the archive again") from error
+        raise UsageError(f"{path}: {reason_of(error)}; unpack the archive again") from error
 
 
 def _read_archive(path: Path, archive: Archive) -> tuple[dict[str, bytes], Checksum]:

@@ -119,3 +119,8 @@ def _count(files: Sequence[str], what: str, several: str = "") -> str:
 
 def _few(files: Sequence[str]) -> str:
     return ", ".join(map(one_line, files[:3])) + (", ..." if len(files) > 3 else "")
+
+
+def pick_evenly(total: int, most: int) -> npt.NDArray[np.int64]:
+    """Return at most `most` indices below `total`, evenly spaced: data are often in the order of their classes."""
+    return np.linspace(0, total - 1, min(total, most)).astype(np.int64)

@@ -30,7 +30,6 @@ from PIL import Image, UnidentifiedImageError
 
 from resx.errors import UsageError
 from resx.files.reading import FILE_MIB, MEGAPIXELS, MIB, Budget, ReadLimits, read_bounded, read_limits
-from resx.files.staging import PICTURE_FORMATS
 
 _REMEDY = "give a PNG, JPEG or WebP file"
 _COPY = "copy it again"
@@ -46,6 +45,8 @@ _READ = {
     "TIFF": rb"II[*+]\0|MM\0[*+]",
     "PPM": rb"P[1-6f]\s",
 }
+_PILLOWS_NAMES = [kind.upper() for kind in _READ]
+"""What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
 _NOT_READ = {
     "AVIF": rb"....ftypavi[fs]", "HEIC": rb"....ftyp(hei|hev|mif1|msf1)", "JPEG XL": rb"\xff\n|....JXL ",
     "JPEG 2000": rb"....jP  |\xff\x4f\xff\x51", "Photoshop": rb"8BPS", "PDF": rb"%PDF", "PostScript": rb"%!PS",
@@ -137,7 +138,7 @@ def _undecoded(content: bytes, name: object) -> Iterator[Image.Image]:
     try:
         with (
             _PILLOWS_WARNINGS_OFF,
-            Image.open(io.BytesIO(_without_metadata(content)), formats=PICTURE_FORMATS) as image,
+            Image.open(io.BytesIO(_without_metadata(content)), formats=_PILLOWS_NAMES) as image,
         ):
             _require_within(image, limits.pixels, name)
             yield image

@@ -22,9 +22,9 @@ from resx.card.kinds import Precision
 from resx.card.parity_result import GpuParity, Parity, Tolerance
 from resx.errors import MissingCapability
 from resx.export.checks import parity
-from resx.export.reference import Checks
-from resx.runtimes.gpu import Gpu, gpu_here
+from resx.export.reference import Reference
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel, has_cuda_provider, onnxruntime_version
+from resx.runtimes.torch_gpu import Gpu, gpu_here
 
 Runner: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """From a batch of inputs to its logits."""
@@ -94,7 +94,7 @@ def require(found: GpuParity, *, name: str) -> GpuParity:
 
 
 def compare_on_cuda(
-    checks: Checks,
+    reference: Reference,
     path: Path,
     tolerance: Tolerance,
     *,
@@ -105,7 +105,7 @@ def compare_on_cuda(
     """Hold an ONNX file to its source on this machine's GPU; None where there is none, or nothing is verified.
 
     Args:
-        checks: with the source's answers.
+        reference: the source's answers.
         path: of the file.
         tolerance: that it was held to on the CPU.
         on_step: told what is done, or why it is not.
@@ -116,26 +116,29 @@ def compare_on_cuda(
         ParityError: with TF32 off it computes something else.
     """
     gpu = gpu or (gpu_here() if has_cuda_provider() else None)
-    if gpu is None or not checks.reference:
+    if gpu is None or not reference.answers:
         return None
     on_step("verify the file on the GPU")
     open_with = open_session or open_on_cuda
     try:
         found = compare_both(
             lambda tf32: open_with(path, tf32),
-            checks.reference,
-            [checks.signature.as_input(batch) for batch in checks.batches],
+            reference.answers,
+            [reference.signature.as_input(batch) for batch in reference.batches],
             gpu=gpu,
             runtime=f"onnxruntime {onnxruntime_version()} (CUDA)",
             off=tolerance,
             on=tolerance_with_tf32(
-                checks.precision, tolerance, checks.source.num_layers, is_own=checks.is_own_tolerance
+                reference.options.precision,
+                tolerance,
+                reference.source.num_layers,
+                is_own=reference.options.has_own_tolerance,
             ),
         )
     except MissingCapability as error:
         on_step(f"not verified on the GPU: {error}")
         return None
-    return require(found, name=checks.name)
+    return require(found, name=reference.name)
 
 
 def open_on_cuda(path: Path, tf32: bool) -> Runner:

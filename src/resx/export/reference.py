@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resx.card.kinds import OutputKind, Precision
+from resx.card.kinds import OutputKind
 from resx.card.output_kind import is_squashed, kind_of_answers
 from resx.card.parity_result import Parity, Tolerance
 from resx.card.signature import Signature
@@ -23,6 +23,7 @@ from resx.export.checks.row_independence import (
     require_own_answers,
     trial_rows,
 )
+from resx.export.options import ExportOptions
 from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import LoadedSource
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
@@ -34,25 +35,26 @@ _SOURCE_BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Checks:
-    """A source's answers to chosen images, which what is made of it must give too."""
+class Reference:
+    """A source and its answers to chosen images, which what is made of it as the options say must give too."""
 
     source: Exportable
+    options: ExportOptions
     name: str
+    """Of what is exported."""
     signature: Signature
-    precision: Precision
-    tolerance: Tolerance
-    """Of the file."""
-    is_own_tolerance: bool
-    """Whether the user set it."""
-    max_batch_size: int
     batches: tuple[parity.Images, ...]
-    reference: tuple[parity.Logits, ...]
+    answers: tuple[parity.Logits, ...]
     """To `batches`; empty where nothing is to be verified."""
     noise: tuple[parity.Images, ...]
     """For the fp32 form of int8, which is compared on real images alone."""
     rows: npt.NDArray[np.uint8]
     """Very different ones, to be tried alone and in company."""
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """Of the file."""
+        return self.options.tolerance_for(self.source.num_layers)
 
     def require_network(self, step: str, network: Exportable) -> list[Parity]:
         """Hold a network that was made of the source to fp32's bound; no step where nothing is to be verified.
@@ -60,10 +62,10 @@ class Checks:
         Raises:
             ParityError: it computes something else.
         """
-        if not self.reference:
+        if not self.answers:
             return []
         answers = [network.logits(batch) for batch in self.batches]
-        return [parity.require(parity.compare(step, self.reference, answers, parity.STRUCTURE), name=self.name)]
+        return [parity.require(parity.compare(step, self.answers, answers, parity.STRUCTURE), name=self.name)]
 
     def require_structure(self, path: Path) -> list[Parity]:
         """Hold the fp32 file that low precision is made of to fp32's bound: its own would hide a small fault.
@@ -73,9 +75,9 @@ class Checks:
         """
         session = OnnxRuntimeModel(path)
         self._require_own_answers(session, path, BOUNDS[self.source.computes_in])
-        if not self.reference:
+        if not self.answers:
             return []
-        expected = [*(self.source.logits(batch) for batch in self.noise), *self.reference]
+        expected = [*(self.source.logits(batch) for batch in self.noise), *self.answers]
         answers = [session(self.signature.as_input(batch)) for batch in (*self.noise, *self.batches)]
         return [parity.require(parity.compare("fp32 file", expected, answers, parity.STRUCTURE), name=self.name)]
 
@@ -83,19 +85,19 @@ class Checks:
         """Compare a file, in a fresh session, with the source."""
         session = OnnxRuntimeModel(path)
         answers = [session(self.signature.as_input(batch)) for batch in self.batches]
-        classes = self.source.real.classes if self.precision == "int8" else None
-        found = parity.compare("onnx", self.reference, answers, self.tolerance, classes=classes)
-        if found.passed or self.is_own_tolerance or self.precision not in ("fp16", "bf16"):
+        classes = self.source.real.classes if self.options.precision == "int8" else None
+        found = parity.compare("onnx", self.answers, answers, self.tolerance, classes=classes)
+        if found.passed or self.options.has_own_tolerance or self.options.precision not in ("fp16", "bf16"):
             return found
-        return parity.compare("onnx", self.reference, answers, self._tolerance_of_rounding(), classes=classes)
+        return parity.compare("onnx", self.answers, answers, self._tolerance_of_rounding(), classes=classes)
 
     def _tolerance_of_rounding(self) -> Tolerance:
         """Return the tolerance, wider where rounding alone does more to this network than to others."""
-        rounded = self.source.rounded(self.precision)
+        rounded = self.source.rounded(self.options.precision)
         if rounded is None:
             return self.tolerance
         answers = [rounded.logits(batch) for batch in self.batches]
-        alone = parity.compare("rounding", self.reference, answers, self.tolerance)
+        alone = parity.compare("rounding", self.answers, answers, self.tolerance)
         return parity.widen(self.tolerance, alone)
 
     def require_file(self, path: Path) -> list[Parity]:
@@ -105,18 +107,18 @@ class Checks:
             ParityError: it misses a bound, loses accuracy, or a row's answer is not its own.
         """
         session = OnnxRuntimeModel(path)
-        self._require_own_answers(session, path, max(BOUNDS[self.precision], BOUNDS[self.source.computes_in]))
-        if not self.reference:
+        self._require_own_answers(session, path, max(BOUNDS[self.options.precision], BOUNDS[self.source.computes_in]))
+        if not self.answers:
             return []
         found = parity.require(self.measure(path), name=self.name)
         labelled = self.source.labelled
-        if labelled is None or self.precision == "fp32":
+        if labelled is None or self.options.precision == "fp32":
             return [found]
         before = right_answers(self.source.logits, labelled, batch_size=self.signature.batch or _SOURCE_BATCH)
         after = right_answers(
             lambda images: session(self.signature.as_input(images)),
             labelled,
-            batch_size=self.signature.batch or self.max_batch_size,
+            batch_size=self.signature.batch or self.options.max_batch_size,
         )
         return [parity.require(parity.with_accuracy(found, before, after), name=self.name)]
 
@@ -135,49 +137,37 @@ class Checks:
             ask=session,
             name=self.name,
             signature=self.signature,
-            max_batch_size=self.max_batch_size,
+            max_batch_size=self.options.max_batch_size,
             bound=bound,
             onnx_file=path,
         )
         require_own_answers(subject, self.rows)
 
 
-def prepare_checks(
-    source: Exportable,
-    signature: Signature,
-    *,
-    name: str,
-    precision: Precision,
-    tolerance: Tolerance,
-    is_own_tolerance: bool,
-    max_batch_size: int,
-    seed: int,
-    verify: bool,
-) -> Checks:
+def ask_source(source: Exportable, options: ExportOptions, *, name: str) -> Reference:
     """Choose the images and ask the source for its answers to them.
 
     Raises:
         ParityError: the source answers at random.
     """
+    signature = source.description.signature_with(options.input_type)
 
-    def images(real: parity.Images, *, with_noise: bool) -> list[parity.Images]:
-        return parity.images_for(signature, real=real, max_batch_size=max_batch_size, seed=seed, with_noise=with_noise)
+    def choose(real: parity.Images, *, with_noise: bool) -> tuple[parity.Images, ...]:
+        size, seed = options.max_batch_size, options.seed
+        return tuple(parity.images_for(signature, real=real, max_batch_size=size, seed=seed, with_noise=with_noise))
 
-    rows = trial_rows(signature, source.real.images, seed=seed)
+    rows = trial_rows(signature, source.real.images, seed=options.seed)
     _require_repeatable(source, np.resize(rows, (signature.batch or 1, *rows.shape[1:])), name)
-    is_int8 = precision == "int8"
-    batches = images(source.real.images, with_noise=not is_int8)
-    return Checks(
+    is_int8 = options.precision == "int8"
+    batches = choose(source.real.images, with_noise=not is_int8)
+    return Reference(
         source=source,
+        options=options,
         name=name,
         signature=signature,
-        precision=precision,
-        tolerance=tolerance,
-        is_own_tolerance=is_own_tolerance,
-        max_batch_size=max_batch_size,
-        batches=tuple(batches),
-        reference=tuple(source.logits(batch) for batch in batches) if verify else (),
-        noise=tuple(images(source.real.images[:0], with_noise=True)) if is_int8 else (),
+        batches=batches,
+        answers=tuple(source.logits(batch) for batch in batches) if options.verify else (),
+        noise=choose(source.real.images[:0], with_noise=True) if is_int8 else (),
         rows=rows,
     )
 

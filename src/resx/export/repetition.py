@@ -14,7 +14,7 @@ from resx.card.parity_result import Parity
 from resx.errors import ExportError
 from resx.export.checks import parity
 from resx.export.reference import Exportable
-from resx.export.sources.source import load_source
+from resx.export.sources.source import load_named
 
 Runtime: TypeAlias = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 """A file that was opened: logits for its input."""
@@ -27,15 +27,7 @@ def reload_source(card: Card, arguments: SourceArguments) -> Exportable:
         ExportError: its weights are others today.
         ResxError: it cannot be loaded here.
     """
-    source = load_source(
-        arguments.source,
-        weights=arguments.weights,
-        seed=arguments.seed,
-        image_size=arguments.image_size,
-        settings=arguments.settings,
-        weights_entry=arguments.weights_entry,
-        file=arguments.file,
-    )
+    source = load_named(arguments)
     if source.description.weights_sha256 != card.source.weights_sha256:
         raise ExportError(f"{arguments.source}: its weights are not those that were exported")
     return source

@@ -25,11 +25,12 @@ from resx.values import FrozenModel
 from resx.zoo.catalog import kind_of, module_of
 
 if TYPE_CHECKING:
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
 
 _TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
-_CODE = ("zoo", "training", "export")
+CODE = ("zoo", "data", "training", "card", "runtimes", "export")
+"""The rooms that an export is made by."""
 NAMED_WEIGHTS = ("none", "imagenet")
 """What is no path in place of weights."""
 NUM_CALIBRATION_IMAGES = 512
@@ -125,8 +126,8 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
     """
     from resx.export.int8.calibration import load_calibration, require_data
     from resx.export.int8.int8_file import Int8Options
-    from resx.export.pipeline import ExportOptions
-    from resx.export.sources.source import load_source
+    from resx.export.options import ExportOptions
+    from resx.export.sources.source import load_named
 
     arguments = request.source
     kind = kind_of(arguments.source)
@@ -139,15 +140,7 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
     if request.precision == "int8" and kind != "onnx":
         require_data(request.calibrate, has_own_data=is_run)
     on_step(f"build {arguments.source}")
-    source = load_source(
-        arguments.source,
-        weights=arguments.weights,
-        seed=arguments.seed,
-        image_size=arguments.image_size,
-        settings=arguments.settings,
-        weights_entry=arguments.weights_entry,
-        file=arguments.file,
-    )
+    source = load_named(arguments)
     source.require_convertible(request.precision)
     if request.precision == "int8":
         require_data(request.calibrate, has_own_data=is_run)
@@ -201,7 +194,7 @@ def code_sha256() -> str:
     """Return the SHA-256 over the source of the rooms that make a file: a changed resx makes another one."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for room in _CODE for path in (root / room).rglob("*.py")):
+    for path in sorted(path for room in CODE for path in (root / room).rglob("*.py")):
         digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from resx.errors import UsageError
+from resx.errors import UsageError, reason_of
 from resx.text import one_line
 
 IMAGE_SUFFIXES = frozenset({
@@ -135,7 +135,7 @@ def list_files(root: str | Path, *, skips: Callable[[str], bool] = is_hidden) ->
             with os.scandir(folder) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
+            reason = reason_of(error)
             raise UsageError(f"{folder}: {reason}; make it readable, or give a list of files") from error
         for entry in inside:
             if skips(entry.name):
@@ -177,7 +177,7 @@ def list_folders(root: Path) -> tuple[list[Path], ImageListing]:
     try:
         entries = sorted(root.iterdir())
     except OSError as error:
-        raise UsageError(f"{root}: {(error.strerror or str(error)).lower()}; make it readable") from error
+        raise UsageError(f"{root}: {reason_of(error)}; make it readable") from error
     shown = [path for path in entries if not is_hidden(path.name)]
     folders = [path for path in shown if path.is_dir()]
     return folders, images_of((path for path in shown if not path.is_dir()), len(entries) - len(shown))

@@ -30,8 +30,6 @@ from resx.files.reading import require_regular
 STAGING_PREFIX = ".staging-"
 CACHED_FILE = 0o644
 """The most that a file in the cache folder permits, whatever the umask: nobody else may write what programs load."""
-PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
-"""What Pillow may take a file for. Of all that it knows, EPS makes it start another program."""
 _STAGED = re.compile(r"\.staging-\d+-([0-9a-f]{8})-.+")
 _UNJUDGED_S = 24 * 3600.0
 """How long nothing may have changed in what another host staged, or what lies where there are no locks."""

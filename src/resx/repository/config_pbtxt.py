@@ -13,7 +13,7 @@ from typing import Any
 
 from resx.card.card import Card
 from resx.card.kinds import OUTPUT_KINDS, OutputKind
-from resx.errors import ResxError, UsageError
+from resx.errors import ResxError, UsageError, reason_of
 from resx.files.reading import read_bounded
 from resx.names import LABEL_RULE, is_label
 from resx.repository.tensorrt_accelerator import add_tensorrt
@@ -290,7 +290,7 @@ def read(path: Path) -> Any:
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file; `resx export` writes one") from error
     except OSError as error:
-        raise UsageError(f"{path}: {(error.strerror or str(error)).lower()}; make it readable") from error
+        raise UsageError(f"{path}: {reason_of(error)}; make it readable") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not a model configuration, as it is not UTF-8; export the model again") from error
     return parse(content, str(path))

@@ -14,6 +14,7 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from resx.errors import reason_of
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.text import one_line, printable
 
@@ -125,4 +126,4 @@ def _read_all(folder: Path, versions: Collection[str] | None, *, is_version: boo
 def _reason(error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return "a link to nothing"
-    return (error.strerror or str(error)).lower()
+    return reason_of(error)

@@ -14,7 +14,7 @@ from resx.repository.versions import Published, Repository
 
 if TYPE_CHECKING:
     from resx.card.card import Card
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
     from resx.export.tensorrt.builder import EngineOptions
 

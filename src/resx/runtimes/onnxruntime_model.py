@@ -11,7 +11,7 @@ import numpy.typing as npt
 import onnx
 
 from resx.card.kinds import Target
-from resx.errors import ExportError, MissingCapability, ParityError
+from resx.errors import ExportError, MissingCapability, ParityError, first_line
 from resx.machine import usable_cores
 from resx.runtimes import onnx_reader
 
@@ -62,7 +62,7 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
-        raise ExportError(f"{path}: onnxruntime refuses it: {str(error).partition(chr(10))[0]}") from error
+        raise ExportError(f"{path}: onnxruntime refuses it: {first_line(error)}") from error
     if cuda is not None and _CUDA not in session.get_providers():
         raise MissingCapability(f"onnxruntime cannot load its {_CUDA}; `resx doctor` says what is missing")
     return session
@@ -165,6 +165,5 @@ class OnnxRuntimeModel:
         try:
             (answer,) = self._session.run(None, {self._input: images})
         except Exception as error:  # onnxruntime's errors have no base of their own
-            reason = str(error).partition("\n")[0]
-            raise ExportError(f"{self._path}: fails on an input {list(images.shape)}: {reason}") from error
+            raise ExportError(f"{self._path}: fails on an input {list(images.shape)}: {first_line(error)}") from error
         return np.asarray(answer)

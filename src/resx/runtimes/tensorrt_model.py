@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from resx.errors import ExportError, MissingCapability
 from resx.runtimes import engine_layers
-from resx.runtimes.gpu import gpu_here
 from resx.runtimes.tensorrt_package import collecting_logger, last_error
+from resx.runtimes.torch_gpu import gpu_here
 
 
 class TensorRTModel:

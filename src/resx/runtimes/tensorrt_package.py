@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import Any, Literal, TypeAlias
 
-from resx.errors import MissingCapability
-from resx.runtimes.gpu import gpu_here
+from resx.errors import MissingCapability, first_line
+from resx.runtimes.torch_gpu import gpu_here
+from resx.text import join_lines
 
 PackageName: TypeAlias = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -31,7 +32,7 @@ def load_package(name: PackageName) -> Any:
         trt = importlib.import_module(name)
     except (ImportError, OSError, RuntimeError) as error:  # the last two: its libraries are missing
         absent = isinstance(error, ModuleNotFoundError) and error.name == name
-        reason = "is not installed" if absent else f"cannot be loaded ({str(error).partition(chr(10))[0]})"
+        reason = "is not installed" if absent else f"cannot be loaded ({first_line(error)})"
         raise MissingCapability(f"{name} {reason}; {_REMEDY[name]}") from None
     oldest = _OLDEST[name]
     if tuple(int(part) for part in trt.__version__.split(".")[:2]) < oldest:
@@ -61,11 +62,7 @@ def collecting_logger(trt: Any) -> Any:
 
 def last_error(logger: Any) -> str:
     """Return the last error that a collecting logger was told, as one line, with a remedy where one is known."""
-    text = _one_line(logger.errors[-1]) if logger.errors else "no reason given"
+    text = join_lines(logger.errors[-1]) if logger.errors else "no reason given"
     if "OutOfMemory" in text or "workspace" in text:
         return f"{text}; give more with --workspace-mib, or leave it out"
     return text
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from resx.card import card as cards
-from resx.errors import MissingCapability, ResxError, UsageError
+from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.files.reading import MAX_TEXT_BYTES, read_bounded
 from resx.files.staging import sha256_of
 from resx.names import LABEL_RULE, is_label
@@ -106,7 +106,7 @@ def open_session(file: Path | bytes, config: dict[str, Any], device: Device, nam
             file if isinstance(file, bytes) else str(file), options, providers=[provider]
         )
     except Exception as error:
-        raise ResxError(f"{name}: onnxruntime cannot open it: {_line(error)}") from error
+        raise ResxError(f"{name}: onnxruntime cannot open it: {first_line(error)}") from error
     if session.get_providers()[0] != provider:
         raise MissingCapability(
             f"--device {device}: onnxruntime cannot use it here; `resx doctor` says what is missing"
@@ -143,7 +143,7 @@ class Sessions:
             try:
                 answer = session.run([self._output], {self._input: x}, self._options)[0]
             except Exception as error:
-                raise ResxError(f"{self._name}: onnxruntime cannot run it: {_line(error)}") from error
+                raise ResxError(f"{self._name}: onnxruntime cannot run it: {first_line(error)}") from error
             finally:
                 self._free.append(session)
         answer = np.asarray(answer)
@@ -172,8 +172,4 @@ def _backend(use: Any, name: str) -> Any:
     try:
         return use(served_backend())
     except ValueError as error:
-        raise UsageError(f"{name}: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+        raise UsageError(f"{name}: {first_line(error)}") from error

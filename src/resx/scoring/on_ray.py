@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from resx import errors
 from resx.errors import MissingCapability, ResxError, UsageError
@@ -30,6 +30,7 @@ from resx.scoring.run import OnRows, Scored
 from resx.scoring.sources.source import ImageSource
 from resx.scoring.stream import score_rows, workers_for
 from resx.serving.client.loopback import grpc_options
+from resx.streams import silence_descriptor
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -202,8 +203,8 @@ def on_ray(file: ModelFile, pool: Pool, note: Callable[[str], None]) -> Iterator
         MissingCapability: Ray is not installed, the cluster does not answer, or no node has room for an actor.
     """
     _require_answer(pool.address)
-    with _silent(sys.stdout):
-        with _silent(sys.stderr):
+    with silence_descriptor(sys.stdout):
+        with silence_descriptor(sys.stderr):
             _connect(pool.address)
         import ray
 
@@ -337,19 +338,3 @@ def _last_line(error: Exception) -> str:
     """Return what an error says; Ray's errors bring a traceback along, whose last line it is."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1].rstrip(".") if lines else type(error).__name__
-
-
-@contextlib.contextmanager
-def _silent(stream: TextIO) -> Iterator[None]:
-    """Let nothing through to stdout or stderr, of threads and of native code neither."""
-    stream.flush()
-    number = 1 if stream is sys.stdout else 2
-    kept, nowhere = os.dup(number), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
-    try:
-        yield
-    finally:
-        stream.flush()
-        os.dup2(kept, number)
-        os.close(kept)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import pydantic
 
-from resx.errors import ResxError, UsageError
+from resx.errors import ResxError, UsageError, reason_of
 from resx.files.fingerprint import Fingerprint, compare
 from resx.files.json_faults import explain_fault
 from resx.files.locks import exclusive, require_lockable
@@ -226,7 +226,7 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise ResxError(
-            f"{error.filename or path}: {(error.strerror or str(error)).lower()}; what is finished is kept: make room, "
+            f"{error.filename or path}: {reason_of(error)}; what is finished is kept: make room, "
             "or the folder writable, then --resume"
         ) from error
 

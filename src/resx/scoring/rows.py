@@ -17,7 +17,7 @@ import numpy.typing as npt
 from resx.card.kinds import OutputKind
 from resx.card.output_kind import as_shown
 from resx.data.image_decoding import open_image
-from resx.errors import UsageError
+from resx.errors import UsageError, first_line
 from resx.repository.config_pbtxt import output_kind_of
 from resx.repository.interface import Interface
 from resx.scoring.sources.source import Row
@@ -79,9 +79,9 @@ def prepare(row: Row, interface: Interface) -> Prepared:
     except OSError as error:
         # fsspec's has the name alone.
         missing = os.strerror(errno.ENOENT) if isinstance(error, FileNotFoundError) else ""
-        reason = error.strerror or missing or str(error) or type(error).__name__
+        reason = error.strerror or missing or first_line(error)
     except Exception as error:  # a driver or a decoder may raise anything, and one file must not end the others
-        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        reason = first_line(error, with_type=True)
     return Prepared(path=row.path, x=None, error=printable(without_secrets(reason)))
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from resx.data.dataset import BadImages, DataSet
 from resx.data.loading import load_data
-from resx.errors import ResxError, UsageError
+from resx.errors import ResxError, UsageError, reason_of
 from resx.files.disk_space import require_free_space
 from resx.files.fingerprint import Fingerprint, compare
 from resx.files.staging import write_atomic
@@ -291,7 +291,7 @@ def _write(path: Path, data: bytes | str, *, kept: int) -> None:
     try:
         write_atomic(path, data)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = reason_of(error)
         what = f"epoch {kept} is kept" if kept else "no epoch is finished yet"
         raise ResxError(f"{path}: {reason}; {what}: make room, or the folder writable, then --resume") from error
 

@@ -14,7 +14,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from resx.errors import MissingCapability, without_advice
+from resx.errors import MissingCapability, first_line
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 Forward: TypeAlias = Callable[[Tensor], Tensor]
@@ -53,7 +53,7 @@ def require_compiler(place: torch.device) -> None:
         torch.compile(_double)(torch.ones(4, device=place))
     except Exception as error:  # each of its backends has errors of its own
         raise MissingCapability(
-            f"--compile: torch.compile does not work here ({without_advice(error)}); it needs a C++ compiler, "
+            f"--compile: torch.compile does not work here ({first_line(error)}); it needs a C++ compiler, "
             "and Triton on a GPU; or leave out --compile"
         ) from error
 

@@ -18,7 +18,7 @@ from typing import Literal, TypeAlias
 import torch
 
 from resx import gpus
-from resx.errors import MissingCapability, without_advice
+from resx.errors import MissingCapability, first_line
 from resx.gpus import Device, Gpus, Wish, find_gpus
 from resx.training.config import TrainingPrecision
 
@@ -46,7 +46,7 @@ def missing_for_gpu() -> str:
     try:
         torch.cuda.init()
     except RuntimeError as error:
-        return without_advice(error).partition(". ")[0]
+        return first_line(error).partition(". ")[0]
     return "PyTorch finds no GPU"
 
 
@@ -70,7 +70,7 @@ def require_answer(place: torch.device) -> None:
     try:
         torch.ones(1, device=place).add_(1).item()
     except (RuntimeError, AssertionError) as error:  # of a PyTorch without CUDA: AssertionError
-        raise MissingCapability(f"--device gpu: {without_advice(error).partition('. ')[0]}; {_REMEDY}") from error
+        raise MissingCapability(f"--device gpu: {first_line(error).partition('. ')[0]}; {_REMEDY}") from error
 
 
 def computes_bf16() -> bool:

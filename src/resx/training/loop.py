@@ -65,34 +65,40 @@ class _Work:
     normalise: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingRun:
+    """What is trained, where it is kept, and what becomes of a run that is there."""
+
+    spec: ModelSpec
+    data: DataSet
+    config: TrainingConfig
+    """The settings; the device and the number of processes are those that compute it."""
+    folder: Path
+    """Nobody else may train there meanwhile."""
+    resume: bool = False
+    """Go on with the run in the folder."""
+    ignore_times: bool = False
+    """With `resume`, take files for unchanged if only their modification times differ."""
+    extend: bool = False
+    """With `resume`, until `config.epochs` whatever the run was begun with. The learning rate goes on as in a run of so
+    many epochs."""
+    force: bool = False
+    """Delete the run in the folder."""
+
+
 def train(
-    spec: ModelSpec,
-    data: DataSet,
-    config: TrainingConfig,
-    folder: Path,
+    run: TrainingRun,
     *,
-    resume: bool = False,
-    ignore_times: bool = False,
-    extend: bool = False,
-    force: bool = False,
     processes: Processes = ALONE,
     on_step: OnStep = lambda _done, _all: None,
     on_epoch: OnEpoch = lambda _metrics: None,
 ) -> nn.Module:
-    """Train a network and keep it in `folder`; return it in evaluation mode.
+    """Train a network and keep it in the run's folder; return it in evaluation mode.
 
     An interruption at any moment leaves the folder at the last finished epoch.
 
     Args:
-        spec: the network.
-        data: what it is trained and evaluated on.
-        config: the settings; the device and the number of processes are those of `processes`.
-        folder: where the run is kept; nobody else may train there meanwhile.
-        resume: go on with the run in the folder.
-        ignore_times: with `resume`, take files for unchanged if only their modification times differ.
-        extend: with `resume`, until `config.epochs` whatever the run was begun with. The learning rate goes on as in a
-            run of so many epochs.
-        force: delete the run in the folder.
+        run: what is trained.
         processes: this one's place among those that train together.
         on_step: called after every step.
         on_epoch: called after every epoch.
@@ -103,20 +109,15 @@ def train(
             cannot share a batch equally.
         ResxError: the loss or the weights are no longer finite, the folder cannot be written, or is another one by now.
     """
+    spec, data, folder = run.spec, run.data, run.folder
     if len(data.train) < 2:
-        raise UsageError(f"data {config.data}: one image to train on, and batch norm needs two; give more")
-    processes.part(min(config.batch_size, len(data.train)))  # before the folder is made
-    config = config.model_copy(update={"num_processes": processes.count, "device": processes.kind})
+        raise UsageError(f"data {run.config.data}: one image to train on, and batch norm needs two; give more")
+    processes.part(min(run.config.batch_size, len(data.train)))  # before the folder is made
+    config = run.config.model_copy(update={"num_processes": processes.count, "device": processes.kind})
     origin = Origin(spec=spec, training=config)
-    with _claim(folder, processes, resume=resume, force=force) as own, exact_convolutions():
+    with _claim(run, processes) as own, exact_convolutions():
         state = _new_state(spec, config, processes)
-        progress = RunProgress(epochs_done=0, metrics=())
-        if resume:
-            checkpoint.require_same_data(folder, data, ignore_times=ignore_times)
-            progress = checkpoint.resume_run(folder, state, origin, extend=extend)
-            first_alone(processes, lambda: _write_again(folder, origin, state.model, progress))
-        else:
-            first_alone(processes, lambda: checkpoint.begin_run(folder, spec, config, data.fingerprint))
+        progress = _begin_or_resume(run, origin, state, processes)
         if processes.is_first:
             for entry in progress.metrics:
                 on_epoch(entry)
@@ -133,12 +134,25 @@ def train(
 
 
 @contextlib.contextmanager
-def _claim(folder: Path, processes: Processes, *, resume: bool, force: bool) -> Iterator[list[OwnFolder]]:
+def _claim(run: TrainingRun, processes: Processes) -> Iterator[list[OwnFolder]]:
     """Let the first process hold the folder for all; it gets the folder, the others nothing."""
     own: list[OwnFolder] = []
     with contextlib.ExitStack() as held:
-        first_alone(processes, lambda: own.append(held.enter_context(claim(folder, resume=resume, force=force))))
+        claimed = claim(run.folder, resume=run.resume, force=run.force)
+        first_alone(processes, lambda: own.append(held.enter_context(claimed)))
         yield own
+
+
+def _begin_or_resume(run: TrainingRun, origin: Origin, state: TrainingState, processes: Processes) -> RunProgress:
+    """Write a run's beginning into its folder, or read into `state` how far the one there has come."""
+    if not run.resume:
+        fingerprint = run.data.fingerprint
+        first_alone(processes, lambda: checkpoint.begin_run(run.folder, run.spec, origin.training, fingerprint))
+        return RunProgress(epochs_done=0, metrics=())
+    checkpoint.require_same_data(run.folder, run.data, ignore_times=run.ignore_times)
+    progress = checkpoint.resume_run(run.folder, state, origin, extend=run.extend)
+    first_alone(processes, lambda: _write_again(run.folder, origin, state.model, progress))
+    return progress
 
 
 def _write_again(folder: Path, origin: Origin, model: nn.Module, progress: RunProgress) -> None:

@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from resx.errors import MissingCapability, ResxError, UsageError, without_advice
+from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.gpus import Device
 from resx.text import one_line
 from resx.training.devices import TORCH_NAMES, choose_device, require_answer
@@ -108,7 +108,7 @@ def _connect(place: torch.device) -> None:
             dist.init_process_group("gloo")
     except (dist.DistError, RuntimeError, ValueError) as error:
         at = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ResxError(f"MASTER_ADDR:MASTER_PORT {at}: {without_advice(error)}; {_TORCHRUN}") from error
+        raise ResxError(f"MASTER_ADDR:MASTER_PORT {at}: {first_line(error)}; {_TORCHRUN}") from error
 
 
 def _place(device: Device) -> tuple[int, torch.device]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pydantic
 
-from resx.errors import UsageError, without_advice
+from resx.errors import UsageError, first_line
 from resx.files.json_faults import explain_fault
 from resx.files.reading import MAX_TEXT_BYTES, read_bounded
 from resx.training.config import HOW_COMPUTED, TrainingConfig
@@ -71,7 +71,7 @@ def origin_of(weights: Path) -> Origin | None:
             said = (file.metadata() or {}).get(_KEY)
         return None if said is None else Origin.model_validate_json(said)
     except (SafetensorError, OSError, pydantic.ValidationError) as error:
-        raise UsageError(f"{weights}: cannot be read ({without_advice(error)}); train again with --force") from error
+        raise UsageError(f"{weights}: cannot be read ({first_line(error)}); train again with --force") from error
 
 
 def require_one_run(weights: Path, origin: Origin, spec: ModelSpec) -> None:

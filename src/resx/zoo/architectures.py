@@ -35,7 +35,31 @@ BlockVariant: TypeAlias = Literal[
 ]
 
 
-class ResNetArchitecture(FrozenModel):
+class DescribedNetwork(FrozenModel):
+    """What every description answers; a family says where it differs."""
+
+    @property
+    def undroppable(self) -> str:
+        """Why no block can be dropped in training; empty where every one can."""
+        return ""
+
+    @property
+    def removable_blocks(self) -> tuple[int, ...]:
+        """Blocks, counted from 1, without which the network can be built."""
+        return ()
+
+    @property
+    def unremovable(self) -> str:
+        """Why some blocks, or all, are not in `removable_blocks`."""
+        return self.undroppable
+
+    @property
+    def smallest_image(self) -> int:
+        """Pixels; padded convolutions never shrink an image to nothing."""
+        return 1
+
+
+class ResNetArchitecture(DescribedNetwork):
     """Residual networks with the activation after the addition (He et al. 2015), and their relatives.
 
     Those are ResNeXt (Xie et al. 2016), wide bottlenecks (Zagoruyko and Komodakis 2016), and the plain networks that
@@ -88,11 +112,6 @@ class ResNetArchitecture(FrozenModel):
         """Why some blocks, or all, are not in `removable_blocks`."""
         return self.undroppable or _CHANGES_SHAPE
 
-    @property
-    def smallest_image(self) -> int:
-        """Pixels; padded convolutions never shrink an image to nothing."""
-        return 1
-
     @pydantic.model_validator(mode="after")
     def _is_not_too_large(self) -> ResNetArchitecture:
         outer, inner = (self.width, 0) if self.block == "basic" else (4 * self.width, self.inner_width)
@@ -115,7 +134,7 @@ class ResNetArchitecture(FrozenModel):
         return self
 
 
-class PreResNetArchitecture(FrozenModel):
+class PreResNetArchitecture(DescribedNetwork):
     """Residual networks with identity shortcuts from first to last block (He et al. 2016)."""
 
     family: Literal["preresnet"] = "preresnet"
@@ -139,11 +158,6 @@ class PreResNetArchitecture(FrozenModel):
         return self.width * 2 ** (len(self.stage_depths) - 1) * (4 if self.block == "bottleneck" else 1)
 
     @property
-    def undroppable(self) -> str:
-        """Every block can be dropped."""
-        return ""
-
-    @property
     def removable_blocks(self) -> tuple[int, ...]:
         """Blocks, counted from 1, without which the network can be built: those that keep the shape."""
         if self.variant == "bn_after_addition":
@@ -157,11 +171,6 @@ class PreResNetArchitecture(FrozenModel):
             return "a batch norm after the addition is left of a dropped block"
         return _CHANGES_SHAPE
 
-    @property
-    def smallest_image(self) -> int:
-        """Pixels; padded convolutions never shrink an image to nothing."""
-        return 1
-
     @pydantic.model_validator(mode="after")
     def _is_not_too_large(self) -> PreResNetArchitecture:
         outer, inner = (self.width, 0) if self.block == "basic" else (4 * self.width, self.width)
@@ -169,7 +178,7 @@ class PreResNetArchitecture(FrozenModel):
         return self
 
 
-class DenseNetArchitecture(FrozenModel):
+class DenseNetArchitecture(DescribedNetwork):
     """Densely connected networks (Huang et al. 2017, section 3)."""
 
     family: Literal["densenet"] = "densenet"
@@ -199,16 +208,6 @@ class DenseNetArchitecture(FrozenModel):
         return self.stem_width + self.growth_rate * sum(self.block_depths)
 
     @property
-    def undroppable(self) -> str:
-        """Every layer can be dropped."""
-        return ""
-
-    @property
-    def removable_blocks(self) -> tuple[int, ...]:
-        """None: every layer behind a dropped one would have to take fewer channels."""
-        return ()
-
-    @property
     def unremovable(self) -> str:
         """Why no layer is in `removable_blocks`."""
         return "the layers behind a dense layer take its channels"
@@ -226,7 +225,7 @@ class DenseNetArchitecture(FrozenModel):
         return self
 
 
-class HighwayArchitecture(FrozenModel):
+class HighwayArchitecture(DescribedNetwork):
     """Convolutional highway networks (Srivastava et al. 2015)."""
 
     family: Literal["highway"] = "highway"
@@ -248,19 +247,9 @@ class HighwayArchitecture(FrozenModel):
         return self.stage_widths[-1]
 
     @property
-    def undroppable(self) -> str:
-        """Every highway layer can be dropped."""
-        return ""
-
-    @property
     def removable_blocks(self) -> tuple[int, ...]:
         """Highway layers, counted from 1, without which the network can be built: all of them."""
         return tuple(range(1, self.num_blocks + 1))
-
-    @property
-    def unremovable(self) -> str:
-        """Every highway layer can go."""
-        return ""
 
     @property
     def smallest_image(self) -> int:
@@ -269,10 +258,7 @@ class HighwayArchitecture(FrozenModel):
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> HighwayArchitecture:
-        if len(self.stage_widths) != len(self.stage_depths):
-            raise UsageError(
-                f"stage_widths={self.stage_widths}: give one per stage, {len(self.stage_depths)} as in stage_depths"
-            )
+        _require_width_each(self.stage_widths, self.stage_depths)
         num_weights = 2 * plain_weights(self.stage_depths, self.stage_widths)  # a layer has a gate beside it
         require_size(num_weights=num_weights, num_blocks=sum(self.stage_depths))
         if self.num_blocks == 0:
@@ -280,7 +266,7 @@ class HighwayArchitecture(FrozenModel):
         return self
 
 
-class VGGArchitecture(FrozenModel):
+class VGGArchitecture(DescribedNetwork):
     """Networks without shortcuts, for contrast (Simonyan and Zisserman 2014)."""
 
     family: Literal["vgg"] = "vgg"
@@ -307,33 +293,20 @@ class VGGArchitecture(FrozenModel):
         return "VGG has no shortcut around a dropped layer"
 
     @property
-    def removable_blocks(self) -> tuple[int, ...]:
-        """None."""
-        return ()
-
-    @property
-    def unremovable(self) -> str:
-        """Why no block is in `removable_blocks`."""
-        return self.undroppable
-
-    @property
     def smallest_image(self) -> int:
         """Pixels: halved after every stage, rounding down."""
         return 2 ** len(self.stage_depths)
 
     @pydantic.model_validator(mode="after")
     def _fits(self) -> VGGArchitecture:
-        if len(self.stage_widths) != len(self.stage_depths):
-            raise UsageError(
-                f"stage_widths={self.stage_widths}: give one per stage, {len(self.stage_depths)} as in stage_depths"
-            )
+        _require_width_each(self.stage_widths, self.stage_depths)
         num_weights = plain_weights(self.stage_depths, self.stage_widths)
         num_weights += self.hidden_width * (49.0 * self.stage_widths[-1] + self.hidden_width)
         require_size(num_weights=num_weights, num_blocks=self.num_blocks)
         return self
 
 
-class ForeignArchitecture(FrozenModel):
+class ForeignArchitecture(DescribedNetwork):
     """A network of somebody else's making; resx exports and serves it but cannot build it from this value.
 
     That keeps a spec read from JSON from calling a function that the JSON names.
@@ -358,21 +331,6 @@ class ForeignArchitecture(FrozenModel):
         """Why no block can be dropped."""
         return "its blocks are not known"
 
-    @property
-    def removable_blocks(self) -> tuple[int, ...]:
-        """None."""
-        return ()
-
-    @property
-    def unremovable(self) -> str:
-        """Why no block is in `removable_blocks`."""
-        return self.undroppable
-
-    @property
-    def smallest_image(self) -> int:
-        """Pixels; the network itself says if they are too few."""
-        return 1
-
 
 Architecture: TypeAlias = Annotated[
     ResNetArchitecture
@@ -392,3 +350,8 @@ def _shape_keeping(stage_depths: Depths, *, grows: bool) -> tuple[int, ...]:
     first_of_stages = [1 + sum(stage_depths[:stage]) for stage in range(len(stage_depths))]
     changing = first_of_stages if grows else first_of_stages[1:]
     return tuple(block for block in range(1, sum(stage_depths) + 1) if block not in changing)
+
+
+def _require_width_each(stage_widths: Widths, stage_depths: Depths) -> None:
+    if len(stage_widths) != len(stage_depths):
+        raise UsageError(f"stage_widths={stage_widths}: give one per stage, {len(stage_depths)} as in stage_depths")

@@ -21,6 +21,7 @@ from resx.zoo.architectures import (
 )
 from resx.zoo.families.densenet import DenseNet
 from resx.zoo.families.highway import Highway
+from resx.zoo.families.network import Network
 from resx.zoo.families.preresnet import PreResNet
 from resx.zoo.families.resnet import ResNet
 from resx.zoo.families.stochastic_depth import StochasticBranch, set_survival
@@ -37,7 +38,7 @@ class NetworkSize:
     """Multiply-adds of convolutions and linear layers for one image."""
 
 
-def build_from_spec(spec: ModelSpec, *, seed: int | None) -> nn.Module:
+def build_from_spec(spec: ModelSpec, *, seed: int | None) -> Network:
     """Build the network with random weights, in training mode.
 
     `seed` None continues torch's global generator; a number gives the same weights every time and leaves
@@ -78,7 +79,7 @@ def seed_torch(seed: int | None) -> Iterator[None]:
         yield
 
 
-def _network(architecture: Architecture, classes: int) -> ResNet | PreResNet | DenseNet | Highway | VGG:
+def _network(architecture: Architecture, classes: int) -> Network:
     if isinstance(architecture, ResNetArchitecture):
         return ResNet(architecture, classes=classes)
     if isinstance(architecture, PreResNetArchitecture):

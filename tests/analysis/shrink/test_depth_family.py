@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resx.analysis.shrink import search
-from resx.analysis.shrink.depth_family import Family, family_of, rebuild, run_of, spread
+from resx.analysis.shrink.depth_family import DepthFamily, family_of, rebuild, run_of, spread
 from resx.analysis.shrink.search import BlockLatency, SearchOptions, ShrunkenNetwork
 from resx.data.dataset import DataSet
 from resx.errors import UsageError
@@ -25,7 +25,7 @@ def prepare(part: nn.Module) -> nn.Module:
     return fuse(part, target="gpu")
 
 
-def found_in(run: Path, data: DataSet, asked: list[str]) -> Family:
+def found_in(run: Path, data: DataSet, asked: list[str]) -> DepthFamily:
     def measure(_model: nn.Module, spec: ModelSpec) -> BlockLatency:
         asked.append(spec.name)
         return BlockLatency(total_ms=10.0, blocks_ms=dict.fromkeys(spec.kept_blocks, 1.5))

@@ -36,10 +36,10 @@ from resx.repository import publishing
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Repository
 from resx.runtimes import engine_layers
-from resx.runtimes.gpu import Gpu, gpu_here
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.tensorrt_model import TensorRTModel
 from resx.runtimes.tensorrt_package import load_package
+from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.zoo import depths
 from resx.zoo.architectures import (
     Architecture,

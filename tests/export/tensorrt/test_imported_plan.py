@@ -25,7 +25,7 @@ from resx.repository import publishing
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Repository
 from resx.runtimes import model_file
-from resx.runtimes.gpu import Gpu, gpu_here
+from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.zoo.building import build_from_spec
 from tests.conftest import Finished
 from tests.export.tensorrt.test_builder import GROUPED, source_of, spec_of

@@ -65,7 +65,7 @@ class BlockLesion(FrozenModel):
     """Mean cross-entropy."""
 
 
-class Spread(FrozenModel):
+class ErrorSpread(FrozenModel):
     """Errors of the random choices for one k."""
 
     k: int
@@ -114,8 +114,8 @@ class LesionStudy(FrozenModel):
     median_single_increase: float
     """Median over the blocks of how much the error grows without one of them."""
     blocks: tuple[BlockLesion, ...]
-    deleted: tuple[Spread, ...]
-    swapped: tuple[Spread, ...]
+    deleted: tuple[ErrorSpread, ...]
+    swapped: tuple[ErrorSpread, ...]
     reorderings: tuple[Reordering, ...]
     cost: LesionCost
 
@@ -267,8 +267,8 @@ def _cost(steps: Sequence[Step], planned: _Variants, seconds: float) -> LesionCo
     )
 
 
-def _spread(k: int, errors: Sequence[float]) -> Spread:
-    return Spread(
+def _spread(k: int, errors: Sequence[float]) -> ErrorSpread:
+    return ErrorSpread(
         k=k,
         mean=statistics.mean(errors),
         std=statistics.stdev(errors) if len(errors) > 1 else 0.0,

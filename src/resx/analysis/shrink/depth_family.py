@@ -48,7 +48,7 @@ class Sizes(FrozenModel):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Family:
+class DepthFamily:
     """A run, its sizes, and where they are kept."""
 
     run: Path
@@ -69,7 +69,7 @@ def family_of(
     prepare: Prepare,
     measure: Measure,
     on_size: OnSize = lambda _gone, _most: None,
-) -> Family:
+) -> DepthFamily:
     """Search a run's sizes, or read what the same search found before.
 
     Two that search the same wait for each other. `measure` is asked for the whole network only.
@@ -95,10 +95,10 @@ def family_of(
                 on_size(len(members) - 1, most)
             found = Sizes(data=data.name, search=options, members=tuple(members))
             write_atomic(folder / SIZES, found.model_dump_json(indent=2) + "\n")
-    return Family(run=run, folder=folder, sizes=found)
+    return DepthFamily(run=run, folder=folder, sizes=found)
 
 
-def run_of(family: Family, member: ShrunkenNetwork, data: DataSet) -> Path:
+def run_of(family: DepthFamily, member: ShrunkenNetwork, data: DataSet) -> Path:
     """Return the run of a member: the family's own for the whole network, else one that is made if it is not there."""
     if member == family.whole:
         return family.run

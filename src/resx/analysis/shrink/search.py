@@ -25,7 +25,8 @@ from resx.analysis.lesion.evaluation import evaluate
 from resx.analysis.network_steps import Prepare, prepare_steps, steps_of
 from resx.data.dataset import DataSet, Split
 from resx.errors import ObjectiveMissed, UsageError
-from resx.training.evaluation import logits, normalize
+from resx.training.batch_norms import fit_batch_norms
+from resx.training.evaluation import logits
 from resx.values import FrozenModel
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
@@ -141,26 +142,12 @@ def drop_block(model: nn.Module, spec: ModelSpec, block: int) -> tuple[nn.Module
 
 
 def recalibrate(model: nn.Module, spec: ModelSpec, train: Split, *, num_images: int, seed: int) -> None:
-    """Set batch norms' running statistics to the mean over batches of training images; weights stay.
-
-    Every branch runs, scaled by its survival probability: what the norms see when the network is used. With 0
-    images nothing changes. The network is left in evaluation mode.
-    """
-    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    """Fit the batch norms (`fit_batch_norms`) to so many training images, drawn at random; with 0 nothing changes."""
     chosen = np.random.default_rng([seed, 2]).permutation(len(train))[:num_images]
     model.eval()
-    if not len(chosen):
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train().momentum = None  # torch's word for the mean of all batches
-    with torch.inference_mode():
-        for batch in np.array_split(chosen, -(-len(chosen) // _BATCH)):
-            model(normalize(train.images[batch], spec, torch.device("cpu")))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
+    if len(chosen):
+        batches = np.array_split(chosen, -(-len(chosen) // _BATCH))
+        fit_batch_norms(model, spec, (train.images[batch] for batch in batches))
 
 
 def best_within(found: Sequence[Sized], whole: float, max_drop: float) -> Sized:

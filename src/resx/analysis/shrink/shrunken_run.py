@@ -21,7 +21,7 @@ from resx.files.staging import publish_folder, remove_abandoned, staging_folder,
 from resx.training import checkpoint
 from resx.training.checkpoint import RunProgress, TrainingState
 from resx.training.config import TrainingConfig
-from resx.training.loop import OnStep, train
+from resx.training.loop import OnStep, TrainingRun, train
 from resx.training.run_origin import Origin, read_config
 from resx.values import FrozenModel
 
@@ -114,5 +114,9 @@ def _fine_tuned(
     origin = Origin(spec=sized.spec, training=gentle)
     checkpoint.save_epoch(folder, origin, state, RunProgress(epochs_done=0, metrics=()))
     entries: list[checkpoint.Metrics] = []
-    train(sized.spec, data, gentle, folder, resume=True, on_step=on_step, on_epoch=entries.append)
+    train(
+        TrainingRun(spec=sized.spec, data=data, config=gentle, folder=folder, resume=True),
+        on_step=on_step,
+        on_epoch=entries.append,
+    )
     return float(entries[-1]["accuracy"])

@@ -30,6 +30,7 @@ from resx.bench.load.http_loop import Connection, open_connection
 from resx.bench.load.load_task import DRAIN_S, PAUSE_S, LoadTask
 from resx.bench.load.request_times import NO_ANSWER, Recorder, Records
 from resx.bench.load.wire import http_error
+from resx.text import join_lines
 
 Scenario: TypeAlias = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 SAMPLES_PER_QUERY = 8
@@ -79,7 +80,7 @@ def run(job: Job, pipe: Pipe) -> None:
     try:
         found: Finished | str = _Run(job).result()
     except Exception as error:
-        found = " ".join(str(error).split())[:300]
+        found = join_lines(str(error))[:300]
     pipe.send(found)
     pipe.close()
     # LoadGen's threads and ours need not be waited for.

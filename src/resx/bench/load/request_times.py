@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from resx.text import join_lines
+
 MAX_KINDS = 32
 MAX_KEPT = 512
 NO_ANSWER = "no answer in time"
@@ -69,7 +71,7 @@ class Recorder:
 
     def failed(self, due_ns: int, sent_ns: int, error: str) -> None:
         """Note a request that got no answer, or another than it asked for."""
-        message = " ".join(error.split())[:300]
+        message = join_lines(error)[:300]
         if message not in self._errors and len(self._errors) >= MAX_KINDS:
             message = "other errors"
         kind = self._errors.setdefault(message, len(self._errors) + 1)

@@ -109,7 +109,7 @@ def _train(
     folder: Path, data: DataSet, *, epochs: int, seed: int, step: Callable[[str], None], note: Callable[[str], None]
 ) -> nn.Module:
     from resx.training.config import TrainingConfig
-    from resx.training.loop import train
+    from resx.training.loop import TrainingRun, train
     from resx.zoo.catalog import variant
 
     spec = variant("resnet20").spec.with_changes(
@@ -117,10 +117,9 @@ def _train(
     )
     step(f"train resnet20 with stochastic depth, {epochs} epochs")
     return train(
-        spec,
-        data,
-        TrainingConfig(data=data.name, epochs=epochs, seed=seed),
-        folder,
+        TrainingRun(
+            spec=spec, data=data, config=TrainingConfig(data=data.name, epochs=epochs, seed=seed), folder=folder
+        ),
         on_epoch=lambda entry: note(
             f"    epoch {entry['epoch']}/{epochs}  loss {entry['loss']:.3f}  accuracy {entry['accuracy']:.2%}"
         ),
@@ -130,7 +129,7 @@ def _train(
 def _export(
     source: Exportable, repository: Repository, precision: Precision, *, seed: int, step: Callable[[str], None]
 ) -> tuple[Card, Published]:
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
 
     return export_into(
         repository,

@@ -13,7 +13,7 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.analysis.shrink.depth_family import Family
+    from resx.analysis.shrink.depth_family import DepthFamily
     from resx.cli.commands.export_formats import EngineFlags
     from resx.data.dataset import DataSet
     from resx.export.request import ExportRequest
@@ -97,7 +97,7 @@ def export(
     out.result(payload, lambda console: _show_exported(console, name, exported, repository))
 
 
-def _search(run: Path, data: DataSet, request: ExportRequest, out: Output) -> Family:
+def _search(run: Path, data: DataSet, request: ExportRequest, out: Output) -> DepthFamily:
     from torch import nn
 
     from resx.analysis.shrink.depth_family import FOLDER, family_of
@@ -121,7 +121,7 @@ def _search(run: Path, data: DataSet, request: ExportRequest, out: Output) -> Fa
 
 
 def _requests(
-    family: Family, chosen: list[Any], request: ExportRequest, data: DataSet
+    family: DepthFamily, chosen: list[Any], request: ExportRequest, data: DataSet
 ) -> tuple[tuple[int, ExportRequest], ...]:
     from resx.analysis.shrink.depth_family import run_of
 

@@ -17,7 +17,7 @@ from resx.names import checked_name
 
 if TYPE_CHECKING:
     from resx.card.card import Card
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
     from resx.export.request import ExportRequest
     from resx.export.tensorrt.builder import EngineOptions

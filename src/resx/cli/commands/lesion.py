@@ -17,7 +17,7 @@ from resx.files.reading import set_limits
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.analysis.lesion.study import LesionStudy, OnImages, Spread
+    from resx.analysis.lesion.study import ErrorSpread, LesionStudy, OnImages
     from resx.data.dataset import DataSet
     from resx.zoo.spec import ModelSpec
 
@@ -197,7 +197,7 @@ def _show(console: Console, found: LesionStudy, output: Path | None) -> None:
     print_lines(console, lines)
 
 
-def _print_spreads(console: Console, title: str, spreads: tuple[Spread, ...]) -> None:
+def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...]) -> None:
     rows = [
         [str(one.k), f"{one.mean:.2%}", f"{100 * one.std:.2f}", f"{one.lowest:.2%}", f"{one.highest:.2%}"]
         for one in spreads

@@ -214,18 +214,18 @@ def _train(
     from resx.training.run_origin import changes_of_computing
     from resx.training.tensorboard import event_files
 
+    run = loop.TrainingRun(
+        spec=spec,
+        data=data,
+        config=config,
+        folder=folder,
+        resume=resume,
+        ignore_times=ignore_times,
+        extend=extend,
+        force=force,
+    )
     if not place.is_first:
-        loop.train(
-            spec,
-            data,
-            config,
-            folder,
-            resume=resume,
-            ignore_times=ignore_times,
-            extend=extend,
-            force=force,
-            processes=place,
-        )
+        loop.train(run, processes=place)
         return
     for remark in data.remarks:
         out.note(remark)
@@ -250,19 +250,7 @@ def _train(
                 record(entry)
                 on_epoch(entry)
 
-            loop.train(
-                spec,
-                data,
-                config,
-                folder,
-                resume=resume,
-                ignore_times=ignore_times,
-                extend=extend,
-                force=force,
-                processes=place,
-                on_step=on_step,
-                on_epoch=remember,
-            )
+            loop.train(run, processes=place, on_step=on_step, on_epoch=remember)
     except KeyboardInterrupt:
         out.note(f"stopped after {len(metrics)} of {config.epochs} epochs; go on with --resume")
         raise

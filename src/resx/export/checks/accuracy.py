@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from resx.data.dataset import DataSet, Images
+from resx.data.dataset import DataSet, Images, pick_evenly
 from resx.data.loading import load_data
 from resx.errors import UsageError
 from resx.export.checks.parity import TOLERANCES, Logits, drop_low
@@ -35,6 +35,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.classes)
+
+    def pick(self, most: int) -> Labelled:
+        """Return at most so many of the images, evenly spaced."""
+        chosen = pick_evenly(len(self), most)
+        return Labelled(images=self.images[chosen], classes=self.classes[chosen], origin=self.origin)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,9 +111,7 @@ def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: i
             f"--data {text}: has {len(data.labels)} classes and the model tells {num_classes} apart; "
             "give data of the model's classes"
         )
-    every = held_out_images(data)
-    chosen = np.linspace(0, len(every) - 1, min(len(every), num_images)).astype(np.int64)
-    return Labelled(images=every.images[chosen], classes=every.classes[chosen], origin=every.origin)
+    return held_out_images(data).pick(num_images)
 
 
 def right_answers(answers: Answers, labelled: Labelled, *, batch_size: int) -> npt.NDArray[np.bool_]:

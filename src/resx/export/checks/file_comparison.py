@@ -19,7 +19,7 @@ import onnxruntime
 
 from resx.card.signature import normalised_pixels
 from resx.data.photographs import photograph_crops
-from resx.errors import UsageError
+from resx.errors import UsageError, first_line
 from resx.export.checks import parity
 from resx.export.checks.accuracy import Answers, Labelled, right_answers
 from resx.runtimes import onnx_reader
@@ -157,7 +157,7 @@ def _run(
         answers = session.run(names, feed)
     except Exception as error:  # onnxruntime's errors have no base of their own
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in feed.items())
-        raise UsageError(f"{path}: fails on {shapes}: {str(error).partition(chr(10))[0]}") from error
+        raise UsageError(f"{path}: fails on {shapes}: {first_line(error)}") from error
     for name, answer in zip(names, answers, strict=True):
         if not isinstance(answer, np.ndarray) or answer.dtype.kind not in "fiub" or not answer.ndim:
             raise UsageError(f"{path}: output {name} is no tensor of numbers with a batch axis; nothing to compare")

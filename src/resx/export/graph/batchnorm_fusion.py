@@ -33,7 +33,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from resx.card.kinds import Target
-from resx.errors import ExportError
+from resx.errors import ExportError, first_line
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -87,8 +87,7 @@ def trace(network: nn.Module) -> fx.GraphModule:
     try:
         return fx.symbolic_trace(copy.deepcopy(network).eval())
     except Exception as error:  # it runs the network's own code on symbols
-        reason = str(error).strip().partition("\n")[0]
-        raise ExportError(f"{type(error).__name__}: {reason}") from error
+        raise ExportError(first_line(error, with_type=True)) from error
 
 
 def depthwise(norm: nn.BatchNorm2d) -> nn.Conv2d:

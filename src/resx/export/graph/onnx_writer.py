@@ -6,15 +6,10 @@ normalisation itself, and gives `logits` FP32 [batch, classes]. Opset 20 (22 for
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib
-import io
 import logging
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +20,10 @@ from torch.export import Dim
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from resx.card.kinds import InputType, Precision, Target
-from resx.errors import ExportError
+from resx.errors import ExportError, first_line
 from resx.export.graph.batchnorm_fusion import fuse
 from resx.runtimes import onnx_reader
+from resx.streams import silence_library
 from resx.zoo.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -36,6 +32,8 @@ if TYPE_CHECKING:
 OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
 """bf16: convolution and pooling take it from opset 22 on."""
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_PRINTING = ("torch.export._trace", "torch.fx.graph_module")
+"""What prints whole graphs to stderr before the exporter raises."""
 INPUT, OUTPUT = "image", "logits"
 WEIGHTED = ("Conv", "Gemm", "MatMul")
 """The operators with weights: what is called a layer here."""
@@ -100,7 +98,7 @@ def write_onnx(
     example = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=dtype)
     try:
         served = ServedModel(fuse(network, target=target), spec, precision=precision, input_type=input_type).eval()
-        with _quiet():
+        with silence_library(logs=logging.CRITICAL, printing=_PRINTING):
             program = torch.onnx.export(
                 served,
                 (example,),
@@ -137,16 +135,14 @@ def _root(error: BaseException) -> BaseException:
 def _cause(error: BaseException, precision: Precision) -> str:
     """Return the exception that began it, in one line, and what may help; the exporter's own words say neither."""
     error = _root(error)
-    text = _ESCAPES.sub("", str(error)).strip()
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    remedy = ""
+    text, remedy = str(error), ""
     if isinstance(error, GuardOnDataDependentSymNode):
         remedy = "; its code branches on the image's values, which a graph cannot: use torch.where"
     elif precision in ("fp16", "bf16") and any(word in text for word in ("dtype", "type tensor(", "Half", "BFloat16")):
         remedy = (
             f"; tensors that its code makes itself meet {precision} ones: make them with dtype=x.dtype, or export fp32"
         )
-    return f"{type(error).__name__}: {line[:300]}{remedy}"
+    return f"{_ESCAPES.sub('', first_line(error, with_type=True))[:300]}{remedy}"
 
 
 def tidy(model: ModelProto, spec: ModelSpec, *, precision: Precision, input_type: InputType) -> None:
@@ -191,25 +187,3 @@ def _describe(model: ModelProto, spec: ModelSpec, precision: Precision, input_ty
     }
     model.graph.name = spec.name
     onnx.helper.set_model_props(model, properties)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress prints, logs and deprecations of its own code off the user's terminal.
-
-    All logs, as torch.export has a dozen loggers. Before it raises it prints whole graphs to stderr, which cannot be
-    redirected here: a terminal's spinner writes there from another thread.
-    """
-    printing = [importlib.import_module(name) for name in ("torch.export._trace", "torch.fx.graph_module")]
-    disabled = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        logging.disable(logging.CRITICAL)
-        for module in printing:
-            module.__dict__["print"] = lambda *_args, **_kwargs: None
-        try:
-            yield
-        finally:
-            logging.disable(disabled)
-            for module in printing:
-                del module.__dict__["print"]

@@ -29,7 +29,7 @@ import numpy.typing as npt
 
 from resx.card.kinds import CalibrationMethod
 from resx.card.signature import Signature
-from resx.data.dataset import Images
+from resx.data.dataset import Images, pick_evenly
 from resx.data.image_decoding import load_image
 from resx.data.image_geometry import pixels
 from resx.data.loading import load_data
@@ -185,12 +185,7 @@ def _of_data_set(text: str, shape: tuple[int, ...], *, num_images: int, run: Pat
 
 
 def _choose(images: Images, num_images: int) -> npt.NDArray[np.uint8]:
-    return images[_spread(len(images), num_images)]
-
-
-def _spread(total: int, wanted: int) -> npt.NDArray[np.int64]:
-    """Return at most `wanted` indices below `total`, evenly spaced: data are often in the order of their classes."""
-    return np.linspace(0, total - 1, min(total, wanted)).astype(np.int64)
+    return images[pick_evenly(len(images), num_images)]
 
 
 def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibration:
@@ -200,7 +195,7 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibra
         raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
     _, height, width = signature.input_dims
     resize, interpolation = signature.resize or min(height, width), signature.interpolation
-    chosen = [paths[index] for index in _spread(len(paths), num_images)]
+    chosen = [paths[index] for index in pick_evenly(len(paths), num_images)]
     images = np.stack(
         [
             pixels(load_image(path), height=height, width=width, resize=resize, interpolation=interpolation, name=path)
@@ -255,5 +250,5 @@ def _from_npz(path: Path, shape: tuple[int, ...], num_images: int) -> npt.NDArra
             f"--calibrate {path}: {images.dtype} {list(images.shape)}; give uint8 [N, {', '.join(map(str, shape))}], "
             "the pixels before normalisation"
         )
-    chosen: npt.NDArray[np.uint8] = images[_spread(len(images), num_images)]
+    chosen: npt.NDArray[np.uint8] = images[pick_evenly(len(images), num_images)]
     return chosen

@@ -79,21 +79,15 @@ def write_int8(
         asked = quantization.matching(graph, options.keep_fp32)
         key = calibrations.table_key(prepared, options.calibration, options.method)
         ranges = _ranges(prepared, key, options, form, on_step)
-
-        def write(kept: Sequence[str]) -> onnx.ModelProto:
-            model = quantization.quantise(prepared, ranges, target=form.target, keep_fp32=[*asked, *kept])
-            form.describe(model)
-            onnx.checker.check_model(model, full_check=True)
-            onnx_reader.write_model(model, path)
-            return model
-
+        writer = _Int8Writer(prepared=prepared, path=path, ranges=ranges, form=form, asked=tuple(asked))
         on_step("quantise")
-        model, found, num_tried = write([]), list[KeptLayer](), 0
+        model, found, num_tried = writer.write([]), list[KeptLayer](), 0
         verdict = judge(path) if judge else None
         if judge and verdict and not verdict.passed:
             on_step("find the layers that int8 harms")
-            found, num_tried = _search(prepared, model, options, form, write, lambda: judge(path), verdict, asked)
-            model = write([layer.layer for layer in found])
+            ranking = _rank(writer, model, options)
+            found, num_tried = _search(writer, ranking, judge, verdict)
+            model = writer.write([layer.layer for layer in found])
         return Quantisation(
             calibrate=options.calibrate,
             num_asked=options.num_asked,
@@ -110,27 +104,46 @@ def write_int8(
         )
 
 
-def _search(
-    prepared: Path,
-    model: onnx.ModelProto,
-    options: Int8Options,
-    form: FileForm,
-    write: Callable[[Sequence[str]], object],
-    judge: Callable[[], Parity],
-    verdict: Parity,
-    asked: Sequence[str],
-) -> tuple[list[KeptLayer], int]:
-    """Return the layers to keep in fp32 and how many files were measured to find them."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Int8Writer:
+    """Writes the file, with more or fewer layers in fp32."""
+
+    prepared: Path
+    path: Path
+    ranges: Ranges
+    form: FileForm
+    asked: tuple[str, ...]
+    """Layers that the user wants in fp32."""
+
+    def write(self, kept: Sequence[str]) -> onnx.ModelProto:
+        """Write it with these layers in fp32 too."""
+        model = quantization.quantise(
+            self.prepared, self.ranges, target=self.form.target, keep_fp32=[*self.asked, *kept]
+        )
+        self.form.describe(model)
+        onnx.checker.check_model(model, full_check=True)
+        onnx_reader.write_model(model, self.path)
+        return model
+
+
+def _rank(writer: _Int8Writer, model: onnx.ModelProto, options: Int8Options) -> list[KeptLayer]:
+    """Return the layers by how much int8 harms them, but for those in fp32 already."""
     images = options.calibration.images
     telling = images[~calibrations.is_one_color(images)][:_NUM_RANKING_IMAGES]  # black frames rank nothing
-    batches = quantization.batches(telling if len(telling) else images[:_NUM_RANKING_IMAGES], form.signature)
-    ranking = sensitivity.rank_layers(prepared, model, batches)
-    ranking = [layer for layer in ranking if layer.layer not in asked]
+    batches = quantization.batches(telling if len(telling) else images[:_NUM_RANKING_IMAGES], writer.form.signature)
+    ranking = sensitivity.rank_layers(writer.prepared, model, batches)
+    return [layer for layer in ranking if layer.layer not in writer.asked]
+
+
+def _search(
+    writer: _Int8Writer, ranking: Sequence[KeptLayer], judge: Callable[[Path], Parity], verdict: Parity
+) -> tuple[list[KeptLayer], int]:
+    """Return the layers to keep in fp32 and how many files were measured to find them."""
     most = max(1, int(_LARGEST_KEPT_SHARE * len(ranking)))
 
     def passes(kept: Sequence[str]) -> bool:
-        write(kept)
-        return judge().passed
+        writer.write(kept)
+        return judge(writer.path).passed
 
     found = sensitivity.fewest([layer.layer for layer in ranking[:most]], passes)
     if found is None:

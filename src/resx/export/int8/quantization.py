@@ -13,16 +13,12 @@ The normalisation in front of the first layer stays in fp32: it is 3 channels, a
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import hashlib
-import io
-import logging
 import math
 import shutil
 import tempfile
-import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +33,11 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.card.kinds import CalibrationMethod, Target
 from resx.card.signature import Signature
-from resx.errors import ExportError, UsageError, nearest
+from resx.errors import ExportError, UsageError, first_line, nearest
 from resx.export.graph.onnx_writer import WEIGHTED
 from resx.export.int8 import bias_scales
 from resx.export.int8.calibration import Ranges
+from resx.streams import silence_library
 
 _METHODS: Mapping[CalibrationMethod, calibrate.CalibrationMethod] = {
     "entropy": calibrate.CalibrationMethod.Entropy,
@@ -82,7 +79,7 @@ def prepare(fp32_file: Path, path: Path, *, target: Target) -> None:
     if target == "gpu":
         shutil.copyfile(fp32_file, path)
         return
-    with quiet():
+    with silence_library():
         shape_inference.quant_pre_process(str(fp32_file), str(path))
 
 
@@ -149,7 +146,7 @@ def _collect(
     `bounds` are the tensors' true ranges, where histograms begin. onnxruntime begins with the first batch's: one of
     black frames gives bins of almost no width, and what comes later is cut away.
     """
-    with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, quiet():
+    with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, silence_library():
         calibrator = calibrate.create_calibrator(
             prepared,
             _OPERATORS,
@@ -199,7 +196,7 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
     bounds = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
     options = dict(recipe.options) | {"TensorQuantOverrides": bias_scales.widen_weights(model, ranges)}
     try:
-        with quiet():
+        with silence_library():
             quantizer = QDQQuantizer(
                 model,
                 True,
@@ -215,7 +212,7 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
             quantizer.quantize_model()
             quantizer.model.topological_sort()
     except (ValueError, RuntimeError, KeyError) as error:
-        raise ExportError(f"onnxruntime could not quantise it: {str(error).partition(chr(10))[0]}") from error
+        raise ExportError(f"onnxruntime could not quantise it: {first_line(error)}") from error
     quantised: ModelProto = quantizer.model.model
     return quantised
 
@@ -233,19 +230,6 @@ def num_int8_weights(model: ModelProto) -> int:
         name = source.input[0] if before is None else before.input[0]
         total += int(np.prod(stored[name].dims)) if name in stored else 0
     return total
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep onnxruntime's remarks, printed or through Python's root logger, off the user's terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # numpy's, of values that are not finite: refused by name
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _in_front(model: ModelProto) -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto
 
-from resx.errors import ExportError, UsageError
-from resx.export.int8.quantization import quiet
+from resx.errors import ExportError, UsageError, first_line
 from resx.runtimes import onnx_reader
+from resx.streams import silence_library
 
 _QDQ_OPSET = 13
 """The first that quantises per channel."""
@@ -77,7 +77,7 @@ def half(model: ModelProto, path: Path) -> ModelProto:
     from onnxruntime.transformers.onnx_model import OnnxModel
 
     try:
-        with quiet():
+        with silence_library():
             converted = OnnxModel(convert_float_to_float16(model, keep_io_types=True))
             converted.topological_sort()  # the converter puts its casts last
         return name_nodes(converted.model)
@@ -107,11 +107,6 @@ def name_nodes(model: ModelProto) -> ModelProto:
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     return model
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of a foreign error that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _used(nodes: Iterable[NodeProto]) -> Iterator[str]:

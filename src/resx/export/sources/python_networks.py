@@ -19,7 +19,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from resx.errors import UsageError, nearest, without_advice
+from resx.errors import UsageError, first_line, nearest
 from resx.export.sources.wrappers import LogitsOf, is_scripted, logits_in, unwrap
 from resx.zoo.architectures import ForeignArchitecture
 from resx.zoo.building import seed_torch
@@ -154,15 +154,15 @@ def _call(text: str, seed: int) -> nn.Module:
         try:
             function = getattr(_import(module), name)
         except (ImportError, AttributeError) as error:
-            raise UsageError(f"{text}: {without_advice(error)}; give module:function, importable from here") from error
+            raise UsageError(f"{text}: {first_line(error)}; give module:function, importable from here") from error
         except (Exception, SystemExit) as error:
-            raise UsageError(f"{text}: importing {module} failed: {_find_named(error)}") from error
+            raise UsageError(f"{text}: importing {module} failed: {first_line(error, with_type=True)}") from error
         _require_no_arguments(text, function)
         try:
             with seed_torch(seed):
                 model = function()
         except (Exception, SystemExit) as error:
-            raise UsageError(f"{text}: calling it failed: {_find_named(error)}") from error
+            raise UsageError(f"{text}: calling it failed: {first_line(error, with_type=True)}") from error
     if not isinstance(model, nn.Module):
         what = f"the class {model.__name__}" if isinstance(model, type) else type(model).__name__
         raise UsageError(f"{text}: returned {what}; it must return a torch.nn.Module")
@@ -173,7 +173,9 @@ def _call(text: str, seed: int) -> nn.Module:
     try:
         return unwrap(model).cpu().float()
     except Exception as error:
-        raise UsageError(f"{text}: its weights cannot be had on the CPU in fp32: {_find_named(error)}") from error
+        raise UsageError(
+            f"{text}: its weights cannot be had on the CPU in fp32: {first_line(error, with_type=True)}"
+        ) from error
 
 
 def _import(module: str) -> ModuleType:
@@ -215,8 +217,8 @@ def _classifier(text: str, model: nn.Module, image_size: int) -> tuple[nn.Module
             answer = model(torch.zeros(2, 3, image_size, image_size))
     except Exception as error:
         raise UsageError(
-            f"{text}: fails on [2, 3, {image_size}, {image_size}] ({_find_named(error)}); give --image-size, if it "
-            "takes another size"
+            f"{text}: fails on [2, 3, {image_size}, {image_size}] ({first_line(error, with_type=True)}); give "
+            "--image-size, if it takes another size"
         ) from error
     logits = logits_in(answer)
     if logits is not answer:
@@ -247,8 +249,8 @@ def _require_any_batch(text: str, model: nn.Module, image_size: int) -> None:
             answers.append(logits[:1])
         except Exception as error:
             raise UsageError(
-                f"{text}: fails on a batch of {num_images} ({_find_named(error)}); forward must take any number of "
-                "images"
+                f"{text}: fails on a batch of {num_images} ({first_line(error, with_type=True)}); forward must "
+                "take any number of images"
             ) from error
     alone, again, *others = answers
     bound = 1e-3 * float(alone.abs().max())
@@ -266,7 +268,3 @@ def _kind(answer: object) -> str:
     if isinstance(answer, Mapping):
         return f"{type(answer).__name__} ({', '.join(map(str, answer))})"
     return f"{type(answer).__name__} of {len(answer)}" if isinstance(answer, tuple | list) else type(answer).__name__
-
-
-def _find_named(error: BaseException) -> str:
-    return f"{type(error).__name__}: {without_advice(error)}".removesuffix(": ")

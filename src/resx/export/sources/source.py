@@ -28,7 +28,8 @@ from resx.export.graph.resnext_form import grouped_form
 from resx.export.graph.survival_folding import fold_survival
 from resx.export.sources.onnx_files import LoadedFile, load_file
 from resx.export.sources.python_networks import load_foreign
-from resx.training import checkpoint, evaluation
+from resx.training import checkpoint
+from resx.training.batch_norms import fit_batch_norms
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import kind_of, variant
 from resx.zoo.spec import ModelSpec
@@ -171,43 +172,32 @@ def load_source(
         ExportError: onnxruntime refuses the file.
         MissingCapability: published weights could not be downloaded.
     """
-    loaded: LoadedSource | LoadedFile
-    if weights_entry and weights in ("none", "imagenet"):
-        raise UsageError(f"--weights-entry {weights_entry}: names a part of a file; add --weights FILE")
-    if kind_of(text) == "onnx":
-        if weights != "none" or settings:
-            raise UsageError(f"{text}: a file has weights and architecture of its own; leave --weights and --set out")
-        loaded = load_file(Path(text), file, image_size=image_size, seed=seed)
-    else:
-        loaded = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings, entry=weights_entry)
-    arguments = SourceArguments(
-        source=text,
-        weights=weights,
-        seed=seed,
-        image_size=image_size,
-        settings=tuple(settings),
-        weights_entry=weights_entry,
-        file=file,
+    return load_named(
+        SourceArguments(
+            source=text,
+            weights=weights,
+            seed=seed,
+            image_size=image_size,
+            settings=tuple(settings),
+            weights_entry=weights_entry,
+            file=file,
+        )
     )
-    return replace(loaded, description=loaded.description.model_copy(update={"arguments": arguments}))
 
 
-def fit_batch_norms(model: nn.Module, spec: ModelSpec, images_NCHW: npt.NDArray[np.uint8]) -> None:
-    """Set the running statistics of a network's batch norms to those of the images; leave it in evaluation mode.
-
-    With their initial statistics, mean 0 and variance 1, a network of random weights is not what any training
-    gives: its activations grow with every block, and 1000 layers overflow even fp32.
-    """
-    model.eval()
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.train().momentum = 1.0  # the batch's own statistics, whole
-    with torch.inference_mode():
-        model(evaluation.normalize(images_NCHW, spec, torch.device("cpu")))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.eval()
+def load_named(named: SourceArguments) -> LoadedSource | LoadedFile:
+    """Load what a request or a card names; as `load_source`."""
+    loaded: LoadedSource | LoadedFile
+    text, weights = named.source, named.weights
+    if named.weights_entry and weights in ("none", "imagenet"):
+        raise UsageError(f"--weights-entry {named.weights_entry}: names a part of a file; add --weights FILE")
+    if kind_of(text) == "onnx":
+        if weights != "none" or named.settings:
+            raise UsageError(f"{text}: a file has weights and architecture of its own; leave --weights and --set out")
+        loaded = load_file(Path(text), named.file, image_size=named.image_size, seed=named.seed)
+    else:
+        loaded = _load_network(named)
+    return replace(loaded, description=loaded.description.model_copy(update={"arguments": named}))
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -219,36 +209,43 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _load(
-    text: str, *, weights: str, seed: int, image_size: int | None, settings: Sequence[str], entry: str
-) -> LoadedSource:
-    kind = kind_of(text)
+def _load_network(named: SourceArguments) -> LoadedSource:
+    kind, text = kind_of(named.source), named.source
     if kind == "foreign":
         model, spec, origin = load_foreign(
-            text, weights=weights, seed=seed, image_size=image_size, settings=settings, entry=entry
+            text,
+            weights=named.weights,
+            seed=named.seed,
+            image_size=named.image_size,
+            settings=named.settings,
+            entry=named.weights_entry,
         )
-        return _describe(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=seed)
-    if settings and kind != "variant":
-        raise UsageError(f"--set {settings[0]}: {text} is built already; leave the option out")
-    if image_size is not None:
-        raise UsageError(f"--image-size {image_size}: {text} has a size of its own; leave the option out")
-    if kind == "run":
-        return _load_run(Path(text), weights=weights, seed=seed)
-    return _load_variant(text, weights=weights, seed=seed, settings=settings, entry=entry)
+        return _describe(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=named.seed)
+    if named.settings and kind != "variant":
+        raise UsageError(f"--set {named.settings[0]}: {text} is built already; leave the option out")
+    if named.image_size is not None:
+        raise UsageError(f"--image-size {named.image_size}: {text} has a size of its own; leave the option out")
+    return _load_run(named) if kind == "run" else _load_variant(named)
 
 
-def _load_run(folder: Path, *, weights: str, seed: int) -> LoadedSource:
-    if weights != "none":
-        raise UsageError(f"--weights {weights}: {folder} has weights of its own; leave the option out")
+def _load_run(named: SourceArguments) -> LoadedSource:
+    folder = Path(named.source)
+    if named.weights != "none":
+        raise UsageError(f"--weights {named.weights}: {folder} has weights of its own; leave the option out")
     model, spec = checkpoint.load_run(folder)
     labelled = _held_out(folder)
+    if labelled is None:
+        real = photographs(spec.image_size, spec.image_size, seed=named.seed)
+    else:
+        few = labelled.pick(NUM_DATA_IMAGES)
+        real = RealImages(images=few.images[:], origin=few.origin, classes=few.classes)
     return LoadedSource(
         name=folder.resolve().name,
         model=model,
         description=Source(
             kind="run", spec=spec, weights=str(folder / checkpoint.WEIGHTS), weights_sha256=weights_sha256(model)
         ),
-        real=photographs(spec.image_size, spec.image_size, seed=seed) if labelled is None else _spread(labelled),
+        real=real,
         labelled=labelled,
     )
 
@@ -261,14 +258,9 @@ def _held_out(folder: Path) -> Labelled | None:
         return None
 
 
-def _spread(labelled: Labelled) -> RealImages:
-    """Return a few of the images, from all of them."""
-    chosen = np.linspace(0, len(labelled) - 1, min(NUM_DATA_IMAGES, len(labelled))).astype(np.int64)
-    return RealImages(images=labelled.images[chosen], origin=labelled.origin, classes=labelled.classes[chosen])
-
-
-def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str], entry: str) -> LoadedSource:
-    spec = variant(name).spec.with_settings(settings)
+def _load_variant(named: SourceArguments) -> LoadedSource:
+    name, weights, seed = named.source, named.weights, named.seed
+    spec = variant(name).spec.with_settings(named.settings)
     if weights == "imagenet":
         published = pretrained.published_weights(name)
         pretrained.require_published_classes(published, spec.classes)
@@ -278,10 +270,14 @@ def _load_variant(name: str, *, weights: str, seed: int, settings: Sequence[str]
         path = Path(weights)
     model = build_from_spec(spec, seed=seed)
     if weights == "none":
-        fit_batch_norms(model, spec, photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed))
+        # With their initial statistics, mean 0 and variance 1, a network of random weights is not what any training
+        # gives: its activations grow with every block, and 1000 layers overflow even fp32.
+        fit_batch_norms(model, spec, [photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed)])
         origin = f"random (seed {seed}), batch norms fitted to photographs"
     else:
-        origin = pretrained.load_file(model, path, network=name, set_classes="--set classes={}", entry=entry)
+        origin = pretrained.load_file(
+            model, path, network=name, set_classes="--set classes={}", entry=named.weights_entry
+        )
         origin = f"imagenet ({path.name})" if weights == "imagenet" else origin
     return _describe(model.eval(), spec, name=name, kind="variant", weights=origin, seed=seed)
 

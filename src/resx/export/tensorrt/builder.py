@@ -26,8 +26,9 @@ from resx.export.graph.grouped_convolutions import grouped_half_convolutions, wi
 from resx.export.tensorrt import timing_cache
 from resx.files.staging import sha256_of
 from resx.runtimes import engine_layers
-from resx.runtimes.gpu import Gpu, gpu_here
-from resx.runtimes.tensorrt_package import _one_line, collecting_logger, last_error
+from resx.runtimes.tensorrt_package import collecting_logger, last_error
+from resx.runtimes.torch_gpu import Gpu, gpu_here
+from resx.text import join_lines
 
 Announce: TypeAlias = Callable[[str], None]
 
@@ -264,7 +265,7 @@ def _parser_error(parser: Any) -> str:
     error = parser.get_error(0)
     # Lines in brackets are what failed in consequence, such as the search for a driver.
     lines = [line for line in error.desc().splitlines() if line and not line.startswith("[")]
-    reason = _one_line(" ".join(lines[1:] if len(lines) > 1 and lines[0].startswith("Invalid Node") else lines))
+    reason = join_lines(" ".join(lines[1:] if len(lines) > 1 and lines[0].startswith("Invalid Node") else lines))
     operator = error.node_operator()
     if error.node() < 0 or not operator:
         return f"not an ONNX model that TensorRT can read ({reason}); export it again"

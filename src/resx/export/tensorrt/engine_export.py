@@ -6,7 +6,6 @@ is opened, its layers are inspected, and it runs against PyTorch like any other 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -17,23 +16,23 @@ from resx.card import canary_rows
 from resx.card import card as cards
 from resx.card.card import Card
 from resx.card.kinds import Precision
-from resx.card.parity_result import Parity, Tolerance
+from resx.card.parity_result import Tolerance
 from resx.card.precision import Engine
 from resx.errors import UsageError
 from resx.export.checks import parity
 from resx.export.gpu_parity import compare_both, require, tolerance_with_tf32
-from resx.export.pipeline import MODEL_FILE, ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import MODEL_FILE, Announce, export_version
 from resx.export.reference import Exportable
 from resx.export.tensorrt.builder import BuiltEngine, EngineOptions, build_engine, portable_to
 from resx.export.tensorrt.imported_plan import read_imported_plan
 from resx.export.tensorrt.trtexec import ScriptedModel, script_text
 from resx.files.staging import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
 from resx.runtimes import engine_layers, onnx_reader
-from resx.runtimes.gpu import gpu_here
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.tensorrt_model import TensorRTModel
+from resx.runtimes.torch_gpu import gpu_here
 
-Announce: TypeAlias = Callable[[str], None]
 Runtime: TypeAlias = OnnxRuntimeModel | TensorRTModel
 
 
@@ -56,6 +55,7 @@ def export_engine(
         UsageError: a plan that was given is not one of this network.
     """
     card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
+    comparison = _Comparison(source=source, options=options, engine=engine)
     onnx_path = folder / MODEL_FILE
     if engine.plan is not None:
         on_step(f"open {engine.plan}")
@@ -67,8 +67,7 @@ def export_engine(
         rewritten = folder / "rewritten.onnx"
         rewritten.write_bytes(built.rewritten.SerializeToString(deterministic=True))
         step = "onnx, grouped convolutions in fp32"
-        tolerance = options.tolerance_for(source)
-        card = _verify(card, OnnxRuntimeModel(rewritten), step, source, options, engine, tolerance)
+        card = comparison.verify(card, OnnxRuntimeModel(rewritten), step, comparison.tolerance)
         rewritten.unlink()
         num_weights, num_half = onnx_reader.weight_counts(built.rewritten)
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
@@ -78,10 +77,10 @@ def export_engine(
     if _runs_here(trt, built.facts):
         on_step("run the engine")
         session = TensorRTModel(path, trt)
-        card = _execute(card, session, built, source, options, engine)
+        card = _execute(card, session, built, comparison)
         if options.verify:
             twin = _Twin(trt=trt, onnx_path=onnx_path, options=engine, precision=card.precision, on_step=on_step)
-            card = _with_gpu_parity(card, session, twin, source, options)
+            card = _with_gpu_parity(card, session, twin, comparison)
     onnx_path.unlink()
     (folder / cards.FILE_NAME).write_text(cards.write_card(card))
     return card
@@ -166,24 +165,55 @@ def _runs_here(trt: Any, facts: Engine) -> bool:
     return gpu is not None and gpu.compute_capability in (facts.compute_capabilities or portable_to(trt))
 
 
-def _execute(
-    card: Card,
-    session: TensorRTModel,
-    built: BuiltEngine,
-    source: Exportable,
-    options: ExportOptions,
-    engine: EngineOptions,
-) -> Card:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Comparison:
+    """A source, and how what is built of it is held to it: on the batches of the engine's profile."""
+
+    source: Exportable
+    options: ExportOptions
+    engine: EngineOptions
+
+    @property
+    def tolerance(self) -> Tolerance:
+        """With TF32 off."""
+        return self.options.tolerance_for(self.source.num_layers)
+
+    def tolerance_with_tf32(self, precision: Precision) -> Tolerance:
+        """With TF32 on."""
+        own, layers = self.options.has_own_tolerance, self.source.num_layers
+        return tolerance_with_tf32(precision, self.tolerance, layers, is_own=own)
+
+    def batches(self, card: Card) -> list[parity.Images]:
+        """Return the images that are compared."""
+        every = parity.images_for(
+            card.signature,
+            real=self.source.real.images,
+            max_batch_size=self.options.max_batch_size,
+            seed=self.options.seed,
+            with_noise=self.options.precision != "int8",
+        )
+        return [batch for batch in every if self.engine.batch_min <= len(batch) <= self.engine.batch_max]
+
+    def verify(self, card: Card, session: Runtime, step: str, tolerance: Tolerance) -> Card:
+        """Compare a file with PyTorch; return the card with that step."""
+        if not self.options.verify:
+            return card
+        batches = self.batches(card)
+        reference = [self.source.logits(batch) for batch in batches]
+        answers = [session(card.signature.as_input(batch)) for batch in batches]
+        found = parity.require(parity.compare(step, reference, answers, tolerance), name=card.name)
+        return card.model_copy(update={"steps": (*card.steps, found)})
+
+
+def _execute(card: Card, session: TensorRTModel, built: BuiltEngine, comparison: _Comparison) -> Card:
     """Inspect and run the engine; return the card with what it showed, and its own answers as the canary's."""
     facts = inspected_facts(built.facts, session.layers(), card.precision, name=card.name)
     card = card.model_copy(update={"engine": facts.model_copy(update={"executed": True})})
-    tolerance = options.tolerance_for(source)
-    if engine.tf32:
-        tolerance = tolerance_with_tf32(
-            options.precision, tolerance, source.num_layers, is_own=options.has_own_tolerance
-        )
-    card = _verify(card, session, built.facts.builder, source, options, engine, tolerance)
-    if card.canary.num_images < engine.batch_min:
+    tolerance = comparison.tolerance
+    if comparison.engine.tf32:
+        tolerance = comparison.tolerance_with_tf32(comparison.options.precision)
+    card = comparison.verify(card, session, built.facts.builder, tolerance)
+    if card.canary.num_images < comparison.engine.batch_min:
         return card
     images = canary_rows.canary_input(card.signature, card.canary.num_images)
     answer = np.asarray(session(images), dtype=np.float64)
@@ -240,9 +270,7 @@ class _Twin:
             path.unlink()
 
 
-def _with_gpu_parity(
-    card: Card, session: TensorRTModel, twin: _Twin, source: Exportable, options: ExportOptions
-) -> Card:
+def _with_gpu_parity(card: Card, session: TensorRTModel, twin: _Twin, comparison: _Comparison) -> Card:
     """Measure the engine with TF32 off and on; return the card with both.
 
     Raises:
@@ -251,46 +279,14 @@ def _with_gpu_parity(
     gpu, facts = gpu_here(), card.engine
     assert gpu is not None, "the engine was run"
     assert facts is not None
-    batches = _batches(card, source, options, twin.options)
-    off = options.tolerance_for(source)
+    batches = comparison.batches(card)
     found = compare_both(
         lambda tf32: session if tf32 == twin.options.tf32 else twin.open(facts),
-        [source.logits(batch) for batch in batches],
+        [comparison.source.logits(batch) for batch in batches],
         [card.signature.as_input(batch) for batch in batches],
         gpu=gpu,
         runtime=f"{facts.builder} {facts.version}",
-        off=off,
-        on=tolerance_with_tf32(card.precision, off, source.num_layers, is_own=options.has_own_tolerance),
+        off=comparison.tolerance,
+        on=comparison.tolerance_with_tf32(card.precision),
     )
     return card.model_copy(update={"gpu_parity": require(found, name=card.name)})
-
-
-def _verify(
-    card: Card,
-    session: Runtime,
-    step: str,
-    source: Exportable,
-    options: ExportOptions,
-    engine: EngineOptions,
-    tolerance: Tolerance,
-) -> Card:
-    """Compare a file with PyTorch on the batches of its profile; return the card with that step."""
-    if not options.verify:
-        return card
-    batches = _batches(card, source, options, engine)
-    reference = [source.logits(batch) for batch in batches]
-    inputs = [card.signature.as_input(batch) for batch in batches]
-    found: Parity = parity.compare(step, reference, [session(batch) for batch in inputs], tolerance)
-    return card.model_copy(update={"steps": (*card.steps, parity.require(found, name=card.name))})
-
-
-def _batches(card: Card, source: Exportable, options: ExportOptions, engine: EngineOptions) -> list[parity.Images]:
-    """Return the images that are compared, in batches of the engine's profile."""
-    every = parity.images_for(
-        card.signature,
-        real=source.real.images,
-        max_batch_size=options.max_batch_size,
-        seed=options.seed,
-        with_noise=options.precision != "int8",
-    )
-    return [batch for batch in every if engine.batch_min <= len(batch) <= engine.batch_max]

@@ -15,8 +15,8 @@ import onnx
 from resx.card.precision import Engine
 from resx.errors import UsageError
 from resx.export.tensorrt.builder import BuiltEngine, EngineOptions
-from resx.runtimes.gpu import gpu_here
 from resx.runtimes.tensorrt_model import TensorRTModel
+from resx.runtimes.torch_gpu import gpu_here
 
 
 def read_imported_plan(trt: Any, path: Path, options: EngineOptions, *, built_from: Path) -> BuiltEngine:

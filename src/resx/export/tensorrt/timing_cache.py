@@ -12,7 +12,7 @@ from typing import Any
 from resx.errors import UsageError
 from resx.files.locks import exclusive
 from resx.files.staging import CACHED_FILE, write_atomic
-from resx.runtimes.gpu import Gpu
+from resx.runtimes.torch_gpu import Gpu
 
 
 def file_for(folder: Path | None, version: str, gpu: Gpu | None) -> Path | None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from resx.data.image_decoding import SMALLER_FILE
-from resx.errors import UsageError
+from resx.errors import UsageError, reason_of
 from resx.files.fingerprint import FileFacts, Fingerprint, facts_of, fingerprint_of
 from resx.files.reading import read_limits
 from resx.scoring.sources.source import CHANGED, Row
@@ -121,4 +121,4 @@ def _read(path: str, base: str, size: int, time_ns: int) -> bytes:
 
 
 def _reason(error: OSError) -> str:
-    return without_secrets((error.strerror or str(error)).lower())
+    return without_secrets(reason_of(error))

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from resx.data.image_decoding import SMALLER_FILE
-from resx.errors import ResxError, UsageError
+from resx.errors import ResxError, UsageError, first_line
 from resx.files.fingerprint import FileFacts, Fingerprint, facts_in, facts_of, fingerprint_of
 from resx.files.reading import MIB, read_limits, require_regular
 from resx.scoring.sources.named_images import named_facts, read_named
@@ -172,7 +172,7 @@ class _Reader:
         except Exception as again:
             if not is_damage(again):
                 raise
-            rest = Damage(rows=range(row, wanted.stop), reason=str(error).partition("\n")[0])
+            rest = Damage(rows=range(row, wanted.stop), reason=first_line(error))
             for lost in rest.rows:
                 yield self._lost(before + lost, _damage_words(rest, before))
 
@@ -363,7 +363,7 @@ def open_table(file: str) -> Iterator[tuple[ParquetFile, BinaryIO]]:
         except UnicodeEncodeError as error:
             raise UsageError(f"{file}: pyarrow cannot open a name with bytes that are no UTF-8; rename it") from error
         except (pa.ArrowException, OSError) as error:
-            reason = without_secrets(str(error).partition("\n")[0])
+            reason = without_secrets(first_line(error))
             raise UsageError(f"{without_secrets(file)}: no Parquet file ({reason}); give one") from error
         yield table, content
 
@@ -374,7 +374,7 @@ def _failure_told(file: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = without_secrets((error.strerror or str(error)).partition("\n")[0])
+        reason = without_secrets(error.strerror or first_line(error))
         raise ResxError(
             f"{without_secrets(file)}: cannot be read ({reason}); what is finished is kept: --resume goes on with it"
         ) from error

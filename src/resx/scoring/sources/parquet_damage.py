@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO
 
+from resx.errors import first_line
 from resx.scoring.sources.parquet_pages import DamagedPageError, Page, bounds_of, pages_between, pages_of
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ def _damaged_pages(
         except Exception as error:
             if not is_damage(error):
                 raise
-            return str(error).partition("\n")[0]
+            return first_line(error)
         return ""
 
     def damaged(among: Sequence[Page]) -> list[tuple[Page, str]]:

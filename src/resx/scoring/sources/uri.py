@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from resx.errors import MissingCapability, UsageError
+from resx.errors import MissingCapability, UsageError, first_line
 from resx.files.fingerprint import MISSING, FileFacts, facts_of
 from resx.files.listing import IMAGE_SUFFIXES, is_hidden, named_by
 from resx.files.reading import read_bounded, read_to_limit
@@ -189,7 +189,7 @@ def _facts_in(about: dict[str, Any]) -> FileFacts:
 
 
 def _unreachable(uri: str, error: Exception) -> MissingCapability:
-    reason = without_secrets((str(error) or type(error).__name__).partition("\n")[0]).rstrip(".")
+    reason = without_secrets(first_line(error)).rstrip(".")
     return MissingCapability(
         f"{without_secrets(uri)}: cannot be read ({reason}); give the credentials that its driver looks for, such as "
         "AWS_PROFILE or GOOGLE_APPLICATION_CREDENTIALS, and check the name"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from resx.zoo.architectures import DenseNetArchitecture
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -134,7 +135,7 @@ class Transition(nn.Sequential):
         )
 
 
-class DenseNet(nn.Module):
+class DenseNet(Network):
     """Stem, dense blocks with transitions between them, average pooling, linear layer.
 
     Input [N, 3, H, W] normalised floats; output [N, classes] logits.
@@ -163,6 +164,18 @@ class DenseNet(nn.Module):
     def blocks(self) -> Iterator[DenseLayer]:
         """Yield the dense layers, first to last."""
         return (module for module in self.modules() if isinstance(module, DenseLayer))
+
+    def parts(self) -> Iterator[NetworkPart]:
+        """Yield stem, dense layers, transitions between them and head."""
+        waiting: list[nn.Module] = []
+        for child in self.features.children():
+            if isinstance(child, DenseBlock):
+                yield glue(*waiting)
+                waiting = []
+                yield from (NetworkPart(module=layer, is_block=True, appends=True) for layer in child)
+            else:
+                waiting.append(child)
+        yield glue(*waiting, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), self.classifier)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return logits [N, classes]."""

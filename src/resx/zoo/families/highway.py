@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from resx.errors import ExportError
 from resx.zoo.architectures import HighwayArchitecture
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -92,7 +93,7 @@ class HighwayStage(nn.Module):
         return self.layers(self.relu(self.conv(x_NCHW)))
 
 
-class Highway(nn.Module):
+class Highway(Network):
     """Stages with max pooling between them, average pooling, linear layer.
 
     Input [N, 3, H, W] normalised floats; output [N, classes] logits.
@@ -113,6 +114,13 @@ class Highway(nn.Module):
     def blocks(self) -> Iterator[HighwayLayer]:
         """Yield the highway layers, first to last."""
         return (module for module in self.modules() if isinstance(module, HighwayLayer))
+
+    def parts(self) -> Iterator[NetworkPart]:
+        """Yield each stage's plain convolution, with the pooling before it, its highway layers, and the head."""
+        for number, stage in enumerate(module for module in self.stages if isinstance(module, HighwayStage)):
+            yield glue(self.maxpool if number else nn.Identity(), stage.conv, stage.relu)
+            yield from (NetworkPart(module=layer, is_block=True) for layer in stage.layers)
+        yield glue(self.avgpool, nn.Flatten(), self.fc)
 
     def folding_groups(self) -> Iterator[tuple[list[HighwayLayer], nn.Conv2d | nn.Linear]]:
         """Yield each stage's highway layers with the layer that takes the stage's output, affine in it."""

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from resx.zoo.architectures import BlockVariant, PreResNetArchitecture
+from resx.zoo.families.initialisation import initialise_convolutions
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -140,7 +142,7 @@ class PreActivationUnit(StochasticBranch):
         return x_NCHW
 
 
-class PreResNet(nn.Module):
+class PreResNet(Network):
     """Stem, stages of units, last activation, average pooling, linear layer.
 
     Input [N, 3, H, W] normalised floats; output [N, classes] logits.
@@ -174,11 +176,18 @@ class PreResNet(nn.Module):
         self.last_relu = nn.ReLU() if "relu" in order.before_conv else nn.Identity()
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, classes)
-        _initialise(self)
+        initialise_convolutions(self)
 
     def blocks(self) -> Iterator[PreActivationUnit]:
         """Yield the units, first to last."""
         return (module for module in self.modules() if isinstance(module, PreActivationUnit))
+
+    def parts(self) -> Iterator[NetworkPart]:
+        """Yield stem, units and head."""
+        yield glue(self.conv1, self.bn1, self.relu, self.maxpool)
+        for stage in self.stage_names:
+            yield from (NetworkPart(module=unit, is_block=True) for unit in self.get_submodule(stage).children())
+        yield glue(self.last_bn, self.last_relu, self.avgpool, nn.Flatten(), self.fc)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return logits [N, classes]."""
@@ -202,10 +211,3 @@ def _projection(shape: UnitShape, *, with_bn: bool) -> nn.Sequential:
 
 def _last_layer(steps: list[str]) -> str:
     return next(name for name in reversed(steps) if name != "relu")
-
-
-def _initialise(model: nn.Module) -> None:
-    """He et al. 2015b (arXiv:1502.01852), equation 10: convolutions normal with fan-out variance."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

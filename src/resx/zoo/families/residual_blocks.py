@@ -6,11 +6,13 @@ lesions can treat a block of any kind alike while its state-dict keys stay torch
 Shapes: x is [N, C, H, W]; a block with stride s gives [N, C', H/s, W/s].
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resx.zoo.families.network import NetworkPart, layer_parts
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -119,6 +121,11 @@ class PlainBlock(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return ReLU(f_l(x))."""
         return self.relu(self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x_NCHW))))))
+
+    def parts(self, name: str) -> Iterator[NetworkPart]:
+        """Yield its two layers as blocks; `name` is the block's own."""
+        first = [("conv1", self.conv1), ("bn1", self.bn1), ("relu1", self.relu)]
+        return layer_parts(name, [*first, ("conv2", self.conv2), ("bn2", self.bn2), ("relu2", self.relu)])
 
 
 class PaddingShortcut(nn.Module):

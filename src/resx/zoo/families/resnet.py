@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from resx.zoo.architectures import ResNetArchitecture
+from resx.zoo.families.initialisation import initialise_convolutions
+from resx.zoo.families.network import Network, NetworkPart, glue
 from resx.zoo.families.residual_blocks import (
     BasicBlock,
     Bottleneck,
@@ -24,7 +26,7 @@ from resx.zoo.families.residual_blocks import (
 from resx.zoo.families.resnext import FORMS
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Stem, stages of residual blocks, average pooling, linear layer.
 
     Input [N, 3, H, W] normalised floats; output [N, classes] logits.
@@ -49,11 +51,22 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, classes)
 
-        _initialise(self)
+        initialise_convolutions(self)
 
     def blocks(self) -> Iterator[ResidualBlock | PlainBlock]:
         """Yield the blocks, first to last."""
         return (module for module in self.modules() if isinstance(module, ResidualBlock | PlainBlock))
+
+    def parts(self) -> Iterator[NetworkPart]:
+        """Yield stem, blocks and head; of a plain block its two layers are blocks of their own."""
+        yield glue(self.conv1, self.bn1, self.relu, self.maxpool)
+        for stage in self.stage_names:
+            for index, block in self.get_submodule(stage).named_children():
+                if isinstance(block, PlainBlock):
+                    yield from block.parts(f"{stage}.{index}")
+                else:
+                    yield NetworkPart(module=block, is_block=True)
+        yield glue(self.avgpool, nn.Flatten(), self.fc)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return logits [N, classes]."""
@@ -97,10 +110,3 @@ def _shortcut(architecture: ResNetArchitecture, in_channels: int, out_channels: 
     if architecture.shortcut == "padding":
         return PaddingShortcut(in_channels, out_channels, stride=stride)
     return projection_shortcut(in_channels, out_channels, stride=stride)
-
-
-def _initialise(model: nn.Module) -> None:
-    """He et al. 2015b (arXiv:1502.01852), equation 10: convolutions normal with fan-out variance."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from resx.zoo.architectures import VGGArchitecture
+from resx.zoo.families.initialisation import initialise_convolutions
+from resx.zoo.families.network import Network, NetworkPart, glue, layer_parts
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """Stages of 3x3 convolutions with max pooling after each, then three linear layers.
 
     Input [N, 3, H, W] normalised floats; output [N, classes] logits.
@@ -49,6 +51,11 @@ class VGG(nn.Module):
         starts = [index for index, layer in enumerate(self.features) if isinstance(layer, nn.Conv2d)]
         return (self.features[start:end] for start, end in zip(starts, ends, strict=True))
 
+    def parts(self) -> Iterator[NetworkPart]:
+        """Yield the convolutional layers as blocks, pooling between them, and the head."""
+        yield from layer_parts("features", self.features.named_children())
+        yield glue(self.avgpool, nn.Flatten(), self.classifier)
+
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return logits [N, classes]."""
         return self.classifier(torch.flatten(self.avgpool(self.features(x_NCHW)), 1))
@@ -56,10 +63,9 @@ class VGG(nn.Module):
 
 def _initialise(model: nn.Module) -> None:
     """As torchvision: He initialisation for convolutions, small normal weights for linear layers, zero biases."""
+    initialise_convolutions(model)
     for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(module, nn.Linear):
+        if isinstance(module, nn.Linear):
             nn.init.normal_(module.weight, 0, 0.01)
         if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)

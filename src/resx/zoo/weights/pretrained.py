@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resx.errors import MissingCapability, UsageError
+from resx.errors import MissingCapability, UsageError, first_line
 from resx.files.own_folders import make_cache_folder, require_own_cache
 from resx.files.staging import sha256_of
 from resx.zoo.spec import ImageFormat, ModelSpec
@@ -94,7 +94,9 @@ def build_published(name: str, published: PublishedWeights, path: Path) -> nn.Mo
             warnings.simplefilter("ignore")
             return models.get_model(name, weights=reading)
     except (RuntimeError, ValueError) as error:
-        raise UsageError(f"{path}: not the weights of torchvision:{name} ({_first_line(error)}); delete it") from error
+        raise UsageError(
+            f"{path}: not the weights of torchvision:{name} ({first_line(error).rstrip(':')}); delete it"
+        ) from error
 
 
 def _describe(entry: Any) -> PublishedWeights:
@@ -265,7 +267,3 @@ def _require_same_network(own: Mapping[str, Tensor], state: Mapping[str, Tensor]
 def with_published(spec: ModelSpec, published: PublishedWeights) -> ModelSpec:
     """Return the spec with the labels and image format that the published weights were trained with."""
     return spec.with_changes(labels=published.labels, image=published.image)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0].rstrip(":")

@@ -1,4 +1,4 @@
-"""The GPU of this machine, as PyTorch sees it."""
+"""The GPU of this machine as PyTorch sees it: what computes here. `resx.gpus` asks the driver, without PyTorch."""
 
 from __future__ import annotations
 
