@@ -40,7 +40,7 @@ from resx.cli.commands.train import train
 from resx.cli.commands.tune import tune
 from resx.cli.commands.undeploy import undeploy
 from resx.cli.commands.verify import verify
-from resx.cli.options.grouping import Command, ungroup
+from resx.cli.options.grouping import Command, help_of, ungroup
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
 from resx.files import home
@@ -69,7 +69,7 @@ app = typer.Typer(
 )
 for _group, _commands in COMMANDS.items():
     for _command in _commands:
-        app.command(_command.__name__, cls=Command, rich_help_panel=_group)(ungroup(_command))
+        app.command(_command.__name__, cls=Command, help=help_of(_command), rich_help_panel=_group)(ungroup(_command))
 
 _WRONG_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
 """What Typer raises for whatever was typed wrongly; by itself it has no public name."""

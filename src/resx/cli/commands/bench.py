@@ -33,11 +33,9 @@ def bench(
     server: LoadConnection,
     files: BenchFiles,
     printing: OutputOptions,
-    limits: ImageLimits,
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME]...",
             help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server.",
         ),
     ] = None,
@@ -48,6 +46,8 @@ def bench(
             "--schema", metavar="", help="Print the JSON schema of a result, and end.", rich_help_panel=RARE_PANEL
         ),
     ] = False,
+    *,
+    limits: ImageLimits,
 ) -> None:
     """Measure latency and throughput; n/a: too few samples for a percentile.
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import typer
 
 from resx.cli.options.connection import FleetConnection
-from resx.cli.options.deployment import BestUnder, DeployedName, DeployedVersion, DeployOptions
+from resx.cli.options.deployment import BestUnder, DeployedName, DeployOptions
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.manifests import ManifestOptions
 from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.repository import Version
 from resx.cli.steps import depth_family, fleet_rollout, manifests
 from resx.cli.views.deployment import show_deployed, show_plan
 from resx.errors import UsageError
@@ -17,13 +18,14 @@ from resx.errors import UsageError
 def deploy(
     context: typer.Context,
     name: DeployedName,
+    version: Version = 0,
+    best_under: BestUnder = None,
+    dry_run: DryRun = False,
+    *,
     how: DeployOptions,
     server: FleetConnection,
     printing: OutputOptions,
     rendering: ManifestOptions,
-    version: DeployedVersion = 0,
-    dry_run: DryRun = False,
-    best_under: BestUnder = None,
 ) -> None:
     """Switch to a new version. If its self-test fails, the old one keeps serving.
 

@@ -41,11 +41,9 @@ def export(
     checks: CheckOptions,
     as_file: FormatOptions,
     printing: OutputOptions,
-    limits: ImageLimits,
     source: Annotated[
         str,
         typer.Argument(
-            metavar="[SOURCE]",
             help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function.",
         ),
     ] = "",
@@ -60,6 +58,7 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", metavar="", help="Export again what was exported already.")] = False,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
+    seed: Seed = 0,
     reproduce: Annotated[
         Path | None,
         typer.Option(
@@ -69,7 +68,8 @@ def export(
         ),
     ] = None,
     allow_code: AllowCode = None,
-    seed: Seed = 0,
+    *,
+    limits: ImageLimits,
 ) -> None:
     """Export to ONNX or TensorRT, verify the file against PyTorch, and publish it as the next version.
 

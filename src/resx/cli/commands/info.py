@@ -20,9 +20,7 @@ def info(
     printing: OutputOptions,
     thing: Annotated[
         str,
-        typer.Argument(
-            metavar="[THING]", help="A variant, a run's folder, a model of the repository, or an .onnx file."
-        ),
+        typer.Argument(help="A variant, a run's folder, a model of the repository, or an .onnx file."),
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     schema: Annotated[

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 
 
 def paths(
-    source: Annotated[
-        str, typer.Argument(metavar="RUN|VARIANT", help="A run's folder, or a variant: path lengths only.")
-    ],
+    source: Annotated[str, typer.Argument(help="A run's folder, or a variant: path lengths only.")],
     between: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="LOW HIGH", help="Also print the share of paths with LOW to HIGH blocks."),

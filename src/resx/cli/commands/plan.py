@@ -10,7 +10,7 @@ import typer
 
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
-from resx.cli.options.load import Shape
+from resx.cli.options.load import Arrivals, Shape
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
@@ -28,15 +28,13 @@ _MEASURED, _REPLICAS = "Measurement", "Replicas"
 
 
 def plan(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model; NAME:VERSION for one version.")],
+    name: Annotated[str, typer.Argument(help="A model; NAME:VERSION for one version.")],
     rate: Annotated[
         float,
         typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas."),
     ],
     slo: Annotated[str, typer.Option(metavar="pNN=TIME", help="The latency bound, as p99=50ms.")],
-    arrivals: Annotated[
-        str, typer.Option(metavar="NAME", help="poisson or constant.", rich_help_panel=_REPLICAS)
-    ] = "poisson",
+    arrivals: Arrivals = "poisson",
     balancing: Annotated[
         str,
         typer.Option(metavar="NAME", help="random, round-robin or least-connections.", rich_help_panel=_REPLICAS),

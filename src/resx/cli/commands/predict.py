@@ -32,12 +32,11 @@ def predict(
     context: typer.Context,
     name: Annotated[
         str,
-        typer.Argument(metavar="NAME", help="A published model, NAME or NAME:VERSION. Default: the newest version."),
+        typer.Argument(help="A published model, NAME or NAME:VERSION. Default: the newest version."),
     ],
     source: Annotated[
         str,
         typer.Argument(
-            metavar="SOURCE",
             help="A folder, a glob, a .txt with one path a line, a .parquet with a column of bytes, or a URI of these.",
         ),
     ],

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options.connection import Connection
+from resx.cli.options.connection import Connection, Retries
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
+from resx.cli.options.repository import Version
 from resx.cli.options.top import Top
 from resx.cli.output import table
 from resx.cli.views import random_weights
@@ -20,23 +21,20 @@ if TYPE_CHECKING:
 
 
 def query(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model that is loaded.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="PNG, JPEG or WebP files.")],
+    name: Annotated[str, typer.Argument(help="A model that is loaded.")],
+    images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     server: Connection,
     printing: OutputOptions,
     limits: ImageLimits,
     top: Top = 5,
-    version: Annotated[int, typer.Option(min=0, metavar="N", help="0: the newest that is loaded.")] = 0,
+    version: Version = 0,
     raw: Annotated[
         bool,
         typer.Option(
             "--raw", metavar="", help="Send the files; the server decodes them (`resx export --image-endpoint`)."
         ),
     ] = False,
-    retries: Annotated[
-        int,
-        typer.Option(min=0, max=100, metavar="N", help="Retries after a lost connection; 8 take up to 9 seconds."),
-    ] = 0,
+    retries: Retries = 0,
 ) -> None:
     """Ask the server what is on each image: the most likely labels with their probabilities, or scores.
 

@@ -14,7 +14,7 @@ from resx.cli.steps.training_job import TrainingJob
 
 
 def train(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A variant: see `resx models`.")],
+    name: Annotated[str, typer.Argument(help="A variant: see `resx models`.")],
     network: NetworkOptions,
     with_recipe: RecipeOptions,
     computation: ComputationOptions,

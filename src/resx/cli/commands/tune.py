@@ -30,7 +30,7 @@ _SEARCH = "Search"
 
 
 def tune(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model of the repository.")],
+    name: Annotated[str, typer.Argument(help="A model of the repository.")],
     objective: Annotated[
         str, typer.Option(metavar="NAME", help="throughput, or latency (of single requests).")
     ] = "throughput",

@@ -12,7 +12,7 @@ import typer
 from resx.cli.options.connection import ProtocolName, ServerAccess
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
-from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath, Version
 from resx.cli.options.seed import Seed
 from resx.cli.options.source import AllowCode
 from resx.cli.options.validation import finite
@@ -98,15 +98,16 @@ def verify(
     subject: Annotated[str, typer.Argument(metavar="NAME|A.onnx", help="A model of the repository, or a file.")],
     accuracy: AccuracyOptions,
     comparison: ComparisonOptions,
-    printing: OutputOptions,
-    limits: ImageLimits,
     other: Annotated[Path | None, typer.Argument(metavar="[B.onnx]", help="The file to compare it with.")] = None,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
-    version: Annotated[int, typer.Option(min=0, metavar="N", help="0: the newest.")] = 0,
+    version: Version = 0,
     served: Served = "",
     protocol: ProtocolName = "",
+    *,
+    printing: OutputOptions,
     seed: Seed = 0,
     allow_code: AllowCode = None,
+    limits: ImageLimits,
 ) -> None:
     """Re-verify a published version, or compare two ONNX files.
 

@@ -68,6 +68,17 @@ Header: TypeAlias = Annotated[
     ),
 ]
 
+Retries: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100,
+        metavar="N",
+        help="Retries after a lost connection; 8 take up to 9 seconds.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerAccess:

@@ -12,8 +12,7 @@ from resx.cli.options.validation import finite
 if TYPE_CHECKING:
     from resx.serving.deployment.deploy import Manner
 
-DeployedName: TypeAlias = Annotated[str, typer.Argument(metavar="NAME", help="A model of the repository.")]
-DeployedVersion: TypeAlias = Annotated[int, typer.Option(min=0, metavar="N", help="0: the newest.")]
+DeployedName: TypeAlias = Annotated[str, typer.Argument(help="A model of the repository.")]
 NoWait: TypeAlias = Annotated[
     bool, typer.Option("--no-wait", metavar="", help="Fail if another command is deploying the model.")
 ]

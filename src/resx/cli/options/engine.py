@@ -62,16 +62,24 @@ ComputeCapability: TypeAlias = Annotated[
     ),
 ]
 BatchMin: TypeAlias = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Smallest batch. Default: 1.", rich_help_panel=_PANEL)
+    int,
+    typer.Option(min=0, metavar="N", help="Smallest batch. Default: 1.", show_default=False, rich_help_panel=_PANEL),
 ]
 BatchOpt: TypeAlias = Annotated[
     int,
     typer.Option(
-        min=0, metavar="N", help="Batch that kernels are chosen for. Default: the largest.", rich_help_panel=_PANEL
+        min=0,
+        metavar="N",
+        help="Batch that kernels are chosen for. Default: the largest.",
+        show_default=False,
+        rich_help_panel=_PANEL,
     ),
 ]
 BatchMax: TypeAlias = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Largest batch. Default: --max-batch.", rich_help_panel=_PANEL)
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Largest batch. Default: --max-batch.", show_default=False, rich_help_panel=_PANEL
+    ),
 ]
 WorkspaceMib: TypeAlias = Annotated[
     int, typer.Option(min=0, metavar="N", help="Scratch memory in MiB; 0: no bound.", rich_help_panel=_PANEL)

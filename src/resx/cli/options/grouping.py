@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, getdoc, signature
 from typing import Any, get_type_hints
 
 import typer
@@ -65,6 +65,11 @@ def _group(group: Any, given: dict[str, Any]) -> Any:
     return group(
         **{name: _group(hint, given) if is_dataclass(hint) else given.pop(name) for name, hint, _ in _fields_of(group)}
     )
+
+
+def help_of(command: Callable[..., None]) -> str:
+    """Return a command's docstring with its paragraphs in one line each, which a terminal breaks where it ends."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in (getdoc(command) or "").split("\n\n"))
 
 
 def typed_options(context: typer.Context) -> dict[str, str]:

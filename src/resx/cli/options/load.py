@@ -30,7 +30,7 @@ Rate: TypeAlias = Annotated[
 ]
 Arrivals: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="NAME", help="Of an open loop: poisson or constant.", rich_help_panel=_LOAD),
+    typer.Option(metavar="NAME", help="Open-loop arrivals: poisson or constant.", rich_help_panel=_LOAD),
 ]
 BatchSize: TypeAlias = Annotated[
     int,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from resx.cli.options.connection import USUAL_ACCESS, ServerAccess
+from resx.cli.options.connection import USUAL_ACCESS, Retries, ServerAccess
 from resx.cli.options.grouping import OUTPUT_PANEL
 from resx.cli.options.resuming import IgnoreTimes, Resume
 from resx.cli.options.validation import choose
@@ -54,12 +54,6 @@ ServerUrl: TypeAlias = Annotated[
 InFlight: TypeAlias = Annotated[
     int,
     typer.Option(min=1, max=64, metavar="N", help="In-flight batches at the --server.", rich_help_panel=_SERVER),
-]
-ServerRetries: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=0, max=100, metavar="N", help="Retries after a lost connection to the --server.", rich_help_panel=_SERVER
-    ),
 ]
 RayAddress: TypeAlias = Annotated[
     str,
@@ -146,7 +140,7 @@ class ScoringPlace:
     device: ScoringDevice = ""
     server: ServerUrl = ""
     in_flight: InFlight = 4
-    retries: ServerRetries = 8
+    retries: Retries = 8
     access: ServerAccess = USUAL_ACCESS
     ray: RayAddress = ""
     ray_actors: RayActors = 0

@@ -9,7 +9,7 @@ import typer
 
 from resx.cli.options.grouping import OUTPUT_PANEL
 
-RunFolder: TypeAlias = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")]
+RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A run's folder.")]
 StudiedData: TypeAlias = Annotated[
     str,
     typer.Option(

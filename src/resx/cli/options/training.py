@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from resx.gpus import Device
     from resx.zoo.spec import SurvivalSchedule
 
-_NETWORK, _RECIPE, _COMPUTER = "Network", "Recipe", "Computation"
+_SOURCE, _RECIPE, _COMPUTER = "Source", "Recipe", "Computation"
 RUNS = Path("runs")
 
 Survival: TypeAlias = Annotated[
@@ -27,7 +27,7 @@ Survival: TypeAlias = Annotated[
         callback=finite,
         metavar="P",
         help="p_L: probability that the last block survives a step; 1 is constant depth. Default: the recipe's.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=_SOURCE,
     ),
 ]
 SurvivalScheduleName: TypeAlias = Annotated[
@@ -35,12 +35,12 @@ SurvivalScheduleName: TypeAlias = Annotated[
     typer.Option(
         metavar="NAME",
         help="linear: from 1 at the first block to p_L; uniform: p_L for every block.",
-        rich_help_panel=_NETWORK,
+        rich_help_panel=_SOURCE,
     ),
 ]
 TrainedSize: TypeAlias = Annotated[
     int | None,
-    typer.Option(min=8, metavar="N", help="Image size in pixels. Default: the data's own.", rich_help_panel=_NETWORK),
+    typer.Option(min=8, metavar="N", help="Image size in pixels. Default: the data's own.", rich_help_panel=_SOURCE),
 ]
 RecipeName: TypeAlias = Annotated[
     str | None,
