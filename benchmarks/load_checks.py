@@ -42,7 +42,7 @@ from resx.bench.load.wire import Target
 from resx.bench.measuring import Extras
 from resx.bench.results.result import Measurement
 from resx.bench.tuning.highest_rate import Slo, search
-from resx.cli.commands.bench_run import LOADGEN_CONNECTIONS
+from resx.cli.steps.bench_run import LOADGEN_CONNECTIONS
 from resx.errors import ResxError
 from resx.export.pipeline import ExportOptions
 from resx.export.sources.source import load_source

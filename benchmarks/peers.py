@@ -54,7 +54,7 @@ from resx.bench.load.wire import Target
 from resx.bench.measuring import target_of
 from resx.bench.results.result import environment
 from resx.bench.results.samples import merge, percentiles
-from resx.cli.commands.tune import words
+from resx.cli.views.tuning import setting_text
 from resx.export.pipeline import ExportOptions
 from resx.export.sources.source import load_source
 from resx.machine import usable_cores
@@ -250,7 +250,7 @@ def _tuned(name: str, repository: Repository, concurrency: int) -> str:
     finally:
         stop(repository)
     tuning = repository.card(name).tuning
-    return words(tuning.chosen) if tuning else "none better than its own"
+    return setting_text(tuning.chosen) if tuning else "none better than its own"
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from resx.card.card import FILE_NAME, Card, read_card
-from resx.cli.commands.models import _run_facts
+from resx.cli.commands.info import _run_facts
 from resx.errors import ResxError, UsageError
 from resx.files.staging import sha256_of
 from resx.repository.versions import Repository

@@ -179,14 +179,14 @@ def test_what_others_print_while_a_spinner_or_a_bar_is_shown_is_text_too(tmp_pat
 import logging, sys, time, warnings
 from resx import streams
 from resx.cli.output import Output
-from resx.cli.commands.predict import _progress
+from resx.cli.views.progress import show_bar
 streams.make_readable()
 evil, out = {EVIL!r}, Output(as_json=False, quiet=False)
 with out.live() as live:
     live.begin(evil + "\\nforged"); live.show(evil); time.sleep(0.2)
     warnings.warn(evil); print(evil); print("two\\nlines"); logging.getLogger("x").warning(evil)
     sys.stderr.write("unended " + evil)
-with _progress(out) as moved:
+with show_bar(out, "images", with_rate=True) as moved:
     moved(1, 4); print("above " + evil); moved(2, 4)
 out.result({{}}, lambda console: console.print(evil + "\\nforged"))
 raise RuntimeError(evil)

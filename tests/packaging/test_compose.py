@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from resx.cli.commands.serve import serve
+from resx.cli.options.repository import DEFAULT_REPOSITORY
 from resx.serving.client.address import CONTROL_HEADER, CONTROL_KEY_VARIABLE, parse_address
 from resx.serving.client.client import TritonClient
 from resx.serving.client.loopback import LOOPBACK
@@ -165,10 +165,8 @@ def test_what_the_read_only_root_lacks_is_there(service: dict[str, Any]) -> None
 
 
 def test_it_mounts_the_folder_that_resx_serves_by_default_and_cannot_write_it(service: dict[str, Any]) -> None:
-    assert serve.__defaults__ is not None
-    default = next(value for value in serve.__defaults__ if isinstance(value, Path))
     (mount,) = service["volumes"]
-    assert (ROOT / mount["source"]).resolve() == (ROOT / default).resolve()
+    assert (ROOT / mount["source"]).resolve() == (ROOT / DEFAULT_REPOSITORY).resolve()
     assert (ROOT / mount["source"]).is_dir()
     assert mount["target"] == flags(service)["--model-repository"]
     assert mount["read_only"] is True

@@ -9,7 +9,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated
 
 import typer
@@ -17,25 +17,30 @@ import typer
 from resx import machine, streams
 from resx._version import __version__
 from resx.cli import output
-from resx.cli.commands import (
-    bench,
-    demo,
-    deploy,
-    doctor,
-    export,
-    lesion,
-    models,
-    paths,
-    plan,
-    predict,
-    query,
-    serve,
-    shrink,
-    status,
-    train,
-    tune,
-    verify,
-)
+from resx.cli.commands.bench import bench
+from resx.cli.commands.demo import demo
+from resx.cli.commands.deploy import deploy
+from resx.cli.commands.doctor import doctor
+from resx.cli.commands.export import export
+from resx.cli.commands.gc import gc
+from resx.cli.commands.info import info
+from resx.cli.commands.lesion import lesion
+from resx.cli.commands.logs import logs
+from resx.cli.commands.models import models
+from resx.cli.commands.paths import paths
+from resx.cli.commands.plan import plan
+from resx.cli.commands.predict import predict
+from resx.cli.commands.query import query
+from resx.cli.commands.rollback import rollback
+from resx.cli.commands.serve import serve
+from resx.cli.commands.shrink import shrink
+from resx.cli.commands.status import status
+from resx.cli.commands.stop import stop
+from resx.cli.commands.train import train
+from resx.cli.commands.tune import tune
+from resx.cli.commands.undeploy import undeploy
+from resx.cli.commands.verify import verify
+from resx.cli.options.grouping import Command, help_of, ungroup
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
 from resx.files import home
@@ -43,35 +48,31 @@ from resx.text import join_lines, printable
 
 INTERRUPTED = 130
 
+COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
+    "Models": (models, info, train),
+    "Research": (lesion, paths, shrink),
+    "Export": (export, verify),
+    "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
+    "Measuring": (bench, tune, plan),
+    "Machine": (doctor, demo),
+}
+"""By group, in the order of `resx --help`; each function's name is the command's."""
+
 app = typer.Typer(
     name="resx",
-    help="From a name of the ResNet family to a measured, served model.\n\n"
+    help="Train, export, serve and benchmark ResNet-family models.\n\n"
     "Example: resx export resnet50 && resx serve --detach && resx query resnet50 photo.jpg",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (
-    models,
-    train,
-    lesion,
-    paths,
-    shrink,
-    export,
-    verify,
-    serve,
-    status,
-    deploy,
-    query,
-    predict,
-    bench,
-    tune,
-    plan,
-    doctor,
-    demo,
-):
-    group.register(app)
+for _group, _commands in COMMANDS.items():
+    for _command in _commands:
+        app.command(_command.__name__, cls=Command, help=help_of(_command), rich_help_panel=_group)(ungroup(_command))
+
+_WRONG_USAGE: type[Exception] = typer.BadParameter.__bases__[0]
+"""What Typer raises for whatever was typed wrongly; by itself it has no public name."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -125,6 +126,9 @@ def _run() -> int:
     except ResxError as error:
         output.fail(str(error).replace("\n", " "))
         return error.exit_code
+    except _WRONG_USAGE as error:
+        output.fail(f"{' '.join(error.format_message().split())} (see --help)")  # type: ignore[attr-defined]
+        return 2
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -144,12 +148,6 @@ def _run() -> int:
             raise
         output.fail(join_lines(str(lacking)))
         return lacking.exit_code
-    except Exception as error:
-        # Typer's usage errors are its private copies of click's; what tells them is this method.
-        if not hasattr(error, "format_message"):
-            raise
-        output.fail(f"{join_lines(error.format_message())} (see --help)")
-        return 2
     if code == INTERRUPTED:
         # Ctrl-C inside an exec of a string (dataclasses and named tuples are made so, hence an import of torch) sets a
         # flag by which `python -m` kills itself with SIGINT at its end, though the interrupt was caught. The next exec

@@ -21,7 +21,7 @@ from resx.card.kinds import Precision
 from resx.card.origin import Source
 from resx.card.precision import Engine
 from resx.card.signature import signature_of
-from resx.cli.commands.export_formats import remarks
+from resx.cli.views.export_result import remarks
 from resx.data.photographs import RealImages, photograph_crops
 from resx.errors import ExportError, MissingCapability, ParityError, UsageError
 from resx.export.graph.grouped_convolutions import grouped_half_convolutions, with_grouped_in_fp32

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resx.cli.options.connection import address_of
+from resx.cli.options.connection import USUAL_ACCESS
 from resx.errors import MissingCapability, UsageError
 from resx.serving.client.address import parse_address
 from resx.serving.client.client import TritonClient
@@ -98,7 +98,7 @@ def test_the_embedded_server_is_asked_to_listen_nowhere_else(host: str) -> None:
 def test_however_loopback_is_written_the_own_server_is_known(triton: RunningTriton, host: str, protocol: str) -> None:
     port = triton.state.grpc_port if protocol == "grpc" else triton.state.http_port
 
-    address = address_of(f"{protocol}://{host}:{port}", "", triton.repository)
+    address = USUAL_ACCESS.address(f"{protocol}://{host}:{port}", triton.repository.root)
 
     assert server_at(f"{host}:{port}") == triton.state
     assert address.control_key
@@ -109,7 +109,7 @@ def test_however_loopback_is_written_the_own_server_is_known(triton: RunningTrit
 @pytest.mark.triton
 @pytest.mark.parametrize("host", ["[::1]", "127.0.0.2"])
 def test_another_address_of_loopback_is_not_shown_the_key(triton: RunningTriton, host: str) -> None:
-    assert address_of(f"{host}:{triton.state.grpc_port}", "", triton.repository).control_key == ""
+    assert USUAL_ACCESS.address(f"{host}:{triton.state.grpc_port}", triton.repository.root).control_key == ""
     assert server_at(f"{host}:{triton.state.grpc_port}") is None
 
 

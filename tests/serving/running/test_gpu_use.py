@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from resx.cli.commands.status import _gpu_line
+from resx.cli.views.server_status import gpu_line
 from resx.serving.client.address import Address
 from resx.serving.running.gpu_use import GpuReading, load_nvml, metrics_address, parse_metrics, read_nvml, reader_of
 from resx.serving.running.processes import descends_from
@@ -193,10 +193,10 @@ def test_a_driver_that_fails_or_has_no_gpu_is_no_error(monkeypatch: pytest.Monke
 def test_a_line_says_what_is_known() -> None:
     from dataclasses import asdict
 
-    assert _gpu_line(asdict(A) | {"source": "triton_metrics"}) == (
+    assert gpu_line(asdict(A) | {"source": "triton_metrics"}) == (
         "GPU GPU-a: 75% busy, 15.0 of 85.5 GB, 310 W; from the server's metrics"
     )
-    assert _gpu_line(asdict(B) | {"source": "nvml"}) == "GPU GPU-b: 25% busy; from NVML"
+    assert gpu_line(asdict(B) | {"source": "nvml"}) == "GPU GPU-b: 25% busy; from NVML"
 
 
 @pytest.mark.triton

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
-from resx.cli.options.shared import Json, Quiet, RepositoryPath
-from resx.cli.output import Output, table
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.cli.output import table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("doctor")(doctor)
-
-
-def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:
+def doctor(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITORY) -> None:
     """Check Python, PyTorch, ONNX Runtime, TensorRT, Triton, C++, GPU, Docker, ports and disk.
 
     Example: resx doctor
@@ -45,4 +38,4 @@ def doctor(repository: RepositoryPath = Path("model_repository"), json: Json = F
         rows = [[f.what, f.state, f.detail, f.needed_for, f.remedy] for f in findings]
         console.print(table("", ["what", "", "detail", "needed for", "remedy"], rows, left=5))
 
-    Output(as_json=json, quiet=quiet).result(payload, show)
+    printing.open().result(payload, show)

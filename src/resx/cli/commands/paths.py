@@ -7,41 +7,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.commands.lesion import data_of, images_bar
-from resx.cli.options.shared import Json, MaxFileMib, MaxMegapixels, Quiet, Seed
-from resx.cli.output import Output, print_lines, table
+from resx.cli.options.images import ImageLimits
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.seed import Seed
+from resx.cli.options.study import Figures, StudiedData, StudyFolder
+from resx.cli.output import Output
+from resx.cli.steps.study_inputs import data_of
+from resx.cli.views.path_study import show_paths
+from resx.cli.views.progress import show_bar
 from resx.errors import UsageError
-from resx.files.reading import set_limits
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from resx.analysis.paths.study import PathGradients, PathLengths
     from resx.zoo.spec import ModelSpec
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("paths")(paths)
-
-
 def paths(
-    source: Annotated[str, typer.Argument(help="A run's folder, or a variant: of that the lengths alone.")],
+    source: Annotated[str, typer.Argument(help="A run's folder, or a variant: path lengths only.")],
     between: Annotated[
-        tuple[int, int] | None, typer.Option(help="Say also what share of the paths has LOW to HIGH blocks.")
+        tuple[int, int] | None,
+        typer.Option(metavar="LOW HIGH", help="Also print the share of paths with LOW to HIGH blocks."),
     ] = None,
-    data: Annotated[
-        str, typer.Option(help="digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: what the run trained on.")
-    ] = "",
-    images: Annotated[int, typer.Option(min=1, help="Training images whose gradients are taken.")] = 16,
-    draws: Annotated[int, typer.Option(min=1, help="Random paths of each length.")] = 16,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A folder for paths.json and figures.")] = None,
-    figures: Annotated[bool, typer.Option(help="Draw into the output folder.")] = True,
+    data: StudiedData = "",
+    images: Annotated[int, typer.Option(min=1, metavar="N", help="Training images whose gradients are taken.")] = 16,
+    draws: Annotated[int, typer.Option(min=1, metavar="N", help="Random paths of each length.")] = 16,
+    output: StudyFolder = None,
+    figures: Figures = True,
+    *,
+    printing: OutputOptions,
     seed: Seed = 0,
-    max_megapixels: MaxMegapixels = None,
-    max_file_mib: MaxFileMib = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    limits: ImageLimits,
 ) -> None:
     """Count a network's paths by length, and measure the gradient that a run's carry (Veit et al. 2016).
 
@@ -50,7 +45,7 @@ def paths(
     from resx.zoo.catalog import kind_of, variant
     from resx.zoo.spec import SPEC_FILE, read_spec
 
-    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
+    limits.apply()
     kind = kind_of(source)
     if kind not in ("run", "variant"):
         raise UsageError(f"{source}: its blocks are not known; give a run's folder or a variant")
@@ -68,7 +63,7 @@ def paths(
     require_residual_blocks(spec, "a choice of paths")
     if output is not None and figures:
         require_matplotlib()
-    out = Output(as_json=json, quiet=quiet)
+    out = printing.open()
     lengths = path_lengths(topology(spec.architecture, spec.kept_blocks))
     gradients = _measure(Path(source), spec, lengths, data, (images, draws, seed), out) if kind == "run" else None
     payload = {"model": spec.name, "seed": seed, "lengths": lengths.model_dump(mode="json")}
@@ -79,7 +74,7 @@ def paths(
         write_atomic(output / "paths.json", _text(payload))
         if figures:
             draw_paths(spec.name, lengths, gradients, output)
-    out.result(payload, lambda console: _show(console, payload, lengths, gradients, output))
+    out.result(payload, lambda console: show_paths(console, payload, lengths, gradients, output))
 
 
 def _measure(
@@ -99,7 +94,7 @@ def _measure(
     chosen = np.random.default_rng(seed).permutation(len(found.train))[:num_images]
     x_NCHW = normalize(found.train.images[chosen], spec, torch.device("cpu"))
     tape = PathTape(steps_of(model, spec), x_NCHW, torch.from_numpy(found.train.targets[chosen]))
-    with images_bar(out, "lengths") as on_length:
+    with show_bar(out, "lengths") as on_length:
         return path_gradients(tape, lengths, draws=draws, seed=seed, on_length=on_length)
 
 
@@ -107,37 +102,3 @@ def _text(payload: dict[str, Any]) -> str:
     import json
 
     return json.dumps(payload, indent=1) + "\n"
-
-
-def _show(
-    console: Console,
-    payload: dict[str, Any],
-    lengths: PathLengths,
-    gradients: PathGradients | None,
-    output: Path | None,
-) -> None:
-    columns, rows = ["length", "paths, %"], []
-    for length, share in enumerate(lengths.shares):
-        row = [str(length), f"{100 * share:.3g}"]
-        if gradients is not None:
-            row += [f"{gradients.lengths[length].mean:.3g}", f"{100 * gradients.shares[length]:.3g}"]
-        rows.append(row)
-    if gradients is not None:
-        columns += ["gradient of one", "paths x gradient, %"]
-    console.print(table("", columns, rows, left=0))
-    lines = [
-        f"{payload['model']}: {lengths.num_blocks} blocks, mean length {lengths.mean:.1f} (standard deviation "
-        f"{lengths.std:.2f}); {lengths.span.share:.1%} of the paths have {lengths.span.low} to {lengths.span.high}"
-    ]
-    if between := payload.get("between"):
-        lines.append(f"{between['share']:.2%} of the paths have {between['low']} to {between['high']} blocks")
-    if gradients is None:
-        lines.append("lengths alone: gradients need the weights of a run")
-    else:
-        lines.append(
-            f"paths of {gradients.span.low} to {gradients.span.high} blocks carry {gradients.span.share:.1%} of the "
-            f"gradient; mean length weighted by it {gradients.mean_length:.1f}"
-        )
-    if output is not None:
-        lines.append(f"wrote {output}")
-    print_lines(console, lines)

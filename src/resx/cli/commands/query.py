@@ -7,68 +7,45 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options.shared import (
-    Ca,
-    Cert,
-    Header,
-    Json,
-    Key,
-    MaxFileMib,
-    MaxMegapixels,
-    ProtocolName,
-    Quiet,
-    RepositoryPath,
-    Url,
-)
-from resx.cli.output import Output, table
+from resx.cli.options.connection import Connection, Retries
+from resx.cli.options.images import ImageLimits
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.repository import Version
+from resx.cli.options.top import Top
+from resx.cli.output import table
+from resx.cli.views import random_weights
 from resx.errors import UsageError
-from resx.files.reading import set_limits
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("query")(query)
-
-
 def query(
     name: Annotated[str, typer.Argument(help="A model that is loaded.")],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
-    top: Annotated[int, typer.Option(min=1, help="Classes to show.")] = 5,
-    version: Annotated[int, typer.Option(min=0, help="0: the newest that is loaded.")] = 0,
-    retries: Annotated[
-        int, typer.Option(min=0, max=100, help="Times to ask again when the connection was lost; 8 are 9 seconds.")
-    ] = 0,
+    server: Connection,
+    printing: OutputOptions,
+    limits: ImageLimits,
+    top: Top = 5,
+    version: Version = 0,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Send the files; the server decodes them (`resx export --image-endpoint`).")
+        bool,
+        typer.Option(
+            "--raw", metavar="", help="Send the files; the server decodes them (`resx export --image-endpoint`)."
+        ),
     ] = False,
-    repository: RepositoryPath = Path("model_repository"),
-    url: Url = "",
-    protocol: ProtocolName = "",
-    ca: Ca = "",
-    cert: Cert = "",
-    key: Key = "",
-    header: Header = None,
-    max_megapixels: MaxMegapixels = None,
-    max_file_mib: MaxFileMib = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    retries: Retries = 0,
 ) -> None:
     """Ask the server what is on each image: the most likely labels with their probabilities, or scores.
 
     Example: resx query resnet50 photo.jpg
     """
-    from resx.cli.options.connection import address_of
-    from resx.cli.views import random_weights
     from resx.repository.config_pbtxt import output_kind_of
-    from resx.repository.versions import Repository
     from resx.serving.client.client import TritonClient
     from resx.serving.client.image_queries import classify_files, classify_raw_files, load_images
 
-    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
-    address = address_of(url, protocol, Repository(repository), ca=ca, cert=cert, key=key, headers=header)
+    limits.apply()
+    address = server.address()
     if raw and version:
         raise UsageError("--raw, --version: the image endpoint asks the newest version; leave one of them out")
     decoded = [] if raw else load_images(images)
@@ -107,6 +84,6 @@ def query(
         "random_weights": interface.has_random_weights,
         "images": entries,
     }
-    out = Output(as_json=json, quiet=quiet)
+    out = printing.open()
     out.result(payload, show)
     random_weights.warn(out, name, is_random=interface.has_random_weights)

@@ -1,19 +1,19 @@
-"""`resx serve` and `resx stop`: the embedded Triton."""
+"""`resx serve`: the embedded Triton."""
 
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.commands.status import UNGUARDED
-from resx.cli.options.shared import Json, Quiet, RepositoryPath, choose, finite
-from resx.cli.output import Output, print_lines, readers_may_leave
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.cli.options.server import Native, PortOptions, RecoveryOptions, ServerDir, ServingDevice
+from resx.cli.options.validation import choose
+from resx.cli.output import Output, readers_may_leave
+from resx.cli.views.ready_server import show_ready
 from resx.errors import ResxError, UsageError
-from resx.machine import cpu_quota, quota_note
-from resx.text import one_line
 
 if TYPE_CHECKING:
     from resx.gpus import Wish
@@ -24,55 +24,23 @@ if TYPE_CHECKING:
     from resx.serving.supervisor.policy import Policy
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("serve")(serve)
-    app.command("stop")(stop)
-
-
 def serve(
-    repository: RepositoryPath = Path("model_repository"),
-    load: Annotated[list[str] | None, typer.Option(help="A model to load, once per model. Default: all.")] = None,
-    load_none: Annotated[bool, typer.Option("--load-none", help="Load no model; `resx deploy` does.")] = False,
-    host: Annotated[
-        str, typer.Option(help="127.0.0.1 and nothing else; docs/security.md has what reaches further.")
-    ] = "127.0.0.1",
-    http_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8000,
-    grpc_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8001,
-    metrics_port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free port.")] = 8002,
-    native: Annotated[
-        bool | None,
-        typer.Option(
-            "--native/--isolated",
-            help="Compute in the server itself: about 20 % faster for small models; a crash stops the whole server. "
-            "Compiled at first use. Default: isolated, where Triton can run this Python.",
-            show_default=False,
-        ),
+    listening: PortOptions,
+    recovery: RecoveryOptions,
+    printing: OutputOptions,
+    repository: RepositoryPath = DEFAULT_REPOSITORY,
+    load: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.")
     ] = None,
-    device: Annotated[
-        str, typer.Option(help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used.")
-    ] = "auto",
-    server_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Serve with another Triton's files, laid out as in NVIDIA's container: bin/, backends/, lib/. "
-            "Default: resx's own.",
-            show_default=False,
-        ),
-    ] = None,
-    detach: Annotated[bool, typer.Option("--detach", help="Return as soon as it is ready.")] = False,
-    exit_timeout: Annotated[int, typer.Option(min=1, help="Seconds to answer what was accepted, at the end.")] = 10,
-    tries: Annotated[
-        int, typer.Option(min=1, help="Failed recoveries before a model is set aside, or the server ends.")
-    ] = 5,
-    canary_timeout: Annotated[
-        float,
-        typer.Option(min=1, callback=finite, help="Seconds in which a model that is asked must finish something."),
-    ] = 10.0,
-    json: Json = False,
-    quiet: Quiet = False,
+    load_none: Annotated[
+        bool, typer.Option("--load-none", metavar="", help="Load no model; `resx deploy` does.")
+    ] = False,
+    device: ServingDevice = "auto",
+    detach: Annotated[bool, typer.Option("--detach", metavar="", help="Return as soon as it is ready.")] = False,
+    native: Native = None,
+    server_dir: ServerDir = None,
 ) -> None:
-    """Serve the repository on loopback; ready means that every model answered as its card says.
+    """Serve the repository on loopback. Ready once every model passes its self-test.
 
     Each model starts with the version that was deployed or rolled back to last, or else with its newest; one that was
     undeployed is left out.
@@ -87,12 +55,10 @@ def serve(
     from resx.serving.embedded.devices import require_tensorrt_for
     from resx.serving.embedded.engine_runtime import require_servable
     from resx.serving.embedded.server_folder import require_server_folder
-    from resx.serving.embedded.server_ports import Ports, require_loopback
     from resx.serving.supervisor.detaching import serve_detached
-    from resx.serving.supervisor.policy import Policy
 
-    out = Output(as_json=json, quiet=quiet)
-    require_loopback(host)
+    out = printing.open()
+    ports = listening.ports()
     wish = choose("--device", device, WISHES)
     if load and load_none:
         raise UsageError("--load and --load-none: give one of them")
@@ -110,18 +76,15 @@ def serve(
     if server_dir is None:
         require_servable(published, models, wish)
         require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
-    policy = Policy(exit_timeout_s=exit_timeout, max_tries=tries, canary_timeout_s=canary_timeout)
-    ports = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
     if detach:
         wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
-        wanted += [f"--exit-timeout={exit_timeout}", f"--tries={tries}", f"--canary-timeout={canary_timeout}"]
-        wanted += [f"--device={wish}", *_server_arguments(native, where)]
+        wanted += [*recovery.arguments(), f"--device={wish}", *_server_arguments(native, where)]
         with out.steps() as step:
             step("start the server, load the models and check their answers")
             state = serve_detached(published, ports, wanted)
-        _say_ready(out, published, state, [], [])
+        show_ready(out, published, state, [], [])
         return
-    _serve_here(out, published, ports, models, policy, native=native, wish=wish, server_dir=where)
+    _serve_here(out, published, ports, models, recovery.policy(), native=native, wish=wish, server_dir=where)
 
 
 def _server_arguments(native: bool | None, server_dir: str) -> list[str]:
@@ -174,7 +137,7 @@ def _serve_here(
                 starting.close()
             is_ready = True
             with readers_may_leave():
-                _say_ready(out, repository, state, deployed, errors)
+                show_ready(out, repository, state, deployed, errors)
             tell("Serving. Ctrl-C to stop.")
 
         run(
@@ -188,59 +151,3 @@ def _serve_here(
             on_step=tell,
             on_ready=say_ready,
         )
-
-
-def stop(repository: RepositoryPath = Path("model_repository"), json: Json = False, quiet: Quiet = False) -> None:
-    """Stop the server of this repository, if one runs; requests that it accepted are answered first.
-
-    Example: resx stop
-    """
-    from resx.repository.versions import Repository
-    from resx.serving.supervisor.detaching import stop as stop_server
-
-    ended = stop_server(Repository(repository))
-    line = f"stopped process {ended.pid}" if ended else f"{repository}: no server is running"
-    Output(as_json=json, quiet=quiet).result(
-        {"stopped": ended.pid if ended else None},
-        lambda console: console.print(line, markup=False, soft_wrap=True),
-    )
-
-
-def _say_ready(
-    out: Output, repository: Repository, state: ServerState, deployed: list[Deployed], errors: list[ResxError]
-) -> None:
-    from resx.repository.skipped_folders import skipped_entries, skipped_lines
-    from resx.serving.client.client import TritonClient
-
-    for error in errors:
-        out.note(f"not loaded: {error}")
-    with TritonClient(state.address("grpc"), timeout_s=10) as client:
-        ready = client.model_versions()
-    names = set(repository.names())
-    missing = sorted(names - set(ready))
-    newest = {name: repository.versions(name)[-1] for name in names & ready.keys()}
-    newer = {name: version for name, version in newest.items() if version > ready[name][-1]}
-    payload = {
-        "http": f"127.0.0.1:{state.http_port}", "grpc": f"127.0.0.1:{state.grpc_port}",
-        "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
-        "models": ready, "not_loaded": missing, "newer": newer, "skipped": skipped_entries(repository),
-        "cpu_quota": cpu_quota(), "server_dir": state.server_dir or None,
-    }  # fmt: skip
-    differences = {
-        entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
-        for entry in deployed
-    }
-    lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
-    lines += [f"  {_of_folder(state)}"] if state.server_dir else []
-    lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
-    lines += [f"  {name} version {version} is newer: resx deploy {name}" for name, version in newer.items()]
-    aside = {name: why for name, why in state.set_aside.items() if name not in ready}
-    lines += [f"  {name} is not loaded: resx deploy {name}" for name in map(one_line, missing) if name not in aside]
-    lines += [f"  {name} is set aside: {why.removeprefix(f'{name}: ')}" for name, why in aside.items()]
-    lines += [f"  {line}" for line in skipped_lines(skipped_entries(repository))]
-    lines += [f"  {note}"] if (note := quota_note()) else []
-    out.result(payload, lambda console: print_lines(console, lines))
-
-
-def _of_folder(state: ServerState) -> str:
-    return f"Triton {state.server_version} of {state.server_dir}: {UNGUARDED}"

@@ -1,56 +1,30 @@
-"""`resx status` and `resx logs`: how a server fares."""
+"""`resx status`: how a server fares."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import datetime
-import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from resx.cli.options.shared import Ca, Cert, Header, Json, Key, ProtocolName, Quiet, RepositoryPath, Url
-from resx.cli.output import Output, print_lines, table
-from resx.errors import MissingCapability, ResxError, UsageError
+from resx.cli.options.connection import Connection
+from resx.cli.options.output import OutputOptions
+from resx.cli.views.server_status import show_status
+from resx.errors import MissingCapability, ResxError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from resx.repository.versions import Repository
     from resx.serving.client.address import Address
     from resx.serving.running.server_state import ServerState
 
 
-UNGUARDED = "without the guard on requests of resx's own server (docs/security.md)"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("status")(status)
-    app.command("logs")(logs)
-
-
-def status(
-    repository: RepositoryPath = Path("model_repository"),
-    url: Url = "",
-    protocol: ProtocolName = "",
-    ca: Ca = "",
-    cert: Cert = "",
-    key: Key = "",
-    header: Header = None,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+def status(server: Connection, printing: OutputOptions) -> None:
     """Show whether a server runs, each model's versions, requests and times, and what had to be brought back.
 
     p50 is the median of the last minute, from the embedded server's metrics; mean is since the model was loaded.
 
     Example: resx status
     """
-    from resx.cli.options.connection import address_of
     from resx.repository.skipped_folders import skipped_entries
     from resx.repository.versions import Repository
     from resx.serving.client.client import NotLoaded, TritonClient
@@ -58,14 +32,14 @@ def status(
     from resx.serving.running import server_state as states
     from resx.serving.running.server_state import gave_up, running_server
 
-    published = Repository(repository)
-    state = None if url else running_server(published)
-    if not url and state is None and (ended := gave_up(published)):
+    published = Repository(server.repository)
+    state = None if server.url else running_server(published)
+    if not server.url and state is None and (ended := gave_up(published)):
         when = datetime.datetime.fromtimestamp(ended.ended).astimezone().isoformat(" ", "seconds")
         raise MissingCapability(
-            f"{repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
+            f"{server.repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
         )
-    address = address_of(url, protocol, published, ca=ca, cert=cert, key=key, headers=header)
+    address = server.address()
     payload: dict[str, Any] = {"url": str(address), "triton": None, "models": [], "gpus": None}
     payload["skipped"] = skipped_entries(published)
     payload |= _fate(state, states.read_deployed(published))
@@ -82,7 +56,7 @@ def status(
     except ResxError:
         if state is None or state.phase == "serving":
             raise
-    Output(as_json=json, quiet=quiet).result(payload, lambda console: _show(console, payload, published.owner))
+    printing.open().result(payload, lambda console: show_status(console, payload, published.owner))
 
 
 def _gpus(address: Address) -> list[dict[str, Any]] | None:
@@ -94,19 +68,6 @@ def _gpus(address: Address) -> list[dict[str, Any]] | None:
     reader = reader_of(address)
     readings = reader.read() if reader else ()
     return [asdict(gpu) | {"source": reader.source} for gpu in readings] if reader and readings else None
-
-
-def _gpu_line(gpu: Mapping[str, Any]) -> str:
-    from resx.cli.views.bench_result import memory_text
-    from resx.serving.running.gpu_use import SOURCES
-
-    used, power = gpu["memory_used_bytes"], gpu["power_w"]
-    parts = [
-        "" if gpu["utilization"] is None else f"{gpu['utilization']:.0%} busy",
-        "" if used is None else memory_text(used, gpu["memory_total_bytes"]),
-        "" if power is None else f"{power:.0f} W",
-    ]
-    return f"GPU {gpu['name']}: {', '.join(filter(None, parts))}; from {SOURCES[gpu['source']]}"
 
 
 def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
@@ -139,105 +100,3 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         "log": state.log,
         "disk": why_no_room(Path(state.log).parent),
     }
-
-
-def _show(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str], str]) -> None:
-    from resx.repository.skipped_folders import skipped_lines
-
-    title = f"{payload['url']}  Triton {payload['triton'] or 'does not answer'}"
-    if "pid" in payload:
-        own = payload["native"] and not payload["server_dir"]
-        how = ("native, " if own else "") + ("on the GPU, " if payload["device"] == "gpu" else "")
-        title += f"  process {payload['pid']}, {how}{payload['phase']}, up {_duration(payload['uptime_s'])}"
-    console.print(title, markup=False, soft_wrap=True)
-    if folder := payload.get("server_dir"):
-        console.print(f"server of {folder}, {UNGUARDED}", markup=False, soft_wrap=True)
-    if trouble := payload.get("trouble"):
-        console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
-    others = ", the others go on" if payload["models"] else ""
-    for name, why in payload.get("set_aside", {}).items():
-        line = f"{name} is set aside{others}: {why}; `resx deploy {owner_of(name)}` tries it again"
-        console.print(line, markup=False, soft_wrap=True)
-    rows = [
-        [
-            model["name"],
-            ", ".join(map(str, model["versions"])),
-            "yes" if model["ready"] else "NO",
-            str(model["requests"]),
-            str(model["failed"]),
-            _number(model["p50_ms"]),
-            _number(model["mean_ms"]),
-        ]
-        for model in payload["models"]
-    ]
-    columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
-    console.print(table("", columns, rows, left=3) if rows else "no model is loaded")
-    print_lines(console, [_gpu_line(gpu) for gpu in payload["gpus"] or ()])
-    if last := payload.get("last_restart"):
-        times = "time" if payload["restarts"] == 1 else "times"
-        what = f"{last['model']} alone, " if last["model"] else "the server, "
-        line = (
-            f"brought back {payload['restarts']} {times}, last {what}{_duration(last['ago_s'])} ago: {last['reason']}"
-        )
-        console.print(line, markup=False, soft_wrap=True)
-    print_lines(console, skipped_lines(payload["skipped"]))
-    if disk := payload.get("disk"):
-        line = f"{Path(payload['log']).parent}: {disk}; the server goes on, its log and this status do not: make room"
-        print_lines(console, [line])
-    if "log" in payload:
-        console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def logs(
-    repository: RepositoryPath = Path("model_repository"),
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Lines from the end.")] = 50,
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the server ends, or Ctrl-C.")] = False,
-    json: Json = False,
-    quiet: Quiet = False,
-) -> None:
-    """Print the end of the log of this repository's server, running or not: Triton's lines and the supervisor's.
-
-    Example: resx logs -f -n 100
-    """
-    from resx.repository.versions import Repository
-    from resx.serving.running import logs as files
-    from resx.serving.running.server_state import LOG, folder_of
-
-    published = Repository(repository)
-    log = folder_of(published) / LOG
-    if follow and json:
-        raise UsageError("--json and --follow: give one of them")
-    if not log.exists():
-        raise UsageError(f"{repository}: no server of this repository has run; `resx serve` starts one")
-    position = log.stat().st_size
-    tail = files.last_lines(log, lines)
-    if json:
-        Output(as_json=True, quiet=quiet).result({"log": str(log), "lines": tail}, lambda _console: None)
-        return
-    sys.stdout.write("".join(f"{line}\n" for line in tail))
-    sys.stdout.flush()
-    if follow:
-        _follow(published, log, position)
-
-
-def _follow(repository: Repository, log: Path, position: int) -> None:
-    from resx.serving.running import logs as files
-    from resx.serving.running.server_state import running_server
-
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a block may end within a character
-    try:
-        for block in files.follow(log, position, lambda: running_server(repository) is None):
-            sys.stdout.write(decoder.decode(block))
-            sys.stdout.flush()
-    except KeyboardInterrupt:
-        return

@@ -10,60 +10,83 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options.shared import Ca, Cert, Header, Json, Key, Quiet, RepositoryPath, Seed, Url, choose, finite
-from resx.cli.output import Output, print_lines, table
+from resx.cli.options.connection import LoadConnection
+from resx.cli.options.figure import Plot
+from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.seed import Seed
+from resx.cli.options.validation import choose, finite
+from resx.cli.output import Output
+from resx.cli.views.tuning import ending, setting_text, show_tuning
 from resx.errors import MissingCapability, UsageError
 from resx.files.reading import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-
     from resx.bench.tuning.tuning import Search, TuningResult
-    from resx.card.tuning import Setting, Tuning
+    from resx.card.tuning import Tuning
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
 
-
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("tune")(tune)
+_SEARCH = "Search"
 
 
 def tune(
     name: Annotated[str, typer.Argument(help="A model of the repository.")],
-    objective: Annotated[str, typer.Option(help="throughput, or latency (of single requests).")] = "throughput",
+    objective: Annotated[
+        str, typer.Option(metavar="NAME", help="throughput, or latency (of single requests).")
+    ] = "throughput",
     slo: Annotated[
-        str, typer.Option(help="For the highest rate that holds this, as p99=15ms. Default: for most images a second.")
+        str,
+        typer.Option(
+            metavar="pNN=TIME",
+            help="Tune for the highest rate that holds this, as p99=15ms. Default: for most images per second.",
+        ),
     ] = "",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests in flight where throughput is measured.")] = 8,
-    duration: Annotated[float, typer.Option(callback=finite, help="Seconds of each load in the first round.")] = 1.0,
-    pairs: Annotated[int, typer.Option(min=2, help="Of the best setting and the one in force, in the end.")] = 5,
-    cores: Annotated[int, typer.Option(min=0, help="That the server may use. Default: this machine's.")] = 0,
+    dry_run: DryRun = False,
+    undo: Annotated[bool, typer.Option("--undo", metavar="", help="Take the last tuning of the model back.")] = False,
+    concurrency: Annotated[
+        int,
+        typer.Option(
+            min=1, metavar="N", help="In-flight requests where throughput is measured.", rich_help_panel=_SEARCH
+        ),
+    ] = 8,
+    duration: Annotated[
+        float,
+        typer.Option(
+            callback=finite,
+            metavar="SECONDS",
+            help="Seconds of each load in the first round.",
+            rich_help_panel=_SEARCH,
+        ),
+    ] = 1.0,
+    pairs: Annotated[
+        int,
+        typer.Option(min=2, metavar="N", help="Paired runs of best against current.", rich_help_panel=_SEARCH),
+    ] = 5,
+    cores: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="CPU cores for the server. Default: this machine's.", rich_help_panel=_SEARCH
+        ),
+    ] = 0,
     client_elsewhere: Annotated[
-        bool, typer.Option("--client-elsewhere", help="Leave the client's processor time out of the account.")
+        bool,
+        typer.Option(
+            "--client-elsewhere",
+            metavar="",
+            help="Estimate throughput with a remote client.",
+            rich_help_panel=_SEARCH,
+        ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Measure and print; change nothing.")] = False,
-    plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Draw the settings' front into a png, svg or pdf.")
-    ] = None,
-    undo: Annotated[bool, typer.Option("--undo", help="Take the last tuning of the model back.")] = False,
-    repository: RepositoryPath = Path("model_repository"),
-    url: Url = "",
-    protocol: Annotated[str, typer.Option("--protocol", help="Of the load: http or grpc. Default: http.")] = "",
-    ca: Ca = "",
-    cert: Cert = "",
-    key: Key = "",
-    header: Header = None,
+    *,
+    server: LoadConnection,
+    plot: Plot = None,
+    printing: OutputOptions,
     seed: Seed = 0,
-    json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Find instances, threads, spinning, batches, delay and precision by measurement on the running server.
 
-    Settings are tried under a name that no client knows. If the best one is surely better than the one in force, it is
-    published as a version with the evidence in its card, and deployed. Precisions are the model's versions.
+    Settings are tried under a name that no client knows. If the best one is significantly better than the current one,
+    it is published as a version with the evidence in its card, and deployed. Precisions are the model's versions.
 
     Exit code 3 if no setting holds --slo.
 
@@ -73,12 +96,11 @@ def tune(
     from resx.bench.tuning.highest_rate import parse_slo
     from resx.bench.tuning.tuning import Search
     from resx.card.tuning import OBJECTIVES
-    from resx.cli.options.connection import address_of
     from resx.repository.versions import Repository
 
-    published, out = Repository(repository), Output(as_json=json, quiet=quiet)
+    published, out = Repository(server.repository), printing.open()
     published.version_folder(name)
-    address = address_of(url, protocol or ("" if url else "http"), published, ca=ca, cert=cert, key=key, headers=header)
+    address = server.address()
     if undo:
         _undo(out, address, published, name)
         return
@@ -145,7 +167,7 @@ def _search(
                 _versions(repository, name, before.version),
                 card.max_batch_size,
                 card.canary.num_images,
-                on_trial=lambda stage, setting: tell.begin(f"{stage}: {words(setting)}"),
+                on_trial=lambda stage, setting: tell.begin(f"{stage}: {setting_text(setting)}"),
             )
         evidence = _evidence(search, found, config_before)
         if plot is not None:
@@ -160,10 +182,10 @@ def _search(
         "better": better,
         "version": deployed.version if deployed else None,
     }
-    end = [_ending(name, better, dry_run, deployed.version if deployed else 0)]
+    end = [ending(name, better=better, dry_run=dry_run, version=deployed.version if deployed else 0)]
     if plot is not None:
         end.append(f"wrote {plot}")
-    out.result(payload, lambda console: _show(console, evidence, end))
+    out.result(payload, lambda console: show_tuning(console, evidence, end))
 
 
 def _config(repository: Repository, name: str) -> str:
@@ -211,57 +233,6 @@ def _evidence(search: Search, found: TuningResult, config_before: str) -> Tuning
         num_pairs=found.num_pairs,
         trials=found.trials,
     )
-
-
-def words(setting: Setting) -> str:
-    """Return a setting in one line."""
-    threads = f"{setting.instances} x {setting.threads or 'auto'}{' spinning' if setting.spinning else ''}"
-    batch = f", batches of {setting.max_batch}, delay {setting.delay_us} us" if setting.max_batch else ""
-    return f"version {setting.version}, {threads}{batch}"
-
-
-def _ending(name: str, better: bool, dry_run: bool, version: int) -> str:
-    if not better:
-        return "no setting is surely better than the one in force; nothing was changed"
-    if dry_run:
-        return "--dry-run: nothing was changed"
-    return f"{name} version {version} answers with it; `resx tune {name} --undo` takes it back"
-
-
-def _show(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
-    from resx.bench.tuning.tuning import front, latest
-
-    best = front(tuning.trials)
-    rows = [
-        [
-            words(trial.setting),
-            f"{trial.images_per_s:.1f}",
-            _ms(trial.p50_ms),
-            _ms(trial.p99_ms),
-            _ms(trial.single_ms),
-            "*" if trial in best else trial.invalid[:40],
-        ]
-        for trial in sorted(latest(tuning.trials), key=lambda trial: -trial.images_per_s)
-    ]
-    throughput = f"images/s at {tuning.slo}" if tuning.slo else "images/s"
-    columns = ["setting", throughput, "p50 ms", "p99 ms", "single ms", "front"]
-    console.print(table("", columns, rows))
-    console.print("front, *: no other setting is better in both images/s and single ms", markup=False)
-    if tuning.num_pairs > 1:
-        console.print(_compare(tuning), markup=False, soft_wrap=True)
-    print_lines(console, end)
-
-
-def _compare(tuning: Tuning) -> str:
-    both = f"{words(tuning.chosen)} / {words(tuning.before)}"
-    if tuning.ratio is None:
-        return f"{both}: the latter holds {tuning.slo} at no rate, in {tuning.num_pairs} pairs"
-    what = "images/s" if tuning.objective == "throughput" else "single ms"
-    return f"{both}, {what}: {tuning.ratio:.3f} (95 %: {tuning.low:.3f} to {tuning.high:.3f}, {tuning.num_pairs} pairs)"
-
-
-def _ms(value: float | None) -> str:
-    return "n/a" if value is None else f"{value:.2f}"
 
 
 def _undo(out: Output, address: Address, repository: Repository, name: str) -> None:

@@ -3,158 +3,172 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from resx.cli.options.shared import (
-    AllowCode,
-    Json,
-    MaxFileMib,
-    MaxMegapixels,
-    ProtocolName,
-    Quiet,
-    RepositoryPath,
-    Seed,
-    finite,
+from resx.cli.options.connection import ProtocolName, ServerAccess
+from resx.cli.options.images import ImageLimits
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath, Version
+from resx.cli.options.seed import Seed
+from resx.cli.options.source import AllowCode
+from resx.cli.options.validation import finite
+from resx.cli.output import Output
+from resx.cli.views.verification import (
+    comparison_as_json,
+    show_comparison,
+    show_verification,
+    verification_as_json,
 )
-from resx.cli.output import Output, table
-from resx.cli.views.version_card import accelerated
 from resx.errors import ParityError, UsageError
-from resx.files.reading import set_limits
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from resx.card.card import Card
-    from resx.card.parity_result import Parity
     from resx.export.checks.accuracy import Accuracies
-    from resx.export.checks.file_comparison import Comparison, Divergence
-    from resx.serving.deployment.verification import Verification
+    from resx.serving.deployment.verification import LabelledData
+
+_FILES = "Two files"
+
+Rtol: TypeAlias = Annotated[
+    float,
+    typer.Option(
+        callback=finite,
+        metavar="X",
+        help="Largest difference that passes, relative to the output's scale.",
+        rich_help_panel=_FILES,
+    ),
+]
+MaxBatch: TypeAlias = Annotated[
+    int,
+    typer.Option("--max-batch", min=1, metavar="N", help="The largest batch, beside 1 and 2.", rich_help_panel=_FILES),
+]
+Bisect: TypeAlias = Annotated[
+    bool,
+    typer.Option("--bisect", metavar="", help="Name the first tensor that differs.", rich_help_panel=_FILES),
+]
+ByPosition: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--by-position", metavar="", help="Match inputs and outputs by order, not by name.", rich_help_panel=_FILES
+    ),
+]
+VerifyData: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA",
+        help="Measure accuracy on digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: a run's held-out data.",
+    ),
+]
+NumImages: TypeAlias = Annotated[
+    int,
+    typer.Option(min=1, metavar="N", help="At most N images of --data, spread evenly over its held-out part."),
+]
+Served: TypeAlias = Annotated[
+    str, typer.Option(metavar="URL", help="Also compare this server's answers with the file's.")
+]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this file."""
-    app.command("verify")(verify)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComparisonOptions:
+    """How two files are compared."""
+
+    rtol: Rtol = 1e-4
+    max_batch: MaxBatch = 8
+    bisect: Bisect = False
+    by_position: ByPosition = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AccuracyOptions:
+    """What accuracy is measured on; an empty name: what the version names itself."""
+
+    data: VerifyData = ""
+    images: NumImages = 512
+
+    def labelled(self) -> LabelledData:
+        """Return the data by name."""
+        from resx.serving.deployment.verification import LabelledData
+
+        return LabelledData(name=self.data, num_images=self.images)
 
 
 def verify(
     subject: Annotated[str, typer.Argument(metavar="NAME|A.onnx", help="A model of the repository, or a file.")],
+    accuracy: AccuracyOptions,
+    comparison: ComparisonOptions,
     other: Annotated[Path | None, typer.Argument(metavar="[B.onnx]", help="The file to compare it with.")] = None,
-    version: Annotated[int, typer.Option(min=0, help="0: the newest.")] = 0,
-    served: Annotated[str, typer.Option(metavar="URL", help="Compare this server's answers with the file's too.")] = "",
+    repository: RepositoryPath = DEFAULT_REPOSITORY,
+    version: Version = 0,
+    served: Served = "",
     protocol: ProtocolName = "",
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="SET",
-            help="Measure accuracy on digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: a run's held-out data.",
-        ),
-    ] = "",
-    images: Annotated[int, typer.Option(min=1, help="Of --data, at most; spread evenly over its held-out part.")] = 512,
-    rtol: Annotated[
-        float, typer.Option(callback=finite, help="Files: largest difference that passes, over the output's scale.")
-    ] = 1e-4,
-    max_batch: Annotated[int, typer.Option("--max-batch", min=1, help="Files: the largest batch, beside 1 and 2.")] = 8,
-    bisect: Annotated[bool, typer.Option("--bisect", help="Files: name the first tensor that differs.")] = False,
-    by_position: Annotated[
-        bool, typer.Option("--by-position", help="Files: match inputs and outputs by order, not by name.")
-    ] = False,
-    allow_code: AllowCode = None,
-    repository: RepositoryPath = Path("model_repository"),
+    *,
+    printing: OutputOptions,
     seed: Seed = 0,
-    max_megapixels: MaxMegapixels = None,
-    max_file_mib: MaxFileMib = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    allow_code: AllowCode = None,
+    limits: ImageLimits,
 ) -> None:
-    """Check that a published version still is, and computes, what its card says; or compare two ONNX files.
+    """Re-verify a published version, or compare two ONNX files.
 
     Example: resx verify densenet169 --served 127.0.0.1:8001
     """
+    from resx.card.card import read_card
+    from resx.repository.versions import Repository
     from resx.zoo.catalog import names_onnx_file
 
-    set_limits(megapixels=max_megapixels, file_mib=max_file_mib)
-    out = Output(as_json=json, quiet=quiet)
+    limits.apply()
+    out = printing.open()
     if other is not None or names_onnx_file(subject):
         if other is None:
             raise UsageError(f"{subject}: give a second .onnx file to compare it with, or a model's name")
-        if not rtol > 0:
-            raise UsageError(f"rtol={rtol}: give a bound above 0")
-        files = (Path(subject), other)
-        _compare(
-            out,
-            files,
-            rtol=rtol,
-            max_batch=max_batch,
-            bisect=bisect,
-            seed=seed,
-            data=data,
-            num_images=images,
-            by_position=by_position,
-        )
-    else:
-        _version(
-            out,
-            subject,
-            version or None,
-            repository,
-            served=served,
-            protocol=protocol,
-            data=data,
-            num_images=images,
-            allowed_code=allow_code or [],
-        )
+        if not comparison.rtol > 0:
+            raise UsageError(f"rtol={comparison.rtol}: give a bound above 0")
+        _compare(out, (Path(subject), other), comparison, accuracy, seed=seed)
+        return
+    folder = Repository(repository).version_folder(subject, version or None)
+    address = ServerAccess(protocol=protocol).address(served, repository) if served else None
+    with out.steps() as step:
+        from resx.serving.deployment.verification import verify_version
+
+        found = verify_version(folder, address, accuracy.labelled(), allowed_code=allow_code or [], on_step=step)
+    card = read_card(folder)
+    out.result(
+        verification_as_json(subject, int(folder.name), card, found),
+        lambda console: show_verification(console, card, found),
+    )
+    for check in found.checks:
+        if not check.passed:
+            raise ParityError(f"{subject} version {folder.name}: {check.what}: {check.detail}; export the model again")
 
 
 def _compare(
-    out: Output,
-    files: tuple[Path, Path],
-    *,
-    rtol: float,
-    max_batch: int,
-    bisect: bool,
-    seed: int,
-    data: str,
-    num_images: int,
-    by_position: bool,
+    out: Output, files: tuple[Path, Path], how: ComparisonOptions, accuracy: AccuracyOptions, *, seed: int
 ) -> None:
     with out.steps() as step:
         step("run both files")
         from resx.export.checks.file_comparison import compare_files, first_divergence
 
-        found = compare_files(*files, rtol=rtol, max_batch_size=max_batch, seed=seed, by_position=by_position)
-        accuracies = None
-        if data:
-            step(f"measure accuracy on {data}")
-            accuracies = _of_files(files, data, num_images=num_images, max_batch=max_batch)
-        divergence = None
-        if bisect and not found.passed:
-            step("compare every tensor")
-            divergence = first_divergence(*files, rtol=rtol, seed=seed)
-    payload: dict[str, Any] = {
-        "passed": found.passed and (accuracies is None or accuracies.passed),
-        "outputs": [_finite(one.model_dump(mode="json")) for one in found.outputs],
-        "batch_sizes": list(found.batch_sizes),
-        "num_noise": found.num_noise,
-        "num_photographs": found.num_photographs,
-        "accuracy": _accuracy(accuracies),
-    }
-    if divergence:
-        payload["first_divergence"] = _finite(
-            {
-                "tensor": divergence.tensor,
-                "operator": divergence.operator,
-                "relative": divergence.relative,
-            }
+        found = compare_files(
+            *files, rtol=how.rtol, max_batch_size=how.max_batch, seed=seed, by_position=how.by_position
         )
-    out.result(payload, lambda console: _show_files(console, found, accuracies, divergence))
+        accuracies = None
+        if accuracy.data:
+            step(f"measure accuracy on {accuracy.data}")
+            accuracies = _of_files(files, accuracy.data, num_images=accuracy.images, max_batch=how.max_batch)
+        divergence = None
+        if how.bisect and not found.passed:
+            step("compare every tensor")
+            divergence = first_divergence(*files, rtol=how.rtol, seed=seed)
+    out.result(
+        comparison_as_json(found, accuracies, divergence),
+        lambda console: show_comparison(console, found, accuracies, divergence),
+    )
     if not found.passed:
         worst = max(found.outputs, key=lambda one: one.smallest_rtol)
         raise ParityError(
             f"{files[1]}: {worst.output} differs from {files[0]}'s by {worst.smallest_rtol:.3g} of its scale, allowed "
-            f"{rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
+            f"{how.rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
         )
     if accuracies is not None and not accuracies.passed:
         raise ParityError(f"{files[1]}: accuracy falls by {accuracies.drop:.1%}: {accuracies.text}; allowed is a point")
@@ -181,135 +195,7 @@ def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch
     return Accuracies(images=used[0].origin, right={"first": first, "second": second})
 
 
-def _show_files(
-    console: Console, found: Comparison, accuracies: Accuracies | None, divergence: Divergence | None
-) -> None:
-    rows = [
-        [
-            one.output,
-            str(one.num_rows),
-            f"{one.scale:.3g}",
-            f"{one.max_abs:.2e}",
-            f"{one.mean_abs:.2e}",
-            f"{one.p99_abs:.2e}",
-            f"{one.cosine:.6f}",
-            f"{one.top1_agreement:.1%}",
-            f"--rtol {one.smallest_rtol:.2e}",
-            "passed" if one.passed else "failed",
-        ]
-        for one in found.outputs
-    ]
-    columns = ["output", "rows", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with", "verdict"]
-    console.print(table("", columns, rows))
-    sizes = ", ".join(map(str, found.batch_sizes))
-    console.print(f"{found.num_noise} inputs of noise, {found.num_photographs} photographs, batches of {sizes}")
-    if accuracies:
-        console.print(f"accuracy: {accuracies.text}", markup=False, soft_wrap=True)
-    if divergence:
-        console.print(
-            f"first difference: {divergence.tensor} ({divergence.operator}), {divergence.relative:.2e} of its scale; "
-            f"{divergence.num_compared} tensors compared",
-            markup=False,
-            soft_wrap=True,
-        )
-
-
-def _version(
-    out: Output,
-    name: str,
-    version: int | None,
-    repository: Path,
-    *,
-    served: str,
-    protocol: str,
-    data: str,
-    num_images: int,
-    allowed_code: list[str],
-) -> None:
-    from resx.card.card import read_card
-    from resx.cli.options.connection import address_of
-    from resx.repository.versions import Repository
-
-    published = Repository(repository)
-    folder = published.version_folder(name, version)
-    address = address_of(served, protocol, published) if served else None
-    with out.steps() as step:
-        from resx.serving.deployment.verification import LabelledData, verify_version
-
-        labelled = LabelledData(name=data, num_images=num_images)
-        found = verify_version(folder, address, labelled, allowed_code=allowed_code, on_step=step)
-    card = read_card(folder)
-    payload = {
-        "name": name,
-        "version": int(folder.name),
-        "accelerator": card.accelerator,
-        "passed": all(check.passed for check in found.checks),
-        "checks": [
-            {"what": c.what, "passed": c.passed, "skipped": c.skipped, "detail": c.detail} for c in found.checks
-        ],
-        "steps": [
-            _finite({"when": when} | step.model_dump(mode="json") | {"smallest_rtol": _smallest(step)})
-            for when, step in _steps(card, found)
-        ],
-        "accuracy": _accuracy(found.accuracies),
-    }
-    out.result(payload, lambda console: _show_version(console, card, found))
-    for check in found.checks:
-        if not check.passed:
-            raise ParityError(f"{name} version {folder.name}: {check.what}: {check.detail}; export the model again")
-
-
-def _steps(card: Card, found: Verification) -> list[tuple[str, Parity]]:
-    """Return every measured step: those of the export, from the card, and the one that was repeated."""
-    return [*(("export", step) for step in card.steps), *([("now", found.again)] if found.again else [])]
-
-
-def _show_version(console: Console, card: Card, found: Verification) -> None:
-    rows = [[c.what, "skipped" if c.skipped else "passed" if c.passed else "failed", c.detail] for c in found.checks]
-    console.print(table("", ["check", "verdict", "detail"], rows, left=3))
-    measured = [
-        [
-            when,
-            step.step,
-            str(step.num_images),
-            f"{step.scale:.3g}",
-            f"{step.max_abs:.2e}",
-            f"{step.mean_abs:.2e}",
-            "-" if step.p99_abs is None else f"{step.p99_abs:.2e}",
-            "-" if step.cosine is None else f"{step.cosine:.6f}",
-            f"{step.top1_agreement:.1%}",
-            f"--rtol {_smallest(step):.2e}",
-            "passed" if step.passed else "failed",
-        ]
-        for when, step in _steps(card, found)
-    ]
-    columns = ["measured", "step", "images", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with"]
-    if measured:
-        console.print(table("", [*columns, "verdict"], measured, left=2))
-    if text := accelerated(card):
-        console.print(text, markup=False, soft_wrap=True)
-
-
-def _smallest(step: Parity) -> float:
-    from resx.export.checks.parity import passing_rtol
-
-    return passing_rtol(step)
-
-
 def _remedy(smallest: float) -> str:
     return (
         f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol passes what is no number"
     )
-
-
-def _accuracy(found: Accuracies | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {"num_images": found.num_images, "images": found.images, **found.shares, "passed": found.passed}
-
-
-def _finite(fields: dict[str, Any]) -> dict[str, Any]:
-    """Replace numbers that JSON cannot hold by None."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
-    }

@@ -1,1 +1,1 @@
-"""The options of the commands: one spelling, one help text."""
+"""The options of the commands, a file for each group: one spelling, one help text, one panel of the help."""

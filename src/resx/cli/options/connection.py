@@ -1,48 +1,166 @@
-"""Which server a command speaks to."""
+"""Which server a command speaks to, and how."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
-from resx.cli.options.shared import choose
+import typer
+
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.cli.options.validation import choose
 from resx.errors import UsageError
-from resx.repository.versions import Repository
-from resx.serving.client.address import DEFAULT_PORTS, PROTOCOLS, Address, access, parse_address
-from resx.serving.client.loopback import split_host
-from resx.serving.running.server_state import running_server
+
+if TYPE_CHECKING:
+    from resx.serving.client.address import Address
+
+_PANEL = "Server"
+
+Url: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help="host:port, or grpc://, grpcs://, http:// or https:// and host:port. "
+        "Default: the server that `resx serve` runs for the repository.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Urls: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="URL[,URL...]",
+        help="host:port, or grpc://, grpcs://, http:// or https:// and host:port. Several are changed one after "
+        "another, all or none. Default: the server that `resx serve` runs for the repository.",
+        rich_help_panel=_PANEL,
+    ),
+]
+ProtocolName: TypeAlias = Annotated[
+    str,
+    typer.Option("--protocol", metavar="NAME", help="grpc or http. Default: grpc.", rich_help_panel=_PANEL),
+]
+LoadProtocolName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--protocol",
+        metavar="NAME",
+        help="http or grpc. Default: http, which costs the client less; grpc for a --url without http://.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Ca: TypeAlias = Annotated[
+    str,
+    typer.Option("--ca", metavar="FILE", help="CA of a grpcs:// or https:// server.", rich_help_panel=_PANEL),
+]
+Cert: TypeAlias = Annotated[
+    str, typer.Option("--cert", metavar="FILE", help="Client certificate, with --key.", rich_help_panel=_PANEL)
+]
+Key: TypeAlias = Annotated[
+    str, typer.Option("--key", metavar="FILE", help="Private key for --cert.", rich_help_panel=_PANEL)
+]
+Header: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--header",
+        metavar="'NAME: VALUE'",
+        help="Sent with every request, repeatable. Secrets: RESX_HEADERS, a line each.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+Retries: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100,
+        metavar="N",
+        help="Retries after a lost connection; 8 take up to 9 seconds.",
+        rich_help_panel=_PANEL,
+    ),
+]
 
 
-def address_of(
-    url: str,
-    protocol: str,
-    repository: Repository,
-    *,
-    ca: str = "",
-    cert: str = "",
-    key: str = "",
-    headers: Sequence[str] | None = None,
-) -> Address:
-    """Return the server's address: `url`, or the embedded server over the repository, or the default port.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerAccess:
+    """How to speak to a server; empty texts where nothing was typed."""
 
-    Raises:
-        UsageError: `url` or `protocol` is malformed, or a file or header cannot be used.
-    """
-    wanted = choose("--protocol", protocol, PROTOCOLS) if protocol else None
-    shown = access(ca, cert, key, headers or ())
-    state = running_server(repository)
-    if not url:
-        return (
-            state.address(wanted or "grpc")
-            if state
-            else parse_address(f"127.0.0.1:{DEFAULT_PORTS[wanted or 'grpc']}", wanted, shown=shown)
-        )
-    given = parse_address(url, wanted, shown=shown)
-    if given.tls is None and (ca or cert or key):
-        raise UsageError(
-            f"--url {url}: is in the clear, so --ca, --cert and --key are not used; give grpcs:// or https://"
-        )
-    if state and not given.control_key and given.tls is None:
-        own = state.address(given.protocol)
-        same_port = split_host(own.host_port)[1] == split_host(given.host_port)[1]
-        return own if same_port and state.is_at(given.host_port) else given
-    return given
+    usual_protocol: ClassVar[str] = ""
+    """Of a server that is named by no URL; empty: the client's own choice."""
+
+    protocol: ProtocolName = ""
+    header: Header = None
+    ca: Ca = ""
+    cert: Cert = ""
+    key: Key = ""
+
+    def address(self, url: str, repository: Path) -> Address:
+        """Return the address of `url`; if that is empty of the repository's own server, or the default port.
+
+        Raises:
+            UsageError: the URL or the protocol is malformed, or a file or header cannot be used.
+        """
+        from resx.repository.versions import Repository
+        from resx.serving.client.address import DEFAULT_PORTS, PROTOCOLS, access, parse_address
+        from resx.serving.client.loopback import split_host
+        from resx.serving.running.server_state import running_server
+
+        protocol = self.protocol or ("" if url else self.usual_protocol)
+        wanted = choose("--protocol", protocol, PROTOCOLS) if protocol else None
+        shown = access(self.ca, self.cert, self.key, self.header or ())
+        state = running_server(Repository(repository))
+        if not url:
+            return (
+                state.address(wanted or "grpc")
+                if state
+                else parse_address(f"127.0.0.1:{DEFAULT_PORTS[wanted or 'grpc']}", wanted, shown=shown)
+            )
+        given = parse_address(url, wanted, shown=shown)
+        if given.tls is None and (self.ca or self.cert or self.key):
+            raise UsageError(
+                f"--url {url}: is in the clear, so --ca, --cert and --key are not used; give grpcs:// or https://"
+            )
+        if state and not given.control_key and given.tls is None:
+            own = state.address(given.protocol)
+            same_port = split_host(own.host_port)[1] == split_host(given.host_port)[1]
+            return own if same_port and state.is_at(given.host_port) else given
+        return given
+
+
+USUAL_ACCESS = ServerAccess()
+"""Nothing typed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadAccess(ServerAccess):
+    """How to speak to a server that is measured."""
+
+    usual_protocol: ClassVar[str] = "http"
+
+    protocol: LoadProtocolName = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connection:
+    """Which server."""
+
+    repository: RepositoryPath = DEFAULT_REPOSITORY
+    url: Url = ""
+    access: ServerAccess = USUAL_ACCESS
+
+    def address(self, url: str = "") -> Address:
+        """Return the address of `url`, or of the server that was typed."""
+        return self.access.address(url or self.url, self.repository)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadConnection(Connection):
+    """Which server is measured."""
+
+    access: LoadAccess = LoadAccess()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FleetConnection(Connection):
+    """One server, or several."""
+
+    url: Urls = ""

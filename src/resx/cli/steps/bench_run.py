@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resx.cli.options.shared import choose
+from resx.cli.options.connection import Connection
+from resx.cli.options.validation import choose
 from resx.cli.output import Live, Output
 from resx.cli.views.bench_result import progress_text
 from resx.errors import ResxError, UsageError
@@ -29,44 +30,20 @@ if TYPE_CHECKING:
     from resx.card.card import Card
     from resx.gpus import Device
     from resx.repository.versions import Repository
-    from resx.serving.client.address import Address
 
 
 LOADGEN_CONNECTIONS = 24
 """Fewer than a model's queue takes, unless the user bounds it lower; what is due beyond them waits, and that counts."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BenchAccess:
-    """How to reach servers."""
-
-    repository: Repository
-    url: str
-    protocol: str
-    ca: str
-    cert: str
-    key: str
-    headers: tuple[str, ...]
-
-    def address(self, url: str) -> Address:
-        """Return the address of a server; empty: the one that the options name."""
-        from resx.cli.options.connection import address_of
-
-        given = url or self.url
-        protocol = self.protocol or ("" if given else "http")
-        return address_of(
-            given, protocol, self.repository, ca=self.ca, cert=self.cert, key=self.key, headers=self.headers
-        )
-
-
-def target_of(text: str, access: BenchAccess, inputs: Inputs) -> Target:
+def target_of(text: str, server: Connection, inputs: Inputs) -> Target:
     """Read `NAME`, `NAME:VERSION`, `NAME@URL` and ask the server for the model."""
     from resx.bench.measuring import target_of as asked
 
     match = re.fullmatch(r"([^@:]+)(?::(\d+))?(?:@(.+))?", text)
     if match is None or match[2] == "0":
         raise UsageError(f"{text!r}: give NAME, NAME:VERSION or NAME@URL")
-    return asked(access.address(match[3] or ""), match[1], int(match[2]) if match[2] else None, inputs)
+    return asked(server.address(match[3] or ""), match[1], int(match[2]) if match[2] else None, inputs)
 
 
 @dataclass(kw_only=True, slots=True)

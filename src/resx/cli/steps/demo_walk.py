@@ -1,6 +1,6 @@
 """The demo's acts: each is what a command does, called in order, and its figures kept.
 
-It lies beside the commands because it uses all the rooms; nothing here computes.
+It uses all the rooms; nothing here computes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from resx.bench import measuring
 from resx.bench.load.load_plan import LoadPlan
-from resx.bench.results.result import Measurement
+from resx.cli.views.demo_summary import ServedSummary, Summary
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into
 from resx.repository.versions import Published, Repository
@@ -22,7 +22,6 @@ from resx.serving.client.client import TritonClient
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor.detaching import serve_detached, stop
-from resx.values import FrozenModel
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -35,34 +34,6 @@ if TYPE_CHECKING:
 
 CONCURRENCY = 8
 MAX_BATCH = 16
-
-
-class ServedSummary(FrozenModel):
-    """What came out for one precision."""
-
-    name: str
-    size_kb: float
-    fp16_share: float
-    max_abs: float
-    """Largest difference of the file's logits from PyTorch's, at export."""
-    same: dict[str, int]
-    """Per protocol: held-out digits whose served class is PyTorch's."""
-    accuracy: float
-    """Of the served answers."""
-    measured: Measurement
-
-
-class Summary(FrozenModel):
-    """What the demo found."""
-
-    accuracy: float
-    """Of PyTorch, on the held-out digits."""
-    num_images: int
-    fold_max_abs: float
-    scale: float
-    triton: str
-    concurrency: int
-    served: tuple[ServedSummary, ...]
 
 
 def walk(

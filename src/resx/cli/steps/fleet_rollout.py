@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from resx.cli.options.connection import Connection
 from resx.cli.output import Output, print_lines
 from resx.cli.views import random_weights
+from resx.cli.views.fleet_rollout import outcome_as_json, outcome_line
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.repository.versions import Repository
-    from resx.serving.client.address import Address
     from resx.serving.deployment.deploy import Manner
-    from resx.serving.deployment.fleet import FleetServer, Rollout, ServerOutcome
+    from resx.serving.deployment.fleet import FleetServer
 
 
-def members_of(url: str, repository: Repository, address_of: Callable[[str], Address]) -> list[FleetServer]:
-    """Return the servers that a list of addresses names.
+def members_of(connection: Connection, repository: Repository) -> list[FleetServer]:
+    """Return the servers that a list of addresses names, separated by commas.
 
     Raises:
         UsageError: an address is malformed, or two are the same server's.
@@ -26,12 +27,13 @@ def members_of(url: str, repository: Repository, address_of: Callable[[str], Add
     from resx.serving.deployment.fleet import member_at
     from resx.serving.running.server_state import server_at
 
+    url = connection.url
     members: list[FleetServer] = []
     seen: dict[str, str] = {}
     for part in (part.strip() for part in url.split(",")):
         if not part:
             raise UsageError(f"--url {url}: an address is empty; give A,B,C without a comma at the end")
-        member = member_at(address_of(part), repository)
+        member = member_at(connection.address(part), repository)
         host, port = split_host(member.address.host_port.lower())
         state = server_at(member.address.host_port)
         identity = f"process {state.pid}" if state else f"{LOOPBACK if means_embedded(host) else host}:{port}"
@@ -59,9 +61,9 @@ def deploy_to_all(
         "name": rollout.name,
         "version": rollout.version,
         "deployed": rollout.ended_by is None,
-        "servers": [_as_json(outcome) for outcome in rollout.outcomes],
+        "servers": [outcome_as_json(outcome) for outcome in rollout.outcomes],
     }
-    lines = [_line(rollout, outcome) for outcome in rollout.outcomes]
+    lines = [outcome_line(rollout, outcome) for outcome in rollout.outcomes]
     out.result(payload, lambda console: print_lines(console, lines))
     checked = any(outcome.done is not None and outcome.done.checked for outcome in rollout.outcomes)
     is_random = checked and repository.card(name, rollout.version).source.is_random
@@ -100,34 +102,3 @@ def show_plans(
         lines += [f"  {number}. {check}" for number, check in enumerate([*steps, *one.checks], 1)]
         lines += one.diff or ["configuration: as it is"]
     out.result(payload, lambda console: print_lines(console, lines))
-
-
-def _as_json(outcome: ServerOutcome) -> dict[str, Any]:
-    done = outcome.done
-    return {
-        "url": str(outcome.member.address),
-        "repository": str(outcome.member.repository.root),
-        "happened": outcome.happened,
-        "previous": outcome.before,
-        "trouble": outcome.trouble or None,
-        "canary_difference": done.canary_difference if done else None,
-        "checked": done.checked if done else None,
-        "previous_kept": bool(done and done.kept),
-    }
-
-
-def _line(rollout: Rollout, outcome: ServerOutcome) -> str:
-    where, done = outcome.member.address, outcome.done
-    before = f"version {outcome.before} answers" if outcome.before else "it is not loaded"
-    if outcome.happened == "deployed" and done:
-        proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
-        was = f", version {outcome.before} before" if outcome.before not in {None, rollout.version} else ""
-        kept = ", still loaded" if done.kept else ""
-        return f"{where}: {rollout.name} version {rollout.version} answers: {proof}{was}{kept}"
-    if outcome.happened == "rolled back":
-        return f"{where}: rolled back, {before} again" if outcome.before else f"{where}: rolled back, {before}"
-    if outcome.happened == "not rolled back":
-        return f"{where}: NOT ROLLED BACK, {outcome.trouble}"
-    if outcome.happened == "refused":
-        return f"{where}: version {rollout.version} refused, {before}"
-    return f"{where}: untouched, {before}"

@@ -1,0 +1,64 @@
+"""`resx gc`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resx.cli.options.connection import Connection
+from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.cli.output import print_lines, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def gc(
+    printing: OutputOptions,
+    name: Annotated[str, typer.Argument(help="A model. Default: all that `resx export` made.")] = "",
+    keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep of each model.")] = 3,
+    dry_run: DryRun = False,
+    repository: RepositoryPath = DEFAULT_REPOSITORY,
+    url: Annotated[
+        str,
+        typer.Option(metavar="URL", help="Another server over the repository; what it has loaded is kept."),
+    ] = "",
+) -> None:
+    """Delete old versions from the repository; never one that is deployed, loaded, or that a rollback would go to.
+
+    That holds for servers of other users and containers, too: they mark in the repository what they use.
+
+    Example: resx gc --keep 3 --dry-run
+    """
+    from resx.repository.skipped_folders import skipped_entries, skipped_lines
+    from resx.repository.versions import Repository
+    from resx.serving.client.client import TritonClient
+    from resx.serving.deployment.garbage_collection import Kept, collect
+    from resx.serving.running.server_state import running_server
+
+    spared: list[Kept] = []
+    published, state = Repository(repository), running_server(Repository(repository))
+    addresses = [Connection(repository=repository, url=url).address()] if url else []
+    addresses += [state.address("grpc")] if state else []
+    with contextlib.ExitStack() as open_clients:
+        clients = [open_clients.enter_context(TritonClient(address)) for address in addresses]
+        old = collect(published, [name] if name else [], keep, clients=clients, dry_run=dry_run, on_kept=spared.append)
+    payload: dict[str, Any] = {
+        "dry_run": dry_run,
+        "deleted": [{"name": one.name, "version": one.version, "size_bytes": one.size_bytes} for one in old],
+        "kept": [{"name": one.name, "version": one.version, "reason": one.reason} for one in spared],
+        "skipped": {} if name else skipped_entries(published),
+    }
+    rows = [[one.name, str(one.version), f"{one.size_bytes / 1e6:.1f}"] for one in old]
+    total = f"{sum(one.size_bytes for one in old) / 1e6:.1f} MB {'would be' if dry_run else 'were'} deleted"
+    lines = [f"{one.name} version {one.version} is kept: {one.reason}" for one in spared]
+    lines += skipped_lines(payload["skipped"])
+
+    def show(console: Console) -> None:
+        console.print(table(total, ["model", "version", "MB"], rows) if rows else total)
+        print_lines(console, lines)
+
+    printing.open().result(payload, show)

@@ -1,0 +1,141 @@
+"""`resx info`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.files.reading import MAX_RESULT_BYTES, read_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def info(
+    printing: OutputOptions,
+    thing: Annotated[
+        str,
+        typer.Argument(help="A variant, a run's folder, a model of the repository, or an .onnx file."),
+    ] = "",
+    repository: RepositoryPath = DEFAULT_REPOSITORY,
+    schema: Annotated[
+        bool, typer.Option("--schema", metavar="", help="Print the JSON schema of card.json instead.")
+    ] = False,
+) -> None:
+    """Show what a variant, run, published model or .onnx file is.
+
+    Example: resx info resnet50
+    """
+    from resx.card.card import schema_text
+    from resx.cli.views import version_card
+    from resx.errors import UsageError
+    from resx.repository.versions import Repository
+
+    if schema:
+        typer.echo(schema_text(), nl=False)
+        return
+    if not thing:
+        raise UsageError("THING is missing: name a variant, a run's folder, a published model or a .onnx file")
+    facts = _facts(thing, repository)
+
+    def show(console: Console) -> None:
+        if facts["kind"] == "published model":
+            published = Repository(repository)
+            card = published.card(thing)
+            versions = published.versions(thing)
+            version_card.version(console, card, published.version_folder(thing) / card.model_file, versions)
+            return
+        for key, value in _flat(facts):
+            console.print(f"{key:<28} {value}", markup=False, soft_wrap=True)
+
+    printing.open().result(facts, show)
+
+
+def _facts(thing: str, repository: Path) -> dict[str, Any]:
+    from resx.errors import UsageError, nearest
+    from resx.names import checked_name
+    from resx.repository.versions import Repository
+    from resx.zoo.catalog import VARIANTS, names_onnx_file
+    from resx.zoo.spec import SPEC_FILE
+
+    path = Path(thing)
+    if (path / SPEC_FILE).is_file():
+        return _run_facts(path)
+    if names_onnx_file(thing):
+        return _onnx_facts(path)
+    published = Repository(repository)
+    if thing in published.names() or published.is_endpoint(thing):
+        return _published_facts(published, thing)
+    if thing in VARIANTS:
+        return _variant_facts(thing)
+    checked_name(thing)
+    near = nearest(thing, [*VARIANTS, *published.names()])
+    raise UsageError(f"{thing!r}: no variant, run, model of {repository} or .onnx file{near}")
+
+
+def _variant_facts(name: str) -> dict[str, Any]:
+    from resx.zoo.catalog import variant
+
+    found = variant(name)
+    return {
+        "kind": "variant",
+        "family": found.family,
+        "parameters": found.num_parameters,
+        "gmacs": found.gmacs,
+        "published": found.published,
+        "paper": found.paper,
+        "spec": found.spec.model_dump(mode="json"),
+    }
+
+
+def _run_facts(folder: Path) -> dict[str, Any]:
+    from resx.errors import UsageError
+    from resx.zoo.spec import SPEC_FILE, read_spec
+
+    spec = read_spec(folder / SPEC_FILE)
+    metrics = folder / "metrics.jsonl"
+    try:
+        lines = read_text(metrics, MAX_RESULT_BYTES).splitlines() if metrics.is_file() else []
+        epochs = [dict(json.loads(line)) for line in lines]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UsageError(f"{metrics}: a line of it is not what training writes; copy the run again") from error
+    return {
+        "kind": "run",
+        "epochs": len(epochs),
+        "last": epochs[-1] if epochs else {},
+        "spec": spec.model_dump(mode="json"),
+    }
+
+
+def _published_facts(repository: Any, name: str) -> dict[str, Any]:
+    versions = repository.versions(name)
+    card = repository.card(name).model_dump(mode="json")
+    card["canary"] = {"num_images": card["canary"]["num_images"], "tolerance": card["canary"]["tolerance"]}
+    return {"kind": "published model", "versions": versions, "newest": versions[-1], "card": card}
+
+
+def _onnx_facts(path: Path) -> dict[str, Any]:
+    from resx.runtimes.onnx_reader import describe_file
+
+    return {"kind": "onnx file"} | describe_file(path)
+
+
+def _flat(facts: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Turn nested facts into `a.b` keys; long lists are counted."""
+    rows: list[tuple[str, str]] = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            rows += _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, entry in enumerate(value):
+                rows += _flat(entry, f"{prefix}{key}.{index}.")
+        elif isinstance(value, list) and len(value) > 12:
+            rows.append((f"{prefix}{key}", f"{value[0]}, ... ({len(value)})"))
+        elif value is not None:
+            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list) else str(value)))
+    return rows

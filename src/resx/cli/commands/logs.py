@@ -1,0 +1,63 @@
+"""`resx logs`."""
+
+from __future__ import annotations
+
+import codecs
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.repository.versions import Repository
+
+
+def logs(
+    printing: OutputOptions,
+    repository: RepositoryPath = DEFAULT_REPOSITORY,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, metavar="N", help="Lines from the end.")] = 50,
+    follow: Annotated[
+        bool, typer.Option("-f", "--follow", metavar="", help="Go on until the server ends, or Ctrl-C.")
+    ] = False,
+) -> None:
+    """Print the end of the log of this repository's server, running or not: Triton's lines and the supervisor's.
+
+    Example: resx logs -f -n 100
+    """
+    from resx.repository.versions import Repository
+    from resx.serving.running import logs as files
+    from resx.serving.running.server_state import LOG, folder_of
+
+    published = Repository(repository)
+    log = folder_of(published) / LOG
+    if follow and printing.json:
+        raise UsageError("--json and --follow: give one of them")
+    if not log.exists():
+        raise UsageError(f"{repository}: no server of this repository has run; `resx serve` starts one")
+    position = log.stat().st_size
+    tail = files.last_lines(log, lines)
+    if printing.json:
+        printing.open().result({"log": str(log), "lines": tail}, lambda _console: None)
+        return
+    sys.stdout.write("".join(f"{line}\n" for line in tail))
+    sys.stdout.flush()
+    if follow:
+        _follow(published, log, position)
+
+
+def _follow(repository: Repository, log: Path, position: int) -> None:
+    from resx.serving.running import logs as files
+    from resx.serving.running.server_state import running_server
+
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a block may end within a character
+    try:
+        for block in files.follow(log, position, lambda: running_server(repository) is None):
+            sys.stdout.write(decoder.decode(block))
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return

@@ -1,0 +1,25 @@
+"""`resx undeploy`."""
+
+from __future__ import annotations
+
+from resx.cli.options.connection import Connection
+from resx.cli.options.deployment import DeployedName
+from resx.cli.options.output import OutputOptions
+
+
+def undeploy(name: DeployedName, server: Connection, printing: OutputOptions) -> None:
+    """Unload a model with its image endpoint; accepted requests are answered, and its files stay.
+
+    Example: resx undeploy densenet169
+    """
+    from resx.repository.versions import Repository
+    from resx.serving.client.client import TritonClient
+    from resx.serving.deployment.rollback import undeploy as take_away
+
+    address = server.address()
+    with TritonClient(address) as client:
+        versions = take_away(client, Repository(server.repository), name)
+    gone = f"{name} version {', '.join(map(str, versions))} no longer answers on {address}"
+    line = f"{gone}; `resx deploy {name}` brings it back"
+    payload = {"name": name, "versions": versions, "url": str(address)}
+    printing.open().result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

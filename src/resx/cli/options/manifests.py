@@ -1,0 +1,159 @@
+"""What `resx deploy --render` writes for a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from resx.cli.options.validation import choose
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.serving.clusters.workload import Placement
+
+_PANEL = "Manifests, with --render"
+_SHARED = {"name", "version", "repository", "json", "quiet"}
+"""What has a meaning with and without a server."""
+
+System: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--render",
+        metavar="SYSTEM",
+        help="Print manifests, without a server: kubernetes, kserve or helm (a chart).",
+        rich_help_panel=_PANEL,
+    ),
+]
+Image: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="IMAGE", help="Triton's image, by tag or digest. Default: NVIDIA's, pinned.", rich_help_panel=_PANEL
+    ),
+]
+Replicas: TypeAlias = Annotated[
+    int, typer.Option(metavar="N", help="Pods; with an autoscaler the minimum.", rich_help_panel=_PANEL)
+]
+Gpu: TypeAlias = Annotated[bool, typer.Option("--gpu", metavar="", help="A GPU for each pod.", rich_help_panel=_PANEL)]
+Store: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="STORE",
+        help="pvc:CLAIM, oci:IMAGE, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or as://ACCOUNT/CONTAINER/PREFIX. "
+        "Default: pvc:model-repository.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Scaler: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="hpa, keda or none. Default: none.", rich_help_panel=_PANEL)
+]
+Monitor: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--monitor", metavar="", help="Add a ServiceMonitor for Prometheus's operator.", rich_help_panel=_PANEL
+    ),
+]
+Nodes: TypeAlias = Annotated[
+    int,
+    typer.Option(min=0, metavar="N", help="Nodes for the pods: one replica a node, strictly.", rich_help_panel=_PANEL),
+]
+NodeSelector: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="KEY=VALUE", help="Label that nodes must have; repeatable.", rich_help_panel=_PANEL),
+]
+RuntimeClass: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="The pods' runtime class, such as nvidia.", rich_help_panel=_PANEL)
+]
+ServiceAccount: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Account whose identity opens the storage, instead of a Secret.", rich_help_panel=_PANEL
+    ),
+]
+PriorityClass: TypeAlias = Annotated[
+    str, typer.Option(metavar="NAME", help="The pods' priority class.", rich_help_panel=_PANEL)
+]
+PullSecret: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Secret to pull the image with; repeatable.", rich_help_panel=_PANEL),
+]
+NoImageEndpoint: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--no-image-endpoint", metavar="", help="Leave out the model's image endpoint.", rich_help_panel=_PANEL
+    ),
+]
+Folder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="Write the files here, and the release for the storage.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestOptions:
+    """What the manifests are to be; an empty text where nothing was typed."""
+
+    system: System = ""
+    image: Image = ""
+    replicas: Replicas = 2
+    gpu: Gpu = False
+    storage: Store = ""
+    autoscaler: Scaler = ""
+    monitor: Monitor = False
+    nodes: Nodes = 0
+    node_selector: NodeSelector = None
+    runtime_class: RuntimeClass = ""
+    service_account: ServiceAccount = ""
+    priority_class: PriorityClass = ""
+    pull_secret: PullSecret = None
+    no_image_endpoint: NoImageEndpoint = False
+    folder: Folder = None
+
+    def require_fitting(self, typed: Mapping[str, str]) -> None:
+        """Check that options for manifests stand with `--render`, and those for servers without it.
+
+        Raises:
+            UsageError: they do not.
+        """
+        own = {field.name for field in fields(self)}
+        for name, option in typed.items():
+            if self.system and name not in own | _SHARED:
+                raise UsageError(f"{option}: is for a running server, and --render asks none; leave one of them out")
+            if not self.system and name in own:
+                raise UsageError(f"{option}: is for manifests; give --render kubernetes, kserve or helm too")
+
+    def placement(self) -> Placement:
+        """Return where and how the pods run.
+
+        Raises:
+            UsageError: a storage, a label or an autoscaler is none.
+        """
+        from resx.runtimes.triton_image import IMAGE
+        from resx.serving.clusters.naming import parse_node_labels
+        from resx.serving.clusters.storage import Storage, parse_storage
+        from resx.serving.clusters.workload import AUTOSCALERS, Placement
+
+        return Placement(
+            image=self.image or IMAGE,
+            replicas=self.replicas,
+            gpu=self.gpu,
+            image_endpoint=not self.no_image_endpoint,
+            storage=parse_storage(self.storage) if self.storage else Storage(),
+            autoscaler=choose("--autoscaler", self.autoscaler or "none", AUTOSCALERS),
+            monitor=self.monitor,
+            nodes=self.nodes,
+            node_selector=parse_node_labels("--node-selector", self.node_selector or []),
+            runtime_class=self.runtime_class,
+            service_account=self.service_account,
+            priority_class=self.priority_class,
+            pull_secrets=tuple(self.pull_secret or ()),
+        )

@@ -1,0 +1,107 @@
+"""In which numbers a file computes, and what int8 is calibrated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from resx.cli.options.validation import choose
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.card.kinds import CalibrationMethod, InputType, Precision
+
+_PANEL = "Precision"
+
+Fp16: TypeAlias = Annotated[
+    bool,
+    typer.Option("--fp16", metavar="", help="Store and compute in half precision.", rich_help_panel=_PANEL),
+]
+Bf16: TypeAlias = Annotated[
+    bool, typer.Option("--bf16", metavar="", help="Store and compute in bfloat16.", rich_help_panel=_PANEL)
+]
+Int8: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--int8", metavar="", help="Compute on 8-bit integers; calibrates on real images.", rich_help_panel=_PANEL
+    ),
+]
+InputName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--input",
+        metavar="TYPE",
+        help="uint8: normalized in the graph; float32: the normalized tensor. Default: uint8, or the .onnx file's.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Calibrate: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="DATA",
+        help="For int8: digits, DIR, FILE.npz or random. Default: the run's own training images.",
+        rich_help_panel=_PANEL,
+    ),
+]
+CalibrateImages: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        "--calibrate-images", min=1, max=1_000_000, metavar="N", help="Images to calibrate on.", rich_help_panel=_PANEL
+    ),
+]
+CalibrateMethod: TypeAlias = Annotated[
+    str,
+    typer.Option("--calibrate-method", metavar="METHOD", help="entropy, minmax or percentile.", rich_help_panel=_PANEL),
+]
+KeepFp32: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--keep-fp32",
+        metavar="LAYER",
+        help="For int8: layers that stay fp32, as `layer4.*`. Repeatable.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecisionOptions:
+    """In which numbers the file computes."""
+
+    fp16: Fp16 = False
+    bf16: Bf16 = False
+    int8: Int8 = False
+    input_type: InputName = ""
+    calibrate: Calibrate = ""
+    calibrate_images: CalibrateImages = 512
+    calibrate_method: CalibrateMethod = "entropy"
+    keep_fp32: KeepFp32 = None
+
+    def precision(self) -> Precision:
+        """Return the one precision that was asked for, or fp32.
+
+        Raises:
+            UsageError: several were, or what only int8 needs without it.
+        """
+        asked: list[Precision] = ["fp16"] if self.fp16 else []
+        asked += ["bf16"] if self.bf16 else []
+        asked += ["int8"] if self.int8 else []
+        if len(asked) > 1:
+            raise UsageError(f"--{' --'.join(asked)}: a file has one precision; give one of them")
+        if not self.int8 and (self.calibrate or self.keep_fp32):
+            raise UsageError("--calibrate, --keep-fp32: only int8 calibrates and keeps layers; add --int8")
+        return asked[0] if asked else "fp32"
+
+    def method(self) -> CalibrationMethod:
+        """Return how int8 is calibrated."""
+        from resx.card.kinds import CALIBRATION_METHODS
+
+        return choose("--calibrate-method", self.calibrate_method, CALIBRATION_METHODS)
+
+    def input(self) -> InputType | None:
+        """Return the type of the file's input; None: as its source has it."""
+        from resx.card.kinds import INPUT_TYPES
+
+        return choose("--input", self.input_type, INPUT_TYPES) if self.input_type else None

@@ -1,0 +1,174 @@
+"""What `resx predict` reads and writes, and where it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from resx.cli.options.connection import USUAL_ACCESS, Retries, ServerAccess
+from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.resuming import IgnoreTimes, Resume
+from resx.cli.options.validation import choose
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.scoring.in_process import Device
+    from resx.serving.client.address import Address
+
+_SOURCE, _SERVER, _RAY = "Source", "Server", "Ray"
+_OF_A_SERVER = ("protocol", "ca", "cert", "key", "header")
+_OF_RAY = ("ray_actors", "ray_cpus")
+
+Column: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="Parquet column with the image bytes. Default: the only one.", rich_help_panel=_SOURCE
+    ),
+]
+ImagesFrom: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="DIR",
+        help="Folder for images that Parquet names by path. Default: the table's folder.",
+        rich_help_panel=_SOURCE,
+    ),
+]
+ScoringDevice: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="NAME", help="cpu or cuda, for this process or --ray. Default: cpu."),
+]
+ServerUrl: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--server",
+        "--url",
+        metavar="URL",
+        help="Compute there: host:port of a Triton, or grpc://, grpcs://, http:// or https:// and host:port.",
+        rich_help_panel=_SERVER,
+    ),
+]
+InFlight: TypeAlias = Annotated[
+    int,
+    typer.Option(min=1, max=64, metavar="N", help="In-flight batches at the --server.", rich_help_panel=_SERVER),
+]
+RayAddress: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Compute on that Ray cluster: its head's HOST:6379, auto on a node of it, or local for one made here.",
+        rich_help_panel=_RAY,
+    ),
+]
+RayActors: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Processes on the cluster. Default: as many as its nodes have room for.",
+        rich_help_panel=_RAY,
+    ),
+]
+RayCpus: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=1, metavar="N", help="CPUs per process; with --device cuda also a GPU each.", rich_help_panel=_RAY
+    ),
+]
+ScoresFile: TypeAlias = Annotated[
+    Path,
+    typer.Option(
+        "-o", "--output", metavar="FILE", help="Ends in .parquet, .csv or .jsonl.", rich_help_panel=OUTPUT_PANEL
+    ),
+]
+Overwrite: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", metavar="", help="Start over; the output is replaced at the end.", rich_help_panel=OUTPUT_PANEL
+    ),
+]
+CsvSafe: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--csv-safe",
+        metavar="",
+        help="For spreadsheets: write no cell of the .csv that is a formula.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceColumns:
+    """Where a table has its images."""
+
+    column: Column = ""
+    images_from: ImagesFrom = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoresOptions:
+    """Where the scores go, and what is to be done with those that are there."""
+
+    output: ScoresFile
+    resume: Resume = False
+    ignore_times: IgnoreTimes = False
+    overwrite: Overwrite = False
+    csv_safe: CsvSafe = False
+
+    def require_fitting(self) -> None:
+        """Refuse a file that has no format, and options that mean nothing without another.
+
+        Raises:
+            UsageError: that is so.
+        """
+        from resx.scoring.output import require_format
+
+        require_format(self.output, csv_safe=self.csv_safe)
+        if self.ignore_times and not self.resume:
+            raise UsageError("--ignore-times: says how to compare an earlier run's files; give --resume too")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoringPlace:
+    """Where the scores are computed: here, on a server, or on a cluster."""
+
+    device: ScoringDevice = ""
+    server: ServerUrl = ""
+    in_flight: InFlight = 4
+    retries: Retries = 8
+    access: ServerAccess = USUAL_ACCESS
+    ray: RayAddress = ""
+    ray_actors: RayActors = 0
+    ray_cpus: RayCpus = 1
+
+    def require_one(self, typed: Mapping[str, str]) -> None:
+        """Refuse two places, and options for a place that is not named.
+
+        Raises:
+            UsageError: there are some.
+        """
+        if self.server and self.ray:
+            raise UsageError(f"--server, --ray {self.ray}: both say where to compute; give one")
+        if self.server and self.device:
+            raise UsageError(
+                f"--server, --device {self.device}: the server computes where it was told to; leave one out"
+            )
+        if not self.ray and any(name in typed for name in _OF_RAY):
+            raise UsageError("--ray-actors, --ray-cpus: say how to use a cluster; give --ray too")
+        if not self.server and any(name in typed for name in _OF_A_SERVER):
+            raise UsageError("--protocol, --ca, --cert, --key, --header: say how to reach a server; give --server too")
+
+    def address(self, repository: Path) -> Address:
+        """Return the server's address."""
+        return self.access.address(self.server, repository)
+
+    def kind(self) -> Device:
+        """Return what computes, on this machine or on a cluster's nodes."""
+        from resx.scoring.in_process import DEVICES
+
+        return choose("--device", self.device or "cpu", DEVICES)

@@ -1,0 +1,143 @@
+"""What is exported, trained or verified: where its weights come from, and what its file does not say itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from resx.cli.options.grouping import RARE_PANEL
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.card.origin import FileArguments, SourceArguments
+
+_PANEL = "Source"
+_OF_A_FILE = ("mean", "std", "labels", "output_name")
+_OF_A_RUN = ("weights", "weights_entry", "settings", "image_size")
+"""What a run has itself."""
+
+Weights: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="WORD|FILE", help="For a variant: none (random), imagenet, or a file.", rich_help_panel=_PANEL
+    ),
+]
+WeightsEntry: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="For --weights FILE: which of its networks. Default: the only one, or the EMA.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Settings: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="classes=N, or a field of the variant's architecture (see `resx info NAME`). Repeatable.",
+        rich_help_panel=_PANEL,
+    ),
+]
+ImageSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=4096,
+        metavar="N",
+        help="Image size in pixels, for torchvision:, module: or a file that leaves it open.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Mean: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="R,G,B",
+        help="For an .onnx file of float input: mean of pixels in [0, 1]. Default: ImageNet's.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Std: TypeAlias = Annotated[
+    str, typer.Option(metavar="R,G,B", help="As --mean: the standard deviation.", rich_help_panel=_PANEL)
+]
+Labels: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="FILE", help="For an .onnx file: a text file, one label a line.", rich_help_panel=_PANEL),
+]
+OutputName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--output-name", metavar="NAME", help="For an .onnx file: which of its outputs to keep.", rich_help_panel=_PANEL
+    ),
+]
+AllowCode: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-code",
+        metavar="MODULE",
+        help="Run code of this module if the card names a function in it. Repeatable.",
+        rich_help_panel=RARE_PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SourceOptions:
+    """Where the weights come from, and what a third party's file does not say."""
+
+    weights: Weights = "none"
+    weights_entry: WeightsEntry = ""
+    settings: Settings = None
+    image_size: ImageSize = None
+    mean: Mean = ""
+    std: Std = ""
+    labels: Labels = ""
+    output_name: OutputName = ""
+
+    def arguments(self, source: str, *, seed: int) -> SourceArguments:
+        """Return what loads the source.
+
+        Raises:
+            UsageError: an option is for an .onnx file and the source is none, or a value is no mean or deviation.
+        """
+        from resx.card.origin import SourceArguments
+
+        return SourceArguments(
+            source=source,
+            weights=self.weights,
+            seed=seed,
+            image_size=self.image_size,
+            settings=tuple(self.settings or ()),
+            weights_entry=self.weights_entry,
+            file=self._file_arguments(source),
+        )
+
+    def _file_arguments(self, source: str) -> FileArguments:
+        from resx.card.origin import FileArguments
+        from resx.zoo.catalog import kind_of
+        from resx.zoo.spec import parse_channels
+
+        if kind_of(source) != "onnx" and any(getattr(self, name) for name in _OF_A_FILE):
+            raise UsageError(
+                f"--mean, --std, --labels, --output-name: {source} has its own; they are for an .onnx file"
+            )
+        return FileArguments(
+            mean=parse_channels("--mean", self.mean, is_std=False) if self.mean else None,
+            std=parse_channels("--std", self.std, is_std=True) if self.std else None,
+            labels=self.labels,
+            output=self.output_name,
+        )
+
+
+def require_own_source(typed: Mapping[str, str], source: str) -> None:
+    """Refuse options for what a run has itself.
+
+    Raises:
+        UsageError: one was typed.
+    """
+    for name in _OF_A_RUN:
+        if name in typed:
+            raise UsageError(f"{typed[name]}: {source} has its own; leave the option out")

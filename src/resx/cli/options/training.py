@@ -1,0 +1,261 @@
+"""How a network is trained: the network, the recipe, the computer, and the run's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.resuming import Force, IgnoreTimes, Resume
+from resx.cli.options.source import Settings
+from resx.cli.options.validation import choose, finite
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.gpus import Device
+    from resx.zoo.spec import SurvivalSchedule
+
+_SOURCE, _RECIPE, _COMPUTER = "Source", "Recipe", "Computation"
+RUNS = Path("runs")
+
+Survival: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        callback=finite,
+        metavar="P",
+        help="p_L: probability that the last block survives a step; 1 is constant depth. Default: the recipe's.",
+        rich_help_panel=_SOURCE,
+    ),
+]
+SurvivalScheduleName: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="linear: from 1 at the first block to p_L; uniform: p_L for every block.",
+        rich_help_panel=_SOURCE,
+    ),
+]
+TrainedSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=8, metavar="N", help="Image size in pixels. Default: the data's own.", rich_help_panel=_SOURCE),
+]
+RecipeName: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="digits, he2015-cifar, he2016-preact, huang2016-depth, huang2017-dense or xie2017-resnext. "
+        "Default: digits for the digits, he2015-cifar for the rest.",
+        rich_help_panel=_RECIPE,
+    ),
+]
+Epochs: TypeAlias = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Times through the data. Default: the recipe's.", rich_help_panel=_RECIPE),
+]
+StepSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        min=2, metavar="N", help="Images per step, over all processes. Default: the recipe's.", rich_help_panel=_RECIPE
+    ),
+]
+LearningRate: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-9,
+        callback=finite,
+        metavar="X",
+        help="Peak learning rate. Default: the recipe's.",
+        rich_help_panel=_RECIPE,
+    ),
+]
+WeightDecay: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        min=0, callback=finite, metavar="X", help="Weight decay. Default: the recipe's.", rich_help_panel=_RECIPE
+    ),
+]
+LabelSmoothing: TypeAlias = Annotated[
+    float,
+    typer.Option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.", rich_help_panel=_RECIPE),
+]
+ClipNorm: TypeAlias = Annotated[
+    float,
+    typer.Option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off).", rich_help_panel=_RECIPE),
+]
+TrainingDevice: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME", help="auto, cpu or gpu. auto takes a GPU where there is one.", rich_help_panel=_COMPUTER
+    ),
+]
+TrainingPrecision: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="fp32, bf16, fp16 or auto, of the forward pass. auto: bf16 on a GPU that computes it, fp16 on "
+        "others, fp32 on the CPU. Default: fp32.",
+        rich_help_panel=_COMPUTER,
+    ),
+]
+ChannelsLast: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--channels-last/--channels-first",
+        metavar="",
+        show_default=False,
+        help="Memory layout while training. Default: last on a GPU in bf16 or fp16.",
+        rich_help_panel=_COMPUTER,
+    ),
+]
+Compiled: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        metavar="",
+        help="Compile the network (torch.compile): slow to begin, then faster.",
+        rich_help_panel=_COMPUTER,
+    ),
+]
+RunOutput: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "-o", "--output", metavar="DIR", help="The run's folder. Default: runs/NAME.", rich_help_panel=OUTPUT_PANEL
+    ),
+]
+Extend: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--extend",
+        metavar="",
+        help="With --resume: train to --epochs in total; the schedule is stretched.",
+        rich_help_panel=OUTPUT_PANEL,
+    ),
+]
+EventFiles: TypeAlias = Annotated[
+    bool,
+    typer.Option("--tensorboard", metavar="", help="Write event files into the run too.", rich_help_panel=OUTPUT_PANEL),
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NetworkOptions:
+    """What is trained, beside the variant; None where the recipe or the data say it."""
+
+    survival: Survival = None
+    survival_schedule: SurvivalScheduleName = "linear"
+    settings: Settings = None
+    image_size: TrainedSize = None
+
+    def require_free_classes(self, data: str) -> None:
+        """Refuse a number of classes, which the data decide.
+
+        Raises:
+            UsageError: one was set.
+        """
+        if any(setting.partition("=")[0] == "classes" for setting in self.settings or []):
+            raise UsageError(f"--set classes: the data {data} have their own; leave it out")
+
+    def schedule(self) -> SurvivalSchedule:
+        """Return how the survival probability falls from block to block."""
+        from resx.zoo.spec import SURVIVAL_SCHEDULES
+
+        return choose("--survival-schedule", self.survival_schedule, SURVIVAL_SCHEDULES)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RecipeOptions:
+    """A recipe, and what is to be different from it; None where nothing is."""
+
+    recipe: RecipeName = None
+    epochs: Epochs = None
+    batch_size: StepSize = None
+    learning_rate: LearningRate = None
+    weight_decay: WeightDecay = None
+    label_smoothing: LabelSmoothing = 0.0
+    clip_norm: ClipNorm = 0.0
+
+    def changes(self) -> dict[str, float]:
+        """Return what differs from the recipe."""
+        given = {
+            "epochs": self.epochs,
+            "batch_size": self.batch_size,
+            "learning_rate": self.learning_rate,
+            "weight_decay": self.weight_decay,
+        }
+        changed = {key: value for key, value in given.items() if value is not None}
+        return changed | {"label_smoothing": self.label_smoothing, "clip_norm": self.clip_norm}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComputationOptions:
+    """What computes, and in which numbers."""
+
+    device: TrainingDevice = "auto"
+    precision: TrainingPrecision = None
+    channels_last: ChannelsLast = None
+    compiled: Compiled = False
+
+    def chosen_device(self) -> Device:
+        """Return the device that is wished for, or the one that is here.
+
+        Raises:
+            MissingCapability: it is not here.
+        """
+        from resx.gpus import WISHES
+        from resx.training.devices import choose_device
+
+        return choose_device(choose("--device", self.device, WISHES))
+
+    def settings(self, device: Device, usual_precision: str) -> dict[str, Any]:
+        """Return what of the training's settings is said by these options; `usual_precision` where none was typed."""
+        from resx.training.devices import PRECISION_WISHES, choose_precision
+
+        precision = choose_precision(choose("--precision", self.precision or usual_precision, PRECISION_WISHES), device)
+        usual_layout = device == "gpu" and precision != "fp32"
+        return {
+            "precision": precision,
+            "device": device,
+            "channels_last": usual_layout if self.channels_last is None else self.channels_last,
+            "compiled": self.compiled,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunOptions:
+    """Where the run is kept, and what is to be done with one that is there."""
+
+    output: RunOutput = None
+    resume: Resume = False
+    extend: Extend = False
+    force: Force = False
+    ignore_times: IgnoreTimes = False
+    tensorboard: EventFiles = False
+
+    def require_fitting(self, epochs: int | None) -> None:
+        """Refuse options that contradict one another, or mean nothing without another.
+
+        Raises:
+            UsageError: they do.
+        """
+        if self.resume and self.force:
+            raise UsageError("--resume and --force: give one of them")
+        if self.ignore_times and not self.resume:
+            raise UsageError("--ignore-times: says how to compare an earlier run's files; give --resume too")
+        if self.extend and not (self.resume and epochs):
+            raise UsageError("--extend: give --resume and --epochs with it, the number of epochs in all")
+
+    def folder(self, name: str) -> Path:
+        """Return the run's folder: as typed, or that of the variant.
+
+        Raises:
+            UsageError: it was not typed, and is there already and neither resumed nor deleted.
+        """
+        if self.output is not None:
+            return self.output
+        usual = RUNS / name
+        if usual.exists() and not (self.resume or self.force):
+            raise UsageError(f"{usual}: exists already; choose another -o, or --resume or --force it")
+        return usual

@@ -1,0 +1,179 @@
+"""One export, in whatever format: taken from an earlier one, or made and put where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resx.cli.options.engine import FormatOptions
+from resx.cli.views.export_result import deploying
+from resx.errors import UsageError
+from resx.names import checked_name
+
+if TYPE_CHECKING:
+    from resx.card.card import Card
+    from resx.export.options import ExportOptions
+    from resx.export.reference import Exportable
+    from resx.export.request import ExportRequest
+    from resx.repository.config_pbtxt import ServingOptions
+    from resx.repository.versions import Published, Repository
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExportJob:
+    """What to export, as what, and where to."""
+
+    request: ExportRequest
+    format: FormatOptions
+    serving: ServingOptions
+    repository: Repository
+    name: str
+    command: str
+    """That was typed; it goes into the card."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """What an export left behind."""
+
+    card: Card
+    file: Path
+    """The model: ONNX, plan or engine."""
+    version: int | None
+    """None where nothing was published."""
+    next_step: str
+    is_kept: bool = False
+    """Whether it was made by an earlier export of the same."""
+
+
+def require_free_target(wanted: FormatOptions, repository: Repository, name: str) -> None:
+    """Check before long work that what will be made has a place to go.
+
+    Raises:
+        UsageError: the name cannot be used, or something is there already.
+    """
+    from resx.repository.publishing import require_one_format
+
+    checked_name(name)
+    if wanted.file_format == "tensorrt-rtx" and not wanted.publish:
+        target = wanted.engine_folder(name)
+        if target.exists():
+            raise UsageError(f"{target}: exists already; give another folder with -o, or move it away")
+    elif wanted.emit_script is None:
+        builder = None if wanted.file_format == "onnx" else wanted.file_format.replace("-", "_")
+        require_one_format(repository, name, builder=builder)
+
+
+def reuse(job: ExportJob) -> Made | None:
+    """Publish what an earlier export of the same made; None where there is none.
+
+    Raises:
+        UsageError: the name cannot be used, or its versions have another interface.
+    """
+    from resx.export import export_cache
+    from resx.export.request import key_of
+    from resx.repository import publishing
+
+    if job.format.file_format != "onnx":
+        return None
+    key = key_of(job.request)
+    found = None if key is None else export_cache.find(key)
+    if found is None:
+        return None
+    return _published(
+        job,
+        *publishing.publish_kept(job.repository, found, job.serving, name=job.name, command=job.command),
+        is_kept=True,
+    )
+
+
+def make(job: ExportJob, on_step: Callable[[str], None]) -> Made:
+    """Export in the format that was asked for, put the result where it belongs, and keep it for the next export.
+
+    Raises:
+        MissingCapability: what builds, or its GPU, is missing.
+        UsageError: the name cannot be a file's, or something is there already.
+        ParityError, ExportError, ResxError: as the format's own function.
+    """
+    from resx.export import export_cache
+    from resx.export.request import key_of, prepare
+
+    checked_name(job.name)
+    package = _load_package(job)
+    source, options = prepare(job.request, on_step)
+    if job.format.file_format != "onnx":
+        return _make_engine(job, package, source, options, on_step)
+
+    from resx.repository import publishing
+
+    made = _published(
+        job,
+        *publishing.export_into(
+            job.repository, source, options, job.serving, name=job.name, command=job.command, on_step=on_step
+        ),
+    )
+    if key := key_of(job.request):
+        export_cache.keep(key, made.file.parent)
+    return made
+
+
+def _load_package(job: ExportJob) -> Any:
+    """Return the package that builds, or None where none is needed."""
+    if job.format.file_format == "onnx":
+        return None
+    from resx.export.tensorrt.builder import require_buildable
+    from resx.runtimes.tensorrt_package import load_package
+
+    options = job.format.engine_options(job.request.max_batch_size)
+    if job.format.emit_script is not None:
+        return None
+    package = load_package("tensorrt" if job.format.file_format == "tensorrt" else "tensorrt_rtx")
+    require_buildable(package, options)
+    return package
+
+
+def _make_engine(
+    job: ExportJob, package: Any, source: Exportable, options: ExportOptions, on_step: Callable[[str], None]
+) -> Made:
+    from resx.export.tensorrt import engine_export
+    from resx.repository import publishing
+
+    name, command, script = job.name, job.command, job.format.emit_script
+    engine = job.format.engine_options(job.request.max_batch_size)
+    if script is not None:
+        card = engine_export.export_script(source, options, engine, script, name=name, command=command, on_step=on_step)
+        return Made(
+            card=card,
+            file=script.parent / f"{name}.onnx",
+            version=None,
+            next_step=f"on the GPU's machine: bash {script}; then this command there with --plan "
+            f"{script.parent / f'{name}.plan'}",
+        )
+    if job.format.file_format == "tensorrt-rtx" and not job.format.publish:
+        target = job.format.engine_folder(name)
+        card = engine_export.export_engine_folder(
+            source, options, engine, package, target, name=name, command=command, on_step=on_step
+        )
+        return Made(
+            card=card,
+            file=target / card.model_file,
+            version=None,
+            next_step="load it with TensorRT-RTX on the target GPU; --publish makes one that `resx serve` serves",
+        )
+    card, version = publishing.export_engine_into(
+        job.repository, source, options, engine, package, job.serving, name=name, command=command, on_step=on_step
+    )
+    elsewhere = "; or in NVIDIA's container: docker compose --profile gpu up --wait"
+    return _published(job, card, version, more="" if job.format.publish else elsewhere)
+
+
+def _published(job: ExportJob, card: Card, version: Published, *, more: str = "", is_kept: bool = False) -> Made:
+    return Made(
+        card=card,
+        file=version.folder / card.model_file,
+        version=version.version,
+        next_step=f"{deploying(job.name, job.repository)}{more}",
+        is_kept=is_kept,
+    )

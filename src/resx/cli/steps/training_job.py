@@ -1,0 +1,102 @@
+"""One training, with what is said before, meanwhile and after it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resx.cli.options.training import RunOptions
+from resx.cli.output import Output
+from resx.cli.views.training import show_run, show_training
+
+if TYPE_CHECKING:
+    from resx.data.dataset import DataSet
+    from resx.training.config import TrainingConfig
+    from resx.training.loop import OnEpoch, OnStep
+    from resx.training.processes import Processes
+    from resx.training.run_origin import Origin
+    from resx.zoo.spec import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingJob:
+    """What is trained, on what, how and where."""
+
+    spec: ModelSpec
+    data: DataSet
+    config: TrainingConfig
+    folder: Path
+    options: RunOptions
+    place: Processes
+    begun: Origin | None
+    """Of the run that is resumed."""
+
+    def run(self, out: Output) -> None:
+        """Train and report; all but the first process do so silently."""
+        if not self.place.is_first:
+            self._train(lambda _done, _all: None, lambda _metrics: None)
+            return
+        self._say_first(out)
+        metrics = self._train_and_tell(out)
+        show_run(out, self.spec, self.data, self.config, self.folder, metrics)
+
+    def _train(self, on_step: OnStep, on_epoch: OnEpoch) -> None:
+        from resx.training import loop
+
+        run = loop.TrainingRun(
+            spec=self.spec,
+            data=self.data,
+            config=self.config,
+            folder=self.folder,
+            resume=self.options.resume,
+            ignore_times=self.options.ignore_times,
+            extend=self.options.extend,
+            force=self.options.force,
+        )
+        loop.train(run, processes=self.place, on_step=on_step, on_epoch=on_epoch)
+
+    def _say_first(self, out: Output) -> None:
+        from resx.files.locks import require_lockable
+        from resx.files.mounts import CannotLock
+        from resx.training import checkpoint
+        from resx.training.run_origin import changes_of_computing
+
+        for remark in self.data.remarks:
+            out.note(remark)
+        try:
+            require_lockable(self.folder)
+        except CannotLock as error:
+            out.note(f"warning: {error}; training goes on, and nothing keeps a second `train` out of the folder")
+        if self.options.resume and not checkpoint.knows_data(self.folder):
+            out.note(f"{self.folder}: begun by an older resx, so it cannot be checked that its data are the same")
+        if self.begun is not None and (changes := changes_of_computing(self.begun.training, self._config_here())):
+            out.note(f"{self.folder}: {'; '.join(changes)}: from here on it is the same run but for rounding")
+
+    def _config_here(self) -> TrainingConfig:
+        return self.config.model_copy(update={"num_processes": self.place.count})
+
+    def _train_and_tell(self, out: Output) -> list[dict[str, Any]]:
+        """Train, and return the metrics of every epoch."""
+        from resx.training.devices import name_of
+        from resx.training.tensorboard import event_files
+
+        metrics: list[dict[str, Any]] = []
+        no_record = contextlib.nullcontext(lambda _entry: None)
+        try:
+            with (
+                event_files(self.folder) if self.options.tensorboard else no_record as record,
+                show_training(out, self._config_here(), name_of(self.place.device)) as (on_step, on_epoch),
+            ):
+
+                def remember(entry: dict[str, Any]) -> None:
+                    metrics.append(entry)
+                    record(entry)
+                    on_epoch(entry)
+
+                self._train(on_step, remember)
+        except KeyboardInterrupt:
+            out.note(f"stopped after {len(metrics)} of {self.config.epochs} epochs; go on with --resume")
+            raise
+        return metrics

@@ -1,0 +1,47 @@
+"""What a deployment did on one server, and what it would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from resx.cli.output import Output, print_lines
+from resx.cli.views import random_weights
+
+if TYPE_CHECKING:
+    from resx.repository.versions import Repository
+    from resx.serving.client.address import Address
+    from resx.serving.deployment.deploy import Deployed
+    from resx.serving.deployment.dry_run import Plan
+
+
+def show_deployed(out: Output, address: Address, done: Deployed, repository: Repository) -> None:
+    """Print which version answers, and what was before it."""
+    is_random = done.checked and repository.card(done.name, done.version).source.is_random
+    payload = {
+        "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
+        "canary_difference": done.canary_difference, "checked": done.checked, "previous_kept": done.kept,
+        "random_weights": is_random,
+    }  # fmt: skip
+    before = f", version {done.previous} before" if done.previous and done.previous != done.version else ""
+    proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
+    kept = ", still loaded" if done.kept else ""
+    line = f"{done.name} version {done.version} answers on {address}: {proof}{before}{kept}"
+    out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+    random_weights.warn(out, done.name, is_random=is_random)
+
+
+def show_plan(out: Output, address: Address, planned: Plan) -> None:
+    """Print what would be done; nothing was changed."""
+    payload = {
+        "name": planned.name,
+        "version": planned.version,
+        "answering": planned.answering,
+        "url": str(address),
+        "diff": list(planned.diff),
+        "checks": list(planned.checks),
+    }
+    answering = f"version {planned.answering} answers" if planned.answering else "it is not loaded"
+    lines = [f"{planned.name} version {planned.version} on {address}, where {answering}; nothing was changed"]
+    lines += [f"  {number}. {check}" for number, check in enumerate(planned.checks, 1)]
+    lines += planned.diff or ["configuration: as it is"]
+    out.result(payload, lambda console: print_lines(console, lines))

@@ -1,0 +1,102 @@
+"""Depths of one run: those that were exported, and the one that was chosen for a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from resx.cli.output import print_lines, table
+from resx.cli.views.export_result import deploying
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.repository.depth_family_export import Exported
+    from resx.repository.versions import Repository
+    from resx.serving.client.address import Address
+    from resx.serving.deployment.best_under import Choice, Tried
+    from resx.serving.deployment.deploy import Deployed
+
+
+def exported_depth_as_json(one: Exported) -> dict[str, Any]:
+    """Return what `--json` prints of a depth that was exported."""
+    card = one.card
+    file = one.version.folder / card.model_file
+    return {
+        "name": card.name,
+        "version": one.version.version,
+        "folder": str(one.version.folder),
+        "file": str(file),
+        "is_new": one.is_new,
+        "precision": card.precision,
+        "target": card.target,
+        "size_bytes": file.stat().st_size,
+        "verified": card.verified,
+        "dropped_blocks": list(card.source.network.dropped_blocks),
+        **one.family.model_dump(mode="json", exclude={"name"}),
+    }
+
+
+def show_exported(console: Console, name: str, exported: list[Exported], repository: Repository) -> None:
+    """Print the depths that were exported, and how to deploy one."""
+    rows = [
+        [
+            one.card.name,
+            str(one.version.version),
+            f"{one.family.num_blocks} of {one.family.whole_blocks}",
+            f"{one.family.accuracy:.2%}",
+            f"{one.family.latency_ms:.3g}",
+            f"{(one.version.folder / one.card.model_file).stat().st_size / 1e6:.1f}",
+        ]
+        for one in exported
+    ]
+    console.print(table("", ["model", "version", "blocks", "accuracy", "ms", "MB"], rows))
+    first = exported[0].family
+    lines = [] if exported[0].is_new else ["the family is published already, as it was; --force makes it again"]
+    lines += [
+        f"accuracy on {first.num_images} {first.accuracy_on}; ms at batch 1 in onnxruntime, {first.threads} threads "
+        f"of {first.processor}",
+        f"resx deploy {name} --best-under TIME chooses by the latency on the server, which is longer",
+        f"next: {deploying(exported[0].card.name, repository)}",
+    ]
+    print_lines(console, lines)
+
+
+def tried_as_json(one: Tried) -> dict[str, Any]:
+    """Return what `--json` prints of a candidate."""
+    family = one.candidate.family
+    return {
+        "name": one.candidate.card.name,
+        "version": one.candidate.version,
+        "num_blocks": family.num_blocks,
+        "whole_blocks": family.whole_blocks,
+        "accuracy": family.accuracy,
+        "recorded_ms": family.latency_ms,
+        "measured_ms": one.measured_ms,
+        "verdict": one.verdict,
+    }
+
+
+def show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None) -> None:
+    """Print the candidates with their latencies, and the one that was chosen."""
+    rows = [
+        [
+            one.candidate.card.name,
+            f"{one.candidate.family.num_blocks} of {one.candidate.family.whole_blocks}",
+            f"{one.candidate.family.accuracy:.2%}",
+            f"{one.candidate.family.latency_ms:.3g}",
+            "-" if one.measured_ms is None else f"{one.measured_ms:.3g}",
+            one.verdict,
+        ]
+        for one in choice.tried
+    ]
+    columns = ["model", "blocks", "accuracy", "ms recorded", "ms measured", f"under {choice.bound_ms:g} ms"]
+    console.print(table("", columns, rows))
+    decided = f"measured on {address}" if choice.measured else "recorded in the cards, in process at their export"
+    name = choice.chosen.card.name
+    lines = [f"decided by the latency {decided}"]
+    lines.append(
+        f"{name} version {done.version} answers on {address}: canary within {done.canary_difference:.1e}"
+        if done
+        else f"{name} would be deployed if the server agrees; nothing was changed"
+    )
+    print_lines(console, lines)

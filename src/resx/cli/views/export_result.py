@@ -1,0 +1,103 @@
+"""What `resx export` made: its card for people, as JSON, and what to do next."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resx.cli.views.version_card import accelerated, headline, normalization, proof
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.card.card import Card
+    from resx.repository.versions import Repository
+
+_SHOWN = 3
+"""Layers that are named; the card has all."""
+
+
+def exported_as_json(
+    name: str, file_format: str, card: Card, file: Path, version: int | None, *, kept: bool
+) -> dict[str, Any]:
+    """Return what `--json` prints of an export; `kept` says that an earlier export of the same made it."""
+    return {
+        "name": name, "version": version, "folder": str(file.parent), "precision": card.precision,
+        "target": card.target, "accelerator": card.accelerator, "operators_before": card.operators_before,
+        "operators_after": card.operators_after,
+        "not_fused": card.not_fused,
+        "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
+        "quantised_before": card.quantised_before.model_dump(mode="json") if card.quantised_before else None,
+        "weights": card.source.weights, "normalization": _normalization(card), "fp16_share": card.fp16_share,
+        "size_bytes": file.stat().st_size, "verified": card.verified,
+        "steps": [step.model_dump(mode="json") for step in card.steps],
+        "gpu_parity": card.gpu_parity.model_dump(mode="json") if card.gpu_parity else None,
+        "format": file_format, "file": str(file), "kept": kept,
+        "engine": card.engine.model_dump(mode="json") if card.engine else None,
+    }  # fmt: skip
+
+
+def _normalization(card: Card) -> dict[str, Any] | None:
+    origin = card.source.normalization
+    if origin is None:
+        return None
+    return {"mean": card.signature.mean, "std": card.signature.std} | origin.model_dump(mode="json")
+
+
+def show_export(console: Console, card: Card, file: Path, next_step: str, *, kept: bool) -> None:
+    """Print what was made, the proof of it, and what to do next."""
+    headline(console, card, file)
+    if kept:
+        console.print("made by an earlier export of the same; --force makes it again")
+    proof(console, card)
+    if how := normalization(card):
+        advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
+        console.print(f"normalization: {how}{advice}", markup=False, soft_wrap=True)
+    for line in (*remarks(card), f"next: {next_step}"):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def deploying(name: str, repository: Repository) -> str:
+    """Return the commands by which a published model is served, from where the command was given."""
+    there = "" if repository.root == Path("model_repository") else f" --repository {shlex.quote(str(repository.root))}"
+    return f"resx serve --detach{there}; or, if a server runs: resx deploy {name}{there}"
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def remarks(card: Card) -> list[str]:
+    """Return what a person should know of the engine, a line each."""
+    engine = card.engine
+    if engine is None:
+        return [text] if (text := accelerated(card)) else []
+    targets = ", ".join(engine.compute_capabilities) or "every GPU that TensorRT-RTX is portable to"
+    precisions = engine.engine_precisions or engine.network_precisions
+    counts = ", ".join(f"{number} {precision}" for precision, number in precisions.items())
+    lines = [
+        f"{engine.builder} {engine.version} for compute capability {targets}; batches {engine.batch_min} to "
+        f"{engine.batch_max}, tuned for {engine.batch_opt}; timing cache: {engine.timing_cache}",
+        f"{'engine' if engine.engine_precisions else 'parsed network'}: {counts} convolutions and matrix products",
+    ]
+    if engine.num_wider:
+        lines.append(
+            f"slower than {card.precision} could be: {engine.num_wider} of {sum(engine.engine_precisions.values())} "
+            f"layers of the engine compute in a wider precision than the file asks for ({_some(engine.wider_layers)})"
+        )
+    if engine.executed and not engine.engine_precisions:
+        lines.append("the engine does not say what its layers compute in")
+    if engine.built_elsewhere:
+        lines.append("built elsewhere: workspace, builder level and measurements are not known")
+    if engine.grouped_in_fp32:
+        lines.append(
+            f"{len(engine.grouped_in_fp32)} grouped convolutions are in fp32, as the builder refused them in fp16 "
+            "(NVIDIA/TensorRT issue 4838)"
+        )
+    if not engine.executed:
+        lines.append(
+            "the engine was not run: no GPU here that it is for; what was verified is the ONNX file it was built from"
+        )
+    return lines

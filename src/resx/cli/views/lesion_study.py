@@ -1,0 +1,55 @@
+"""A lesion study for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resx.cli.output import print_lines, table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.analysis.lesion.study import ErrorSpread, LesionStudy
+
+
+def show_study(console: Console, found: LesionStudy, output: Path | None) -> None:
+    """Print each block's error, and what deletions and swaps of several cost."""
+    rows = [
+        [
+            str(one.block),
+            one.name,
+            f"{one.error:.2%}",
+            f"{100 * (one.error - found.error):+.2f}",
+            "changes shape" if one.changes_shape else "",
+        ]
+        for one in found.blocks
+    ]
+    console.print(
+        f"{found.plan.model}: error {found.error:.2%} on {found.plan.num_images} held-out images; without one block:",
+        markup=False,
+        soft_wrap=True,
+    )
+    console.print(table("", ["block", "name", "error", "points", ""], rows, left=2))
+    _print_spreads(console, f"without k random blocks, {found.plan.draws} draws each:", found.deleted)
+    if found.swapped:
+        _print_spreads(console, "after k exchanges of two random blocks of one shape:", found.swapped)
+    cost = found.cost
+    lines = [
+        f"median increase over single deletions {100 * found.median_single_increase:.2f} points; "
+        f"chance is an error of {found.chance_error:.2%}",
+        f"{cost.num_variants} networks in {cost.seconds:.1f} s: {cost.block_evaluations:,} block evaluations an image "
+        f"in place of {cost.naive_block_evaluations:,} ({cost.ratio:.2f}; single deletions {cost.singles_ratio:.2f})",
+    ]
+    if output is not None:
+        lines.append(f"wrote {output}")
+    print_lines(console, lines)
+
+
+def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...]) -> None:
+    rows = [
+        [str(one.k), f"{one.mean:.2%}", f"{100 * one.std:.2f}", f"{one.lowest:.2%}", f"{one.highest:.2%}"]
+        for one in spreads
+    ]
+    console.print(title, markup=False, soft_wrap=True)
+    console.print(table("", ["k", "mean error", "std", "lowest", "highest"], rows, left=0))

@@ -1,0 +1,140 @@
+"""What a verification found: of a version, or of two files."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from resx.cli.output import table
+from resx.cli.views.version_card import accelerated
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resx.card.card import Card
+    from resx.card.parity_result import Parity
+    from resx.export.checks.accuracy import Accuracies
+    from resx.export.checks.file_comparison import Comparison, Divergence
+    from resx.serving.deployment.verification import Verification
+
+
+def comparison_as_json(
+    found: Comparison, accuracies: Accuracies | None, divergence: Divergence | None
+) -> dict[str, Any]:
+    """Return what `--json` prints of two files."""
+    payload: dict[str, Any] = {
+        "passed": found.passed and (accuracies is None or accuracies.passed),
+        "outputs": [_finite(one.model_dump(mode="json")) for one in found.outputs],
+        "batch_sizes": list(found.batch_sizes),
+        "num_noise": found.num_noise,
+        "num_photographs": found.num_photographs,
+        "accuracy": _accuracy(accuracies),
+    }
+    if divergence:
+        payload["first_divergence"] = _finite(
+            {"tensor": divergence.tensor, "operator": divergence.operator, "relative": divergence.relative}
+        )
+    return payload
+
+
+def show_comparison(
+    console: Console, found: Comparison, accuracies: Accuracies | None, divergence: Divergence | None
+) -> None:
+    """Print how far the outputs of two files are from one another."""
+    rows = [
+        [
+            one.output,
+            str(one.num_rows),
+            f"{one.scale:.3g}",
+            f"{one.max_abs:.2e}",
+            f"{one.mean_abs:.2e}",
+            f"{one.p99_abs:.2e}",
+            f"{one.cosine:.6f}",
+            f"{one.top1_agreement:.1%}",
+            f"--rtol {one.smallest_rtol:.2e}",
+            "passed" if one.passed else "failed",
+        ]
+        for one in found.outputs
+    ]
+    columns = ["output", "rows", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with", "verdict"]
+    console.print(table("", columns, rows))
+    sizes = ", ".join(map(str, found.batch_sizes))
+    console.print(f"{found.num_noise} inputs of noise, {found.num_photographs} photographs, batches of {sizes}")
+    if accuracies:
+        console.print(f"accuracy: {accuracies.text}", markup=False, soft_wrap=True)
+    if divergence:
+        console.print(
+            f"first difference: {divergence.tensor} ({divergence.operator}), {divergence.relative:.2e} of its scale; "
+            f"{divergence.num_compared} tensors compared",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def verification_as_json(name: str, version: int, card: Card, found: Verification) -> dict[str, Any]:
+    """Return what `--json` prints of a version."""
+    return {
+        "name": name,
+        "version": version,
+        "accelerator": card.accelerator,
+        "passed": all(check.passed for check in found.checks),
+        "checks": [
+            {"what": c.what, "passed": c.passed, "skipped": c.skipped, "detail": c.detail} for c in found.checks
+        ],
+        "steps": [
+            _finite({"when": when} | step.model_dump(mode="json") | {"smallest_rtol": _smallest(step)})
+            for when, step in _steps(card, found)
+        ],
+        "accuracy": _accuracy(found.accuracies),
+    }
+
+
+def _steps(card: Card, found: Verification) -> list[tuple[str, Parity]]:
+    """Return every measured step: those of the export, from the card, and the one that was repeated."""
+    return [*(("export", step) for step in card.steps), *([("now", found.again)] if found.again else [])]
+
+
+def show_verification(console: Console, card: Card, found: Verification) -> None:
+    """Print each check's verdict, and the differences that were measured."""
+    rows = [[c.what, "skipped" if c.skipped else "passed" if c.passed else "failed", c.detail] for c in found.checks]
+    console.print(table("", ["check", "verdict", "detail"], rows, left=3))
+    measured = [
+        [
+            when,
+            step.step,
+            str(step.num_images),
+            f"{step.scale:.3g}",
+            f"{step.max_abs:.2e}",
+            f"{step.mean_abs:.2e}",
+            "-" if step.p99_abs is None else f"{step.p99_abs:.2e}",
+            "-" if step.cosine is None else f"{step.cosine:.6f}",
+            f"{step.top1_agreement:.1%}",
+            f"--rtol {_smallest(step):.2e}",
+            "passed" if step.passed else "failed",
+        ]
+        for when, step in _steps(card, found)
+    ]
+    columns = ["measured", "step", "images", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with"]
+    if measured:
+        console.print(table("", [*columns, "verdict"], measured, left=2))
+    if text := accelerated(card):
+        console.print(text, markup=False, soft_wrap=True)
+
+
+def _smallest(step: Parity) -> float:
+    from resx.export.checks.parity import passing_rtol
+
+    return passing_rtol(step)
+
+
+def _accuracy(found: Accuracies | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"num_images": found.num_images, "images": found.images, **found.shares, "passed": found.passed}
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """Replace numbers that JSON cannot hold by None."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in fields.items()
+    }
