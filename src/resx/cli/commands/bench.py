@@ -35,9 +35,7 @@ def bench(
     printing: OutputOptions,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server.",
-        ),
+        typer.Argument(help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server."),
     ] = None,
     seed: Seed = 0,
     schema: Annotated[

@@ -44,7 +44,7 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function.",
+            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function."
         ),
     ] = "",
     name: Annotated[

@@ -30,14 +30,12 @@ _MEASURED, _REPLICAS = "Measurement", "Replicas"
 def plan(
     name: Annotated[str, typer.Argument(help="A model; NAME:VERSION for one version.")],
     rate: Annotated[
-        float,
-        typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas."),
+        float, typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas.")
     ],
     slo: Annotated[str, typer.Option(metavar="pNN=TIME", help="The latency bound, as p99=50ms.")],
     arrivals: Arrivals = "poisson",
     balancing: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="random, round-robin or least-connections.", rich_help_panel=_REPLICAS),
+        str, typer.Option(metavar="NAME", help="random, round-robin or least-connections.", rich_help_panel=_REPLICAS)
     ] = "random",
     cost_per_hour: Annotated[
         float | None,
@@ -68,11 +66,7 @@ def plan(
     duration: Annotated[
         float,
         typer.Option(
-            min=0.5,
-            callback=finite,
-            metavar="SECONDS",
-            help="Seconds to measure, per load.",
-            rich_help_panel=_MEASURED,
+            min=0.5, callback=finite, metavar="SECONDS", help="Seconds to measure, per load.", rich_help_panel=_MEASURED
         ),
     ] = 4.0,
     data: Annotated[

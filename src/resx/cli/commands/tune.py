@@ -52,15 +52,11 @@ def tune(
     duration: Annotated[
         float,
         typer.Option(
-            callback=finite,
-            metavar="SECONDS",
-            help="Seconds of each load in the first round.",
-            rich_help_panel=_SEARCH,
+            callback=finite, metavar="SECONDS", help="Seconds of each load in the first round.", rich_help_panel=_SEARCH
         ),
     ] = 1.0,
     pairs: Annotated[
-        int,
-        typer.Option(min=2, metavar="N", help="Paired runs of best against current.", rich_help_panel=_SEARCH),
+        int, typer.Option(min=2, metavar="N", help="Paired runs of best against current.", rich_help_panel=_SEARCH)
     ] = 5,
     cores: Annotated[
         int,
@@ -71,10 +67,7 @@ def tune(
     client_elsewhere: Annotated[
         bool,
         typer.Option(
-            "--client-elsewhere",
-            metavar="",
-            help="Estimate throughput with a remote client.",
-            rich_help_panel=_SEARCH,
+            "--client-elsewhere", metavar="", help="Estimate throughput with a remote client.", rich_help_panel=_SEARCH
         ),
     ] = False,
     *,

@@ -17,12 +17,7 @@ from resx.cli.options.seed import Seed
 from resx.cli.options.source import AllowCode
 from resx.cli.options.validation import finite
 from resx.cli.output import Output
-from resx.cli.views.verification import (
-    comparison_as_json,
-    show_comparison,
-    show_verification,
-    verification_as_json,
-)
+from resx.cli.views.verification import comparison_as_json, show_comparison, show_verification, verification_as_json
 from resx.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
@@ -45,8 +40,7 @@ MaxBatch: TypeAlias = Annotated[
     typer.Option("--max-batch", min=1, metavar="N", help="The largest batch, beside 1 and 2.", rich_help_panel=_FILES),
 ]
 Bisect: TypeAlias = Annotated[
-    bool,
-    typer.Option("--bisect", metavar="", help="Name the first tensor that differs.", rich_help_panel=_FILES),
+    bool, typer.Option("--bisect", metavar="", help="Name the first tensor that differs.", rich_help_panel=_FILES)
 ]
 ByPosition: TypeAlias = Annotated[
     bool,
@@ -62,8 +56,7 @@ VerifyData: TypeAlias = Annotated[
     ),
 ]
 NumImages: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, metavar="N", help="At most N images of --data, spread evenly over its held-out part."),
+    int, typer.Option(min=1, metavar="N", help="At most N images of --data, spread evenly over its held-out part.")
 ]
 Served: TypeAlias = Annotated[
     str, typer.Option(metavar="URL", help="Also compare this server's answers with the file's.")

@@ -30,8 +30,7 @@ Samples: TypeAlias = Annotated[
     typer.Option("--samples", metavar="FILE", help="Every request, JSON lines.", rich_help_panel=OUTPUT_PANEL),
 ]
 HdrLog: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--hdr-log", metavar="FILE", help="HDR histogram log.", rich_help_panel=OUTPUT_PANEL),
+    Path | None, typer.Option("--hdr-log", metavar="FILE", help="HDR histogram log.", rich_help_panel=OUTPUT_PANEL)
 ]
 
 

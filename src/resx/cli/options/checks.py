@@ -20,10 +20,7 @@ Atol: TypeAlias = Annotated[
 Rtol: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        callback=finite,
-        metavar="X",
-        help="Largest difference relative to the logits' scale.",
-        rich_help_panel=_PANEL,
+        callback=finite, metavar="X", help="Largest difference relative to the logits' scale.", rich_help_panel=_PANEL
     ),
 ]
 NoVerify: TypeAlias = Annotated[

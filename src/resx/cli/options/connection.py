@@ -36,8 +36,7 @@ Urls: TypeAlias = Annotated[
     ),
 ]
 ProtocolName: TypeAlias = Annotated[
-    str,
-    typer.Option("--protocol", metavar="NAME", help="grpc or http. Default: grpc.", rich_help_panel=_PANEL),
+    str, typer.Option("--protocol", metavar="NAME", help="grpc or http. Default: grpc.", rich_help_panel=_PANEL)
 ]
 LoadProtocolName: TypeAlias = Annotated[
     str,
@@ -49,8 +48,7 @@ LoadProtocolName: TypeAlias = Annotated[
     ),
 ]
 Ca: TypeAlias = Annotated[
-    str,
-    typer.Option("--ca", metavar="FILE", help="CA of a grpcs:// or https:// server.", rich_help_panel=_PANEL),
+    str, typer.Option("--ca", metavar="FILE", help="CA of a grpcs:// or https:// server.", rich_help_panel=_PANEL)
 ]
 Cert: TypeAlias = Annotated[
     str, typer.Option("--cert", metavar="FILE", help="Client certificate, with --key.", rich_help_panel=_PANEL)

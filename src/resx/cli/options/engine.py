@@ -99,8 +99,7 @@ Tf32: TypeAlias = Annotated[
     ),
 ]
 BuilderLevel: TypeAlias = Annotated[
-    int,
-    typer.Option(min=0, max=5, metavar="N", help="0 builds fastest, 5 searches longest.", rich_help_panel=_PANEL),
+    int, typer.Option(min=0, max=5, metavar="N", help="0 builds fastest, 5 searches longest.", rich_help_panel=_PANEL)
 ]
 EmitScript: TypeAlias = Annotated[
     Path | None,

@@ -29,12 +29,10 @@ Rate: TypeAlias = Annotated[
     typer.Option(metavar="N,...", help="Open loop, requests per second: a number or a list.", rich_help_panel=_LOAD),
 ]
 Arrivals: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Open-loop arrivals: poisson or constant.", rich_help_panel=_LOAD),
+    str, typer.Option(metavar="NAME", help="Open-loop arrivals: poisson or constant.", rich_help_panel=_LOAD)
 ]
 BatchSize: TypeAlias = Annotated[
-    int,
-    typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images per request.", rich_help_panel=_LOAD),
+    int, typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images per request.", rich_help_panel=_LOAD)
 ]
 Duration: TypeAlias = Annotated[
     float | None,
@@ -83,8 +81,7 @@ Compare: TypeAlias = Annotated[
     ),
 ]
 Baseline: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="An earlier result (-o) to compare with.", rich_help_panel=_STUDY),
+    Path | None, typer.Option(metavar="FILE", help="An earlier result (-o) to compare with.", rich_help_panel=_STUDY)
 ]
 FailAbove: TypeAlias = Annotated[
     str,
@@ -104,8 +101,7 @@ Scenario: TypeAlias = Annotated[
     ),
 ]
 LoadgenLogs: TypeAlias = Annotated[
-    Path,
-    typer.Option("--loadgen-logs", metavar="DIR", help="Where LoadGen writes its logs.", rich_help_panel=_STUDY),
+    Path, typer.Option("--loadgen-logs", metavar="DIR", help="Where LoadGen writes its logs.", rich_help_panel=_STUDY)
 ]
 SentData: TypeAlias = Annotated[
     Path | None,

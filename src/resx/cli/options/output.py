@@ -11,8 +11,7 @@ from resx.cli.options.grouping import OUTPUT_PANEL
 from resx.cli.output import Output
 
 Json: TypeAlias = Annotated[
-    bool,
-    typer.Option("--json", metavar="", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT_PANEL),
+    bool, typer.Option("--json", metavar="", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT_PANEL)
 ]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("-q", "--quiet", metavar="", help="Hide progress.", rich_help_panel=OUTPUT_PANEL)

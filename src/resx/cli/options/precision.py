@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 _PANEL = "Precision"
 
 Fp16: TypeAlias = Annotated[
-    bool,
-    typer.Option("--fp16", metavar="", help="Store and compute in half precision.", rich_help_panel=_PANEL),
+    bool, typer.Option("--fp16", metavar="", help="Store and compute in half precision.", rich_help_panel=_PANEL)
 ]
 Bf16: TypeAlias = Annotated[
     bool, typer.Option("--bf16", metavar="", help="Store and compute in bfloat16.", rich_help_panel=_PANEL)

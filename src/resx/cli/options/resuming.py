@@ -9,8 +9,7 @@ import typer
 from resx.cli.options.grouping import OUTPUT_PANEL
 
 Resume: TypeAlias = Annotated[
-    bool,
-    typer.Option("--resume", metavar="", help="Continue what is in the output.", rich_help_panel=OUTPUT_PANEL),
+    bool, typer.Option("--resume", metavar="", help="Continue what is in the output.", rich_help_panel=OUTPUT_PANEL)
 ]
 Force: TypeAlias = Annotated[
     bool,

@@ -38,8 +38,7 @@ ImagesFrom: TypeAlias = Annotated[
     ),
 ]
 ScoringDevice: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="cpu or cuda, for this process or --ray. Default: cpu."),
+    str, typer.Option(metavar="NAME", help="cpu or cuda, for this process or --ray. Default: cpu.")
 ]
 ServerUrl: TypeAlias = Annotated[
     str,
@@ -52,8 +51,7 @@ ServerUrl: TypeAlias = Annotated[
     ),
 ]
 InFlight: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, max=64, metavar="N", help="In-flight batches at the --server.", rich_help_panel=_SERVER),
+    int, typer.Option(min=1, max=64, metavar="N", help="In-flight batches at the --server.", rich_help_panel=_SERVER)
 ]
 RayAddress: TypeAlias = Annotated[
     str,

@@ -14,9 +14,6 @@ LARGEST_SEED = 2**63 - 1
 Seed: TypeAlias = Annotated[
     int,
     typer.Option(
-        metavar="N",
-        callback=within(0, LARGEST_SEED),
-        help="Random seed, from 0 to 2^63-1.",
-        rich_help_panel=RARE_PANEL,
+        metavar="N", callback=within(0, LARGEST_SEED), help="Random seed, from 0 to 2^63-1.", rich_help_panel=RARE_PANEL
     ),
 ]

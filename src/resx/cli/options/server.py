@@ -20,17 +20,14 @@ _port = typer.Option(min=0, max=65535, metavar="N", help="0: any free port.", ri
 Host: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="ADDRESS",
-        help="Only 127.0.0.1; for remote access see docs/security.md.",
-        rich_help_panel=_PORTS,
+        metavar="ADDRESS", help="Only 127.0.0.1; for remote access see docs/security.md.", rich_help_panel=_PORTS
     ),
 ]
 HttpPort: TypeAlias = Annotated[int, _port]
 GrpcPort: TypeAlias = Annotated[int, _port]
 MetricsPort: TypeAlias = Annotated[int, _port]
 ExitTimeout: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, metavar="SECONDS", help="Shutdown grace period, in seconds.", rich_help_panel=_RECOVERY),
+    int, typer.Option(min=1, metavar="SECONDS", help="Shutdown grace period, in seconds.", rich_help_panel=_RECOVERY)
 ]
 Tries: TypeAlias = Annotated[
     int,
@@ -64,8 +61,7 @@ Native: TypeAlias = Annotated[
 ServingDevice: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="NAME",
-        help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used.",
+        metavar="NAME", help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used."
     ),
 ]
 ServerDir: TypeAlias = Annotated[

@@ -47,8 +47,7 @@ Recalibrate: TypeAlias = Annotated[
     typer.Option(metavar="", help="Fit batch norms to training images after each removal.", rich_help_panel=_SEARCH),
 ]
 SearchImages: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, metavar="N", help="Training images that blocks are chosen on.", rich_help_panel=_SEARCH),
+    int, typer.Option(min=1, metavar="N", help="Training images that blocks are chosen on.", rich_help_panel=_SEARCH)
 ]
 Shortlist: TypeAlias = Annotated[
     int,

@@ -64,8 +64,7 @@ Std: TypeAlias = Annotated[
     str, typer.Option(metavar="R,G,B", help="As --mean: the standard deviation.", rich_help_panel=_PANEL)
 ]
 Labels: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="FILE", help="For an .onnx file: a text file, one label a line.", rich_help_panel=_PANEL),
+    str, typer.Option(metavar="FILE", help="For an .onnx file: a text file, one label a line.", rich_help_panel=_PANEL)
 ]
 OutputName: TypeAlias = Annotated[
     str,

@@ -13,8 +13,7 @@ RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A run's folder.")]
 StudiedData: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="DATA",
-        help="digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: what the run trained on.",
+        metavar="DATA", help="digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: what the run trained on."
     ),
 ]
 StudyFolder: TypeAlias = Annotated[
@@ -28,6 +27,5 @@ StudyFolder: TypeAlias = Annotated[
     ),
 ]
 Figures: TypeAlias = Annotated[
-    bool,
-    typer.Option(metavar="", help="Draw into the output folder.", rich_help_panel=OUTPUT_PANEL),
+    bool, typer.Option(metavar="", help="Draw into the output folder.", rich_help_panel=OUTPUT_PANEL)
 ]

@@ -78,8 +78,7 @@ WeightDecay: TypeAlias = Annotated[
     ),
 ]
 LabelSmoothing: TypeAlias = Annotated[
-    float,
-    typer.Option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.", rich_help_panel=_RECIPE),
+    float, typer.Option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.", rich_help_panel=_RECIPE)
 ]
 ClipNorm: TypeAlias = Annotated[
     float,
