@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -24,29 +25,18 @@ if TYPE_CHECKING:
     from resx.export.checks.accuracy import Accuracies
     from resx.serving.deployment.verification import LabelledData
 
-_FILES = "Two files"
+_files_option = partial(typer.Option, rich_help_panel="Two files")
 
 Rtol: TypeAlias = Annotated[
     float,
-    typer.Option(
-        callback=finite,
-        metavar="X",
-        help="Largest difference that passes, relative to the output's scale.",
-        rich_help_panel=_FILES,
-    ),
+    _files_option(callback=finite, metavar="X", help="Largest difference that passes, relative to the output's scale."),
 ]
 MaxBatch: TypeAlias = Annotated[
-    int,
-    typer.Option("--max-batch", min=1, metavar="N", help="The largest batch, beside 1 and 2.", rich_help_panel=_FILES),
+    int, _files_option("--max-batch", min=1, metavar="N", help="The largest batch, beside 1 and 2.")
 ]
-Bisect: TypeAlias = Annotated[
-    bool, typer.Option("--bisect", metavar="", help="Name the first tensor that differs.", rich_help_panel=_FILES)
-]
+Bisect: TypeAlias = Annotated[bool, _files_option("--bisect", metavar="", help="Name the first tensor that differs.")]
 ByPosition: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--by-position", metavar="", help="Match inputs and outputs by order, not by name.", rich_help_panel=_FILES
-    ),
+    bool, _files_option("--by-position", metavar="", help="Match inputs and outputs by order, not by name.")
 ]
 VerifyData: TypeAlias = Annotated[
     str,

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 
 RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A run's folder.")]
 StudiedData: TypeAlias = Annotated[
@@ -18,14 +18,6 @@ StudiedData: TypeAlias = Annotated[
 ]
 StudyFolder: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="DIR",
-        help="A folder for the study's JSON file and the figures.",
-        rich_help_panel=OUTPUT_PANEL,
-    ),
+    output_option("-o", "--output", metavar="DIR", help="A folder for the study's JSON file and the figures."),
 ]
-Figures: TypeAlias = Annotated[
-    bool, typer.Option(metavar="", help="Draw into the output folder.", rich_help_panel=OUTPUT_PANEL)
-]
+Figures: TypeAlias = Annotated[bool, output_option(metavar="", help="Draw into the output folder.")]
