@@ -9,7 +9,7 @@ import typer
 
 from resx.cli.options.bench_files import BenchFiles
 from resx.cli.options.connection import LoadConnection
-from resx.cli.options.grouping import RARE_PANEL
+from resx.cli.options.grouping import rare_option
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.load import InputOptions, LoadOptions, StudyOptions
 from resx.cli.options.output import OutputOptions
@@ -35,16 +35,11 @@ def bench(
     printing: OutputOptions,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server.",
-        ),
+        typer.Argument(help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server."),
     ] = None,
     seed: Seed = 0,
     schema: Annotated[
-        bool,
-        typer.Option(
-            "--schema", metavar="", help="Print the JSON schema of a result, and end.", rich_help_panel=RARE_PANEL
-        ),
+        bool, rare_option("--schema", metavar="", help="Print the JSON schema of a result, and end.")
     ] = False,
     *,
     limits: ImageLimits,

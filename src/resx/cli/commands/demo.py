@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import finite
@@ -22,12 +22,8 @@ def demo(
     ] = 5.0,
     output: Annotated[
         Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            help="Keep run and repository here. Default: a temporary folder.",
-            rich_help_panel=OUTPUT_PANEL,
+        output_option(
+            "-o", "--output", metavar="DIR", help="Keep run and repository here. Default: a temporary folder."
         ),
     ] = None,
     *,

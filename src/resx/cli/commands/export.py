@@ -13,7 +13,7 @@ import typer
 
 from resx.cli.options.checks import CheckOptions
 from resx.cli.options.engine import FormatOptions
-from resx.cli.options.grouping import RARE_PANEL, typed_options
+from resx.cli.options.grouping import rare_option, typed_options
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.precision import PrecisionOptions
@@ -44,7 +44,7 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function.",
+            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function."
         ),
     ] = "",
     name: Annotated[
@@ -61,11 +61,7 @@ def export(
     seed: Seed = 0,
     reproduce: Annotated[
         Path | None,
-        typer.Option(
-            metavar="CARD",
-            help="Run a card.json's export again and compare the bytes; publishes nothing.",
-            rich_help_panel=RARE_PANEL,
-        ),
+        rare_option(metavar="CARD", help="Run a card.json's export again and compare the bytes; publishes nothing."),
     ] = None,
     allow_code: AllowCode = None,
     *,

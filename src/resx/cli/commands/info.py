@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def info(
     printing: OutputOptions,
     thing: Annotated[
-        str,
-        typer.Argument(help="A variant, a run's folder, a model of the repository, or an .onnx file."),
+        str, typer.Argument(help="A variant, a run's folder, a model of the repository, or an .onnx file.")
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     schema: Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,60 +25,42 @@ if TYPE_CHECKING:
     from resx.bench.capacity.simulation import Batching
     from resx.bench.load.inputs import Inputs
 
-_MEASURED, _REPLICAS = "Measurement", "Replicas"
+_measured_option = partial(typer.Option, rich_help_panel="Measurement")
+_replicas_option = partial(typer.Option, rich_help_panel="Replicas")
 
 
 def plan(
     name: Annotated[str, typer.Argument(help="A model; NAME:VERSION for one version.")],
     rate: Annotated[
-        float,
-        typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas."),
+        float, typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas.")
     ],
     slo: Annotated[str, typer.Option(metavar="pNN=TIME", help="The latency bound, as p99=50ms.")],
     arrivals: Arrivals = "poisson",
     balancing: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="random, round-robin or least-connections.", rich_help_panel=_REPLICAS),
+        str, _replicas_option(metavar="NAME", help="random, round-robin or least-connections.")
     ] = "random",
     cost_per_hour: Annotated[
-        float | None,
-        typer.Option(
-            "--cost-per-hour", callback=finite, metavar="X", help="Of one replica.", rich_help_panel=_REPLICAS
-        ),
+        float | None, _replicas_option("--cost-per-hour", callback=finite, metavar="X", help="Of one replica.")
     ] = None,
     batcher_sleep: Annotated[
         float,
-        typer.Option(
+        _replicas_option(
             "--batcher-sleep",
             min=0,
             callback=finite,
             metavar="MS",
             help="500 for NVIDIA's container, as docs/serving.md explains.",
-            rich_help_panel=_REPLICAS,
         ),
     ] = 0.0,
     bench: Annotated[
         Path | None,
-        typer.Option(
-            "--bench",
-            metavar="FILE",
-            help="A result of `resx bench -o`. Default: measure now.",
-            rich_help_panel=_MEASURED,
-        ),
+        _measured_option("--bench", metavar="FILE", help="A result of `resx bench -o`. Default: measure now."),
     ] = None,
     duration: Annotated[
-        float,
-        typer.Option(
-            min=0.5,
-            callback=finite,
-            metavar="SECONDS",
-            help="Seconds to measure, per load.",
-            rich_help_panel=_MEASURED,
-        ),
+        float, _measured_option(min=0.5, callback=finite, metavar="SECONDS", help="Seconds to measure, per load.")
     ] = 4.0,
     data: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Send the rows of a .npy array. Default: noise.", rich_help_panel=_MEASURED),
+        Path | None, _measured_option(metavar="FILE", help="Send the rows of a .npy array. Default: noise.")
     ] = None,
     shape: Shape = None,
     *,

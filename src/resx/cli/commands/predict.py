@@ -30,14 +30,11 @@ if TYPE_CHECKING:
 
 def predict(
     context: typer.Context,
-    name: Annotated[
-        str,
-        typer.Argument(help="A published model, NAME or NAME:VERSION. Default: the newest version."),
-    ],
+    name: Annotated[str, typer.Argument(help="A published model, NAME or NAME:VERSION. Default: the newest version.")],
     source: Annotated[
         str,
         typer.Argument(
-            help="A folder, a glob, a .txt with one path a line, a .parquet with a column of bytes, or a URI of these.",
+            help="A folder, a glob, a .txt with one path a line, a .parquet with a column of bytes, or a URI of these."
         ),
     ],
     columns: SourceColumns,

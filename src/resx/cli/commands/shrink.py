@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.seed import Seed
@@ -38,12 +38,11 @@ def shrink(
     ] = 0,
     output: Annotated[
         Path | None,
-        typer.Option(
+        output_option(
             "-o",
             "--output",
             metavar="DIR",
             help="The new run's folder; with --pareto, a folder of several. Default: runs/RUN-small.",
-            rich_help_panel=OUTPUT_PANEL,
         ),
     ] = None,
     *,

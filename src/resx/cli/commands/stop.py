@@ -17,6 +17,5 @@ def stop(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITOR
     ended = stop_server(Repository(repository))
     line = f"stopped process {ended.pid}" if ended else f"{repository}: no server is running"
     printing.open().result(
-        {"stopped": ended.pid if ended else None},
-        lambda console: console.print(line, markup=False, soft_wrap=True),
+        {"stopped": ended.pid if ended else None}, lambda console: console.print(line, markup=False, soft_wrap=True)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
 
-_SEARCH = "Search"
+_search_option = partial(typer.Option, rich_help_panel="Search")
 
 
 def tune(
@@ -44,38 +45,17 @@ def tune(
     dry_run: DryRun = False,
     undo: Annotated[bool, typer.Option("--undo", metavar="", help="Take the last tuning of the model back.")] = False,
     concurrency: Annotated[
-        int,
-        typer.Option(
-            min=1, metavar="N", help="In-flight requests where throughput is measured.", rich_help_panel=_SEARCH
-        ),
+        int, _search_option(min=1, metavar="N", help="In-flight requests where throughput is measured.")
     ] = 8,
     duration: Annotated[
-        float,
-        typer.Option(
-            callback=finite,
-            metavar="SECONDS",
-            help="Seconds of each load in the first round.",
-            rich_help_panel=_SEARCH,
-        ),
+        float, _search_option(callback=finite, metavar="SECONDS", help="Seconds of each load in the first round.")
     ] = 1.0,
-    pairs: Annotated[
-        int,
-        typer.Option(min=2, metavar="N", help="Paired runs of best against current.", rich_help_panel=_SEARCH),
-    ] = 5,
+    pairs: Annotated[int, _search_option(min=2, metavar="N", help="Paired runs of best against current.")] = 5,
     cores: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="CPU cores for the server. Default: this machine's.", rich_help_panel=_SEARCH
-        ),
+        int, _search_option(min=0, metavar="N", help="CPU cores for the server. Default: this machine's.")
     ] = 0,
     client_elsewhere: Annotated[
-        bool,
-        typer.Option(
-            "--client-elsewhere",
-            metavar="",
-            help="Estimate throughput with a remote client.",
-            rich_help_panel=_SEARCH,
-        ),
+        bool, _search_option("--client-elsewhere", metavar="", help="Estimate throughput with a remote client.")
     ] = False,
     *,
     server: LoadConnection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -17,42 +18,25 @@ from resx.cli.options.seed import Seed
 from resx.cli.options.source import AllowCode
 from resx.cli.options.validation import finite
 from resx.cli.output import Output
-from resx.cli.views.verification import (
-    comparison_as_json,
-    show_comparison,
-    show_verification,
-    verification_as_json,
-)
+from resx.cli.views.verification import comparison_as_json, show_comparison, show_verification, verification_as_json
 from resx.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
     from resx.export.checks.accuracy import Accuracies
     from resx.serving.deployment.verification import LabelledData
 
-_FILES = "Two files"
+_files_option = partial(typer.Option, rich_help_panel="Two files")
 
 Rtol: TypeAlias = Annotated[
     float,
-    typer.Option(
-        callback=finite,
-        metavar="X",
-        help="Largest difference that passes, relative to the output's scale.",
-        rich_help_panel=_FILES,
-    ),
+    _files_option(callback=finite, metavar="X", help="Largest difference that passes, relative to the output's scale."),
 ]
 MaxBatch: TypeAlias = Annotated[
-    int,
-    typer.Option("--max-batch", min=1, metavar="N", help="The largest batch, beside 1 and 2.", rich_help_panel=_FILES),
+    int, _files_option("--max-batch", min=1, metavar="N", help="The largest batch, beside 1 and 2.")
 ]
-Bisect: TypeAlias = Annotated[
-    bool,
-    typer.Option("--bisect", metavar="", help="Name the first tensor that differs.", rich_help_panel=_FILES),
-]
+Bisect: TypeAlias = Annotated[bool, _files_option("--bisect", metavar="", help="Name the first tensor that differs.")]
 ByPosition: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--by-position", metavar="", help="Match inputs and outputs by order, not by name.", rich_help_panel=_FILES
-    ),
+    bool, _files_option("--by-position", metavar="", help="Match inputs and outputs by order, not by name.")
 ]
 VerifyData: TypeAlias = Annotated[
     str,
@@ -62,8 +46,7 @@ VerifyData: TypeAlias = Annotated[
     ),
 ]
 NumImages: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, metavar="N", help="At most N images of --data, spread evenly over its held-out part."),
+    int, typer.Option(min=1, metavar="N", help="At most N images of --data, spread evenly over its held-out part.")
 ]
 Served: TypeAlias = Annotated[
     str, typer.Option(metavar="URL", help="Also compare this server's answers with the file's.")

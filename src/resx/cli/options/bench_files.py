@@ -6,33 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-import typer
-
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 
 if TYPE_CHECKING:
     from resx.bench.result_files import ResultFiles
 
 ResultFile: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("-o", "--output", metavar="FILE", help="Also write the result as JSON.", rich_help_panel=OUTPUT_PANEL),
+    Path | None, output_option("-o", "--output", metavar="FILE", help="Also write the result as JSON.")
 ]
 Report: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--report", metavar="FILE", help="One HTML file with all charts.", rich_help_panel=OUTPUT_PANEL),
+    Path | None, output_option("--report", metavar="FILE", help="One HTML file with all charts.")
 ]
-Csv: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--csv", metavar="FILE", help="With perf_analyzer's columns.", rich_help_panel=OUTPUT_PANEL),
-]
+Csv: TypeAlias = Annotated[Path | None, output_option("--csv", metavar="FILE", help="With perf_analyzer's columns.")]
 Samples: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--samples", metavar="FILE", help="Every request, JSON lines.", rich_help_panel=OUTPUT_PANEL),
+    Path | None, output_option("--samples", metavar="FILE", help="Every request, JSON lines.")
 ]
-HdrLog: TypeAlias = Annotated[
-    Path | None,
-    typer.Option("--hdr-log", metavar="FILE", help="HDR histogram log.", rich_help_panel=OUTPUT_PANEL),
-]
+HdrLog: TypeAlias = Annotated[Path | None, output_option("--hdr-log", metavar="FILE", help="HDR histogram log.")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, TypeAlias
 
 import typer
 
 from resx.cli.options.validation import finite
 
-_PANEL = "Checks"
+_option = partial(typer.Option, rich_help_panel="Checks")
 
 Atol: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        callback=finite, metavar="X", help="Largest difference from PyTorch, absolute.", rich_help_panel=_PANEL
-    ),
+    float | None, _option(callback=finite, metavar="X", help="Largest difference from PyTorch, absolute.")
 ]
 Rtol: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        callback=finite,
-        metavar="X",
-        help="Largest difference relative to the logits' scale.",
-        rich_help_panel=_PANEL,
-    ),
+    float | None, _option(callback=finite, metavar="X", help="Largest difference relative to the logits' scale.")
 ]
 NoVerify: TypeAlias = Annotated[
-    bool,
-    typer.Option("--no-verify", metavar="", help="Skip the parity checks; the card says so.", rich_help_panel=_PANEL),
+    bool, _option("--no-verify", metavar="", help="Skip the parity checks; the card says so.")
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
@@ -15,68 +16,47 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from resx.serving.client.address import Address
 
-_PANEL = "Server"
+_option = partial(typer.Option, rich_help_panel="Server")
 
 Url: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _option(
         metavar="URL",
         help="host:port, or grpc://, grpcs://, http:// or https:// and host:port. "
         "Default: the server that `resx serve` runs for the repository.",
-        rich_help_panel=_PANEL,
     ),
 ]
 Urls: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _option(
         metavar="URL[,URL...]",
         help="host:port, or grpc://, grpcs://, http:// or https:// and host:port. Several are changed one after "
         "another, all or none. Default: the server that `resx serve` runs for the repository.",
-        rich_help_panel=_PANEL,
     ),
 ]
-ProtocolName: TypeAlias = Annotated[
-    str,
-    typer.Option("--protocol", metavar="NAME", help="grpc or http. Default: grpc.", rich_help_panel=_PANEL),
-]
+ProtocolName: TypeAlias = Annotated[str, _option("--protocol", metavar="NAME", help="grpc or http. Default: grpc.")]
 LoadProtocolName: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _option(
         "--protocol",
         metavar="NAME",
         help="http or grpc. Default: http, which costs the client less; grpc for a --url without http://.",
-        rich_help_panel=_PANEL,
     ),
 ]
-Ca: TypeAlias = Annotated[
-    str,
-    typer.Option("--ca", metavar="FILE", help="CA of a grpcs:// or https:// server.", rich_help_panel=_PANEL),
-]
-Cert: TypeAlias = Annotated[
-    str, typer.Option("--cert", metavar="FILE", help="Client certificate, with --key.", rich_help_panel=_PANEL)
-]
-Key: TypeAlias = Annotated[
-    str, typer.Option("--key", metavar="FILE", help="Private key for --cert.", rich_help_panel=_PANEL)
-]
+Ca: TypeAlias = Annotated[str, _option("--ca", metavar="FILE", help="CA of a grpcs:// or https:// server.")]
+Cert: TypeAlias = Annotated[str, _option("--cert", metavar="FILE", help="Client certificate, with --key.")]
+Key: TypeAlias = Annotated[str, _option("--key", metavar="FILE", help="Private key for --cert.")]
 Header: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    _option(
         "--header",
         metavar="'NAME: VALUE'",
         help="Sent with every request, repeatable. Secrets: RESX_HEADERS, a line each.",
-        rich_help_panel=_PANEL,
     ),
 ]
 
 Retries: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        max=100,
-        metavar="N",
-        help="Retries after a lost connection; 8 take up to 9 seconds.",
-        rich_help_panel=_PANEL,
-    ),
+    int, _option(min=0, max=100, metavar="N", help="Retries after a lost connection; 8 take up to 9 seconds.")
 ]
 
 

@@ -19,10 +19,7 @@ NoWait: TypeAlias = Annotated[
 Trial: TypeAlias = Annotated[
     float,
     typer.Option(
-        min=0,
-        callback=finite,
-        metavar="SECONDS",
-        help="Seconds to monitor it, with the previous version on standby.",
+        min=0, callback=finite, metavar="SECONDS", help="Seconds to monitor it, with the previous version on standby."
     ),
 ]
 KeepPrevious: TypeAlias = Annotated[
@@ -59,8 +56,5 @@ class DeployOptions:
         from resx.serving.deployment.deploy import Manner
 
         return Manner(
-            rehearse=not self.no_rehearsal,
-            trial_s=self.trial,
-            keep_previous=self.keep_previous,
-            wait=not self.no_wait,
+            rehearse=not self.no_rehearsal, trial_s=self.trial, keep_previous=self.keep_previous, wait=not self.no_wait
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 from resx.cli.options.validation import choose
 from resx.errors import UsageError
 from resx.files.own_folders import make_cache_folder, require_own_cache
@@ -23,7 +24,7 @@ FORMATS: tuple[Format, ...] = ("onnx", "tensorrt", "tensorrt-rtx")
 STANDARD_LEVEL = 3
 ENGINES = Path("engines")
 
-_PANEL = "TensorRT"
+_option = partial(typer.Option, rich_help_panel="TensorRT")
 _BUILDING = ("workspace_mib", "timing_cache", "builder_level", "emit_script")
 """What a plan that is built already has no use for."""
 _MEANINGLESS: Mapping[Format, tuple[str, ...]] = {
@@ -46,96 +47,63 @@ FormatName: TypeAlias = Annotated[
 Target: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="Optimize for cpu or gpu. Default: detect.")]
 AcceleratorName: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _option(
         "--accelerator",
         metavar="NAME",
         help="For onnx: tensorrt runs the file on the GPU by TensorRT inside the server's onnxruntime.",
-        rich_help_panel=_PANEL,
     ),
 ]
 ComputeCapability: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _option(
         metavar="X.Y,...",
         help="tensorrt-rtx: GPUs to build for, as 8.6,8.9. Default: all that an engine is portable to.",
-        rich_help_panel=_PANEL,
     ),
 ]
 BatchMin: TypeAlias = Annotated[
-    int,
-    typer.Option(min=0, metavar="N", help="Smallest batch. Default: 1.", show_default=False, rich_help_panel=_PANEL),
+    int, _option(min=0, metavar="N", help="Smallest batch. Default: 1.", show_default=False)
 ]
 BatchOpt: TypeAlias = Annotated[
     int,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help="Batch that kernels are chosen for. Default: the largest.",
-        show_default=False,
-        rich_help_panel=_PANEL,
-    ),
+    _option(min=0, metavar="N", help="Batch that kernels are chosen for. Default: the largest.", show_default=False),
 ]
 BatchMax: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=0, metavar="N", help="Largest batch. Default: --max-batch.", show_default=False, rich_help_panel=_PANEL
-    ),
+    int, _option(min=0, metavar="N", help="Largest batch. Default: --max-batch.", show_default=False)
 ]
-WorkspaceMib: TypeAlias = Annotated[
-    int, typer.Option(min=0, metavar="N", help="Scratch memory in MiB; 0: no bound.", rich_help_panel=_PANEL)
-]
+WorkspaceMib: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="Scratch memory in MiB; 0: no bound.")]
 TimingCache: TypeAlias = Annotated[
     str,
-    typer.Option(
-        metavar="DIR",
-        help="tensorrt: where measurements are kept; none keeps none. Default: the cache folder.",
-        rich_help_panel=_PANEL,
-    ),
+    _option(metavar="DIR", help="tensorrt: where measurements are kept; none keeps none. Default: the cache folder."),
 ]
 Tf32: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--tf32/--no-tf32", metavar="", help="Let fp32 convolutions round their inputs.", rich_help_panel=_PANEL
-    ),
+    bool, _option("--tf32/--no-tf32", metavar="", help="Let fp32 convolutions round their inputs.")
 ]
 BuilderLevel: TypeAlias = Annotated[
-    int,
-    typer.Option(min=0, max=5, metavar="N", help="0 builds fastest, 5 searches longest.", rich_help_panel=_PANEL),
+    int, _option(min=0, max=5, metavar="N", help="0 builds fastest, 5 searches longest.")
 ]
 EmitScript: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="tensorrt: write a script that builds the plan in NVIDIA's container, instead.",
-        rich_help_panel=_PANEL,
-    ),
+    _option(metavar="FILE", help="tensorrt: write a script that builds the plan in NVIDIA's container, instead."),
 ]
 ImportedPlan: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        "--plan",
-        metavar="FILE",
-        help="tensorrt: verify and publish this plan, built elsewhere, instead.",
-        rich_help_panel=_PANEL,
-    ),
+    _option("--plan", metavar="FILE", help="tensorrt: verify and publish this plan, built elsewhere, instead."),
 ]
 Publish: TypeAlias = Annotated[
     bool,
-    typer.Option(
+    _option(
         "--publish",
         metavar="",
         help="tensorrt-rtx: publish in the model repository, for `resx serve`, instead of a folder of its own.",
-        rich_help_panel=_PANEL,
     ),
 ]
 OutputFolder: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
+    output_option(
         "-o",
         "--output",
         metavar="DIR",
         help="tensorrt-rtx: the engine's folder. Default: engines/NAME. For an .onnx file otherwise: as --output-name.",
-        rich_help_panel=OUTPUT_PANEL,
     ),
 ]
 

@@ -22,6 +22,8 @@ from typer.core import TyperCommand, TyperOption
 
 OUTPUT_PANEL = "Output"
 RARE_PANEL = "Rarely needed"
+output_option = functools.partial(typer.Option, rich_help_panel=OUTPUT_PANEL)
+rare_option = functools.partial(typer.Option, rich_help_panel=RARE_PANEL)
 
 
 def ungroup(command: Callable[..., None]) -> Callable[..., None]:

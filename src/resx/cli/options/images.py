@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, TypeAlias
 
-import typer
-
-from resx.cli.options.grouping import RARE_PANEL
+from resx.cli.options.grouping import rare_option
 from resx.files.reading import FILE_MIB, MEGAPIXELS, MOST_FILE_MIB, MOST_MEGAPIXELS, set_limits
 
 MaxMegapixels: TypeAlias = Annotated[
     int | None,
-    typer.Option(
+    rare_option(
         "--max-megapixels",
         min=1,
         max=MOST_MEGAPIXELS,
@@ -21,12 +19,11 @@ MaxMegapixels: TypeAlias = Annotated[
         show_default=False,
         help="Largest image, decoded and resized. Default: 64. An image of N megapixels takes up to 16 MB of memory "
         "each, even if its file has 50 bytes: raise it only for files that you trust.",
-        rich_help_panel=RARE_PANEL,
     ),
 ]
 MaxFileMib: TypeAlias = Annotated[
     int | None,
-    typer.Option(
+    rare_option(
         "--max-file-mib",
         min=1,
         max=MOST_FILE_MIB,
@@ -35,7 +32,6 @@ MaxFileMib: TypeAlias = Annotated[
         show_default=False,
         help="Largest image file or Parquet cell, in MiB. Default: 32. Memory grows with it: raise it only for files "
         "that you trust.",
-        rich_help_panel=RARE_PANEL,
     ),
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -14,139 +15,84 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from resx.bench.load.load_plan import LoadPlan
 
-_LOAD, _STUDY, _INPUT = "Load", "Search and comparison", "Input and checks"
+_load_option = partial(typer.Option, rich_help_panel="Load")
+_study_option = partial(typer.Option, rich_help_panel="Search and comparison")
+_input_option = partial(typer.Option, rich_help_panel="Input and checks")
 
 Concurrency: TypeAlias = Annotated[
     str,
-    typer.Option(
-        metavar="N,...",
-        help="Closed loop, in-flight requests: a number, a list, or 1:16 (1, 2, 4, 8, 16).",
-        rich_help_panel=_LOAD,
-    ),
+    _load_option(metavar="N,...", help="Closed loop, in-flight requests: a number, a list, or 1:16 (1, 2, 4, 8, 16)."),
 ]
 Rate: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="N,...", help="Open loop, requests per second: a number or a list.", rich_help_panel=_LOAD),
+    str, _load_option(metavar="N,...", help="Open loop, requests per second: a number or a list.")
 ]
-Arrivals: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="Open-loop arrivals: poisson or constant.", rich_help_panel=_LOAD),
-]
+Arrivals: TypeAlias = Annotated[str, _load_option(metavar="NAME", help="Open-loop arrivals: poisson or constant.")]
 BatchSize: TypeAlias = Annotated[
-    int,
-    typer.Option("--batch-size", "-b", min=1, metavar="N", help="Images per request.", rich_help_panel=_LOAD),
+    int, _load_option("--batch-size", "-b", min=1, metavar="N", help="Images per request.")
 ]
 Duration: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        callback=finite,
-        metavar="SECONDS",
-        help="Seconds to measure, per load. Default: 10; 3 with --compare.",
-        rich_help_panel=_LOAD,
+    _load_option(
+        callback=finite, metavar="SECONDS", help="Seconds to measure, per load. Default: 10; 3 with --compare."
     ),
 ]
 Warmup: TypeAlias = Annotated[
-    float,
-    typer.Option(callback=finite, metavar="SECONDS", help="Warm-up in seconds, not counted.", rich_help_panel=_LOAD),
+    float, _load_option(callback=finite, metavar="SECONDS", help="Warm-up in seconds, not counted.")
 ]
 Timeout: TypeAlias = Annotated[
-    float,
-    typer.Option(
-        callback=finite, metavar="SECONDS", help="Seconds after which a request has failed.", rich_help_panel=_LOAD
-    ),
+    float, _load_option(callback=finite, metavar="SECONDS", help="Seconds after which a request has failed.")
 ]
-Processes: TypeAlias = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Load-generator processes.", rich_help_panel=_LOAD)
-]
+Processes: TypeAlias = Annotated[int, _load_option(min=1, metavar="N", help="Load-generator processes.")]
 Repeat: TypeAlias = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Repetitions per load; with --compare: pairs. Default: 1; 5 pairs.",
-        rich_help_panel=_LOAD,
-    ),
+    _load_option(min=1, metavar="N", help="Repetitions per load; with --compare: pairs. Default: 1; 5 pairs."),
 ]
 Objective: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--slo",
-        metavar="pNN=TIME",
-        help="Search for the highest rate that holds it, as p99=15ms.",
-        rich_help_panel=_STUDY,
-    ),
+    str, _study_option("--slo", metavar="pNN=TIME", help="Search for the highest rate that holds it, as p99=15ms.")
 ]
 Compare: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--compare", metavar="", help="Interleave the models; print ratios to the first.", rich_help_panel=_STUDY
-    ),
+    bool, _study_option("--compare", metavar="", help="Interleave the models; print ratios to the first.")
 ]
 Baseline: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="An earlier result (-o) to compare with.", rich_help_panel=_STUDY),
+    Path | None, _study_option(metavar="FILE", help="An earlier result (-o) to compare with.")
 ]
 FailAbove: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--fail-above",
-        metavar="PERCENT",
-        help="With --baseline: exit 3 on a larger regression.",
-        rich_help_panel=_STUDY,
-    ),
+    str, _study_option("--fail-above", metavar="PERCENT", help="With --baseline: exit 3 on a larger regression.")
 ]
 Scenario: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _study_option(
         metavar="NAME",
         help="MLPerf's LoadGen: single-stream, multi-stream, server (with --rate and --slo p99=...) or offline.",
-        rich_help_panel=_STUDY,
     ),
 ]
 LoadgenLogs: TypeAlias = Annotated[
-    Path,
-    typer.Option("--loadgen-logs", metavar="DIR", help="Where LoadGen writes its logs.", rich_help_panel=_STUDY),
+    Path, _study_option("--loadgen-logs", metavar="DIR", help="Where LoadGen writes its logs.")
 ]
 SentData: TypeAlias = Annotated[
     Path | None,
-    typer.Option(
-        metavar="DIR|FILE",
-        help="Send the images of a folder, or the rows of a .npy array. Default: noise.",
-        rich_help_panel=_INPUT,
-    ),
+    _input_option(metavar="DIR|FILE", help="Send the images of a folder, or the rows of a .npy array. Default: noise."),
 ]
 Shape: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    _input_option(
         "--shape",
         metavar="NAME:D1,D2",
         help="Shape of an input that the model leaves open, without the batch. Repeatable.",
-        rich_help_panel=_INPUT,
     ),
 ]
 Check: TypeAlias = Annotated[
     bool | None,
-    typer.Option(
-        "--check/--no-check",
-        metavar="",
-        help="Check a sample of the answers. Default: where possible.",
-        rich_help_panel=_INPUT,
-    ),
+    _input_option("--check/--no-check", metavar="", help="Check a sample of the answers. Default: where possible."),
 ]
 InProcess: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--in-process",
-        metavar="",
-        help="Also run the version's file without the server: serving efficiency.",
-        rich_help_panel=_INPUT,
+    _input_option(
+        "--in-process", metavar="", help="Also run the version's file without the server: serving efficiency."
     ),
 ]
 SharedMemory: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--shared-memory", metavar="", help="Let the server read inputs from shared memory.", rich_help_panel=_INPUT
-    ),
+    bool, _input_option("--shared-memory", metavar="", help="Let the server read inputs from shared memory.")
 ]
 
 

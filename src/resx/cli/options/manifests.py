@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -15,86 +16,50 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from resx.serving.clusters.workload import Placement
 
-_PANEL = "Manifests, with --render"
+_option = partial(typer.Option, rich_help_panel="Manifests, with --render")
 _SHARED = {"name", "version", "repository", "json", "quiet"}
 """What has a meaning with and without a server."""
 
 System: TypeAlias = Annotated[
     str,
-    typer.Option(
-        "--render",
-        metavar="SYSTEM",
-        help="Print manifests, without a server: kubernetes, kserve or helm (a chart).",
-        rich_help_panel=_PANEL,
+    _option(
+        "--render", metavar="SYSTEM", help="Print manifests, without a server: kubernetes, kserve or helm (a chart)."
     ),
 ]
 Image: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="IMAGE", help="Triton's image, by tag or digest. Default: NVIDIA's, pinned.", rich_help_panel=_PANEL
-    ),
+    str, _option(metavar="IMAGE", help="Triton's image, by tag or digest. Default: NVIDIA's, pinned.")
 ]
-Replicas: TypeAlias = Annotated[
-    int, typer.Option(metavar="N", help="Pods; with an autoscaler the minimum.", rich_help_panel=_PANEL)
-]
-Gpu: TypeAlias = Annotated[bool, typer.Option("--gpu", metavar="", help="A GPU for each pod.", rich_help_panel=_PANEL)]
+Replicas: TypeAlias = Annotated[int, _option(metavar="N", help="Pods; with an autoscaler the minimum.")]
+Gpu: TypeAlias = Annotated[bool, _option("--gpu", metavar="", help="A GPU for each pod.")]
 Store: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _option(
         metavar="STORE",
         help="pvc:CLAIM, oci:IMAGE, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or as://ACCOUNT/CONTAINER/PREFIX. "
         "Default: pvc:model-repository.",
-        rich_help_panel=_PANEL,
     ),
 ]
-Scaler: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="hpa, keda or none. Default: none.", rich_help_panel=_PANEL)
-]
+Scaler: TypeAlias = Annotated[str, _option(metavar="NAME", help="hpa, keda or none. Default: none.")]
 Monitor: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--monitor", metavar="", help="Add a ServiceMonitor for Prometheus's operator.", rich_help_panel=_PANEL
-    ),
+    bool, _option("--monitor", metavar="", help="Add a ServiceMonitor for Prometheus's operator.")
 ]
-Nodes: TypeAlias = Annotated[
-    int,
-    typer.Option(min=0, metavar="N", help="Nodes for the pods: one replica a node, strictly.", rich_help_panel=_PANEL),
-]
+Nodes: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="Nodes for the pods: one replica a node, strictly.")]
 NodeSelector: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(metavar="KEY=VALUE", help="Label that nodes must have; repeatable.", rich_help_panel=_PANEL),
+    list[str] | None, _option(metavar="KEY=VALUE", help="Label that nodes must have; repeatable.")
 ]
-RuntimeClass: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="The pods' runtime class, such as nvidia.", rich_help_panel=_PANEL)
-]
+RuntimeClass: TypeAlias = Annotated[str, _option(metavar="NAME", help="The pods' runtime class, such as nvidia.")]
 ServiceAccount: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Account whose identity opens the storage, instead of a Secret.", rich_help_panel=_PANEL
-    ),
+    str, _option(metavar="NAME", help="Account whose identity opens the storage, instead of a Secret.")
 ]
-PriorityClass: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="The pods' priority class.", rich_help_panel=_PANEL)
-]
+PriorityClass: TypeAlias = Annotated[str, _option(metavar="NAME", help="The pods' priority class.")]
 PullSecret: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(metavar="NAME", help="Secret to pull the image with; repeatable.", rich_help_panel=_PANEL),
+    list[str] | None, _option(metavar="NAME", help="Secret to pull the image with; repeatable.")
 ]
 NoImageEndpoint: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--no-image-endpoint", metavar="", help="Leave out the model's image endpoint.", rich_help_panel=_PANEL
-    ),
+    bool, _option("--no-image-endpoint", metavar="", help="Leave out the model's image endpoint.")
 ]
 Folder: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "-o",
-        "--output",
-        metavar="DIR",
-        help="Write the files here, and the release for the storage.",
-        rich_help_panel=_PANEL,
-    ),
+    Path | None, _option("-o", "--output", metavar="DIR", help="Write the files here, and the release for the storage.")
 ]
 
 

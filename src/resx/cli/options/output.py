@@ -7,16 +7,11 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 from resx.cli.output import Output
 
-Json: TypeAlias = Annotated[
-    bool,
-    typer.Option("--json", metavar="", help="Print one JSON object on stdout.", rich_help_panel=OUTPUT_PANEL),
-]
-Quiet: TypeAlias = Annotated[
-    bool, typer.Option("-q", "--quiet", metavar="", help="Hide progress.", rich_help_panel=OUTPUT_PANEL)
-]
+Json: TypeAlias = Annotated[bool, output_option("--json", metavar="", help="Print one JSON object on stdout.")]
+Quiet: TypeAlias = Annotated[bool, output_option("-q", "--quiet", metavar="", help="Hide progress.")]
 DryRun: TypeAlias = Annotated[
     bool, typer.Option("--dry-run", metavar="", help="Show what would be done; change nothing.")
 ]

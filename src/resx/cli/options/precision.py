@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -13,56 +14,34 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from resx.card.kinds import CalibrationMethod, InputType, Precision
 
-_PANEL = "Precision"
+_option = partial(typer.Option, rich_help_panel="Precision")
 
-Fp16: TypeAlias = Annotated[
-    bool,
-    typer.Option("--fp16", metavar="", help="Store and compute in half precision.", rich_help_panel=_PANEL),
-]
-Bf16: TypeAlias = Annotated[
-    bool, typer.Option("--bf16", metavar="", help="Store and compute in bfloat16.", rich_help_panel=_PANEL)
-]
+Fp16: TypeAlias = Annotated[bool, _option("--fp16", metavar="", help="Store and compute in half precision.")]
+Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Store and compute in bfloat16.")]
 Int8: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--int8", metavar="", help="Compute on 8-bit integers; calibrates on real images.", rich_help_panel=_PANEL
-    ),
+    bool, _option("--int8", metavar="", help="Compute on 8-bit integers; calibrates on real images.")
 ]
 InputName: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _option(
         "--input",
         metavar="TYPE",
         help="uint8: normalized in the graph; float32: the normalized tensor. Default: uint8, or the .onnx file's.",
-        rich_help_panel=_PANEL,
     ),
 ]
 Calibrate: TypeAlias = Annotated[
     str,
-    typer.Option(
-        metavar="DATA",
-        help="For int8: digits, DIR, FILE.npz or random. Default: the run's own training images.",
-        rich_help_panel=_PANEL,
-    ),
+    _option(metavar="DATA", help="For int8: digits, DIR, FILE.npz or random. Default: the run's own training images."),
 ]
 CalibrateImages: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        "--calibrate-images", min=1, max=1_000_000, metavar="N", help="Images to calibrate on.", rich_help_panel=_PANEL
-    ),
+    int, _option("--calibrate-images", min=1, max=1_000_000, metavar="N", help="Images to calibrate on.")
 ]
 CalibrateMethod: TypeAlias = Annotated[
-    str,
-    typer.Option("--calibrate-method", metavar="METHOD", help="entropy, minmax or percentile.", rich_help_panel=_PANEL),
+    str, _option("--calibrate-method", metavar="METHOD", help="entropy, minmax or percentile.")
 ]
 KeepFp32: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--keep-fp32",
-        metavar="LAYER",
-        help="For int8: layers that stay fp32, as `layer4.*`. Repeatable.",
-        rich_help_panel=_PANEL,
-    ),
+    _option("--keep-fp32", metavar="LAYER", help="For int8: layers that stay fp32, as `layer4.*`. Repeatable."),
 ]
 
 

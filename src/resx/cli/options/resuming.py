@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-import typer
+from resx.cli.options.grouping import output_option
 
-from resx.cli.options.grouping import OUTPUT_PANEL
-
-Resume: TypeAlias = Annotated[
-    bool,
-    typer.Option("--resume", metavar="", help="Continue what is in the output.", rich_help_panel=OUTPUT_PANEL),
-]
+Resume: TypeAlias = Annotated[bool, output_option("--resume", metavar="", help="Continue what is in the output.")]
 Force: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--force", metavar="", help="Delete what is in the output and start over.", rich_help_panel=OUTPUT_PANEL
-    ),
+    bool, output_option("--force", metavar="", help="Delete what is in the output and start over.")
 ]
 IgnoreTimes: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--ignore-times",
-        metavar="",
-        help="With --resume: accept files with other modification times.",
-        rich_help_panel=OUTPUT_PANEL,
-    ),
+    bool, output_option("--ignore-times", metavar="", help="With --resume: accept files with other modification times.")
 ]

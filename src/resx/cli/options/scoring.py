@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from resx.cli.options.connection import USUAL_ACCESS, Retries, ServerAccess
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 from resx.cli.options.resuming import IgnoreTimes, Resume
 from resx.cli.options.validation import choose
 from resx.errors import UsageError
@@ -19,86 +20,56 @@ if TYPE_CHECKING:
     from resx.scoring.in_process import Device
     from resx.serving.client.address import Address
 
-_SOURCE, _SERVER, _RAY = "Source", "Server", "Ray"
+_source_option = partial(typer.Option, rich_help_panel="Source")
+_server_option = partial(typer.Option, rich_help_panel="Server")
+_ray_option = partial(typer.Option, rich_help_panel="Ray")
 _OF_A_SERVER = ("protocol", "ca", "cert", "key", "header")
 _OF_RAY = ("ray_actors", "ray_cpus")
 
 Column: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="Parquet column with the image bytes. Default: the only one.", rich_help_panel=_SOURCE
-    ),
+    str, _source_option(metavar="NAME", help="Parquet column with the image bytes. Default: the only one.")
 ]
 ImagesFrom: TypeAlias = Annotated[
     str,
-    typer.Option(
-        metavar="DIR",
-        help="Folder for images that Parquet names by path. Default: the table's folder.",
-        rich_help_panel=_SOURCE,
-    ),
+    _source_option(metavar="DIR", help="Folder for images that Parquet names by path. Default: the table's folder."),
 ]
 ScoringDevice: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="NAME", help="cpu or cuda, for this process or --ray. Default: cpu."),
+    str, typer.Option(metavar="NAME", help="cpu or cuda, for this process or --ray. Default: cpu.")
 ]
 ServerUrl: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _server_option(
         "--server",
         "--url",
         metavar="URL",
         help="Compute there: host:port of a Triton, or grpc://, grpcs://, http:// or https:// and host:port.",
-        rich_help_panel=_SERVER,
     ),
 ]
 InFlight: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, max=64, metavar="N", help="In-flight batches at the --server.", rich_help_panel=_SERVER),
+    int, _server_option(min=1, max=64, metavar="N", help="In-flight batches at the --server.")
 ]
 RayAddress: TypeAlias = Annotated[
     str,
-    typer.Option(
+    _ray_option(
         "--ray",
         metavar="ADDRESS",
         help="Compute on that Ray cluster: its head's HOST:6379, auto on a node of it, or local for one made here.",
-        rich_help_panel=_RAY,
     ),
 ]
 RayActors: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help="Processes on the cluster. Default: as many as its nodes have room for.",
-        rich_help_panel=_RAY,
-    ),
+    int, _ray_option(min=0, metavar="N", help="Processes on the cluster. Default: as many as its nodes have room for.")
 ]
 RayCpus: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=1, metavar="N", help="CPUs per process; with --device cuda also a GPU each.", rich_help_panel=_RAY
-    ),
+    int, _ray_option(min=1, metavar="N", help="CPUs per process; with --device cuda also a GPU each.")
 ]
 ScoresFile: TypeAlias = Annotated[
-    Path,
-    typer.Option(
-        "-o", "--output", metavar="FILE", help="Ends in .parquet, .csv or .jsonl.", rich_help_panel=OUTPUT_PANEL
-    ),
+    Path, output_option("-o", "--output", metavar="FILE", help="Ends in .parquet, .csv or .jsonl.")
 ]
 Overwrite: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--overwrite", metavar="", help="Start over; the output is replaced at the end.", rich_help_panel=OUTPUT_PANEL
-    ),
+    bool, output_option("--overwrite", metavar="", help="Start over; the output is replaced at the end.")
 ]
 CsvSafe: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--csv-safe",
-        metavar="",
-        help="For spreadsheets: write no cell of the .csv that is a formula.",
-        rich_help_panel=OUTPUT_PANEL,
-    ),
+    bool, output_option("--csv-safe", metavar="", help="For spreadsheets: write no cell of the .csv that is a formula.")
 ]
 
 

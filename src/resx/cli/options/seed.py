@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-import typer
-
-from resx.cli.options.grouping import RARE_PANEL
+from resx.cli.options.grouping import rare_option
 from resx.cli.options.validation import within
 
 LARGEST_SEED = 2**63 - 1
 
 Seed: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        metavar="N",
-        callback=within(0, LARGEST_SEED),
-        help="Random seed, from 0 to 2^63-1.",
-        rich_help_panel=RARE_PANEL,
-    ),
+    int, rare_option(metavar="N", callback=within(0, LARGEST_SEED), help="Random seed, from 0 to 2^63-1.")
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -14,41 +15,29 @@ if TYPE_CHECKING:
     from resx.serving.embedded.server_ports import Ports
     from resx.serving.supervisor.policy import Policy
 
-_PORTS, _RECOVERY = "Ports", "Recovery"
-_port = typer.Option(min=0, max=65535, metavar="N", help="0: any free port.", rich_help_panel=_PORTS)
+_ports_option = partial(typer.Option, rich_help_panel="Ports")
+_recovery_option = partial(typer.Option, rich_help_panel="Recovery")
+_port = _ports_option(min=0, max=65535, metavar="N", help="0: any free port.")
 
 Host: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="ADDRESS",
-        help="Only 127.0.0.1; for remote access see docs/security.md.",
-        rich_help_panel=_PORTS,
-    ),
+    str, _ports_option(metavar="ADDRESS", help="Only 127.0.0.1; for remote access see docs/security.md.")
 ]
 HttpPort: TypeAlias = Annotated[int, _port]
 GrpcPort: TypeAlias = Annotated[int, _port]
 MetricsPort: TypeAlias = Annotated[int, _port]
 ExitTimeout: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, metavar="SECONDS", help="Shutdown grace period, in seconds.", rich_help_panel=_RECOVERY),
+    int, _recovery_option(min=1, metavar="SECONDS", help="Shutdown grace period, in seconds.")
 ]
 Tries: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Failed recoveries before a model is set aside, or the server ends.",
-        rich_help_panel=_RECOVERY,
-    ),
+    int, _recovery_option(min=1, metavar="N", help="Failed recoveries before a model is set aside, or the server ends.")
 ]
 CanaryTimeout: TypeAlias = Annotated[
     float,
-    typer.Option(
+    _recovery_option(
         min=1,
         callback=finite,
         metavar="SECONDS",
         help="Restart if a busy model completes nothing for this many seconds.",
-        rich_help_panel=_RECOVERY,
     ),
 ]
 Native: TypeAlias = Annotated[
@@ -64,8 +53,7 @@ Native: TypeAlias = Annotated[
 ServingDevice: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="NAME",
-        help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used.",
+        metavar="NAME", help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used."
     ),
 ]
 ServerDir: TypeAlias = Annotated[

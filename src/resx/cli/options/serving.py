@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -10,46 +11,29 @@ import typer
 if TYPE_CHECKING:
     from resx.repository.config_pbtxt import ServingOptions
 
-_PANEL = "Serving"
+_option = partial(typer.Option, rich_help_panel="Serving")
 
 MaxBatch: TypeAlias = Annotated[
-    int,
-    typer.Option("--max-batch", min=1, metavar="N", help="Largest batch that will be served.", rich_help_panel=_PANEL),
+    int, _option("--max-batch", min=1, metavar="N", help="Largest batch that will be served.")
 ]
-Instances: TypeAlias = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Instances of the model on the server.", rich_help_panel=_PANEL)
-]
+Instances: TypeAlias = Annotated[int, _option(min=1, metavar="N", help="Instances of the model on the server.")]
 Threads: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help="Threads per instance; 0: the server's cores divided by the instances.",
-        rich_help_panel=_PANEL,
-    ),
+    int, _option(min=0, metavar="N", help="Threads per instance; 0: the server's cores divided by the instances.")
 ]
 MaxQueue: TypeAlias = Annotated[
     int,
-    typer.Option(
+    _option(
         "--max-queue",
         min=-1,
         metavar="N",
         help="Requests that may wait before one is refused; 0: no bound, -1: four batches.",
-        rich_help_panel=_PANEL,
     ),
 ]
 ResponseCache: TypeAlias = Annotated[
-    bool,
-    typer.Option("--response-cache", metavar="", help="Answer repeated requests from memory.", rich_help_panel=_PANEL),
+    bool, _option("--response-cache", metavar="", help="Answer repeated requests from memory.")
 ]
 ImageEndpoint: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--image-endpoint",
-        metavar="",
-        help="Also publish NAME_image, which takes JPEG, PNG and WebP files.",
-        rich_help_panel=_PANEL,
-    ),
+    bool, _option("--image-endpoint", metavar="", help="Also publish NAME_image, which takes JPEG, PNG and WebP files.")
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -13,54 +14,36 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from resx.analysis.shrink.search import SearchOptions
 
-_TARGET, _SEARCH = "Target: one of", "Search"
+_target_option = partial(typer.Option, rich_help_panel="Target: one of")
+_search_option = partial(typer.Option, rich_help_panel="Search")
 
-Drop: TypeAlias = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Number of blocks to remove.", rich_help_panel=_TARGET)
-]
+Drop: TypeAlias = Annotated[int | None, _target_option(min=1, metavar="N", help="Number of blocks to remove.")]
 MaxAccuracyDrop: TypeAlias = Annotated[
     float | None,
-    typer.Option(
+    _target_option(
         min=0,
         max=100,
         callback=finite,
         metavar="POINTS",
         help="Remove blocks while held-out accuracy falls by at most this many points.",
-        rich_help_panel=_TARGET,
     ),
 ]
 Latency: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        min=1e-6,
-        callback=finite,
-        metavar="MS",
-        help="Target latency in ms, measured in onnxruntime.",
-        rich_help_panel=_TARGET,
-    ),
+    _target_option(min=1e-6, callback=finite, metavar="MS", help="Target latency in ms, measured in onnxruntime."),
 ]
-Pareto: TypeAlias = Annotated[
-    bool, typer.Option("--pareto", metavar="", help="Keep every Pareto-optimal size.", rich_help_panel=_TARGET)
-]
+Pareto: TypeAlias = Annotated[bool, _target_option("--pareto", metavar="", help="Keep every Pareto-optimal size.")]
 Recalibrate: TypeAlias = Annotated[
-    bool,
-    typer.Option(metavar="", help="Fit batch norms to training images after each removal.", rich_help_panel=_SEARCH),
+    bool, _search_option(metavar="", help="Fit batch norms to training images after each removal.")
 ]
 SearchImages: TypeAlias = Annotated[
-    int,
-    typer.Option(min=1, metavar="N", help="Training images that blocks are chosen on.", rich_help_panel=_SEARCH),
+    int, _search_option(min=1, metavar="N", help="Training images that blocks are chosen on.")
 ]
 Shortlist: TypeAlias = Annotated[
-    int,
-    typer.Option(
-        min=1, metavar="N", help="Blocks tried with fitted batch norms before one goes.", rich_help_panel=_SEARCH
-    ),
+    int, _search_option(min=1, metavar="N", help="Blocks tried with fitted batch norms before one goes.")
 ]
 AtRandom: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--random", metavar="", help="Drop random blocks, as a baseline for a search.", rich_help_panel=_SEARCH
-    ),
+    bool, _search_option("--random", metavar="", help="Drop random blocks, as a baseline for a search.")
 ]
 
 

@@ -4,82 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from resx.cli.options.grouping import RARE_PANEL
+from resx.cli.options.grouping import rare_option
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.card.origin import FileArguments, SourceArguments
 
-_PANEL = "Source"
+_option = partial(typer.Option, rich_help_panel="Source")
 _OF_A_FILE = ("mean", "std", "labels", "output_name")
 _OF_A_RUN = ("weights", "weights_entry", "settings", "image_size")
 """What a run has itself."""
 
 Weights: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="WORD|FILE", help="For a variant: none (random), imagenet, or a file.", rich_help_panel=_PANEL
-    ),
+    str, _option(metavar="WORD|FILE", help="For a variant: none (random), imagenet, or a file.")
 ]
 WeightsEntry: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="For --weights FILE: which of its networks. Default: the only one, or the EMA.",
-        rich_help_panel=_PANEL,
-    ),
+    str, _option(metavar="NAME", help="For --weights FILE: which of its networks. Default: the only one, or the EMA.")
 ]
 Settings: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
+    _option(
         "--set",
         metavar="FIELD=VALUE",
         help="classes=N, or a field of the variant's architecture (see `resx info NAME`). Repeatable.",
-        rich_help_panel=_PANEL,
     ),
 ]
 ImageSize: TypeAlias = Annotated[
     int | None,
-    typer.Option(
+    _option(
         min=1,
         max=4096,
         metavar="N",
         help="Image size in pixels, for torchvision:, module: or a file that leaves it open.",
-        rich_help_panel=_PANEL,
     ),
 ]
 Mean: TypeAlias = Annotated[
     str,
-    typer.Option(
-        metavar="R,G,B",
-        help="For an .onnx file of float input: mean of pixels in [0, 1]. Default: ImageNet's.",
-        rich_help_panel=_PANEL,
-    ),
+    _option(metavar="R,G,B", help="For an .onnx file of float input: mean of pixels in [0, 1]. Default: ImageNet's."),
 ]
-Std: TypeAlias = Annotated[
-    str, typer.Option(metavar="R,G,B", help="As --mean: the standard deviation.", rich_help_panel=_PANEL)
-]
-Labels: TypeAlias = Annotated[
-    str,
-    typer.Option(metavar="FILE", help="For an .onnx file: a text file, one label a line.", rich_help_panel=_PANEL),
-]
+Std: TypeAlias = Annotated[str, _option(metavar="R,G,B", help="As --mean: the standard deviation.")]
+Labels: TypeAlias = Annotated[str, _option(metavar="FILE", help="For an .onnx file: a text file, one label a line.")]
 OutputName: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        "--output-name", metavar="NAME", help="For an .onnx file: which of its outputs to keep.", rich_help_panel=_PANEL
-    ),
+    str, _option("--output-name", metavar="NAME", help="For an .onnx file: which of its outputs to keep.")
 ]
 AllowCode: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option(
-        "--allow-code",
-        metavar="MODULE",
-        help="Run code of this module if the card names a function in it. Repeatable.",
-        rich_help_panel=RARE_PANEL,
+    rare_option(
+        "--allow-code", metavar="MODULE", help="Run code of this module if the card names a function in it. Repeatable."
     ),
 ]
 

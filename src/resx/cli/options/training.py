@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from resx.cli.options.grouping import OUTPUT_PANEL
+from resx.cli.options.grouping import output_option
 from resx.cli.options.resuming import Force, IgnoreTimes, Resume
 from resx.cli.options.source import Settings
 from resx.cli.options.validation import choose, finite
@@ -18,125 +19,85 @@ if TYPE_CHECKING:
     from resx.gpus import Device
     from resx.zoo.spec import SurvivalSchedule
 
-_SOURCE, _RECIPE, _COMPUTER = "Source", "Recipe", "Computation"
+_source_option = partial(typer.Option, rich_help_panel="Source")
+_recipe_option = partial(typer.Option, rich_help_panel="Recipe")
+_computer_option = partial(typer.Option, rich_help_panel="Computation")
 RUNS = Path("runs")
 
 Survival: TypeAlias = Annotated[
     float | None,
-    typer.Option(
+    _source_option(
         callback=finite,
         metavar="P",
         help="p_L: probability that the last block survives a step; 1 is constant depth. Default: the recipe's.",
-        rich_help_panel=_SOURCE,
     ),
 ]
 SurvivalScheduleName: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME",
-        help="linear: from 1 at the first block to p_L; uniform: p_L for every block.",
-        rich_help_panel=_SOURCE,
-    ),
+    str, _source_option(metavar="NAME", help="linear: from 1 at the first block to p_L; uniform: p_L for every block.")
 ]
 TrainedSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option(min=8, metavar="N", help="Image size in pixels. Default: the data's own.", rich_help_panel=_SOURCE),
+    int | None, _source_option(min=8, metavar="N", help="Image size in pixels. Default: the data's own.")
 ]
 RecipeName: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _recipe_option(
         metavar="NAME",
         help="digits, he2015-cifar, he2016-preact, huang2016-depth, huang2017-dense or xie2017-resnext. "
         "Default: digits for the digits, he2015-cifar for the rest.",
-        rich_help_panel=_RECIPE,
     ),
 ]
 Epochs: TypeAlias = Annotated[
-    int | None,
-    typer.Option(min=1, metavar="N", help="Times through the data. Default: the recipe's.", rich_help_panel=_RECIPE),
+    int | None, _recipe_option(min=1, metavar="N", help="Times through the data. Default: the recipe's.")
 ]
 StepSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        min=2, metavar="N", help="Images per step, over all processes. Default: the recipe's.", rich_help_panel=_RECIPE
-    ),
+    int | None, _recipe_option(min=2, metavar="N", help="Images per step, over all processes. Default: the recipe's.")
 ]
 LearningRate: TypeAlias = Annotated[
     float | None,
-    typer.Option(
-        min=1e-9,
-        callback=finite,
-        metavar="X",
-        help="Peak learning rate. Default: the recipe's.",
-        rich_help_panel=_RECIPE,
-    ),
+    _recipe_option(min=1e-9, callback=finite, metavar="X", help="Peak learning rate. Default: the recipe's."),
 ]
 WeightDecay: TypeAlias = Annotated[
-    float | None,
-    typer.Option(
-        min=0, callback=finite, metavar="X", help="Weight decay. Default: the recipe's.", rich_help_panel=_RECIPE
-    ),
+    float | None, _recipe_option(min=0, callback=finite, metavar="X", help="Weight decay. Default: the recipe's.")
 ]
 LabelSmoothing: TypeAlias = Annotated[
-    float,
-    typer.Option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.", rich_help_panel=_RECIPE),
+    float, _recipe_option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.")
 ]
 ClipNorm: TypeAlias = Annotated[
-    float,
-    typer.Option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off).", rich_help_panel=_RECIPE),
+    float, _recipe_option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off).")
 ]
 TrainingDevice: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        metavar="NAME", help="auto, cpu or gpu. auto takes a GPU where there is one.", rich_help_panel=_COMPUTER
-    ),
+    str, _computer_option(metavar="NAME", help="auto, cpu or gpu. auto takes a GPU where there is one.")
 ]
 TrainingPrecision: TypeAlias = Annotated[
     str | None,
-    typer.Option(
+    _computer_option(
         metavar="NAME",
         help="fp32, bf16, fp16 or auto, of the forward pass. auto: bf16 on a GPU that computes it, fp16 on "
         "others, fp32 on the CPU. Default: fp32.",
-        rich_help_panel=_COMPUTER,
     ),
 ]
 ChannelsLast: TypeAlias = Annotated[
     bool | None,
-    typer.Option(
+    _computer_option(
         "--channels-last/--channels-first",
         metavar="",
         show_default=False,
         help="Memory layout while training. Default: last on a GPU in bf16 or fp16.",
-        rich_help_panel=_COMPUTER,
     ),
 ]
 Compiled: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--compile",
-        metavar="",
-        help="Compile the network (torch.compile): slow to begin, then faster.",
-        rich_help_panel=_COMPUTER,
-    ),
+    _computer_option("--compile", metavar="", help="Compile the network (torch.compile): slow to begin, then faster."),
 ]
 RunOutput: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(
-        "-o", "--output", metavar="DIR", help="The run's folder. Default: runs/NAME.", rich_help_panel=OUTPUT_PANEL
-    ),
+    Path | None, output_option("-o", "--output", metavar="DIR", help="The run's folder. Default: runs/NAME.")
 ]
 Extend: TypeAlias = Annotated[
     bool,
-    typer.Option(
-        "--extend",
-        metavar="",
-        help="With --resume: train to --epochs in total; the schedule is stretched.",
-        rich_help_panel=OUTPUT_PANEL,
-    ),
+    output_option("--extend", metavar="", help="With --resume: train to --epochs in total; the schedule is stretched."),
 ]
 EventFiles: TypeAlias = Annotated[
-    bool,
-    typer.Option("--tensorboard", metavar="", help="Write event files into the run too.", rich_help_panel=OUTPUT_PANEL),
+    bool, output_option("--tensorboard", metavar="", help="Write event files into the run too.")
 ]
 
 

@@ -90,12 +90,7 @@ def _search(run: Path, data: DataSet, request: ExportRequest, out: Output) -> De
     out.note(f"sizes of {run}: searched once, then kept in {run / FOLDER}")
     with show_bar(out, "blocks less") as on_size:
         return family_of(
-            run,
-            data,
-            SearchOptions(seed=request.source.seed),
-            prepare=prepare,
-            measure=measure_blocks,
-            on_size=on_size,
+            run, data, SearchOptions(seed=request.source.seed), prepare=prepare, measure=measure_blocks, on_size=on_size
         )
 
 
