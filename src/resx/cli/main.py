@@ -127,7 +127,7 @@ def _run() -> int:
         output.fail(str(error).replace("\n", " "))
         return error.exit_code
     except _WRONG_USAGE as error:
-        output.fail(f"{' '.join(error.format_message().split())} (see --help)")  # type: ignore[attr-defined]
+        output.fail(f"{join_lines(error.format_message())} (see --help)")  # type: ignore[attr-defined]
         return 2
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
