@@ -123,7 +123,7 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         "device": state.device,
         "phase": state.phase,
         "server_dir": state.server_dir or None,
-        "guarded": not state.server_dir,
+        "guarded": state.patched and not state.server_dir,
         "trouble": state.trouble,
         "uptime_s": round(now_s() - state.started_s, 1),
         "restarts": state.restarts,

@@ -177,6 +177,7 @@ class _Server:
             native=installation.onnxruntime is not None or bool(self._server_dir),
             device=installation.device,
             server_dir=self._server_dir,
+            patched=installation.patched,
             log=str(self._log),
         )
         self._journal = Journal(folder, state, on_step)
