@@ -18,7 +18,8 @@ from resx.errors import ServerError, UsageError
 from resx.files.locks import exclusive
 from resx.repository.versions import Repository
 from resx.serving.client.address import PROTOCOLS, Protocol
-from resx.serving.client.client import NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import Manner, VersionRejected, alone, deploy
 from resx.serving.deployment.garbage_collection import collect

@@ -53,8 +53,9 @@ def status(
     from resx.cli.options.connection import address_of
     from resx.repository.skipped_folders import skipped_entries
     from resx.repository.versions import Repository
-    from resx.serving.client.client import NotLoaded, TritonClient
+    from resx.serving.client.client import TritonClient
     from resx.serving.client.health import medians_ms, model_status
+    from resx.serving.client.server_errors import NotLoaded
     from resx.serving.running import server_state as states
     from resx.serving.running.server_state import gave_up, running_server
 

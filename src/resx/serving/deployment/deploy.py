@@ -27,7 +27,8 @@ from resx.files.staging import sha256_of
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE, labels_text
 from resx.repository.versions import Repository
-from resx.serving.client.client import ConnectionLost, NoAnswerInTime, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import ConnectionLost, NoAnswerInTime
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.first_answer import require_answer
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearse, require_room

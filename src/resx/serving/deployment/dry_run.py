@@ -9,7 +9,8 @@ from typing import Any
 from resx.repository import config_pbtxt
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
-from resx.serving.client.client import NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import Manner, check_files, require_in_its_repository
 

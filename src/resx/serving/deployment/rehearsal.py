@@ -18,7 +18,8 @@ from resx.errors import ResxError, ServerError, UsageError
 from resx.files.disk_space import why_no_room
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
-from resx.serving.client.client import NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment import version_pinning
 
 MAX_BYTES = 1_900_000_000

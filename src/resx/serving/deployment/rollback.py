@@ -9,7 +9,8 @@ from collections.abc import Callable
 from resx.errors import ServerError, UsageError
 from resx.names import checked_name
 from resx.repository.versions import Repository
-from resx.serving.client.client import NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment.deploy import FIRST, Deployed, Manner, alone, deploy, record
 from resx.serving.deployment.rehearsal import forget_rehearsal
 from resx.serving.running.server_state import previous, remembered_as

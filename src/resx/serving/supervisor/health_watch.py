@@ -25,7 +25,8 @@ from resx.card.card import Card
 from resx.errors import ResxError, ServerBusy, UsageError
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
-from resx.serving.client.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded
 from resx.serving.deployment.self_test import run_self_test
 from resx.serving.embedded.triton_process import Stub, TritonProcess, is_child, is_zombie
 

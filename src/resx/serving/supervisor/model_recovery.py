@@ -27,7 +27,8 @@ from resx.files.locks import exclusive
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
-from resx.serving.client.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import canary
 from resx.serving.deployment.first_answer import require_answer
