@@ -14,7 +14,8 @@ from benchmarks.fault_clients import FREE, current, wait_until
 from resx.errors import MissingCapability, ParityError, ResxError
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import canary, deploy
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.served_model import canary
 from resx.serving.embedded.patches import batcher, response_cache
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching

@@ -34,7 +34,7 @@ from resx.errors import ObjectiveMissed, ResxError
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import canary
+from resx.serving.deployment.served_model import canary
 from resx.serving.deployment.tuned_configuration import on_trial
 
 DELAYS_US = (0, 200, 1000)

@@ -85,7 +85,7 @@ def on_trial(
         edit(message, setting, threads=threads)
     forget_rehearsal(client, name)
     try:
-        client.load(alias, version_pinning.as_json(message), version_files(repository, name, setting.version))
+        client.load(alias, version_pinning.as_json(message), version_files(repository.find(name, setting.version)))
         yield alias
     finally:
         with contextlib.suppress(ResxError):

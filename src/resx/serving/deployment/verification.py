@@ -24,7 +24,7 @@ from resx.errors import ParityError, ResxError, UsageError
 from resx.files.staging import sha256_of
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import canary
+from resx.serving.deployment.served_model import canary
 
 if TYPE_CHECKING:
     from resx.export.checks.accuracy import Accuracies, Labelled

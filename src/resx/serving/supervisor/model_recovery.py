@@ -30,8 +30,8 @@ from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.client.server_errors import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded
 from resx.serving.deployment import version_pinning
-from resx.serving.deployment.deploy import canary
 from resx.serving.deployment.first_answer import require_answer
+from resx.serving.deployment.served_model import canary
 from resx.serving.embedded.python_models import require_none_of_others
 from resx.serving.embedded.triton_process import TritonProcess
 from resx.serving.running import server_state as states
