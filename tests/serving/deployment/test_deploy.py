@@ -154,8 +154,8 @@ def test_a_rehearsal_is_gone_afterwards_and_one_that_was_left_is_removed(server:
         with rehearse(client, repository.find("tiny", 2)) as alias:
             assert client.infer(alias, client.interface(alias), IMAGES).version == 2
         assert not client.is_model_ready(alias)
-        config = version_pinning.rehearsal_json(repository, "tiny", 3, alias)
-        client.load(alias, config, version_files(repository, "tiny", 3))  # and killed here
+        config = version_pinning.rehearsal_json(repository.find("tiny", 3), alias)
+        client.load(alias, config, version_files(repository.find("tiny", 3)))  # and killed here
         assert client.is_model_ready(alias)
         forget_rehearsal(client, "tiny")
         assert not client.is_model_ready(alias)
