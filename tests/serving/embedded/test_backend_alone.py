@@ -16,6 +16,7 @@ from resx.serving.embedded.backends.onnxruntime.session_settings import (
     ERRORS_ALONE,
     SILENT,
     Host,
+    num_instances,
     run_options,
     session_options,
 )
@@ -189,6 +190,20 @@ def test_a_missing_input_or_a_wrong_type_is_that_requests_own_error(backend: Mod
 def test_instances_share_the_cores(count: int, cores: int, expected: int) -> None:
     options = session_options({"instance_group": [{"count": count}]}, Host(cores=cores, log_severity=SILENT))
     assert options.intra_op_num_threads == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([], 1),
+        ([{}], 1),
+        ([{"count": 2}, {"count": 3}], 5),
+        ([{"count": 2, "gpus": [0, 1]}], 4),
+        ([{"gpus": [0, 1, 2]}, {"count": "2", "gpus": []}], 5),
+    ],
+)
+def test_instances_are_counted_on_each_gpu_that_a_group_names(groups: list[dict[str, Any]], expected: int) -> None:
+    assert num_instances({"instance_group": groups}) == expected
 
 
 @pytest.mark.parametrize(("given", "expected"), [("3", 3), ("0", 8), (None, 8)])

@@ -86,8 +86,9 @@ def run_options(config: dict[str, Any], kind: str = "CPU", device: int = 0) -> A
 
 
 def num_instances(config: dict[str, Any]) -> int:
-    """Return how many instances a configuration asks for."""
-    return sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
+    """Return how many instances a configuration asks for: `count` of a group on each GPU that it names."""
+    groups = config.get("instance_group", [])
+    return sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups) or 1
 
 
 def _graph_level(config: dict[str, Any]) -> int:
