@@ -18,6 +18,7 @@ that the next request's thread needs. And without a thread count the instances s
 C++ backend's takes all of them.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 ERRORS_ALONE, SILENT = 3, 4
@@ -85,7 +86,7 @@ def run_options(config: dict[str, Any], kind: str = "CPU", device: int = 0) -> A
     return options
 
 
-def num_instances(config: dict[str, Any]) -> int:
+def num_instances(config: "Mapping[str, Any]") -> int:
     """Return how many instances a configuration asks for: `count` of a group on each GPU that it names."""
     groups = config.get("instance_group", [])
     return sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups) or 1
