@@ -21,7 +21,7 @@ import numpy as np
 
 from resx.card.origin import Source
 from resx.data.photographs import RealImages, photograph_crops
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into

@@ -16,7 +16,8 @@ from tests.conftest import publish_tiny
 from resx.files.staging import sha256_of
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import Manner, VersionRejected, deploy
+from resx.serving.deployment.deploy import Manner, deploy
+from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.deployment.rollback import rollback
 from resx.serving.running.server_state import now_s, read_deployed
 

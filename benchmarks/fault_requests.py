@@ -14,7 +14,7 @@ from benchmarks.fault_clients import MODEL, Row, current, published, serve, wait
 
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import canary
+from resx.serving.deployment.served_model import canary
 from resx.serving.running.server_state import ServerState
 
 _SEED = 0

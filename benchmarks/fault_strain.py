@@ -10,7 +10,7 @@ from benchmarks.backend_memory import memory_over_requests, resident_mib
 from benchmarks.fault_clients import MODEL, Row, current, published, serve
 from benchmarks.overload import overloaded
 
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into

@@ -56,7 +56,7 @@ from benchmarks.fault_clients import (
 from benchmarks.fault_commands import small_disk
 
 from resx.repository.versions import Repository
-from resx.serving.client.client import ConnectionLost, NotLoaded
+from resx.serving.client.server_errors import ConnectionLost, NotLoaded
 from resx.serving.running.server_state import Recovery, ServerState, now_s, running_server
 
 RETRIES = 8

@@ -36,7 +36,7 @@ from benchmarks.fault_clients import FREE, wait_until
 from tests.support import debian
 
 from resx.errors import ResxError
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.machine import usable_cores
 from resx.repository.config_pbtxt import ServingOptions

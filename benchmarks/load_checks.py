@@ -44,7 +44,7 @@ from resx.bench.results.result import Measurement
 from resx.bench.tuning.highest_rate import Slo, search
 from resx.cli.steps.bench_run import LOADGEN_CONNECTIONS
 from resx.errors import ResxError
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into

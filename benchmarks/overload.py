@@ -32,7 +32,7 @@ from resx.bench.load.payloads import request_images
 from resx.bench.measuring import Extras
 from resx.bench.results.samples import Samples, merge, percentiles
 from resx.errors import ServerBusy
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.interface import Interface

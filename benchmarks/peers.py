@@ -55,7 +55,7 @@ from resx.bench.measuring import target_of
 from resx.bench.results.result import environment
 from resx.bench.results.samples import merge, percentiles
 from resx.cli.views.tuning import setting_text
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.machine import usable_cores
 from resx.repository.config_pbtxt import ServingOptions

@@ -27,7 +27,7 @@ from resx.bench.load.load_plan import LoadPlan
 from resx.bench.load.wire import Target
 from resx.bench.measuring import Extras
 from resx.bench.tuning.highest_rate import parse_slo
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into

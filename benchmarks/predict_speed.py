@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.machine import usable_cores
 from resx.repository.config_pbtxt import ServingOptions

@@ -23,7 +23,7 @@ from resx.bench.load.load_plan import LoadPlan
 from resx.bench.load.payloads import canaries
 from resx.bench.measuring import Extras
 from resx.bench.results.result import Measurement
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source
 from resx.machine import usable_cores
 from resx.repository.config_pbtxt import ServingOptions

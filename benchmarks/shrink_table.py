@@ -34,7 +34,7 @@ from resx.data.loading import load_data
 from resx.data.photographs import RealImages
 from resx.errors import ResxError
 from resx.export.graph.batchnorm_fusion import fuse
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into

@@ -120,7 +120,7 @@ def publish_tiny(
     """Export and publish a tiny network with random weights."""
     from resx.card.origin import Source
     from resx.data.photographs import RealImages, photograph_crops
-    from resx.export.pipeline import ExportOptions
+    from resx.export.options import ExportOptions
     from resx.export.sources.source import LoadedSource, weights_sha256
     from resx.zoo.building import build_from_spec
 

@@ -148,8 +148,8 @@ def test_the_kernels_own_quota_is_found_and_what_is_started_gets_it(limited_grou
         f"import os; open('{limited_group}/cgroup.procs', 'w').write(str(os.getpid()))\n"
         "from resx import machine\n"
         "machine.limit_libraries()\n"
-        "from resx.serving.embedded.backend_session import served_backend\n"
-        "print(machine.cpu_quota(), machine.usable_cores(), os.environ['OMP_NUM_THREADS'], served_backend().CORES)"
+        "from resx.serving.embedded.backend_session import this_process\n"
+        "print(machine.cpu_quota(), machine.usable_cores(), os.environ['OMP_NUM_THREADS'], this_process().cores)"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     environment |= {"OMP_NUM_THREADS": set_by_user} if set_by_user else {}

@@ -16,7 +16,8 @@ from resx.gpus import find_gpus
 from resx.machine import usable_cores
 from resx.repository.versions import Published, Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
-from resx.serving.embedded.backend_session import num_instances, served_backend, served_config
+from resx.serving.embedded.backend_session import load_session, served_config
+from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
 from tests.conftest import publish_tiny
 from tests.serving.embedded.test_backend_alone import rows
 from tests.support.fake_gpu import FakeCuda, FakeTensorRT, sum_and_half
@@ -163,7 +164,7 @@ def test_an_engine_is_refused_where_it_cannot_be_opened(tiny: tuple[Card, Publis
 
 def test_an_engine_runs_as_its_backend_runs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process and over a GPU that is passed in, as there need not be one."""
-    backend = served_backend("tensorrt")
+    backend = load_session("tensorrt")
     engine = sum_and_half(FakeCuda(), (1, 2, 2))
     monkeypatch.setattr(backend, "load_package", lambda _config: FakeTensorRT(engine))
     monkeypatch.setattr(backend.cuda_driver, "load_driver", lambda: backend.cuda_driver.Driver(engine.cuda))

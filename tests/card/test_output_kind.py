@@ -10,7 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from resx.card.kinds import OutputKind
 from resx.card.output_kind import are_probabilities, as_shown, kind_of_answers
 from resx.card.signature import Signature
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources.source import load_source
 from resx.repository.config_pbtxt import ServingOptions, config_text, output_kind_of, parse
 

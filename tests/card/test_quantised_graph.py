@@ -13,7 +13,8 @@ from resx.card.card import read_card
 from resx.card.kinds import Precision
 from resx.card.quantised_graph import recognise
 from resx.errors import UsageError
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.request import request_of
 from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import load_source

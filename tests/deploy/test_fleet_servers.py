@@ -15,7 +15,8 @@ from benchmarks.fault_clients import wait_until
 from resx.errors import MissingCapability
 from resx.repository.versions import Repository
 from resx.serving.client.address import CONTROL_HEADER
-from resx.serving.client.client import ConnectionLost, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import ConnectionLost
 from tests.conftest import publish_tiny
 from tests.support import debian
 

@@ -6,7 +6,8 @@ import pytest
 
 from resx.card.origin import Source
 from resx.data.photographs import RealImages, photograph_crops
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.training.batch_norms import fit_batch_norms
 from resx.zoo.building import build_from_spec

@@ -14,7 +14,8 @@ from resx.card.parity_result import GpuParity, Parity, Tolerance
 from resx.errors import ExportError, MissingCapability, ParityError
 from resx.export.checks.parity import STRUCTURE, TOLERANCES
 from resx.export.gpu_parity import Runner, compare_both, compare_on_cuda, open_on_cuda, require, tolerance_with_tf32
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.reference import ask_source
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.torch_gpu import Gpu, gpu_here

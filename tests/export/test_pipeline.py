@@ -12,7 +12,8 @@ from resx.data.photographs import RealImages
 from resx.errors import ParityError, ResxError, UsageError
 from resx.export import pipeline
 from resx.export.checks import parity
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources.source import LoadedSource, load_source, weights_sha256
 from resx.zoo.building import build_from_spec
 from tests.conftest import tiny_spec

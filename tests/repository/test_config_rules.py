@@ -200,7 +200,7 @@ def test_every_way_to_a_server_is_the_checked_one(tmp_path: Path) -> None:
     uses: list[Callable[[], Any]] = [
         lambda: version_pinning.config_json(repository, "m", [1]),
         lambda: version_pinning.reloading_json(repository, "m", [1]),
-        lambda: version_pinning.rehearsal_json(repository, "m", 1, "~m"),
+        lambda: version_pinning.rehearsal_json(repository.find("m", 1), "~m"),
         lambda: setting_of(repository, "m", 1),
         lambda: workload_of(repository, "m", Placement(image_endpoint=False)),
         lambda: served_config(config.parent),

@@ -25,7 +25,8 @@ from resx.repository.versions import Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.best_under import Candidate, candidates, choose, measured_on, parse_bound
-from resx.serving.deployment.deploy import Manner, VersionRejected
+from resx.serving.deployment.deploy import Manner
+from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import ServerState

@@ -18,7 +18,7 @@ from resx.repository.config_pbtxt import ServingOptions, config_message, config_
 from resx.repository.versions import Repository
 from resx.serving.deployment import tuned_configuration, version_pinning
 from resx.serving.embedded import provider_engines
-from resx.serving.embedded.backend_session import served_backend
+from resx.serving.embedded.backend_session import load_session, this_process
 from resx.serving.embedded.devices import require_device_for, require_tensorrt_for
 from resx.serving.embedded.machine_checks import check_machine
 from tests.conftest import Finished, RunningTriton, publish_tiny
@@ -254,13 +254,13 @@ def test_half_an_engine_is_deleted_and_built_again(
     broken = False
     monkeypatch.setattr("onnxruntime.InferenceSession", TensorRtSession)
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")  # open_session would leave it set
-    served_backend().open_session(str(tmp_path / "1" / "model.onnx"), {}, chosen)
+    load_session().open_session(str(tmp_path / "1" / "model.onnx"), {}, this_process(), chosen)
     assert tries == [["half.engine"], []]
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == sorted([own.name, "other"])
 
     broken = True
     with pytest.raises(RuntimeError, match="could not deserialize"):  # nothing was kept, so it is tried once
-        served_backend().open_session(str(tmp_path / "1" / "model.onnx"), {}, chosen)
+        load_session().open_session(str(tmp_path / "1" / "model.onnx"), {}, this_process(), chosen)
     assert tries == [["half.engine"], [], []]
 
 

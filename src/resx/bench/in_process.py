@@ -1,8 +1,8 @@
 """Run a version's own file without a server: what serving it could give at most.
 
 Served divided by in-process throughput says what a server costs only if both run the same file with the same
-sessions. So a fresh process opens the file through the served backend's own code, `backends/onnxruntime/model.py` or
-`backends/tensorrt/model.py`, with the model's config.pbtxt, once for each instance; each session computes one batch
+sessions. So a fresh process opens the file through the served backend's own code, `onnx_session.py` or
+`engine_session.py`, with the model's config.pbtxt, once for each instance; each session computes one batch
 after the other. When the process ends, its memory and threads are gone.
 """
 
@@ -29,7 +29,8 @@ from resx.bench.subprocess_run import run_apart
 from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.gpus import Device
-from resx.serving.embedded.backend_session import is_for_cpu, num_instances, served_backend, served_config
+from resx.serving.embedded.backend_session import open_version, served_config
+from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
 from resx.serving.embedded.engine_runtime import require_engine_runtime
 from resx.serving.embedded.provider_engines import cache_environment
 
@@ -172,11 +173,9 @@ def _compute(job: _Job, pipe: Pipe) -> None:
 
 
 def _measure(job: _Job) -> InProcessRun:
-    backend = served_backend(job.backend)
     if job.device == "gpu":
         os.environ.update(cache_environment())  # the engines that the server built
-    kind = "GPU" if job.device == "gpu" and not is_for_cpu(job.config) else "CPU"
-    opened = [backend.open_model(job.path, job.config, kind) for _ in range(job.instances)]
+    opened = [open_version(job.path, job.config, job.backend, job.device) for _ in range(job.instances)]
     run, options = opened[0].run, opened[0].options
     (taken, *_), given = opened[0].interface
     name, outputs = taken.name, [output.name for output in given]

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-
 from resx.bench import null_server
 from resx.bench.load import wire
 from resx.bench.load.generator import Generators, tasks
@@ -32,25 +30,20 @@ from resx.bench.results.response_cache import Counts, cached_share, models_with_
 from resx.bench.results.result import (
     BenchResult,
     Client,
-    Late,
     Measurement,
-    Second,
-    Stability,
     environment,
     histogram_text,
     is_local,
 )
 from resx.bench.results.right_answers import compare_answers
-from resx.bench.results.samples import MIN_SAMPLES, Samples, histogram, merge, percentiles
+from resx.bench.results.samples import Samples, histogram, merge, percentiles
 from resx.bench.results.server_statistics import ServerBreakdown, breakdown
 from resx.bench.results.verdict import (
-    LATE_LEAST_MS,
-    LATE_OF_MEDIAN,
-    STABLE_SPREAD,
     Findings,
     reasons_against,
     remarks_on,
 )
+from resx.bench.results.window_figures import Window, late_in, seconds_of, stability_of
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.machine import lacks_open_files
 from resx.repository.image_endpoint import OWNER, takes_a_file
@@ -60,7 +53,6 @@ from resx.serving.running.gpu_use import GpuReader, reader_of
 
 _reader_of = functools.cache(reader_of)
 _GONE_S = 3.0
-_SLICES = 60
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -336,9 +328,9 @@ def _summary(
         cpu_share=seen.cpu_s / window_s if window_s else 0.0,
         ceiling_requests_per_s=ceiling,
     )
-    late = _late(window, latency.p50_ms) if plan.is_open else None
+    late = late_in(window, latency.p50_ms) if plan.is_open else None
     answers = compare_answers(target, payloads, plan.batch_size, _answers(seen) if payloads.expected else ())
-    stability = _stability(done, seen)
+    stability = stability_of(done, Window(seen.opened_ns, seen.closed_ns))
     findings = Findings(
         plan=plan,
         sent=len(window),
@@ -392,7 +384,7 @@ def _summary(
         server=server,
         cached_share=seen.cached_share,
         gpus=seen.gpus,
-        seconds=_seconds(window, plan, seen),
+        seconds=seconds_of(window, Window(seen.opened_ns, seen.closed_ns), is_open=plan.is_open),
         hdr=histogram_text(histogram(answered.latencies_ms)) if len(answered) else "",
         interrupted=bool(seen.interrupted),
         invalid=reasons_against(findings),
@@ -400,57 +392,6 @@ def _summary(
     )
 
 
-def _late(window: Samples, p50_ms: float | None) -> Late:
-    threshold = max(LATE_LEAST_MS, LATE_OF_MEDIAN * (p50_ms or 0.0))
-    lateness = (window.sent_ns - window.due_ns) / 1e6
-    num_late = int((lateness > threshold).sum())
-    return Late(
-        threshold_ms=threshold,
-        num_late=num_late,
-        share=num_late / max(1, len(window)),
-        max_ms=float(lateness.max()) if len(lateness) else 0.0,
-    )
-
-
 def _answers(seen: _Seen) -> list[tuple[int, int, bytes]]:
     found = (answer for record in seen.records for answer in record.answers)
     return [answer for answer in found if seen.opened_ns <= answer[0]]
-
-
-def _stability(answered: Samples, seen: _Seen) -> Stability:
-    """Compare the thirds; a difference that counting alone explains (three standard deviations) is none."""
-    edges = np.linspace(seen.opened_ns, seen.closed_ns, 4)
-    third_s = (edges[1] - edges[0]) / 1e9
-    counts, _ = np.histogram(answered.done_ns, edges)
-    rates = counts / third_s if third_s else counts * 0.0
-    mean = float(rates.mean())
-    spread = float(np.abs(rates - mean).max() / mean) if mean else 0.0
-    return Stability(
-        rates_per_s=(float(rates[0]), float(rates[1]), float(rates[2])),
-        spread=spread,
-        stable=bool(mean) and spread <= max(STABLE_SPREAD, 3 / float(counts.mean()) ** 0.5),
-    )
-
-
-def _seconds(window: Samples, plan: LoadPlan, seen: _Seen) -> tuple[Second, ...]:
-    """Return the window in at most 60 slices, of a second where that suffices."""
-    length_s = (seen.closed_ns - seen.opened_ns) / 1e9
-    step_s = max(1.0, length_s / _SLICES) if length_s >= 5 else max(length_s / 5, 1e-3)
-    moment = (window.due_ns if plan.is_open else window.done_ns) - seen.opened_ns
-    slices = np.minimum((moment / 1e9 / step_s).astype(np.int64), max(0, int(np.ceil(length_s / step_s)) - 1))
-    found = []
-    for number in range(int(np.ceil(length_s / step_s))):
-        part = window.where(slices == number)
-        ok = part.answered.latencies_ms
-        width = min(step_s, length_s - number * step_s)
-        enough = len(ok) >= MIN_SAMPLES[99]
-        found.append(
-            Second(
-                at_s=min(length_s, (number + 1) * step_s),
-                answers_per_s=len(ok) / width if width > 0 else 0.0,
-                failed=len(part) - len(ok),
-                p50_ms=float(np.median(ok)) if len(ok) else None,
-                p99_ms=float(np.percentile(ok, 99) if enough else ok.max()) if len(ok) else None,
-            )
-        )
-    return tuple(found)

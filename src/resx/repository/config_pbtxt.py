@@ -159,6 +159,11 @@ def engine_backend_of(message: Any) -> str:
     return backend if backend in ENGINE_BACKENDS else ""
 
 
+def instances_per_device(message: Any) -> int:
+    """Return how many instances a ModelConfig asks for, on each device that its groups name."""
+    return sum(max(1, group.count) for group in message.instance_group) or 1
+
+
 def output_kind_of(parameters: Mapping[str, str]) -> OutputKind:
     """Return what a model's output is, by the parameters of its configuration."""
     return next((kind for kind in OUTPUT_KINDS if parameters.get(OUTPUT_KIND) == kind), "logits")

@@ -42,6 +42,20 @@ class Published:
     version: int
     folder: Path
 
+    def __str__(self) -> str:
+        """Return what messages call it."""
+        return f"{self.name} version {self.version}"
+
+    @property
+    def repository(self) -> Repository:
+        """The one that it is in."""
+        return Repository(self.model_folder.parent)
+
+    @property
+    def model_folder(self) -> Path:
+        """Where its model's configuration and labels are."""
+        return self.folder.parent
+
 
 @dataclass(frozen=True, slots=True)
 class Repository:
@@ -132,6 +146,15 @@ class Repository:
         if version is not None and version not in versions:
             raise UsageError(f"{name}: no version {version}; there is {', '.join(map(str, versions))}")
         return self.root / name / str(version or versions[-1])
+
+    def find(self, name: str, version: int | None = None) -> Published:
+        """Return a version; None takes the newest.
+
+        Raises:
+            UsageError: there is no such model or version.
+        """
+        folder = self.version_folder(name, version)
+        return Published(name=name, version=int(folder.name), folder=folder)
 
     @contextlib.contextmanager
     def stage(self) -> Iterator[Path]:
@@ -252,8 +275,7 @@ class Repository:
 
     def newest(self, name: str) -> Published | None:
         """Return a model's newest version, or None."""
-        versions = self.versions(name)
-        return Published(name=name, version=versions[-1], folder=self.version_folder(name)) if versions else None
+        return self.find(name) if self.versions(name) else None
 
     def is_served_so(self, name: str, card: Card, options: ServingOptions) -> bool:
         """Say whether configuration and labels are what publishing this card would write, comments aside."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -18,9 +20,10 @@ from resx.names import LABEL_RULE, is_label
 from resx.repository.interface import Unexpected, interface_of
 from resx.repository.versions import Repository
 from resx.scoring.rows import Model
-from resx.serving.client.client import WrongAnswer
 from resx.serving.client.image_queries import preparation_for
-from resx.serving.embedded.backend_session import num_instances, served_backend, served_config
+from resx.serving.client.server_errors import WrongAnswer
+from resx.serving.embedded.backend_session import load_session, served_config, this_process
+from resx.serving.embedded.backends.onnxruntime import session_settings
 from resx.text import one_line
 
 Device: TypeAlias = Literal["cpu", "cuda"]
@@ -40,7 +43,7 @@ class ModelFile:
     @property
     def instances(self) -> int:
         """Sessions that run at the same time."""
-        return num_instances(self.config)
+        return session_settings.num_instances(self.config)
 
 
 def find_model(repository: Repository, name: str, version: int | None) -> ModelFile:
@@ -52,12 +55,14 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     """
     folder = repository.version_folder(name, version)
     config = {"max_batch_size": 0, **served_config(folder.parent)}
-    path = Path(_backend(lambda backend: backend._model_path(str(folder), config), name))
+    with _refusing(name):
+        path = Path(load_session().model_path(str(folder), config))
     if (folder / cards.FILE_NAME).is_file() and (card := cards.read_card(folder)).engine is not None:
         raise MissingCapability(f"{name}: its file is {card.model_file}, an engine; score it through --server")
     if not (config.get("input") and config.get("output")):
         session = open_session(path, config, "cpu", name)
-        _backend(lambda backend: backend.complete(config, session), name)
+        with _refusing(name):
+            load_session().complete(config, session)
     try:
         interface = interface_of(name, config)
     except Unexpected as error:
@@ -101,7 +106,7 @@ def open_session(file: Path | bytes, config: dict[str, Any], device: Device, nam
     """
     onnxruntime, provider = load_onnxruntime(device), PROVIDERS[device]
     try:
-        options = served_backend()._session_options(config)
+        options = session_settings.session_options(config, this_process())
         session = onnxruntime.InferenceSession(
             file if isinstance(file, bytes) else str(file), options, providers=[provider]
         )
@@ -127,7 +132,8 @@ class Sessions:
         """
         self._name = model.name
         self._output, self._input = model.interface.output_name, model.interface.input_name
-        self._options = _backend(lambda backend: backend._run_options(config), model.name)
+        with _refusing(model.name):
+            self._options = session_settings.run_options(config)
         self._free = [open_session(file, config, device, model.name) for _ in range(instances)]
         self._available = threading.Semaphore(instances)
 
@@ -167,9 +173,10 @@ def _labels(model_folder: Path, config: dict[str, Any], num_classes: int) -> tup
     return labels
 
 
-def _backend(use: Any, name: str) -> Any:
-    """Return what `use` makes of the backend's module; the backend refuses by ValueError."""
+@contextlib.contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Say of which model the backend's code refuses something, which it does by ValueError."""
     try:
-        return use(served_backend())
+        yield
     except ValueError as error:
         raise UsageError(f"{name}: {first_line(error)}") from error

@@ -22,8 +22,8 @@ from resx.repository.config_pbtxt import output_kind_of
 from resx.repository.interface import Interface
 from resx.scoring.sources.source import Row
 from resx.scoring.sources.uri import without_secrets
-from resx.serving.client.client import WrongAnswer
 from resx.serving.client.image_queries import model_input
+from resx.serving.client.server_errors import WrongAnswer
 from resx.text import printable
 
 if TYPE_CHECKING:

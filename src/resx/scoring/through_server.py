@@ -21,8 +21,10 @@ from resx.scoring.run import OnRows, Scored, cut_into_parts, report_rows, stretc
 from resx.scoring.sources.source import ImageSource
 from resx.scoring.stream import score_rows, workers_for
 from resx.serving.client.address import Address
-from resx.serving.client.client import FIRST_WAIT_S, LONGEST_WAIT_S, NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
 from resx.serving.client.image_queries import preparation_for
+from resx.serving.client.server_errors import NotLoaded
+from resx.serving.client.transport import FIRST_WAIT_S, LONGEST_WAIT_S
 
 _BUSY_S = 60.0
 """How long a batch is offered to a server whose queue is full."""

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from resx.bench.report.comparison_charts import front, members
+from resx.bench.report.comparison_charts import members
 from resx.bench.report.html_report import html
 from resx.bench.report.html_style import DARK, LIGHT
 from resx.bench.report.latency_charts import histogram_steps
 from resx.bench.results.result import BenchResult, InProcess, Interval, Ratio, Repeated, Second
+from resx.pareto import pareto_front
 from tests.support import debian
 from tests.support.report_page import Element, measurement, read_page, result
 
@@ -158,7 +159,11 @@ def test_every_model_stands_in_accuracy_against_latency_and_the_front_goes_throu
     assert len(figure.marks) == len(ACCURACIES)
     assert {label.text for label in figure.all("text", "name")} == set(ACCURACIES)
     _, found = members([family()])
-    assert [member.name for member in front(found)] == ["small", "middle", "large"]
+    assert [member.name for member in pareto_front(found, lambda member: (member.p50_ms, -member.accuracy))] == [
+        "small",
+        "middle",
+        "large",
+    ]
     assert "Beaten in both: beaten" in next(figure.all("figcaption")).text
 
 

@@ -14,7 +14,7 @@ _BURN = """
 import os, time
 open({group!r} + "/cgroup.procs", "w").write(str(os.getpid()))
 from resx.bench.results.quotas import quotas_of
-from resx.serving.client.client import parse_address
+from resx.serving.client.address import parse_address
 nobody = parse_address("127.0.0.1:9", "grpc")
 print(quotas_of(nobody).used_up())
 quotas = quotas_of(nobody)

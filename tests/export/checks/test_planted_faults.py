@@ -25,7 +25,8 @@ from resx.cli.main import main
 from resx.data.photographs import RealImages, photograph_crops
 from resx.errors import ParityError
 from resx.export.graph import onnx_writer
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources.source import LoadedSource, load_source, weights_sha256
 from resx.files.staging import sha256_of
 from resx.zoo.building import build_from_spec

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from resx.card.card import Card
 from resx.errors import ParityError
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources.source import load_source
 
 node = helper.make_node

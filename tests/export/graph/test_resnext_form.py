@@ -10,7 +10,8 @@ from resx.card.origin import Source
 from resx.data.photographs import RealImages
 from resx.errors import ParityError
 from resx.export.graph.resnext_form import grouped_form
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources import source as export_source
 from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.zoo.architectures import BottleneckForm, ResNetArchitecture

@@ -23,7 +23,8 @@ from resx.export.graph import onnx_writer
 from resx.export.int8 import calibration, quantization, sensitivity
 from resx.export.int8.calibration import Calibration, load_calibration
 from resx.export.int8.int8_file import Int8Options
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.runtimes import onnx_reader
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel

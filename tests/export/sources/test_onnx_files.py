@@ -16,7 +16,8 @@ from resx.card.kinds import Precision
 from resx.card.origin import FileArguments, SourceArguments
 from resx.card.signature import Signature
 from resx.errors import ExportError, ResxError, UsageError
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.request import ExportRequest, prepare
 from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import NOTHING_GIVEN, load_source

@@ -16,7 +16,8 @@ from resx.card.kinds import Precision
 from resx.cli.views import version_card
 from resx.data.image_geometry import pixels
 from resx.errors import ExportError, UsageError
-from resx.export.pipeline import ExportOptions, export_version
+from resx.export.options import ExportOptions
+from resx.export.pipeline import export_version
 from resx.export.sources.source import load_source
 from resx.files.staging import sha256_of
 from resx.zoo.building import build_from_spec

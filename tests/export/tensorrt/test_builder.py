@@ -27,7 +27,7 @@ from resx.errors import ExportError, MissingCapability, ParityError, UsageError
 from resx.export.graph.grouped_convolutions import grouped_half_convolutions, with_grouped_in_fp32
 from resx.export.graph.onnx_writer import write_onnx
 from resx.export.int8 import quantization
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.export.tensorrt import builder, timing_cache
 from resx.export.tensorrt.builder import EngineOptions, build_engine

@@ -16,7 +16,7 @@ import pytest
 
 from resx.errors import ExportError, MissingCapability, ResxError, UsageError
 from resx.export.graph.onnx_writer import write_onnx
-from resx.export.pipeline import ExportOptions
+from resx.export.options import ExportOptions
 from resx.export.tensorrt import imported_plan as module
 from resx.export.tensorrt.builder import EngineOptions
 from resx.export.tensorrt.engine_export import export_engine

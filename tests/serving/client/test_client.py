@@ -20,7 +20,8 @@ from resx.errors import MissingCapability, ParityError, ServerError, UsageError
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.client.address import PROTOCOLS, Address, Protocol, parse_address
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import VersionRejected, deploy
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.file_checks import VersionRejected
 from tests.conftest import Finished, RunningTriton, publish_tiny
 
 pytestmark = pytest.mark.triton

@@ -18,8 +18,9 @@ from tritonclient.grpc import service_pb2
 from resx.errors import MissingCapability, ServerError, UsageError
 from resx.repository.interface import Interface
 from resx.serving.client.address import parse_address
-from resx.serving.client.client import TritonClient, WrongAnswer
+from resx.serving.client.client import TritonClient
 from resx.serving.client.health import medians_ms
+from resx.serving.client.server_errors import WrongAnswer
 from tests.support.hostile_server import (
     CLASSES,
     CONFIG,

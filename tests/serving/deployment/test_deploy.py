@@ -18,12 +18,15 @@ from resx.errors import ServerError, UsageError
 from resx.files.locks import exclusive
 from resx.repository.versions import Repository
 from resx.serving.client.address import PROTOCOLS, Protocol
-from resx.serving.client.client import NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment import version_pinning
-from resx.serving.deployment.deploy import Manner, VersionRejected, alone, deploy
+from resx.serving.deployment.deploy import Manner, deploy
+from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.deployment.garbage_collection import collect
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearse, version_files
 from resx.serving.deployment.rollback import rollback, undeploy, version_before
+from resx.serving.deployment.served_model import alone
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
 from resx.serving.running.server_state import read_deployed, running_server
@@ -148,11 +151,11 @@ def test_no_request_meets_a_version_before_it_has_proved_itself(tiny: tuple[Repo
 def test_a_rehearsal_is_gone_afterwards_and_one_that_was_left_is_removed(server: Served, protocol: Protocol) -> None:
     repository, state = server
     with TritonClient(state.address(protocol)) as client:
-        with rehearse(client, repository, "tiny", 2) as alias:
+        with rehearse(client, repository.find("tiny", 2)) as alias:
             assert client.infer(alias, client.interface(alias), IMAGES).version == 2
         assert not client.is_model_ready(alias)
-        config = version_pinning.rehearsal_json(repository, "tiny", 3, alias)
-        client.load(alias, config, version_files(repository, "tiny", 3))  # and killed here
+        config = version_pinning.rehearsal_json(repository.find("tiny", 3), alias)
+        client.load(alias, config, version_files(repository.find("tiny", 3)))  # and killed here
         assert client.is_model_ready(alias)
         forget_rehearsal(client, "tiny")
         assert not client.is_model_ready(alias)
@@ -162,7 +165,7 @@ def test_a_rehearsal_is_gone_afterwards_and_one_that_was_left_is_removed(server:
 def test_a_process_that_dies_in_a_rehearsal_does_not_disturb_the_server(server: Served) -> None:
     repository, state = server
     with TritonClient(state.address("grpc")) as client:
-        with rehearse(client, repository, "tiny", 3):
+        with rehearse(client, repository.find("tiny", 3)):
             (stub,) = [stub for stub in stubs(state) if "/tmp/folder" in " ".join(stub.cmdline())]
             os.kill(stub.pid, signal.SIGKILL)
             time.sleep(2.5)

@@ -16,7 +16,8 @@ from resx.errors import MissingCapability
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
-from resx.serving.deployment.deploy import VersionRejected, deploy
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.embedded.python_models import require_none_of_others
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -11,9 +12,18 @@ import numpy as np
 import pytest
 
 import resx.serving.embedded
+from resx.serving.embedded.backends.onnxruntime.session_settings import (
+    ERRORS_ALONE,
+    SILENT,
+    Host,
+    num_instances,
+    run_options,
+    session_options,
+)
 from tests.support import onnx_files
 
 MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "onnxruntime" / "model.py"
+HOST = Host(cores=2, log_severity=SILENT)
 
 
 class Tensor:
@@ -177,20 +187,54 @@ def test_a_missing_input_or_a_wrong_type_is_that_requests_own_error(backend: Mod
 
 
 @pytest.mark.parametrize(("count", "cores", "expected"), [(1, 8, 8), (2, 8, 4), (3, 8, 2), (16, 8, 1)])
-def test_instances_share_the_cores(
-    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, count: int, cores: int, expected: int
-) -> None:
-    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _pid: set(range(cores)))
-    options = backend._session_options({"instance_group": [{"count": count}]})
+def test_instances_share_the_cores(count: int, cores: int, expected: int) -> None:
+    options = session_options({"instance_group": [{"count": count}]}, Host(cores=cores, log_severity=SILENT))
     assert options.intra_op_num_threads == expected
+
+
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ([], 1),
+        ([{}], 1),
+        ([{"count": 2}, {"count": 3}], 5),
+        ([{"count": 2, "gpus": [0, 1]}], 4),
+        ([{"gpus": [0, 1, 2]}, {"count": "2", "gpus": []}], 5),
+    ],
+)
+def test_instances_are_counted_on_each_gpu_that_a_group_names(groups: list[dict[str, Any]], expected: int) -> None:
+    assert num_instances({"instance_group": groups}) == expected
+
+
+@pytest.mark.parametrize(("given", "expected"), [("3", 3), ("0", 8), (None, 8)])
+def test_a_server_without_a_word_of_its_cores_takes_those_of_the_mask(
+    backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str | None, expected: int
+) -> None:
+    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.delenv(backend.CORES_VARIABLE, raising=False)
+    if given is not None:
+        monkeypatch.setenv(backend.CORES_VARIABLE, given)
+    session = instance(backend, tmp_path).session
+    assert session.get_session_options().intra_op_num_threads == expected
+    assert session.get_session_options().log_severity_level == ERRORS_ALONE
+
+
+def test_what_opens_a_version_in_this_process_imports_nothing_of_the_server() -> None:
+    code = (
+        "import sys\n"
+        "from resx.serving.embedded import backend_session\n"
+        "for name in ('onnxruntime', 'tensorrt'): backend_session.load_session(name)\n"
+        "print('triton_python_backend_utils' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.mark.parametrize(
     ("level", "name"),
     [(-1, "ORT_ENABLE_BASIC"), (0, "ORT_ENABLE_ALL"), (1, "ORT_ENABLE_EXTENDED"), (2, "ORT_DISABLE_ALL")],
 )
-def test_graph_levels_mean_what_they_mean_to_the_cpp_backend(backend: ModuleType, level: int, name: str) -> None:
-    options = backend._session_options({"optimization": {"graph": {"level": level}}})
+def test_graph_levels_mean_what_they_mean_to_the_cpp_backend(level: int, name: str) -> None:
+    options = session_options({"optimization": {"graph": {"level": level}}}, HOST)
     assert options.graph_optimization_level.name == name
 
 
@@ -212,6 +256,6 @@ def parameters(**texts: str) -> dict[str, Any]:
         (parameters(session__intra_op__allow_spinning="yes"), "give 0 or 1"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_by_name(backend: ModuleType, config: dict[str, Any], reason: str) -> None:
+def test_a_setting_that_cannot_be_is_refused_by_name(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        backend._session_options(config), backend._run_options(config, "CPU", 0)
+        session_options(config, HOST), run_options(config)

@@ -47,9 +47,9 @@ def instance(
     """Load a model as Triton does, over an engine that is passed in."""
     (folder / "1").mkdir(parents=True)
     (folder / "1" / "model.plan").write_bytes(b"a plan")
-    package, driver = FakeTensorRT(engine), backend.cuda_driver.Driver(engine.cuda)
-    monkeypatch.setattr(backend, "load_package", lambda _config: package)
-    monkeypatch.setattr(backend.cuda_driver, "load_driver", lambda: driver)
+    package, driver = FakeTensorRT(engine), backend.engine_session.cuda_driver.Driver(engine.cuda)
+    monkeypatch.setattr(backend.engine_session, "load_package", lambda _config: package)
+    monkeypatch.setattr(backend.engine_session.cuda_driver, "load_driver", lambda: driver)
     model = backend.TritonPythonModel()
     model.initialize(
         {
@@ -280,13 +280,13 @@ def test_a_profile_that_cannot_be_is_refused_by_name(
     backend: ModuleType, groups: list[dict[str, Any]], reason: str
 ) -> None:
     with pytest.raises(ValueError, match=reason):
-        backend.choose_profile({"instance_group": groups}, 2)
+        backend.engine_session.choose_profile({"instance_group": groups}, 2)
 
 
 @pytest.mark.parametrize("kind", ["CPU", "MODEL"])
 def test_an_engine_is_never_taken_for_the_cpu(backend: ModuleType, tmp_path: Path, kind: str) -> None:
     with pytest.raises(ValueError, match=f"KIND_{kind} in config.pbtxt: an engine computes on a GPU alone"):
-        backend.open_model(str(tmp_path / "model.plan"), CONFIG, kind)
+        backend.engine_session.open_model(str(tmp_path / "model.plan"), CONFIG, kind)
 
 
 def test_a_plan_that_tensorrt_refuses_is_refused_with_its_reason(backend: ModuleType, tmp_path: Path) -> None:
@@ -294,28 +294,32 @@ def test_a_plan_that_tensorrt_refuses_is_refused_with_its_reason(backend: Module
     path.write_bytes(b"old")
     package = FakeTensorRT("Version tag does not match.\n Current Version: 239")
     with pytest.raises(ValueError, match=r"tensorrt 11.4.0 refuses it \(Version tag does not match. Current Version"):
-        backend.open_model(str(path), CONFIG, trt=package, driver=backend.cuda_driver.Driver(FakeCuda()))
+        backend.engine_session.open_model(
+            str(path), CONFIG, trt=package, driver=backend.engine_session.cuda_driver.Driver(FakeCuda())
+        )
 
 
 def test_a_gpu_that_is_not_there_is_named_by_the_driver(backend: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "model.plan"
     path.write_bytes(b"plan")
-    driver = backend.cuda_driver.Driver(FakeCuda())
-    with pytest.raises(backend.cuda_driver.CudaError, match="cuDeviceGet: CUDA_ERROR_INVALID_DEVICE"):
-        backend.open_model(str(path), CONFIG, "GPU", 3, trt=FakeTensorRT("unused"), driver=driver)
+    driver = backend.engine_session.cuda_driver.Driver(FakeCuda())
+    with pytest.raises(backend.engine_session.cuda_driver.CudaError, match="cuDeviceGet: CUDA_ERROR_INVALID_DEVICE"):
+        backend.engine_session.open_model(str(path), CONFIG, "GPU", 3, trt=FakeTensorRT("unused"), driver=driver)
 
 
 def test_a_machine_without_a_driver_says_so(backend: ModuleType) -> None:
     def absent(name: str) -> None:
         raise OSError(f"{name}: cannot open shared object file")
 
-    with pytest.raises(backend.cuda_driver.CudaError, match="no NVIDIA driver is installed .libcuda.so.1"):
-        backend.cuda_driver.load_driver(absent)
+    with pytest.raises(
+        backend.engine_session.cuda_driver.CudaError, match="no NVIDIA driver is installed .libcuda.so.1"
+    ):
+        backend.engine_session.cuda_driver.load_driver(absent)
 
 
 def test_a_package_that_is_not_there_is_named(backend: ModuleType) -> None:
     with pytest.raises(ValueError, match="no_such_package cannot be imported .*resx doctor"):
-        backend.load_package({"backend": "no_such_package"})
+        backend.engine_session.load_package({"backend": "no_such_package"})
 
 
 @pytest.mark.parametrize(
@@ -403,7 +407,7 @@ def test_the_drivers_functions_take_what_its_own_header_says(backend: ModuleType
     if not headers:
         pytest.skip("no package has cuda.h")
     text = " ".join(headers[0].read_text(errors="replace").split())
-    for name, arguments in backend.cuda_driver._SIGNATURES.items():
+    for name, arguments in backend.engine_session.cuda_driver._SIGNATURES.items():
         plain = name.removesuffix("_v2")
         assert any(f"#define {plain} {form}" in text for form in (f"{plain}_v2", f"__CUDA_API_PTSZ({plain}_v2)")) == (
             name != plain
@@ -415,7 +419,7 @@ def test_the_drivers_functions_take_what_its_own_header_says(backend: ModuleType
 @pytest.mark.gpu
 @pytest.mark.skipif(bool(find_gpus().missing), reason=f"no GPU: {find_gpus().missing}")
 def test_the_real_driver_takes_bytes_to_the_gpu_and_brings_them_back(backend: ModuleType) -> None:
-    module = backend.cuda_driver
+    module = backend.engine_session.cuda_driver
     device = module.Device(module.load_driver(), 0)
     sent, back, memory = module.PinnedBuffer(device), module.PinnedBuffer(device), module.GpuBuffer(device)
     for size in (10, 5_000_000, 300):

@@ -150,6 +150,6 @@ def test_a_full_temporary_folder_is_named_before_a_version_is_tried(
     repository = Repository(tmp_path / "model_repository")
     publish_tiny(repository, "tiny")
     monkeypatch.setattr(rehearsal, "_SENT_TO", folder)
-    rehearsal.require_room(repository, "tiny", 1)
+    rehearsal.require_room(repository.find("tiny", 1))
     with fill(0), pytest.raises(ResxError, match=f"{folder}: No space left on device"):  # type: ignore[attr-defined]
-        rehearsal.require_room(repository, "tiny", 1)
+        rehearsal.require_room(repository.find("tiny", 1))

@@ -23,7 +23,8 @@ from benchmarks.fault_clients import FREE, Row, current, stub_of, wait_until
 
 from resx.files.locks import process_lives
 from resx.repository.versions import Repository
-from resx.serving.client.client import ModelProcessLost, NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import ModelProcessLost, NotLoaded
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import deploy
 from resx.serving.running import server_state as states

@@ -21,7 +21,8 @@ from benchmarks.fault_clients import FREE, current, wait_until
 from resx.errors import ResxError
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import VersionRejected, deploy
+from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.running.server_state import ServerState, read_deployed, running_server
 from resx.serving.supervisor import detaching
 from tests.conftest import Finished, publish_tiny

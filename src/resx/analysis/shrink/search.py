@@ -25,6 +25,7 @@ from resx.analysis.lesion.evaluation import evaluate
 from resx.analysis.network_steps import Prepare, prepare_steps, steps_of
 from resx.data.dataset import DataSet, Split
 from resx.errors import ObjectiveMissed, UsageError
+from resx.pareto import pareto_front
 from resx.training.batch_norms import fit_batch_norms
 from resx.training.evaluation import logits
 from resx.values import FrozenModel
@@ -169,11 +170,7 @@ def best_within(found: Sequence[Sized], whole: float, max_drop: float) -> Sized:
 
 def front(members: Sequence[ShrunkenNetwork]) -> list[ShrunkenNetwork]:
     """Return the members that no other beats: none has fewer blocks and at least their accuracy; largest first."""
-    kept: list[ShrunkenNetwork] = []
-    for member in sorted(members, key=lambda one: (one.num_blocks, -one.accuracy)):
-        if not kept or member.accuracy > kept[-1].accuracy:
-            kept.append(member)
-    return kept[::-1]
+    return pareto_front(members, lambda one: (one.num_blocks, -one.accuracy))[::-1]
 
 
 def _cheapest(

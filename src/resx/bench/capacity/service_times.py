@@ -22,6 +22,7 @@ from resx.bench.measuring import Extras, measure, result_of
 from resx.bench.results.response_cache import why_unusable
 from resx.bench.results.result import BenchResult, Measurement
 from resx.errors import UsageError
+from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
 from resx.values import FrozenModel
 
 LEAST_RUNS = 5
@@ -90,8 +91,7 @@ def batching_of(config: Mapping[str, Any], sleep_ms: float = 0.0) -> Batching:
     Raises:
         UsageError: a number in it cannot be.
     """
-    groups = config.get("instance_group") or [{}]
-    instances = max(1, sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups))
+    instances = num_instances(config)
     dynamic = config.get("dynamic_batching")
     if dynamic is None:
         return Batching(instances=instances)

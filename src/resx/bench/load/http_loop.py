@@ -6,39 +6,35 @@ and one to receive, epoll for all connections. A wait for the next due time goes
 timeout has microseconds where epoll's has milliseconds. Nor does it wait for a connection: a server that stands
 still accepts until its backlog is full (1,024 for Triton), and the next connection then takes a second or more, in
 which all that falls due would be late.
-
-HTTP/1.1 as Triton and proxies in front of it speak it: keep-alive, answers with a Content-Length. No redirects,
-no chunked answers, no pipelining.
 """
 
 from __future__ import annotations
 
-import errno
 import heapq
-import os
 import select
-import socket
-import ssl
 import time
 from collections import deque
 from collections.abc import Iterator
 from multiprocessing.connection import Connection as Pipe
-from typing import Any, TypeAlias
 
-from resx.bench.load.load_task import DRAIN_S, MAX_HEAD_BYTES, PAUSE_S, PROGRESS_S, LoadTask, due_times
+from resx.bench.load.kept_connection import (
+    Connection,
+    Peer,
+    RequestLost,
+    begin_connection,
+    host_of,
+    open_connection,
+    peer_of,
+    why,
+)
+from resx.bench.load.load_task import DRAIN_S, PAUSE_S, PROGRESS_S, LoadTask, due_times
 from resx.bench.load.request_times import NO_ANSWER, Recorder
-from resx.bench.load.wire import content_length, http_error
+from resx.bench.load.wire import http_error
 from resx.machine import allow_open_files
-from resx.serving.client.loopback import connect, split_host
 
 _IDLE_S = 0.25
-_RECEIVE = 1 << 18
 DESCRIPTORS_LEFT = 64
 """Files that a process needs beside its connections."""
-_WRITABLE = select.EPOLLIN | select.EPOLLOUT
-Peer: TypeAlias = tuple[int, Any]
-"""A family of addresses, and one."""
-_LOST = "the server closed the connection before it answered"
 
 
 class HttpLoop:
@@ -126,7 +122,8 @@ class HttpLoop:
         connection.payload = self._next_payload
         self._next_payload = (self._next_payload + 1) % len(payloads)
         connection.begin(payloads[connection.payload], due_ns)
-        self._write(connection)
+        if not connection.is_connecting:
+            self._write(connection)
 
     def _opened(self, due_ns: int) -> Connection | None:
         if len(self._connections) >= self._most_connections:
@@ -152,17 +149,10 @@ class HttpLoop:
             heapq.heappush(self._resume, (when, len(self._resume)))
 
     def _write(self, connection: Connection) -> None:
-        if connection.is_connecting:
-            return
-        awaited = connection.awaits
         try:
-            connection.write()
-        except OSError as error:
-            self._lost(connection, f"the connection was lost ({error.strerror or error})")
-            return
-        if connection.awaits != awaited:
-            # epoll's set changes only where a request does not fit into the socket's buffer, and back.
-            self._poll.modify(connection.descriptor, connection.awaits)
+            connection.write(self._poll)
+        except RequestLost as error:
+            self._lost(connection, str(error))
 
     def _handle(self, connection: Connection, event: int) -> None:
         if connection.is_connecting:
@@ -171,18 +161,9 @@ class HttpLoop:
             except OSError as error:
                 self._lost(connection, _cannot_connect(error))
                 return
-        if connection.may_write(event):
-            self._write(connection)
-            if connection.descriptor not in self._connections:
-                return
-        if not event & ~select.EPOLLOUT:
-            return
         try:
-            answer = connection.read()
-        except OSError as error:
-            self._lost(connection, f"the connection was lost ({error.strerror or error})")
-            return
-        except ValueError as error:
+            answer = connection.go_on(event, self._poll)
+        except RequestLost as error:
             self._lost(connection, str(error))
             return
         if answer is not None:
@@ -232,149 +213,5 @@ class HttpLoop:
                 self._lost(connection, f"no answer within {self._task.timeout_s:g} s")
 
 
-class Connection:
-    """A socket that does not block, and the request that is on it."""
-
-    __slots__ = (
-        "_buffer", "_max_bytes", "_needed", "_secure", "awaits", "closes", "descriptor", "due_ns", "is_connecting",
-        "is_ok", "payload", "sent_ns", "socket", "unsent",
-    )  # fmt: skip
-
-    def __init__(self, plain_or_secured: socket.socket, max_bytes: int, *, is_connecting: bool = False) -> None:
-        self._max_bytes = max_bytes
-        self.socket = plain_or_secured
-        self.descriptor = plain_or_secured.fileno()
-        self._secure = isinstance(plain_or_secured, ssl.SSLSocket)
-        self.unsent = memoryview(b"")
-        self._buffer = b""
-        self._needed = 0
-        self.payload = self.due_ns = self.sent_ns = 0
-        self.is_ok = self.closes = False
-        self.is_connecting = is_connecting
-        self.awaits = _WRITABLE if is_connecting else select.EPOLLIN
-        """The events of epoll that go on with it."""
-
-    def connected(self, context: ssl.SSLContext | None, host: str) -> None:
-        """Find out what became of the attempt to connect; TLS is negotiated with what is written first.
-
-        Raises:
-            OSError: it failed.
-        """
-        if number := self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            raise OSError(number, os.strerror(number))
-        self.is_connecting = False
-        if context is not None:
-            self.socket = context.wrap_socket(self.socket, server_hostname=host, do_handshake_on_connect=False)
-            self._secure = True
-
-    def begin(self, request: bytes, due_ns: int) -> None:
-        """Take a request, which is then to be written."""
-        self.unsent = memoryview(request)
-        self.due_ns = due_ns
-        self.sent_ns = time.monotonic_ns()
-
-    def end(self) -> None:
-        """Let go of the request and its answer."""
-        self._buffer, self._needed, self.due_ns = b"", 0, 0
-
-    def may_write(self, event: int) -> bool:
-        """Say whether an event lets more of the request be written; what only can be read may be its refusal."""
-        return bool(self.unsent) and (bool(event & select.EPOLLOUT) or self.awaits == select.EPOLLIN)
-
-    def write(self) -> None:
-        """Write what fits; see `unsent` and `awaits`.
-
-        Raises:
-            OSError: the connection is lost.
-        """
-        self.awaits = select.EPOLLIN
-        while self.unsent:
-            try:
-                self.unsent = self.unsent[self.socket.send(self.unsent) :]
-            except ssl.SSLWantReadError:
-                return
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                self.awaits = _WRITABLE
-                return
-
-    def read(self) -> bytes | None:
-        """Read what is there; return the whole answer, or None while parts are missing.
-
-        Raises:
-            OSError: the connection is lost.
-            ValueError: what comes is no answer, or too long for one.
-        """
-        while True:
-            try:
-                received = self.socket.recv(_RECEIVE)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return None
-            if not received:
-                raise ConnectionResetError(None, _LOST)
-            self._buffer = self._buffer + received if self._buffer else received
-            if not self._needed:
-                self._read_head()
-            if self._needed and len(self._buffer) >= self._needed:
-                return self._buffer
-            if not self._secure:
-                return None  # epoll says when there is more; TLS may hold some back, so it is read empty
-
-    def _read_head(self) -> None:
-        end = self._buffer.find(b"\r\n\r\n")
-        if max(end, 0) > MAX_HEAD_BYTES or (end < 0 and len(self._buffer) > MAX_HEAD_BYTES):
-            raise ValueError(f"an answer whose headers do not end within {MAX_HEAD_BYTES:,} bytes")
-        if end < 0:
-            return
-        head = self._buffer[:end]
-        length = content_length(head)
-        if not head.startswith(b"HTTP/1.") or length is None:
-            raise ValueError("the answer is not HTTP/1.1 with a Content-Length; give --protocol grpc")
-        if length > self._max_bytes:
-            raise ValueError(f"an answer of {length:,} bytes, where {self._max_bytes:,} are expected at most")
-        self._needed = end + 4 + length
-        self.is_ok = head[9:12] == b"200"
-        self.closes = b"connection: close" in head.lower()
-
-
-def open_connection(task: LoadTask, context: ssl.SSLContext | None) -> Connection:
-    """Return a connection to the task's server, secured by the context if there is one; 5 s are enough for it.
-
-    Raises:
-        OSError: there is none.
-    """
-    plain = connect(*split_host(task.host_port), min(task.timeout_s, 5.0))
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    made = context.wrap_socket(plain, server_hostname=host_of(task)) if context else plain
-    made.setblocking(False)
-    return Connection(made, task.max_answer_bytes)
-
-
-def begin_connection(peer: Peer, task: LoadTask) -> Connection:
-    """Return a connection that is on its way, without waiting for it.
-
-    Raises:
-        OSError: it cannot be.
-    """
-    family, address = peer
-    plain = socket.socket(family, socket.SOCK_STREAM)
-    plain.setblocking(False)
-    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    number = plain.connect_ex(address)
-    if number not in (0, errno.EINPROGRESS):
-        plain.close()
-        raise OSError(number, os.strerror(number))
-    return Connection(plain, task.max_answer_bytes, is_connecting=True)
-
-
-def peer_of(connection: Connection) -> Peer:
-    """Return where a connection goes to."""
-    return connection.socket.family, connection.socket.getpeername()
-
-
-def host_of(task: LoadTask) -> str:
-    """Return the server's name or address, without its port."""
-    return split_host(task.host_port)[0]
-
-
 def _cannot_connect(error: OSError) -> str:
-    return f"cannot connect ({error.strerror or error})"
+    return f"cannot connect ({why(error)})"

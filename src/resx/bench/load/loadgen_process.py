@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any, Literal, TypeAlias
 
 from resx.bench.load.generator import go_before_others
-from resx.bench.load.http_loop import Connection, open_connection
+from resx.bench.load.kept_connection import Connection, RequestLost, open_connection, why
 from resx.bench.load.load_task import DRAIN_S, PAUSE_S, LoadTask
 from resx.bench.load.request_times import NO_ANSWER, Recorder, Records
 from resx.bench.load.wire import http_error
@@ -155,9 +155,9 @@ class _Streams:
         while self._resting and self._resting[0] <= now:
             self._resting.popleft()
         while self._waiting:
-            if why := self._refusal(now):
+            if refusal := self._refusal(now):
                 request = self._waiting.popleft()
-                ended.append((request, request.issued_ns, b"", why))
+                ended.append((request, request.issued_ns, b"", refusal))
                 continue
             if len(self._busy) + len(self._resting) >= self._task.concurrency:
                 break
@@ -165,11 +165,14 @@ class _Streams:
             try:
                 connection = self._idle.pop() if self._idle else self._opened()
             except OSError as error:
-                ended.append((request, request.issued_ns, b"", self._failed(f"cannot connect ({_why(error)})")))
+                ended.append((request, request.issued_ns, b"", self._failed(f"cannot connect ({why(error)})")))
                 continue
             self._busy[connection.descriptor] = connection, request
             connection.begin(self._task.requests[request.payload], request.issued_ns)
-            ended += self._written(connection, request)
+            try:
+                connection.write(self._poll)
+            except RequestLost as error:
+                ended.append(self._lost(connection, request, str(error)))
         return ended
 
     def _refusal(self, now: int) -> str:
@@ -184,30 +187,14 @@ class _Streams:
         self._poll.register(connection.descriptor, select.EPOLLIN)
         return connection
 
-    def _written(self, connection: Connection, request: _Request) -> list[_Ended]:
-        awaited = connection.awaits
-        try:
-            connection.write()
-        except OSError as error:
-            return [self._lost(connection, request, f"the connection was lost ({_why(error)})")]
-        if connection.awaits != awaited:
-            self._poll.modify(connection.descriptor, connection.awaits)
-        return []
-
     def _handled(self, descriptor: int, event: int) -> list[_Ended]:
         if descriptor not in self._busy:
             self._drop_idle(descriptor)
             return []
         connection, request = self._busy[descriptor]
-        if connection.may_write(event) and (ended := self._written(connection, request)):
-            return ended
-        if not event & ~select.EPOLLOUT:
-            return []
         try:
-            answer = connection.read()
-        except OSError as error:
-            return [self._lost(connection, request, f"the connection was lost ({_why(error)})")]
-        except ValueError as error:
+            answer = connection.go_on(event, self._poll)
+        except RequestLost as error:
             return [self._lost(connection, request, str(error))]
         if answer is None:
             return []
@@ -225,9 +212,9 @@ class _Streams:
 
     def _late(self) -> list[_Ended]:
         oldest = time.monotonic_ns() - int(self._task.timeout_s * 1e9)
-        why = f"no answer within {self._task.timeout_s:g} s"
+        reason = f"no answer within {self._task.timeout_s:g} s"
         late = [busy for busy in self._busy.values() if busy[0].sent_ns < oldest]
-        return [self._lost(connection, request, why) for connection, request in late]
+        return [self._lost(connection, request, reason) for connection, request in late]
 
     def _lost(self, connection: Connection, request: _Request, error: str) -> _Ended:
         del self._busy[connection.descriptor]
@@ -297,7 +284,7 @@ class _Run:
                 in_flight += again
                 ended = self._streams.send(self._another() for _ in range(again)) + self._streams.read()
         except OSError as error:
-            raise RuntimeError(f"the warm-up failed: cannot connect ({_why(error)})") from error
+            raise RuntimeError(f"the warm-up failed: cannot connect ({why(error)})") from error
         return len(times) / ((time.monotonic_ns() - begun) / 1e9), min(times) / 1e9
 
     def _another(self) -> _Request:
@@ -360,7 +347,3 @@ class _Run:
             self._loadgen.QuerySamplesComplete(
                 [self._loadgen.QuerySampleResponse(identifier, 0, 0) for identifier in request.identifiers]
             )
-
-
-def _why(error: OSError) -> str:
-    return error.strerror or str(error)

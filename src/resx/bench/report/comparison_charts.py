@@ -10,6 +10,7 @@ from resx.bench.report import charts
 from resx.bench.report.charts import Plot
 from resx.bench.report.html_parts import ReportFigure, Table, brief, count, decimal, percent, shorten
 from resx.bench.results.result import BenchResult, Measurement, Ratio
+from resx.pareto import pareto_front
 
 _ROW, _LONGEST = 46, 32
 """Height of a ratio, and characters of a model's name."""
@@ -53,21 +54,12 @@ def members(results: Sequence[BenchResult]) -> tuple[str, list[ComparedModel]]:
     return load, sorted(found, key=lambda member: (member.p50_ms, -member.accuracy, member.name))
 
 
-def front(found: Sequence[ComparedModel]) -> list[ComparedModel]:
-    """Return those that no other beats in both; `found` is sorted by latency."""
-    kept: list[ComparedModel] = []
-    for member in found:
-        if not kept or member.accuracy > kept[-1].accuracy:
-            kept.append(member)
-    return kept
-
-
 def pareto(results: Sequence[BenchResult]) -> ReportFigure | None:
     """Return accuracy against latency; None where fewer than two models have both."""
     load, found = members(results)
     if len(found) < 2:
         return None
-    best = front(found)
+    best = pareto_front(found, lambda one: (one.p50_ms, -one.accuracy))
     x_range = _padded([member.p50_ms for member in found], 0.0)
     plot = Plot(
         width=460,

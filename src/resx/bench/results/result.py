@@ -22,6 +22,7 @@ from resx.files.reading import MAX_RESULT_BYTES, read_bounded
 from resx.machine import cpu_quota, processor, usable_cores
 from resx.serving.client.address import Address
 from resx.serving.client.loopback import is_loopback, split_host
+from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
 from resx.serving.running.server_state import server_at
 from resx.values import FrozenModel
 
@@ -288,9 +289,8 @@ def environment(address: Address, triton: str, config: Mapping[str, Any]) -> Env
     from importlib import metadata
 
     packages = {name: metadata.version(name) for name in ("tritonclient", "numpy", "grpcio", "hdrhistogram")}
-    groups = config.get("instance_group") or [{}]
     threads = config.get("parameters", {}).get("intra_op_thread_count", {}).get("string_value", "")
-    count = sum(int(group.get("count", 1)) for group in groups)
+    count = num_instances(config)
     return Environment(
         resx=__version__,
         triton=triton,

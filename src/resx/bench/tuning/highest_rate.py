@@ -1,11 +1,8 @@
 """The highest rate at which a latency percentile still holds its bound.
 
 Offered load is what decides, so every trial is an open loop with Poisson arrivals; a trial holds the bound only if it
-is valid, nothing failed and the rate was achieved. Trials halve the interval between a rate that held and one that
-did not, in ratios; the rate that is told held once more, with other arrivals.
-
-A trial whose requests left late says nothing of the server: the search goes on at lower rates, and asks that rate once
-more when something holds. If it is late again, it is the client's limit, which is told from the server's.
+is valid, nothing failed and the rate was achieved. `rate_bracket` says which rate is tried next; the rate that is told
+held once more, with other arrivals. The client's limit, a rate that it sent late twice, is told from the server's.
 """
 
 from __future__ import annotations
@@ -22,23 +19,19 @@ from resx.bench.results.response_cache import why_unusable
 from resx.bench.results.result import Measurement
 from resx.bench.results.samples import MIN_SAMPLES
 from resx.bench.results.verdict import is_too_late
+from resx.bench.tuning.rate_bracket import RateBracket, TrialVerdict
 from resx.errors import UsageError
 
 CLOSENESS = 1.04
 """A search ends where the rates that held and did not are this close."""
-_STEP = 1.5
-"""From a rate to the next where nothing says how far to go."""
-_LATE_STEP = 4.0
-"""From a rate that the client could not send down to the next: its limit may be far below a closed loop's capacity."""
-_MOST_TRIALS = 12
-"""That tell of the server."""
-_MOST_LATE = 12
 _MOST_CONFIRMATIONS = 5
 _IDLE = 0.03
 """Below this share of the capacity requests seldom wait for each other: a median above the bound stays there."""
 _LONGEST_S = 60.0
 """A rate that needs longer for enough samples is not tried."""
 _PROBE_CONCURRENCY = 8
+_AGAIN, _CONFIRMATION = 500, 1000
+"""Seeds of trials of a rate that was tried before, from the plan's on."""
 _UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
@@ -131,96 +124,94 @@ def search(
         on_trial: told of each load.
         on_measured: given each.
     """
-    trials: list[Measurement] = []
-    capacity, high = 0.0, MAX_RATE_PER_S
-    rate = start_per_s
-    if rate is None:
-        on_trial(f"closed loop of {_PROBE_CONCURRENCY}, for a first idea")
-        probe = measure(target, replace(plan, rate_per_s=0.0, concurrency=_PROBE_CONCURRENCY), extras)
-        on_measured(probe)
+    trials = _Trials(target, slo, plan, extras, on_trial, on_measured)
+    capacity = 0.0
+    if start_per_s is None:
+        probe = trials.probe()
         capacity = probe.requests_per_s
         if not capacity or probe.interrupted or why_unusable(probe.cached_share):
             return Found(rate_per_s=None, trials=(), capacity_per_s=capacity, why=_unusable(probe))
-        rate, high = 0.8 * capacity, min(1.25 * capacity, MAX_RATE_PER_S)
+        first = RateBracket(rate_per_s=0.8 * capacity, high=min(1.25 * capacity, MAX_RATE_PER_S), down=2)
+    else:
+        first = RateBracket(rate_per_s=start_per_s, high=MAX_RATE_PER_S)
+    found = _confirm(trials, _close_in(trials, first, capacity, closeness), closeness)
+    return Found(
+        rate_per_s=found or None,
+        trials=tuple(trials.done),
+        capacity_per_s=capacity,
+        client_limit_per_s=_client_limit(trials.done, above=found),
+        why="" if found else _why_none(slo, trials.done),
+    )
 
-    def trial(rate: float, seed: int) -> Measurement:
-        on_trial(f"trial {len(trials) + 1}: {rate:.4g}/s")
-        wanted = replace(
-            plan,
+
+class _Trials:
+    """Measures rates, and keeps what was measured."""
+
+    def __init__(
+        self,
+        target: Target,
+        slo: Slo,
+        plan: LoadPlan,
+        extras: Extras,
+        on_trial: Callable[[str], None],
+        on_measured: Callable[[Measurement], None],
+    ) -> None:
+        self.slo, self.done = slo, list[Measurement]()
+        self._target, self._plan, self._extras = target, plan, extras
+        self._on_trial, self._on_measured = on_trial, on_measured
+
+    def probe(self) -> Measurement:
+        """Measure a closed loop."""
+        self._on_trial(f"closed loop of {_PROBE_CONCURRENCY}, for a first idea")
+        plan = replace(self._plan, rate_per_s=0.0, concurrency=_PROBE_CONCURRENCY)
+        probe = measure(self._target, plan, self._extras)
+        self._on_measured(probe)
+        return probe
+
+    def try_rate(self, rate: float, seed: int) -> Measurement:
+        """Measure a rate, with other arrivals for each seed."""
+        self._on_trial(f"trial {len(self.done) + 1}: {rate:.4g}/s")
+        plan = replace(
+            self._plan,
             concurrency=0,
             rate_per_s=rate,
-            duration_s=max(plan.duration_s, slo.least_s(rate)),
-            seed=plan.seed + seed,
+            duration_s=max(self._plan.duration_s, self.slo.least_s(rate)),
+            seed=self._plan.seed + seed,
         )
-        trials.append(measure(target, wanted, extras, repeat=len(trials) + 1))
-        on_measured(trials[-1])
-        return trials[-1]
-
-    low = _close_in(
-        slo,
-        trial,
-        first=rate,
-        high=high,
-        down=2 if start_per_s is None else _STEP,
-        capacity=capacity,
-        closeness=closeness,
-    )
-    step = closeness
-    for _ in range(_MOST_CONFIRMATIONS):
-        if not low or trials[-1].interrupted:
-            break
-        if slo.holds(trial(low, 1000 + len(trials))):
-            limit = _client_limit(trials, above=low)
-            return Found(rate_per_s=low, trials=tuple(trials), capacity_per_s=capacity, client_limit_per_s=limit)
-        low, step = low / step, min(step * step, 2.0)
-    return Found(
-        rate_per_s=None,
-        trials=tuple(trials),
-        capacity_per_s=capacity,
-        client_limit_per_s=_client_limit(trials, above=0.0),
-        why=_why_none(slo, trials),
-    )
+        self.done.append(measure(self._target, plan, self._extras, repeat=len(self.done) + 1))
+        self._on_measured(self.done[-1])
+        return self.done[-1]
 
 
-def _close_in(
-    slo: Slo,
-    trial: Callable[[float, int], Measurement],
-    *,
-    first: float,
-    high: float,
-    down: float,
-    capacity: float,
-    closeness: float,
-) -> float:
+def _close_in(trials: _Trials, bracket: RateBracket, capacity: float, closeness: float) -> float:
     """Return the highest rate that held once; 0: none did."""
-    rate, low, num_told, num_late = first, 0.0, 0, 0
-    doubtful = math.inf  # was late, and nothing held yet
-    asked_again: set[float] = set()
-    while num_told < _MOST_TRIALS and num_late < _MOST_LATE:
-        measured = trial(rate, 500 if rate in asked_again else 0)
-        late = _left_late(measured)
-        num_late, num_told = num_late + late, num_told + (not late)
+    while not bracket.has_ended:
+        rate = bracket.rate_per_s
+        measured = trials.try_rate(rate, _AGAIN if bracket.is_again else 0)
         if measured.interrupted:
             return 0.0
-        if slo.holds(measured):
-            low = rate
-        elif late and rate not in asked_again:
-            doubtful = min(doubtful, rate)
-        else:
-            high = rate
-        if low and low < doubtful < high:
-            rate, doubtful = doubtful, math.inf
-            asked_again.add(rate)
-            continue
-        ceiling = min(high, doubtful)
-        if low and ceiling / low <= closeness:
+        idles = bool(capacity) and rate <= _IDLE * capacity
+        verdict = TrialVerdict(
+            held=trials.slo.holds(measured),
+            late=_left_late(measured),
+            hopeless=idles and (measured.p50_ms or 0) > trials.slo.bound_ms,
+        )
+        bracket = bracket.after(verdict, closeness)
+        if trials.slo.least_s(bracket.rate_per_s) > _LONGEST_S:
             break
-        if not low and not late and capacity and rate <= _IDLE * capacity and (measured.p50_ms or 0) > slo.bound_ms:
+    return bracket.low
+
+
+def _confirm(trials: _Trials, low: float, closeness: float) -> float:
+    """Return the highest rate from `low` down that holds once more; 0: none does."""
+    step = closeness
+    for _ in range(_MOST_CONFIRMATIONS):
+        if not low or trials.done[-1].interrupted:
             break
-        rate = min(math.sqrt(low * ceiling), _STEP * low) if low else ceiling / (_LATE_STEP if late else down)
-        if slo.least_s(rate) > _LONGEST_S:
-            break
-    return low
+        if trials.slo.holds(trials.try_rate(low, _CONFIRMATION + len(trials.done))):
+            return low
+        low, step = low / step, min(step * step, 2.0)
+    return 0.0
 
 
 def _left_late(measured: Measurement) -> bool:

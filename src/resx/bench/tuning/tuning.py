@@ -31,10 +31,11 @@ from resx.bench.results.samples import Samples
 from resx.bench.tuning.highest_rate import Slo, search
 from resx.card.tuning import Objective, Setting, Trial
 from resx.errors import ObjectiveMissed, ResxError
+from resx.pareto import pareto_front
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import canary
+from resx.serving.deployment.served_model import canary
 from resx.serving.deployment.tuned_configuration import on_trial
 
 DELAYS_US = (0, 200, 1000)
@@ -298,16 +299,7 @@ def latest(trials: Sequence[Trial]) -> list[Trial]:
 def front(trials: Sequence[Trial]) -> list[Trial]:
     """Return the settings' last valid trials that no other beats in both throughput and single latency."""
     found = latest([trial for trial in trials if not trial.invalid and trial.single_ms])
-    return [
-        trial
-        for trial in found
-        if not any(
-            other.images_per_s >= trial.images_per_s
-            and (other.single_ms or 0) <= (trial.single_ms or 0)
-            and other is not trial
-            for other in found
-        )
-    ]
+    return pareto_front(found, lambda trial: (-trial.images_per_s, trial.single_ms or 0))
 
 
 def tune(

@@ -27,8 +27,9 @@ def status(server: Connection, printing: OutputOptions) -> None:
     """
     from resx.repository.skipped_folders import skipped_entries
     from resx.repository.versions import Repository
-    from resx.serving.client.client import NotLoaded, TritonClient
+    from resx.serving.client.client import TritonClient
     from resx.serving.client.health import medians_ms, model_status
+    from resx.serving.client.server_errors import NotLoaded
     from resx.serving.running import server_state as states
     from resx.serving.running.server_state import gave_up, running_server
 
@@ -84,7 +85,7 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         "device": state.device,
         "phase": state.phase,
         "server_dir": state.server_dir or None,
-        "guarded": not state.server_dir,
+        "guarded": state.patched and not state.server_dir,
         "trouble": state.trouble,
         "uptime_s": round(now_s() - state.started_s, 1),
         "restarts": state.restarts,

@@ -130,7 +130,7 @@ def _search(
     from resx.bench.tuning import tuning
     from resx.bench.tuning.chart import draw
     from resx.serving.client.client import TritonClient
-    from resx.serving.deployment.deploy import alone
+    from resx.serving.deployment.served_model import alone
     from resx.serving.deployment.tuned_configuration import put_in_force, setting_of
 
     config_before = _config(repository, name)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 from resx.errors import UsageError
 from resx.repository import config_rules
-from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.config_pbtxt import CONFIG_FILE, instances_per_device
 from resx.repository.versions import Repository
 from resx.runtimes.triton_image import IMAGE
 from resx.serving.clusters import memory
@@ -142,7 +142,7 @@ def workload_of(
             "or a name of at most 63 characters that ends in a letter or digit"
         )
     release = read_release(repository, name, number, card, endpoints)
-    instances, threads = sum(max(1, group.count) for group in config.instance_group) or 1, _threads(config, name)
+    instances, threads = instances_per_device(config), _threads(config, name)
     instance_mib, remark = memory.memory_of(
         card, folder / card.model_file, batch=max(1, config.max_batch_size), threads=threads or _ASSUMED_THREADS
     )

@@ -22,8 +22,10 @@ from resx.card.depth_family import Family, member_name
 from resx.errors import ObjectiveMissed, UsageError, nearest
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import FIRST, Manner, alone, canary, check_files, rejecting
+from resx.serving.deployment.deploy import FIRST, Manner
+from resx.serving.deployment.file_checks import check_files, rejecting
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearse
+from resx.serving.deployment.served_model import alone, canary, find_served
 
 _BOUND = re.compile(r"(\d+\.?\d*|\.\d+)\s*(us|ms|s)")
 _MS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -153,11 +155,12 @@ def measured_on(client: TritonClient, repository: Repository, member: Candidate,
     """
     name, version = member.card.name, member.version
     with alone(repository, name, wait=wait):
-        card = check_files(client, repository, name, version)
+        published = repository.find(name, version)
+        card = check_files(find_served(client, repository, name), published)
         forget_rehearsal(client, name)
         with (
             rejecting(name, version, "what was loaded before is as it was"),
-            rehearse(client, repository, name, version) as alias,
+            rehearse(client, published) as alias,
         ):
             canary(client, alias, version, card)
             interface = client.interface(alias, version)

@@ -6,12 +6,15 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
+from resx.card.card import Card
 from resx.repository import config_pbtxt
-from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
-from resx.serving.client.client import NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment import version_pinning
-from resx.serving.deployment.deploy import Manner, check_files, require_in_its_repository
+from resx.serving.deployment.deploy import Manner
+from resx.serving.deployment.file_checks import check_files
+from resx.serving.deployment.served_model import ServedModel, find_served
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,45 +38,44 @@ def plan(client: TritonClient, repository: Repository, name: str, version: int |
         VersionRejected: a file is not the one that was verified.
         MissingCapability: the server cannot be reached, or cannot run such a version.
     """
-    number = int(repository.version_folder(name, version).name)
-    card = check_files(client, repository, name, number)
-    require_in_its_repository(client, repository, name)
-    loaded = client.model_versions().get(name, [])
-    old = loaded[-1] if loaded else None
+    published, model = repository.find(name, version), find_served(client, repository, name)
+    card = check_files(model, published)
+    model.require_in_its_repository()
+    old = max(model.loaded(), default=None)
     return Plan(
         name=name,
-        version=number,
+        version=published.version,
         answering=old,
-        diff=tuple(_diff(client, repository, name, number)),
-        checks=tuple(_checks(repository, name, number, old, manner, checked=card is not None)),
+        diff=tuple(_diff(model, published.version)),
+        checks=tuple(_checks(model, published.version, card, old, manner)),
     )
 
 
-def _checks(
-    repository: Repository, name: str, version: int, old: int | None, manner: Manner, *, checked: bool
-) -> list[str]:
-    found = ["files have the hashes in the card: checked now"] if checked else ["no card: nothing to compare with"]
-    if not (repository.root / name / CONFIG_FILE).is_file():
+def _checks(model: ServedModel, version: int, card: Card | None, old: int | None, manner: Manner) -> list[str]:
+    name = model.name
+    found = ["files have the hashes in the card: checked now"] if card else ["no card: nothing to compare with"]
+    if not model.has_config:
         return [*found, f"load {name} as its file describes itself"]
-    proof = "ask its canary" if checked else "see that it loads"
+    proof = "ask its canary" if card else "see that it loads"
     if manner.rehearse and old is not None and version > old:
         found.append(f"load version {version} as ~{name}, {proof}, unload it")
     found.append(f"load version {version}" + (f", version {old} answers on" if old and version < old else ""))
-    found.append(f"ask its canary, within {repository.card(name, version).canary.tolerance:g}" if checked else proof)
+    found.append(f"ask its canary, within {card.canary.tolerance:g}" if card else proof)
     if old is not None and version > old and manner.trial_s:
         found.append(f"watch it for {manner.trial_s:g} s, version {old} at hand")
     if old not in {None, version}:
         found.append(f"keep version {old} loaded" if manner.keep_previous else f"unload version {old}")
-    return [*found, *(f"load {endpoint}" for endpoint in repository.endpoints(name))]
+    return [*found, *(f"load {endpoint}" for endpoint in model.repository.endpoints(name))]
 
 
-def _diff(client: TritonClient, repository: Repository, name: str, version: int) -> list[str]:
+def _diff(model: ServedModel, version: int) -> list[str]:
     """Compare what the server has with what it would be told; what it completed itself is left out."""
-    if not (repository.root / name / CONFIG_FILE).is_file():
+    if not model.has_config:
         return []
-    wanted = version_pinning.parse(version_pinning.config_json(repository, name, [version]))
+    name = model.name
+    wanted = version_pinning.parse(version_pinning.config_json(model.repository, name, [version]))
     try:
-        served = client.config(name)
+        served = model.client.config(name)
     except NotLoaded:
         return [f"+{line}" for line in config_pbtxt.text(wanted).splitlines()]
     before = version_pinning.parse(served)
@@ -82,7 +84,7 @@ def _diff(client: TritonClient, repository: Repository, name: str, version: int)
     lines = difflib.unified_diff(
         config_pbtxt.text(before).splitlines(),
         config_pbtxt.text(wanted).splitlines(),
-        f"{name} on {client.address}",
+        f"{name} on {model.client.address}",
         f"{name} version {version}",
         lineterm="",
         n=1,

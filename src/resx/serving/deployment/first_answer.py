@@ -17,7 +17,8 @@ import numpy.typing as npt
 from resx.errors import MissingCapability, ServerBusy, ServerError
 from resx.repository.image_endpoint import OWNER
 from resx.repository.interface import MAX_REQUEST_BYTES, Unexpected
-from resx.serving.client.client import ModelProcessLost, NoAnswerInTime, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import ModelProcessLost, NoAnswerInTime
 
 _SIZES = (1, 32, 224)
 """For an axis that is open."""

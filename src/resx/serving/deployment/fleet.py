@@ -23,8 +23,10 @@ from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import Deployed, Manner, alone, canary, check_files, deploy_alone, restore
+from resx.serving.deployment.deploy import Deployed, Manner, deploy_alone
 from resx.serving.deployment.dry_run import Plan, plan
+from resx.serving.deployment.file_checks import check_files
+from resx.serving.deployment.served_model import ServedModel, alone, canary, find_served
 from resx.serving.running.ending_signals import without_interruption
 from resx.serving.running.server_state import (
     OURS,
@@ -34,7 +36,6 @@ from resx.serving.running.server_state import (
     record_chosen,
     record_deployed,
     record_previous,
-    remembered_as,
     server_at,
 )
 
@@ -79,7 +80,7 @@ class _Asked:
     """A server that answers, and what it served before."""
 
     member: FleetServer
-    client: TritonClient
+    model: ServedModel
     loaded: dict[str, tuple[int, ...]]
     """Of the model and its endpoint."""
     recorded: tuple[int, ...]
@@ -89,8 +90,10 @@ class _Asked:
     chosen: tuple[int, ...]
     """The versions that were deployed last, and not only started with."""
 
-    def before(self, name: str) -> int | None:
-        return max(self.loaded.get(name, ()), default=None)
+    @property
+    def before(self) -> int | None:
+        """The version that answered."""
+        return max(self.loaded.get(self.model.name, ()), default=None)
 
 
 def member_at(address: Address, repository: Repository) -> FleetServer:
@@ -168,19 +171,15 @@ def _roll_out(
     try:
         for one in asked:
             steps = _steps_of(one, on_step)
-            done = deploy_alone(one.client, one.member.repository, name, version, manner=manner, on_step=steps)
-            outcomes.append(ServerOutcome(member=one.member, happened="deployed", before=one.before(name), done=done))
+            done = deploy_alone(one.model, one.model.repository.find(name, version), manner=manner, on_step=steps)
+            outcomes.append(ServerOutcome(member=one.member, happened="deployed", before=one.before, done=done))
     except (ResxError, KeyboardInterrupt) as error:
         rest = asked[len(outcomes) :]
         for one in rest[:1]:
             reason = str(error) or "interrupted"
-            outcomes.append(
-                ServerOutcome(member=one.member, happened="refused", before=one.before(name), trouble=reason)
-            )
+            outcomes.append(ServerOutcome(member=one.member, happened="refused", before=one.before, trouble=reason))
         without_interruption(partial(_take_all_back, asked, outcomes, name, on_step))
-        outcomes += [
-            ServerOutcome(member=one.member, happened="untouched", before=one.before(name)) for one in rest[1:]
-        ]
+        outcomes += [ServerOutcome(member=one.member, happened="untouched", before=one.before) for one in rest[1:]]
         ended_by = _named(rest[0], error) if rest else error
         return Rollout(name=name, version=version, outcomes=tuple(outcomes), ended_by=ended_by)
     return Rollout(name=name, version=version, outcomes=tuple(outcomes), ended_by=None)
@@ -207,12 +206,12 @@ def _take_back(one: _Asked, name: str, on_step: Callable[[str], None]) -> bool:
     Raises:
         ResxError: it does not.
     """
-    repository, client = one.member.repository, one.client
-    server = remembered_as(repository, client.address.host_port)
+    model = one.model
+    repository, client, server = model.repository, model.client, model.server
     if server == OURS:  # first, as this is what comes back if the server dies now
         record_deployed(repository, name, one.recorded)
     record_chosen(repository, server, name, one.chosen)
-    loaded = _loaded_versions(client, repository, name)
+    loaded = _loaded_versions(model)
     if loaded == one.loaded:
         return False
     on_step("put back what it served")
@@ -221,12 +220,12 @@ def _take_back(one: _Asked, name: str, on_step: Callable[[str], None]) -> bool:
             client.unload(endpoint)
             if server == OURS:
                 record_deployed(repository, endpoint, [])
-    said = restore(client, repository, name, one.loaded.get(name, ()))
-    if client.model_versions().get(name, []) != [*one.loaded.get(name, ())]:
+    said = model.restore(one.loaded.get(name, ()))
+    if model.loaded() != one.loaded.get(name, ()):
         raise ServerError(f"{client.address}: {said}")
     if one.previous is not None:
         record_previous(repository, server, name, one.previous)
-    if (before := one.before(name)) is not None:
+    if (before := one.before) is not None:
         canary(client, name, before, _card(repository, name, before))
     return True
 
@@ -244,7 +243,7 @@ def _ask_all(
     errors: list[ResxError] = []
     for member, client in zip(members, clients, strict=True):
         try:
-            check_files(client, source, name, version)
+            check_files(find_served(client, source, name), source.find(name, version))
             loaded = client.model_versions().get(name, [])
             repository = member.repository
             if missing := sorted(set(loaded) - set(repository.versions(name))):
@@ -261,20 +260,20 @@ def _ask_all(
 
 
 def _ask(member: FleetServer, client: TritonClient, name: str) -> _Asked:
-    server = remembered_as(member.repository, client.address.host_port)
+    model = find_served(client, member.repository, name)
     return _Asked(
         member=member,
-        client=client,
-        loaded=_loaded_versions(client, member.repository, name),
+        model=model,
+        loaded=_loaded_versions(model),
         recorded=read_deployed(member.repository).get(name, ()),
-        previous=previous(member.repository, name).get(server),
-        chosen=read_chosen(member.repository, name).get(server, ()),
+        previous=previous(member.repository, name).get(model.server),
+        chosen=read_chosen(member.repository, name).get(model.server, ()),
     )
 
 
-def _loaded_versions(client: TritonClient, repository: Repository, name: str) -> dict[str, tuple[int, ...]]:
-    versions = client.model_versions()
-    return {model: tuple(versions[model]) for model in (name, *repository.endpoints(name)) if model in versions}
+def _loaded_versions(model: ServedModel) -> dict[str, tuple[int, ...]]:
+    versions, parts = model.client.model_versions(), (model.name, *model.repository.endpoints(model.name))
+    return {part: tuple(versions[part]) for part in parts if part in versions}
 
 
 def _card(repository: Repository, name: str, version: int) -> Card | None:

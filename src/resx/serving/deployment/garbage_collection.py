@@ -14,7 +14,7 @@ from resx.repository.model_folders import why_unreadable
 from resx.repository.versions import Repository
 from resx.repository.versions_in_use import Mark
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import alone
+from resx.serving.deployment.served_model import alone
 from resx.serving.running.server_state import used_versions
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from resx.errors import ResxError, ServerError, UsageError
 from resx.files.disk_space import why_no_room
 from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.repository.versions import Repository
-from resx.serving.client.client import NotLoaded, TritonClient
+from resx.repository.versions import Published
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment import version_pinning
 
 MAX_BYTES = 1_900_000_000
@@ -36,41 +37,36 @@ def rehearsal_name(name: str) -> str:
 
 
 @contextlib.contextmanager
-def rehearse(client: TritonClient, repository: Repository, name: str, version: int) -> Iterator[str]:
+def rehearse(client: TritonClient, version: Published) -> Iterator[str]:
     """Have a version loaded under the name that is given, with one instance; it is gone at the end.
 
     Raises:
         UsageError: its files are too large to be sent.
         ServerError: the server refuses it.
     """
-    alias = rehearsal_name(name)
+    alias = rehearsal_name(version.name)
     try:
-        client.load(
-            alias,
-            version_pinning.rehearsal_json(repository, name, version, alias),
-            version_files(repository, name, version),
-        )
+        client.load(alias, version_pinning.rehearsal_json(version, alias), version_files(version))
         yield alias
     finally:
         with contextlib.suppress(ResxError):
-            forget_rehearsal(client, name)
+            forget_rehearsal(client, version.name)
 
 
-def require_room(repository: Repository, name: str, version: int) -> None:
+def require_room(version: Published) -> None:
     """Check that a server on this machine finds room for the files of a version; what it cannot write it loads in part.
 
     Raises:
         UsageError: the files are too large to be sent.
         ResxError: the disk is full.
     """
-    size = sum(path.stat().st_size for path in _paths(repository, name, version))
+    size = sum(path.stat().st_size for path in _paths(version))
     reason = why_no_room(_SENT_TO)
     if not reason and (free := shutil.disk_usage(_SENT_TO).free) < size:
         reason = f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
     if reason:
         raise ResxError(
-            f"{_SENT_TO}: {reason}; Triton puts {name} version {version} there to try it: make room, or give "
-            "--no-rehearsal"
+            f"{_SENT_TO}: {reason}; Triton puts {version} there to try it: make room, or give --no-rehearsal"
         )
 
 
@@ -89,23 +85,20 @@ def forget_rehearsal(client: TritonClient, name: str) -> None:
         time.sleep(0.05)
 
 
-def version_files(repository: Repository, name: str, version: int) -> dict[str, bytes]:
+def version_files(version: Published) -> dict[str, bytes]:
     """Return what the version's folder holds, and what lies beside config.pbtxt, by their paths in the model.
 
     Raises:
         UsageError: they are too large to be sent.
     """
-    model = repository.root / name
-    return {f"file:{path.relative_to(model)}": path.read_bytes() for path in _paths(repository, name, version)}
+    return {f"file:{path.relative_to(version.model_folder)}": path.read_bytes() for path in _paths(version)}
 
 
-def _paths(repository: Repository, name: str, version: int) -> list[Path]:
-    model = repository.root / name
-    paths = [path for path in model.iterdir() if path.is_file() and path.name != CONFIG_FILE]
-    paths += [path for path in (model / str(version)).rglob("*") if path.is_file()]
+def _paths(version: Published) -> list[Path]:
+    paths = [path for path in version.model_folder.iterdir() if path.is_file() and path.name != CONFIG_FILE]
+    paths += [path for path in version.folder.rglob("*") if path.is_file()]
     if (size := sum(path.stat().st_size for path in paths)) > MAX_BYTES:
         raise UsageError(
-            f"{name} version {version}: {size / 1e9:.1f} GB, and a rehearsal sends {MAX_BYTES / 1e9:g} at most; "
-            "give --no-rehearsal"
+            f"{version}: {size / 1e9:.1f} GB, and a rehearsal sends {MAX_BYTES / 1e9:g} at most; give --no-rehearsal"
         )
     return paths

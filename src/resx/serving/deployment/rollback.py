@@ -9,9 +9,11 @@ from collections.abc import Callable
 from resx.errors import ServerError, UsageError
 from resx.names import checked_name
 from resx.repository.versions import Repository
-from resx.serving.client.client import NotLoaded, TritonClient
-from resx.serving.deployment.deploy import FIRST, Deployed, Manner, alone, deploy, record
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NotLoaded
+from resx.serving.deployment.deploy import FIRST, Deployed, Manner, deploy
 from resx.serving.deployment.rehearsal import forget_rehearsal
+from resx.serving.deployment.served_model import alone, find_served
 from resx.serving.running.server_state import previous, remembered_as
 
 _UNLOAD_S = 60.0
@@ -73,14 +75,15 @@ def undeploy(client: TritonClient, repository: Repository, name: str) -> list[in
         before = client.model_versions()
         if repository.is_endpoint(name):
             repository.version_folder(name)  # says whose it is
+        model = find_served(client, repository, name)
         if name not in before:
-            record(client, repository, name, [], None)  # what recovery would bring back is not to come either
+            model.record(name, [], None)  # what recovery would bring back is not to come either
             raise NotLoaded(f"{name}: is not loaded on {client.address}; `resx status` lists what is")
         forget_rehearsal(client, name)
-        for model in (*reversed(repository.endpoints(name)), name):
-            if model in before:
-                client.unload(model)
-            record(client, repository, model, [], None)
+        for part in (*reversed(repository.endpoints(name)), name):
+            if part in before:
+                client.unload(part)
+            model.record(part, [], None)
         deadline = time.monotonic() + _UNLOAD_S
         while name in client.model_versions() or name in client.model_versions("UNLOADING"):
             if time.monotonic() > deadline:

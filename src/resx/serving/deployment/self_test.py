@@ -22,7 +22,8 @@ from resx.card.canary_rows import Canary
 from resx.card.card import Card
 from resx.errors import ParityError
 from resx.repository.interface import Interface
-from resx.serving.client.client import TritonClient, WrongAnswer
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import WrongAnswer
 
 _NOT_FINITE = "the served answer is not finite"
 

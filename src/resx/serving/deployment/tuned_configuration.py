@@ -35,7 +35,7 @@ def setting_of(repository: Repository, name: str, version: int) -> Setting:
     spinning = message.parameters[_SPINNING].string_value if _SPINNING in message.parameters else ""
     return Setting(
         version=version,
-        instances=sum(group.count or 1 for group in message.instance_group) or 1,
+        instances=config_pbtxt.instances_per_device(message),
         threads=int(threads or 0),
         spinning=spinning.lower() in {"1", "true"},
         max_batch=message.max_batch_size,
@@ -85,7 +85,7 @@ def on_trial(
         edit(message, setting, threads=threads)
     forget_rehearsal(client, name)
     try:
-        client.load(alias, version_pinning.as_json(message), version_files(repository, name, setting.version))
+        client.load(alias, version_pinning.as_json(message), version_files(repository.find(name, setting.version)))
         yield alias
     finally:
         with contextlib.suppress(ResxError):

@@ -24,7 +24,7 @@ from resx.errors import ParityError, ResxError, UsageError
 from resx.files.staging import sha256_of
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import canary
+from resx.serving.deployment.served_model import canary
 
 if TYPE_CHECKING:
     from resx.export.checks.accuracy import Accuracies, Labelled
@@ -93,14 +93,7 @@ def verify_version(
             client.require_loaded(folder.parent.name, int(folder.name))  # before minutes of work
     arguments = card.source.arguments and cards.named_source(card, allowed_code, named_in=folder / cards.FILE_NAME)
     on_step("compare the files' hashes")
-    checks = [_hash(folder / name, expected) for name, expected in card.files.items()]
-    checks += [
-        Check(what=f"{name} is of the verified version", passed=False, detail="the card does not list it; remove it")
-        for name in sorted(path.name for path in folder.iterdir())
-        if name not in (*card.files, card.model_file, cards.FILE_NAME)
-    ]
-    if card.unproved:
-        checks.append(Check(what=f"{card.model_file} is the verified file", passed=False, detail=card.unproved))
+    checks = _file_checks(folder, card)
     if not all(check.passed for check in checks):
         return Verification(checks=tuple(checks))
     from resx.runtimes.model_file import open_model
@@ -124,6 +117,19 @@ def verify_version(
     accuracies = _accuracies(folder, card, model, source, labelled, address)
     checks.append(Check(what="accuracy is kept within a point", passed=accuracies.passed, detail=accuracies.text))
     return Verification(checks=tuple(checks), again=again, accuracies=accuracies)
+
+
+def _file_checks(folder: Path, card: Card) -> list[Check]:
+    """Compare the folder's files with those that the card lists."""
+    checks = [_hash(folder / name, expected) for name, expected in card.files.items()]
+    checks += [
+        Check(what=f"{name} is of the verified version", passed=False, detail="the card does not list it; remove it")
+        for name in sorted(path.name for path in folder.iterdir())
+        if name not in (*card.files, card.model_file, cards.FILE_NAME)
+    ]
+    if card.unproved:
+        checks.append(Check(what=f"{card.model_file} is the verified file", passed=False, detail=card.unproved))
+    return checks
 
 
 def _hash(path: Path, expected: str) -> Check:

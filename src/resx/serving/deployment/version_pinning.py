@@ -21,7 +21,7 @@ from resx.repository import config_pbtxt, config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.model_folders import is_folder, unlistable
 from resx.repository.tensorrt_accelerator import asks_for_tensorrt, fit_precision
-from resx.repository.versions import Repository
+from resx.repository.versions import Published, Repository
 from resx.serving.embedded.python_models import require_none_of_others
 
 _LISTABLE = "repository.listable."
@@ -57,9 +57,9 @@ def reloading_json(
     return as_json(message)
 
 
-def rehearsal_json(repository: Repository, name: str, version: int, alias: str) -> str:
+def rehearsal_json(version: Published, alias: str) -> str:
     """Return the configuration of a model named `alias` that has this version, and one instance."""
-    message = _pin(repository, name, [version])
+    message = _pin(version.repository, version.name, [version.version])
     message.name = alias
     message.ClearField("response_cache")  # its answer must be computed
     for group in message.instance_group:

@@ -1,4 +1,4 @@
-"""A version's file opened as the embedded server opens it: the backend's own code under the model's config.pbtxt."""
+"""A version's file opened in this process as the embedded server opens it: its backend's own code, its config.pbtxt."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resx.gpus import Device
 from resx.machine import usable_cores
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.serving.embedded.backends.onnxruntime import session_settings
 
-_SILENT = 4
+_SESSIONS = {"onnxruntime": "onnx_session.py", "tensorrt": "engine_session.py"}
+"""What each backend opens its files with."""
 
 
 def served_config(model_folder: Path) -> dict[str, Any]:
@@ -33,31 +36,39 @@ def served_config(model_folder: Path) -> dict[str, Any]:
     return found
 
 
-def num_instances(config: dict[str, Any]) -> int:
-    """Return how many instances a configuration asks for."""
-    return sum(int(group.get("count", 1)) for group in config.get("instance_group", [])) or 1
-
-
 def is_for_cpu(config: dict[str, Any]) -> bool:
     """Say whether a configuration places its instances on the CPU by name."""
     groups = config.get("instance_group", [])
     return bool(groups) and all(group.get("kind") == "KIND_CPU" for group in groups)
 
 
-@cache
-def served_backend(name: str = "onnxruntime") -> ModuleType:
-    """Load a served backend's module: outside a server, without the stub's module that it imports.
+def open_version(path: str, config: dict[str, Any], backend: str, device: Device) -> Any:
+    """Return a version's file, opened as an instance of its backend opens it on this device.
 
-    The files beside it are imported by their own names, as the server's stub does.
+    It has `run`, which takes the outputs' names, the inputs by name and `options`; `interface` and `threads`.
 
-    Its sessions log nothing: their errors come as exceptions, and what they would write to stderr has names of the
-    file in it as they are.
+    Raises:
+        ValueError: the configuration has a value that cannot be.
+        Exception: whatever the runtime raises that refuses the file.
     """
-    path = Path(__file__).parent / "backends" / name / "model.py"
-    spec = importlib.util.spec_from_file_location(f"resx_served_backend_{name}", path)
+    kind = "GPU" if device == "gpu" and not is_for_cpu(config) else "CPU"
+    if backend == "tensorrt":
+        return load_session("tensorrt").open_model(path, config, kind)
+    return load_session().open_model(path, config, this_process(), kind)
+
+
+def this_process() -> session_settings.Host:
+    """Return what a session shares with this process: its cores, and no log."""
+    return session_settings.Host(cores=usable_cores(), log_severity=session_settings.SILENT)
+
+
+@cache
+def load_session(backend: str = "onnxruntime") -> ModuleType:
+    """Load what a backend opens its files with; what lies beside it is imported by its own name, as in the server."""
+    path = Path(__file__).parent / "backends" / backend / _SESSIONS[backend]
+    spec = importlib.util.spec_from_file_location(f"resx_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
-    sys.modules.setdefault("triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
     module = importlib.util.module_from_spec(spec)
     folders = [str(path.parent), str(path.parent.parent)]
     sys.path += folders
@@ -66,5 +77,4 @@ def served_backend(name: str = "onnxruntime") -> ModuleType:
     finally:
         for folder in folders:
             sys.path.remove(folder)
-    vars(module).update(LOG_SEVERITY=_SILENT, CORES=usable_cores())
     return module

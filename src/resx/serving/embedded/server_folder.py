@@ -67,6 +67,7 @@ class ServerFolder(Installation):
 
     given: Path
     """As the user named the folder, absolute: if it is a link, each start follows it anew."""
+    patched: bool = False
     flags: frozenset[str]
     version: str
     """As its TRITON_VERSION says; empty where there is none."""

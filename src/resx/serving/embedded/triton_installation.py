@@ -39,10 +39,7 @@ from resx.machine import lacks_open_files, usable_cores
 from resx.serving.embedded.bundled_pip import pip_environment
 from resx.serving.embedded.devices import HIDDEN, choose_device, cuda_folders
 from resx.serving.embedded.native_backend import missing_for_native, onnxruntime_library, put_native_backend
-from resx.serving.embedded.patches.batcher import patch_batcher
-from resx.serving.embedded.patches.region_modes import close_regions
-from resx.serving.embedded.patches.request_limits import limit_requests
-from resx.serving.embedded.patches.response_cache import keep_failures_out
+from resx.serving.embedded.patches.patch_set import apply_patches, is_patched
 from resx.serving.embedded.provider_engines import cache_environment
 from resx.serving.embedded.python_stub import STUB, THIS, Version, libpython_folder, missing_stub, stub_folder
 
@@ -75,6 +72,8 @@ class Installation:
     """The library that the native backend loads; None: Python processes compute."""
     device: Device = "cpu"
     """What it may compute on; for the CPU it sees no GPU."""
+    patched: bool = True
+    """Whether its files have resx's patches."""
 
 
 def missing_for_install() -> str | None:
@@ -105,7 +104,11 @@ def find_installed(python: Version = THIS) -> Installation | None:
     root = _install_root(python)
     require_own_cache(root)
     installation = Installation(
-        server=root / "bin/tritonserver", backends=root / "backends", libraries=root / "libs", caches=root / "caches"
+        server=root / "bin/tritonserver",
+        backends=root / "backends",
+        libraries=root / "libs",
+        caches=root / "caches",
+        patched=is_patched(),
     )
     return installation if installation.server.is_file() else None
 
@@ -244,10 +247,8 @@ def _unpack(wheel: Path, root: Path, python: Version = THIS) -> None:
     for program in (root / "bin/tritonserver", root / "backends/python" / STUB):
         if program.exists():
             program.chmod(0o755)
-    patch_batcher(root / "libs")
-    keep_failures_out(root / "libs")
-    close_regions(root / "backends/python")
-    limit_requests(root / "bin/tritonserver")
+    if is_patched():
+        apply_patches(root)
 
 
 def _inside(member: zipfile.ZipInfo, prefix: str) -> PurePosixPath:
@@ -271,7 +272,8 @@ def _write_backends(backends: Path, without: str = "") -> None:
 
 
 def _install_root(python: Version = THIS) -> Path:
-    return cache_folder(_FOLDER) / f"{TRITON_VERSION}-py{python[0]}{python[1]}-layout{_LAYOUT}"
+    as_it_came = "" if is_patched() else "-unpatched"
+    return cache_folder(_FOLDER) / f"{TRITON_VERSION}-py{python[0]}{python[1]}-layout{_LAYOUT}{as_it_came}"
 
 
 def process_environment(installation: Installation) -> dict[str, str]:

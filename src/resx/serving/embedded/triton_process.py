@@ -92,11 +92,13 @@ class TritonProcess:
         with_key = [*arguments, *(f"{restriction}{control_key}" for restriction in _RESTRICTIONS)]
         if isinstance(installation, ServerFolder):
             with_key = fitting(with_key, installation)
-            logs.append(log, _KEY_SHOWN.format("another's program is left as it is"))
-            self._process = self._spawn(with_key, environment)
-        else:
+        hidden = None
+        if installation.patched:
             hidden = self._with_hidden_key(arguments, environment, control_key)
-            self._process = hidden or self._spawn(with_key, environment)
+        else:
+            whose = "another's program" if isinstance(installation, ServerFolder) else "an unpatched program"
+            logs.append(log, _KEY_SHOWN.format(f"{whose} is left as it is"))
+        self._process = hidden or self._spawn(with_key, environment)
 
     def _with_hidden_key(
         self, arguments: Sequence[str], environment: Mapping[str, str], control_key: str

@@ -1,7 +1,9 @@
 """Processes that are named in a file: told from another that has their id by now, before a signal goes out.
 
 An id is given again once its process has ended. Id and start time together name one process for as long as the machine
-runs (proc(5), field 22 of /proc/PID/stat); owner and executable must be right too.
+runs (proc(5), field 22 of /proc/PID/stat); owner and executable must be right too. It is read here and not by psutil,
+which gives the start in seconds since the epoch, from a boot time that moves with the clock; and `resx stop`, `status`
+and `deploy` are commands of the bare client, which has no psutil.
 """
 
 from __future__ import annotations

@@ -95,6 +95,8 @@ class ServerState(FrozenModel, extra="ignore"):
     """The folder of another Triton's files that serves; empty for resx's own."""
     server_version: str = ""
     """What that one says it is."""
+    patched: bool = True
+    """Its files have resx's patches."""
     # The server's, not its models': while one of them recovers the others are served.
     phase: Literal["serving", "recovering", "draining"] = "serving"
     restarts: int = 0

@@ -19,17 +19,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
 
 from resx.card.card import Card
 from resx.errors import ResxError, ServerBusy, UsageError
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
-from resx.serving.client.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded
+from resx.serving.deployment.file_checks import say_which
 from resx.serving.deployment.self_test import run_self_test
 from resx.serving.embedded.triton_process import Stub, TritonProcess, is_child, is_zombie
-
-Kind: TypeAlias = Literal["died", "hangs", "wrong"]
+from resx.serving.supervisor.decisions import Kind
 
 _COST = 0.02
 _SCAN_S = 0.5
@@ -47,16 +47,13 @@ class Fault:
     version: int | None = None
     """The version that it was seen at; None where it is not known."""
     kind: Kind = "died"
-    """Its process died or it did not load, it finishes nothing, or it gives a wrong answer or an error."""
     since_s: float = field(default_factory=time.monotonic)
     """When it was first there, as far as is known."""
 
 
 def fault_of(name: str, version: int, kind: Kind, error: ResxError, *, since_s: float) -> Fault:
     """Return the fault of a version that failed with this error."""
-    text = str(error)
-    reason = text if f"{name} version {version}" in text else f"{name} version {version}: {text}"
-    return Fault(reason=reason, model=name, version=version, kind=kind, since_s=since_s)
+    return Fault(reason=say_which(name, version, error), model=name, version=version, kind=kind, since_s=since_s)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,9 +1,4 @@
-"""Bring one model back, or take it out of service, while the others serve on.
-
-    its process died, or it does not load    load it again, up to `max_tries` times in a row
-    it finishes nothing                      end its processes, then the same, but twice at most
-    it gives a wrong answer or an error      load it again, once: the fault may be its process's; wrong again, at
-                                             once or within `probation_s`, it is set aside
+"""Bring one model back, or take it out of service, while the others serve on; `decisions` says which.
 
 Set aside means unloaded, no longer to be brought back, and named with the reason in the server's state until
 somebody deploys it again. The server is not restarted for any of this. Only a model that hangs inside of the
@@ -22,19 +17,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from resx.errors import ResxError, ServerBusy, ServerError, UsageError
+from resx.errors import ResxError, ServerBusy, UsageError
 from resx.files.locks import exclusive
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
-from resx.serving.client.client import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded, TritonClient
+from resx.serving.client.client import TritonClient
+from resx.serving.client.server_errors import NoAnswerInTime, NotLoaded
 from resx.serving.deployment import version_pinning
-from resx.serving.deployment.deploy import canary
 from resx.serving.deployment.first_answer import require_answer
+from resx.serving.deployment.served_model import canary
 from resx.serving.embedded.python_models import require_none_of_others
 from resx.serving.embedded.triton_process import TritonProcess
 from resx.serving.running import server_state as states
-from resx.serving.supervisor.health_watch import Fault, Kind, StubWatch, fault_of, num_finished
+from resx.serving.supervisor.decisions import (
+    History,
+    LoadFailed,
+    failed_again,
+    is_incurable,
+    kind_of,
+    wait_before_loading_s,
+)
+from resx.serving.supervisor.health_watch import Fault, StubWatch, fault_of, num_finished
 from resx.serving.supervisor.journal import Journal
 from resx.serving.supervisor.policy import Policy
 from resx.text import one_line
@@ -42,12 +46,6 @@ from resx.text import one_line
 _TIMEOUT_S = 60.0
 _UNLOAD_S = 5.0
 _BUSY_S = 0.5
-_HANGING_TRIES = 2
-"""Each takes as long as a model may hang."""
-
-
-class LoadFailed(ServerError):  # noqa: N818 - named after what happened
-    """The server could not load a model."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,18 +54,6 @@ class Running:
 
     process: TritonProcess
     stubs: StubWatch
-
-
-@dataclass(slots=True)
-class _History:
-    """What became of a model's recoveries; times are on the monotonic clock, long ago if there were none."""
-
-    failed_in_a_row: int = 0
-    loaded_s: float = float("-inf")
-    serving_since_s: float = float("-inf")
-    """Of the last recovery; what fails soon after a first start is not a recovery that did not hold."""
-    doubted_s: float = float("-inf")
-    """When it was last loaded again for a wrong answer, or was the reason for a new server."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,16 +73,18 @@ class _Case:
 class _Attempt(threading.Thread):
     """Loads a model again and lets it prove itself, while no command may deploy it."""
 
-    def __init__(self, held: contextlib.ExitStack, load_again: Callable[[], Fault | None]) -> None:
+    def __init__(self, held: contextlib.ExitStack, load_again: Callable[[_Attempt], Fault | None]) -> None:
         super().__init__(daemon=True, name="load again")
         self.fault: Fault | None = Fault(reason="the recovery itself failed; see serve.log", kind="wrong")
         """What became of it, once it is over."""
+        self.loaded_s: float | None = None
+        """When the model was loaded, if it was."""
         self._held, self._load_again = held, load_again
 
     def run(self) -> None:
         """Do it."""
         with self._held:
-            self.fault = self._load_again()
+            self.fault = self._load_again(self)
 
 
 class ModelRecovery:
@@ -105,7 +93,10 @@ class ModelRecovery:
     def __init__(self, repository: Repository, journal: Journal, policy: Policy) -> None:
         self._repository, self._journal, self._policy = repository, journal, policy
         self._cases: dict[str, _Case] = {}
-        self._histories: dict[str, _History] = {}
+        self._histories: dict[str, History] = {}
+
+    def _history(self, name: str) -> History:
+        return self._histories.get(name, History())
 
     def healthy(self) -> dict[str, tuple[int, ...]]:
         """Return the versions that are to be served, of the models that have no fault."""
@@ -117,15 +108,11 @@ class ModelRecovery:
         """Note a model's fault for `treat`; one from before the model was last loaded is over."""
         name = fault.model
         assert name is not None
-        history = self._histories.setdefault(name, _History())
-        if name in self._cases or fault.since_s < history.loaded_s:
+        if name in self._cases or fault.since_s < self._history(name).loaded_s:
             return
-        if self._policy.holds(fault.since_s - history.serving_since_s, history.failed_in_a_row):
-            history.failed_in_a_row = 0
-        else:
-            history.failed_in_a_row += 1
+        self._histories[name] = failed_again(self._history(name), self._policy, fault.since_s)
         self._cases[name] = _Case(
-            fault=fault, reason=fault.reason, detected_s=states.now_s(), due_s=self._due_s(fault, history)
+            fault=fault, reason=fault.reason, detected_s=states.now_s(), due_s=self._due_s(name, fault)
         )
         self._journal.say(f"recover: {fault.reason}")
         self._show_trouble()
@@ -140,7 +127,7 @@ class ModelRecovery:
             elif case.attempt.is_alive():
                 continue
             else:
-                fault = self._finish(running, name, case, case.attempt.fault)
+                fault = self._finish(running, name, case, case.attempt)
             if fault is not None:
                 return fault
         return None
@@ -219,7 +206,7 @@ class ModelRecovery:
 
     def _begin(self, running: Running, name: str, case: _Case) -> Fault | None:
         versions = states.read_deployed(self._repository).get(name)
-        history, fault = self._histories.setdefault(name, _History()), case.fault
+        fault, now_s = case.fault, time.monotonic()
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(self._held(name))
@@ -231,45 +218,48 @@ class ModelRecovery:
                 self._dismiss(name, loaded=versions is not None)
                 return None
             if fault.kind == "hangs" and not _end_stubs(running, name) and self._journal.state.native:
-                return self._blame_server(name, fault, history)
-            if self._is_incurable(fault, history):
+                return self._blame_server(name, fault)
+            if is_incurable(fault.kind, self._history(name), self._policy, now_s):
                 self.set_aside(name, fault.reason)
                 return None
             if fault.kind == "wrong":
-                history.doubted_s = time.monotonic()
+                self._histories[name] = replace(self._history(name), doubted_s=now_s)
             running.process.kill_stubs(name, only_stopped=True)
-            attempt = _Attempt(stack.pop_all(), lambda: self._load_again(name, versions, history))
+            attempt = _Attempt(stack.pop_all(), lambda attempt: self._load_again(attempt, name, versions))
         attempt.start()
         self._cases[name] = replace(case, attempt=attempt)
         return None
 
-    def _load_again(self, name: str, versions: Sequence[int], history: _History) -> Fault | None:
+    def _load_again(self, attempt: _Attempt, name: str, versions: Sequence[int]) -> Fault | None:
         begun = time.monotonic()
         try:
             with self._client(_TIMEOUT_S) as client:
                 reload(client, self._repository, name, versions, self._journal.state.server_dir)
         except ResxError as error:
             return fault_of(name, versions[-1], kind_of(error), error, since_s=begun)
-        history.loaded_s = time.monotonic()
+        attempt.loaded_s = time.monotonic()
         return self.prove(name, versions)
 
-    def _finish(self, running: Running, name: str, case: _Case, found: Fault | None) -> Fault | None:
+    def _finish(self, running: Running, name: str, case: _Case, attempt: _Attempt) -> Fault | None:
         running.stubs.scan()
-        history = self._histories.setdefault(name, _History())
+        found, history = attempt.fault, self._history(name)
+        if attempt.loaded_s is not None:
+            history = self._histories[name] = replace(history, loaded_s=attempt.loaded_s)
         if found is None:
             del self._cases[name]
-            history.serving_since_s = time.monotonic()
+            self._histories[name] = replace(history, serving_since_s=time.monotonic())
             self._journal.recovered(case.reason, case.detected_s, name)
             self._show_trouble()
             return None
         with self._client(self._policy.canary_timeout_s) as client:
             if running.process.wait(0) or not client.is_live():
                 return Fault(reason=f"{case.reason}; then {found.reason}")
-        history.failed_in_a_row += 1
+        history = replace(history, failed_in_a_row=history.failed_in_a_row + 1)
+        self._histories[name] = history
         if case.fault.kind == "wrong" and found.kind == "died":
             found = replace(found, kind="wrong")  # it is not left to answer wrongly for as long as it does not load
         self._journal.say(f"try {history.failed_in_a_row} to recover {name} failed: {found.reason}")
-        self._cases[name] = replace(case, fault=found, attempt=None, due_s=self._due_s(found, history))
+        self._cases[name] = replace(case, fault=found, attempt=None, due_s=self._due_s(name, found))
         return None
 
     def _dismiss(self, name: str, *, loaded: bool) -> None:
@@ -291,21 +281,16 @@ class ModelRecovery:
     def _client(self, timeout_s: float) -> TritonClient:
         return TritonClient(self._journal.state.address("grpc"), timeout_s=timeout_s)
 
-    def _is_incurable(self, fault: Fault, history: _History) -> bool:
-        if fault.kind == "wrong":
-            return time.monotonic() - history.doubted_s < self._policy.probation_s
-        tries = self._policy.max_tries if fault.kind == "died" else min(_HANGING_TRIES, self._policy.max_tries)
-        return history.failed_in_a_row >= tries
+    def _due_s(self, name: str, fault: Fault) -> float:
+        now_s = time.monotonic()
+        return now_s + wait_before_loading_s(fault.kind, self._history(name), self._policy, now_s)
 
-    def _due_s(self, fault: Fault, history: _History) -> float:
-        at_once = fault.kind == "wrong" or self._is_incurable(fault, history)
-        return time.monotonic() + (0.0 if at_once else self._policy.wait_s(history.failed_in_a_row))
-
-    def _blame_server(self, name: str, fault: Fault, history: _History) -> Fault:
+    def _blame_server(self, name: str, fault: Fault) -> Fault:
         """Return the fault of a model that hangs inside of the server; the second time it does not come back."""
-        if time.monotonic() - history.doubted_s < self._policy.probation_s:
+        now_s = time.monotonic()
+        if self._history(name).is_doubted(self._policy, now_s):
             self.set_aside(name, fault.reason, is_loaded=False)
-        history.doubted_s = time.monotonic()
+        self._histories[name] = replace(self._history(name), doubted_s=now_s)
         return Fault(reason=fault.reason)
 
     def _dependents(self, name: str) -> list[str]:
@@ -366,14 +351,6 @@ def _served_config(client: TritonClient, name: str) -> dict[str, Any] | None:
         return client.config(name)
     except NotLoaded:
         return None
-
-
-def kind_of(error: ResxError) -> Kind:
-    """Return what an error of loading or proving a model says of it."""
-    if isinstance(error, NoAnswerInTime):
-        return "hangs"
-    is_away = isinstance(error, LoadFailed | NotLoaded | ModelProcessLost | ConnectionLost | ServerBusy)
-    return "died" if is_away else "wrong"
 
 
 def _end_stubs(running: Running, name: str) -> bool:

@@ -15,6 +15,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -40,6 +41,7 @@ from resx.serving.running import server_state as states
 from resx.serving.running.ending_signals import Terminated, signals_raise, without_interruption
 from resx.serving.running.server_state import Ended, ServerState, running_server
 from resx.serving.supervisor import systemd
+from resx.serving.supervisor.decisions import History, failed_again, next_step
 from resx.serving.supervisor.detaching import serve_detached, stop
 from resx.serving.supervisor.draining import drain
 from resx.serving.supervisor.health_watch import CanaryWatch, Fault, StubWatch
@@ -153,11 +155,9 @@ class _Server:
         self._links, self._links_folder = contextlib.ExitStack(), folder
         self._held_until_s = 0.0
         self._stubs: StubWatch
-        self._failed_in_a_row = 0
+        self._history = History()
         self._culprit: str | None = None
         """The model that the server ended with, when it was last started, if it was one."""
-        self._serving_since_s = float("-inf")
-        """Of the last recovery; what fails soon after a first start is not a recovery that did not hold."""
         self._key = secrets.token_urlsafe(24)
         write_atomic(folder / states.KEY, self._key, mode=0o600)
         logs.rotate(self._log, max_bytes=0)
@@ -177,6 +177,7 @@ class _Server:
             native=installation.onnxruntime is not None or bool(self._server_dir),
             device=installation.device,
             server_dir=self._server_dir,
+            patched=installation.patched,
             log=str(self._log),
         )
         self._journal = Journal(folder, state, on_step)
@@ -336,17 +337,17 @@ class _Server:
 
     def _recover(self, fault: Fault, detected_s: float) -> None:
         """Start a new server with what was deployed, try after try."""
-        if self._policy.holds(time.monotonic() - self._serving_since_s, self._failed_in_a_row):
-            self._failed_in_a_row = 0
-        else:
-            self._failed_in_a_row += 1
+        self._history = failed_again(self._history, self._policy, time.monotonic())
         self._journal.say(f"restart the server: {fault.reason}")
         self._journal.change(phase="recovering", trouble=fault.reason)
         error = fault.reason
         while True:
-            if self._failed_in_a_row >= self._policy.max_tries:
-                self._set_aside_or_give_up(error)
-            time.sleep(self._policy.wait_s(self._failed_in_a_row))
+            step = next_step(self._history, self._policy, has_culprit=self._culprit is not None)
+            if step == "give up":
+                self._give_up(error)
+            if step == "set aside":
+                self._set_culprit_aside(error)
+            time.sleep(self._policy.wait_s(self._history.failed_in_a_row))
             try:
                 self._restart()
                 break
@@ -355,9 +356,10 @@ class _Server:
                 if isinstance(failure, OSError) and failure.errno in _PASSES:
                     self._wait_for_room(error)
                     continue
-                self._failed_in_a_row += 1
-                self._journal.say(f"try {self._failed_in_a_row} of {self._policy.max_tries} failed: {error}")
-        self._serving_since_s = time.monotonic()
+                failed = self._history.failed_in_a_row + 1
+                self._history = replace(self._history, failed_in_a_row=failed)
+                self._journal.say(f"try {failed} of {self._policy.max_tries} failed: {error}")
+        self._history = replace(self._history, serving_since_s=time.monotonic())
         self._journal.recovered(fault.reason, detected_s, None)
 
     def _wait_for_room(self, reason: str) -> None:
@@ -380,7 +382,7 @@ class _Server:
         self._installation = open_again(self._installation)
         self._models.begin_anew()
         self._culprit = None
-        versions, one_by_one = states.read_deployed(self._repository), self._failed_in_a_row > 0
+        versions, one_by_one = states.read_deployed(self._repository), self._history.failed_in_a_row > 0
         self._start({} if one_by_one else versions)
         with TritonClient(self.state.address("grpc"), timeout_s=60) as client:
             for name in versions:
@@ -429,16 +431,11 @@ class _Server:
                 except MissingCapability as error:  # see hidden_arguments: rare, and the next start mends it
                     raise ServerError("tritonserver was told its control key too late; start it again") from error
 
-    def _set_aside_or_give_up(self, error: str) -> None:
-        """Go on without the model that the server ends with.
-
-        Raises:
-            ServerError: it is the server itself that fails.
-        """
-        if self._culprit is None:
-            self._give_up(error)
+    def _set_culprit_aside(self, error: str) -> None:
+        """Go on without the model that the server ends with."""
+        assert self._culprit is not None
         self._models.set_aside(self._culprit, error, is_loaded=False)
-        self._culprit, self._failed_in_a_row = None, 0
+        self._culprit, self._history = None, replace(self._history, failed_in_a_row=0)
 
     def _give_up(self, reason: str) -> NoReturn:
         tries = self._policy.max_tries

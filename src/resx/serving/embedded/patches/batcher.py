@@ -16,24 +16,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resx.serving.embedded.patches.binary_edits import Edit, rewrite
+
 LIBRARY = "libtritonserver-717102f0.so"
 WAIT_MS = 5
-# Offset in the file, what is there, and what takes its place.
 _EDITS = (
     # BatcherThread: how long it sleeps until an instance waits (mov edx, us), and over an empty queue (mov r12d, ns).
-    (1889341, b"\xba" + (500_000).to_bytes(4, "little"), b"\xba" + (WAIT_MS * 1_000).to_bytes(4, "little")),
-    (1890000, b"\x41\xbc" + (500_000_000).to_bytes(4, "little"), b"\x41\xbc" + (WAIT_MS * 10**6).to_bytes(4, "little")),
+    Edit(1889341, b"\xba" + (500_000).to_bytes(4, "little"), b"\xba" + (WAIT_MS * 1_000).to_bytes(4, "little")),
+    Edit(
+        1890000,
+        b"\x41\xbc" + (500_000_000).to_bytes(4, "little"),
+        b"\x41\xbc" + (WAIT_MS * 10**6).to_bytes(4, "little"),
+    ),
     # PriorityQueue: `max_queue_size == 0` (mov eax, [rcx+0x60]; test eax, eax; sete al) becomes true (xor eax, eax).
-    (3094237, bytes.fromhex("8b4160 85c0 0f94c0"), bytes.fromhex("31c090 85c0 0f94c0")),
+    Edit(3094237, bytes.fromhex("8b4160 85c0 0f94c0"), bytes.fromhex("31c090 85c0 0f94c0")),
 )
 
 
 def patch_batcher(libraries: Path) -> None:
     """Write the changes into the unpacked library, which must be the pinned wheel's own, untouched."""
-    path = libraries / LIBRARY
-    content = bytearray(path.read_bytes())
-    for offset, before, after in _EDITS:
-        end = offset + len(before)
-        assert content[offset:end] == before, f"{path} is of another wheel"
-        content[offset:end] = after
-    path.write_bytes(content)
+    rewrite(libraries / LIBRARY, _EDITS)

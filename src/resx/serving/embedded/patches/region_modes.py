@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resx.serving.embedded.patches.binary_edits import of_another_wheel
+
 FILES = ("libtriton_python.so", "triton_python_backend_stub")
 OWNER_ONLY, EVERYBODY = 0o600, 0o644
 # The instructions before and after each mode; the stub is another file for each Python, and so are their places.
@@ -29,6 +31,7 @@ def close_regions(python_backend: Path) -> None:
         content = path.read_bytes()
         for before, after in _AROUND:
             open_to_all = before + EVERYBODY.to_bytes(4, "little") + after
-            assert content.count(open_to_all) == 1, f"{path} is of another wheel"
+            if content.count(open_to_all) != 1:
+                raise of_another_wheel(path)
             content = content.replace(open_to_all, before + OWNER_ONLY.to_bytes(4, "little") + after)
         path.write_bytes(content)

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from resx.serving.embedded.patches.binary_edits import Edit, rewrite
+
 REQUEST_BYTES = 64 * 2**20
 """For a body. Whoever has the control key may send more: deployments carry model files."""
 HEADER_BYTES = 2**20
@@ -68,31 +70,27 @@ LABELS = {
 # What is changed in place.
 _EDITS = (
     # htp__request_parse_body_: a piece of a chunked body is added to those before it, as it is with a Content-Length.
-    (0x99B840, bytes.fromhex("4c8b"), bytes.fromhex("ebdc")),
+    Edit(0x99B840, bytes.fromhex("4c8b"), bytes.fromhex("ebdc")),
     # htp__request_parse_fini_: no body is a form (jne becomes jmp).
-    (0x99CD0B, b"\x75", b"\xeb"),
+    Edit(0x99CD0B, b"\x75", b"\xeb"),
     # HTTPAPIServer::DecompressBuffer: gzip and deflate are unknown encodings (je becomes nop).
-    (0x2E27F6, bytes.fromhex("0f8439010000"), bytes.fromhex("660f1f440000")),
-    (0x2E280D, bytes.fromhex("0f841d010000"), bytes.fromhex("660f1f440000")),
+    Edit(0x2E27F6, bytes.fromhex("0f8439010000"), bytes.fromhex("660f1f440000")),
+    Edit(0x2E280D, bytes.fromhex("0f841d010000"), bytes.fromhex("660f1f440000")),
     # grpc::ServerBuilder: no encoding but identity is enabled; CompressionFilter: and no message is unpacked.
-    (0x34C58F, bytes.fromhex("d800000007"), bytes.fromhex("d800000001")),
-    (0x60DB5E, b"\xba\1", b"\xba\0"),
+    Edit(0x34C58F, bytes.fromhex("d800000007"), bytes.fromhex("d800000001")),
+    Edit(0x60DB5E, b"\xba\1", b"\xba\0"),
 )
 
 
-def edits() -> list[tuple[int, bytes, bytes]]:
-    """Return every change: the offset in the file, what is there, and what takes its place."""
-    hooks = [(at, bytes.fromhex(before), _jump(at, LABELS[label])) for at, before, label in _HOOKS]
-    return [*hooks, *_EDITS, (CODE_AT, bytes(len(CODE)), CODE)]
+def edits() -> list[Edit]:
+    """Return every change."""
+    hooks = [Edit(at, bytes.fromhex(before), _jump(at, LABELS[label])) for at, before, label in _HOOKS]
+    return [*hooks, *_EDITS, Edit(CODE_AT, bytes(len(CODE)), CODE)]
 
 
 def limit_requests(server: Path) -> None:
     """Write the changes into the unpacked program, which must be the pinned wheel's own, untouched."""
-    content = bytearray(server.read_bytes())
-    for at, before, after in edits():
-        assert content[at : at + len(before)] == before, f"{server} is of another wheel"
-        content[at : at + len(after)] = after
-    server.write_bytes(content)
+    rewrite(server, edits())
 
 
 def _jump(at: int, to: int) -> bytes:

@@ -12,15 +12,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from resx.serving.embedded.patches.batcher import LIBRARY
+from resx.serving.embedded.patches.binary_edits import Edit, rewrite
 
 # Where the loop over the outputs is left out because there are none: on to the end (je), or to the error of a null.
-_AT, _BEFORE, _AFTER = 0x1B4285, bytes.fromhex("0f8492000000"), bytes.fromhex("0f847d060000")
+_EDIT = Edit(0x1B4285, bytes.fromhex("0f8492000000"), bytes.fromhex("0f847d060000"))
 
 
 def keep_failures_out(libraries: Path) -> None:
     """Write the change into the unpacked library, which must be the pinned wheel's own, untouched there."""
-    path = libraries / LIBRARY
-    content = bytearray(path.read_bytes())
-    assert content[_AT : _AT + len(_BEFORE)] == _BEFORE, f"{path} is of another wheel"
-    content[_AT : _AT + len(_BEFORE)] = _AFTER
-    path.write_bytes(content)
+    rewrite(libraries / LIBRARY, [_EDIT])

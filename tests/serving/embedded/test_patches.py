@@ -1,0 +1,98 @@
+"""The patches as a whole: left out by a switch, in a folder of its own, and written into no file but the one known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resx.errors import MissingCapability, UsageError
+from resx.repository.versions import Repository
+from resx.serving.client.address import PROTOCOLS, Protocol
+from resx.serving.deployment.deploy import deploy
+from resx.serving.embedded import triton_installation
+from resx.serving.embedded.patches import batcher, patch_set, region_modes, request_limits
+from resx.serving.embedded.patches.binary_edits import Edit, rewrite
+from resx.serving.embedded.server_ports import Ports
+from resx.serving.embedded.triton_installation import install
+from resx.serving.running.server_state import KEY
+from resx.serving.supervisor.detaching import serve_detached, stop
+from tests.conftest import Finished, RunningTriton, publish_tiny
+
+PATCHED_FILES = (
+    f"libs/{batcher.LIBRARY}",
+    "bin/tritonserver",
+    *(f"backends/python/{name}" for name in region_modes.FILES),
+)
+
+
+@pytest.fixture(scope="module")
+def unpatched(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) -> Iterator[RunningTriton]:
+    repository = Repository(tmp_path_factory.mktemp("unpatched") / "model_repository")
+    publish_tiny(repository, "tiny")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(patch_set.SWITCH, "1")
+        serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
+    yield RunningTriton(repository=repository)
+    stop(repository)
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_the_server_works_without_the_patches(unpatched: RunningTriton, protocol: Protocol) -> None:
+    images = np.zeros((2, 3, 16, 16), np.uint8)
+    with unpatched.client(protocol) as client:
+        publish_tiny(unpatched.repository, "tiny", seed=1)
+        deployed = deploy(client, unpatched.repository, "tiny")
+        assert deployed.checked
+        assert client.infer("tiny", client.interface("tiny"), images).version == deployed.version
+
+
+@pytest.mark.triton
+def test_without_the_patches_no_byte_and_no_argument_is_another(unpatched: RunningTriton) -> None:
+    program = Path(f"/proc/{unpatched.state.server_pid}/exe").resolve()
+    theirs, ours = program.parent.parent, install().server.parent.parent
+    assert theirs != ours
+    for name in PATCHED_FILES:
+        assert (theirs / name).read_bytes() != (ours / name).read_bytes(), name
+    content = program.read_bytes()
+    assert all(content[at : at + len(before)] == before for at, before, _ in request_limits.edits())
+    log = Path(unpatched.state.log)
+    assert (log.parent / KEY).read_text() in Path(f"/proc/{unpatched.state.server_pid}/cmdline").read_text()
+    assert "the process list, for every user to read: an unpatched program is left as it is" in log.read_text()
+
+
+@pytest.mark.triton
+def test_status_says_that_an_unpatched_server_is_not_guarded(
+    unpatched: RunningTriton, triton: RunningTriton, resx: Callable[..., Finished]
+) -> None:
+    shown = [resx("status", "--json", "--repository", one.repository.root) for one in (unpatched, triton)]
+    assert [json.loads(status.out)["guarded"] for status in shown] == [False, True]
+
+
+@pytest.mark.parametrize(("text", "expected"), [("", True), ("0", True), ("1", False), (" 1 ", False)])
+def test_the_switch_is_on_at_1_alone(monkeypatch: pytest.MonkeyPatch, text: str, expected: bool) -> None:
+    monkeypatch.setenv(patch_set.SWITCH, text)
+    assert patch_set.is_patched() is expected
+    folder = triton_installation._install_root()
+    assert folder.name.endswith("-unpatched") is not expected
+
+
+@pytest.mark.parametrize("text", ["yes", "2", "true"])
+def test_another_word_for_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(patch_set.SWITCH, text)
+    with pytest.raises(UsageError, match=f"RESX_UNPATCHED={text}: give 1"):
+        patch_set.is_patched()
+
+
+def test_a_file_that_is_not_the_known_one_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "library.so"
+    file.write_bytes(b"abcdef")
+    with pytest.raises(MissingCapability, match=r"library\.so: of another wheel .*RESX_UNPATCHED=1"):
+        rewrite(file, [Edit(0, b"ab", b"xy"), Edit(4, b"--", b"zz")])
+    assert file.read_bytes() == b"abcdef"
+    rewrite(file, [Edit(0, b"ab", b"xy"), Edit(4, b"ef", b"zz")])
+    assert file.read_bytes() == b"xycdzz"
