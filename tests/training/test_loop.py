@@ -195,6 +195,18 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_epoch(
         assert load(files_of(tmp_path)[checkpoint.WEIGHTS])["fc.bias"].equal(load(good[checkpoint.WEIGHTS])["fc.bias"])
 
 
+def test_weights_that_the_last_update_ruined_are_not_kept(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    """The only loss of the epoch is finite; the update behind it is not, and no other loss would show it."""
+    one_step = config.model_copy(update={"epochs": 1, "batch_size": 96, "learning_rate": 1e38, "weight_decay": 100.0})
+
+    with pytest.raises(ResxError, match="weights are not finite after step 1: "):
+        train(small_spec, small_data, one_step, tmp_path)
+
+    assert checkpoint.WEIGHTS not in files_of(tmp_path)
+
+
 def test_evaluation_in_small_batches_equals_evaluation_at_once(small_spec: ModelSpec, small_data: DataSet) -> None:
     from resx.zoo.building import build_from_spec
 
