@@ -14,11 +14,18 @@ import numpy as np
 import pytest
 
 from resx.repository.versions import Repository
-from resx.serving.client.client import parse_address
+from resx.serving.client.client import TritonClient, parse_address
 from resx.serving.embedded.triton_process import Stub, TritonProcess
-from resx.serving.supervisor.health_watch import CanaryWatch, Fault, StubWatch
+from resx.serving.supervisor.health_watch import (
+    CanaryWatch,
+    Fault,
+    RequestCounts,
+    StubWatch,
+    counts,
+    num_finished,
+)
 from tests.conftest import publish_tiny
-from tests.support.hostile_server import LOGITS, answer, hostile, inference
+from tests.support.hostile_server import LOGITS, STATISTICS, answer, hostile, inference
 
 Answer = Callable[[int], bytes]
 """What a server sends to a request of so many rows."""
@@ -156,6 +163,18 @@ def test_a_model_that_begins_to_answer_its_canary_wrongly_is_a_fault(
     assert (found.model, found.version, found.kind) == ("m", 1, "wrong")
     assert found.reason.startswith("m version 1: ")
     assert reason in found.reason
+
+
+def test_answers_of_the_cache_are_not_computed() -> None:
+    """Triton counts them among its successes, and a model whose process is dead would seem to finish them."""
+    said = STATISTICS["model_stats"][0] | {
+        "inference_stats": {"success": {"count": 9}, "fail": {"count": 2}, "cache_hit": {"count": 7}}
+    }
+    with hostile(stats=answer({"model_stats": [said]})) as server, TritonClient(
+        parse_address(server.url, "http")
+    ) as client:
+        assert counts(client, "m", 1) == RequestCounts(computed=2, failed=2)
+        assert num_finished(client, "m", 1) == 2
 
 
 def _pause() -> None:
