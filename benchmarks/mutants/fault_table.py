@@ -20,7 +20,7 @@ from pathlib import Path
 TABLES = Path(__file__).with_name("faults")
 
 
-class BadRow(Exception):
+class BadRow(Exception):  # noqa: N818 - what it is
     """Rows that do not fit the code any more, one a line."""
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from benchmarks.mutants.fault_table import Fault
+
 from resx.files.own_folders import cache_folder
 
 Verdict = Literal["caught", "not caught", "broken", "too long", "no sound tests"]
@@ -93,7 +94,7 @@ def list_files(root: Path) -> list[str]:
     """List what git tracks or would track, and is there."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
-    return sorted({name for name in names if name and (root / name).is_file() or (root / name).is_symlink()} - {""})
+    return sorted({name for name in names if name and ((root / name).is_file() or (root / name).is_symlink())})
 
 
 def fingerprint(root: Path, tests: tuple[str, ...]) -> str:
@@ -114,7 +115,9 @@ def _write_anew(file: Path, text: str) -> None:
         stale.unlink()
 
 
-def _run_at_most(command: list[str], folder: Path, environment: dict[str, str], limit_s: float) -> tuple[int | None, str]:
+def _run_at_most(
+    command: list[str], folder: Path, environment: dict[str, str], limit_s: float
+) -> tuple[int | None, str]:
     """Run the command; its exit code and output, or None where it had to be ended with all that it started."""
     process = subprocess.Popen(
         command,
@@ -126,23 +129,19 @@ def _run_at_most(command: list[str], folder: Path, environment: dict[str, str], 
         start_new_session=True,
     )
     try:
-        return process.wait(timeout=0) if limit_s <= 0 else _wait(process, limit_s)
+        output, _ = process.communicate(timeout=limit_s)
+        return process.returncode, output
     except subprocess.TimeoutExpired:
         return None, ""
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _wait(process: subprocess.Popen[str], limit_s: float) -> tuple[int | None, str]:
-    output, _ = process.communicate(timeout=limit_s)
-    return process.returncode, output
+        process.communicate()
 
 
 def _judge(code: int, report: Path, output: str, seconds: float) -> Outcome:
     last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-    cases = list(ET.parse(report).getroot().iter("testcase")) if report.is_file() else []  # noqa: S314: pytest wrote it
+    cases = list(ET.parse(report).iter("testcase")) if report.is_file() else []  # noqa: S314 - pytest wrote it
     for case in cases:
         error, failure = case.find("error"), case.find("failure")
         found = failure if failure is not None else error

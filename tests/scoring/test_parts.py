@@ -35,9 +35,7 @@ def begin(out: Path) -> None:
 @pytest.mark.parametrize(("num_rows", "batch_size"), [(1, 1), (10, 4), (64, 1), (1000, 8), (100_000, 7), (65_537, 32)])
 def test_the_parts_hold_every_row_once_in_whole_batches(num_rows: int, batch_size: int, tmp_path: Path) -> None:
     part_rows = part_rows_for(num_rows, batch_size)
-    parts = Parts(
-        folder=tmp_path, manifest=ASKED.model_copy(update={"num_rows": num_rows, "part_rows": part_rows})
-    )
+    parts = Parts(folder=tmp_path, manifest=ASKED.model_copy(update={"num_rows": num_rows, "part_rows": part_rows}))
     bounds = [parts.bounds(number) for number in range(parts.num_parts)]
 
     assert part_rows % batch_size == 0
@@ -59,9 +57,7 @@ def test_a_run_goes_on_with_what_is_missing(tmp_path: Path) -> None:
     ("field", "value"),
     [("model", "n"), ("version", 2), ("model_sha256", "3" * 64), ("source", "others"), ("top", 1)],
 )
-def test_a_run_that_was_asked_for_something_else_is_not_gone_on_with(
-    field: str, value: object, tmp_path: Path
-) -> None:
+def test_a_run_that_was_asked_for_something_else_is_not_gone_on_with(field: str, value: object, tmp_path: Path) -> None:
     begin(tmp_path / "out.parquet")
 
     with (

@@ -1,4 +1,4 @@
-"""What a load is sent to, where no server is asked: a model of images [3, 8, 8] and ten classes, as hostile_server's."""
+"""What a load is sent to, where no server is asked: the model of `hostile_server`, images [3, 8, 8] and ten classes."""
 
 from __future__ import annotations
 

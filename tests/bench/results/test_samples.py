@@ -69,9 +69,10 @@ def test_what_generators_saw_is_joined_with_their_errors() -> None:
     first.failed(3, 4, "a")
     second.failed(5, 6, "b")
     second.failed(7, 8, "a")
+    second.failed(9, 10, "a")
     seen = merge([first.records(), second.records()])
-    assert seen.due_ns.tolist() == [1, 3, 5, 7]
-    assert seen.error_counts == {"a": 2, "b": 1}
+    assert seen.due_ns.tolist() == [1, 3, 5, 7, 9]
+    assert seen.error_counts == {"a": 3, "b": 1}
     assert len(seen.answered) == 1
 
 

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -170,9 +169,10 @@ def test_answers_of_the_cache_are_not_computed() -> None:
     said = STATISTICS["model_stats"][0] | {
         "inference_stats": {"success": {"count": 9}, "fail": {"count": 2}, "cache_hit": {"count": 7}}
     }
-    with hostile(stats=answer({"model_stats": [said]})) as server, TritonClient(
-        parse_address(server.url, "http")
-    ) as client:
+    with (
+        hostile(stats=answer({"model_stats": [said]})) as server,
+        TritonClient(parse_address(server.url, "http")) as client,
+    ):
         assert counts(client, "m", 1) == RequestCounts(computed=2, failed=2)
         assert num_finished(client, "m", 1) == 2
 
