@@ -41,7 +41,7 @@ class Fault:
         return text.replace(self.before, self.after)
 
 
-def read_faults(root: Path) -> list[Fault]:
+def read_faults(root: Path, tables: Path = TABLES) -> list[Fault]:
     """Read every row, and see that each fits the files below `root`.
 
     Raises:
@@ -49,7 +49,7 @@ def read_faults(root: Path) -> list[Fault]:
     """
     faults = [
         Fault(room=table.stem, **(row | {"tests": tuple(row["tests"])}))
-        for table in sorted(TABLES.glob("*.toml"))
+        for table in sorted(tables.glob("*.toml"))
         for row in tomllib.loads(table.read_text(encoding="utf-8"))["fault"]
     ]
     problems = [f"{fault.room}: {fault.name}: {why}" for fault in faults if (why := _misfit(fault, root))]

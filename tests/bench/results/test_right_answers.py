@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -42,3 +44,16 @@ def test_any_other_answer_is_wrong(logits: np.ndarray) -> None:
     found = judged(LOGITS, logits)
 
     assert (found.checked, found.wrong) == (2, 1)
+
+
+def test_each_answer_is_compared_with_its_own_request() -> None:
+    """Requests are sent in turn, and answers come in any order."""
+    turned = LOGITS[::-1]
+    payloads = replace(
+        PAYLOADS, tensors=PAYLOADS.tensors * 2, expected=(*PAYLOADS.expected, turned[None].astype(float))
+    )
+    answers = [(0, payload, inference(logits.tobytes())) for payload, logits in ((1, turned), (0, LOGITS), (1, LOGITS))]
+
+    found = compare_answers(a_target(parse_address("127.0.0.1:8000", "http")), payloads, 1, answers)
+
+    assert (found.checked, found.wrong) == (3, 1)
