@@ -16,6 +16,7 @@ import json
 import queue
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.mutants.fault_table import BadRow, Fault, read_faults
-from benchmarks.mutants.trials import SOUND_LIMIT_S, Bench, Outcome, copy_repository, fingerprint
+from benchmarks.mutants.trials import SOUND_LIMIT_S, Bench, Outcome, copy_repository
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "build" / "mutants"
@@ -57,6 +58,7 @@ def run_rows(faults: list[Fault], jobs: int, until: float) -> dict[str, Outcome]
     sound = SoundTests()
     benches: queue.SimpleQueue[Bench] = queue.SimpleQueue()
     outcomes: dict[str, Outcome] = {}
+    stopped = threading.Event()
     with tempfile.TemporaryDirectory(prefix="resx-mutants-") as scratch, ThreadPoolExecutor(jobs) as pool:
         for number in range(jobs):
             benches.put(copy_repository(ROOT, Path(scratch) / str(number)))
@@ -65,7 +67,7 @@ def run_rows(faults: list[Fault], jobs: int, until: float) -> dict[str, Outcome]
             bench = benches.get()
             try:
                 for fault in selections[tests]:
-                    if time.monotonic() < until:
+                    if time.monotonic() < until and not stopped.is_set():
                         outcomes[fault.name] = outcome = sound.try_fault(bench, fault)
                         print(f"{outcome.verdict:<11} {outcome.seconds:6.1f} s  {fault.room}: {fault.name}", flush=True)
                         if outcome.verdict != "caught":
@@ -73,8 +75,11 @@ def run_rows(faults: list[Fault], jobs: int, until: float) -> dict[str, Outcome]
             finally:
                 benches.put(bench)
 
-        for done in as_completed([pool.submit(work, tests) for tests in selections]):
-            done.result()
+        try:
+            for done in as_completed([pool.submit(work, tests) for tests in selections]):
+                done.result()
+        finally:  # Ctrl-C waits for the rows that are under way
+            stopped.set()
     return outcomes
 
 
@@ -88,7 +93,7 @@ class SoundTests:
 
     def try_fault(self, bench: Bench, fault: Fault) -> Outcome:
         """Run the fault's tests without it unless that is known, then with it."""
-        key = fingerprint(ROOT, fault.tests)
+        key = bench.fingerprint(fault.tests)
         if key not in self._seconds and key not in self._failing:
             plain = bench.run(fault.tests, SOUND_LIMIT_S)
             if plain.verdict == "not caught":

@@ -19,6 +19,7 @@ from typing import Literal
 from benchmarks.mutants.fault_table import Fault
 
 from resx.files.own_folders import cache_folder
+from resx.files.staging import sha256_of
 
 Verdict = Literal["caught", "not caught", "broken", "too long", "no sound tests"]
 SOUND_LIMIT_S = 300.0
@@ -71,6 +72,18 @@ class Bench:
         finally:
             _write_anew(file, sound)
 
+    def fingerprint(self, tests: tuple[str, ...]) -> str:
+        """Hash what these tests depend on: the package, what tests share, and their own files."""
+        names = {*map(Path, (test.partition("::")[0] for test in tests)), Path("pyproject.toml")}
+        names |= {path.relative_to(self.tree) for path in self.tree.glob("tests/**/conftest.py")}
+        for folder in ("src", "tests/support"):
+            names |= {path.relative_to(self.tree) for path in (self.tree / folder).rglob("*") if path.suffix != ".pyc"}
+        digest = hashlib.sha256(repr(tests).encode())
+        for name in sorted(names):
+            if (self.tree / name).is_file():
+                digest.update(f"{name}\0{sha256_of(self.tree / name)}\n".encode())
+        return digest.hexdigest()
+
     def _environment(self) -> dict[str, str]:
         own = {"PYTHONPATH": str(self.tree / "src"), "RESX_CACHE": str(self.folder / "cache"), "OMP_NUM_THREADS": "1"}
         return {name: value for name, value in os.environ.items() if name != "RESX_STATE"} | own
@@ -95,17 +108,6 @@ def list_files(root: Path) -> list[str]:
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.split("\0")
     return sorted({name for name in names if name and ((root / name).is_file() or (root / name).is_symlink())})
-
-
-def fingerprint(root: Path, tests: tuple[str, ...]) -> str:
-    """Hash what these tests depend on: the package, what tests share, and their own files."""
-    own = {test.partition("::")[0] for test in tests}
-    digest = hashlib.sha256(repr(tests).encode())
-    for name in list_files(root):
-        shared = name.startswith(("src/", "tests/support/", "pyproject.toml")) or name.endswith("conftest.py")
-        if (shared or name in own) and (root / name).is_file():
-            digest.update(name.encode() + b"\0" + hashlib.sha256((root / name).read_bytes()).digest())
-    return digest.hexdigest()
 
 
 def _write_anew(file: Path, text: str) -> None:
