@@ -109,7 +109,11 @@ class SoundTests:
 
 
 def summarize(faults: list[Fault], outcomes: dict[str, Outcome]) -> int:
-    """Print a line for each room and the total, and return the exit code."""
+    """Print what was not caught, a line for each room and the total, and return the exit code."""
+    print()
+    for fault in faults:
+        if fault.name in outcomes and (outcome := outcomes[fault.name]).verdict != "caught":
+            print(f"{fault.room}: {fault.name}: {outcome.verdict}\n    {fault.promise}\n    {outcome.said}")
     print(f"\n{'room':<12} {'faults':>6} {'caught':>7}")
     for room in sorted({fault.room for fault in faults}):
         of_room = [fault.name for fault in faults if fault.room == room]
