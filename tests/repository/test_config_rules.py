@@ -56,6 +56,7 @@ def model(root: Path, config: str = PLAIN, name: str = "m") -> Path:
 NAMES = st.text(st.characters(exclude_categories=("Cs",)))
 
 
+@settings(deadline=None)
 @given(name=NAMES, key=NAMES, value=NAMES, comment=NAMES)
 @example(name=R1, key=R1, value=R1, comment=R1)
 @example(name="y\\", key='a"b', value="\u2028\x85\r", comment='x\nparameters { key: "INJECTED" }')
