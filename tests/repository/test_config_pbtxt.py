@@ -152,11 +152,6 @@ def test_the_configuration_is_golden() -> None:
     assert config_pbtxt.config_text(card(), ServingOptions()) == GOLDEN
 
 
-@pytest.mark.parametrize(
-    ("weights", "is_random"),
-    [("random", True), ("random (seed 7)", True), ("random.pth", False), ("random (seed 7).pth", False),
-     ("imagenet (resnet18.pth)", False), ("as net:make gives them (seed 0)", False)],
-)  # fmt: skip
 def test_a_fixed_batch_is_an_axis_like_the_others_and_nothing_is_joined() -> None:
     """To Triton such a file is no batching model: it would add the batch to the shapes a second time."""
     signature = card().signature.model_copy(update={"batch": 3})
@@ -172,6 +167,11 @@ def test_a_fixed_batch_is_an_axis_like_the_others_and_nothing_is_joined() -> Non
     ]
 
 
+@pytest.mark.parametrize(
+    ("weights", "is_random"),
+    [("random", True), ("random (seed 7)", True), ("random.pth", False), ("random (seed 7).pth", False),
+     ("imagenet (resnet18.pth)", False), ("as net:make gives them (seed 0)", False)],
+)  # fmt: skip
 def test_any_client_can_tell_weights_that_nobody_trained(weights: str, is_random: bool) -> None:
     text = config_pbtxt.config_text(card(weights=weights), ServingOptions())
     line = 'parameters { key: "resx.weights" value { string_value: "random" } }\n'
