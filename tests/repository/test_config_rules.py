@@ -320,3 +320,13 @@ def test_serve_runs_nothing_of_a_strangers_repository_and_serves_the_rest(
     finally:
         detaching.stop(repository)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("key", ["cachepath", "ov_cachepath", "CacheFilename", "customlibrary", "EXECUTION_ENV_PATH"])
+def test_a_parameter_whose_name_ends_in_a_word_for_a_file_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=f"^m: config.pbtxt: parameters {key}: "):
+        config_rules.require_harmless(config_pbtxt.new_message("m", {key: "x"}), "m")
+
+
+def test_a_parameter_that_names_no_file_is_taken() -> None:
+    config_rules.require_harmless(config_pbtxt.new_message("m", {"pathology": "1", "session.x": "1"}), "m")
