@@ -7,7 +7,7 @@ TOOLS := .tools
 # Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-slow check bench bench-peers faults fuzz hostile gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
+.PHONY: help setup demo test test-slow check bench bench-peers faults fuzz hostile mutants gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -80,6 +80,9 @@ fuzz: $(STAMP)  ## spoil everything that resx reads, at random, for 20 minutes; 
 hostile: $(STAMP)  ## 100,000 hostile requests over http and gRPC beside healthy ones: none of those may be lost; about 3 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile --native
+
+mutants: $(STAMP)  ## plant 190 one-line faults, one at a time: the tests have to notice 95 % of them; under an hour
+	$(BIN)/python -m benchmarks.mutants
 
 gpu: $(STAMP)  ## prove the line on this machine's NVIDIA GPU in at most 8 minutes; writes build/gpu/gpu.html
 	$(BIN)/python -m benchmarks.gpu

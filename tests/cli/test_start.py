@@ -1,5 +1,6 @@
 """What is promised about the first second of a command."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +61,17 @@ def test_ctrl_c_while_a_dataclass_is_made_ends_with_the_code_of_an_interrupt(tmp
     command = [sys.executable, "-m", "interrupted"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+def test_whatever_a_command_starts_takes_no_modules_from_the_working_folder(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "from resx.cli import main\n"
+        "main.app = lambda standalone_mode: print(os.environ['PYTHONSAFEPATH'])\n"
+        "main.main()\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"

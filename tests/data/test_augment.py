@@ -1,6 +1,6 @@
 import numpy as np
 
-from resx.data.augment import augment, draw
+from resx.data.augment import Draws, augment, draw
 from resx.data.digits import digits
 
 
@@ -14,6 +14,16 @@ def test_shifting_moves_each_image_by_its_own_offset_and_fills_with_zeros() -> N
     assert moved.sum() == 200 * 3 * 255  # nothing fell off the edge, nothing was added
     places = {tuple(np.argwhere(one[0])[0]) for one in moved}
     assert places == {(y, x) for y in range(2, 7) for x in range(2, 7)}
+
+
+def test_an_offset_is_down_and_then_across() -> None:
+    image = np.zeros((1, 3, 5, 5), dtype=np.uint8)
+    image[0, :, 2, 2] = 255
+
+    moved = augment(image, Draws(max_px=2, offsets=np.array([[4, 1]]), flips=np.array([False])))
+
+    # The crop begins 2 pixels lower and 1 pixel further left than the image did.
+    assert np.argwhere(moved[0, 0]).tolist() == [[0, 3]]
 
 
 def test_about_half_of_the_images_are_mirrored() -> None:

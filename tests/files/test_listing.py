@@ -65,6 +65,13 @@ def test_links_that_form_loops_end_and_each_folder_is_listed_once(tmp_path: Path
     assert below(root, expand(f"{root}/**/*.jpg")) == [name for name in wanted if name.endswith("jpg")]
 
 
+def test_a_file_is_listed_under_its_own_path_rather_than_under_a_links(tmp_path: Path) -> None:
+    tree(tmp_path, "real/1.jpg")
+    (tmp_path / "a link").symlink_to(tmp_path / "real")
+
+    assert below(tmp_path, list_files(tmp_path)) == ["real/1.jpg"]
+
+
 def test_a_link_that_leads_nowhere_is_a_file_and_a_pipe_is_none(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to("nowhere")
     os.mkfifo(tmp_path / "pipe.jpg")

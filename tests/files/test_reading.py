@@ -95,3 +95,22 @@ def test_threads_together_hold_no_more_than_the_budget_and_a_larger_one_waits_to
         list(threads.map(use, [4, 3, 25, 6, 1, 10] * 50))
     assert len(seen) == 300
     assert all(total <= 10 or total == amount for total, amount in seen)
+
+
+def test_who_finds_too_little_left_waits_until_it_is_given_back() -> None:
+    asked, order, budget = threading.Event(), list[str](), Budget(lambda: (asked.set(), 10)[1])
+
+    def use() -> None:
+        with budget.hold(6):
+            order.append("held by the second")
+
+    second = threading.Thread(target=use, daemon=True)
+    budget.take(6)
+    second.start()
+    asked.wait()
+    second.join(0.2)  # time enough to do what it must not
+    order.append("given back by the first")
+    budget.give_back(6)
+    second.join()
+
+    assert order == ["given back by the first", "held by the second"]

@@ -152,6 +152,21 @@ def test_the_configuration_is_golden() -> None:
     assert config_pbtxt.config_text(card(), ServingOptions()) == GOLDEN
 
 
+def test_a_fixed_batch_is_an_axis_like_the_others_and_nothing_is_joined() -> None:
+    """To Triton such a file is no batching model: it would add the batch to the shapes a second time."""
+    signature = card().signature.model_copy(update={"batch": 3})
+    source = Source(kind="onnx", signature=signature, weights="m.onnx", weights_sha256="0" * 64)
+    message = config_pbtxt.config_message(card().model_copy(update={"source": source}), ServingOptions())
+
+    assert message.max_batch_size == 0
+    assert list(message.input[0].dims) == [3, 3, 16, 16]
+    assert list(message.output[0].dims) == [3, 10]
+    assert not message.HasField("dynamic_batching")
+    assert [(sample.batch_size, list(sample.inputs["image"].dims)) for sample in message.model_warmup] == [
+        (1, [3, 3, 16, 16])
+    ]
+
+
 @pytest.mark.parametrize(
     ("weights", "is_random"),
     [("random", True), ("random (seed 7)", True), ("random.pth", False), ("random (seed 7).pth", False),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from resx.card.card import FILE_NAME, write_card
@@ -56,6 +56,7 @@ def model(root: Path, config: str = PLAIN, name: str = "m") -> Path:
 NAMES = st.text(st.characters(exclude_categories=("Cs",)))
 
 
+@settings(deadline=None)
 @given(name=NAMES, key=NAMES, value=NAMES, comment=NAMES)
 @example(name=R1, key=R1, value=R1, comment=R1)
 @example(name="y\\", key='a"b', value="\u2028\x85\r", comment='x\nparameters { key: "INJECTED" }')
@@ -319,3 +320,13 @@ def test_serve_runs_nothing_of_a_strangers_repository_and_serves_the_rest(
     finally:
         detaching.stop(repository)
     assert not ran.exists()
+
+
+@pytest.mark.parametrize("key", ["cachepath", "ov_cachepath", "CacheFilename", "customlibrary", "EXECUTION_ENV_PATH"])
+def test_a_parameter_whose_name_ends_in_a_word_for_a_file_is_refused(key: str) -> None:
+    with pytest.raises(UsageError, match=f"^m: config.pbtxt: parameters {key}: "):
+        config_rules.require_harmless(config_pbtxt.new_message("m", {key: "x"}), "m")
+
+
+def test_a_parameter_that_names_no_file_is_taken() -> None:
+    config_rules.require_harmless(config_pbtxt.new_message("m", {"pathology": "1", "session.x": "1"}), "m")

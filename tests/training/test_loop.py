@@ -221,6 +221,30 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_epoch(
         assert load(files_of(tmp_path)[checkpoint.WEIGHTS])["fc.bias"].equal(load(good[checkpoint.WEIGHTS])["fc.bias"])
 
 
+def test_a_loss_that_is_not_finite_ends_the_epoch_at_its_step(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    exploding = config.model_copy(update={"epochs": 1, "learning_rate": 1e38, "weight_decay": 100.0})
+    steps: list[int] = []
+
+    with pytest.raises(ResxError, match="loss is nan in step 2: .*lower --learning-rate"):
+        train(small_spec, small_data, exploding, tmp_path, on_step=lambda done, _all: steps.append(done))
+
+    assert steps == [1]
+
+
+def test_weights_that_the_last_update_ruined_are_not_kept(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    """The only loss of the epoch is finite; the update behind it is not, and no other loss would show it."""
+    one_step = config.model_copy(update={"epochs": 1, "batch_size": 96, "learning_rate": 1e38, "weight_decay": 100.0})
+
+    with pytest.raises(ResxError, match="weights are not finite after step 1: "):
+        train(small_spec, small_data, one_step, tmp_path)
+
+    assert checkpoint.WEIGHTS not in files_of(tmp_path)
+
+
 def test_evaluation_in_small_batches_equals_evaluation_at_once(small_spec: ModelSpec, small_data: DataSet) -> None:
     from resx.zoo.building import build_from_spec
 

@@ -19,7 +19,7 @@ from resx.training.processes import Processes, join_processes
 from resx.training.run_origin import read_config
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-SCRIPT = str(Path(__file__).with_name("gradients_of_a_step.py"))
+SCRIPT = str(Path(__file__).parents[1] / "support" / "gradients_of_a_step.py")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
 from resx.zoo.families.highway import HighwayLayer
 from resx.zoo.families.preresnet import ORDERS, PreActivationUnit, UnitShape
-from resx.zoo.families.residual_blocks import ResidualBlock
+from resx.zoo.families.residual_blocks import PaddingShortcut, ResidualBlock
 from resx.zoo.families.resnext import convert_form
 from resx.zoo.families.stochastic_depth import StochasticBranch
 from resx.zoo.spec import ModelSpec, survival_probabilities
@@ -250,6 +250,19 @@ def test_resnext50_converts_to_32_paths() -> None:
 def test_converting_a_network_without_bottlenecks_is_refused() -> None:
     with pytest.raises(UsageError, match="no bottlenecks"):
         convert_form(resx.build("resnet20", seed=0), "aggregated")
+
+
+# --- Shortcuts
+
+
+def test_a_padding_shortcut_takes_every_second_pixel_from_the_first() -> None:
+    x = torch.arange(25.0).reshape(1, 1, 5, 5)
+
+    padded = PaddingShortcut(1, 3, stride=2)(x)
+
+    assert padded[0, 0].tolist() == [[0, 2, 4], [10, 12, 14], [20, 22, 24]]
+    assert padded.shape == (1, 3, 3, 3)
+    assert not padded[0, 1:].any()
 
 
 # --- Pre-activation's five units

@@ -100,6 +100,18 @@ def test_an_evaluation_depends_neither_on_company_nor_on_interruption(digits8: D
     assert together.wrong[0] == together.wrong[-1]
 
 
+def test_errors_and_losses_are_those_of_all_images(digits8: DataSet) -> None:
+    model, spec, steps = taken_apart("resnet")
+    split = few(digits8, 40)  # three times as many as are computed at once, and some
+
+    tally = evaluate(steps, [plans.whole(steps)], split, spec)
+
+    answers, targets = logits(model, spec, split.images), torch.from_numpy(split.targets)
+    assert tally.num_images == 40
+    assert tally.errors() == [pytest.approx(float((answers.argmax(1) != targets).float().mean()))]
+    assert tally.losses() == [pytest.approx(float(torch.nn.functional.cross_entropy(answers, targets)), rel=1e-4)]
+
+
 def test_work_is_what_is_really_computed(digits8: DataSet) -> None:
     _, spec, steps = taken_apart("resnet")
     counted = 0

@@ -99,6 +99,29 @@ def test_the_sum_over_all_paths_is_the_full_gradient(kind: str, digits8: DataSet
     assert not torch.allclose(tape.through(range(number)), expected, rtol=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["resnet", "bottleneck"])
+def test_a_path_goes_through_the_branches_that_it_names(kind: str, digits8: DataSet) -> None:
+    """All branches but one give nothing, so that no gradient comes through them: only paths past them have any."""
+    _, spec, steps = taken_apart(kind)
+    blocks = [step.residual for step in steps if step.residual is not None]
+    live = len(blocks) - 2
+    for number, block in enumerate(blocks):
+        if number != live:
+            torch.nn.init.zeros_(block.branch_end().weight)
+            torch.nn.init.zeros_(block.branch_end().bias)
+    x = normalize(digits8.train.images[:3], spec, torch.device("cpu"))
+    tape = PathTape(steps, x, torch.from_numpy(digits8.train.targets[:3]))
+
+    carrying = [
+        chosen
+        for k in range(len(blocks) + 1)
+        for chosen in itertools.combinations(range(len(blocks)), k)
+        if tape.through(chosen).any()
+    ]
+
+    assert carrying == [(), (live,)]
+
+
 def test_lengths_with_few_paths_are_sampled_no_more_often_than_there_are_paths(digits8: DataSet) -> None:
     _, spec, steps = taken_apart("resnet")
     x = normalize(digits8.train.images[:3], spec, torch.device("cpu"))

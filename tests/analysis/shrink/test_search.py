@@ -113,6 +113,16 @@ def test_recalibration_gives_batch_norms_the_statistics_of_the_network_in_use(di
     assert block.bn1.momentum == 0.1
 
 
+def test_recalibration_takes_the_mean_over_all_batches(digits8: DataSet) -> None:
+    model, spec = small_network("resnet")
+    search.recalibrate(model, spec, digits8.train, num_images=300, seed=3)  # three batches of 100
+
+    chosen = np.random.default_rng([3, 2]).permutation(len(digits8.train))[:300]
+    with torch.inference_mode():
+        first = model.conv1(normalize(digits8.train.images[chosen], spec, torch.device("cpu")))  # type: ignore[operator]
+    torch.testing.assert_close(model.bn1.running_mean, first.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)
+
+
 def test_without_images_recalibration_changes_nothing(digits8: DataSet) -> None:
     model, spec = small_network("resnet")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resx.bench.load.generator import Generators
+from resx.bench.load.generator import Generators, tasks
+from resx.bench.load.load_plan import LoadPlan
 from resx.bench.load.load_task import LoadTask
 from resx.bench.null_server import ceiling_per_s, null_server
 from resx.bench.results.samples import Percentiles, Samples, merge, percentiles
-from resx.serving.client.address import Tls
+from resx.serving.client.address import Tls, parse_address
+from tests.support.load_targets import a_target
 from tests.support.tls_proxy import make_certificates, tls_proxy
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nabcd"
@@ -163,6 +165,33 @@ def test_a_stall_is_seen_by_all_that_fell_due_in_it_and_not_by_one_request_only(
     assert waited.mean() > 400
     assert open_loop.latencies_ms.max() > 900
     assert len(open_loop) == pytest.approx(800, rel=0.2)
+
+
+def test_an_open_loop_notes_when_requests_were_due_and_not_when_they_left() -> None:
+    """Due times are even to the nanosecond, which no clock is that is read when something is sent."""
+    answered = 0
+    with serving(lambda: OK) as port, Generators([task(port, rate_per_s=100.0, poisson=False)]) as generators:
+        generators.wait_until_ready()
+        while answered < 10:
+            word = generators.watch(time.monotonic_ns() + 10**9)
+            answered += word.answered if word else 0
+        seen = merge(generators.stop())
+
+    due_ns = np.sort(seen.due_ns)
+    assert len(due_ns) >= 10
+    assert {*np.diff(due_ns).tolist()} == {10_000_000}
+    assert (seen.sent_ns >= seen.due_ns).all()
+
+
+def test_processes_share_a_load() -> None:
+    """What one process would send, parted among several: nothing is left out and nothing is sent twice."""
+    target = a_target(parse_address("127.0.0.1:8000", "http"))
+    closed = tasks(LoadPlan(concurrency=8, processes=3), target, (REQUEST,))
+    opened = tasks(LoadPlan(rate_per_s=100.0, processes=4), target, (REQUEST,))
+
+    assert [part.concurrency for part in closed] == [3, 3, 2]
+    assert [part.rate_per_s for part in opened] == [25.0] * 4
+    assert len({part.seed for part in opened}) == 4, "each process has arrivals of its own"
 
 
 def test_nothing_leaves_late_because_a_server_that_stands_still_takes_no_more_connections() -> None:

@@ -15,10 +15,13 @@ from onnxruntime.quantization import quantize_dynamic
 from torch import Tensor, nn
 
 from resx.card.card import Card
+from resx.card.signature import signature_of
 from resx.errors import ParityError
+from resx.export.checks.row_independence import Subject, require_own_answers, trial_rows
 from resx.export.options import ExportOptions
 from resx.export.pipeline import export_version
 from resx.export.sources.source import load_source
+from tests.conftest import tiny_spec
 
 node = helper.make_node
 
@@ -368,3 +371,18 @@ def test_dropout_that_is_switched_off_passes(tmp_path: Path, monkeypatch: pytest
 
 def test_weight_standardisation_written_as_a_batch_norm_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert export_network(Standardised, tmp_path, monkeypatch).steps[-1].passed
+
+
+def test_answers_that_change_when_they_are_asked_again_are_refused_whatever_the_graph_says() -> None:
+    random = np.random.default_rng(0)
+    signature = signature_of(tiny_spec(), "uint8")
+    subject = Subject(
+        ask=lambda given: random.normal(size=(len(given), 10)),
+        name="m",
+        signature=signature,
+        max_batch_size=4,
+        bound=1e-4,
+    )
+
+    with pytest.raises(ParityError, match="m: its answers are random"):
+        require_own_answers(subject, trial_rows(signature, np.zeros((0, 3, 16, 16), np.uint8), seed=0))

@@ -104,3 +104,14 @@ def test_the_command_refuses_a_folder_of_black_frames_in_one_line(
     assert (done.code, done.err.count("\n")) == (2, 1), done.err
     assert "--calibrate black: all 3 images are of one color" in done.err
     assert not (tmp_path / "model_repository").exists()
+
+
+def test_images_are_taken_evenly_from_the_first_to_the_last(tmp_path: Path) -> None:
+    """Data are often in the order of their classes: the first ones would be of one class."""
+    images = np.arange(10, dtype=np.uint8).repeat(3 * 16 * 16).reshape(10, 3, 16, 16)
+    images[:, :, 0, 0] = 255  # not of one color
+    np.savez(tmp_path / "images.npz", images)
+
+    found = load_calibration(str(tmp_path / "images.npz"), SIGNATURE, num_images=4, seed=0, run=None)
+
+    assert found.images[:, 0, 1, 1].tolist() == [0, 3, 6, 9]

@@ -24,7 +24,7 @@ from resx.export.tensorrt.imported_plan import read_imported_plan
 from resx.repository import publishing
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Repository
-from resx.runtimes import model_file
+from resx.runtimes import tensorrt_model
 from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.zoo.building import build_from_spec
 from tests.conftest import Finished
@@ -110,7 +110,7 @@ def package(engine: Engine | None) -> Any:
 
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for where in (model_file, module):
+    for where in (tensorrt_model, module):
         monkeypatch.setattr(where, "gpu_here", lambda: Gpu(name="A10", compute_capability="8.6"))
 
 

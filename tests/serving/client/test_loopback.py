@@ -16,7 +16,7 @@ from resx.cli.options.connection import USUAL_ACCESS
 from resx.errors import MissingCapability, UsageError
 from resx.serving.client.address import parse_address
 from resx.serving.client.client import TritonClient
-from resx.serving.client.loopback import connect, grpc_proxy, is_loopback, means_embedded
+from resx.serving.client.loopback import connect, grpc_options, grpc_proxy, is_loopback, means_embedded
 from resx.serving.embedded.server_ports import require_loopback
 from resx.serving.running.server_state import server_at
 from tests.conftest import Finished, RunningTriton
@@ -208,3 +208,8 @@ def test_a_name_of_loopback_is_tried_at_both_addresses(
         listening.listen()
 
         connect("localhost", listening.getsockname()[1], 20).close()
+
+
+def test_grpc_is_told_to_pass_a_proxy_by_for_loopback_alone() -> None:
+    assert grpc_options("127.0.0.1:8001") == grpc_options("[::1]:8001") == [("grpc.enable_http_proxy", 0)]
+    assert grpc_options("gpu1.example.com:8001") == []
