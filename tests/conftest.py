@@ -6,16 +6,12 @@ the cache folder is the user's, so that the Triton wheel is fetched once.
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,19 +27,7 @@ from resx.serving.supervisor.detaching import serve_detached, stop
 from resx.zoo.architectures import ResNetArchitecture
 from resx.zoo.catalog import variant
 from resx.zoo.spec import ModelSpec
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finished:
-    """A command that ended."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
+from tests.support.command import Finished, Resx, WarmResx, run_resx
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -83,16 +67,22 @@ def state_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["RESX_STATE"] = before
 
 
+@pytest.fixture(scope="session")
+def warm_resx() -> Iterator[WarmResx]:
+    """A process that has imported what the commands import."""
+    process = WarmResx()
+    yield process
+    process.end()
+
+
 @pytest.fixture
-def resx(tmp_path: Path) -> Callable[..., Finished]:
-    """Run the command as a user would, in an empty folder."""
+def resx(tmp_path: Path, warm_resx: WarmResx) -> Resx:
+    """Run the command as a user would, in an empty folder; with variables of its own, in a new interpreter."""
 
     def run(*arguments: str | Path, cwd: Path = tmp_path, env: dict[str, str] | None = None) -> Finished:
-        command = [sys.executable, "-m", "resx", *map(str, arguments)]
-        done = subprocess.run(
-            command, cwd=cwd, env=os.environ | (env or {}), capture_output=True, text=True, timeout=800, check=False
-        )
-        return Finished(code=done.returncode, out=done.stdout, err=done.stderr)
+        if env is None:
+            return warm_resx.run(*arguments, cwd=cwd, env=os.environ)
+        return run_resx(*arguments, cwd=cwd, env=os.environ | env)
 
     return run
 
