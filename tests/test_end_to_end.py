@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 pytestmark = pytest.mark.triton
 

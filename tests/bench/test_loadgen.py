@@ -21,7 +21,7 @@ from resx.bench.measuring import target_of
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.repository.interface import Interface
 from resx.serving.client.address import parse_address
-from tests.conftest import RunningTriton
+from tests.support.running_triton import RunningTriton
 
 LATENCY_S = 0.02
 

@@ -33,7 +33,9 @@ from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.supervisor import supervisor
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 ROOT = Path(__file__).parents[2]
 SHORT = LoadPlan(concurrency=2, duration_s=1.0, warmup_s=0.3)

@@ -63,7 +63,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
     from resx.repository.versions import Repository
-    from tests.conftest import publish_tiny
+    from tests.support.tiny_models import publish_tiny
 
     publish_tiny(Repository(tmp_path / "model_repository"), "tiny")
     (tmp_path / "run").mkdir()

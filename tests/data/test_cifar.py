@@ -21,7 +21,7 @@ from resx.errors import UsageError
 from resx.training.checkpoint import load_run_data
 from resx.training.loop import train
 from resx.training.recipes import configure
-from resx.zoo.spec import ModelSpec
+from tests.support.small_networks import small_spec
 
 # What Python 2 wrote: {'data': uint8 [2, 3072] of ones, 'labels': [3, 5]}, built by hand since no Python 2 is at
 # hand. Opcodes as in the real files: short byte strings, numpy.core.multiarray, a dtype set by its state.
@@ -190,9 +190,9 @@ def test_cifar100_has_its_fine_classes(tmp_path: Path) -> None:
     assert data.train.targets.tolist() == [99] * 6
 
 
-def test_a_network_trains_on_it(cifar10: Path, small_spec: ModelSpec, tmp_path: Path) -> None:
+def test_a_network_trains_on_it(cifar10: Path, tmp_path: Path) -> None:
     data = load_data(f"cifar10:{cifar10}")
-    spec = small_spec.with_changes(labels=data.labels, image=data.image)
+    spec = small_spec("resnet").with_changes(labels=data.labels, image=data.image)
 
     train(spec, data, configure(f"cifar10:{cifar10}", "he2015-cifar", {"epochs": 1, "batch_size": 8}), tmp_path / "run")
 

@@ -32,9 +32,8 @@ from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor import detaching
 from resx.training.loop import train
 from resx.training.recipes import configure
-from tests.analysis.conftest import small_spec
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished
+from tests.support.command import Finished, refused
+from tests.support.small_networks import small_spec
 
 Resx = Callable[..., Finished]
 RECORDED = Manner(rehearse=False)

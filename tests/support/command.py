@@ -7,7 +7,6 @@ for. The fork has its own folder, environment, streams and exit code, and runs `
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile

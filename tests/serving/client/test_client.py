@@ -21,7 +21,9 @@ from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.client.address import PROTOCOLS, Address, Protocol, parse_address
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import VersionRejected, deploy
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8)

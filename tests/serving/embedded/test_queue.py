@@ -13,7 +13,8 @@ from resx.serving.client.address import PROTOCOLS, Protocol
 from resx.serving.deployment.deploy import deploy
 from resx.serving.embedded.patches import batcher
 from resx.serving.embedded.triton_installation import install
-from tests.conftest import RunningTriton, publish_tiny
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 3, 16, 16), dtype=np.uint8)
 
