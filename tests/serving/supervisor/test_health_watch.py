@@ -34,7 +34,7 @@ def child() -> "subprocess.Popen[bytes]":
 
 
 def fault_of(watch: StubWatch) -> Fault | None:
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if found := watch.fault():
             return found
