@@ -7,7 +7,7 @@ TOOLS := .tools
 # Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-slow check bench bench-peers faults fuzz hostile mutants gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
+.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,8 +31,15 @@ $(TOOLS)/.installed: supply/tools.txt
 demo: $(STAMP)  ## train, fold, export, serve, query and measure on real digits
 	$(BIN)/resx demo
 
-test: $(STAMP) $(TOOLS)/.installed  ## run the tests, but for the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations=25
+
+test: $(STAMP) $(TOOLS)/.installed  ## run the tests that a change wants first, one of each real thing among them
+	$(PYTEST) -m "not slow and not integration"
+
+test-more: $(STAMP) $(TOOLS)/.installed  ## run what `make test` leaves out: faults, fleets, measurements, every format
+	$(PYTEST) -m "integration and not slow"
+
+test-all: test test-more  ## run both
 
 test-slow: $(STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -m slow

@@ -6,28 +6,25 @@ import contextlib
 import statistics
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import psutil
-from tests.conftest import publish_tiny
+from tests.support.running_triton import FREE, MODEL, wait_until
+from tests.support.tiny_models import publish_tiny
 
 from resx.errors import ResxError
 from resx.repository.versions import Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.client.address import PROTOCOLS, Protocol
 from resx.serving.client.client import TritonClient
-from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.logs import last_lines
 from resx.serving.running.server_state import LOG, ServerState, folder_of, now_s, running_server
 from resx.serving.supervisor.detaching import serve_detached, stop
 
 RECOVER_S = 10.0
-MODEL, FREE = "tiny", Ports(http=0, grpc=0, metrics=0)
 SERVED_WITH: list[str] = []
 """Options of `resx serve` for every server that is broken here."""
 
@@ -172,43 +169,6 @@ def load(state: ServerState, questions: Questions, retries: Sequence[int]) -> It
     finally:
         for asker in askers:
             asker.finish()
-
-
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
-    """Wait for a condition.
-
-    Raises:
-        TimeoutError: it did not come true in time.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(0.02)
-
-
-def current(repository: Repository) -> ServerState:
-    """Return the running server's state.
-
-    Raises:
-        RuntimeError: none runs, though one should.
-    """
-    state = running_server(repository)
-    if state is None:
-        raise RuntimeError("the supervisor is gone")
-    return state
-
-
-def stub_of(state: ServerState) -> int:
-    """Return the process id of the model's youngest stub; that of a version that was replaced may still be ending."""
-    stubs = [
-        child
-        for child in psutil.Process(state.server_pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE and any(f"/{MODEL}/" in word for word in child.cmdline())
-    ]
-    if not stubs:
-        raise RuntimeError(f"{MODEL} has no stub")
-    return max(stubs, key=lambda stub: stub.create_time()).pid
 
 
 HEADER = f"{'fault':<40}{'times':>6}{'sent':>9}{'lost':>7}{'wrong':>7}{'noticed max':>13}{'time median':>13}{'max':>8}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable
@@ -10,10 +9,11 @@ from pathlib import Path
 
 import onnx
 import onnx.numpy_helper
-from benchmarks.fault_clients import MODEL, Questions, Row, load, published, row_without_loss, serve
-from tests.conftest import publish_tiny
+from benchmarks.fault_clients import Questions, Row, load, published, row_without_loss, serve
+from tests.support.cards import agree
+from tests.support.running_triton import MODEL
+from tests.support.tiny_models import publish_tiny
 
-from resx.files.staging import sha256_of
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import Manner, deploy
@@ -130,13 +130,6 @@ def _nan(_repository: Repository, folder: Path) -> None:
 def _bad_config(repository: Repository, _folder: Path) -> None:
     config = repository.root / MODEL / "config.pbtxt"
     config.write_text(config.read_text().replace('name: "logits"', 'name: "nothing"'))
-
-
-def agree(folder: Path) -> None:
-    """Let the card have the hash of the file that is there, so that only the server can find out."""
-    card = json.loads((folder / "card.json").read_text())
-    card["files"]["model.onnx"] = sha256_of(folder / "model.onnx")
-    (folder / "card.json").write_text(json.dumps(card))
 
 
 SPOILED: dict[str, Callable[[Repository, Path], None]] = {

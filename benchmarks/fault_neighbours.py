@@ -10,9 +10,10 @@ import json
 import shutil
 import time
 
-from benchmarks.fault_clients import MODEL, Row, current, load, published, row_without_loss, serve, stub_of, wait_until
+from benchmarks.fault_clients import Row, load, published, row_without_loss, serve
 from tests.support import bad_models
 from tests.support.bad_models import Spoil, serve_unproved
+from tests.support.running_triton import MODEL, current, stub_of, wait_until
 
 from resx.repository.versions import Repository
 from resx.serving.running.server_state import now_s

@@ -14,19 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from benchmarks.fault_clients import (
-    MODEL,
-    Asker,
-    Questions,
-    Row,
-    current,
-    load,
-    published,
-    row_without_loss,
-    serve,
-    stub_of,
-    wait_until,
-)
+from benchmarks.fault_clients import Asker, Questions, Row, load, published, row_without_loss, serve
+from tests.support.running_triton import MODEL, current, stub_of, wait_until
 
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository

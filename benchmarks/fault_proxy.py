@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import time
 
-from benchmarks.fault_clients import MODEL, Row, current, load, published, row_without_loss, serve
+from benchmarks.fault_clients import Row, load, published, row_without_loss, serve
+from tests.support.running_triton import MODEL, current
 
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import deploy

@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 import grpc
-from benchmarks.fault_clients import MODEL, Row, current, published, serve, wait_until
+from benchmarks.fault_clients import Row, published, serve
+from tests.support.running_triton import MODEL, current, wait_until
 
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient

@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 from benchmarks.backend_memory import memory_over_requests, resident_mib
-from benchmarks.fault_clients import MODEL, Row, current, published, serve
+from benchmarks.fault_clients import Row, published, serve
 from benchmarks.overload import overloaded
+from tests.support.running_triton import MODEL, current
 
 from resx.export.options import ExportOptions
 from resx.export.sources.source import load_source

@@ -38,22 +38,9 @@ from benchmarks import (
     fault_requests,
     fault_strain,
 )
-from benchmarks.fault_clients import (
-    HEADER,
-    RECOVER_S,
-    SERVED_WITH,
-    Asker,
-    Event,
-    Row,
-    current,
-    line,
-    load,
-    published,
-    serve,
-    stub_of,
-    wait_until,
-)
-from benchmarks.fault_commands import small_disk
+from benchmarks.fault_clients import HEADER, RECOVER_S, SERVED_WITH, Asker, Event, Row, line, load, published, serve
+from tests.support.running_triton import current, stub_of, wait_until
+from tests.support.small_disk import small_disk
 
 from resx.repository.versions import Repository
 from resx.serving.client.server_errors import ConnectionLost, NotLoaded

@@ -32,8 +32,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from benchmarks.fault_clients import FREE, wait_until
 from tests.support import debian
+from tests.support.running_triton import FREE, wait_until
 
 from resx.errors import ResxError
 from resx.export.options import ExportOptions

@@ -27,8 +27,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.fault_clients import SERVED_WITH, Asker, current, load, published, row_without_loss, serve
+from benchmarks.fault_clients import SERVED_WITH, Asker, load, published, row_without_loss, serve
 from benchmarks.hostile_kinds import GRPC_KINDS, HTTP_KINDS, Connection, Kind
+from tests.support.running_triton import current
 
 from resx.serving.client.loopback import LOOPBACK
 from resx.serving.running.server_state import ServerState

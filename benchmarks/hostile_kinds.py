@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Self
 
 import grpc
-from benchmarks.fault_clients import MODEL
 from benchmarks.fault_requests import KINDS, PATH, infer_body, random_request, valid_message
+from tests.support.running_triton import MODEL
 
 from resx.serving.client.loopback import LOOPBACK
 

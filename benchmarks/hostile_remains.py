@@ -18,9 +18,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.fault_clients import current, published, serve
+from benchmarks.fault_clients import published, serve
 from benchmarks.fault_requests import PATH
 from benchmarks.hostile_kinds import Connection, leave_calls
+from tests.support.running_triton import current
 
 from resx.serving.client.loopback import LOOPBACK
 from resx.serving.embedded.patches.request_limits import REQUEST_BYTES

@@ -18,7 +18,8 @@ from resx.files.staging import sha256_of
 from resx.repository.versions import Repository
 from resx.serving.deployment.verification import verify_version
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
-from tests.conftest import Finished, publish_tiny, tiny_spec
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny, tiny_spec
 
 BIG = 10**9
 SPEC_FAULTS: dict[str, Any] = {

@@ -23,7 +23,7 @@ from resx.repository.versions import Repository
 from resx.runtimes import onnx_reader
 from resx.serving.running.server_state import record_deployed
 from resx.zoo.weights.pretrained import read_weights
-from tests.conftest import publish_tiny
+from tests.support.tiny_models import publish_tiny
 
 SOURCE = Path(package.__file__).parent
 # cifar.py reads the published archives, which are pickles, with an unpickler that knows five harmless names.

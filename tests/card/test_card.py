@@ -9,8 +9,8 @@ from resx.card import canary_rows, signature
 from resx.card import card as cards
 from resx.card.canary_rows import Canary
 from resx.errors import UsageError
-from tests.conftest import tiny_spec
-from tests.repository.test_config_pbtxt import card
+from tests.support.cards import card
+from tests.support.tiny_models import tiny_spec
 
 GOLDEN_CANARY = "5bead4bb0c912d29bd6394b5bd178a3ca3d4991d6ef5b6c4a192e6bb91aa1da6"
 

@@ -19,7 +19,8 @@ from resx.repository.versions import Repository
 from resx.serving.deployment.verification import verify_version
 from resx.zoo.catalog import module_of
 from resx.zoo.weights.pretrained import read_weights
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 CODE = """\
 open("RAN", "w").close()

@@ -18,8 +18,8 @@ from resx.export.pipeline import export_version
 from resx.export.request import request_of
 from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import load_source
-from tests.conftest import Finished
-from tests.export.sources.test_onnx_files import network, saved
+from tests.support.command import Finished
+from tests.support.onnx_files import network, saved
 
 KINDS = ("qdq", "qoperator", "dynamic", "weight-only", "four-bits")
 

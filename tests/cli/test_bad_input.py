@@ -14,19 +14,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import Finished, RunningTriton
+from tests.support.command import Finished, refused
+from tests.support.running_triton import RunningTriton
 
 Resx = Callable[..., Finished]
-
-
-def refused(done: Finished, code: int, *words: str) -> None:
-    assert done.code == code, done.err
-    errors = [line for line in done.err.splitlines() if line.startswith("error:")]
-    assert len(errors) == 1, done.err
-    assert "Traceback" not in done.err
-    assert done.out == ""
-    for word in words:
-        assert word in errors[0]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Finished
+from tests.support.command import Finished
 from tests.support.image_files import encoded
 
 

@@ -10,7 +10,7 @@ from resx.card.card import read_card
 from resx.export.repetition import reload_source
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 SETTINGS = ("stage_depths=[1,1,1]", "classes=14")
 COMMAND = ("export", "resnet20", "--set", SETTINGS[0])

@@ -17,8 +17,8 @@ from resx.card.card import read_card, schema_text
 from resx.card.origin import SourceArguments
 from resx.export import export_cache
 from resx.export.request import ExportRequest, key_of, request_of, source_base
-from tests.conftest import Finished
-from tests.repository.test_config_pbtxt import card as some_card
+from tests.support.cards import card as some_card
+from tests.support.command import Finished
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +117,7 @@ def test_reproduce_takes_nothing_but_the_card(resx: Callable[..., Finished]) -> 
 def test_what_was_damaged_in_the_cache_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from resx.card.card import write_card
     from resx.files.staging import sha256_of
-    from tests.repository.test_config_pbtxt import card
+    from tests.support.cards import card
 
     monkeypatch.setenv("RESX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("RESX_EXPORT_CACHE_GB", "1")

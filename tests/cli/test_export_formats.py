@@ -8,7 +8,7 @@ import pytest
 
 from resx.card.card import Card
 from resx.gpus import find_gpus
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 FAST = ("--max-batch", "2")
 

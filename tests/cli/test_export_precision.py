@@ -14,9 +14,9 @@ from resx.export.sources.source import load_source
 from resx.training import checkpoint, recipes
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished, tiny_spec
-from tests.export.graph.test_batchnorm_fusion import with_statistics
+from tests.support.command import Finished, refused
+from tests.support.small_networks import with_statistics
+from tests.support.tiny_models import tiny_spec
 
 Resx = Callable[..., Finished]
 

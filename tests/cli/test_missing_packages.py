@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from resx.cli.packages import EXTRAS, missing
+from tests.support.running_triton import RunningTriton
 
 ROOT = Path(__file__).parents[2]
 _RUN_ALL = """
@@ -63,7 +64,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
     from resx.repository.versions import Repository
-    from tests.conftest import publish_tiny
+    from tests.support.tiny_models import publish_tiny
 
     publish_tiny(Repository(tmp_path / "model_repository"), "tiny")
     (tmp_path / "run").mkdir()
@@ -83,7 +84,9 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return shutil.copytree(original, tmp_path / "here")
 
 
-def ended(folder: Path, gone: list[str], commands: list[str]) -> list[tuple[list[str], int, str]]:
+def ended(
+    folder: Path, gone: list[str], commands: list[str], *, state: Path | None = None
+) -> list[tuple[list[str], int, str]]:
     asked = json.dumps([command.split() for command in commands])
     beside = folder.with_name("beside")
     beside.mkdir(exist_ok=True)
@@ -93,7 +96,7 @@ def ended(folder: Path, gone: list[str], commands: list[str]) -> list[tuple[list
         "MISSING": " ".join(gone),
         "PYTHONPATH": path,
         "RESX_CACHE": str(beside / "cache"),
-        "RESX_STATE": str(beside / "state"),
+        "RESX_STATE": str(state or beside / "state"),
     }
     done = subprocess.run(
         [sys.executable, "-c", _RUN_ALL],
@@ -126,6 +129,15 @@ def test_every_command_of_a_bare_install_names_the_extra_and_leaves_nothing(fold
 
 def test_what_needs_no_extra_works_in_a_bare_install(folder: Path) -> None:
     for words, code, err in ended(folder, [*MODEL, *OTHERS], NEEDS_NOTHING):
+        assert code == 0, (words, err)
+
+
+@pytest.mark.triton
+def test_the_client_commands_need_no_torch(folder: Path, triton: RunningTriton) -> None:
+    """Bare `resx` is the client: these find, of all packages, its own dependencies alone."""
+    commands = ["status", "query tiny pictures/a/1.png", "bench tiny --duration 0.2 --warmup 0.1", "deploy tiny"]
+    asked = [f"{command} --repository={triton.repository.root}" for command in commands]
+    for words, code, err in ended(folder, [*MODEL, *OTHERS], asked, state=Path(os.environ["RESX_STATE"])):
         assert code == 0, (words, err)
 
 

@@ -19,7 +19,9 @@ from resx.repository.skipped_folders import skipped_entries
 from resx.repository.versions import Repository
 from resx.text import one_line
 from resx.zoo.catalog import variant
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 BYTES = os.fsdecode(b"c\xe9")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 PORTS = ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
 pytestmark = pytest.mark.triton

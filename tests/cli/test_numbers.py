@@ -8,7 +8,7 @@ import typer
 
 from resx.cli.main import app
 from resx.cli.options.validation import finite
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 Resx = Callable[..., Finished]
 

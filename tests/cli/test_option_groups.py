@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from resx.cli.options.grouping import typed_options, ungroup
 from resx.zoo.catalog import variant
 from resx.zoo.spec import SPEC_FILE
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 Resx = Callable[..., Finished]
 

@@ -9,9 +9,9 @@ from resx.bench.capacity.service_times import SLEEP_MS, batching_of
 from resx.bench.results.result import Measurement
 from resx.bench.results.server_statistics import ServerBreakdown
 from resx.repository.versions import Repository
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished, refused
 from tests.support.report_page import measurement, result
+from tests.support.tiny_models import publish_tiny
 
 SIZES = (1, 2, 3, 4)
 

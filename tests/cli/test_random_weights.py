@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import Finished, RunningTriton
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
 
 WARNING = "tiny has random weights: its predictions mean nothing"
 pytestmark = pytest.mark.triton

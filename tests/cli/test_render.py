@@ -11,9 +11,9 @@ import yaml
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
 from resx.serving.clusters.naming import dns_label
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished, refused
 from tests.support.kubectl import helm
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 NAME = "tiny_one.v2"

@@ -42,17 +42,6 @@ def test_importing_resx_imports_no_torch() -> None:
     assert done.stdout.split()[1] == "False"
 
 
-def test_the_client_commands_need_no_torch() -> None:
-    """Bare `resx` is the client: query, bench and deploy must import without the model packages."""
-    code = (
-        "import sys\n"
-        "for name in ('torch', 'onnx', 'onnxruntime', 'sklearn', 'safetensors'): sys.modules[name] = None\n"
-        "import resx.serving.deployment.deploy, resx.serving.client.image_queries, resx.serving.supervisor.supervisor\n"
-        "import resx.bench.results.result, resx.serving.embedded.machine_checks\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_ctrl_c_while_a_dataclass_is_made_ends_with_the_code_of_an_interrupt(tmp_path: Path) -> None:
     """Python marks an interrupt inside `exec` of a string as uncaught for good; `-m` then dies of SIGINT."""
     (tmp_path / "interrupted.py").write_text(

@@ -91,7 +91,7 @@ def test_each_step_is_left_on_the_screen_once_with_its_time(columns: int, tmp_pa
 
 def test_a_real_command_leaves_its_steps_once(tmp_path: Path) -> None:
     from resx.repository.versions import Repository
-    from tests.conftest import publish_tiny
+    from tests.support.tiny_models import publish_tiny
 
     publish_tiny(Repository(tmp_path / "model_repository"), "tiny")
     seen = screen(on_a_terminal([sys.executable, "-m", "resx", "verify", "tiny"], 80, tmp_path), 80)

@@ -27,7 +27,8 @@ from resx.serving.running import logs
 from resx.serving.running.server_state import LOG, folder_of
 from resx.serving.supervisor import systemd
 from resx.zoo.catalog import variant
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 # A window's title, a colour by C0 and by C1, a link, what goes back in the line, what turns it round; rich's own words.

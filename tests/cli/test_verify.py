@@ -12,8 +12,10 @@ import resx as api
 from resx.export.graph import onnx_writer
 from resx.files.staging import sha256_of
 from resx.repository.versions import Repository
-from tests.conftest import Finished, RunningTriton, publish_tiny, tiny_spec
+from tests.support.command import Finished
 from tests.support.export_faults import GraphFault, change, changed_weight, layer
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny, tiny_spec
 
 Resx = Callable[..., Finished]
 

@@ -12,7 +12,8 @@ from resx.data.loading import load_data
 from resx.errors import UsageError
 from resx.training.config import TrainingConfig
 from resx.training.loop import TrainingRun, train
-from resx.zoo.spec import ModelSpec, read_spec
+from resx.zoo.spec import read_spec
+from tests.support.small_networks import small_spec
 
 
 def fill(root: Path, classes: tuple[str, ...] = ("cat", "dog"), num: int = 10, blue: int = 0) -> Path:
@@ -362,19 +363,19 @@ def test_a_class_whose_name_cannot_be_a_label_is_refused(tmp_path: Path, name: s
         load(tmp_path)
 
 
-def test_a_run_made_before_with_such_a_class_is_refused_too(tmp_path: Path, small_spec: ModelSpec) -> None:
-    labels = ("a\nx", *(f"c{number}" for number in range(1, small_spec.classes)))
+def test_a_run_made_before_with_such_a_class_is_refused_too(tmp_path: Path) -> None:
+    labels = ("a\nx", *(f"c{number}" for number in range(1, small_spec("resnet").classes)))
     with pytest.raises(UsageError, match=r"label 'a\\nx'"):
-        small_spec.with_changes(labels=labels)
-    (tmp_path / "spec.json").write_text(small_spec.model_copy(update={"labels": labels}).model_dump_json())
+        small_spec("resnet").with_changes(labels=labels)
+    (tmp_path / "spec.json").write_text(small_spec("resnet").model_copy(update={"labels": labels}).model_dump_json())
 
     with pytest.raises(UsageError, match=r"spec\.json: label 'a\\nx': .*train again"):
         read_spec(tmp_path / "spec.json")
 
 
-def test_a_network_learns_a_folder(tmp_path: Path, small_spec: ModelSpec) -> None:
+def test_a_network_learns_a_folder(tmp_path: Path) -> None:
     data = load(fill(tmp_path / "images"))
-    spec = small_spec.with_changes(classes=2, labels=data.labels, image=data.image, survival=1.0)
+    spec = small_spec("resnet").with_changes(classes=2, labels=data.labels, image=data.image, survival=1.0)
     losses = []
 
     config = TrainingConfig(data=f"folder:{tmp_path / 'images'}", epochs=4, batch_size=4, flip=True)

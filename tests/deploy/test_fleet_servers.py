@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import fleet
-from benchmarks.fault_clients import wait_until
 
 from resx.errors import MissingCapability
 from resx.repository.versions import Repository
 from resx.serving.client.address import CONTROL_HEADER
 from resx.serving.client.client import TritonClient
 from resx.serving.client.server_errors import ConnectionLost
-from tests.conftest import publish_tiny
 from tests.support import debian
+from tests.support.running_triton import wait_until
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = [pytest.mark.triton, pytest.mark.timeout(400)]
 IMAGES = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), dtype=np.uint8)

@@ -35,9 +35,9 @@ from resx.serving.clusters.release import write_release
 from resx.serving.clusters.storage import parse_storage
 from resx.serving.clusters.workload import AUTOSCALERS, Placement, workload_of
 from resx.serving.embedded import server_ports, triton_installation
-from tests.conftest import publish_tiny
 from tests.support import debian
 from tests.support.kubectl import kubectl
+from tests.support.tiny_models import publish_tiny
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

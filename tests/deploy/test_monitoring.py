@@ -27,8 +27,9 @@ from resx.serving.client.loopback import LOOPBACK
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor.detaching import serve_detached, stop
-from tests.conftest import RunningTriton, publish_tiny
 from tests.support import debian
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 ROOT = Path(__file__).parents[2]
 CONFIGURATION = ROOT / "deploy/prometheus"

@@ -20,8 +20,8 @@ import pytest
 from resx.serving.client.address import CONTROL_HEADER
 from resx.serving.client.loopback import LOOPBACK
 from resx.serving.embedded.server_ports import Ports
-from tests.conftest import RunningTriton
 from tests.support import debian
+from tests.support.running_triton import RunningTriton
 
 pytestmark = pytest.mark.triton
 CONFIGURATION = Path(__file__).parents[2] / "deploy/proxy/nginx.conf"

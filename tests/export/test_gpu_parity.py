@@ -19,7 +19,7 @@ from resx.export.pipeline import export_version
 from resx.export.reference import ask_source
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.torch_gpu import Gpu, gpu_here
-from tests.export.tensorrt.test_builder import FAMILIES, source_of
+from tests.support.engine_sources import FAMILIES, source_of
 
 A10 = Gpu(name="A10", compute_capability="8.6")
 INPUTS = [np.random.default_rng(size).normal(size=(size, 5)).astype(np.float32) for size in (1, 2, 4)]

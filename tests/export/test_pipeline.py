@@ -16,7 +16,7 @@ from resx.export.options import ExportOptions
 from resx.export.pipeline import export_version
 from resx.export.sources.source import LoadedSource, load_source, weights_sha256
 from resx.zoo.building import build_from_spec
-from tests.conftest import tiny_spec
+from tests.support.tiny_models import tiny_spec
 
 
 def source(survival: float = 1.0) -> LoadedSource:

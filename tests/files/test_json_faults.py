@@ -18,7 +18,7 @@ from resx.training.config import TrainingConfig
 from resx.training.run_origin import CONFIG, read_config
 from resx.zoo.catalog import variant
 from resx.zoo.spec import read_spec
-from tests.repository.test_config_pbtxt import card
+from tests.support.cards import card
 
 
 def changed(path: Path, text: str, **changes: Any) -> Path:

@@ -15,7 +15,8 @@ import pytest
 from resx.files.locks import exclusive, require_lockable
 from resx.files.mounts import CannotLock, file_system_of, refuses_programs
 from resx.repository.versions import Repository
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 WITHOUT_LOCKS = "import fcntl, os\ndef flock(*_):\n    raise OSError({0}, os.strerror({0}))\nfcntl.flock = flock\n"
 

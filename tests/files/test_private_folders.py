@@ -32,7 +32,7 @@ from resx.serving.running import server_state as states
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor.detaching import stop
 from resx.zoo.weights import pretrained
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 SOMEBODY = 54321
 """A user without an account here, and without any right."""

@@ -1,19 +1,15 @@
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from resx.card.canary_rows import Canary
 from resx.card.card import Card
-from resx.card.kinds import InputType
 from resx.card.origin import Source
-from resx.card.precision import Engine
 from resx.errors import UsageError
 from resx.repository import config_pbtxt
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Repository
 from resx.serving.deployment import version_pinning
-from tests.conftest import tiny_spec
+from tests.support.cards import bicubic_card, card, plan
 
 HEAD = """\
 name: "tiny"
@@ -56,33 +52,6 @@ RESIZE = 'parameters { key: "resx.resize" value { string_value: "16" } }\n'
 GOLDEN = HEAD + WARM_UP + RESIZE
 
 
-def card(input_type: InputType = "uint8", weights: str = "runs/tiny/model.safetensors") -> Card:
-    return Card(
-        name="tiny",
-        created="2026-01-01T00:00:00+00:00",
-        command="a test",
-        source=Source(kind="variant", spec=tiny_spec(), weights=weights, weights_sha256="0" * 64),
-        precision="fp32",
-        input=input_type,
-        max_batch_size=4,
-        opset=20,
-        num_weights=1,
-        fp16_share=0.0,
-        verified=True,
-        verified_on="noise",
-        steps=(),
-        canary=Canary(num_images=1, logits=((0.0,) * 10,), tolerance=1e-3),
-        files={},
-        tools={},
-    )
-
-
-def bicubic_card() -> Card:
-    plain = card()
-    spec = tiny_spec().model_copy(update={"interpolation": "bicubic"})
-    return plain.model_copy(update={"source": plain.source.model_copy(update={"spec": spec})})
-
-
 def test_the_filter_that_resizes_is_named_where_it_is_not_bilinear() -> None:
     text = config_pbtxt.config_text(bicubic_card(), ServingOptions())
     line = 'parameters { key: "resx.interpolation" value { string_value: "bicubic" } }\n'
@@ -96,29 +65,6 @@ PLAN = """\
 instance_group { count: 1 kind: KIND_GPU }
 dynamic_batching { preferred_batch_size: [2, 4] default_queue_policy { max_queue_size: 32 } }
 """
-
-
-def plan(builder: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt", *, batch_min: int = 1) -> Card:
-    engine = Engine(
-        builder=builder,
-        version="11.4.0",
-        compute_capabilities=("8.6",),
-        gpu="A10",
-        batch_min=batch_min,
-        batch_opt=2,
-        batch_max=4,
-        size_bytes=1,
-        workspace_mib=0,
-        timing_cache="new",
-        tf32=False,
-        builder_level=3,
-        network_precisions={},
-        engine_precisions={},
-        grouped_in_fp32=(),
-        onnx_sha256="",
-        executed=True,
-    )
-    return card().model_copy(update={"engine": engine})
 
 
 def test_a_plans_configuration_names_its_backend_its_gpu_and_its_profile() -> None:

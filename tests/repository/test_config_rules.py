@@ -24,7 +24,8 @@ from resx.serving.deployment.tuned_configuration import setting_of, take_back
 from resx.serving.embedded.backend_session import served_config
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 PLAIN = """\
 name: "m"

@@ -33,9 +33,8 @@ from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor import detaching
 from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
-from tests.analysis.conftest import small_spec
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished
+from tests.support.command import Finished, refused
+from tests.support.small_networks import small_spec
 
 Resx = Callable[..., Finished]
 RECORDED = Manner(rehearse=False)
@@ -124,7 +123,7 @@ def test_a_family_has_the_whole_network_and_cards_that_name_what_each_member_get
         assert card.family.accuracy == pytest.approx((logits.argmax(1) == data.held_out.targets).mean())
         assert (card.family.accuracy_on, card.family.num_images) == ("held-out images of digits", len(data.held_out))
         assert card.family.whole_sha256 == home.repository.card("r-d5").source.weights_sha256
-        assert 0 < card.family.latency_ms < 1000
+        assert card.family.latency_ms > 0
         assert card.family.processor
         assert one.items() >= card.family.model_dump(exclude={"name"}).items()
         assert card.source.arguments is not None

@@ -26,9 +26,10 @@ from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Repository
 from resx.serving.deployment.deploy import deploy
 from resx.zoo.spec import INTERPOLATIONS, Interpolation
-from tests.conftest import Finished, RunningTriton
-from tests.repository.test_config_pbtxt import bicubic_card, card
+from tests.support.cards import bicubic_card, card
+from tests.support.command import Finished
 from tests.support.image_files import METADATA, NOISE, RAMP_16_BIT, encoded, frames, png, turned
+from tests.support.running_triton import RunningTriton
 
 MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "preprocess" / "model.py"
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.fault_clients import FREE, current, wait_until
 
 from resx.errors import UsageError
 from resx.repository.model_folders import model_folders, unlistable, versions_in, why_unreadable
@@ -20,7 +19,8 @@ from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.garbage_collection import Kept, collect
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import publish_tiny
+from tests.support.running_triton import FREE, current, wait_until
+from tests.support.tiny_models import publish_tiny
 
 Harm = Callable[[Path], None]
 

@@ -12,7 +12,8 @@ from resx.repository.skipped_folders import skipped_entries, skipped_lines
 from resx.repository.versions import Repository
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 

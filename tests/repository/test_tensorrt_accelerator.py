@@ -21,11 +21,12 @@ from resx.serving.embedded import provider_engines
 from resx.serving.embedded.backend_session import load_session, this_process
 from resx.serving.embedded.devices import require_device_for, require_tensorrt_for
 from resx.serving.embedded.machine_checks import check_machine
-from tests.conftest import Finished, RunningTriton, publish_tiny
-from tests.repository.test_config_pbtxt import card
-from tests.serving.embedded.test_backend_alone import MODEL
-from tests.serving.embedded.test_execution_providers import CPU, CUDA, TENSORRT, accelerated, beside
 from tests.support import onnx_files
+from tests.support.backend_alone import CPU, CUDA, MODEL, TENSORRT, accelerated, beside
+from tests.support.cards import card
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 KEEPS = {"trt_engine_cache_enable": "1", "trt_timing_cache_enable": "1"}
 NO_GPU = Gpus(count=0, missing="no NVIDIA driver is installed")

@@ -12,7 +12,7 @@ from resx.errors import ParityError, UsageError
 from resx.repository import image_endpoint
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Published, Repository
-from tests.repository.test_config_pbtxt import card
+from tests.support.cards import card
 
 
 def publish(repository: Repository, of: Card, content: str = "model") -> Published:

@@ -16,7 +16,7 @@ from resx.export.request import ExportRequest, key_of
 from resx.runtimes import onnx_reader
 from resx.runtimes.external_data import LIMIT_BYTES
 from resx.runtimes.onnxruntime_model import open_session
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 ROWS = np.random.default_rng(1).normal(0, 1, (2, 12)).astype(np.float32)
 WEIGHT = np.random.default_rng(0).normal(0, 1, (12, 5)).astype(np.float32)

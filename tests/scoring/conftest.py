@@ -4,22 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from resx.repository.versions import Repository
-from tests.conftest import publish_tiny
-
-
-def write_images(folder: Path, num_images: int, *, seed: int = 0) -> Path:
-    """Write small JPEGs of noise, below two folders."""
-    random = np.random.default_rng(seed)
-    for number in range(num_images):
-        path = folder / f"{number % 2}" / f"{number:05}.jpg"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
-    return folder
+from tests.support.image_files import write_images
+from tests.support.tiny_models import publish_tiny
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ from resx.scoring.sources import source as sources
 from resx.scoring.sources.finding import find_source
 from resx.scoring.sources.parquet import open_table
 from resx.scoring.sources.parquet_pages import DamagedPageError, pages_of
-from tests.conftest import Finished
+from tests.support.command import Finished
 from tests.support.image_files import encoded
 
 Resx = Callable[..., Finished]

@@ -29,10 +29,11 @@ from resx.scoring.in_process import Sessions, find_model
 from resx.scoring.output import without_formula
 from resx.scoring.rows import NOT_FINITE, Prepared, score
 from resx.scoring.sources.finding import find_source
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished, refused
 from tests.support.image_files import METADATA, RAMP, RAMP_16_BIT, encoded, pgm, png
 from tests.support.onnx_files import channel_means, configure
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 

@@ -17,8 +17,8 @@ from pyarrow import parquet
 
 import resx
 from resx.repository.versions import Repository
-from tests.conftest import Finished
-from tests.scoring.conftest import write_images
+from tests.support.command import Finished
+from tests.support.image_files import write_images
 
 Resx = Callable[..., Finished]
 NUM_NODES = 4

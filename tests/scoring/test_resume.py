@@ -20,8 +20,9 @@ from resx.repository.versions import Repository
 from resx.scoring.in_process import find_model
 from resx.scoring.parts import PartsManifest
 from resx.scoring.sources.finding import find_source
-from tests.conftest import Finished, publish_tiny
-from tests.scoring.conftest import write_images
+from tests.support.command import Finished
+from tests.support.image_files import write_images
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 

@@ -15,8 +15,10 @@ from pyarrow import parquet
 from resx.repository.versions import Repository
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.supervisor.detaching import serve_detached, stop
-from tests.conftest import Finished, RunningTriton, publish_tiny
-from tests.scoring.conftest import write_images
+from tests.support.command import Finished
+from tests.support.image_files import write_images
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 pytestmark = pytest.mark.triton

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,3 +89,13 @@ METADATA = {
     "a text with a wrong checksum": png(before=chunk(b"tEXt", b"key\0text")[:-1] + b"x"),
 }
 """PNGs whose pixels are NOISE."""
+
+
+def write_images(folder: Path, num_images: int, *, seed: int = 0) -> Path:
+    """Write small JPEGs of noise, below two folders."""
+    random = np.random.default_rng(seed)
+    for number in range(num_images):
+        path = folder / f"{number % 2}" / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
+    return folder

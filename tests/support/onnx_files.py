@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 Axis = int | str
 
@@ -118,4 +119,50 @@ def _write(
     onnx.checker.check_model(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     onnx.save(model, path)
+    return path
+
+
+def network(
+    *,
+    shape: tuple[int | str, ...] = ("batch", 3, 8, 8),
+    data_type: int = TensorProto.FLOAT,
+    opset: int = 17,
+    softmax: bool = False,
+    scale: float = 0.1,
+    classes: int = 7,
+) -> ModelProto:
+    """A convolution, pooling and a linear layer with random weights; without an image only the last."""
+    random = np.random.default_rng(0)
+    nodes, channels = [], shape[1]
+    assert isinstance(channels, int)
+    weights = {"w2": random.normal(0, scale, (classes, 5 if len(shape) == 4 else channels)).astype(np.float32)}
+    source = "given"
+    if data_type != TensorProto.FLOAT:
+        nodes.append(helper.make_node("Cast", ["given"], ["float"], to=TensorProto.FLOAT))
+        source = "float"
+    if len(shape) == 4:
+        weights["w1"] = random.normal(0, scale, (5, channels, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [source, "w1"], ["c"], pads=[1, 1, 1, 1], name="first"))
+        nodes.append(helper.make_node("Relu", ["c"], ["r"]))
+        nodes.append(helper.make_node("GlobalAveragePool", ["r"], ["p"]))
+        nodes.append(helper.make_node("Flatten", ["p"], ["f"]))
+        source = "f"
+    nodes.append(helper.make_node("Gemm", [source, "w2"], ["scores"], transB=1))
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["scores"], ["answer"], axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "somebody's",
+        [helper.make_tensor_value_info("given", data_type, shape)],
+        [helper.make_tensor_value_info("answer" if softmax else "scores", TensorProto.FLOAT, [shape[0], classes])],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    helper.set_model_props(model, {"author": "somebody"})
+    return model
+
+
+def saved(model: ModelProto, folder: Path, name: str = "theirs") -> Path:
+    path = folder / f"{name}.onnx"
+    path.write_bytes(model.SerializeToString())
     return path

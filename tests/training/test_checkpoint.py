@@ -34,8 +34,11 @@ def halve(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def test_a_whole_run_resumes(resume: Callable[[], object]) -> None:
+def test_a_whole_run_resumes_and_stays_as_it_is(run: Path, resume: Callable[[], object]) -> None:
+    kept = [run / name for name in (checkpoint.WEIGHTS, checkpoint.METRICS, "spec.json")]
+    before = [path.read_bytes() for path in kept]
     resume()
+    assert [path.read_bytes() for path in kept] == before
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,4 @@
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,7 @@ from resx.training.evaluation import accuracy, logits
 from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
 from resx.zoo.spec import ModelSpec, read_spec
-
-
-def stop_after(epoch: int):
-    def on_epoch(entry: Metrics) -> None:
-        if entry["epoch"] == epoch:
-            raise KeyboardInterrupt
-
-    return on_epoch
+from tests.support.runs import metrics_of, stop_after
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -36,12 +28,6 @@ def forget_origin(weights: Path) -> None:
     with safe_open(weights, framework="pt") as file:
         metadata = {key: value for key, value in file.metadata().items() if key != "run"}
     save_file(load_file(weights), weights, metadata)
-
-
-def metrics_of(folder: Path) -> list[Metrics]:
-    """The lines of metrics.jsonl without their timings, which differ from run to run."""
-    lines = [json.loads(line) for line in (folder / checkpoint.METRICS).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines]
 
 
 def test_a_run_leaves_exactly_the_documented_files(

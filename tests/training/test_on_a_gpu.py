@@ -14,7 +14,7 @@ from resx.training.devices import choose_device, computes_bf16
 from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
 from resx.zoo.spec import ModelSpec
-from tests.training.test_loop import metrics_of, stop_after
+from tests.support.runs import metrics_of, stop_after
 
 pytestmark = [
     pytest.mark.gpu,

@@ -17,7 +17,7 @@ from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 from resx.zoo.spec import ModelSpec
 from resx.zoo.weights.pretrained import read_weights
-from tests.training.test_loop import metrics_of, stop_after
+from tests.support.runs import metrics_of, stop_after
 
 
 def test_a_finished_run_is_trained_on_with_the_schedule_of_so_many_epochs(

@@ -20,9 +20,8 @@ from resx.bench.report.figure_file import draw_into
 from resx.data.dataset import DataSet
 from resx.errors import UsageError
 from resx.training.evaluation import accuracy, logits
-from tests.analysis.conftest import ARCHITECTURES, fast, few, small_network, taken_apart
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished
+from tests.support.command import Finished, refused
+from tests.support.small_networks import ARCHITECTURES, fast, few, small_network, taken_apart
 
 Resx = Callable[..., Finished]
 

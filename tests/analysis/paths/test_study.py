@@ -14,9 +14,8 @@ from resx.analysis.paths.study import PathTape, carrying_span, path_gradients, p
 from resx.data.dataset import DataSet
 from resx.training.evaluation import normalize
 from resx.zoo.catalog import VARIANTS, variant
-from tests.analysis.conftest import taken_apart
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished
+from tests.support.command import Finished, refused
+from tests.support.small_networks import taken_apart
 
 Resx = Callable[..., Finished]
 RESIDUAL = [name for name, entry in VARIANTS.items() if not entry.spec.architecture.undroppable]

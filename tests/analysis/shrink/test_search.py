@@ -23,9 +23,8 @@ from resx.export.graph.survival_folding import fold_survival
 from resx.training.checkpoint import load_run, load_run_data
 from resx.training.evaluation import accuracy, logits, normalize
 from resx.zoo.spec import survival_probabilities
-from tests.analysis.conftest import small_network
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished
+from tests.support.command import Finished, refused
+from tests.support.small_networks import small_network
 
 Resx = Callable[..., Finished]
 

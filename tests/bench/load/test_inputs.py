@@ -20,10 +20,10 @@ from resx.serving.client.answers import MAX_VALUES_BYTES
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor.detaching import serve_detached, stop
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished, refused
 from tests.support.image_files import RAMP, png
 from tests.support.onnx_files import channel_means, configure, identity
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 CLASSES = 100

@@ -13,8 +13,8 @@ from resx.bench.results.gpu_sampling import GpuSampler, GpuUse, Spread, summary
 from resx.bench.results.result import BenchResult
 from resx.cli.views.bench_result import gpu_line
 from resx.serving.running.gpu_use import GpuReader, GpuReading
-from tests.conftest import RunningTriton
 from tests.support.report_page import measurement, read_page, result
+from tests.support.running_triton import RunningTriton
 
 USE = GpuUse(
     name="0: NVIDIA L4",

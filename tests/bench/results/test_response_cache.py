@@ -19,7 +19,9 @@ from resx.bench.results.response_cache import MOST_CACHED, cached_share, models_
 from resx.bench.results.result import BenchResult
 from resx.errors import UsageError
 from resx.serving.deployment.deploy import deploy
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 QUICK = Extras(measure_ceiling=False)
 SHORT = LoadPlan(concurrency=2, duration_s=0.5, warmup_s=0.2)

@@ -149,7 +149,7 @@ def test_a_miss_is_one_line_with_numbers_bounds_and_remedy() -> None:
 
 
 def test_batches_are_of_one_two_and_the_largest_on_noise_and_on_real_images() -> None:
-    from tests.conftest import tiny_spec
+    from tests.support.tiny_models import tiny_spec
 
     real = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1).repeat(3, 1).repeat(16, 2).repeat(16, 3)
     batches = parity.images_for(signature_of(tiny_spec(), "uint8"), real=real, max_batch_size=8, seed=0)
@@ -160,7 +160,7 @@ def test_batches_are_of_one_two_and_the_largest_on_noise_and_on_real_images() ->
 
 
 def test_a_model_of_single_images_is_asked_for_single_images_only() -> None:
-    from tests.conftest import tiny_spec
+    from tests.support.tiny_models import tiny_spec
 
     real = np.zeros((5, 3, 16, 16), np.uint8)
     batches = parity.images_for(signature_of(tiny_spec(), "uint8"), real=real, max_batch_size=1, seed=0)

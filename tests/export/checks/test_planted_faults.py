@@ -31,8 +31,8 @@ from resx.export.sources.source import LoadedSource, load_source, weights_sha256
 from resx.files.staging import sha256_of
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
-from tests.conftest import tiny_spec
 from tests.support.export_faults import FAULTS, NETWORK_FAULTS, change, changed_weight, through_half
+from tests.support.tiny_models import tiny_spec
 
 Command: TypeAlias = Callable[..., int]
 OPTIONS = {

@@ -21,7 +21,7 @@ from resx.export.checks.row_independence import Subject, require_own_answers, tr
 from resx.export.options import ExportOptions
 from resx.export.pipeline import export_version
 from resx.export.sources.source import load_source
-from tests.conftest import tiny_spec
+from tests.support.tiny_models import tiny_spec
 
 node = helper.make_node
 

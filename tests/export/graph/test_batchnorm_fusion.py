@@ -13,42 +13,9 @@ from resx.export.graph import batchnorm_fusion, onnx_writer
 from resx.runtimes import onnx_reader
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.training import evaluation
-from resx.zoo.architectures import DenseNetArchitecture
 from resx.zoo.building import build_from_spec
-from resx.zoo.catalog import variant
-from resx.zoo.spec import ModelSpec
-from tests.conftest import tiny_spec
-
-
-def tiny_densenet(image_size: int = 16) -> ModelSpec:
-    """A DenseNet-BC of two blocks on small images."""
-    base = variant("densenet121").spec
-    architecture = DenseNetArchitecture(
-        block_depths=(2, 2), growth_rate=8, stem_width=8, stem="cifar", bottleneck=2, compression=0.5
-    )
-    return base.model_copy(
-        update={
-            "name": "tiny-densenet",
-            "architecture": architecture,
-            "classes": 10,
-            "labels": (),
-            "image_size": image_size,
-            "resize": image_size,
-        }
-    )
-
-
-def with_statistics(model: nn.Module, *, seed: int = 0) -> nn.Module:
-    """Give every batch norm statistics and parameters that are not those of a fresh one, as training would."""
-    torch.manual_seed(seed)
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d):
-            norm.running_mean = torch.randn(norm.num_features)
-            norm.running_var = torch.rand(norm.num_features) + 0.2
-            with torch.no_grad():
-                norm.weight.copy_(torch.randn(norm.num_features))
-                norm.bias.copy_(torch.randn(norm.num_features))
-    return model.eval()
+from tests.support.small_networks import tiny_densenet, with_statistics
+from tests.support.tiny_models import tiny_spec
 
 
 def largest_difference(model: nn.Module, other: nn.Module, *shape: int) -> float:

@@ -13,7 +13,7 @@ from resx.runtimes import onnx_reader
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.training import evaluation
 from resx.zoo.building import build_from_spec
-from tests.conftest import tiny_spec
+from tests.support.tiny_models import tiny_spec
 
 
 def write(

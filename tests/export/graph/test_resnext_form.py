@@ -17,8 +17,8 @@ from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.zoo.architectures import BottleneckForm, ResNetArchitecture
 from resx.zoo.building import build_from_spec
 from resx.zoo.families.resnext import convert_form
-from tests.conftest import tiny_spec
-from tests.export.graph.test_batchnorm_fusion import with_statistics
+from tests.support.small_networks import with_statistics
+from tests.support.tiny_models import tiny_spec
 
 
 def resnext(form: BottleneckForm, survival: float = 1.0) -> LoadedSource:

@@ -147,7 +147,9 @@ def test_a_branch_that_ends_without_weights_is_refused_with_its_place() -> None:
 
 
 def test_such_a_branch_is_fine_where_it_always_survives() -> None:
-    resx.fold(nn.Sequential(_EndsInActivation()))
+    model = nn.Sequential(_EndsInActivation())
+
+    _assert_same(_logits(resx.fold(model)), _logits(model))
 
 
 def test_a_batch_norm_without_parameters_is_refused() -> None:

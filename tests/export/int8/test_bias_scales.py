@@ -16,8 +16,8 @@ from resx.export.checks import parity
 from resx.export.graph.onnx_writer import write_onnx
 from resx.export.int8 import bias_scales, quantization
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
-from tests.conftest import tiny_spec
-from tests.export.int8.test_quantization import PHOTOGRAPHS
+from tests.support.int8_models import PHOTOGRAPHS
+from tests.support.tiny_models import tiny_spec
 
 SPEC = tiny_spec()
 

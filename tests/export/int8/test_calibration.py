@@ -15,9 +15,10 @@ from resx.export.graph.onnx_writer import write_onnx
 from resx.export.int8 import quantization
 from resx.export.int8.calibration import Ranges, load_calibration
 from resx.zoo.building import build_from_spec
-from tests.conftest import Finished, tiny_spec
-from tests.export.graph.test_batchnorm_fusion import with_statistics
-from tests.export.int8.test_quantization import PHOTOGRAPHS
+from tests.support.command import Finished
+from tests.support.int8_models import PHOTOGRAPHS
+from tests.support.small_networks import with_statistics
+from tests.support.tiny_models import tiny_spec
 
 SPEC = tiny_spec()
 SIGNATURE = signature_of(SPEC, "uint8")

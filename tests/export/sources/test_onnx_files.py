@@ -28,55 +28,11 @@ from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.verification import LabelledData, verify_version
 from resx.text import one_line
-from tests.conftest import Finished, RunningTriton
+from tests.support.command import Finished
+from tests.support.onnx_files import network, saved
+from tests.support.running_triton import RunningTriton
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
-
-
-def network(
-    *,
-    shape: tuple[int | str, ...] = ("batch", 3, 8, 8),
-    data_type: int = TensorProto.FLOAT,
-    opset: int = 17,
-    softmax: bool = False,
-    scale: float = 0.1,
-    classes: int = 7,
-) -> ModelProto:
-    """A convolution, pooling and a linear layer with random weights; without an image only the last."""
-    random = np.random.default_rng(0)
-    nodes, channels = [], shape[1]
-    assert isinstance(channels, int)
-    weights = {"w2": random.normal(0, scale, (classes, 5 if len(shape) == 4 else channels)).astype(np.float32)}
-    source = "given"
-    if data_type != TensorProto.FLOAT:
-        nodes.append(helper.make_node("Cast", ["given"], ["float"], to=TensorProto.FLOAT))
-        source = "float"
-    if len(shape) == 4:
-        weights["w1"] = random.normal(0, scale, (5, channels, 3, 3)).astype(np.float32)
-        nodes.append(helper.make_node("Conv", [source, "w1"], ["c"], pads=[1, 1, 1, 1], name="first"))
-        nodes.append(helper.make_node("Relu", ["c"], ["r"]))
-        nodes.append(helper.make_node("GlobalAveragePool", ["r"], ["p"]))
-        nodes.append(helper.make_node("Flatten", ["p"], ["f"]))
-        source = "f"
-    nodes.append(helper.make_node("Gemm", [source, "w2"], ["scores"], transB=1))
-    if softmax:
-        nodes.append(helper.make_node("Softmax", ["scores"], ["answer"], axis=1))
-    graph = helper.make_graph(
-        nodes,
-        "somebody's",
-        [helper.make_tensor_value_info("given", data_type, shape)],
-        [helper.make_tensor_value_info("answer" if softmax else "scores", TensorProto.FLOAT, [shape[0], classes])],
-        [numpy_helper.from_array(value, name) for name, value in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
-    helper.set_model_props(model, {"author": "somebody"})
-    return model
-
-
-def saved(model: ModelProto, folder: Path, name: str = "theirs") -> Path:
-    path = folder / f"{name}.onnx"
-    path.write_bytes(model.SerializeToString())
-    return path
 
 
 def loaded(path: Path, arguments: FileArguments = NOTHING_GIVEN, image_size: int | None = None) -> LoadedFile:

@@ -21,7 +21,7 @@ from resx.export.pipeline import export_version
 from resx.export.sources.source import load_source
 from resx.files.staging import sha256_of
 from resx.zoo.building import build_from_spec
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 MODULE = """
 from collections import namedtuple

@@ -18,17 +18,15 @@ from onnx import TensorProto, helper
 
 from resx.card.card import read_card
 from resx.card.kinds import Precision
-from resx.card.origin import Source
 from resx.card.precision import Engine
 from resx.card.signature import signature_of
 from resx.cli.views.export_result import remarks
-from resx.data.photographs import RealImages, photograph_crops
+from resx.data.photographs import photograph_crops
 from resx.errors import ExportError, MissingCapability, ParityError, UsageError
 from resx.export.graph.grouped_convolutions import grouped_half_convolutions, with_grouped_in_fp32
 from resx.export.graph.onnx_writer import write_onnx
 from resx.export.int8 import quantization
 from resx.export.options import ExportOptions
-from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.export.tensorrt import builder, timing_cache
 from resx.export.tensorrt.builder import EngineOptions, build_engine
 from resx.export.tensorrt.engine_export import _Twin, export_engine, export_engine_folder, inspected_facts
@@ -43,29 +41,13 @@ from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.zoo import depths
 from resx.zoo.architectures import (
     Architecture,
-    DenseNetArchitecture,
-    HighwayArchitecture,
-    PreResNetArchitecture,
-    ResNetArchitecture,
-    VGGArchitecture,
 )
 from resx.zoo.building import build_from_spec
-from resx.zoo.spec import ModelSpec
-from tests.conftest import Finished, tiny_spec
+from tests.support.command import Finished
+from tests.support.engine_sources import FAMILIES, GROUPED, source_of, spec_of
+from tests.support.tiny_models import tiny_spec
 
 AMPERE = EngineOptions(compute_capabilities=("8.6",), batch_opt=2, batch_max=4)
-GROUPED = ResNetArchitecture(
-    block="bottleneck", stage_depths=(1, 1), width=16, inner_width=16, cardinality=4, stem="cifar"
-)
-FAMILIES: dict[str, Architecture] = {
-    "resnet": ResNetArchitecture(block="basic", stage_depths=(1, 1, 1), width=16, stem="cifar", shortcut="padding"),
-    "plain": ResNetArchitecture(block="basic", stage_depths=(1, 1, 1), width=16, stem="cifar", shortcut="none"),
-    "preresnet": PreResNetArchitecture(block="basic", stage_depths=(2, 2), width=16, stem="cifar"),
-    "resnext": GROUPED,
-    "densenet": DenseNetArchitecture(block_depths=(3, 3), growth_rate=8, stem_width=16, stem="cifar"),
-    "highway": HighwayArchitecture(stage_depths=(3, 3), stage_widths=(16, 24)),
-    "vgg": VGGArchitecture(stage_depths=(1, 2), stage_widths=(16, 24), hidden_width=64, batch_norm=True),
-}
 
 
 @pytest.fixture(scope="module")
@@ -73,22 +55,6 @@ def trt() -> Any:
     if platform.machine() != "x86_64":
         pytest.skip("TensorRT-RTX is packaged for x86-64 only")
     return load_package("tensorrt_rtx")
-
-
-def spec_of(architecture: Architecture) -> ModelSpec:
-    return tiny_spec(image_size=32).model_copy(update={"architecture": architecture})
-
-
-def source_of(architecture: Architecture) -> LoadedSource:
-    spec = spec_of(architecture)
-    model = build_from_spec(spec, seed=0).eval()
-    real = np.random.default_rng(1).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
-    return LoadedSource(
-        name="tiny",
-        model=model,
-        description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
-        real=RealImages(images=real, origin="a test"),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -27,8 +27,8 @@ from resx.repository.versions import Repository
 from resx.runtimes import tensorrt_model
 from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.zoo.building import build_from_spec
-from tests.conftest import Finished
-from tests.export.tensorrt.test_builder import GROUPED, source_of, spec_of
+from tests.support.command import Finished
+from tests.support.engine_sources import GROUPED, source_of, spec_of
 
 OPTIONS = EngineOptions(batch_opt=2, batch_max=4)
 HALF = [{"Name": "conv", "LayerType": "Convolution", "Inputs": [{"DataType": "Half"}], "Outputs": []}]

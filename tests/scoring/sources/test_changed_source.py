@@ -25,9 +25,8 @@ from resx.scoring.in_process import find_model
 from resx.scoring.parts import MANIFEST, SOURCE, PartsManifest
 from resx.scoring.rows import prepare
 from resx.scoring.sources.finding import find_source
-from tests.conftest import Finished
-from tests.scoring.conftest import write_images
-from tests.support.image_files import encoded
+from tests.support.command import Finished
+from tests.support.image_files import encoded, write_images
 
 Resx = Callable[..., Finished]
 Begin = Callable[[str], Path]

@@ -17,7 +17,7 @@ from resx.scoring.rows import prepare
 from resx.scoring.sources.finding import find_source
 from resx.scoring.sources.parquet_pages import pages_of
 from resx.scoring.sources.source import Row
-from tests.conftest import Finished
+from tests.support.command import Finished
 from tests.support.image_files import encoded
 
 Resx = Callable[..., Finished]

@@ -22,7 +22,9 @@ from resx.serving.client.address import PROTOCOLS, Address, Protocol, parse_addr
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.file_checks import VersionRejected
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 3, 16, 16), dtype=np.uint8)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 FAMILIES = ["resnet20", "plain20", "preresnet18", "resnext29_8x64d", "densenet40_12", "highway32", "vgg16_bn"]
 DEEPEST = ["resnet1202", "preresnet1001"]

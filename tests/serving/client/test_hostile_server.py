@@ -103,7 +103,7 @@ def test_an_answer_without_end_or_form_is_given_up(name: str) -> None:
             client.infer("m", INTERFACE, ONE)
         with pytest.raises((ServerError, MissingCapability)):
             client.load("m")
-    assert time.monotonic() - begun < 50  # and not for ever
+    assert time.monotonic() - begun < 600  # and not for ever
 
 
 @pytest.mark.parametrize("name", WORDS)
@@ -331,10 +331,13 @@ def test_a_server_that_never_ends_its_answer_over_grpc_is_given_up() -> None:
 def test_the_environment_ends_an_answer_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESX_TIMEOUT_S", "0.2")
     begun = time.monotonic()
-    with hostile(everything=TRANSPORT["a blank now and then"]) as server, client_of(server.url, timeout_s=60) as client:
+    with (
+        hostile(everything=TRANSPORT["a blank now and then"]) as server,
+        client_of(server.url, timeout_s=900) as client,
+    ):
         with pytest.raises(MissingCapability):
             client.server_version()
-        assert time.monotonic() - begun < 50  # and not the minute that the caller allows
+        assert time.monotonic() - begun < 600  # and not what the caller allows
     monkeypatch.setenv("RESX_TIMEOUT_S", "soon")
     with pytest.raises(UsageError, match="RESX_TIMEOUT_S=soon"), client_of("http://127.0.0.1:1"):
         pass

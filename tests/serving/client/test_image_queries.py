@@ -108,7 +108,7 @@ def test_normalised_pixels_are_what_pytorch_gets() -> None:
     import torch
 
     from resx.training.evaluation import normalize
-    from tests.conftest import tiny_spec
+    from tests.support.tiny_models import tiny_spec
 
     spec = tiny_spec()
     batch = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)

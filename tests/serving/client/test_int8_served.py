@@ -10,8 +10,8 @@ from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.deployment.deploy import deploy
-from tests.conftest import RunningTriton
-from tests.export.int8.test_quantization import PHOTOGRAPHS, options, tiny
+from tests.support.int8_models import PHOTOGRAPHS, options, tiny
+from tests.support.running_triton import RunningTriton
 
 pytestmark = pytest.mark.triton
 

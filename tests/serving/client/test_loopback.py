@@ -19,7 +19,8 @@ from resx.serving.client.client import TritonClient
 from resx.serving.client.loopback import connect, grpc_options, grpc_proxy, is_loopback, means_embedded
 from resx.serving.embedded.server_ports import require_loopback
 from resx.serving.running.server_state import server_at
-from tests.conftest import Finished, RunningTriton
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 

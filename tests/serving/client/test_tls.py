@@ -13,7 +13,8 @@ import pytest
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.serving.client.address import PROTOCOLS, Access, Protocol, Tls, access, parse_address
 from resx.serving.client.client import TritonClient
-from tests.conftest import Finished, RunningTriton
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
 from tests.support.tls_proxy import Certificates, make_certificates, tls_proxy
 
 IMAGES = np.zeros((1, 3, 16, 16), np.uint8)

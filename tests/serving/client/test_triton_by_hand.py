@@ -12,9 +12,9 @@ from PIL import Image
 
 from resx.repository.versions import Repository
 from resx.serving.embedded.server_ports import Ports
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished, refused
 from tests.support.onnx_files import channel_means, configure
+from tests.support.tiny_models import publish_tiny
 from tests.support.triton_by_hand import triton_by_hand
 
 Resx = Callable[..., Finished]

@@ -23,7 +23,7 @@ from resx.serving.clusters.kustomization import write_folder
 from resx.serving.clusters.release import SUMS, Release, read_release
 from resx.serving.clusters.workload import Placement, workload_of
 from resx.serving.embedded import server_ports, triton_installation
-from tests.conftest import publish_tiny
+from tests.support.tiny_models import publish_tiny
 
 NAME = "small"
 

@@ -31,7 +31,8 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
 from resx.serving.running.server_state import read_deployed, running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 IMAGES = np.zeros((1, 3, 16, 16), np.uint8)
@@ -116,7 +117,7 @@ def test_an_older_version_cannot_be_kept_in_front_of_a_newer_one(tiny: tuple[Rep
 
 def test_no_request_meets_a_version_before_it_has_proved_itself(tiny: tuple[Repository, TritonClient]) -> None:
     """Its file is another model's, so its answers would differ; requests name no version."""
-    from benchmarks.fault_deploys import agree
+    from tests.support.cards import agree
 
     repository, client = tiny
     folder = repository.root / "tiny" / "4"

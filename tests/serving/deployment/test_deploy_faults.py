@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from benchmarks import fault_commands, fault_deploys, fault_requests, fault_strain
-from benchmarks.fault_clients import FREE, Row, current, line, stub_of, wait_until
+from benchmarks.fault_clients import Row, line
 from PIL import Image
 
 from resx.errors import ResxError
@@ -24,7 +24,8 @@ from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import Manner, deploy
 from resx.serving.deployment.rollback import undeploy
 from resx.serving.supervisor import detaching
-from tests.conftest import publish_tiny
+from tests.support.running_triton import FREE, current, stub_of, wait_until
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow, pytest.mark.timeout(600)]
 

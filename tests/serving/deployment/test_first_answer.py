@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from benchmarks.fault_clients import FREE
 from onnx import TensorProto, helper, numpy_helper
 
 from resx.errors import MissingCapability
@@ -21,8 +20,9 @@ from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.embedded.python_models import require_none_of_others
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import RunningTriton, publish_tiny
 from tests.support.onnx_files import identities, identity, sum_and_half
+from tests.support.running_triton import FREE, RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 REFUSED = "a Python model that resx did not make: numpy .* corrupt its tensors; serve it with NVIDIA's container"
 MODEL_PY = """

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.fault_deploys import agree
 
 from resx.errors import UsageError
 from resx.files.locks import exclusive
@@ -22,8 +21,9 @@ from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import ServerState, folder_of, previous, read_deployed, running_server
 from resx.serving.supervisor import detaching
-from tests.cli.test_bad_input import refused
-from tests.conftest import Finished, publish_tiny
+from tests.support.cards import agree
+from tests.support.command import Finished, refused
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 IMAGES = np.zeros((1, 3, 16, 16), np.uint8)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from benchmarks.fault_clients import FREE, current, wait_until
 
 from resx.errors import MissingCapability, ParityError, ResxError
 from resx.repository.versions import Repository
@@ -20,9 +19,9 @@ from resx.serving.embedded.patches import batcher, response_cache
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
 from resx.serving.supervisor.health_watch import RequestCounts, num_finished
-from tests.conftest import RunningTriton, publish_tiny
-from tests.serving.supervisor.test_one_bad_model import stubs_of
 from tests.support.bad_models import misjudged
+from tests.support.running_triton import FREE, RunningTriton, current, stubs_of, wait_until
+from tests.support.tiny_models import publish_tiny
 
 CACHE = "response_cache { enable: true }\n"
 

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
-from benchmarks.fault_clients import wait_until
 from onnx import TensorProto
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -23,8 +22,9 @@ from resx.serving.embedded.native_backend import missing_for_native
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import RunningTriton, publish_tiny
 from tests.support import onnx_files
+from tests.support.running_triton import RunningTriton, wait_until
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 X = np.arange(6, dtype=np.float32).reshape(2, 3)

@@ -1,6 +1,5 @@
 """The onnxruntime backend without a server: what a client can do only with luck, such as cancelling in time."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import resx.serving.embedded
 from resx.serving.embedded.backends.onnxruntime.session_settings import (
     ERRORS_ALONE,
     SILENT,
@@ -21,85 +19,9 @@ from resx.serving.embedded.backends.onnxruntime.session_settings import (
     session_options,
 )
 from tests.support import onnx_files
+from tests.support.backend_alone import Error, Request, parameters, rows
 
-MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "onnxruntime" / "model.py"
 HOST = Host(cores=2, log_severity=SILENT)
-
-
-class Tensor:
-    """Stands for the stub's: takes a capsule, as it does."""
-
-    def __init__(self, name: str, capsule: object) -> None:
-        class Holder:
-            def __dlpack__(self, **_options: object) -> object:
-                return capsule
-
-            def __dlpack_device__(self) -> tuple[int, int]:
-                return (1, 0)
-
-        self.name, self.array = name, np.from_dlpack(Holder())
-
-    from_dlpack = classmethod(lambda cls, name, capsule: cls(name, capsule))
-
-
-class Input:
-    """Stands for the stub's: gives a capsule, as it does."""
-
-    def __init__(self, array: np.ndarray) -> None:
-        self.array = array
-
-    def to_dlpack(self) -> object:
-        return self.array.__dlpack__()
-
-
-class Error:
-    INTERNAL, INVALID_ARG, CANCELLED = 1, 3, 7
-
-    def __init__(self, message: str, code: int) -> None:
-        self.message, self.code = message, code
-
-
-class Response:
-    def __init__(self, tensors: list[Tensor] | None = None, error: Error | None = None) -> None:
-        self.tensors, self.error = {tensor.name: tensor.array for tensor in tensors or []}, error
-
-
-class Request:
-    def __init__(self, *, cancelled: bool = False, outputs: tuple[str, ...] = ("total", "half"), **inputs: Any) -> None:
-        self.inputs, self.cancelled, self.outputs = inputs, cancelled, outputs
-
-    def is_cancelled(self) -> bool:
-        return self.cancelled
-
-    def requested_output_names(self) -> list[str]:
-        return list(self.outputs)
-
-
-def input_by_name(request: Request, name: str) -> Input | None:
-    return Input(request.inputs[name]) if name in request.inputs else None
-
-
-@pytest.fixture
-def backend(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load_backend(monkeypatch, MODEL)
-
-
-def load_backend(monkeypatch: pytest.MonkeyPatch, path: Path) -> ModuleType:
-    """Load a backend's file as the server's stub does, with a stub's module that this test can look into."""
-    utils = ModuleType("triton_python_backend_utils")
-    utils.Tensor, utils.TritonError, utils.InferenceResponse = Tensor, Error, Response  # type: ignore[attr-defined]
-    utils.get_input_tensor_by_name = input_by_name  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", utils)
-    for folder in (path.parent, path.parent.parent):  # the server has the files of both in one folder
-        monkeypatch.syspath_prepend(folder)
-        for file in folder.glob("*.py"):
-            monkeypatch.delitem(sys.modules, file.stem, raising=False)
-    spec = importlib.util.spec_from_file_location("backend_under_test", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def instance(backend: ModuleType, folder: Path, *, max_batch_size: int = 8) -> Any:
@@ -112,10 +34,6 @@ def instance(backend: ModuleType, folder: Path, *, max_batch_size: int = 8) -> A
     model = backend.TritonPythonModel()
     model.initialize({"model_config": json.dumps(config), "model_repository": str(folder), "model_version": "1"})
     return model
-
-
-def rows(*values: float, width: int = 2) -> np.ndarray:
-    return np.array([[value] * width for value in values], np.float32)
 
 
 def counting_runs(model: Any) -> list[dict[str, np.ndarray]]:
@@ -236,10 +154,6 @@ def test_what_opens_a_version_in_this_process_imports_nothing_of_the_server() ->
 def test_graph_levels_mean_what_they_mean_to_the_cpp_backend(level: int, name: str) -> None:
     options = session_options({"optimization": {"graph": {"level": level}}}, HOST)
     assert options.graph_optimization_level.name == name
-
-
-def parameters(**texts: str) -> dict[str, Any]:
-    return {"parameters": {name.replace("__", "."): {"string_value": text} for name, text in texts.items()}}
 
 
 @pytest.mark.parametrize(

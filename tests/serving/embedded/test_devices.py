@@ -8,7 +8,8 @@ from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.devices import choose_device, missing_for_cuda
 from resx.serving.embedded.triton_installation import Installation, install, process_environment
-from tests.conftest import RunningTriton, publish_tiny
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 NO_DRIVER = Gpus(count=0, missing=f"no NVIDIA driver is installed ({DRIVER} is missing)")
 

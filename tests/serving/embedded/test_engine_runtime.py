@@ -9,7 +9,7 @@ from resx.card.card import Card
 from resx.errors import MissingCapability
 from resx.gpus import Gpus
 from resx.serving.embedded.engine_runtime import engine_backend, installed_version, require_engine_runtime
-from tests.repository.test_config_pbtxt import plan
+from tests.support.cards import plan
 from tests.support.triton_by_hand import triton_by_hand
 
 NO_DRIVER = Gpus(count=0, missing="no NVIDIA driver is installed")

@@ -1,6 +1,5 @@
 """Where the onnxruntime backend computes, by lists of providers that are handed in: no GPU is needed."""
 
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,11 +9,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from tests.serving.embedded.test_backend_alone import MODEL, Request, backend, parameters, rows
 from tests.support import onnx_files
-
-__all__ = ["backend"]
-CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+from tests.support.backend_alone import CPU, CUDA, TENSORRT, Request, accelerated, beside, parameters, rows
 
 
 @pytest.fixture
@@ -25,18 +21,6 @@ def providers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return beside(monkeypatch, "device_runs")
-
-
-def beside(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
-    """Import a file of the backend's folder as its stub does, for this test alone."""
-    monkeypatch.syspath_prepend(MODEL.parent)
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    return __import__(name)
-
-
-def accelerated(name: str, kind: str = "gpu", **options: str) -> dict[str, Any]:
-    entry = {"name": name, "parameters": options}
-    return {"optimization": {"execution_accelerators": {f"{kind}_execution_accelerator": [entry]}}}
 
 
 @pytest.mark.parametrize("kind", ["CPU", "MODEL"])

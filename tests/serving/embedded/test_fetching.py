@@ -13,7 +13,7 @@ import pytest
 from resx.errors import MissingCapability
 from resx.serving.embedded import triton_installation
 from resx.serving.embedded.bundled_pip import pip_environment
-from tests.conftest import Finished
+from tests.support.command import Finished
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import onnxruntime
 import psutil
 import pytest
-from benchmarks.fault_clients import FREE, current, wait_until
 
 from resx.bench.results.result import environment
 from resx.errors import MissingCapability
@@ -26,7 +25,9 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_process import STUB
 from resx.serving.running.server_state import ServerState, running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import FREE, current, wait_until
+from tests.support.tiny_models import publish_tiny
 
 
 @pytest.fixture

@@ -20,7 +20,9 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_installation import install
 from resx.serving.running.server_state import KEY
 from resx.serving.supervisor.detaching import serve_detached, stop
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 PATCHED_FILES = (
     f"libs/{batcher.LIBRARY}",

@@ -18,7 +18,7 @@ from resx.serving.client.client import TritonClient
 from resx.serving.embedded import machine_checks, triton_installation
 from resx.serving.embedded.native_backend import missing_for_native
 from resx.serving.embedded.python_stub import PYTHONS, THIS, computes_natively, missing_stub, require_stub_for
-from tests.conftest import publish_tiny
+from tests.support.tiny_models import publish_tiny
 from tests.support.triton_by_hand import triton_by_hand
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,8 @@ from PIL import Image
 from resx.repository.versions import Repository
 from resx.serving.client.loopback import is_loopback
 from resx.serving.deployment.deploy import deploy
-from tests.conftest import RunningTriton, publish_tiny
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 _STEPS = """
 set -e

@@ -17,7 +17,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from benchmarks.fault_clients import SERVED_WITH, current
+from benchmarks.fault_clients import SERVED_WITH
 from benchmarks.fault_requests import PIXELS, infer_body, valid_message
 from benchmarks.hostile import hostile_load
 
@@ -33,7 +33,8 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_installation import missing_for_install
 from resx.serving.running.server_state import KEY
 from resx.serving.supervisor.detaching import serve_detached, stop
-from tests.conftest import RunningTriton, publish_tiny
+from tests.support.running_triton import RunningTriton, current
+from tests.support.tiny_models import publish_tiny
 
 INFER = "/v2/models/tiny/infer"
 ENDPOINTS = (

@@ -27,7 +27,9 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_process import SHARED_MEMORY, shared_memory_prefix
 from resx.serving.running import server_state as states
 from resx.serving.supervisor.detaching import serve_detached, stop
-from tests.conftest import Finished, RunningTriton, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
+from tests.support.tiny_models import publish_tiny
 
 IMAGES = np.zeros((1, 3, 16, 16), np.uint8)
 # With these set, tritonserver opens a port on 0.0.0.0 and none of its own, unless it is told otherwise.

@@ -38,8 +38,9 @@ from resx.serving.embedded.server_folder import (
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
 from tests.support.server_dirs import copy_of, help_of, lay_out_script, lay_out_wheel
+from tests.support.tiny_models import publish_tiny
 
 FREE = Ports(http=0, grpc=0, metrics=0)
 ANY_PORTS = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")

@@ -12,8 +12,8 @@ import pytest
 
 import resx.serving.embedded
 from resx.gpus import find_gpus
-from tests.conftest import Finished
-from tests.serving.embedded.test_backend_alone import Error, Request, load_backend, rows
+from tests.support.backend_alone import Error, Request, load_backend, rows
+from tests.support.command import Finished
 from tests.support.fake_gpu import (
     FakeCuda,
     FakeEngine,

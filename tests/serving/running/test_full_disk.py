@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.fault_clients import FREE, wait_until
-from benchmarks.fault_commands import small_disk
 
 from resx.errors import ResxError
 from resx.files.disk_space import why_no_room
@@ -25,7 +23,10 @@ from resx.serving.running import server_state as states
 from resx.serving.running.server_state import ServerState, running_server
 from resx.serving.supervisor import detaching
 from resx.serving.supervisor.journal import Journal
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import FREE, wait_until
+from tests.support.small_disk import small_disk
+from tests.support.tiny_models import publish_tiny
 
 Resx = Callable[..., Finished]
 

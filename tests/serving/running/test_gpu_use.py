@@ -17,7 +17,8 @@ from resx.cli.views.server_status import gpu_line
 from resx.serving.client.address import Address
 from resx.serving.running.gpu_use import GpuReading, load_nvml, metrics_address, parse_metrics, read_nvml, reader_of
 from resx.serving.running.processes import descends_from
-from tests.conftest import Finished, RunningTriton
+from tests.support.command import Finished
+from tests.support.running_triton import RunningTriton
 
 METRICS = """\
 # HELP nv_gpu_utilization GPU utilization rate [0.0 - 1.0)

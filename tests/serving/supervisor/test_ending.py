@@ -13,13 +13,14 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benchmarks.fault_clients import wait_until
 
 from resx.repository.versions import Repository
 from resx.serving.running.server_state import folder_of, make_folder, running_server
 from resx.serving.running.start_marks import DETACHING, OWNER, announce, read_announced
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import wait_until
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 Resx = Callable[..., Finished]

@@ -19,7 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from benchmarks import faults
-from benchmarks.fault_clients import FREE, Row, current, stub_of, wait_until
+from benchmarks.fault_clients import Row
 
 from resx.files.locks import process_lives
 from resx.repository.versions import Repository
@@ -30,7 +30,9 @@ from resx.serving.deployment.deploy import deploy
 from resx.serving.running import server_state as states
 from resx.serving.running.server_state import record_deployed, running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.running_triton import FREE, current, stub_of, wait_until
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]  # `make test-slow`: real faults take minutes
 NOTHING = np.zeros((1, 3, 16, 16), np.uint8)

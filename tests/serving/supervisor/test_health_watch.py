@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from resx.repository.versions import Repository
-from resx.serving.client.client import TritonClient, parse_address
+from resx.serving.client.address import parse_address
+from resx.serving.client.client import TritonClient
 from resx.serving.embedded.triton_process import Stub, TritonProcess
 from resx.serving.supervisor import health_watch
 from resx.serving.supervisor.health_watch import (
@@ -23,8 +24,8 @@ from resx.serving.supervisor.health_watch import (
     counts,
     num_finished,
 )
-from tests.conftest import publish_tiny
 from tests.support.hostile_server import LOGITS, STATISTICS, answer, hostile, inference
+from tests.support.tiny_models import publish_tiny
 
 Answer = Callable[[int], bytes]
 """What a server sends to a request of so many rows."""
@@ -56,7 +57,7 @@ def child() -> "subprocess.Popen[bytes]":
 
 
 def fault_of(watch: StubWatch) -> Fault | None:
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if found := watch.fault():
             return found

@@ -14,9 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
-from benchmarks.fault_clients import FREE, current, wait_until
 
 from resx.errors import ResxError
 from resx.repository.versions import Repository
@@ -25,9 +23,11 @@ from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.running.server_state import ServerState, read_deployed, running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
 from tests.support import bad_models
 from tests.support.bad_models import Spoil, serve_unproved
+from tests.support.command import Finished
+from tests.support.running_triton import FREE, current, stubs_of, wait_until
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 IMAGE = np.zeros((1, 3, 16, 16), np.uint8)
@@ -62,14 +62,6 @@ def publish_bad(repository: Repository, spoil: Spoil, name: str = "bad") -> Path
     card.write_text(card.read_text().replace('"name": "good"', f'"name": "{name}"', 1))
     spoil(model / str(version))
     return model / str(version)
-
-
-def stubs_of(state: ServerState, name: str) -> list[int]:
-    return [
-        child.pid
-        for child in psutil.Process(state.server_pid).children()
-        if child.status() != psutil.STATUS_ZOMBIE and any(f"/{name}/" in word for word in child.cmdline())
-    ]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,8 @@ from resx.serving.client.client import TritonClient
 from resx.serving.running import server_state as states
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 Resx = Callable[..., Finished]

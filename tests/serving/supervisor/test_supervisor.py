@@ -19,7 +19,8 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor import supervisor
-from tests.conftest import Finished, publish_tiny
+from tests.support.command import Finished
+from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 FREE = Ports(http=0, grpc=0, metrics=0)

@@ -13,7 +13,7 @@ import resx
 from resx.errors import UsageError
 from resx.zoo.building import build_from_spec
 from resx.zoo.weights import pretrained
-from tests.conftest import tiny_spec
+from tests.support.tiny_models import tiny_spec
 
 State = dict[str, Tensor]
 

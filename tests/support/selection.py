@@ -1,0 +1,87 @@
+"""Which tests `make test` leaves to `make test-more`: whatever takes long because many real processes start and end.
+
+What it keeps has one of each real thing: a Triton that answers over both protocols (serving/client/test_client.py),
+the whole line from training to a benchmark (test_end_to_end.py), files exported and verified (export/), an engine of
+TensorRT-RTX and a page in a browser (`KEPT`).
+"""
+
+from __future__ import annotations
+
+INTEGRATION = (
+    # Servers that are broken, upgraded, rolled back, watched and shared.
+    "deploy/test_fleet_servers.py",
+    "deploy/test_monitoring.py",
+    "deploy/test_proxy.py",
+    "packaging/test_compose.py",
+    "repository/test_depth_family_export.py",
+    "repository/test_image_endpoint.py",
+    "repository/test_model_folders.py",
+    "repository/test_tensorrt_accelerator.py",
+    "serving/client/test_hostile_server.py",
+    "serving/client/test_int8_served.py",
+    "serving/client/test_loopback.py",
+    "serving/client/test_tls.py",
+    "serving/client/test_triton_by_hand.py",
+    "serving/clusters/test_workload.py",
+    "serving/deployment/",
+    "serving/embedded/test_backend.py",
+    "serving/embedded/test_native_backend.py",
+    "serving/embedded/test_plain_paths.py",
+    "serving/embedded/test_python_stub.py",
+    "serving/embedded/test_queue.py",
+    "serving/embedded/test_reach.py",
+    "serving/embedded/test_request_limits.py",
+    "serving/embedded/test_security.py",
+    "serving/embedded/test_server_folder.py",
+    "serving/running/test_full_disk.py",
+    "serving/supervisor/",
+    # Measurements, which take as long as they measure.
+    "bench/load/test_generator.py",
+    "bench/results/test_response_cache.py",
+    "bench/test_in_process.py",
+    "bench/test_loadgen.py",
+    "bench/test_measuring.py",
+    "bench/tuning/",
+    # Bulk scoring on Ray, through a server, ended and gone on with.
+    "scoring/test_ray.py",
+    "scoring/test_resume.py",
+    "scoring/test_served.py",
+    "scoring/sources/test_changed_source.py",
+    # Every family, precision and fault of an export; training in several processes, ended and gone on with.
+    "analysis/lesion/test_study.py",
+    "analysis/paths/test_study.py",
+    "analysis/shrink/",
+    "cli/test_export_again.py",
+    "cli/test_terminal.py",
+    "cli/test_verify.py",
+    "export/checks/test_planted_faults.py",
+    "export/checks/test_row_independence.py",
+    "export/graph/test_folded_families.py",
+    "export/int8/",
+    "export/sources/",
+    "export/tensorrt/",
+    "export/test_gpu_parity.py",
+    "runtimes/test_external_data.py",
+    "training/test_processes.py",
+    "training/test_train_command.py",
+    "training/test_training_on.py",
+    # Whole files spoiled at random, hostile files of every kind.
+    "test_crafted_files.py",
+    "test_fuzz.py",
+    "test_untrusted_files.py",
+    "data/test_bit_flips.py",
+    # A page in a browser.
+    "bench/report/test_html_report.py::test_a_browser",
+)
+"""Files, folders and beginnings of names, below tests/."""
+
+KEPT = (
+    "bench/report/test_html_report.py::test_a_browser_shows_it_light_and_dark",
+    "export/tensorrt/test_builder.py::test_the_engines_card_lies_beside_it_and_the_onnx_file_does_not",
+)
+"""Of those, what is run first all the same."""
+
+
+def is_integration(name: str) -> bool:
+    """Return whether `make test` leaves a test out, by its name below tests/: `folder/test_file.py::test_name`."""
+    return name.startswith(INTEGRATION) and not name.startswith(KEPT)
