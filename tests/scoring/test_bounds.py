@@ -17,7 +17,7 @@ from resx.errors import UsageError
 from resx.repository.interface import Interface
 from resx.repository.versions import Repository
 from resx.scoring.rows import prepare
-from resx.scoring.sources import source as sources
+from resx.scoring.sources import finding
 from resx.scoring.sources.finding import find_source
 from resx.scoring.sources.parquet import open_table
 from resx.scoring.sources.parquet_pages import DamagedPageError, pages_of
@@ -180,10 +180,10 @@ def test_a_pipe_as_the_source_is_told_at_once(resx: Resx, published: Repository,
 
 def test_a_list_has_bounds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "list.txt").write_text("a\n" * 11)
-    monkeypatch.setattr(sources, "MAX_LIST_LINES", 10)
+    monkeypatch.setattr(finding, "MAX_LIST_LINES", 10)
     with pytest.raises(UsageError, match=r"list\.txt: a list of 11 lines: the limit is 10; split the list"):
         find_source(str(tmp_path / "list.txt"), "")
-    monkeypatch.setattr(sources, "MAX_LIST_BYTES", 10)
+    monkeypatch.setattr(finding, "MAX_LIST_BYTES", 10)
     with pytest.raises(UsageError, match=r"list\.txt: file of 22 bytes: the limit is 10; split the list"):
         find_source(str(tmp_path / "list.txt"), "")
 
