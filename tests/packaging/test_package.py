@@ -17,23 +17,24 @@ from resx._version import __version__
 
 ROOT = Path(__file__).parents[2]
 LINKS = ("cli", "export", "serving")
-NOT_SOURCE = shutil.ignore_patterns(
+AT_THE_TOP = {
     ".git",
     ".venv",
     ".tools",
     ".peers",
-    "__pycache__",
-    ".*_cache",
-    "*.egg-info",
     ".hypothesis",
     "build",
     "dist",
     "runs",
     "results",
-    ".staging-*",
-    ".model_repository.staging",
     "model_repository",
-)
+}
+ANYWHERE = shutil.ignore_patterns("__pycache__", ".*_cache", "*.egg-info", ".staging-*", ".model_repository.staging")
+
+
+def not_source(folder: str, names: list[str]) -> set[str]:
+    """Return what a checkout has beside its sources: `results` at the top is no room of that name."""
+    return ANYWHERE(folder, names) | (AT_THE_TOP.intersection(names) if Path(folder) == ROOT else set())
 
 
 def source_files() -> set[str]:
@@ -45,7 +46,7 @@ def source_files() -> set[str]:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist and the wheel of a copy of this tree that also holds an exported model."""
     tree, output = tmp_path_factory.mktemp("tree") / "resx", tmp_path_factory.mktemp("dist")
-    shutil.copytree(ROOT, tree, symlinks=True, ignore=NOT_SOURCE)
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=not_source)
     model = tree / "model_repository" / "tiny" / "1" / "model.onnx"
     model.parent.mkdir(parents=True)
     model.write_bytes(b"a model")
