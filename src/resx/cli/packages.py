@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "sklearn": ("scikit-learn", "cpu"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "tensorrt": ("tensorrt", "gpu"),
+    "pynvml": ("nvidia-ml-py", "gpu"),
     "tensorrt_rtx": ("tensorrt-rtx-cu12", "rtx"),
     "torch": ("torch", "cpu"),
     "torchvision": ("torchvision", "cpu"),
