@@ -9,9 +9,7 @@ from __future__ import annotations
 
 INTEGRATION = (
     # Servers that are broken, upgraded, rolled back, watched and shared.
-    "deploy/test_fleet_servers.py",
-    "deploy/test_monitoring.py",
-    "deploy/test_proxy.py",
+    "deploy/",
     "packaging/test_compose.py",
     "repository/test_depth_family_export.py",
     "repository/test_image_endpoint.py",
@@ -26,6 +24,7 @@ INTEGRATION = (
     "serving/deployment/",
     "serving/embedded/test_backend.py",
     "serving/embedded/test_native_backend.py",
+    "serving/embedded/test_patches.py",
     "serving/embedded/test_plain_paths.py",
     "serving/embedded/test_python_stub.py",
     "serving/embedded/test_queue.py",
@@ -37,6 +36,8 @@ INTEGRATION = (
     "serving/supervisor/",
     # Measurements, which take as long as they measure.
     "bench/load/test_generator.py",
+    "bench/load/test_inputs.py",
+    "bench/results/test_gpu_sampling.py",
     "bench/results/test_response_cache.py",
     "bench/test_in_process.py",
     "bench/test_loadgen.py",
@@ -52,6 +53,8 @@ INTEGRATION = (
     "analysis/paths/test_study.py",
     "analysis/shrink/",
     "cli/test_export_again.py",
+    "cli/test_export_precision.py",
+    "cli/test_render.py",
     "cli/test_terminal.py",
     "cli/test_verify.py",
     "export/checks/test_planted_faults.py",
@@ -65,6 +68,11 @@ INTEGRATION = (
     "training/test_processes.py",
     "training/test_train_command.py",
     "training/test_training_on.py",
+    # Every command of the README and every command that another proposes; every package gone once; odd file systems.
+    "test_readme.py::test_the_readmes_commands_run",
+    "cli/test_next.py",
+    "cli/test_missing_packages.py",
+    "files/test_mounts.py",
     # Whole files spoiled at random, hostile files of every kind.
     "test_crafted_files.py",
     "test_fuzz.py",

@@ -214,7 +214,10 @@ def test_a_loss_that_is_not_finite_ends_the_epoch_at_its_step(
     steps: list[int] = []
 
     with pytest.raises(ResxError, match="loss is nan in step 2: .*lower --learning-rate"):
-        train(small_spec, small_data, exploding, tmp_path, on_step=lambda done, _all: steps.append(done))
+        train(
+            TrainingRun(spec=small_spec, data=small_data, config=exploding, folder=tmp_path),
+            on_step=lambda done, _all: steps.append(done),
+        )
 
     assert steps == [1]
 
@@ -226,7 +229,7 @@ def test_weights_that_the_last_update_ruined_are_not_kept(
     one_step = config.model_copy(update={"epochs": 1, "batch_size": 96, "learning_rate": 1e38, "weight_decay": 100.0})
 
     with pytest.raises(ResxError, match="weights are not finite after step 1: "):
-        train(small_spec, small_data, one_step, tmp_path)
+        train(TrainingRun(spec=small_spec, data=small_data, config=one_step, folder=tmp_path))
 
     assert checkpoint.WEIGHTS not in files_of(tmp_path)
 
