@@ -56,7 +56,7 @@ def raylets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Raylets]:
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("raylets.py")), str(NUM_NODES)],
+            [sys.executable, str(Path(__file__).parents[1] / "support" / "raylets.py"), str(NUM_NODES)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,

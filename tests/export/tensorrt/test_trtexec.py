@@ -11,7 +11,7 @@ from resx.export.tensorrt.trtexec import ScriptedModel, script_text
 from resx.files.staging import sha256_of
 from resx.runtimes.triton_image import IMAGE
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 GOLDEN = """\
 #!/usr/bin/env bash
 # Builds m.plan from m.onnx. Written by `resx export --format tensorrt --emit-script`.

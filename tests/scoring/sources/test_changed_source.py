@@ -238,7 +238,7 @@ def test_a_table_that_changes_while_the_run_is_at_it_ends_the_run(tmp_path: Path
 
 
 def test_a_few_kills_lose_and_double_nothing_and_changed_sources_are_refused(published: Repository) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run(
         [
             sys.executable, root / "benchmarks" / "kills_predict.py", "--kills", "3", "--images", "240", "--model",

@@ -21,7 +21,7 @@ from resx.serving.embedded.python_stub import PYTHONS, THIS, computes_natively, 
 from tests.support.tiny_models import publish_tiny
 from tests.support.triton_by_hand import triton_by_hand
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LATER = (3, 14)
 
 
