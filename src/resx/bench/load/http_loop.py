@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from multiprocessing.connection import Connection as Pipe
 
 from resx.bench.load.kept_connection import (
-    Connection,
+    KeptConnection,
     Peer,
     RequestLost,
     begin_connection,
@@ -47,8 +47,8 @@ class HttpLoop:
         """Where the first connection was made to, so that a name is looked up once."""
         self._poll = select.epoll()
         self._poll.register(pipe.fileno(), select.EPOLLIN)
-        self._connections: dict[int, Connection] = {}
-        self._idle: list[Connection] = []
+        self._connections: dict[int, KeptConnection] = {}
+        self._idle: list[KeptConnection] = []
         self._waiting: deque[int] = deque()
         """Due times of requests for which there is no connection left."""
         self._resume: list[tuple[int, int]] = []
@@ -125,7 +125,7 @@ class HttpLoop:
         if not connection.is_connecting:
             self._write(connection)
 
-    def _opened(self, due_ns: int) -> Connection | None:
+    def _opened(self, due_ns: int) -> KeptConnection | None:
         if len(self._connections) >= self._most_connections:
             self._waiting.append(due_ns)
             return None
@@ -148,13 +148,13 @@ class HttpLoop:
             when = time.monotonic_ns() + int(PAUSE_S * 1e9)
             heapq.heappush(self._resume, (when, len(self._resume)))
 
-    def _write(self, connection: Connection) -> None:
+    def _write(self, connection: KeptConnection) -> None:
         try:
             connection.write(self._poll)
         except RequestLost as error:
             self._lost(connection, str(error))
 
-    def _handle(self, connection: Connection, event: int) -> None:
+    def _handle(self, connection: KeptConnection, event: int) -> None:
         if connection.is_connecting:
             try:
                 connection.connected(self._context, host_of(self._task))
@@ -169,7 +169,7 @@ class HttpLoop:
         if answer is not None:
             self._finish(connection, answer)
 
-    def _finish(self, connection: Connection, answer: bytes) -> None:
+    def _finish(self, connection: KeptConnection, answer: bytes) -> None:
         due, sent = connection.due_ns, connection.sent_ns
         if connection.is_ok:
             self._recorder.answered(due, sent, connection.payload, answer)
@@ -191,7 +191,7 @@ class HttpLoop:
         else:
             self._send(time.monotonic_ns())
 
-    def _lost(self, connection: Connection, reason: str) -> None:
+    def _lost(self, connection: KeptConnection, reason: str) -> None:
         due, sent = connection.due_ns, connection.sent_ns
         self._drop(connection)
         if not due:
@@ -200,7 +200,7 @@ class HttpLoop:
         if not self._stopped_ns:
             self._pause()
 
-    def _drop(self, connection: Connection) -> None:
+    def _drop(self, connection: KeptConnection) -> None:
         if connection in self._idle:
             self._idle.remove(connection)
         self._connections.pop(connection.descriptor, None)

@@ -29,7 +29,7 @@ class RequestLost(Exception):  # noqa: N818 - named after what happened
     """A request got no answer that can be read, and its connection is of no more use."""
 
 
-class Connection:
+class KeptConnection:
     """A socket that does not block, and the request that is on it."""
 
     __slots__ = (
@@ -151,7 +151,7 @@ class Connection:
         self.closes = b"connection: close" in head.lower()
 
 
-def open_connection(task: LoadTask, context: ssl.SSLContext | None) -> Connection:
+def open_connection(task: LoadTask, context: ssl.SSLContext | None) -> KeptConnection:
     """Return a connection to the task's server, secured by the context if there is one; 5 s are enough for it.
 
     Raises:
@@ -161,10 +161,10 @@ def open_connection(task: LoadTask, context: ssl.SSLContext | None) -> Connectio
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     made = context.wrap_socket(plain, server_hostname=host_of(task)) if context else plain
     made.setblocking(False)
-    return Connection(made, task.max_answer_bytes)
+    return KeptConnection(made, task.max_answer_bytes)
 
 
-def begin_connection(peer: Peer, task: LoadTask) -> Connection:
+def begin_connection(peer: Peer, task: LoadTask) -> KeptConnection:
     """Return a connection that is on its way, without waiting for it.
 
     Raises:
@@ -178,10 +178,10 @@ def begin_connection(peer: Peer, task: LoadTask) -> Connection:
     if number not in (0, errno.EINPROGRESS):
         plain.close()
         raise OSError(number, os.strerror(number))
-    return Connection(plain, task.max_answer_bytes, is_connecting=True)
+    return KeptConnection(plain, task.max_answer_bytes, is_connecting=True)
 
 
-def peer_of(connection: Connection) -> Peer:
+def peer_of(connection: KeptConnection) -> Peer:
     """Return where a connection goes to."""
     return connection.socket.family, connection.socket.getpeername()
 

@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Any, Literal, TypeAlias
 
 from resx.bench.load.generator import go_before_others
-from resx.bench.load.kept_connection import Connection, RequestLost, open_connection, why
+from resx.bench.load.kept_connection import KeptConnection, RequestLost, open_connection, why
 from resx.bench.load.load_task import DRAIN_S, PAUSE_S, LoadTask
 from resx.bench.load.request_times import NO_ANSWER, Recorder, Records
 from resx.bench.load.wire import http_error
@@ -113,8 +113,8 @@ class _Streams:
         self._poll = select.epoll()
         self._lock = threading.Lock()
         self._waiting: deque[_Request] = deque()
-        self._idle: list[Connection] = []
-        self._busy: dict[int, tuple[Connection, _Request]] = {}
+        self._idle: list[KeptConnection] = []
+        self._busy: dict[int, tuple[KeptConnection, _Request]] = {}
         self._resting: deque[int] = deque()
         """When (ns) each connection on which a request failed may be used again."""
         self._give_up_ns = 1 << 62
@@ -182,7 +182,7 @@ class _Streams:
         gone = self._failing and now - self._answered_ns > _GONE_S * 1e9
         return f"not sent: nothing was answered for {_GONE_S:g} s" if gone else ""
 
-    def _opened(self) -> Connection:
+    def _opened(self) -> KeptConnection:
         connection = open_connection(self._task, self._context)
         self._poll.register(connection.descriptor, select.EPOLLIN)
         return connection
@@ -216,7 +216,7 @@ class _Streams:
         late = [busy for busy in self._busy.values() if busy[0].sent_ns < oldest]
         return [self._lost(connection, request, reason) for connection, request in late]
 
-    def _lost(self, connection: Connection, request: _Request, error: str) -> _Ended:
+    def _lost(self, connection: KeptConnection, request: _Request, error: str) -> _Ended:
         del self._busy[connection.descriptor]
         connection.socket.close()
         return request, connection.sent_ns, b"", self._failed(error)

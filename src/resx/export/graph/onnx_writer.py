@@ -50,7 +50,7 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
-class ServedModel(nn.Module):
+class NetworkWithPreprocessing(nn.Module):
     """The network as it is served: input conversion in front, logits in fp32 behind.
 
     fp16 and bf16 are made here by casting the network itself, because a converter that rewrites the finished graph
@@ -97,7 +97,9 @@ def write_onnx(
     # Batch 2: an example of batch 1 would make the exporter treat 1 as a constant.
     example = torch.zeros(2, 3, spec.image_size, spec.image_size, dtype=dtype)
     try:
-        served = ServedModel(fuse(network, target=target), spec, precision=precision, input_type=input_type).eval()
+        served = NetworkWithPreprocessing(
+            fuse(network, target=target), spec, precision=precision, input_type=input_type
+        ).eval()
         with silence_library(logs=logging.CRITICAL, printing=_PRINTING):
             program = torch.onnx.export(
                 served,

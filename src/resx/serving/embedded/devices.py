@@ -12,13 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from resx.errors import MissingCapability
-from resx.gpus import DRIVER as DRIVER
-from resx.gpus import WISHES as WISHES
-from resx.gpus import Device as Device
-from resx.gpus import Gpus as Gpus
-from resx.gpus import Wish as Wish
-from resx.gpus import choose
-from resx.gpus import find_gpus as find_gpus
+from resx.gpus import Device, Gpus, Wish, choose, find_gpus
 from resx.repository.config_pbtxt import CONFIG_FILE, read
 from resx.repository.tensorrt_accelerator import asks_for_tensorrt
 

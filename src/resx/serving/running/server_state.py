@@ -242,12 +242,6 @@ def server_at(host_port: str) -> ServerState | None:
     return None
 
 
-def server_dir_at(host_port: str) -> str:
-    """Return the folder of the server that listens there, as `server_at`; nothing for resx's own, or another's."""
-    state = server_at(host_port)
-    return state.server_dir if state else ""
-
-
 def remembered_as(repository: Repository, host_port: str) -> str:
     """Return what `previous` calls a server: OURS if it is the repository's own."""
     state = running_server(repository)
