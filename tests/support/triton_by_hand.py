@@ -17,7 +17,7 @@ from resx.serving.embedded.triton_installation import Installation, install, pro
 
 @contextlib.contextmanager
 def triton_by_hand(repository: Path, mode: str, log: Path, installed: Installation | None = None) -> Iterator[Ports]:
-    """Run one over a repository until the block ends."""
+    """Run one over a repository until the block ends; it begins when what is loaded at the start is loaded, or failed."""
     installed = installed or install()
     library = [f"--backend-config=onnxruntime,library={installed.onnxruntime}"] if installed.onnxruntime else []
     ports = Ports(http=0, grpc=0, metrics=0).resolved()
@@ -37,6 +37,8 @@ def triton_by_hand(repository: Path, mode: str, log: Path, installed: Installati
             while not client.is_live() and time.monotonic() < deadline and process.poll() is None:
                 time.sleep(0.1)
             assert client.is_live(), log.read_text(errors="replace")[-2000:]
+            while client.model_versions("LOADING") and time.monotonic() < deadline:  # live comes before loaded
+                time.sleep(0.1)
         yield ports
     finally:
         process.terminate()

@@ -295,7 +295,7 @@ class TritonClient:
                 why = model_index.why_not_ready(self._index(), model)
             if not why:
                 raise
-            raise NotLoaded(f"{self.address}: {model} cannot answer, {why}; `resx deploy` tries again") from error
+            raise NotLoaded(f"{self.address}: {model} cannot answer, {why}") from error
 
     def _config(self, model: str, version: int | None) -> dict[str, Any]:
         found = self._transport.words("get_model_config", "ModelConfigResponse", of_model(model, version))
