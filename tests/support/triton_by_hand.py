@@ -17,7 +17,7 @@ from resx.serving.embedded.triton_installation import Installation, install, pro
 
 @contextlib.contextmanager
 def triton_by_hand(repository: Path, mode: str, log: Path, installed: Installation | None = None) -> Iterator[Ports]:
-    """Run one over a repository until the block ends; it begins when what is loaded at the start is loaded, or failed."""
+    """Run one over a repository until the block ends; it begins when nothing is loading any more."""
     installed = installed or install()
     library = [f"--backend-config=onnxruntime,library={installed.onnxruntime}"] if installed.onnxruntime else []
     ports = Ports(http=0, grpc=0, metrics=0).resolved()
