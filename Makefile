@@ -119,7 +119,7 @@ COMPILE = $(TOOLS)/bin/uv pip compile --quiet --python $(TOOLS)/bin/python --pyt
 	--generate-hashes --custom-compile-command 'make lock' $(UPGRADE)
 
 lock: $(TOOLS)/.installed  ## write the versions and hashes of everything that is installed: supply/*.txt, benchmarks/peers/*.txt
-	$(COMPILE) --extra cpu --extra rtx --extra test pyproject.toml --output-file supply/setup.txt
+	$(COMPILE) --extra cpu --extra openvino --extra rtx --extra test pyproject.toml --output-file supply/setup.txt
 	echo setuptools | $(COMPILE) --constraint supply/setup.txt - --output-file supply/build.txt
 	$(COMPILE) supply/tools.in --output-file supply/tools.txt
 	for peer in $(basename $(notdir $(wildcard benchmarks/peers/*.in))); do \

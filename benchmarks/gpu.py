@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import html
 import importlib.util
 import json
@@ -22,14 +23,17 @@ import platform
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from resx.gpus import find_gpus
+from resx.machine import usable_cores
 from resx.serving.embedded.devices import missing_for_cuda
 
 Outcome: TypeAlias = Literal["passed", "failed", "invalid", "not run"]
@@ -67,6 +71,7 @@ class Line:
         self.steps: list[Step] = []
         self.missing = missing
         self.machine = describe_machine(missing)
+        self._lock = threading.Lock()
         paths = [*map(str, site), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._environment = os.environ | ({"PYTHONPATH": os.pathsep.join(paths)} if paths else {})
         self._folder, self._deadline = folder, time.monotonic() + budget_s
@@ -117,11 +122,17 @@ class Line:
         step = Step(
             name=name, outcome=outcome, why=why, took_s=round(took_s, 1), command=command, figures=dict(figures or {})
         )
-        self.steps.append(step)
         shown = ", ".join(f"{key} {value}" for key, value in step.figures.items() if not isinstance(value, list))
-        print(f"{outcome:<8} {step.took_s:>6.1f} s  {name}  {why or shown}", flush=True)
-        write_report(self._folder, self.machine, self.steps)
+        with self._lock:
+            self.steps.append(step)
+            print(f"{outcome:<8} {step.took_s:>6.1f} s  {name}  {why or shown}", flush=True)
+            write_report(self._folder, self.machine, self.steps)
         return step
+
+    def together(self, steps: Iterable[Callable[[], Step]]) -> list[Step]:
+        """Run steps side by side, one for each four cores; none of them may be timed."""
+        with ThreadPoolExecutor(max(1, usable_cores() // 4)) as workers:
+            return [future.result() for future in [workers.submit(step) for step in steps]]
 
 
 def main() -> int:
@@ -135,61 +146,92 @@ def main() -> int:
     sys.path[:0] = map(str, asked.site)
     line = Line(asked.output, asked.budget, asked.site, find_gpus().missing or missing_for_cuda())
     with tempfile.TemporaryDirectory(prefix="resx-gpu-") as folder:
-        serve_and_measure(line, Path(folder))
         train(line, Path(folder))
-        test(line)
+        serve_and_measure(line, Path(folder))
     failed = [step.name for step in line.steps if step.outcome == "failed"]
     print(f"{asked.output / 'gpu.html'}: {count(line.steps)}{f'; failed: {failed}' if failed else ''}")
     return 1 if failed else 0
 
 
 def serve_and_measure(line: Line, folder: Path) -> None:
-    """Export each form, build what can be built, serve all, compare the answers and measure."""
-    repository, on_gpu = folder / "model_repository", not line.missing
-    there = ("--repository", repository)
-    names: list[str] = []
-    networks = ("resnet50", "densenet169") if on_gpu else ("resnet20",)
-    for network in networks:
-        for precision in PRECISIONS if on_gpu else PRECISIONS[:1]:
-            name, target = f"{network}_{precision}", "gpu" if on_gpu else "cpu"
-            options = [] if precision == "fp32" else [f"--{precision}"]
-            step = line.resx(
-                f"export {network} {precision}",
-                "export",
-                network,
-                *options,
-                "--name",
-                name,
-                "--target",
-                target,
-                "--max-batch",
-                32,
-                *there,
-                read=exported,
-            )
-            names += [name] if step.outcome == "passed" else []
+    """Export each form, build what can be built, serve all, compare the answers and measure: first what has a bar."""
+    on_gpu = not line.missing
+    there = ("--repository", folder / "model_repository")
+    names = export(line, there)
     engines = build_engines(line, there)
     names += engines
     if not names:
         line.note("serve", "not run", "nothing was exported")
         return
+    started = serve(line, names, there)
+    if started.outcome != "passed":
+        return
+    url = started.figures["grpc"]
+    try:
+        verify(line, names, url, there)
+        first = [name for name in names if name == "resnet50_fp16"] or names[:1]
+        for name in first:
+            measure(line, name, there, seconds=4.0 if on_gpu else 1.0, loads="1,8,32,128" if on_gpu else "1,8")
+        test(line)
+        for name in names:
+            if name not in first:
+                measure(line, name, there, seconds=3.0, loads="32" if name in engines else "1,32")
+        accelerate(line, url, there)
+    finally:
+        line.resx("stop", "stop", *there)
+    serve_natively(line, there)
+
+
+def export(line: Line, there: tuple[object, ...]) -> list[str]:
+    """Export each network in each precision; return what can be served."""
+    on_gpu = not line.missing
+    networks, precisions = (("resnet50", "densenet169"), PRECISIONS) if on_gpu else (("resnet20",), PRECISIONS[:1])
+    forms = {f"{network}_{precision}": (network, precision) for precision in precisions for network in networks}
+
+    def export_one(name: str, network: str, precision: str) -> Step:
+        options = [] if precision == "fp32" else [f"--{precision}"]
+        target = ("--target", "gpu" if on_gpu else "cpu", "--max-batch", 32)
+        what = f"export {network} {precision}"
+        return line.resx(what, "export", network, *options, "--name", name, *target, *there, read=exported)
+
+    made = line.together(functools.partial(export_one, name, *form) for name, form in forms.items())
+    return [name for name, step in zip(forms, made, strict=True) if step.outcome == "passed"]
+
+
+def serve(line: Line, names: Sequence[str], there: tuple[object, ...], *options: str) -> Step:
+    """Start a server of these models."""
     ports = ("--http-port", 0, "--grpc-port", 0, "--metrics-port", 0)
-    device = ("--device", "gpu" if on_gpu else "cpu")
-    started = line.resx(
-        "serve", "serve", "--detach", *device, *ports, *there, *(f"--load={name}" for name in names), read=ready
+    device = ("--device", "cpu" if line.missing else "gpu")
+    loads = [f"--load={name}" for name in names]
+    return line.resx(
+        " ".join(["serve", *options]), "serve", "--detach", *device, *options, *ports, *there, *loads, read=ready
     )
+
+
+def verify(line: Line, names: Sequence[str], url: str, there: tuple[object, ...]) -> None:
+    """Compare what a server answers with each model's card and file."""
+
+    def verify_one(name: str) -> Step:
+        return line.resx(f"verify {name} as served", "verify", name, "--served", url, *there, read=verified)
+
+    line.together(functools.partial(verify_one, name) for name in names)
+
+
+def serve_natively(line: Line, there: tuple[object, ...]) -> None:
+    """Serve resnet50 in fp16 through the backend that computes in the server itself."""
+    name = "resnet50_fp16"
+    if line.missing or not any(step.name == f"verify {name} as served" for step in line.steps):
+        line.note("serve --native", "not run", f"no GPU: {line.missing}" if line.missing else f"no {name}")
+        return
+    started = serve(line, [name], there, "--native")
     if started.outcome != "passed":
         return
     try:
-        for name in names:
-            url = started.figures["grpc"]
-            line.resx(f"verify {name} as served", "verify", name, "--served", url, *there, read=verified)
-        for name in names:
-            loads = "32" if name in engines else "1,8,32,128"  # one load of each engine is what the budget has time for
-            measure(line, name, there, seconds=4.0 if on_gpu else 1.0, loads=loads if on_gpu else "1,8")
-        accelerate(line, started.figures["grpc"], there)
+        url = started.figures["grpc"]
+        line.resx(f"verify {name} as served natively", "verify", name, "--served", url, *there, read=verified)
+        measure(line, name, there, seconds=3.0, loads="1,32", how=" natively")
     finally:
-        line.resx("stop", "stop", *there)
+        line.resx("stop the native server", "stop", *there)
 
 
 def build_engines(line: Line, there: tuple[object, ...]) -> list[str]:
@@ -251,10 +293,12 @@ def accelerate(line: Line, url: str, there: tuple[object, ...]) -> None:
     line.resx(f"deploy {name}, whose engine is kept", "deploy", name, *there, gpu=True)
 
 
-def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str) -> None:
+def measure(
+    line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str, how: str = ""
+) -> None:
     """Measure closed loops beside the file in process, and one open loop at two thirds of the best of them."""
     closed = line.resx(
-        f"bench {name}, closed",
+        f"bench {name}{how}, closed",
         "bench",
         name,
         "--concurrency",
@@ -271,11 +315,11 @@ def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float,
     )
     rates = [load["images_per_s"] for load in closed.figures.get("loads", [])]
     if not rates:
-        line.note(f"bench {name}, open", "not run", "the closed loop gave no rate")
+        line.note(f"bench {name}{how}, open", "not run", "the closed loop gave no rate")
         return
     rate = round(max(rates) * 2 / 3, 1)
     line.resx(
-        f"bench {name}, open",
+        f"bench {name}{how}, open",
         "bench",
         name,
         "--rate",
@@ -289,7 +333,7 @@ def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float,
         *there,
         read=loads_of,
     )
-    if name == "resnet50_fp16":
+    if name == "resnet50_fp16" and not how:
         efficiency = [load["efficiency"] for load in closed.figures["loads"] if load["concurrency"] == 32]
         hold(line, "resnet50 fp16 served over in process at concurrency 32", efficiency, "efficiency_at_32", 1)
 
