@@ -103,7 +103,8 @@ class Line:
         if done.returncode:
             said = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
             why = f"exit code {done.returncode}: {(said or ['it said nothing'])[-1]}"
-            return self.note(name, "not run" if done.returncode == 4 else "failed", why, took_s, shown)
+            figures = {"said": said[-8:]} if len(said) > 1 else {}
+            return self.note(name, "not run" if done.returncode == 4 else "failed", why, took_s, shown, figures)
         try:
             return self.note(name, "passed", "", took_s, shown, read(done.stdout))
         except (KeyError, ValueError, IndexError, TypeError, OSError) as error:
@@ -130,8 +131,8 @@ class Line:
         return step
 
     def together(self, steps: Iterable[Callable[[], Step]]) -> list[Step]:
-        """Run steps side by side, one for each four cores; none of them may be timed."""
-        with ThreadPoolExecutor(max(1, usable_cores() // 4)) as workers:
+        """Run steps side by side, one for each eight cores; none of them may be timed."""
+        with ThreadPoolExecutor(max(1, usable_cores() // 8)) as workers:
             return [future.result() for future in [workers.submit(step) for step in steps]]
 
 
@@ -189,7 +190,7 @@ def export(line: Line, there: tuple[object, ...]) -> list[str]:
     forms = {f"{network}_{precision}": (network, precision) for precision in precisions for network in networks}
 
     def export_one(name: str, network: str, precision: str) -> Step:
-        options = [] if precision == "fp32" else [f"--{precision}"]
+        options = {"fp32": [], "fp16": ["--fp16"], "int8": ["--int8", "--calibrate", "digits"]}[precision]
         target = ("--target", "gpu" if on_gpu else "cpu", "--max-batch", 32)
         what = f"export {network} {precision}"
         return line.resx(what, "export", network, *options, "--name", name, *target, *there, read=exported)
@@ -204,7 +205,15 @@ def serve(line: Line, names: Sequence[str], there: tuple[object, ...], *options:
     device = ("--device", "cpu" if line.missing else "gpu")
     loads = [f"--load={name}" for name in names]
     return line.resx(
-        " ".join(["serve", *options]), "serve", "--detach", *device, *options, *ports, *there, *loads, read=ready
+        " ".join(["serve", *options]),
+        "serve",
+        "--detach",
+        *device,
+        *options,
+        *ports,
+        *there,
+        *loads,
+        read=lambda found: ready(found, names),
     )
 
 
@@ -260,7 +269,7 @@ def build_engines(line: Line, there: tuple[object, ...]) -> list[str]:
         if step.outcome == "passed" and step.figures["executed"]:
             served.append(name)
         elif step.outcome == "passed":
-            line.note(f"serve {name}", "not run", "the engine is for other GPUs than this one")
+            line.note(f"serve {name}", "not run", "TensorRT for RTX builds no engine for this GPU")
     return served
 
 
@@ -293,9 +302,7 @@ def accelerate(line: Line, url: str, there: tuple[object, ...]) -> None:
     line.resx(f"deploy {name}, whose engine is kept", "deploy", name, *there, gpu=True)
 
 
-def measure(
-    line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str, how: str = ""
-) -> None:
+def measure(line: Line, name: str, there: tuple[object, ...], *, seconds: float, loads: str, how: str = "") -> None:
     """Measure closed loops beside the file in process, and one open loop at two thirds of the best of them."""
     closed = line.resx(
         f"bench {name}{how}, closed",
@@ -411,10 +418,10 @@ def built(found: Mapping[str, Any]) -> Figures:
     }
 
 
-def ready(found: Mapping[str, Any]) -> Figures:
-    """Return where the server listens; a model that did not load is an error."""
-    if found["not_loaded"]:
-        raise ValueError(f"model that is not loaded: {found['not_loaded'][0]}")
+def ready(found: Mapping[str, Any], wanted: Sequence[str]) -> Figures:
+    """Return where the server listens; a model that was asked for and did not load is an error."""
+    if missing := sorted({*wanted} - {*found["models"]}):
+        raise ValueError(f"model {missing[0]}, which was to be loaded")
     return {"grpc": found["grpc"], "models": sorted(found["models"])}
 
 

@@ -49,13 +49,14 @@ model_warmup {
 }
 """
 RESIZE = 'parameters { key: "resx.resize" value { string_value: "16" } }\n'
-GOLDEN = HEAD + WARM_UP + RESIZE
+SEARCH = 'parameters { key: "cudnn_conv_algo_search" value { string_value: "1" } }\n'
+GOLDEN = HEAD + WARM_UP + SEARCH + RESIZE
 
 
 def test_the_filter_that_resizes_is_named_where_it_is_not_bilinear() -> None:
     text = config_pbtxt.config_text(bicubic_card(), ServingOptions())
     line = 'parameters { key: "resx.interpolation" value { string_value: "bicubic" } }\n'
-    assert text == HEAD + WARM_UP + line + RESIZE
+    assert text == HEAD + WARM_UP + SEARCH + line + RESIZE
 
 
 PLAN = """\
@@ -70,7 +71,7 @@ dynamic_batching { preferred_batch_size: [2, 4] default_queue_policy { max_queue
 def test_a_plans_configuration_names_its_backend_its_gpu_and_its_profile() -> None:
     text = config_pbtxt.config_text(plan(), ServingOptions())
     onnx_lines = GOLDEN[GOLDEN.index("# KIND_AUTO") : GOLDEN.index("version_policy")]
-    assert text == GOLDEN.replace("onnxruntime", "tensorrt").replace(onnx_lines, PLAN)
+    assert text == GOLDEN.replace("onnxruntime", "tensorrt").replace(onnx_lines, PLAN).replace(SEARCH, "")
 
     config = config_pbtxt.parse(config_pbtxt.config_text(plan(), ServingOptions(max_queue_size=9)))
     assert list(config.dynamic_batching.preferred_batch_size) == [2, 4]
@@ -122,6 +123,11 @@ def test_any_client_can_tell_weights_that_nobody_trained(weights: str, is_random
     text = config_pbtxt.config_text(card(weights=weights), ServingOptions())
     line = 'parameters { key: "resx.weights" value { string_value: "random" } }\n'
     assert text == GOLDEN + line * is_random
+
+
+def test_a_file_for_the_cpu_says_nothing_of_a_gpus_algorithms() -> None:
+    for_cpu = card().model_copy(update={"target": "cpu"})
+    assert config_pbtxt.config_text(for_cpu, ServingOptions()) == GOLDEN.replace(SEARCH, "")
 
 
 def test_tritons_own_protobuf_reads_it_back() -> None:

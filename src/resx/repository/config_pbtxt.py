@@ -105,6 +105,9 @@ def config_message(card: Card, options: ServingOptions) -> Any:
         parameters["resx.weights"] = RANDOM
     if options.threads:
         parameters["intra_op_thread_count"] = str(options.threads)
+    if card.target == "gpu" and card.engine is None:
+        # The container's CUDA provider tries every algorithm for each new size of batch unless it is told so.
+        parameters["cudnn_conv_algo_search"] = "1"
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
     fixed = () if signature.batch is None else (signature.batch,)
     message = new_message(card.name, parameters)

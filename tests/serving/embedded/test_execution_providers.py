@@ -12,6 +12,8 @@ from onnx import TensorProto
 from tests.support import onnx_files
 from tests.support.backend_alone import CPU, CUDA, TENSORRT, Request, accelerated, beside, parameters, rows
 
+DEFAULTS = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+
 
 @pytest.fixture
 def providers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
@@ -32,7 +34,7 @@ def test_an_instance_for_the_cpu_takes_no_gpu_whatever_is_there(providers: Modul
 @pytest.mark.parametrize("device", [0, 3])
 def test_an_instance_for_a_gpu_takes_its_own_device(providers: ModuleType, device: int) -> None:
     chosen = providers.choose("GPU", device, {}, [CUDA, CPU])
-    assert chosen == [(CUDA, {"device_id": str(device), "use_tf32": "0"}), (CPU, {})]
+    assert chosen == [(CUDA, DEFAULTS | {"device_id": str(device)}), (CPU, {})]
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,7 @@ def test_a_provider_whose_libraries_do_not_load_is_refused_with_the_loaders_reas
     ("config", "options"),
     [
         (parameters(gpu_mem_limit="2147483648"), {"gpu_mem_limit": "2147483648"}),
+        (parameters(cudnn_conv_algo_search="0"), {"cudnn_conv_algo_search": "EXHAUSTIVE"}),
         (parameters(cudnn_conv_algo_search="1"), {"cudnn_conv_algo_search": "HEURISTIC"}),
         (parameters(arena_extend_strategy="1"), {"arena_extend_strategy": "kSameAsRequested"}),
         (accelerated("cuda", cudnn_conv_algo_search="EXHAUSTIVE"), {"cudnn_conv_algo_search": "EXHAUSTIVE"}),
@@ -72,7 +75,7 @@ def test_cuda_is_set_up_in_either_of_the_cpp_backends_ways(
     providers: ModuleType, config: dict[str, Any], options: dict[str, str]
 ) -> None:
     ((name, found), _) = providers.choose("GPU", 1, config, [CUDA, CPU])
-    assert (name, found) == (CUDA, {"device_id": "1", "use_tf32": "0"} | options)
+    assert (name, found) == (CUDA, DEFAULTS | {"device_id": "1"} | options)
 
 
 def test_tensorrt_comes_first_and_cuda_takes_what_it_leaves(providers: ModuleType) -> None:
@@ -89,7 +92,7 @@ def test_tensorrt_comes_first_and_cuda_takes_what_it_leaves(providers: ModuleTyp
                 "trt_engine_cache_enable": "1",
             },
         ),
-        (CUDA, {"device_id": "2", "use_tf32": "0"}),
+        (CUDA, DEFAULTS | {"device_id": "2"}),
         (CPU, {}),
     ]
 
@@ -131,23 +134,63 @@ def test_a_captured_batch_is_the_next_power_of_two(runs: ModuleType, num_rows: i
 
 
 @pytest.mark.parametrize("num_rows", [1, 3, 4])
-@pytest.mark.parametrize("kind", ["bound", "graphs"])
+@pytest.mark.parametrize("kind", ["bound", "sized", "graphs"])
 def test_runs_on_a_device_give_what_the_session_gives(
     runs: ModuleType, tmp_path: Path, kind: str, num_rows: int
 ) -> None:
     """On the CPU, which onnxruntime binds to in the same way."""
     path = tmp_path / "model.onnx"
-    if kind == "bound":
+    if kind in ("bound", "sized"):
         onnx_files.sum_and_half(path)
     else:
         onnx_files.identity(path, TensorProto.FLOAT, ["n", 2])
     session = onnxruntime.InferenceSession(str(path), providers=[CPU])
     names = [output.name for output in session.get_outputs()]
-    run = runs.BoundRuns(session, ("cpu", 0)) if kind == "bound" else runs.GraphRuns(session, ("cpu", 0), 8)
+    place = ("cpu", 0)
+    run = {
+        "bound": lambda: runs.BoundRuns(session, place),
+        "sized": lambda: runs.SizedRuns(lambda: onnxruntime.InferenceSession(str(path)), session, place, 8),
+        "graphs": lambda: runs.GraphRuns(session, place, 8),
+    }[kind]()
     for values in (range(num_rows), range(5, 5 + num_rows)):
         inputs = {"x": rows(*values)}
         for found, expected in zip(run(names, inputs, None), session.run(names, inputs), strict=True):
             assert np.array_equal(found, expected)
+
+
+class Recorded:
+    """A session that notes the sizes of the batches that it runs."""
+
+    def __init__(self, session: Any) -> None:
+        self.session, self.sizes = session, set[int]()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.session, name)
+
+    def run_with_iobinding(self, binding: Any, options: Any) -> None:
+        self.session.run_with_iobinding(binding, options)
+        self.sizes.add(binding.get_outputs()[0].shape()[0])
+
+
+@pytest.mark.parametrize(("largest", "sizes"), [(1, [1]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])])
+def test_a_session_on_a_gpu_sees_one_size_of_batch_and_sees_it_before_the_first_request(
+    runs: ModuleType, tmp_path: Path, largest: int, sizes: list[int]
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx_files.identity(path, TensorProto.FLOAT, ["n", 2])
+    sessions: list[Recorded] = []
+
+    def open_session() -> Recorded:
+        sessions.append(Recorded(onnxruntime.InferenceSession(str(path), providers=[CPU])))
+        return sessions[-1]
+
+    run = runs.SizedRuns(open_session, open_session(), ("cpu", 0), largest)
+    assert [session.sizes for session in sessions] == [{size} for size in sizes]
+    for num_rows in range(1, largest + 1):
+        images = np.full((num_rows, 2), num_rows, np.float32)
+        (answer,) = run([session.get_outputs()[0].name for session in sessions[:1]], {"x": images}, None)
+        assert np.array_equal(answer, images)
+    assert [session.sizes for session in sessions] == [{size} for size in sizes]
 
 
 def test_cuda_graphs_want_every_size_but_the_batchs(runs: ModuleType, tmp_path: Path) -> None:

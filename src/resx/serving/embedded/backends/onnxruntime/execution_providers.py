@@ -9,8 +9,10 @@ one configuration means the same in both:
     gpu_mem_limit, arena_extend_strategy, cudnn_conv_algo_search, do_copy_in_default_stream
                                           the older way to set the CUDA provider, with numbers
 
-One default differs: TF32 is off, so that a file in fp32 computes what was verified; `use_tf32` 1 turns it on for CUDA,
-NVIDIA_TF32_OVERRIDE=1 in the server's environment for TensorRT. Where TensorRT keeps its engines: `engine_cache.py`.
+Two defaults differ. TF32 is off, so that a file in fp32 computes what was verified; `use_tf32` 1 turns it on for CUDA,
+NVIDIA_TF32_OVERRIDE=1 in the server's environment for TensorRT. cuDNN chooses its algorithms by heuristics: to try them
+all takes over a second for each size of batch of a ResNet-50 (`device_runs.py`).
+Where TensorRT keeps its engines: `engine_cache.py`.
 KIND_AUTO never comes here: Triton turns it into one of the two by the GPUs that it sees.
 """
 
@@ -129,7 +131,7 @@ def _gpu_accelerators(config: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 def _cuda(config: Mapping[str, Any], parameters: Mapping[str, str], device: int) -> dict[str, str]:
-    options = {"device_id": str(device), "use_tf32": "0"}
+    options = {"device_id": str(device), "use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
     for key in (*NUMBERED, "gpu_mem_limit"):
         value = str(config.get("parameters", {}).get(key, {}).get("string_value", "")).strip()
         if value:

@@ -6,6 +6,7 @@ It imports numpy, onnxruntime and the files beside it; nothing of resx, nothing 
 import contextlib
 import ctypes
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +56,7 @@ def open_model(
         _providers(kind, device, config), Path(path), engine_cache.folder_for(device, os.environ)
     )
     session = open_session(path, config, host, providers)
-    run = _runs(session, providers, device, config.get("max_batch_size", 0))
+    run = _runs(session, providers, device, config, lambda: open_session(path, config, host, providers))
     return OpenedModel(session, run, session_settings.run_options(config, kind, device))
 
 
@@ -141,8 +142,19 @@ def _why_not_loaded(provider: str) -> str:
     return ""
 
 
-def _runs(session: Any, providers: list[execution_providers.Provider], device: int, max_batch_size: int) -> Any:
+def _runs(
+    session: Any,
+    providers: list[execution_providers.Provider],
+    device: int,
+    config: dict[str, Any],
+    open_another: Callable[[], Any],
+) -> Any:
     """Return what runs the session: its own `run` on the CPU."""
+    if providers == ON_CPU:
+        return session.run
+    place, largest = ("cuda", device), config.get("max_batch_size", 0)
     if execution_providers.uses_graphs(providers):
-        return device_runs.GraphRuns(session, ("cuda", device), max_batch_size)
-    return device_runs.BoundRuns(session, ("cuda", device)) if providers != ON_CPU else session.run
+        return device_runs.GraphRuns(session, place, largest)
+    if largest and providers[0][0] == execution_providers.CUDA:
+        return device_runs.SizedRuns(open_another, session, place, largest)
+    return device_runs.BoundRuns(session, place)
