@@ -30,7 +30,7 @@ from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.gpus import Device
 from resx.serving.embedded.backend_session import open_version, served_config
-from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
+from resx.serving.embedded.backends.config_values import num_instances
 from resx.serving.embedded.engine_runtime import require_engine_runtime
 from resx.serving.embedded.provider_engines import cache_environment
 
