@@ -12,11 +12,17 @@ from typing import Any
 from resx.gpus import Device
 from resx.machine import usable_cores
 from resx.repository import config_rules
-from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.config_pbtxt import CONFIG_FILE, ENGINE_BACKENDS
 from resx.serving.embedded.backends.config_values import SILENT, Host
 
 _SESSIONS = {"onnxruntime": "onnx_session.py", "openvino": "openvino_session.py", "tensorrt": "engine_session.py"}
 """What each backend opens its files with."""
+THREADS = {
+    "onnxruntime": {"intra_op_thread_count": "{}"},
+    "openvino": {"INFERENCE_NUM_THREADS": "{}", "NUM_STREAMS": "1"},
+    "tensorrt": {},
+}
+"""The parameters that set the threads of one instance, and their values."""
 
 
 def served_config(model_folder: Path) -> dict[str, Any]:
@@ -34,6 +40,12 @@ def served_config(model_folder: Path) -> dict[str, Any]:
         config_rules.read_checked(folder.parent, folder.name), preserving_proto_field_name=True
     )
     return found
+
+
+def backend_of(config: dict[str, Any]) -> str:
+    """Return the backend, by its folder, that opens a model of this configuration."""
+    name = str(config.get("backend", ""))
+    return "tensorrt" if name in ENGINE_BACKENDS else name if name in _SESSIONS else "onnxruntime"
 
 
 def is_for_cpu(config: dict[str, Any]) -> bool:
