@@ -26,6 +26,8 @@ OUTPUT_KIND = "resx.output"
 """The parameter that says what the output is (`resx.card.output_kind`); absent for logits."""
 ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
 """For engines; each is named after the package of NVIDIA's that builds and opens them."""
+OPENVINO = "openvino"
+"""The backend of models that OpenVINO computes."""
 RANDOM = "random"
 """Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
@@ -163,6 +165,11 @@ def engine_backend_of(message: Any) -> str:
     """Return the backend of a configuration whose model is an engine; empty for any other."""
     backend = str(message.backend) or ("tensorrt" if message.platform == "tensorrt_plan" else "")
     return backend if backend in ENGINE_BACKENDS else ""
+
+
+def runs_in_python(message: Any) -> bool:
+    """Say whether the embedded server computes a model of this configuration in Python, with `--native` too."""
+    return message.backend in ("python", OPENVINO) or bool(engine_backend_of(message))
 
 
 def instances_per_device(message: Any) -> int:

@@ -23,7 +23,7 @@ from resx.scoring.rows import Model
 from resx.serving.client.image_queries import preparation_for
 from resx.serving.client.server_errors import WrongAnswer
 from resx.serving.embedded.backend_session import load_session, served_config, this_process
-from resx.serving.embedded.backends.onnxruntime import session_settings
+from resx.serving.embedded.backends.config_values import num_instances
 from resx.text import one_line
 
 Device: TypeAlias = Literal["cpu", "cuda"]
@@ -43,7 +43,7 @@ class ModelFile:
     @property
     def instances(self) -> int:
         """Sessions that run at the same time."""
-        return session_settings.num_instances(self.config)
+        return num_instances(self.config)
 
 
 def find_model(repository: Repository, name: str, version: int | None) -> ModelFile:
@@ -106,7 +106,7 @@ def open_session(file: Path | bytes, config: dict[str, Any], device: Device, nam
     """
     onnxruntime, provider = load_onnxruntime(device), PROVIDERS[device]
     try:
-        options = session_settings.session_options(config, this_process())
+        options = load_session().session_settings.session_options(config, this_process())
         session = onnxruntime.InferenceSession(
             file if isinstance(file, bytes) else str(file), options, providers=[provider]
         )
@@ -133,7 +133,7 @@ class Sessions:
         self._name = model.name
         self._output, self._input = model.interface.output_name, model.interface.input_name
         with _refusing(model.name):
-            self._options = session_settings.run_options(config)
+            self._options = load_session().session_settings.run_options(config)
         self._free = [open_session(file, config, device, model.name) for _ in range(instances)]
         self._available = threading.Semaphore(instances)
 
