@@ -59,8 +59,9 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
         MissingCapability: it is an engine, or its runtime is not installed.
     """
     folder = repository.version_folder(name, version)
-    config = {"max_batch_size": 0, **served_config(folder.parent)}
-    if (folder / cards.FILE_NAME).is_file() and (card := cards.read_card(folder)).engine is not None:
+    card = cards.read_card(folder) if (folder / cards.FILE_NAME).is_file() else None
+    config = {"max_batch_size": 0, **served_config(folder.parent, card)}
+    if card is not None and card.engine is not None:
         raise MissingCapability(f"{name}: its file is {card.model_file}, an engine; score it through --server")
     if (backend := backend_of(config)) == "tensorrt":
         raise MissingCapability(f"{name}: its file is an engine; score it through --server")
