@@ -166,8 +166,8 @@ def _bring(
     alike = old is None or _computed_alike(model.repository, name, old, new)
     if manner.keep_previous and not alike:
         raise UsageError(
-            f"{name}: version {old} cannot be kept beside {new}: their runtime or precision differs, and a model has one "
-            "configuration; leave out --keep-previous"
+            f"{name}: version {old} cannot be kept beside {new}: their runtime or precision differs, and a model has "
+            "one configuration; leave out --keep-previous"
         )
     if manner.rehearse and old is not None and (new > old or not alike):
         on_step(f"rehearse version {new} under another name")
