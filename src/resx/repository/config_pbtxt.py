@@ -26,6 +26,8 @@ OUTPUT_KIND = "resx.output"
 """The parameter that says what the output is (`resx.card.output_kind`); absent for logits."""
 ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
 """For engines; each is named after the package of NVIDIA's that builds and opens them."""
+OPENVINO = openvino_backend.NAME
+"""The backend of models that OpenVINO computes."""
 RANDOM = "random"
 """Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
@@ -167,7 +169,7 @@ def engine_backend_of(message: Any) -> str:
 
 def runs_in_python(message: Any) -> bool:
     """Say whether the embedded server computes a model of this configuration in Python, with `--native` too."""
-    return message.backend in ("python", openvino_backend.NAME) or bool(engine_backend_of(message))
+    return message.backend in ("python", OPENVINO) or bool(engine_backend_of(message))
 
 
 def instances_per_device(message: Any) -> int:
