@@ -7,7 +7,7 @@ import pytest
 from resx.card.card import Card
 from resx.card.runtime import PrecisionHint, Runtime
 from resx.repository.config_pbtxt import ServingOptions, config_message, config_text
-from resx.repository.openvino_backend import computed_alike, fit_runtime
+from resx.repository.openvino_backend import computed_alike, container_remark, fit_runtime, threads_of
 from tests.support.cards import card, plan
 
 OF_NVIDIA = {
@@ -78,26 +78,51 @@ def test_a_configuration_is_fitted_to_the_version_that_is_loaded_and_back(
 ) -> None:
     plain, ours = config_message(card(), serving), config_message(openvino_card(hint), serving)
     there = config_message(card(), serving)
-    fit_runtime(there, openvino_card(hint))
+    fit_runtime(there, openvino_card(hint), card())
     assert there == ours
-    fit_runtime(there, card())
+    fit_runtime(there, card(), openvino_card(hint))
     assert there == plain
-    other = config_message(openvino_card("bf16" if hint == "f32" else "f32"), serving)
-    fit_runtime(other, openvino_card(hint))
+    newest = openvino_card("bf16" if hint == "f32" else "f32")
+    other = config_message(newest, serving)
+    fit_runtime(other, openvino_card(hint), newest)
     assert other == ours
 
 
-def test_a_configuration_that_fits_or_is_of_an_engine_stays() -> None:
+def test_a_configuration_of_versions_that_are_computed_alike_stays_as_it_was_edited() -> None:
     for made in (card(), openvino_card(), plan()):
-        message, before = config_message(made, ServingOptions()), config_message(made, ServingOptions())
-        fit_runtime(message, made)
-        assert message == before
+        message = config_message(made, ServingOptions())
+        message.backend = "edited"
+        fit_runtime(message, made, made)
+        assert message.backend == "edited"
     message, before = (
         config_message(openvino_card(), ServingOptions()),
         config_message(openvino_card(), ServingOptions()),
     )
-    fit_runtime(message, plan())
+    fit_runtime(message, plan(), openvino_card())
     assert message == before
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (openvino_card("f32"), ["a batch of 4", "computes in bf16 on nodes that have BF16"]),
+        (openvino_card("bf16"), ["a batch of 4"]),
+        (openvino_card("f32", max_batch_size=1), ["computes in bf16"]),
+        (openvino_card("bf16", max_batch_size=1), []),
+        (card(), []),
+    ],
+)
+def test_what_the_container_does_otherwise_is_said(made: Card, words: list[str]) -> None:
+    remark = container_remark(config_message(made, ServingOptions()))
+    assert bool(remark) is bool(words)
+    assert all(word in remark for word in words)
+    assert ("batch of" in remark) is ("a batch of 4" in words)
+
+
+@pytest.mark.parametrize(("instances", "threads"), [(1, 0), (1, 2), (3, 2)])
+def test_the_threads_of_an_instance_are_read_as_they_were_written(instances: int, threads: int) -> None:
+    message = config_message(openvino_card(), ServingOptions(instances=instances, threads=threads))
+    assert threads_of(message) == threads
 
 
 def test_only_versions_of_one_runtime_and_precision_are_computed_alike() -> None:

@@ -51,12 +51,17 @@ def add_openvino(message: Any, card: Card, *, instances: int, threads: int) -> N
     _set_precision(message, card)
 
 
-def fit_runtime(message: Any, card: Card) -> None:
-    """Let a configuration, which is the newest version's, say what the version with this card is computed by, and in.
+def fit_runtime(message: Any, card: Card, newest: Card) -> None:
+    """Let a configuration say what the version with this card is computed by, and in.
 
     One model's versions may differ in it: `resx export --bf16`, or `resx tune`, after an export for onnxruntime.
+
+    Args:
+        message: Triton's ModelConfig, which was written for the newest version.
+        card: of the version that is to be loaded.
+        newest: of that one. Where it is computed alike the configuration stays, edits by hand included.
     """
-    if card.engine is not None:
+    if card.engine is not None or computed_alike(card, newest):
         return
     if card.runtime_name == NAME:
         if message.backend != NAME:
@@ -71,8 +76,8 @@ def computed_alike(one: Card, other: Card) -> bool:
     return _computed_by(one) == _computed_by(other)
 
 
-def _computed_by(card: Card) -> tuple[str, str | None]:
-    return card.runtime_name, None if card.runtime is None else card.runtime.precision_hint
+def _computed_by(card: Card) -> tuple[str, str | None, str]:
+    return card.runtime_name, None if card.runtime is None else card.runtime.precision_hint, card.model_file
 
 
 def _set_precision(message: Any, card: Card) -> None:
@@ -92,8 +97,25 @@ def _leave_onnxruntime(message: Any, card: Card) -> None:
     add_openvino(message, card, instances=instances, threads=threads)
 
 
+def threads_of(message: Any) -> int:
+    """Return the threads of an instance by a configuration of this backend; 0 where it leaves them to the server."""
+    return _number(message, _THREADS) // max(1, _number(message, _STREAMS))
+
+
+def container_remark(message: Any) -> str:
+    """Return what NVIDIA's C++ backend does otherwise than the embedded one; empty where that is nothing."""
+    if message.backend != NAME:
+        return ""
+    said = []
+    if message.max_batch_size > 1:
+        said.append(f"computes each request as a batch of {message.max_batch_size} (export with --max-batch 1)")
+    if _HINT_BF16 not in message.parameters:
+        said.append("computes in bf16 on nodes that have BF16, where the self-test fails (export with --bf16)")
+    return f"{message.name}: NVIDIA's backend openvino {' and '.join(said)}" if said else ""
+
+
 def _leave_openvino(message: Any) -> None:
-    threads = _number(message, _THREADS) // max(1, _number(message, _STREAMS))
+    threads = threads_of(message)
     _remove(message, *_ALWAYS, _PRECISION, _HINT_BF16, _STREAMS, _THREADS, _PADDING)
     for group in message.instance_group:
         group.ClearField("kind")

@@ -142,11 +142,14 @@ def _open_openvino(file: Path | bytes, config: dict[str, Any], name: str) -> Run
     session = load_session(OPENVINO)
     with contextlib.ExitStack() as kept:
         if isinstance(file, bytes):
-            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="resx-"))
-            file, content = Path(folder) / (config.get("default_model_filename") or session.MODEL_FILE), file
-            file.write_bytes(content)
+            path = Path(
+                kept.enter_context(tempfile.TemporaryDirectory(prefix="resx-")), config["default_model_filename"]
+            )
+            path.write_bytes(file)
+        else:
+            path = file
         try:
-            opened = session.open_model(str(file), config, this_process())
+            opened = session.open_model(str(path), config, this_process())
         except Exception as error:
             raise ResxError(f"{name}: OpenVINO cannot open it: {first_line(error)}") from error
     return lambda names, inputs: opened.run(names, inputs, opened.options)

@@ -20,7 +20,6 @@ from resx.errors import ResxError
 from resx.repository import config_pbtxt, config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.model_folders import is_folder, unlistable
-from resx.repository.openvino_backend import fit_runtime
 from resx.repository.tensorrt_accelerator import fit_precision
 from resx.repository.versions import Published, Repository
 from resx.serving.embedded.python_models import require_none_of_others
@@ -144,7 +143,7 @@ def _pin(repository: Repository, name: str, versions: Sequence[int]) -> Any:
     _keep_safe_warm_up(message, is_ours=is_ours)
     if is_ours and versions:
         card = repository.card(name, max(versions))
-        fit_runtime(message, card)
+        repository.fit_config(message, name, card)
         fit_precision(message, card)
     return _with_versions(message, versions)
 

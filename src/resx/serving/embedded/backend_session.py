@@ -14,7 +14,7 @@ from resx.gpus import Device
 from resx.machine import usable_cores
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE, ENGINE_BACKENDS
-from resx.repository.openvino_backend import fit_runtime
+from resx.repository.versions import Repository
 from resx.serving.embedded.backends.config_values import SILENT, Host
 
 _SESSIONS = {"onnxruntime": "onnx_session.py", "openvino": "openvino_session.py", "tensorrt": "engine_session.py"}
@@ -44,7 +44,7 @@ def served_config(model_folder: Path, card: Card | None = None) -> dict[str, Any
         return {}
     message = config_rules.read_checked(folder.parent, folder.name)
     if card is not None:
-        fit_runtime(message, card)
+        Repository(folder.parent).fit_config(message, folder.name, card)
     found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return found
 
