@@ -142,9 +142,8 @@ def _open_openvino(file: Path | bytes, config: dict[str, Any], name: str) -> Run
     session = load_session(OPENVINO)
     with contextlib.ExitStack() as kept:
         if isinstance(file, bytes):
-            path = Path(
-                kept.enter_context(tempfile.TemporaryDirectory(prefix="resx-")), config["default_model_filename"]
-            )
+            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="resx-"))
+            path = Path(folder, config.get("default_model_filename", "model.onnx"))
             path.write_bytes(file)
         else:
             path = file
