@@ -45,6 +45,14 @@ FormatName: TypeAlias = Annotated[
     ),
 ]
 Target: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="Optimize for cpu or gpu. Default: detect.")]
+RuntimeOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="What computes the file: onnxruntime or openvino. Default: onnxruntime; for --bf16 on the CPU openvino.",
+    ),
+]
 AcceleratorName: TypeAlias = Annotated[
     str,
     _option(
@@ -114,6 +122,7 @@ class FormatOptions:
 
     file_format: FormatName = "onnx"
     target: Target = ""
+    runtime: RuntimeOption = ""
     accelerator: AcceleratorName = ""
     compute_capability: ComputeCapability = ""
     batch_min: BatchMin = 0
@@ -156,6 +165,11 @@ class FormatOptions:
         if accelerator and kind != "onnx":
             raise UsageError(
                 f"--accelerator {accelerator}: --format {kind} makes an engine already; leave one of the two out"
+            )
+        if self.runtime and kind != "onnx":
+            raise UsageError(
+                f"--runtime {self.runtime}: --format {kind} makes an engine, which TensorRT computes; leave one of the "
+                "two out"
             )
         if accelerator and self.target == "cpu":
             raise UsageError(

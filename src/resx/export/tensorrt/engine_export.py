@@ -73,7 +73,14 @@ def export_engine(
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
     path = folder / cards.ENGINE_FILES[built.facts.builder]
     path.write_bytes(built.plan)
-    card = card.model_copy(update={"engine": built.facts, "files": {path.name: sha256_of(path)}, "gpu_parity": None})
+    card = card.model_copy(
+        update={
+            "engine": built.facts,
+            "files": {path.name: sha256_of(path)},
+            "gpu_parity": None,
+            "runtime": None,
+        }
+    )
     if _runs_here(trt, built.facts):
         on_step("run the engine")
         session = TensorRTModel(path, trt)
@@ -176,7 +183,7 @@ class _Comparison:
     @property
     def tolerance(self) -> Tolerance:
         """With TF32 off."""
-        return self.options.tolerance_for(self.source.num_layers)
+        return self.options.tolerance_for(self.source.num_layers, self.source.computes_in)
 
     def tolerance_with_tf32(self, precision: Precision) -> Tolerance:
         """With TF32 on."""

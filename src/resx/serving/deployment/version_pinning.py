@@ -20,7 +20,7 @@ from resx.errors import ResxError
 from resx.repository import config_pbtxt, config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.model_folders import is_folder, unlistable
-from resx.repository.tensorrt_accelerator import asks_for_tensorrt, fit_precision
+from resx.repository.tensorrt_accelerator import fit_precision
 from resx.repository.versions import Published, Repository
 from resx.serving.embedded.python_models import require_none_of_others
 
@@ -141,8 +141,10 @@ def _pin(repository: Repository, name: str, versions: Sequence[int]) -> Any:
     message = config_rules.read_checked(repository.root, name)
     is_ours = all(repository.has_card(name, version) for version in versions)
     _keep_safe_warm_up(message, is_ours=is_ours)
-    if is_ours and versions and asks_for_tensorrt(message):
-        fit_precision(message, repository.card(name, max(versions)))
+    if is_ours and versions:
+        card = repository.card(name, max(versions))
+        repository.fit_config(message, name, card)
+        fit_precision(message, card)
     return _with_versions(message, versions)
 
 

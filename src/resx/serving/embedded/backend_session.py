@@ -9,18 +9,30 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resx.card.card import Card
 from resx.gpus import Device
 from resx.machine import usable_cores
 from resx.repository import config_rules
-from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.serving.embedded.backends.onnxruntime import session_settings
+from resx.repository.config_pbtxt import CONFIG_FILE, ENGINE_BACKENDS
+from resx.repository.versions import Repository
+from resx.serving.embedded.backends.config_values import SILENT, Host
 
-_SESSIONS = {"onnxruntime": "onnx_session.py", "tensorrt": "engine_session.py"}
+_SESSIONS = {"onnxruntime": "onnx_session.py", "openvino": "openvino_session.py", "tensorrt": "engine_session.py"}
 """What each backend opens its files with."""
+THREADS = {
+    "onnxruntime": {"intra_op_thread_count": "{}"},
+    "openvino": {"INFERENCE_NUM_THREADS": "{}", "NUM_STREAMS": "1"},
+    "tensorrt": {},
+}
+"""The parameters that set the threads of one instance, and their values."""
 
 
-def served_config(model_folder: Path) -> dict[str, Any]:
+def served_config(model_folder: Path, card: Card | None = None) -> dict[str, Any]:
     """Return a model's config.pbtxt as Triton hands it to a backend; empty if it has none.
+
+    Args:
+        model_folder: with config.pbtxt, which is the newest version's.
+        card: of the version that is to be opened; None: it has none.
 
     Raises:
         UsageError: it is not a model configuration, or may not be loaded (`config_rules`).
@@ -30,10 +42,17 @@ def served_config(model_folder: Path) -> dict[str, Any]:
     folder = model_folder.absolute()
     if not (folder / CONFIG_FILE).is_file():
         return {}
-    found: dict[str, Any] = json_format.MessageToDict(
-        config_rules.read_checked(folder.parent, folder.name), preserving_proto_field_name=True
-    )
+    message = config_rules.read_checked(folder.parent, folder.name)
+    if card is not None:
+        Repository(folder.parent).fit_config(message, folder.name, card)
+    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return found
+
+
+def backend_of(config: dict[str, Any]) -> str:
+    """Return the backend, by its folder, that opens a model of this configuration."""
+    name = str(config.get("backend", ""))
+    return "tensorrt" if name in ENGINE_BACKENDS else name if name in _SESSIONS else "onnxruntime"
 
 
 def is_for_cpu(config: dict[str, Any]) -> bool:
@@ -52,14 +71,12 @@ def open_version(path: str, config: dict[str, Any], backend: str, device: Device
         Exception: whatever the runtime raises that refuses the file.
     """
     kind = "GPU" if device == "gpu" and not is_for_cpu(config) else "CPU"
-    if backend == "tensorrt":
-        return load_session("tensorrt").open_model(path, config, kind)
-    return load_session().open_model(path, config, this_process(), kind)
+    return load_session(backend).open_model(path, config, this_process(), kind)
 
 
-def this_process() -> session_settings.Host:
+def this_process() -> Host:
     """Return what a session shares with this process: its cores, and no log."""
-    return session_settings.Host(cores=usable_cores(), log_severity=session_settings.SILENT)
+    return Host(cores=usable_cores(), log_severity=SILENT)
 
 
 @cache
