@@ -13,11 +13,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from resx.errors import MissingCapability
+from resx.errors import MissingCapability, UsageError
 from resx.repository.versions import Repository
 from resx.runtimes.openvino_package import computes_in_bf16
 from resx.serving.embedded.backend_session import load_session
 from resx.serving.embedded.backends.config_values import SILENT, Host
+from resx.serving.embedded.devices import require_device_for
 from resx.serving.embedded.model_runtime import needs_runtime, require_openvino
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
@@ -260,6 +261,29 @@ def run(repository: Repository, *words: str, without: str = "") -> Finished:
 
 PORTS = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
 EXTRA = "OpenVINO computes it and is not installed; pip install 'resx[openvino]'"
+
+
+@pytest.mark.parametrize("parameter", ["HINT_BF16", "INFERENCE_PRECISION_HINT"])
+def test_a_model_in_bf16_is_refused_before_the_server_starts_on_a_processor_without_it(
+    tmp_path: Path, parameter: str
+) -> None:
+    """OpenVINO is told to take this processor for one with AVX2 alone."""
+    folder = tmp_path / "model_repository" / "m"
+    onnx_files.sum_and_half(folder / "1" / "model.onnx")
+    value = "YES" if parameter == "HINT_BF16" else "bf16"
+    line = f'parameters {{ key: "{parameter}" value {{ string_value: "{value}" }} }}\n'
+    (folder / "config.pbtxt").write_text(onnx_files.backend_lines("openvino") + line)
+    done = run_resx("serve", "--load", "m", *PORTS, cwd=tmp_path, env=os.environ | {"OV_CPU_MAX_ISA": "AVX2"})
+    assert done.code == 4, done.err
+    assert done.err.startswith("error: m: config.pbtxt asks for bf16")
+    assert len(done.err.splitlines()) == 1
+
+
+def test_an_instance_for_a_gpu_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "config.pbtxt").write_text('backend: "openvino" instance_group { kind: KIND_GPU }')
+    for device in ("cpu", "gpu"):
+        with pytest.raises(UsageError, match="OpenVINO computes on the CPU alone; write KIND_CPU"):
+            require_device_for(tmp_path, device)  # type: ignore[arg-type]
 
 
 @pytest.mark.triton

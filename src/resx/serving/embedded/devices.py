@@ -11,9 +11,9 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from resx.errors import MissingCapability
+from resx.errors import MissingCapability, UsageError
 from resx.gpus import Device, Gpus, Wish, choose, find_gpus
-from resx.repository.config_pbtxt import CONFIG_FILE, read
+from resx.repository.config_pbtxt import CONFIG_FILE, OPENVINO, read
 from resx.repository.tensorrt_accelerator import asks_for_tensorrt
 
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
@@ -70,11 +70,17 @@ def require_device_for(model_folder: Path, device: Device, *, missing: Callable[
 
     Raises:
         MissingCapability: an instance is for a GPU by name and there is none, or is for TensorRT, which cannot be used.
+        UsageError: it is for a GPU by name, and OpenVINO computes the model.
     """
     config = model_folder / CONFIG_FILE
     if not config.is_file():
         return
     message = read(config)
+    if message.backend == OPENVINO and any(group.kind == group.KIND_GPU for group in message.instance_group):
+        raise UsageError(
+            f"{model_folder.name}: {CONFIG_FILE} asks for KIND_GPU, and OpenVINO computes on the CPU alone; "
+            "write KIND_CPU"
+        )
     if device == "gpu":
         if asks_for_tensorrt(message) and (why := missing(TENSORRT)):
             raise MissingCapability(f"{model_folder.name}: {_NO_TENSORRT.format(why=why)}")
