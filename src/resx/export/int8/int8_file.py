@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from resx.export.int8 import quantization, sensitivity
 from resx.export.int8.calibration import Calibration, Ranges
 from resx.runtimes import onnx_reader
 
+_SEARCH = "find the layers that int8 harms"
 _NUM_RANKING_IMAGES = 8
 _LARGEST_KEPT_SHARE = 0.5
 """Of the layers: with more of them in fp32 the file would be int8 in name only."""
@@ -84,9 +86,9 @@ def write_int8(
         model, found, num_tried = writer.write([]), list[KeptLayer](), 0
         verdict = judge(path) if judge else None
         if judge and verdict and not verdict.passed:
-            on_step("find the layers that int8 harms")
+            on_step(_SEARCH)
             ranking = _rank(writer, model, options)
-            found, num_tried = _search(writer, ranking, judge, verdict)
+            found, num_tried = _search(writer, ranking, judge, verdict, on_step)
             model = writer.write([layer.layer for layer in found])
         return Quantisation(
             calibrate=options.calibrate,
@@ -136,12 +138,17 @@ def _rank(writer: _Int8Writer, model: onnx.ModelProto, options: Int8Options) -> 
 
 
 def _search(
-    writer: _Int8Writer, ranking: Sequence[KeptLayer], judge: Callable[[Path], Parity], verdict: Parity
+    writer: _Int8Writer,
+    ranking: Sequence[KeptLayer],
+    judge: Callable[[Path], Parity],
+    verdict: Parity,
+    on_step: Callable[[str], None],
 ) -> tuple[list[KeptLayer], int]:
     """Return the layers to keep in fp32 and how many files were measured to find them."""
-    most = max(1, int(_LARGEST_KEPT_SHARE * len(ranking)))
+    most, counting = max(1, int(_LARGEST_KEPT_SHARE * len(ranking))), itertools.count(1)
 
     def passes(kept: Sequence[str]) -> bool:
+        on_step(f"{_SEARCH}: file {next(counting)}, {len(kept)} of {len(ranking)} layers in fp32")
         writer.write(kept)
         return judge(writer.path).passed
 
@@ -160,7 +167,10 @@ def _ranges(prepared: Path, key: str, options: Int8Options, form: FileForm, on_s
     if known is not None:
         on_step("take the calibration table of an earlier export")
         return known
-    on_step(f"calibrate on {len(options.calibration.images)} images ({options.method})")
-    found = quantization.find_ranges(prepared, options.calibration.images, options.method, form.signature)
+    images = options.calibration.images
+    on_step(step := f"calibrate on {len(images)} images ({options.method})")
+    found = quantization.find_ranges(
+        prepared, images, options.method, form.signature, on_progress=lambda text: on_step(f"{step}: {text}")
+    )
     calibrations.keep_table(key, found)
     return found
