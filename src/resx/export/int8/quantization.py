@@ -32,6 +32,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.card.kinds import CalibrationMethod, Target
+from resx.card.runtime import RuntimeName
 from resx.card.signature import Signature
 from resx.errors import ExportError, UsageError, first_line, nearest
 from resx.export.graph.onnx_writer import WEIGHTED
@@ -70,9 +71,9 @@ RECIPES: Mapping[Target, QuantizationRecipe] = {
 }
 
 
-def prepare(fp32_file: Path, path: Path, *, target: Target) -> None:
-    """Write the form of the fp32 file that is quantised: shapes inferred and, for the CPU, operators fused."""
-    if target == "gpu":
+def prepare(fp32_file: Path, path: Path, *, target: Target, runtime: RuntimeName = "onnxruntime") -> None:
+    """Write the form of the fp32 file that is quantised: shapes inferred and operators fused for onnxruntime's CPU."""
+    if target == "gpu" or runtime == "openvino":
         shutil.copyfile(fp32_file, path)
         return
     with silence_library():
@@ -131,10 +132,18 @@ def find_ranges(
     return _collect(prepared, feeds, bounds, on_progress) if method == "percentile" else bounds
 
 
-def batches(images_NCHW: npt.NDArray[np.uint8], signature: Signature) -> list[npt.NDArray[Any]]:
-    """Return the images as inputs of the file, in an order of their own: the one they come in decides nothing."""
+def batches(
+    images_NCHW: npt.NDArray[np.uint8], signature: Signature, *, size: int | None = None
+) -> list[npt.NDArray[Any]]:
+    """Return the images as inputs of the file, in an order of their own: the one they come in decides nothing.
+
+    Args:
+        images_NCHW: of any number.
+        signature: of the file.
+        size: of a batch; None: as many as memory allows, and as the file takes.
+    """
     order = sorted(range(len(images_NCHW)), key=lambda index: hashlib.sha256(images_NCHW[index].tobytes()).digest())
-    size = signature.batch or max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
+    size = size or signature.batch or max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
     if signature.batch:  # takes whole batches: the last one is filled up with images that it had
         order = [order[index % len(order)] for index in range(-(-len(order) // size) * size)]
     return [signature.as_input(images_NCHW[order[start : start + size]]) for start in range(0, len(order), size)]
@@ -210,7 +219,7 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
                 recipe.activations,
                 calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds),
                 [],
-                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)],
+                [*_in_front(model), *keep_fp32, *touching(model, keep_fp32)],
                 _OPERATORS,
                 options,
             )
@@ -247,7 +256,7 @@ def _in_front(model: ModelProto) -> list[str]:
     return names
 
 
-def _touching(model: ModelProto, names: Collection[str]) -> list[str]:
+def touching(model: ModelProto, names: Collection[str]) -> list[str]:
     """Return the names of the nodes without weights that share a tensor with these nodes, or with a ReLU behind."""
     kept = [node for node in model.graph.node if node.name in names]
     tensors = {name for node in kept for name in (node.input[0], *node.output)}
