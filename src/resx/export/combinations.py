@@ -90,4 +90,5 @@ def require_computable(wanted: Combination) -> None:
         if wanted.precision == "int8":
             from resx.export.int8.nncf_quantization import load_nncf
 
+            openvino_package.require_int8()
             load_nncf()
