@@ -19,7 +19,7 @@ import onnx
 import torch
 
 from resx._version import __version__
-from resx.card import canary_rows
+from resx.card import canary_rows, int8_processor
 from resx.card import card as cards
 from resx.card.canary_rows import Canary
 from resx.card.card import Card
@@ -226,6 +226,7 @@ def _describe(
         steps=steps,
         gpu_parity=gpu_parity,
         canary=_canary(opened, signature, options, precision),
+        int8_rows=_int8_rows(opened, signature, options) if precision == "int8" else None,
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),
     )
@@ -246,6 +247,12 @@ def _canary(session: CpuModel, signature: Signature, options: ExportOptions, pre
         )
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))
     return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[precision])
+
+
+def _int8_rows(session: CpuModel, signature: Signature, options: ExportOptions) -> Canary | None:
+    return int8_processor.record_rows(
+        signature, session, max_batch_size=options.max_batch_size, tolerance=_CANARY_TOLERANCE["int8"]
+    )
 
 
 def _tools() -> dict[str, str]:
