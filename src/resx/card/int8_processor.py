@@ -72,7 +72,7 @@ def repeat_parity(card: Card, ask: Ask, *, max_batch_size: int, processor: str) 
         return difference
     why = " (without VNNI its products of 8 bits overflow)" if saturates_int8(processor) else ""
     raise ParityError(
-        f"{card.name}: int8 {differs(card, processor)}{why}: answers differ by {difference:.3g} of their scale, "
+        f"int8 {differs(card, processor)}{why}: answers differ by {difference:.3g} of their scale, "
         f"allowed {kept.tolerance:g}, cosine {cosine:.4f}, at least {_LEAST_COSINE:g}; export it on a processor like "
         "this one, or take --fp16 or fp32"
     )

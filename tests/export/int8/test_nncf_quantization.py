@@ -14,6 +14,7 @@ from resx.card.kinds import CALIBRATION_METHODS, NNCF_METHODS, CalibrationMethod
 from resx.card.origin import SourceArguments
 from resx.errors import MissingCapability, ParityError, UsageError
 from resx.export.checks import parity
+from resx.export.checks.accuracy import Labelled
 from resx.export.int8 import nncf_quantization, quantization
 from resx.export.int8.nncf_quantization import Validation
 from resx.export.options import ExportOptions
@@ -141,6 +142,22 @@ def test_layers_go_back_to_fp32_until_accuracy_is_kept_and_not_where_it_was(is_h
     layers = quantization.layers(onnx.load(file))
     assert nncf_quantization.layers_in_fp32(plain, layers) == []
     assert bool(nncf_quantization.layers_in_fp32(restored, layers)) == is_harmed
+
+
+def test_an_export_with_known_classes_puts_layers_back_where_accuracy_falls_and_the_card_says_how_many(
+    tmp_path: Path,
+) -> None:
+    harmed = with_an_outlier("layer2.0")
+    labelled = Labelled(images=PHOTOGRAPHS, classes=harmed.logits(PHOTOGRAPHS).argmax(1), origin="photographs")
+    loose = dataclasses.replace(for_openvino("minmax"), atol=1e9)  # parity alone would keep no layer
+
+    card = export(dataclasses.replace(harmed, labelled=labelled), loose, tmp_path)
+
+    made = card.quantisation
+    assert made is not None
+    assert made.kept_by_accuracy == len(made.kept_fp32) > 0
+    assert all(layer.error is not None for layer in made.kept_fp32)  # found, not asked for
+    assert card.steps[-1].passed
 
 
 @pytest.mark.parametrize("processor", ["avx2", "avx512", "avx512_vnni", "amx", "neon"])

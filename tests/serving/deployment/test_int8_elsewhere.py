@@ -60,7 +60,7 @@ def client(repository: Repository) -> Iterator[TritonClient]:
 
 
 def test_doctor_asks_the_files_again_and_says_which_are_wrong_here(repository: Repository) -> None:
-    found = {one.name: one for one in ask_foreign_int8(repository.root, instruction_set())}
+    found = {one.name: one for one in ask_foreign_int8(repository, instruction_set())}
     assert sorted(found) == ["other", "wrong"]
     assert (found["other"].passed, found["wrong"].passed) == (True, False)
     assert f"verified on {OTHER}, served on {instruction_set()}: asked again" in found["other"].detail
@@ -70,14 +70,14 @@ def test_doctor_asks_the_files_again_and_says_which_are_wrong_here(repository: R
 
 
 def test_doctor_has_nothing_to_say_where_there_is_no_repository(tmp_path: Path) -> None:
-    assert list(ask_foreign_int8(tmp_path / "none", "avx2")) == []
+    assert list(ask_foreign_int8(Repository(tmp_path / "none"), "avx2")) == []
 
 
 def test_a_damaged_card_does_not_stop_doctor(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "model_repository")
     folder = publish(repository, "m", verified_on=OTHER)
     (folder / "card.json").write_text("{")
-    assert list(ask_foreign_int8(repository.root, instruction_set())) == []
+    assert list(ask_foreign_int8(repository, instruction_set())) == []
 
 
 @pytest.mark.triton
@@ -115,6 +115,23 @@ def test_the_servers_processor_decides(
                 canary(client, "wrong", 1, card, processor=processor)
     finally:
         client.unload("wrong")
+
+
+@pytest.mark.triton
+def test_serve_says_which_versions_are_asked_again_and_sets_a_wrong_one_aside(
+    tmp_path: Path, resx: Callable[..., Finished]
+) -> None:
+    repository = Repository(tmp_path / "model_repository")
+    publish(repository, "other", verified_on=OTHER)
+    publish(repository, "wrong", verified_on=OTHER, is_wrong=True)
+    free = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
+    try:
+        done = resx("serve", "--detach", *free, "--repository", repository.root)
+        assert f"other version 1: int8 verified on {OTHER}, served on {instruction_set()}; asked again" in done.err
+        assert "other version 1" in done.out
+        assert "wrong is set aside" in done.out
+    finally:
+        resx("stop", "--repository", repository.root)
 
 
 @pytest.mark.triton

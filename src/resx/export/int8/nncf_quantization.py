@@ -196,7 +196,7 @@ def _accuracy(
 @contextlib.contextmanager
 def _bounded_threads() -> Iterator[None]:
     """Let NNCF's sessions of onnxruntime have as many threads as this process may use; it leaves no other way."""
-    engine = importlib.import_module("nncf.onnx.engine")
+    engine: Any = importlib.import_module("nncf.onnx.engine")
     before = engine.rt
     engine.rt = types.SimpleNamespace(
         SessionOptions=lambda: session_options(usable_cores()), InferenceSession=onnxruntime.InferenceSession

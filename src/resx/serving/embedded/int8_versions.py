@@ -26,25 +26,30 @@ class ForeignInt8:
     passed: bool
 
 
-def ask_foreign_int8(repository: Path, processor: str) -> Iterator[ForeignInt8]:
-    """Ask the newest version of each model whose int8 was verified on other instructions than this processor's.
+def find_foreign_int8(repository: Repository, processor: str) -> Iterator[tuple[str, int, Card, str]]:
+    """Return the newest version of each model whose int8 was verified on other instructions, its card, and on which.
 
     What cannot be read is left out: a check of the repository is another thing.
 
     Args:
-        repository: the folder; it need not be there.
+        repository: its folder need not be there.
         processor: this one's instruction set.
     """
-    models = Repository(repository)
-    for name in models.names() if repository.is_dir() else ():
+    for name in repository.names() if repository.root.is_dir() else ():
         try:
-            version = models.versions(name)[-1]
-            card = models.card(name, version)
+            version = repository.versions(name)[-1]
+            card = repository.card(name, version)
         except (IndexError, OSError, ResxError):
             continue
         if verified := int8_processor.differs(card, processor):
-            passed, detail = _ask(models.version_folder(name, version), card, processor)
-            yield ForeignInt8(name=name, version=version, detail=f"{verified}: {detail}", passed=passed)
+            yield name, version, card, verified
+
+
+def ask_foreign_int8(repository: Repository, processor: str) -> Iterator[ForeignInt8]:
+    """Ask those versions' files again, in this process; as `find_foreign_int8`."""
+    for name, version, card, verified in find_foreign_int8(repository, processor):
+        passed, detail = _ask(repository.version_folder(name, version), card, processor)
+        yield ForeignInt8(name=name, version=version, detail=f"{verified}: {detail}", passed=passed)
 
 
 def _ask(folder: Path, card: Card, processor: str) -> tuple[bool, str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from resx.errors import UsageError
 from resx.machine import instruction_set, quota_note, usable_cores
+from resx.repository.versions import Repository
 from resx.serving.embedded.int8_versions import ask_foreign_int8
 from resx.serving.embedded.native_backend import compiler
 from resx.serving.embedded.provider_engines import kept_engines
@@ -229,7 +230,7 @@ def _int8(repository: Path, processor: str) -> list[Finding]:
             remedy="" if one.passed else "export it on this processor, or in another precision",
             is_wrong=not one.passed,
         )
-        for one in ask_foreign_int8(repository, processor)
+        for one in ask_foreign_int8(Repository(repository), processor)
     ]
 
 
