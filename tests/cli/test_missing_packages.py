@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from resx.cli.packages import EXTRAS, missing
+from tests.support.hidden_packages import environment_without
 from tests.support.running_triton import RunningTriton
 
 ROOT = Path(__file__).parents[2]
@@ -27,15 +28,9 @@ for words in json.load(sys.stdin):
 print(json.dumps(ended))
 """
 """Many commands in one process: each start of Python would take longer than the command."""
-_HIDE = """
-import importlib.machinery, os
-find = importlib.machinery.PathFinder.find_spec
-importlib.machinery.PathFinder.find_spec = lambda name, path=None, target=None: (
-    None if name.partition(".")[0] in os.environ["MISSING"].split() else find(name, path, target))
-"""
-"""As sitecustomize.py: of every Python that is started, so that a server's process lacks the packages too."""
 MODEL = ["torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "onnxruntime"]
-OTHERS = ["matplotlib", "pyarrow", "fsspec", "ray", "tensorrt", "tensorrt_rtx", "tensorboard", "mlperf_loadgen"]
+OTHERS = ["matplotlib", "pyarrow", "fsspec", "ray", "tensorrt", "tensorrt_rtx", "tensorboard", "mlperf_loadgen",
+          "openvino", "nncf"]  # fmt: skip
 PORTS = "--http-port 0 --grpc-port 0 --metrics-port 0"
 BARE = [
     "train resnet20 --data digits -o new", "train resnet20 --data folder:pictures -o new",
@@ -45,7 +40,8 @@ BARE = [
     "export run --pareto 2", "export file.onnx", "export file.onnx --int8 --calibrate pictures",
     "export torchvision:resnet18", "export module:function", "export resnet18 --weights imagenet",
     "export resnet18 --weights weights.pth", "export resnet18 --format tensorrt", "export resnet18 --json",
-    "export resnet18 --format tensorrt-rtx --fp16", "verify tiny", "verify file.onnx file.onnx",
+    "export resnet18 --runtime openvino", "export resnet18 --bf16", "export resnet18 --format tensorrt-rtx --fp16",
+    "verify tiny", "verify file.onnx file.onnx",
     f"serve {PORTS}", f"serve --native --detach {PORTS}",
     "predict tiny pictures -o new.csv", "predict tiny pictures -o new.parquet",
     "predict tiny s3://bucket/x -o new.csv", "predict tiny pictures --ray local -o new.csv",
@@ -89,15 +85,14 @@ def ended(
 ) -> list[tuple[list[str], int, str]]:
     asked = json.dumps([command.split() for command in commands])
     beside = folder.with_name("beside")
-    beside.mkdir(exist_ok=True)
-    (beside / "sitecustomize.py").write_text(_HIDE)
-    path = os.pathsep.join(filter(None, (str(beside), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {
-        "MISSING": " ".join(gone),
-        "PYTHONPATH": path,
-        "RESX_CACHE": str(beside / "cache"),
-        "RESX_STATE": str(state or beside / "state"),
-    }
+    environment = (
+        os.environ
+        | environment_without(gone, beside)
+        | {
+            "RESX_CACHE": str(beside / "cache"),
+            "RESX_STATE": str(state or beside / "state"),
+        }
+    )
     done = subprocess.run(
         [sys.executable, "-c", _RUN_ALL],
         input=asked,
@@ -157,6 +152,7 @@ def test_the_client_commands_need_no_torch(folder: Path, triton: RunningTriton) 
         (["pyarrow"], "predict tiny pictures -o new.csv", "predict"),
         (["fsspec"], "predict tiny pictures -o new.csv", "predict"),
         (["ray"], "predict tiny pictures --ray local -o new.csv", "ray"),
+        (["openvino"], "export resnet18 --bf16 --target cpu", "openvino"),
         (["tensorrt_rtx"], "export resnet18 --format tensorrt-rtx", "rtx"),
     ],
 )

@@ -24,6 +24,7 @@ from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.openvino_backend import computed_alike
 from resx.repository.versions import Published, Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
@@ -163,13 +164,19 @@ def _bring(
             f"{name}: version {old} cannot be kept beside {new}, as requests without a version go to the newest; "
             "leave out --keep-previous"
         )
-    if manner.rehearse and old is not None and new > old:
+    alike = old is None or _computed_alike(model.repository, name, old, new)
+    if manner.keep_previous and not alike:
+        raise UsageError(
+            f"{name}: version {old} cannot be kept beside {new}: their runtime or precision differs, and a model has "
+            "one configuration; leave out --keep-previous"
+        )
+    if manner.rehearse and old is not None and (new > old or not alike):
         on_step(f"rehearse version {new} under another name")
         if model.server == OURS:
             require_room(version)
         with rejecting(name, new, f"version {old} went on answering"), rehearse(client, version) as alias:
             canary(client, alias, new, card)
-    beside = sorted({new} if old is None else {old, new})
+    beside = sorted({new} if old is None or not alike else {old, new})
     try:
         on_step(f"load version {new} and check its answer")
         model.switch(beside)
@@ -187,6 +194,13 @@ def _bring(
             raise
         raise VersionRejected(f"{say_which(name, new, error)}; {after}") from error
     return difference
+
+
+def _computed_alike(repository: Repository, name: str, *versions: int) -> bool:
+    if not all(repository.has_card(name, version) for version in versions):
+        return True
+    first, second = (repository.card(name, version) for version in versions)
+    return computed_alike(first, second)
 
 
 def load_endpoints(model: ServedModel) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from resx.card.card import Card
 from resx.errors import MissingCapability, UsageError
 from resx.gpus import Device, Wish
-from resx.repository.config_pbtxt import CONFIG_FILE, OPENVINO, read
+from resx.repository.config_pbtxt import CONFIG_FILE, read
+from resx.repository.openvino_backend import NAME as OPENVINO
 from resx.repository.versions import Repository
 from resx.serving.embedded.backend_session import load_session, served_config
 from resx.serving.embedded.engine_runtime import engine_backend, require_engine_runtime
@@ -47,11 +48,12 @@ def require_runtime(model_folder: Path, card: Card | None, *, embedded: bool, de
     """
     require_engine_runtime(model_folder, card, embedded=embedded, device=device)
     if embedded:
-        require_openvino(model_folder)
+        require_openvino(model_folder, card)
 
 
 def require_openvino(
     model_folder: Path,
+    card: Card | None,
     *,
     is_installed: Callable[[], bool] = lambda: importlib.util.find_spec("openvino") is not None,
     capabilities: Callable[[], Sequence[str]] = lambda: load_session(OPENVINO).capabilities(),
@@ -60,13 +62,14 @@ def require_openvino(
 
     Args:
         model_folder: with config.pbtxt.
+        card: of the version, which may be computed otherwise than the newest one; None: it has none.
         is_installed: says whether the package is here.
         capabilities: returns what OpenVINO says that this processor computes in.
 
     Raises:
         MissingCapability: it cannot.
     """
-    if not is_openvino(model_folder):
+    if not (is_openvino(model_folder) if card is None else card.runtime_name == OPENVINO):
         return
     if not is_installed():
         raise MissingCapability(
@@ -74,7 +77,7 @@ def require_openvino(
         )
     settings: Any = load_session(OPENVINO).compile_settings
     try:
-        if (precision := settings.precision(served_config(model_folder))) != "f32":
+        if (precision := settings.precision(served_config(model_folder, card))) != "f32":
             settings.require_computable(precision, capabilities())
     except UsageError:  # whoever loads the model says what is wrong with it
         return
