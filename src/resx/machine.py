@@ -29,6 +29,9 @@ _INSTRUCTION_SETS = {
 }  # fmt: skip
 """By the kernel's flag; the first one that the processor has decides which kernels a runtime takes."""
 
+_SATURATING = ("avx512", "avx2", "x86_64")
+"""vpmaddubsw: unsigned by signed 8 bits, two products at a time. VNNI, AMX and ARM add in 32 bits."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Throttling:
@@ -70,6 +73,16 @@ def instruction_set(root: Path = _ROOT) -> str:
         lines = []
     flags = set(next((line for line in lines if line.lower().startswith(("flags", "features"))), "").split())
     return next((name for flag, name in _INSTRUCTION_SETS.items() if flag in flags), platform.machine())
+
+
+def int8_instructions(name: str) -> str:
+    """Return which of the instruction sets multiplies 8-bit integers, as that decides how a runtime rounds them."""
+    return "avx512_vnni" if name == "avx512_bf16" else name
+
+
+def saturates_int8(name: str) -> bool:
+    """Say whether 8-bit products are added in pairs in 16 bits, which overflow for the largest: AVX without VNNI."""
+    return name in _SATURATING
 
 
 def usable_cores(root: Path = _ROOT) -> int:

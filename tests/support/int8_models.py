@@ -10,6 +10,7 @@ from torch import nn
 
 from resx.card.kinds import Target
 from resx.card.origin import Source
+from resx.card.runtime import RuntimeName
 from resx.data.photographs import RealImages, photograph_crops
 from resx.export.checks import parity
 from resx.export.int8.calibration import Calibration
@@ -62,11 +63,16 @@ def tiny() -> LoadedSource:
 
 
 def options(
-    *, target: Target = "cpu", method: str = "minmax", keep_fp32: tuple[str, ...] = (), verify: bool = True
+    *,
+    target: Target = "cpu",
+    runtime: RuntimeName = "onnxruntime",
+    method: str = "minmax",
+    keep_fp32: tuple[str, ...] = (),
+    verify: bool = True,
 ) -> ExportOptions:
     int8 = Int8Options(
         calibration=Calibration(images=PHOTOGRAPHS[20:], origin="photographs"),
         method=method,  # type: ignore[arg-type]
         keep_fp32=keep_fp32,
     )
-    return ExportOptions(precision="int8", int8=int8, target=target, max_batch_size=4, verify=verify)
+    return ExportOptions(precision="int8", int8=int8, target=target, runtime=runtime, max_batch_size=4, verify=verify)

@@ -41,6 +41,23 @@ def canary_input(signature: Signature, num_rows: int) -> npt.NDArray[Any]:
     return signature.as_input(pixels.reshape(shape))
 
 
+def int8_input(signature: Signature, num_rows: int) -> npt.NDArray[Any]:
+    """Return rows for 8-bit kernels [N, ...], the same bytes on every machine: even squares, 2 to 32 pixels wide.
+
+    Every second row knows black and white alone: the largest values together are where products of 8 bits overflow.
+    """
+    channels, height, width = signature.input_dims
+    rows = []
+    for index in range(num_rows):
+        side = 2 ** (1 + index % 5)
+        shape = (channels, -(-height // side), -(-width // side))
+        made = hashlib.shake_256(f"resx int8 row {index}".encode()).digest(math.prod(shape))
+        squares = np.frombuffer(made, dtype=np.uint8).reshape(shape)
+        squares = np.where(squares > 127, 255, 0).astype(np.uint8) if index % 2 else squares
+        rows.append(squares.repeat(side, 1).repeat(side, 2)[:, :height, :width])
+    return signature.as_input(np.stack(rows))
+
+
 def canary_difference(canary: Canary, answer: npt.NDArray[np.floating[Any]]) -> float:
     """Return the largest difference from the recorded logits, relative to their scale; inf if not comparable."""
     expected = np.asarray(canary.logits, dtype=np.float64)

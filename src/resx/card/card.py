@@ -81,6 +81,9 @@ class Card(FrozenModel):
     gpu_parity: GpuParity | None = None
     """On the GPU of the machine that exported; None where it had none, or the file is for the CPU."""
     canary: Canary
+    int8_rows: Canary | None = None
+    """Of an int8 version: more rows, to be asked again on processors with other 8-bit instructions. None in older cards
+    and where the input is no image."""
     engine: Engine | None = None
     """None: the version is an ONNX file."""
     family: Family | None = None
@@ -207,8 +210,11 @@ def schema_text() -> str:
 def write_card(card: Card) -> str:
     """Return the card as the text of `card.json`; the canary's numbers stay on one line each."""
     fields = card.model_dump(mode="json")
-    rows = [json.dumps(row) for row in fields["canary"]["logits"]]
-    fields["canary"]["logits"] = [f"row {index}" for index in range(len(rows))]
+    kept = [fields[name] for name in ("canary", "int8_rows") if fields[name] is not None]
+    rows = [json.dumps(row) for one in kept for row in one["logits"]]
+    names = iter(f"row {index}" for index in range(len(rows)))
+    for one in kept:
+        one["logits"] = [next(names) for _ in one["logits"]]
     text = json.dumps(fields, indent=2) + "\n"
     for index, row in enumerate(rows):
         text = text.replace(f'"row {index}"', row, 1)

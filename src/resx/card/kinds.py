@@ -13,9 +13,13 @@ Target: TypeAlias = Literal["cpu", "gpu"]
 
 TARGETS: tuple[Target, ...] = ("cpu", "gpu")
 
-CalibrationMethod: TypeAlias = Literal["entropy", "minmax", "percentile"]
+CalibrationMethod: TypeAlias = Literal["entropy", "minmax", "percentile", "mean"]
 
 CALIBRATION_METHODS: tuple[CalibrationMethod, ...] = ("entropy", "minmax", "percentile")
+"""Of onnxruntime, its default first."""
+
+NNCF_METHODS: tuple[CalibrationMethod, ...] = ("mean", "minmax", "percentile")
+"""Of NNCF, which quantizes for OpenVINO."""
 
 InputType: TypeAlias = Literal["uint8", "float32"]
 

@@ -71,10 +71,17 @@ class Quantisation(FrozenModel):
     is_random: bool
     """Whether the images were noise; its ranges say nothing of real images."""
     method: CalibrationMethod
+    tool: Literal["onnxruntime", "nncf"] = "onnxruntime"
+    """What quantized it: NNCF for OpenVINO."""
+    tool_version: str = ""
+    """Empty in older cards."""
     table_key: str
-    """Name of the calibration table in the cache folder: hash of fp32 file, data, method, runtime's version."""
+    """Name of the calibration table in the cache folder: hash of fp32 file, data, method, runtime's version. Empty for
+    NNCF, whose statistics are not kept."""
     num_layers: Count
     kept_fp32: tuple[KeptLayer, ...]
+    kept_by_accuracy: Count = 0
+    """Of `kept_fp32`: those that NNCF put back because accuracy fell by more than a point."""
     num_tried: Count
     """Files that the search for `kept_fp32` made and measured; 0 if the first one passed."""
     int8_share: float = Field(ge=0, le=1)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 _WIDTH_IN_A_PIPE = 200
 
 
+_SECONDS_OF_SILENCE = 10.0
+"""In a log, where no spinner turns: then a step says how far it is."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
     """Where a command's words go; made from the `--json` and `-q` that it was given."""
@@ -54,7 +58,8 @@ class Output:
     def steps(self) -> Iterator[Callable[[str], None]]:
         """Give a function that announces the next step; each is printed with its time when it ends.
 
-        On a terminal the running step shows a spinner.
+        On a terminal the running step shows a spinner. A text that begins with the running step's, and goes on behind a
+        colon, says how it goes: beside the spinner, or as a line of its own where there is none, every ten seconds.
         """
         with self.live() as live:
             yield live.begin
@@ -74,12 +79,16 @@ class Live:
 
     def __init__(self, out: Output, status: Status | None) -> None:
         self._out, self._status = out, status
-        self._name, self._start = "", 0.0
+        self._name, self._start, self._said = "", 0.0, 0.0
 
     def begin(self, name: str) -> None:
-        """End the step before, if there is one, and begin another."""
+        """End the step before, if there is one, and begin another; or say how the running one goes."""
+        if self._name and name.startswith(f"{self._name}: "):
+            self._say(name.removeprefix(f"{self._name}: "))
+            return
         self.finish()
         self._name, self._start = name, time.monotonic()
+        self._said = self._start
         self.show("")
 
     def show(self, detail: str) -> None:
@@ -88,6 +97,13 @@ class Live:
             from rich.text import Text
 
             self._status.update(Text(one_line(f"{self._name}  {detail}")))  # of a str it would take markup
+
+    def _say(self, detail: str) -> None:
+        """Show how it goes; where there is no spinner, now and then as a line."""
+        self.show(detail)
+        if self._status is None and time.monotonic() - self._said >= _SECONDS_OF_SILENCE:
+            self._said = time.monotonic()
+            self._out.note(f"  {self._name}: {detail}")
 
     def finish(self) -> None:
         """Print the step with its time."""

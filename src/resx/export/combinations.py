@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from resx.card.card import Accelerator
-from resx.card.kinds import Precision, Target
+from resx.card.kinds import CALIBRATION_METHODS, NNCF_METHODS, CalibrationMethod, Precision, Target
 from resx.card.runtime import PrecisionHint, RuntimeName
 from resx.errors import UsageError
 
@@ -70,6 +70,11 @@ def usual_runtime(precision: Precision, target: Target) -> RuntimeName:
     return "openvino" if precision == "bf16" and target == "cpu" else "onnxruntime"
 
 
+def calibration_methods(runtime: RuntimeName) -> tuple[CalibrationMethod, ...]:
+    """Return the ways to find int8's ranges for a runtime, the usual one first."""
+    return NNCF_METHODS if runtime == "openvino" else CALIBRATION_METHODS
+
+
 def require_computable(wanted: Combination) -> None:
     """Check, before long work, that this machine has what computes the file.
 
@@ -82,3 +87,8 @@ def require_computable(wanted: Combination) -> None:
         openvino_package.load_openvino()
         if wanted.precision_hint == "bf16":
             openvino_package.require_bf16()
+        if wanted.precision == "int8":
+            from resx.export.int8.nncf_quantization import load_nncf
+
+            openvino_package.require_int8()
+            load_nncf()

@@ -10,7 +10,7 @@ from resx.card.parity_result import Tolerance
 from resx.card.runtime import RuntimeName
 from resx.errors import UsageError
 from resx.export.checks import parity
-from resx.export.combinations import Combination
+from resx.export.combinations import Combination, calibration_methods
 from resx.export.int8.int8_file import Int8Options
 
 
@@ -42,6 +42,12 @@ class ExportOptions:
             raise UsageError(f"max_batch_size={self.max_batch_size}: give 1 to 1024 images")
         if (self.precision == "int8") != (self.int8 is not None):
             raise UsageError(f"precision {self.precision}: calibration belongs to int8, and int8 needs it")
+        methods = calibration_methods(self.runtime)
+        if self.int8 is not None and self.int8.method not in methods:
+            raise UsageError(
+                f"--calibrate-method {self.int8.method}: not for --runtime {self.runtime}; give one of "
+                f"{', '.join(methods)}"
+            )
         for name, bound in (("atol", self.atol), ("rtol", self.rtol)):
             if bound is not None and not bound > 0:
                 raise UsageError(f"{name}={bound}: give a bound above 0")

@@ -19,7 +19,7 @@ import onnx
 import torch
 
 from resx._version import __version__
-from resx.card import canary_rows
+from resx.card import canary_rows, int8_processor
 from resx.card import card as cards
 from resx.card.canary_rows import Canary
 from resx.card.card import Card
@@ -33,6 +33,7 @@ from resx.export.gpu_parity import compare_on_cuda
 from resx.export.graph.resnext_form import STEP as GROUPED_FORM
 from resx.export.graph.tensorrt_form import name_after_contents
 from resx.export.int8.int8_file import FileForm, Int8Options, write_int8
+from resx.export.int8.nncf_quantization import Validation
 from resx.export.options import ExportOptions
 from resx.export.reference import Exportable, Reference, ask_source
 from resx.files.disk_space import require_free_space
@@ -47,6 +48,7 @@ Announce: TypeAlias = Callable[[str], None]
 
 MODEL_FILE = "model.onnx"
 _CANARY_IMAGES = 2
+_NUM_VALIDATION_IMAGES = 1000
 _CANARY_TOLERANCE: dict[Precision, float] = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 1e-1}
 
 
@@ -158,11 +160,12 @@ def _quantise(
     form = FileForm(
         signature=reference.signature,
         target=options.target,
+        runtime=options.runtime,
         describe=lambda model: network.describe(model, "int8", options.input_type),
     )
     judge = reference.measure if options.verify else None
     try:
-        return write_int8(fp32_file, path, int8, form, judge=judge, on_step=on_step)
+        return write_int8(fp32_file, path, int8, form, judge=judge, validation=_validation(reference), on_step=on_step)
     except ParityError as error:
         advice = "give more and better --calibrate images, another --calibrate-method, or take --fp16"
         if network.description.weights.startswith("random"):
@@ -171,6 +174,15 @@ def _quantise(
                 "--no-verify, to try its speed)"
             )
         raise ParityError(f"{reference.name}: {error}; {advice}; nothing was published") from error
+
+
+def _validation(reference: Reference) -> Validation | None:
+    """Return the images by which accuracy is kept; None where no classes are known or nothing is verified."""
+    labelled, signature = reference.source.labelled, reference.signature
+    if labelled is None or not reference.options.verify or signature.batch is not None:
+        return None
+    few = labelled.pick(_NUM_VALIDATION_IMAGES)
+    return Validation(images=few.images, classes=few.classes, as_input=signature.as_input)
 
 
 def _describe(
@@ -214,6 +226,7 @@ def _describe(
         steps=steps,
         gpu_parity=gpu_parity,
         canary=_canary(opened, signature, options, precision),
+        int8_rows=_int8_rows(opened, signature, options) if precision == "int8" else None,
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),
     )
@@ -234,6 +247,12 @@ def _canary(session: CpuModel, signature: Signature, options: ExportOptions, pre
         )
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))
     return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[precision])
+
+
+def _int8_rows(session: CpuModel, signature: Signature, options: ExportOptions) -> Canary | None:
+    return int8_processor.record_rows(
+        signature, session, max_batch_size=options.max_batch_size, tolerance=_CANARY_TOLERANCE["int8"]
+    )
 
 
 def _tools() -> dict[str, str]:

@@ -62,6 +62,19 @@ def require_bf16(*, can_compute: Callable[[], bool] = computes_in_bf16) -> None:
         )
 
 
+def require_int8() -> None:
+    """Check that OpenVINO computes on 8-bit integers on this processor; it would take fp32 in silence.
+
+    Raises:
+        MissingCapability: it does not, or as `load_openvino`.
+    """
+    if "INT8" not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise MissingCapability(
+            f"int8: OpenVINO has no 8-bit kernels for {processor()} ({instruction_set()}), by its own word; take "
+            "--runtime onnxruntime"
+        )
+
+
 def reason_of(error: Exception) -> str:
     """Return the line of an OpenVINO error that says something; the first ones name its own source files."""
     lines = [line.strip(" -") for line in str(error).splitlines()]

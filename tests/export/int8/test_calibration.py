@@ -6,18 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from onnxruntime.quantization import CalibrationDataReader, calibrate
+from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from PIL import Image
 
-from resx.card.kinds import CALIBRATION_METHODS, CalibrationMethod
+from resx.card.kinds import CALIBRATION_METHODS, TARGETS, CalibrationMethod, Target
 from resx.card.signature import signature_of
+from resx.data.photographs import photograph_crops
 from resx.errors import UsageError
 from resx.export.graph.onnx_writer import write_onnx
 from resx.export.int8 import quantization
 from resx.export.int8.calibration import Ranges, load_calibration
+from resx.streams import silence_library
 from resx.zoo.building import build_from_spec
 from tests.support.command import Finished
 from tests.support.int8_models import PHOTOGRAPHS
-from tests.support.small_networks import with_statistics
+from tests.support.small_networks import tiny_densenet, with_statistics
 from tests.support.tiny_models import tiny_spec
 
 SPEC = tiny_spec()
@@ -36,6 +40,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_onnx(model, SPEC, folder / "fp32.onnx", precision="fp32", input_type="uint8", target="cpu")
     quantization.prepare(folder / "fp32.onnx", folder / "prepared.onnx", target="cpu")
     return folder / "prepared.onnx"
+
+
+class OneBatch(CalibrationDataReader):  # type: ignore[misc]
+    """A batch, then None."""
+
+    def __init__(self, feed: dict[str, np.ndarray]) -> None:
+        self.left = [feed]
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return self.left.pop() if self.left else None
 
 
 def ranges(prepared: Path, images: np.ndarray, method: CalibrationMethod) -> Ranges:
@@ -62,6 +76,40 @@ def test_one_image_and_the_same_image_again_and_again_are_enough(method: Calibra
     many = ranges(prepared, PHOTOGRAPHS[:1].repeat(70, 0), method)
     for name, bounds in one.items():
         assert many[name] == pytest.approx(bounds, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_entropy_without_histograms_is_onnxruntimes_with_them(target: Target, tmp_path: Path) -> None:
+    spec = tiny_densenet()
+    model = with_statistics(build_from_spec(spec, seed=0)).eval()
+    write_onnx(model, spec, tmp_path / "fp32.onnx", precision="fp32", input_type="uint8", target=target)
+    quantization.prepare(tmp_path / "fp32.onnx", tmp_path / "prepared.onnx", target=target)
+    signature = signature_of(spec, "uint8")
+    images = photograph_crops(12, spec.image_size, seed=3)
+
+    ours = quantization.find_ranges(tmp_path / "prepared.onnx", images, "entropy", signature)
+
+    with silence_library():
+        theirs = calibrate.create_calibrator(
+            tmp_path / "prepared.onnx",
+            sorted({*QLinearOpsRegistry, *QDQRegistry}),
+            str(tmp_path / "augmented.onnx"),
+            calibrate.CalibrationMethod.Entropy,
+        )
+        theirs.collect_data(OneBatch({signature.input_name: images}))
+        found = theirs.compute_data()
+    expected = {name: [float(bound) for bound in data.range_value] for name, data in found.items()}
+    assert len(expected) > 10
+    assert ours.keys() == expected.keys()
+    for name, (low, high) in expected.items():
+        assert ours[name] == pytest.approx((low, high), rel=1e-5, abs=1e-5 * (high - low)), name
+
+
+def test_progress_counts_every_image_once_and_ends_with_all(prepared: Path) -> None:
+    said: list[str] = []
+    fixed = SIGNATURE.model_copy(update={"batch": 8})
+    quantization.find_ranges(prepared, PHOTOGRAPHS[:20], "minmax", fixed, on_progress=said.append)
+    assert said == ["8 of 24 images", "16 of 24 images", "24 of 24 images"]  # the last batch is filled up
 
 
 def test_a_file_of_a_fixed_batch_sees_every_image(prepared: Path) -> None:

@@ -117,7 +117,7 @@ def export(
         rtol=checks.rtol,
         calibrate=in_precision.calibrate,
         calibrate_images=in_precision.calibrate_images,
-        calibrate_method=in_precision.method(),
+        calibrate_method=in_precision.method(runtime),
         keep_fp32=tuple(in_precision.keep_fp32 or ()),
     )
     require_computable(request.combination)

@@ -73,6 +73,7 @@ def serve(
         raise UsageError("--native and --isolated say how resx's own server computes; leave them out with --server-dir")
     where = str(require_server_folder(server_dir)[0]) if server_dir is not None else ""
     _say_what_is_missing(out, published, asked=native, server_dir=where)
+    _say_whose_int8_is_asked_again(out, published)
     if server_dir is None:
         require_servable(published, models, wish)
         require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
@@ -112,6 +113,14 @@ def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | N
     for name in repository.names():
         for endpoint in repository.endpoints(name):
             out.note(f"{endpoint} is not served: it needs Python inside the server{why}")
+
+
+def _say_whose_int8_is_asked_again(out: Output, repository: Repository) -> None:
+    from resx.machine import instruction_set
+    from resx.serving.embedded.int8_versions import find_foreign_int8
+
+    for name, version, _card, verified in find_foreign_int8(repository, instruction_set()):
+        out.note(f"{name} version {version}: int8 {verified}; asked again before it serves")
 
 
 def _serve_here(

@@ -13,6 +13,7 @@ from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.card.kinds import CalibrationMethod, InputType, Precision
+    from resx.card.runtime import RuntimeName
 
 _option = partial(typer.Option, rich_help_panel="Precision")
 
@@ -37,7 +38,12 @@ CalibrateImages: TypeAlias = Annotated[
     int, _option("--calibrate-images", min=1, max=1_000_000, metavar="N", help="Images to calibrate on.")
 ]
 CalibrateMethod: TypeAlias = Annotated[
-    str, _option("--calibrate-method", metavar="METHOD", help="entropy, minmax or percentile.")
+    str,
+    _option(
+        "--calibrate-method",
+        metavar="METHOD",
+        help="entropy (default), minmax or percentile; with --runtime openvino mean (default), minmax or percentile.",
+    ),
 ]
 KeepFp32: TypeAlias = Annotated[
     list[str] | None,
@@ -55,7 +61,7 @@ class PrecisionOptions:
     input_type: InputName = ""
     calibrate: Calibrate = ""
     calibrate_images: CalibrateImages = 512
-    calibrate_method: CalibrateMethod = "entropy"
+    calibrate_method: CalibrateMethod = ""
     keep_fp32: KeepFp32 = None
 
     def precision(self) -> Precision:
@@ -73,11 +79,12 @@ class PrecisionOptions:
             raise UsageError("--calibrate, --keep-fp32: only int8 calibrates and keeps layers; add --int8")
         return asked[0] if asked else "fp32"
 
-    def method(self) -> CalibrationMethod:
-        """Return how int8 is calibrated."""
-        from resx.card.kinds import CALIBRATION_METHODS
+    def method(self, runtime: RuntimeName) -> CalibrationMethod:
+        """Return how int8 is calibrated for a runtime."""
+        from resx.export.combinations import calibration_methods
 
-        return choose("--calibrate-method", self.calibrate_method, CALIBRATION_METHODS)
+        methods = calibration_methods(runtime)
+        return choose("--calibrate-method", self.calibrate_method or methods[0], methods)
 
     def input(self) -> InputType | None:
         """Return the type of the file's input; None: as its source has it."""

@@ -160,8 +160,9 @@ def _numbers(values: tuple[float, ...] | None) -> str:
 
 def _quantisation(console: Console, quantisation: Quantisation) -> None:
     what = "NOISE, no real images: " if quantisation.is_random else ""
+    by = f"; by NNCF {quantisation.tool_version}" if quantisation.tool == "nncf" else ""
     console.print(
-        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}; "
+        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}{by}; "
         f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32"
         + (f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""),
         markup=False,

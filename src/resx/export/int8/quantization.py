@@ -18,7 +18,7 @@ import hashlib
 import math
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,18 +32,15 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.card.kinds import CalibrationMethod, Target
+from resx.card.runtime import RuntimeName
 from resx.card.signature import Signature
 from resx.errors import ExportError, UsageError, first_line, nearest
 from resx.export.graph.onnx_writer import WEIGHTED
 from resx.export.int8 import bias_scales
 from resx.export.int8.calibration import Ranges
+from resx.runtimes.onnxruntime_model import open_session
 from resx.streams import silence_library
 
-_METHODS: Mapping[CalibrationMethod, calibrate.CalibrationMethod] = {
-    "entropy": calibrate.CalibrationMethod.Entropy,
-    "minmax": calibrate.CalibrationMethod.MinMax,
-    "percentile": calibrate.CalibrationMethod.Percentile,
-}
 _OPERATORS = sorted({*QLinearOpsRegistry, *QDQRegistry})
 # Every activation of a batch is held at once while its histogram is made.
 _PIXELS_AT_ONCE = 600_000
@@ -74,9 +71,9 @@ RECIPES: Mapping[Target, QuantizationRecipe] = {
 }
 
 
-def prepare(fp32_file: Path, path: Path, *, target: Target) -> None:
-    """Write the form of the fp32 file that is quantised: shapes inferred and, for the CPU, operators fused."""
-    if target == "gpu":
+def prepare(fp32_file: Path, path: Path, *, target: Target, runtime: RuntimeName = "onnxruntime") -> None:
+    """Write the form of the fp32 file that is quantised: shapes inferred and operators fused for onnxruntime's CPU."""
+    if target == "gpu" or runtime == "openvino":
         shutil.copyfile(fp32_file, path)
         return
     with silence_library():
@@ -108,70 +105,87 @@ def find_ranges(
     images_NCHW: npt.NDArray[np.uint8],
     method: CalibrationMethod,
     signature: Signature,
+    *,
+    on_progress: Callable[[str], None] = lambda _text: None,
 ) -> Ranges:
     """Run the images through the fp32 file and return every tensor's range.
+
+    minmax takes all values in, percentile leaves out the outermost 0.001 %. entropy is onnxruntime's, and needs no
+    histograms to be known: its search begins at 128 bins, as many as it makes, so that the whole range is the only
+    candidate, and what it returns is cut to the lowest and highest value.
 
     Args:
         prepared: as `prepare` wrote it.
         images_NCHW: of any number; a few are run at a time.
-        method: minmax takes all values in, percentile leaves out the outermost 0.001 %, entropy is
-            onnxruntime's, which with its 128 bins over the whole range takes all values in too.
+        method: see above.
         signature: of the file.
+        on_progress: is told how many images have been run.
 
     Raises:
         UsageError: a tensor is not finite on them.
     """
     feeds = [{signature.input_name: batch} for batch in batches(images_NCHW, signature)]
-    bounds = _collect(prepared, feeds, "minmax", {})
+    bounds = _collect(prepared, feeds, None, on_progress)
     for name, (low, high) in bounds.items():
         if not math.isfinite(high - low):
             raise UsageError(f"--int8: {name} is {low} to {high} on the calibration images; int8 needs finite values")
-    return bounds if method == "minmax" else _collect(prepared, feeds, method, bounds)
+    return _collect(prepared, feeds, bounds, on_progress) if method == "percentile" else bounds
 
 
-def batches(images_NCHW: npt.NDArray[np.uint8], signature: Signature) -> list[npt.NDArray[Any]]:
-    """Return the images as inputs of the file, in an order of their own: the one they come in decides nothing."""
+def batches(
+    images_NCHW: npt.NDArray[np.uint8], signature: Signature, *, size: int | None = None
+) -> list[npt.NDArray[Any]]:
+    """Return the images as inputs of the file, in an order of their own: the one they come in decides nothing.
+
+    Args:
+        images_NCHW: of any number.
+        signature: of the file.
+        size: of a batch; None: as many as memory allows, and as the file takes.
+    """
     order = sorted(range(len(images_NCHW)), key=lambda index: hashlib.sha256(images_NCHW[index].tobytes()).digest())
-    size = signature.batch or max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
+    size = size or signature.batch or max(1, min(64, _PIXELS_AT_ONCE // int(np.prod(images_NCHW.shape[1:]))))
     if signature.batch:  # takes whole batches: the last one is filled up with images that it had
         order = [order[index % len(order)] for index in range(-(-len(order) // size) * size)]
     return [signature.as_input(images_NCHW[order[start : start + size]]) for start in range(0, len(order), size)]
 
 
 def _collect(
-    prepared: Path, feeds: Sequence[dict[str, npt.NDArray[Any]]], method: CalibrationMethod, bounds: Ranges
+    prepared: Path,
+    feeds: Sequence[dict[str, npt.NDArray[Any]]],
+    bounds: Ranges | None,
+    on_progress: Callable[[str], None],
 ) -> Ranges:
-    """Run onnxruntime's calibrator over the batches.
+    """Run onnxruntime's calibrator over the batches: lowest and highest values, or percentiles within `bounds`.
 
     `bounds` are the tensors' true ranges, where histograms begin. onnxruntime begins with the first batch's: one of
     black frames gives bins of almost no width, and what comes later is cut away.
     """
     with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, silence_library():
-        calibrator = calibrate.create_calibrator(
-            prepared,
-            _OPERATORS,
-            str(Path(folder) / "augmented.onnx"),
-            _METHODS[method],
-            extra_options={"symmetric": False},
-        )
-        if method != "minmax":
-            calibrator.collector = _collector(method, calibrator.num_bins, calibrator.num_quantized_bins, bounds)
+        augmented = Path(folder) / "augmented.onnx"
+        kind = calibrate.MinMaxCalibrater if bounds is None else calibrate.PercentileCalibrater
+        calibrator = kind(prepared, _OPERATORS, str(augmented), symmetric=False)
+        if bounds is not None:
+            calibrator.collector = _collector(calibrator.num_bins, bounds)
+        calibrator.augment_graph()
+        # Its own session optimizes nothing, and takes 1.4 times as long for the same values, rounding aside.
+        calibrator.infer_session = open_session(augmented)
+        num_images, num_run = sum(len(batch) for feed in feeds for batch in feed.values()), 0
         for feed in feeds:
             calibrator.collect_data(_OneBatch(feed))
+            num_run += sum(map(len, feed.values()))
+            on_progress(f"{num_run} of {num_images} images")
         found = calibrator.compute_data()
     ranges = {name: [np.asarray(bound).item() for bound in data.range_value] for name, data in found.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
 
 
-def _collector(
-    method: CalibrationMethod, num_bins: int, num_quantized_bins: int, bounds: Ranges
-) -> calibrate.HistogramCollector:
+def _collector(num_bins: int, bounds: Ranges) -> calibrate.HistogramCollector:
     """Return onnxruntime's collector with an empty histogram over each tensor's whole range."""
     collector = calibrate.HistogramCollector(
-        method,
+        "percentile",
         symmetric=False,
         num_bins=num_bins,
-        num_quantized_bins=num_quantized_bins,
+        num_quantized_bins=num_bins,
         percentile=_PERCENTILE,
         scenario="same",
     )
@@ -205,7 +219,7 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
                 recipe.activations,
                 calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds),
                 [],
-                [*_in_front(model), *keep_fp32, *_touching(model, keep_fp32)],
+                [*_in_front(model), *keep_fp32, *touching(model, keep_fp32)],
                 _OPERATORS,
                 options,
             )
@@ -242,7 +256,7 @@ def _in_front(model: ModelProto) -> list[str]:
     return names
 
 
-def _touching(model: ModelProto, names: Collection[str]) -> list[str]:
+def touching(model: ModelProto, names: Collection[str]) -> list[str]:
     """Return the names of the nodes without weights that share a tensor with these nodes, or with a ReLU behind."""
     kept = [node for node in model.graph.node if node.name in names]
     tensors = {name for node in kept for name in (node.input[0], *node.output)}

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from resx.card import int8_processor
 from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 from resx.repository import config_rules
@@ -30,7 +31,7 @@ from resx.serving.deployment import version_pinning
 from resx.serving.deployment.file_checks import VersionRejected, check_files, rejecting, say_which
 from resx.serving.deployment.first_answer import require_answer
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearse, require_room
-from resx.serving.deployment.served_model import ServedModel, alone, canary, find_served
+from resx.serving.deployment.served_model import ServedModel, alone, canary, find_served, processor_of
 from resx.serving.embedded.devices import require_device_for
 from resx.serving.embedded.server_backends import missing_python, require_runnable
 from resx.serving.running.server_state import OURS, make_folder
@@ -179,6 +180,8 @@ def _bring(
     try:
         on_step(f"load version {new} and check its answer")
         model.switch(beside)
+        if card is not None and (other := int8_processor.differs(card, processor_of(client))):
+            on_step(f"repeat int8's parity, as it was {other}")
         difference = canary(client, name, new, card)
         if old is not None and new > old and manner.trial_s:
             on_step(f"watch version {new} for {manner.trial_s:g} s, version {old} at hand")

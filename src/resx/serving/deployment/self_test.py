@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from resx.card import canary_rows
+from resx.card import canary_rows, int8_processor
 from resx.card.canary_rows import Canary
 from resx.card.card import Card
 from resx.errors import ParityError
@@ -51,6 +51,23 @@ def run_self_test(client: TritonClient, served_as: str, version: int, card: Card
     if not difference <= canary.tolerance:
         raise ParityError(f"{card.name} version {version}: {_verdict(canary, answer, difference)}")
     return difference
+
+
+def repeat_int8(
+    client: TritonClient, served_as: str, version: int, card: Card, interface: Interface, processor: str
+) -> float:
+    """Ask an int8 version the rows that its card keeps for processors with other 8-bit instructions.
+
+    Raises:
+        ParityError: it answers otherwise than on the processor that it was verified on.
+        ResxError: there was no answer.
+    """
+    return int8_processor.repeat_parity(
+        card,
+        lambda batch: _answer(client, served_as, version, card, interface, batch),
+        max_batch_size=max(1, interface.max_batch_size),
+        processor=processor,
+    )
 
 
 def _never_seen(card: Card, interface: Interface) -> npt.NDArray[Any]:

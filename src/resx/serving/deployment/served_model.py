@@ -12,17 +12,20 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from resx.card import int8_processor
 from resx.card.card import Card
 from resx.errors import ResxError, ServerBusy, ServerError, UsageError
 from resx.files.locks import exclusive
 from resx.gpus import Device
+from resx.machine import instruction_set
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
+from resx.serving.client.loopback import is_loopback, split_host
 from resx.serving.client.server_errors import ConnectionLost, NoAnswerInTime
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.first_answer import require_answer
-from resx.serving.deployment.self_test import run_self_test
+from resx.serving.deployment.self_test import repeat_int8, run_self_test
 from resx.serving.running.server_state import (
     OURS,
     record_chosen,
@@ -162,10 +165,20 @@ def alone(
         yield
 
 
-def canary(client: TritonClient, served_as: str, version: int, card: Card | None) -> float:
+def canary(
+    client: TritonClient, served_as: str, version: int, card: Card | None, *, processor: str | None = None
+) -> float:
     """Send the canary to a version and return how far its answer is from the card's, relative to the scale.
 
-    While the queue is full it asks again. Without a card it must answer at all (`first_answer`).
+    While the queue is full it asks again. Without a card it must answer at all (`first_answer`). An int8 version that
+    was verified on other 8-bit instructions answers the rows that its card keeps for them too.
+
+    Args:
+        client: of the server.
+        served_as: the model's name there.
+        version: of the model.
+        card: of the version.
+        processor: the server's instruction set; None: this machine's, or not known where the server is elsewhere.
 
     Raises:
         ParityError: it is too far, not finite, or of another shape.
@@ -175,11 +188,20 @@ def canary(client: TritonClient, served_as: str, version: int, card: Card | None
         require_answer(client, served_as, version)
         return 0.0
     interface = client.interface(served_as, version)
+    serving_on = processor_of(client) if processor is None else processor
     deadline = time.monotonic() + _BUSY_S
     while True:
         try:
-            return run_self_test(client, served_as, version, card, interface)
+            difference = run_self_test(client, served_as, version, card, interface)
+            if int8_processor.differs(card, serving_on):
+                repeat_int8(client, served_as, version, card, interface, serving_on)
+            return difference
         except ServerBusy:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def processor_of(client: TritonClient) -> str:
+    """Return the instruction set of the processor that a server is on; empty where it is not this machine's."""
+    return instruction_set() if is_loopback(split_host(client.address.host_port)[0]) else ""

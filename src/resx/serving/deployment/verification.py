@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from resx.card import canary_rows, parity_result
+from resx.card import canary_rows, int8_processor, parity_result
 from resx.card import card as cards
 from resx.card.card import Card
 from resx.card.origin import SourceArguments
 from resx.card.parity_result import Parity
 from resx.errors import ParityError, ResxError, UsageError
 from resx.files.staging import sha256_of
+from resx.machine import instruction_set
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.served_model import canary
@@ -101,6 +102,7 @@ def verify_version(
     model = open_model(folder / card.model_file, card)
     on_step("ask the file the canary")
     checks.append(_file_canary(model, card))
+    checks += _file_int8_rows(model, card)
     on_step("compare with the source")
     source = "the card does not say how to load it" if arguments is None else _reload(card, arguments, folder)
     again, check = _against_source(card, model, source)
@@ -148,6 +150,20 @@ def _file_canary(model: Runtime, card: Card) -> Check:
         passed=difference <= card.canary.tolerance,
         detail=f"within {difference:.1e} of the scale, allowed {card.canary.tolerance:g}",
     )
+
+
+def _file_int8_rows(model: Runtime, card: Card) -> list[Check]:
+    """Compare an int8 file's answers with those of the processor that it was verified on."""
+    here = instruction_set()
+    if not int8_processor.differs(card, here) or card.int8_rows is None:
+        return []
+    what = f"int8 answers on {here} as where it was verified"
+    try:
+        size = card.signature.batch or card.max_batch_size
+        difference = int8_processor.repeat_parity(card, model, max_batch_size=size, processor=here)
+    except ParityError as error:
+        return [Check(what=what, passed=False, detail=str(error))]
+    return [Check(what=what, passed=True, detail=f"within {difference:.1e} of the scale")]
 
 
 def _reload(card: Card, arguments: SourceArguments, folder: Path) -> Exportable | str:

@@ -16,7 +16,9 @@ from pathlib import Path
 
 from resx.errors import MissingCapability, UsageError
 from resx.machine import instruction_set, quota_note, usable_cores
+from resx.repository.versions import Repository
 from resx.runtimes.openvino_package import computes_in_bf16, openvino_version
+from resx.serving.embedded.int8_versions import ask_foreign_int8
 from resx.serving.embedded.native_backend import compiler
 from resx.serving.embedded.provider_engines import kept_engines
 from resx.serving.embedded.python_stub import THIS, Version, missing_stub
@@ -41,15 +43,24 @@ class Finding:
     """What to do, where something is missing."""
     on_first_use: bool = False
     """It is not there yet, and will be fetched or made by itself."""
+    is_wrong: bool = False
+    """It is there, and does not do what it should."""
 
     @property
     def state(self) -> str:
         """What there is to say of it in a word or three."""
+        if self.is_wrong:
+            return "wrong"
         return "missing" if not self.found else "on first use" if self.on_first_use else "found"
 
 
-def check_machine(repository: Path) -> list[Finding]:
-    """Return all findings, in the order of the line from training to serving."""
+def check_machine(repository: Path, *, processor: str | None = None) -> list[Finding]:
+    """Return all findings, in the order of the line from training to serving.
+
+    Args:
+        repository: whose disk and int8 versions are looked at.
+        processor: the instruction set; None: this machine's.
+    """
     return [
         _python(),
         _cores(),
@@ -69,6 +80,7 @@ def check_machine(repository: Path) -> list[Finding]:
         *_ports(),
         _disk(repository),
         *_engines(),
+        *_int8(repository, instruction_set() if processor is None else processor),
     ]
 
 
@@ -219,6 +231,20 @@ def _engines() -> list[Finding]:
         return []
     detail = f"{number}, {size_bytes / 1e6:.0f} MB in {folder}; they are built again if you delete them"
     return [Finding(what="TensorRT engines", found=True, detail=detail, needed_for="fast starts with TensorRT")]
+
+
+def _int8(repository: Path, processor: str) -> list[Finding]:
+    return [
+        Finding(
+            what=f"{one.name} version {one.version}",
+            found=True,
+            detail=one.detail,
+            needed_for="int8 on this processor",
+            remedy="" if one.passed else "export it on this processor, or in another precision",
+            is_wrong=not one.passed,
+        )
+        for one in ask_foreign_int8(Repository(repository), processor)
+    ]
 
 
 def _output(command: list[str]) -> str | None:
