@@ -106,6 +106,7 @@ shrink-table: $(STAMP)  ## resnet110 without 20 of its 54 blocks: accuracy and s
 schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json
 	$(BIN)/resx bench --schema > docs/bench.schema.json
+	$(BIN)/resx profile --schema > docs/profile.schema.json
 
 manifests: $(STAMP)  ## write deploy/kubernetes, deploy/kserve and deploy/helm
 	$(BIN)/python -m resx.serving.clusters.kustomization deploy
