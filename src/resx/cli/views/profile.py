@@ -55,7 +55,11 @@ def _heading(found: Profile) -> list[str]:
 
 
 def _chosen(parts: Sequence[Block] | Sequence[Layer], *, every: bool) -> Sequence[Block | Layer]:
-    return parts if every else sorted(parts, key=lambda part: -part.time_us)[:_SHOWN]
+    return parts if every else _by_time(parts)[:_SHOWN]
+
+
+def _by_time(parts: Sequence[Block] | Sequence[Layer]) -> list[Block | Layer]:
+    return sorted(parts, key=lambda part: part.time_us, reverse=True)
 
 
 def _rest(
@@ -63,7 +67,7 @@ def _rest(
 ) -> list[list[str]]:
     from resx.runtimes.profiling.layer_times import sum_up
 
-    left = sorted(parts, key=lambda part: -part.time_us)[len(shown) :]
+    left = _by_time(parts)[len(shown) :]
     return [[f"{len(left)} other {what}", *_figures(sum_up(left), counted_us)]] if left else []
 
 

@@ -32,6 +32,19 @@ def attribute(nodes: Sequence[RuntimeNode], source: SourceGraph) -> list[int | N
     return [places.get(node.name) for node in nodes]
 
 
+def fused_away(nodes: Sequence[RuntimeNode], places: Sequence[int | None], source: SourceGraph) -> dict[int, list[int]]:
+    """Return layers with weights that no node has for itself, by the place of the one whose node computes them."""
+    by_name, taken = source.by_name(), set(places)
+    found: dict[int, list[int]] = {}
+    for node, place in zip(nodes, places, strict=True):
+        for name in node.source_names:
+            layer = _known(name, by_name)
+            if place is not None and layer is not None and layer not in taken and source.nodes[layer].is_weighted:
+                found.setdefault(place, []).append(layer)
+                taken.add(layer)
+    return found
+
+
 def _by_name(node: RuntimeNode, source: SourceGraph, by_name: dict[str, int]) -> int | None:
     found = [place for name in node.source_names if (place := _known(name, by_name)) is not None]
     weighted = [place for place in found if source.nodes[place].is_weighted]

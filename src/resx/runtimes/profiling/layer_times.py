@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from resx.runtimes.profiling.attribution import attribute
+from resx.runtimes.profiling.attribution import attribute, fused_away
 from resx.runtimes.profiling.counters import ComputedIn, Counts
 from resx.runtimes.profiling.profile import Block, Layer, Work
 from resx.runtimes.profiling.source_graph import SourceGraph
@@ -17,17 +17,20 @@ def layers_of(counts: Counts, source: SourceGraph, peaks: Peaks) -> tuple[Layer,
     """Return the layers in the file's order; what could not be attributed comes last and has no name."""
     times = counts.quieter_half()
     of_place: dict[int, list[int]] = {}
-    for number, place in enumerate(attribute(counts.nodes, source)):
+    places = attribute(counts.nodes, source)
+    also = fused_away(counts.nodes, places, source)
+    for number, place in enumerate(places):
         of_place.setdefault(len(source.nodes) if place is None else place, []).append(number)
     layers = []
     for place, numbers in sorted(of_place.items()):
         nodes = [counts.nodes[number] for number in numbers]
         of = source.nodes[place] if place < len(source.nodes) else None
         computed_in = next((node for node in nodes if node.computes), nodes[0]).computed_in
-        time_us, macs = float(times[numbers].sum()), (of.macs or 0) if of else 0
+        time_us, parts = float(times[numbers].sum()), [source.nodes[part] for part in also.get(place, ())]
+        macs = sum(node.macs or 0 for node in (of, *parts) if node)
         layers.append(
             Layer(
-                name=of.name if of else "",
+                name=" + ".join(node.name for node in (of, *parts) if node),
                 operator=of.operator if of else "",
                 block=source.blocks[place] if of else "",
                 kernels=tuple(node.kernel for node in nodes),

@@ -5,15 +5,18 @@ In turns, so that what slows the machine for a while slows all of them.
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from resx.card.runtime import PrecisionHint, RuntimeName
 from resx.errors import UsageError
 from resx.machine import usable_cores
 from resx.runtimes.profiling import machine_peak
 from resx.runtimes.profiling.counters import Counts, Feed, Probe
+from resx.runtimes.profiling.machine_peak import StoredAs
 from resx.runtimes.profiling.onnxruntime_counters import OnnxRuntimeProbe
 from resx.runtimes.profiling.source_graph import SourceGraph
 
@@ -73,6 +76,27 @@ class Measured:
     stream: Counts | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Opener:
+    """Opens models in the runtime that is asked for."""
+
+    options: ProfileOptions
+    folder: Path
+    """For what the runtime writes."""
+
+    def open(self, content: bytes | str, feed: Feed, where: str = "peak", *, counting: bool = True) -> Probe:
+        threads, hint = self.options.num_threads, self.options.precision_hint
+        if self.options.runtime == "onnxruntime":
+            own = Path(tempfile.mkdtemp(dir=self.folder)) if counting else None
+            return OnnxRuntimeProbe(content, feed, threads=threads, where=where, folder=own)
+        from resx.runtimes.openvino_package import require_bf16
+        from resx.runtimes.profiling.openvino_counters import OpenVinoProbe
+
+        if hint == "bf16":
+            require_bf16()
+        return OpenVinoProbe(content, feed, threads=threads, where=where, hint=hint, counting=counting)
+
+
 @dataclass(kw_only=True, slots=True)
 class _Turn:
     """A model that is run so many times in each round."""
@@ -103,20 +127,22 @@ def measure(
         ExportError: the runtime refuses the model or fails.
         MissingCapability: OpenVINO is missing, or the processor does not compute in what was asked for.
     """
-    rounds = min(_ROUNDS, options.num_runs)
-    each = -(-options.num_runs // rounds)
+    with tempfile.TemporaryDirectory(prefix="resx-profile-") as folder:
+        return _in_turns(subject, _Opener(options=options, folder=Path(folder)), on_round, peaks=peaks)
+
+
+def _in_turns(subject: Subject, opener: _Opener, on_round: Callable[[int, int], None], *, peaks: bool) -> Measured:
+    num_runs = opener.options.num_runs
+    rounds = min(_ROUNDS, num_runs)
+    each = -(-num_runs // rounds)
     plain, counted = (
-        _Turn(probe=_open(options, subject.content, subject.feed, subject.name, counting=counting), times=each)
+        _Turn(probe=opener.open(subject.content, subject.feed, subject.name, counting=counting), times=each)
         for counting in (False, True)
     )
-    stored = (("fp32", "int8") if subject.source.has_integers else ("fp32",)) if peaks else ()
-    sizes = machine_peak.GEMM_SIZES * len(stored)
-    gemms = [
-        _Turn(probe=_open(options, *machine_peak.gemm(one, size), "peak"), times=_GEMMS_A_ROUND[size])
-        for one in stored
-        for size in machine_peak.GEMM_SIZES
-    ]
-    streams = [_Turn(probe=_open(options, *machine_peak.stream(), "peak"), times=1)] if peaks else []
+    stored: tuple[StoredAs, ...] = ("fp32", "int8") if subject.source.has_integers else ("fp32",)
+    products = [(one, size) for one in stored for size in machine_peak.GEMM_SIZES if peaks]
+    gemms = [_Turn(probe=opener.open(*machine_peak.gemm(*one)), times=_GEMMS_A_ROUND[one[1]]) for one in products]
+    streams = [_Turn(probe=opener.open(*machine_peak.stream()), times=1)] if peaks else []
     turns = [plain, counted, *gemms, *streams]
     for turn in turns:
         for _ in range(_WARM_UP):
@@ -129,21 +155,6 @@ def measure(
     return Measured(
         runs_ms=tuple(plain.runs_ms),
         counts=counted.probe.finish(_WARM_UP),
-        gemms=tuple(
-            (size, turn.probe.finish(_WARM_UP))
-            for size, turn in zip(machine_peak.GEMM_SIZES * len(stored), gemms, strict=True)
-        ),
+        gemms=tuple((size, turn.probe.finish(_WARM_UP)) for (_, size), turn in zip(products, gemms, strict=True)),
         stream=streams[0].probe.finish(_WARM_UP) if streams else None,
     )
-
-
-def _open(options: ProfileOptions, content: bytes | str, feed: Feed, where: str, *, counting: bool = True) -> Probe:
-    threads = options.num_threads
-    if options.runtime == "onnxruntime":
-        return OnnxRuntimeProbe(content, feed, threads=threads, where=where, counting=counting)
-    from resx.runtimes.openvino_package import require_bf16
-    from resx.runtimes.profiling.openvino_counters import OpenVinoProbe
-
-    if options.precision_hint == "bf16":
-        require_bf16()
-    return OpenVinoProbe(content, feed, threads=threads, where=where, hint=options.precision_hint, counting=counting)

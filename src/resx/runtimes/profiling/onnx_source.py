@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -41,7 +42,7 @@ def onnx_subject(
     """
     _name_nodes(model)
     shape = _input_shape(model, name, options)
-    shapes, weights = _shapes(model, shape, name), {tensor.name for tensor in model.graph.initializer}
+    shapes, weights = _shapes(model, shape), {tensor.name for tensor in model.graph.initializer}
     nodes = [
         SourceNode(
             name=node.name,
@@ -89,16 +90,15 @@ def _input_shape(model: ModelProto, where: str, options: ProfileOptions) -> list
     return [size or 0 for size in sizes]
 
 
-def _shapes(model: ModelProto, shape: Sequence[int], where: str) -> dict[str, tuple[int, ...]]:
+def _shapes(model: ModelProto, shape: Sequence[int]) -> dict[str, tuple[int, ...]]:
     """Return the shapes that are known, of weights too."""
     sized = ModelProto()
     sized.CopyFrom(model)
     for dim, size in zip(onnx_reader.given_inputs(sized)[0].type.tensor_type.shape.dim, shape, strict=True):
         dim.dim_value = size
-    try:
+    graph = sized.graph
+    with contextlib.suppress(Exception):  # of several kinds; what a runtime refuses too, it refuses with its reason
         graph = onnx.shape_inference.infer_shapes(sized, data_prop=True).graph
-    except Exception as error:  # of several kinds
-        raise UsageError(f"{where}: onnx cannot infer its shapes ({type(error).__name__}); export it again") from error
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         dims = value.type.tensor_type.shape.dim

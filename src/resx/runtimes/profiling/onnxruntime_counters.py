@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from resx.runtimes.profiling.counters import ComputedIn, Counts, Feed, RuntimeNo
 
 _ADDED = re.compile(r"(_nchwc|_token_\d+)+$")
 _COMPUTES = re.compile(r"Conv|Gemm|MatMul")
+_OPTIMIZED = "optimized.onnx"
 _TIME = "_kernel_time"
 _TYPES: dict[str, ComputedIn] = {"uint8": "int8", "int8": "int8", "float16": "fp16"}
 
@@ -40,27 +40,32 @@ class _Placed:
 
 
 class OnnxRuntimeProbe:
-    """A session that writes a profile, or, to time it as it is served, one that does not."""
+    """A session that writes a profile, or without a folder for it one to be timed."""
 
-    def __init__(self, model: bytes | str, feed: Feed, *, threads: int, where: str, counting: bool = True) -> None:
-        """Open a model; `where` is what errors call it.
+    def __init__(self, model: bytes | str, feed: Feed, *, threads: int, where: str, folder: Path | None = None) -> None:
+        """Open a model.
+
+        Args:
+            model: its bytes.
+            feed: what it is run on.
+            threads: of a run.
+            where: what errors call it.
+            folder: an empty one, for the profile; None: nothing is counted.
 
         Raises:
             ExportError: onnxruntime refuses it.
         """
-        self._folder = tempfile.TemporaryDirectory(prefix="resx-profile-")
         options = session_options(threads)
-        if counting:
+        if folder is not None:
             options.enable_profiling = True
-            options.profile_file_prefix = f"{self._folder.name}/profile"
-            options.optimized_model_filepath = f"{self._folder.name}/optimized.onnx"
+            options.profile_file_prefix = str(folder / "profile")
+            options.optimized_model_filepath = str(folder / _OPTIMIZED)
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights")
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            self._folder.cleanup()
             raise ExportError(f"{where}: onnxruntime refuses it: {first_line(error)}") from error
-        self._feed, self._where = feed, where
+        self._feed, self._where, self._folder = feed, where, folder
 
     def run(self) -> None:
         """Compute once.
@@ -75,9 +80,9 @@ class OnnxRuntimeProbe:
 
     def finish(self, skipped: int) -> Counts:
         """Return the counters of all runs but the first ones, and close the session."""
-        with self._folder:
-            events = json.loads(Path(self._session.end_profiling()).read_text())
-            graph = onnx.load(f"{self._folder.name}/optimized.onnx", load_external_data=False).graph
+        assert self._folder is not None
+        events = json.loads(Path(self._session.end_profiling()).read_text())
+        graph = onnx.load(self._folder / _OPTIMIZED, load_external_data=False).graph
         runs = _runs(events)[skipped:]
         seen = {name: event for run in reversed(runs) for name, event in run.items()}
         names = list(seen)
