@@ -18,7 +18,7 @@ from resx.runtimes.profiling.layer_times import blocks_of, layers_of, sum_up
 from resx.runtimes.profiling.measuring import ProfileOptions, measure
 from resx.runtimes.profiling.onnx_source import onnx_subject
 from resx.runtimes.profiling.profile import Layer
-from resx.runtimes.profiling.profiling import profile_model
+from resx.runtimes.profiling.profiling import _busy, profile_model
 from resx.runtimes.profiling.source_graph import SourceNode, blocks_of_nodes
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS
@@ -301,3 +301,14 @@ def test_a_file_of_half_precision_says_what_the_processor_computes_in(tmp_path: 
     assert in_fp16 != any("fp16" in note for note in found.notes)
     assert [peak.computed_in for peak in found.peaks] == ["fp32"]
     assert found.bandwidth.gb_per_s > 0
+
+
+@pytest.mark.parametrize(
+    ("run_ms", "share", "words"),
+    [(1.0, 0.9, ""), (1.2, None, ""), (1.3, 0.9, "1.3 times the fastest"), (1.0, 1.1, "near to the peak")],
+)
+def test_a_profile_taken_beside_others_work_says_so(run_ms: float, share: float | None, words: str) -> None:
+    notes = _busy(run_ms, 1.0, share)
+
+    assert bool(notes) == bool(words)
+    assert all(words in note for note in notes)
