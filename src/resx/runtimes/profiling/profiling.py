@@ -105,5 +105,5 @@ def _busy(run_ms: float, best_ms: float, peak_share: float | None) -> tuple[str,
     if run_ms > _QUIET * best_ms:
         found.append(f"the median run took {run_ms / best_ms:.1f} times the fastest")
     if peak_share is not None and peak_share > 1:
-        found.append("no matrix product came as near to the peak as the model")
+        found.append("the model was faster than the matrix product")
     return (f"others used the processor: {'; '.join(found)}: repeat this on a quiet machine",) if found else ()
