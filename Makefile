@@ -70,12 +70,11 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	-$(BIN)/python benchmarks/load_checks.py --native --only poisson --max-batch 1 --seconds 4  # misses its bar: docs/benchmarking.md
 	$(BIN)/python benchmarks/load_checks.py --native --rounds 5 --seconds 4
 
-PEERS ?= fastapi litserve
-comma := ,
-empty :=
+PEERS := fastapi litserve ray_serve bentoml
 
-bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same file behind other servers; writes docs/benchmarks.md; PEERS="fastapi litserve ray_serve" adds Ray
-	$(BIN)/python benchmarks/peers.py --tune --servers triton,triton_isolated,$(subst $(empty) ,$(comma),$(strip $(PEERS))),in_process -o docs/benchmarks.md
+# PEERS_OPTIONS='--networks resnet50 --rounds 5' measures that; '--quick' says in three minutes whether all of it runs.
+bench-peers: $(STAMP) $(PEERS:%=.peers/%/.installed)  ## the same networks behind other servers, half an hour; writes build/peers.json and docs/benchmarks.md
+	$(BIN)/python -m benchmarks.peers --page $(if $(findstring --quick,$(PEERS_OPTIONS)),build/peers.md,docs/benchmarks.md) $(PEERS_OPTIONS)
 
 .peers/%/.installed: benchmarks/peers/%.txt
 	test -x .peers/$*/bin/python || $(PYTHON) -m venv .peers/$*
@@ -110,6 +109,7 @@ shrink-table: $(STAMP)  ## resnet110 without 20 of its 54 blocks: accuracy and s
 schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json
 	$(BIN)/resx bench --schema > docs/bench.schema.json
+	$(BIN)/resx profile --schema > docs/profile.schema.json
 
 manifests: $(STAMP)  ## write deploy/kubernetes, deploy/kserve and deploy/helm
 	$(BIN)/python -m resx.serving.clusters.kustomization deploy

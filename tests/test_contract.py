@@ -70,7 +70,10 @@ def test_the_package_gives_what_it_gave() -> None:
     _compare_with_golden("api.txt", "".join(signatures))
 
 
-@pytest.mark.parametrize(("command", "page"), [("info", "card.schema.json"), ("bench", "bench.schema.json")])
+@pytest.mark.parametrize(
+    ("command", "page"),
+    [("info", "card.schema.json"), ("bench", "bench.schema.json"), ("profile", "profile.schema.json")],
+)
 def test_the_published_schemas_are_what_the_code_writes(command: str, page: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "resx", command, "--schema"], capture_output=True, text=True, check=True

@@ -1,6 +1,6 @@
-"""FastAPI and onnxruntime, as one writes it who knows both: raw bytes, no JSON, the session in the thread pool.
+"""FastAPI and a runtime, as one writes it who knows both: raw bytes, no JSON, the model in the thread pool.
 
-uvicorn with uvloop and httptools, one process, as each more would have its own copy of the session and compete for
+uvicorn with uvloop and httptools, one process, as each more would have its own copy of the model and compete for
 the same cores. Nothing is batched: FastAPI has nothing for that.
 """
 
@@ -10,7 +10,7 @@ from fastapi.concurrency import run_in_threadpool
 from session import Model, arguments
 
 options = arguments()
-model = Model(options.model, spinning=options.spinning == "on")
+model = Model(options)
 app = FastAPI()
 
 

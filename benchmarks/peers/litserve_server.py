@@ -13,8 +13,7 @@ class Classifier(litserve.LitAPI):
 
     def setup(self, device: str) -> None:  # noqa: ARG002 - LitServe's signature
         """Open the file, in the worker's process."""
-        options = arguments()
-        self.model = Model(options.model, spinning=options.spinning == "on")
+        self.model = Model(arguments())
 
     def decode_request(self, request: Annotated[bytes, Body(media_type="application/octet-stream")]) -> np.ndarray:
         """Read one image."""

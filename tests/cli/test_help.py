@@ -75,6 +75,7 @@ def test_an_option_of_several_commands_has_one_text() -> None:
     differ = {name for name, found in texts.items() if len(found) > 1}
     # Each of these means something else in another command.
     assert differ == {
-        "batch_size", "concurrency", "data", "device", "draws", "duration", "epochs", "force", "image_size", "images",
-        "max_batch", "output", "pareto", "protocol", "rate", "rtol", "schema", "slo", "url",
+        "batch_size", "bf16", "concurrency", "data", "device", "draws", "duration", "epochs", "force", "image_size",
+        "images", "max_batch", "output", "pareto", "protocol", "rate", "rtol", "runtime", "schema", "slo", "threads",
+        "url",
     }  # fmt: skip

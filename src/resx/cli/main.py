@@ -30,6 +30,7 @@ from resx.cli.commands.models import models
 from resx.cli.commands.paths import paths
 from resx.cli.commands.plan import plan
 from resx.cli.commands.predict import predict
+from resx.cli.commands.profile import profile
 from resx.cli.commands.query import query
 from resx.cli.commands.rollback import rollback
 from resx.cli.commands.serve import serve
@@ -53,7 +54,7 @@ COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Research": (lesion, paths, shrink),
     "Export": (export, verify),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
-    "Measuring": (bench, tune, plan),
+    "Measuring": (bench, tune, plan, profile),
     "Machine": (doctor, demo),
 }
 """By group, in the order of `resx --help`; each function's name is the command's."""

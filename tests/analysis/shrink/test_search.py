@@ -16,10 +16,12 @@ from resx.analysis.shrink import search as search
 from resx.analysis.shrink.search import BlockLatency, SearchOptions, ShrunkenNetwork, Sized
 from resx.data.dataset import DataSet, Split
 from resx.errors import ObjectiveMissed, UsageError
-from resx.export.checks.block_latency import block_of_nodes, measure_blocks
+from resx.export.block_latency import measure_blocks
 from resx.export.graph.batchnorm_fusion import fuse
 from resx.export.graph.onnx_writer import write_onnx
 from resx.export.graph.survival_folding import fold_survival
+from resx.runtimes.profiling.measuring import ProfileOptions
+from resx.runtimes.profiling.onnx_source import onnx_subject
 from resx.training.checkpoint import load_run, load_run_data
 from resx.training.evaluation import accuracy, logits, normalize
 from resx.zoo.spec import survival_probabilities
@@ -196,13 +198,14 @@ def test_every_block_of_an_exported_graph_is_found_and_timed(kind: str, tmp_path
     proto = write_onnx(
         fold_survival(model), spec, tmp_path / "m.onnx", precision="fp32", input_type="uint8", target="cpu"
     )
-    names = {"stages.0.layers.0": 1} if kind == "highway" else {"layer1.0": 1, "layer2.0": 3}
-    blocks = block_of_nodes(proto, names)
+    names = ["stages.0.layers.0"] if kind == "highway" else ["layer1.0", "layer2.0"]
+    source = onnx_subject(proto, ProfileOptions(), "m", blocks=names).source
+    blocks = dict(zip((node.name for node in source.nodes), source.blocks, strict=True))
     weighted = [node for node in proto.graph.node if node.op_type == "Conv"]
-    for prefix, block in names.items():
-        assert [blocks[node.name] for node in weighted if node.name.startswith(f"{prefix}.")].count(block) >= 2
-    shapes = [blocks[node.output[0]] for node in proto.graph.node if node.op_type == "Pad"]
-    assert shapes == ([3] if kind == "resnet" else [])
+    for prefix in names:
+        assert [blocks[node.name] for node in weighted if node.name.startswith(f"{prefix}.")].count(prefix) >= 2
+    shapes = [blocks[node.name] for node in proto.graph.node if node.op_type == "Pad"]
+    assert shapes == (["layer2.0"] if kind == "resnet" else [])
 
 
 def test_a_shrunken_run_is_a_run_like_any_other(resx: Resx, trained: Callable[[str], Path], tmp_path: Path) -> None:

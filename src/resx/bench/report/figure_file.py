@@ -35,14 +35,32 @@ def require_drawable(path: Path) -> None:
 @contextmanager
 def draw_into(path: Path, title: str) -> Iterator[tuple[Any, Look]]:
     """Give matplotlib's axes and the colours to draw with, and write the file."""
+    with _open_figure(path, (7.2, 4.6)) as (figure, look):
+        axes = figure.add_subplot(facecolor=look.background)
+        yield axes, look
+        axes.set_title(title, fontsize=9, parse_math=False)  # `$` in a name is no formula
+        axes.grid(True, color=look.grid, linewidth=0.6)
+
+
+@contextmanager
+def draw_panels(path: Path, title: str) -> Iterator[tuple[tuple[Any, Any], Look]]:
+    """Give the axes of two panels side by side and the colours to draw with, and write the file."""
+    with _open_figure(path, (11.0, 4.8)) as (figure, look):
+        left, right = (figure.add_subplot(1, 2, place, facecolor=look.background) for place in (1, 2))
+        yield (left, right), look
+        figure.suptitle(title, fontsize=9, parse_math=False)
+        for axes in (left, right):
+            axes.grid(True, color=look.grid, linewidth=0.6)
+            axes.set_axisbelow(True)
+
+
+@contextmanager
+def _open_figure(path: Path, size_inches: tuple[float, float]) -> Iterator[tuple[Any, Look]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     look = LOOKS[0]
-    figure = Figure(figsize=(7.2, 4.6), dpi=160, facecolor=look.background, layout="constrained")
+    figure = Figure(figsize=size_inches, dpi=160, facecolor=look.background, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot(facecolor=look.background)
-    yield axes, look
-    axes.set_title(title, fontsize=9, parse_math=False)  # `$` in a name is no formula
-    axes.grid(True, color=look.grid, linewidth=0.6)
+    yield figure, look
     figure.savefig(path, facecolor=look.background)

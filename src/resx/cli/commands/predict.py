@@ -12,13 +12,13 @@ import typer
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
-from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath, parse_name
 from resx.cli.options.scoring import ScoresOptions, ScoringPlace, SourceColumns
 from resx.cli.options.top import Top
 from resx.cli.output import Output
 from resx.cli.views import random_weights
 from resx.cli.views.progress import show_bar
-from resx.errors import MissingCapability, ResxError, ServerError, UsageError
+from resx.errors import MissingCapability, ResxError, ServerError
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -135,15 +135,3 @@ def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> Abst
     model = find_model(models, *asked)
     require_runtime(model, kind)
     return contextlib.nullcontext(InThisProcess(model, kind))
-
-
-def parse_name(text: str) -> tuple[str, int | None]:
-    """Return NAME and, if it is said, VERSION.
-
-    Raises:
-        UsageError: the version is no number.
-    """
-    name, colon, version = text.partition(":")
-    if colon and not version.isdecimal():
-        raise UsageError(f"{text}: give NAME or NAME:VERSION")
-    return name, int(version) if colon else None

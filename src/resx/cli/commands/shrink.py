@@ -92,7 +92,7 @@ def _search(
     from resx.analysis.shrink import choice
     from resx.analysis.shrink.search import measure, require_removable
     from resx.analysis.shrink.search import sizes as all_sizes
-    from resx.export.checks.block_latency import measure_blocks
+    from resx.export.block_latency import measure_blocks
     from resx.export.graph.batchnorm_fusion import fuse
 
     def prepare(part: nn.Module) -> nn.Module:

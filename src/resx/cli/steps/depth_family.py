@@ -87,7 +87,7 @@ def _search(run: Path, data: DataSet, request: ExportRequest, out: Output) -> De
 
     from resx.analysis.shrink.depth_family import FOLDER, family_of
     from resx.analysis.shrink.search import SearchOptions
-    from resx.export.checks.block_latency import measure_blocks
+    from resx.export.block_latency import measure_blocks
     from resx.export.graph.batchnorm_fusion import fuse
 
     def prepare(part: nn.Module) -> nn.Module:

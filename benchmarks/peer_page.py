@@ -1,0 +1,175 @@
+"""The page and the chart of a comparison, from its figures.
+
+python -m benchmarks.peer_page build/peers.json [-o docs/benchmarks.md]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peer_contenders import BARS, CONTENDERS, Bar
+
+BASE = "fastapi"
+"""Whom the tables' ratios are over."""
+
+
+def write_page(results: Mapping[str, Any], path: Path) -> None:
+    """Write the page, and the chart beside it."""
+    chart = path.with_suffix(".svg")
+    _draw(results, chart)
+    path.write_text(_page(results, chart.name))
+
+
+def bar_lines(results: Mapping[str, Any]) -> tuple[list[str], int]:
+    """Return a line for each bar that was measured, and how many were missed."""
+    lines, missed = [], 0
+    for bar in BARS:
+        ratios = _ratios(results, bar)
+        if not ratios:
+            continue
+        mean = statistics.geometric_mean(ratios)
+        held = mean <= bar.limit if bar.at_most else mean >= bar.limit
+        missed += not held
+        sign = "<=" if bar.at_most else ">="
+        verdict = "held" if held else "missed"
+        lines.append(f"{verdict}: {_spread(ratios, 2)} {sign} {bar.limit:g}: {bar.title}")
+    return lines or ["no bar is of what was measured"], missed
+
+
+def _ratios(results: Mapping[str, Any], bar: Bar) -> list[float]:
+    runs = results["runs"].get(bar.network, {})
+    (over, figure), (under, other) = bar.over, bar.under
+    return [
+        one[figure] / two[other]
+        for one, two in zip(runs.get(over, []), runs.get(under, []), strict=False)
+        if one[figure] and two[other]
+    ]
+
+
+def _page(results: Mapping[str, Any], chart: str) -> str:
+    lines, _ = bar_lines(results)
+    lacks = [f"No {form} here: {reason}." for form, reason in results["lacks"].items()]
+    return "\n".join(
+        [
+            "# Benchmarks: the same networks behind other servers",
+            "",
+            "Written by this command; every figure is of one run of it:",
+            "",
+            f"    {results['command']}",
+            "",
+            f"{results['date']}, {results['machine']}, {results['instruction_set']}, {results['cores']} cores shared "
+            f"by server and client, Python {results['python']}, load average {results['load_average']} at the start.",
+            "",
+            f"One request of one image at a time, and eight, over HTTP; {results['rounds']} rounds "
+            f"of {results['seconds']:g} s each, one server at a time, their order rotating. Medians with the range "
+            "over the rounds; ratios are over FastAPI with onnxruntime, taken within a round (geometric mean and "
+            "range). Weights are random: speed does not depend on them. resx serves what `resx export` makes by "
+            "default." + ("" if results["wrk"] else " wrk, which would drive the same requests, was not installed."),
+            *(["", *lacks] if lacks else []),
+            "",
+            f"![Images a second with eight requests in flight]({chart})",
+            "",
+            *(line for network, runs in results["runs"].items() for line in _section(network, runs)),
+            "## What has to hold",
+            "",
+            *(f"- {line}" for line in lines),
+            "",
+            "## The servers",
+            "",
+            "- resx: the embedded Triton; `--native` computes in the server, without it in a Python process.",
+            "- in process: no server; the file as it is served, one batch after the other.",
+            *(
+                f"- {script}: benchmarks/peers/{script}_server.py; {', '.join(packages)}."
+                for script, packages in results["packages"].items()
+            ),
+            f"- The peers' onnxruntime has a thread for each core; its idle threads busy-wait: {results['spinning']}.",
+            "",
+        ]
+    )
+
+
+def _section(network: str, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    with_wrk = any(one["wrk_per_s"] for some in runs.values() for one in some)
+    columns = [
+        "server", "alone, p50 ms", "8 in flight, images/s", "p99 ms", "alone / FastAPI", "8 / FastAPI",
+        "answers, wrong", *(["wrk, images/s"] if with_wrk else []),
+    ]  # fmt: skip
+    lines = [f"## {network}", "", f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    base = runs.get(BASE, [])
+    for name, some in runs.items():
+        if CONTENDERS[name].kind == "in_process":
+            continue
+        cells = [
+            CONTENDERS[name].title, _figure(some, "c1_p50_ms"), _figure(some, "c8_per_s"), _figure(some, "c8_p99_ms"),
+            _over(some, base, "c1_p50_ms", name), _over(some, base, "c8_per_s", name),
+            f"{sum(one['checked'] for one in some)}, {sum(one['wrong'] for one in some)}",
+            *([_figure(some, "wrk_per_s")] if with_wrk else []),
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    inside = {name: some for name, some in runs.items() if CONTENDERS[name].kind == "in_process"}
+    if inside:
+        lines += ["", "| in process | batch 1, ms | batch 4, images/s | batch 8, images/s |", "|---|---|---|---|"]
+    for name, some in inside.items():
+        title = CONTENDERS[name].title.removeprefix("in process, ")
+        cells = [title, *(_figure(some, figure) for figure in ("b1_ms", "b4_per_s", "b8_per_s"))]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def _figure(some: Sequence[Mapping[str, Any]], figure: str) -> str:
+    values = [one[figure] for one in some if one[figure] is not None]
+    if len(values) < len(some) or not values:
+        return "n/a"
+    return f"{statistics.median(values):.4g} ({min(values):.4g} to {max(values):.4g})"
+
+
+def _over(some: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], figure: str, name: str) -> str:
+    ratios = [one[figure] / two[figure] for one, two in zip(some, base, strict=False) if one[figure] and two[figure]]
+    return "" if name == BASE or not ratios else _spread(ratios, 2)
+
+
+def _spread(ratios: Sequence[float], digits: int) -> str:
+    mean = statistics.geometric_mean(ratios)
+    return f"{mean:.{digits}f} ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"
+
+
+def _draw(results: Mapping[str, Any], path: Path) -> None:
+    """Draw a panel for each network: images a second with eight requests in flight, a bar for each server."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    from resx.analysis.figures import LOOKS
+
+    look, runs = LOOKS[0], results["runs"]
+    with rc_context({"svg.hashsalt": "resx"}):
+        figure = Figure(figsize=(11, 3.4 * -(-len(runs) // 2)), facecolor=look.background, layout="constrained")
+        FigureCanvasSVG(figure)
+        for place, (network, of) in enumerate(runs.items(), start=1):
+            axes = figure.add_subplot(-(-len(runs) // 2), min(2, len(runs)), place, facecolor=look.background)
+            shown = {name: [one["c8_per_s"] for one in some] for name, some in of.items() if some[0]["c8_per_s"]}
+            middles = [statistics.median(values) for values in shown.values()]
+            reach = [[m - min(v) for m, v in zip(middles, shown.values(), strict=True)],
+                     [max(v) - m for m, v in zip(middles, shown.values(), strict=True)]]  # fmt: skip
+            colours = [look.main if CONTENDERS[name].kind == "resx" else look.second for name in shown]
+            axes.barh(range(len(shown)), middles, xerr=reach, color=colours, ecolor=look.text, capsize=2)
+            axes.set_yticks(range(len(shown)), [CONTENDERS[name].title for name in shown], fontsize=7)
+            axes.invert_yaxis()
+            axes.set_title(network, fontsize=9)
+            axes.set_xlabel("images/s, 8 requests in flight", fontsize=8)
+            axes.grid(True, axis="x", color=look.grid, linewidth=0.6)
+            axes.set_axisbelow(True)
+        figure.savefig(path, facecolor=look.background, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description="Write the page and the chart of a comparison.")
+    parser.add_argument("figures", type=Path, help="what `python -m benchmarks.peers` wrote")
+    parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks.md"))
+    given = parser.parse_args()
+    write_page(json.loads(given.figures.read_text()), given.output)

@@ -1,0 +1,64 @@
+"""`resx profile`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from resx.cli.options.figure import Plot
+from resx.cli.options.grouping import output_option, rare_option
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.profiling import Profiling
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+from resx.cli.steps.profiled_model import find_subject
+from resx.cli.views.profile import show_profile
+from resx.cli.views.progress import show_bar
+from resx.errors import UsageError
+
+
+def profile(
+    profiling: Profiling,
+    thing: Annotated[
+        str, typer.Argument(metavar="THING", help="A model, NAME or NAME:VERSION; an .onnx file; a run or a variant.")
+    ] = "",
+    repository: RepositoryPath = DEFAULT_REPOSITORY,
+    every: Annotated[
+        bool, output_option("--all", metavar="", help="Show every layer and block, in the network's order.")
+    ] = False,
+    plot: Plot = None,
+    *,
+    printing: OutputOptions,
+    schema: Annotated[
+        bool, rare_option("--schema", metavar="", help="Print the JSON schema of a profile, and end.")
+    ] = False,
+) -> None:
+    """Show where a model's time goes, by layer and block, and how near it comes to this machine's peak.
+
+    Times are the runtime's own counters. The peak is what a matrix product reaches in the same runtime and precision,
+    with the same threads. Runs and variants are exported in fp32 for it.
+
+    Example: resx profile resnet50 --plot resnet50.png
+    """
+    from resx.bench.report.figure_file import require_drawable
+    from resx.bench.report.profile_chart import draw
+    from resx.repository.versions import Repository
+    from resx.runtimes.profiling.profile import schema_text
+    from resx.runtimes.profiling.profiling import profile_model
+
+    if schema:
+        sys.stdout.write(schema_text())
+        return
+    if not thing:
+        raise UsageError("THING is missing: name a model, an .onnx file, a run's folder or a variant")
+    if plot is not None:
+        require_drawable(plot)
+    out = printing.open()
+    with out.steps() as step:
+        subject, options = find_subject(thing, Repository(repository), profiling, step)
+    with show_bar(out, "rounds") as on_round:
+        found = profile_model(subject, options, on_round=on_round)
+    if plot is not None:
+        draw(found, plot)
+    out.result(found.model_dump(mode="json"), lambda console: show_profile(console, found, every=every, plot=plot))

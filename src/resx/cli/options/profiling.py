@@ -1,0 +1,63 @@
+"""How a model is profiled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from resx.cli.options.validation import choose
+from resx.errors import UsageError
+
+if TYPE_CHECKING:
+    from resx.card.runtime import PrecisionHint, RuntimeName
+    from resx.runtimes.profiling.measuring import ProfileOptions
+
+_option = partial(typer.Option, rich_help_panel="Measurement")
+
+Runtime: TypeAlias = Annotated[
+    str, _option(metavar="NAME", help="onnxruntime or openvino. Default: the version's own; for --bf16 openvino.")
+]
+Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Compute in bfloat16, which OpenVINO does.")]
+Threads: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="0: every core that this process may use.")]
+Batch: TypeAlias = Annotated[int, _option(min=1, max=4096, metavar="N", help="Images at a time.")]
+Runs: TypeAlias = Annotated[int, _option(min=1, max=10_000, metavar="N", help="Runs, with and without counters each.")]
+ImageSize: TypeAlias = Annotated[
+    int | None, _option(min=1, max=4096, metavar="N", help="Of an .onnx file that leaves its image size open.")
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Profiling:
+    """The runtime, and what it is given."""
+
+    runtime: Runtime = ""
+    bf16: Bf16 = False
+    threads: Threads = 0
+    batch: Batch = 1
+    runs: Runs = 40
+    image_size: ImageSize = None
+
+    def options(self, own: RuntimeName = "onnxruntime", own_hint: PrecisionHint = "f32") -> ProfileOptions:
+        """Return how a model is measured that has a runtime of its own.
+
+        Raises:
+            UsageError: there is no such runtime, or it has no bf16 on the processor.
+        """
+        from resx.card.runtime import RUNTIMES
+        from resx.runtimes.profiling.measuring import ProfileOptions
+
+        chosen = choose("--runtime", self.runtime or ("openvino" if self.bf16 else own), RUNTIMES)
+        if self.bf16 and chosen == "onnxruntime":
+            raise UsageError("--bf16: onnxruntime does not compute in it on the CPU; give --runtime openvino")
+        keeps_own = not self.runtime and not self.bf16
+        return ProfileOptions(
+            runtime=chosen,
+            precision_hint="bf16" if self.bf16 else own_hint if keeps_own else "f32",
+            threads=self.threads,
+            batch=self.batch,
+            num_runs=self.runs,
+            image_size=self.image_size,
+        )

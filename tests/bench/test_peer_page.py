@@ -1,0 +1,80 @@
+"""The comparison with other servers: its bars and its page, from figures."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS
+from benchmarks.peer_page import bar_lines, write_page
+
+EMPTY = dict.fromkeys(
+    ("c1_p50_ms", "c8_per_s", "c8_p50_ms", "c8_p99_ms", "wrk_per_s", "b1_ms", "b4_per_s", "b8_per_s")
+) | {"wrong": 0, "failed": 0, "checked": 24}
+
+
+def results(network: str, **figures: list[dict[str, float]]) -> dict[str, Any]:
+    runs = {name: [EMPTY | one for one in rounds] for name, rounds in figures.items()}
+    return {
+        "command": "python -m benchmarks.peers", "date": "2026-01-01", "machine": "CPU", "instruction_set": "avx2",
+        "cores": 2, "python": "3.11", "load_average": "0.1", "lacks": {"bf16": "the processor has no BF16 (avx2)"},
+        "rounds": 2, "seconds": 1, "spinning": "on", "wrk": False, "packages": {"fastapi": ["fastapi==1"]},
+        "runs": {network: runs},
+    }  # fmt: skip
+
+
+def served(c1_ms: float, per_s: float) -> dict[str, float]:
+    return {"c1_p50_ms": c1_ms, "c8_per_s": per_s}
+
+
+def test_a_bar_is_held_by_the_geometric_mean_of_the_rounds_ratios() -> None:
+    found = results(
+        "resnet20",
+        resx_native=[served(0.6, 2000), served(1.2, 1000)],
+        fastapi=[served(0.8, 1000), served(1.6, 500)],
+    )
+
+    lines, missed = bar_lines(found)
+
+    assert missed == 0
+    assert "held: 0.75 (0.75 to 0.75) <= 0.85" in lines[0]
+    assert "held: 2.00 (2.00 to 2.00) >= 1.65" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("c1_ms", "per_s", "missed"), [(0.69, 1640, 2), (0.69, 1660, 1), (0.67, 1640, 1), (0.67, 1660, 0)]
+)
+def test_a_missed_bar_is_counted(c1_ms: float, per_s: float, missed: int) -> None:
+    found = results("resnet20", resx_native=[served(c1_ms, per_s)], fastapi=[served(0.8, 1000)])
+
+    assert bar_lines(found)[1] == missed
+
+
+def test_what_was_not_measured_has_no_verdict() -> None:
+    assert bar_lines(results("resnet20", fastapi=[served(1, 1)])) == (["no bar is of what was measured"], 0)
+
+
+def test_the_page_has_the_tables_the_chart_and_what_the_processor_lacks(tmp_path: Path) -> None:
+    found = results(
+        "resnet50",
+        resx=[served(40, 25), served(44, 24)],
+        fastapi=[served(40, 20), served(40, 20)],
+        in_process=[{"b1_ms": 39, "b4_per_s": 26, "b8_per_s": 26}] * 2,
+    )
+
+    write_page(found, tmp_path / "page.md")
+
+    page = (tmp_path / "page.md").read_text()
+    assert "No bf16 here: the processor has no BF16 (avx2)." in page
+    assert (
+        "| resx serve, fp32 | 42 (40 to 44) | 24.5 (24 to 25) | n/a | 1.05 (1.00 to 1.10) | 1.22 (1.20 to 1.25) |"
+        in page
+    )
+    assert "| onnxruntime fp32 | 39 (39 to 39) |" in page
+    assert (tmp_path / "page.svg").read_text().startswith("<?xml")
+
+
+def test_every_bar_names_contenders_and_networks_that_are_measured() -> None:
+    for bar in BARS:
+        assert bar.network in NETWORKS
+        assert {bar.over[0], bar.under[0]} <= set(CONTENDERS)
+    assert {one.form for one in CONTENDERS.values()} == set(FORMS)
