@@ -21,10 +21,19 @@ class Setting(FrozenModel):
     threads: int = Field(ge=0)
     """Of one instance; 0 leaves it to the server."""
     spinning: bool
+    """Threads that run out of work wait busily."""
+    spin_us: int = Field(default=0, ge=0)
+    """For so long at most; 0: without a bound, where they spin. Older cards' settings have no bound."""
     max_batch: int = Field(ge=0)
     """0: the file takes one batch size alone."""
     delay_us: int = Field(ge=0)
     """That a request may wait for others to fill its batch."""
+
+    @property
+    def threads_text(self) -> str:
+        """Return instances, threads and spinning in a few words."""
+        spins = f" spinning {f'{self.spin_us} us' if self.spin_us else 'without end'}" if self.spinning else ""
+        return f"{self.instances} x {self.threads or 'auto'}{spins}"
 
 
 class Trial(FrozenModel):

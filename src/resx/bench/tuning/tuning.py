@@ -37,10 +37,13 @@ from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.served_model import canary
 from resx.serving.deployment.tuned_configuration import on_trial
+from resx.serving.embedded.backends.onnxruntime.session_settings import SPIN_US
 
 DELAYS_US = (0, 200, 1000)
 _DELAY_SHARE = 0.2
 """Of a single request's time: the longest delay that is tried, where that is more than the others."""
+SPINS_US = (0, SPIN_US, 3 * SPIN_US)
+"""How long threads that run out of work may wait busily. Without a bound they take cores from whatever else runs."""
 _KEPT = 3
 _WARMUP_S = 0.5
 _CLOSENESS = 1.06
@@ -210,19 +213,27 @@ def answers_per_s(samples: Samples) -> float | None:
 
 def thread_settings(before: Setting, versions: Iterable[int], cores: int, *, on_cpu: bool) -> list[Setting]:
     """Return instances and threads that fit on the cores, with and without spinning, for each version's file."""
-    shapes: list[tuple[int, int, bool]] = []
+    shapes: list[tuple[int, int, int]] = []
     if on_cpu:
         instances = 1
         while instances <= cores:
             for threads in sorted({cores // instances, max(1, cores // instances // 2)}, reverse=True):
-                shapes += [(instances, threads, spinning) for spinning in (False, True) if threads > 1 or not spinning]
+                shapes += [(instances, threads, spin_us) for spin_us in (SPINS_US if threads > 1 else (0,))]
             instances *= 2
     else:
-        shapes = [(instances, 0, False) for instances in (1, 2, 3, 4)]
+        shapes = [(instances, 0, 0) for instances in (1, 2, 3, 4)]
     found = [
-        before.model_copy(update={"version": version, "instances": count, "threads": threads, "spinning": spinning})
+        before.model_copy(
+            update={
+                "version": version,
+                "instances": count,
+                "threads": threads,
+                "spinning": spin_us > 0,
+                "spin_us": spin_us,
+            }
+        )
         for version in versions
-        for count, threads, spinning in shapes
+        for count, threads, spin_us in shapes
     ]
     return list(dict.fromkeys([before, *found]))
 

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
 def setting_text(setting: Setting) -> str:
     """Return a setting in one line."""
-    threads = f"{setting.instances} x {setting.threads or 'auto'}{' spinning' if setting.spinning else ''}"
     batch = f", batches of {setting.max_batch}, delay {setting.delay_us} us" if setting.max_batch else ""
-    return f"version {setting.version}, {threads}{batch}"
+    return f"version {setting.version}, {setting.threads_text}{batch}"
 
 
 def ending(name: str, *, better: bool, dry_run: bool, version: int) -> str:

@@ -24,20 +24,22 @@ from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import Deployed, deploy
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearsal_name, version_files
+from resx.serving.embedded.backends.onnxruntime.session_settings import SPIN_DURATION, SPIN_US, SPINNING
+from resx.text import one_line
 
-_THREADS, _SPINNING = "intra_op_thread_count", "session.intra_op.allow_spinning"
+_THREADS = "intra_op_thread_count"
 
 
 def setting_of(repository: Repository, name: str, version: int) -> Setting:
     """Return what config.pbtxt says, for a version's file."""
     message = config_rules.read_checked(repository.root, name)
-    threads = message.parameters[_THREADS].string_value if _THREADS in message.parameters else ""
-    spinning = message.parameters[_SPINNING].string_value if _SPINNING in message.parameters else ""
+    spin_us = _spin_us(message)
     return Setting(
         version=version,
         instances=config_pbtxt.instances_per_device(message),
-        threads=int(threads or 0),
-        spinning=spinning.lower() in {"1", "true"},
+        threads=_number(message, _THREADS) or 0,
+        spinning=spin_us != 0,
+        spin_us=spin_us or 0,
         max_batch=message.max_batch_size,
         delay_us=message.dynamic_batching.max_queue_delay_microseconds,
     )
@@ -56,7 +58,7 @@ def edit(message: Any, setting: Setting, *, threads: bool = True) -> None:
     message.instance_group[0].count = setting.instances
     if threads:
         message.parameters[_THREADS].string_value = str(setting.threads)
-        message.parameters[_SPINNING].string_value = str(int(setting.spinning))
+        _set_spinning(message, setting)
     if not setting.max_batch:
         return
     message.max_batch_size = setting.max_batch
@@ -64,6 +66,39 @@ def edit(message: Any, setting: Setting, *, threads: bool = True) -> None:
     message.dynamic_batching.max_queue_delay_microseconds = setting.delay_us
     for sample in message.model_warmup:
         sample.batch_size = min(sample.batch_size, setting.max_batch)
+
+
+def _spin_us(message: Any) -> int | None:
+    """Return how long threads spin at most; None: without a bound. As `session_settings.spin_entries` reads it."""
+    asked, duration_us = _text(message, SPINNING).lower(), _number(message, SPIN_DURATION)
+    if asked in {"0", "false"}:
+        return 0
+    if asked and duration_us is None:
+        return None
+    return SPIN_US if duration_us is None else duration_us
+
+
+def _number(message: Any, key: str) -> int | None:
+    """Return the whole number that a parameter says; None: it is absent."""
+    text = _text(message, key)
+    if text and not (text.isascii() and text.isdecimal()):
+        raise UsageError(
+            f"{message.name}: {CONFIG_FILE}: {key}={one_line(text[:40])!r}: give a whole number, 0 or more"
+        )
+    return int(text) if text else None
+
+
+def _text(message: Any, key: str) -> str:
+    return str(message.parameters[key].string_value).strip() if key in message.parameters else ""
+
+
+def _set_spinning(message: Any, setting: Setting) -> None:
+    for key in (SPINNING, SPIN_DURATION):
+        message.parameters.pop(key, None)
+    if setting.spinning and not setting.spin_us:
+        message.parameters[SPINNING].string_value = "1"
+    else:
+        message.parameters[SPIN_DURATION].string_value = str(setting.spin_us if setting.spinning else 0)
 
 
 @contextlib.contextmanager
