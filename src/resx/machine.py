@@ -23,6 +23,11 @@ from pathlib import Path
 _ROOT = Path("/")
 _MOST_FILES = 65_536
 """Some programs look at each that they may have."""
+_INSTRUCTION_SETS = {
+    "amx_tile": "amx", "avx512_bf16": "avx512_bf16", "avx512_vnni": "avx512_vnni", "avx512f": "avx512",
+    "avx_vnni": "avx_vnni", "avx2": "avx2", "sve": "sve", "asimd": "neon",
+}  # fmt: skip
+"""By the kernel's flag; the first one that the processor has decides which kernels a runtime takes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +56,20 @@ def processor() -> str:
         return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def instruction_set(root: Path = _ROOT) -> str:
+    """Return the widest vector instructions of the processor, such as `avx512_bf16`; its kind where none is known.
+
+    Args:
+        root: where `proc` is found.
+    """
+    try:
+        lines = (root / "proc" / "cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    flags = set(next((line for line in lines if line.lower().startswith(("flags", "features"))), "").split())
+    return next((name for flag, name in _INSTRUCTION_SETS.items() if flag in flags), platform.machine())
 
 
 def usable_cores(root: Path = _ROOT) -> int:

@@ -20,6 +20,7 @@ from resx.card.origin import Source, SourceArguments
 from resx.card.parity_result import GpuParity, Parity, Tolerance
 from resx.card.precision import Engine, Quantisation
 from resx.card.quantised_graph import QuantisedGraph
+from resx.card.runtime import Runtime, RuntimeName
 from resx.card.signature import Signature, require_values
 from resx.card.tuning import Tuning
 from resx.errors import ExportError, UsageError
@@ -31,6 +32,8 @@ from resx.zoo.catalog import module_of
 
 FILE_NAME = "card.json"
 ENGINE_FILES = {"tensorrt": "model.plan", "tensorrt_rtx": "model.engine"}
+IR_FILES = ("model.xml", "model.bin")
+"""OpenVINO's own format: the graph, which is the file that is named, and the weights beside it."""
 Accelerator: TypeAlias = Literal["tensorrt"]
 """What computes an ONNX file in place of the runtime's own kernels: TensorRT, inside onnxruntime."""
 ACCELERATORS: tuple[Accelerator, ...] = ("tensorrt",)
@@ -50,6 +53,9 @@ class Card(FrozenModel):
     """The runtime that the file's form is for; both compute it. Older cards' files have the GPU's form."""
     accelerator: Accelerator | None = None
     """What its configuration has the server compute it with; None: onnxruntime's own kernels."""
+    runtime: Runtime | None = None
+    """What computes its ONNX file or IR on the CPU; None in older cards, which were made for onnxruntime, and for
+    engines."""
     input: InputType
     max_batch_size: BatchSize
     opset: Count
@@ -116,13 +122,22 @@ class Card(FrozenModel):
 
     @property
     def model_file(self) -> str:
-        """The name of the file that computes: ONNX, a TensorRT plan, or an engine of TensorRT for RTX."""
-        return "model.onnx" if self.engine is None else ENGINE_FILES[self.engine.builder]
+        """The name of the file that computes: ONNX, OpenVINO's IR, a TensorRT plan, or TensorRT for RTX's engine."""
+        if self.engine is not None:
+            return ENGINE_FILES[self.engine.builder]
+        return IR_FILES[0] if self.runtime_name == "openvino" and IR_FILES[0] in self.files else "model.onnx"
+
+    @property
+    def runtime_name(self) -> RuntimeName:
+        """What computes its file on the CPU."""
+        return "onnxruntime" if self.runtime is None else self.runtime.name
 
     @property
     def unproved(self) -> str:
         """Why its hashes prove nothing of the file that computes; empty where they do."""
-        return "" if self.model_file in self.files else f"card.json does not list {self.model_file} among its files"
+        wanted = IR_FILES if self.model_file == IR_FILES[0] else (self.model_file,)
+        missing = [name for name in wanted if name not in self.files]
+        return f"card.json does not list {missing[0]} among its files" if missing else ""
 
     @property
     def signature(self) -> Signature:

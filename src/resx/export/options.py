@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from resx.card.card import Accelerator
 from resx.card.kinds import InputType, Precision, Target
 from resx.card.parity_result import Tolerance
+from resx.card.runtime import RuntimeName
 from resx.errors import UsageError
 from resx.export.checks import parity
+from resx.export.combinations import Combination
 from resx.export.int8.int8_file import Int8Options
 
 
@@ -19,6 +21,8 @@ class ExportOptions:
     precision: Precision = "fp32"
     target: Target = "cpu"
     """The runtime that the file's form is for; both compute it."""
+    runtime: RuntimeName = "onnxruntime"
+    """What computes the file on the CPU, and what it is verified in."""
     accelerator: Accelerator | None = None
     """What is to compute the file in place of the runtime's own kernels."""
     int8: Int8Options | None = None
@@ -33,8 +37,7 @@ class ExportOptions:
     """Bounds instead of the precision's own: on the largest difference, absolute and relative to the scale."""
 
     def __post_init__(self) -> None:
-        if self.accelerator is not None and self.target == "cpu":
-            raise UsageError("target cpu: TensorRT computes on a GPU, and refuses the CPU's int8; give target gpu")
+        _ = self.combination  # refuses what does not go together
         if not 1 <= self.max_batch_size <= 1024:
             raise UsageError(f"max_batch_size={self.max_batch_size}: give 1 to 1024 images")
         if (self.precision == "int8") != (self.int8 is not None):
@@ -42,6 +45,13 @@ class ExportOptions:
         for name, bound in (("atol", self.atol), ("rtol", self.rtol)):
             if bound is not None and not bound > 0:
                 raise UsageError(f"{name}={bound}: give a bound above 0")
+
+    @property
+    def combination(self) -> Combination:
+        """How the file is computed."""
+        return Combination(
+            runtime=self.runtime, precision=self.precision, target=self.target, accelerator=self.accelerator
+        )
 
     @property
     def has_own_tolerance(self) -> bool:

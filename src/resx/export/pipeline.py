@@ -28,6 +28,7 @@ from resx.card.parity_result import GpuParity, Parity
 from resx.card.precision import Quantisation
 from resx.card.signature import Signature
 from resx.errors import ExportError, ParityError
+from resx.export.combinations import require_computable
 from resx.export.gpu_parity import compare_on_cuda
 from resx.export.graph.resnext_form import STEP as GROUPED_FORM
 from resx.export.graph.tensorrt_form import name_after_contents
@@ -38,7 +39,8 @@ from resx.files.disk_space import require_free_space
 from resx.files.staging import sha256_of
 from resx.runtimes import onnx_reader
 from resx.runtimes.external_data import require_within_limit
-from resx.runtimes.onnxruntime_model import OnnxRuntimeModel, require_bf16
+from resx.runtimes.model_file import CpuModel, describe_runtime
+from resx.runtimes.onnxruntime_model import require_bf16
 
 Announce: TypeAlias = Callable[[str], None]
 """Told what is done next."""
@@ -63,7 +65,7 @@ def export_version(
         UsageError: weights are not finite or pass 2 GB, or a name to keep in fp32 matches nothing.
         ParityError: folding or writing changed what the network computes by more than the tolerance.
         ExportError: the network cannot be folded or written.
-        MissingCapability: onnxruntime here cannot run bf16, so that nothing could be verified.
+        MissingCapability: the runtime is not here, or cannot run bf16, so that nothing could be verified.
         ResxError: the disk has no room for it.
     """
     _require_writable(source, options, folder, name)
@@ -87,10 +89,12 @@ def export_version(
 
 def _require_writable(source: Exportable, options: ExportOptions, folder: Path, name: str) -> None:
     """Check, before long work, what the source and this machine rule out."""
-    stored = source.size_bytes // (2 if options.precision in ("fp16", "bf16") else 1)
-    require_within_limit(stored, f"{name} in {options.precision}")
+    precision = options.combination.file_precision
+    stored = source.size_bytes // (2 if precision in ("fp16", "bf16") else 1)
+    require_within_limit(stored, f"{name} in {precision}")
     source.require_finite()
-    if options.precision == "bf16":
+    require_computable(options.combination)
+    if precision == "bf16":
         require_bf16()
     require_free_space(folder, 2 * source.size_bytes)
 
@@ -135,6 +139,9 @@ def _write(network: Exportable, path: Path, reference: Reference, on_step: Annou
     counts = write(fp32_file, "int8" if options.int8 else "fp32")
     on_step("verify the fp32 form")
     steps, quantisation = tuple(reference.require_structure(fp32_file)), None
+    if options.combination.file_precision == "fp32":
+        fp32_file.rename(path)
+        return _Written(counts=counts, steps=steps)
     if options.int8 is None:
         on_step(f"write ONNX in {options.precision}")
         counts = write(path, options.precision)
@@ -180,6 +187,7 @@ def _describe(
     graph = onnx.load(path)
     num_weights, num_half = made.counts
     precision = _precision_of(source, options)
+    opened = reference.open(path)
     images = " and ".join(filter(None, ["" if options.int8 else "noise", source.real.origin]))
     return Card(
         name=reference.name,
@@ -189,6 +197,7 @@ def _describe(
         precision=precision,
         target=options.target,
         accelerator=options.accelerator,
+        runtime=describe_runtime(opened, options.combination.precision_hint),
         input=options.input_type,
         max_batch_size=signature.batch or options.max_batch_size,
         opset=onnx_reader.opset(graph),
@@ -204,7 +213,7 @@ def _describe(
         verified_on=images if options.verify else "",
         steps=steps,
         gpu_parity=gpu_parity,
-        canary=_canary(OnnxRuntimeModel(path), signature, options, precision),
+        canary=_canary(opened, signature, options, precision),
         files={MODEL_FILE: sha256_of(path)},
         tools=_tools(),
     )
@@ -215,7 +224,7 @@ def _precision_of(source: Exportable, options: ExportOptions) -> Precision:
     return "int8" if source.quantised is not None and source.quantised.computes_in_int8 else options.precision
 
 
-def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOptions, precision: Precision) -> Canary:
+def _canary(session: CpuModel, signature: Signature, options: ExportOptions, precision: Precision) -> Canary:
     num_images = signature.batch or min(_CANARY_IMAGES, options.max_batch_size)
     answer = session(canary_rows.canary_input(signature, num_images))
     if not np.isfinite(answer).all():
@@ -230,7 +239,7 @@ def _canary(session: OnnxRuntimeModel, signature: Signature, options: ExportOpti
 def _tools() -> dict[str, str]:
     packages = ("torch", "onnx", "onnxscript", "numpy")
     versions = {package: metadata.version(package) for package in packages}
-    for package in ("onnxruntime", "onnxruntime-gpu"):
+    for package in ("onnxruntime", "onnxruntime-gpu", "openvino"):
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from resx.card.kinds import OutputKind
 from resx.card.output_kind import is_squashed, kind_of_answers
 from resx.card.parity_result import Parity, Tolerance
+from resx.card.runtime import PrecisionHint
 from resx.card.signature import Signature
 from resx.export.checks import parity
 from resx.export.checks.accuracy import right_answers
@@ -26,7 +27,7 @@ from resx.export.checks.row_independence import (
 from resx.export.options import ExportOptions
 from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import LoadedSource
-from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.runtimes.model_file import CpuModel, open_file
 
 Exportable: TypeAlias = LoadedSource | LoadedFile
 """What an export begins with: both can be checked, asked, folded and written."""
@@ -56,6 +57,23 @@ class Reference:
         """Of the file."""
         return self.options.tolerance_for(self.source.num_layers)
 
+    @property
+    def _step(self) -> str:
+        """What the check of the finished file is called: by the runtime, where that decides what it computes in."""
+        if self.options.runtime == "onnxruntime":
+            return "onnx"
+        return f"OpenVINO {self.options.precision}"
+
+    def open(self, path: Path, precision_hint: PrecisionHint | None = None) -> CpuModel:
+        """Open a file that was made of the source in the runtime that is to serve it.
+
+        Args:
+            path: of the file.
+            precision_hint: other than the finished file's.
+        """
+        options = self.options
+        return open_file(path, options.runtime, precision_hint or options.combination.precision_hint)
+
     def require_network(self, step: str, network: Exportable) -> list[Parity]:
         """Hold a network that was made of the source to fp32's bound; no step where nothing is to be verified.
 
@@ -73,7 +91,7 @@ class Reference:
         Raises:
             ParityError: the file computes something else, or a row's answer is not its own.
         """
-        session = OnnxRuntimeModel(path)
+        session = self.open(path, "f32")
         self._require_own_answers(session, path, BOUNDS[self.source.computes_in])
         if not self.answers:
             return []
@@ -83,13 +101,14 @@ class Reference:
 
     def measure(self, path: Path) -> Parity:
         """Compare a file, in a fresh session, with the source."""
-        session = OnnxRuntimeModel(path)
+        session = self.open(path)
         answers = [session(self.signature.as_input(batch)) for batch in self.batches]
         classes = self.source.real.classes if self.options.precision == "int8" else None
-        found = parity.compare("onnx", self.answers, answers, self.tolerance, classes=classes)
+        step = self._step
+        found = parity.compare(step, self.answers, answers, self.tolerance, classes=classes)
         if found.passed or self.options.has_own_tolerance or self.options.precision not in ("fp16", "bf16"):
             return found
-        return parity.compare("onnx", self.answers, answers, self._tolerance_of_rounding(), classes=classes)
+        return parity.compare(step, self.answers, answers, self._tolerance_of_rounding(), classes=classes)
 
     def _tolerance_of_rounding(self) -> Tolerance:
         """Return the tolerance, wider where rounding alone does more to this network than to others."""
@@ -106,7 +125,7 @@ class Reference:
         Raises:
             ParityError: it misses a bound, loses accuracy, or a row's answer is not its own.
         """
-        session = OnnxRuntimeModel(path)
+        session = self.open(path)
         self._require_own_answers(session, path, max(BOUNDS[self.options.precision], BOUNDS[self.source.computes_in]))
         if not self.answers:
             return []
@@ -126,13 +145,13 @@ class Reference:
         """Return what the output of a file is, by its graph and its answers to the rows."""
         from resx.runtimes.onnx_reader import read_model
 
-        session = OnnxRuntimeModel(path)
+        session = self.open(path)
         size = self.signature.batch or 1
         rows = np.resize(self.rows, (-(-len(self.rows) // size) * size, *self.rows.shape[1:]))
         answers = [session(self.signature.as_input(rows[start : start + size])) for start in range(0, len(rows), size)]
         return kind_of_answers(np.concatenate(answers), squashed=is_squashed(read_model(path)))
 
-    def _require_own_answers(self, session: OnnxRuntimeModel, path: Path, bound: float) -> None:
+    def _require_own_answers(self, session: CpuModel, path: Path, bound: float) -> None:
         subject = Subject(
             ask=session,
             name=self.name,

@@ -16,11 +16,14 @@ from resx._version import __version__
 from resx.card.card import Accelerator, Card
 from resx.card.kinds import CalibrationMethod, InputType, Precision, Target
 from resx.card.origin import SourceArguments
+from resx.card.runtime import RuntimeName
 from resx.card.signature import require_values
 from resx.errors import UsageError
+from resx.export.combinations import Combination
 from resx.files.listing import list_files
 from resx.files.reading import read_text
 from resx.files.staging import sha256_of
+from resx.machine import instruction_set
 from resx.values import FrozenModel
 from resx.zoo.catalog import kind_of, module_of
 
@@ -28,7 +31,8 @@ if TYPE_CHECKING:
     from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
 
-_TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "scikit-learn")
+_TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy",
+          "scikit-learn")  # fmt: skip
 CODE = ("zoo", "data", "training", "card", "runtimes", "export")
 """The rooms that an export is made by."""
 NAMED_WEIGHTS = ("none", "imagenet")
@@ -43,6 +47,7 @@ class ExportRequest(FrozenModel):
     source: SourceArguments
     precision: Precision = "fp32"
     target: Target
+    runtime: RuntimeName = "onnxruntime"
     accelerator: Accelerator | None = None
     input_type: InputType | None = None
     """None: uint8, or what a third-party file takes."""
@@ -55,6 +60,17 @@ class ExportRequest(FrozenModel):
     calibrate_method: CalibrationMethod = "entropy"
     keep_fp32: tuple[str, ...] = ()
 
+    @property
+    def combination(self) -> Combination:
+        """How the file is computed.
+
+        Raises:
+            UsageError: what was asked for does not go together.
+        """
+        return Combination(
+            runtime=self.runtime, precision=self.precision, target=self.target, accelerator=self.accelerator
+        )
+
 
 def request_of(card: Card, source: SourceArguments) -> ExportRequest:
     """Return the request that led to a version; `source` is what its card names (`card.named_source`)."""
@@ -65,6 +81,7 @@ def request_of(card: Card, source: SourceArguments) -> ExportRequest:
         source=source,
         precision=precision,
         target=card.target,
+        runtime=card.runtime_name,
         accelerator=card.accelerator,
         input_type=card.input,
         max_batch_size=card.max_batch_size,
@@ -141,7 +158,7 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
         require_data(request.calibrate, has_own_data=is_run)
     on_step(f"build {arguments.source}")
     source = load_named(arguments)
-    source.require_convertible(request.precision)
+    source.require_convertible(request.combination.file_precision)
     if request.precision == "int8":
         require_data(request.calibrate, has_own_data=is_run)
     signature = source.description.signature_with(request.input_type or "uint8")
@@ -166,6 +183,7 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
     return source, ExportOptions(
         precision=request.precision,
         target=request.target,
+        runtime=request.runtime,
         accelerator=request.accelerator,
         int8=int8,
         input_type=request.input_type or signature.input_type,
@@ -180,13 +198,16 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
 def key_of(request: ExportRequest) -> str | None:
     """Return the SHA-256 over the request, the bytes it names and the tools; equal keys give equal files.
 
+    The processor's instruction set is part of it: parity was measured on that one.
+
     None where the bytes cannot be known: a function of the user's, a run whose data lie in folders.
     """
     contents = _contents(request)
     if contents is None:
         return None
     tools = {name: version for name in _TOOLS if (version := _version_of(name))}
-    parts = [request.model_dump_json(), __version__, code_sha256(), *contents, *(f"{k} {v}" for k, v in tools.items())]
+    made_with = [__version__, code_sha256(), instruction_set(), *(f"{name} {tool}" for name, tool in tools.items())]
+    parts = [request.model_dump_json(), *made_with, *contents]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -16,6 +16,7 @@ from resx.card.kinds import OUTPUT_KINDS, OutputKind
 from resx.errors import ResxError, UsageError, reason_of
 from resx.files.reading import read_bounded
 from resx.names import LABEL_RULE, is_label
+from resx.repository.openvino_backend import add_openvino
 from resx.repository.tensorrt_accelerator import add_tensorrt
 from resx.text import one_line
 
@@ -29,8 +30,9 @@ RANDOM = "random"
 """Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
 MAX_CONFIG_BYTES = 4 * 2**20
-_ORDER = ("name", "platform", "backend", "max_batch_size", "input", "output", "instance_group", "optimization",
-          "dynamic_batching", "version_policy", "model_warmup", "response_cache", "ensemble_scheduling")  # fmt: skip
+_ORDER = ("name", "platform", "backend", "default_model_filename", "max_batch_size", "input", "output",
+          "instance_group", "optimization", "dynamic_batching", "version_policy", "model_warmup", "response_cache",
+          "ensemble_scheduling")  # fmt: skip
 """How people read a configuration; fields that are not named follow, in the order of their numbers."""
 _LINE = 110
 DATA_TYPES = {"uint8": "TYPE_UINT8", "float32": "TYPE_FP32"}
@@ -103,7 +105,8 @@ def config_message(card: Card, options: ServingOptions) -> Any:
         parameters[OUTPUT_KIND] = signature.output_kind
     if card.source.is_random:
         parameters["resx.weights"] = RANDOM
-    if options.threads:
+    is_openvino = card.runtime_name == "openvino"
+    if options.threads and not is_openvino:
         parameters["intra_op_thread_count"] = str(options.threads)
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
     fixed = () if signature.batch is None else (signature.batch,)
@@ -118,8 +121,11 @@ def config_message(card: Card, options: ServingOptions) -> Any:
         dims=(*fixed, *signature.output_dims),
         label_filename=LABELS_FILE,
     )
-    on_gpu = card.engine is not None or card.accelerator is not None
-    message.instance_group.add(count=options.instances, kind="KIND_GPU" if on_gpu else "KIND_AUTO")
+    if is_openvino:
+        add_openvino(message, card, instances=options.instances, threads=options.threads)
+    else:
+        on_gpu = card.engine is not None or card.accelerator is not None
+        message.instance_group.add(count=options.instances, kind="KIND_GPU" if on_gpu else "KIND_AUTO")
     if not fixed:
         _add_batching(message, card, options)
     if card.accelerator is not None:
@@ -196,6 +202,8 @@ def _placement(card: Card) -> tuple[str, ...]:
     engine = card.engine
     if card.accelerator is not None:
         return ("TensorRT computes it inside onnxruntime, on a GPU alone; the first load builds its engine.",)
+    if card.runtime_name == "openvino":
+        return ("OpenVINO computes it, on the CPU; docs/openvino.md has what each parameter is for.",)
     if engine is None:
         return ("KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.",)
     capabilities = ", ".join(engine.compute_capabilities) or "any that TensorRT for RTX is portable to"

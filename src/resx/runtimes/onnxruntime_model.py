@@ -11,9 +11,10 @@ import numpy.typing as npt
 import onnx
 
 from resx.card.kinds import Target
-from resx.errors import ExportError, MissingCapability, ParityError, first_line
+from resx.errors import ExportError, MissingCapability, first_line
 from resx.machine import usable_cores
 from resx.runtimes import onnx_reader
+from resx.runtimes.answers import rows_of
 
 try:
     import onnxruntime
@@ -115,10 +116,6 @@ def require_bf16() -> None:
         ) from error
 
 
-class RowsChanged(ParityError):  # noqa: N818 - named after what happened
-    """A model gave more or fewer rows than it was asked for."""
-
-
 class OnnxRuntimeModel:
     """A model file in an onnxruntime session of its own."""
 
@@ -148,13 +145,7 @@ class OnnxRuntimeModel:
             ExportError: onnxruntime fails on the input.
             RowsChanged: the answer has another number of rows.
         """
-        answer = self.tensor(images_NCHW)
-        if answer.ndim == 0 or len(answer) != len(images_NCHW):
-            raise RowsChanged(
-                f"{self._path}: gives {list(answer.shape)} for a batch of {len(images_NCHW)}; each image must have a "
-                "row of its own"
-            )
-        return answer.reshape(len(answer), -1).astype(np.float32, copy=False)
+        return rows_of(self.tensor(images_NCHW), len(images_NCHW), self._path)
 
     def tensor(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return the output as the file gives it.

@@ -29,7 +29,8 @@ from resx.errors import UsageError
 from resx.machine import usable_cores
 
 if TYPE_CHECKING:
-    from resx.card.kinds import Target
+    from resx.card.kinds import Precision, Target
+    from resx.card.runtime import RuntimeName
     from resx.repository.config_pbtxt import ServingOptions
 
 
@@ -71,6 +72,7 @@ def export(
 
     Examples: resx export densenet169 --fp16; resx export runs/digits --int8; resx export runs/digits --pareto 3
     """
+    from resx.export.combinations import require_computable
     from resx.export.request import ExportRequest
     from resx.repository.versions import Repository
     from resx.zoo.catalog import kind_of, names_onnx_file
@@ -95,15 +97,18 @@ def export(
     if not source:
         raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
     published, model_name = Repository(repository), name or _default_name(source, kind_of(source))
+    target = _target(as_file)
+    runtime = _runtime(as_file, precision, target)
     if pareto is None:
-        export_formats.require_free_target(as_file, published, model_name)
+        export_formats.require_free_target(as_file, published, model_name, runtime)
     else:
-        depth_family.require_sensible(pareto, source, as_file.format())
+        depth_family.require_sensible(pareto, source, as_file.format(), runtime)
         require_own_source(typed, source)
     request = ExportRequest(
         source=from_source.arguments(source, seed=seed),
         precision=precision,
-        target=_target(as_file),
+        target=target,
+        runtime=runtime,
         accelerator=as_file.accelerated_by(),
         input_type=in_precision.input(),
         max_batch_size=as_file.largest_batch(served.max_batch),
@@ -115,6 +120,7 @@ def export(
         calibrate_method=in_precision.method(),
         keep_fp32=tuple(in_precision.keep_fp32 or ()),
     )
+    require_computable(request.combination)
     job = export_formats.ExportJob(
         request=request,
         format=as_file,
@@ -155,9 +161,19 @@ def _target(as_file: FormatOptions) -> Target:
         return choose("--target", as_file.target, TARGETS)
     if as_file.accelerator or as_file.file_format != "onnx":
         return "gpu"
+    if as_file.runtime == "openvino":
+        return "cpu"
     from resx.runtimes.onnxruntime_model import default_target
 
     return default_target()
+
+
+def _runtime(as_file: FormatOptions, precision: Precision, target: Target) -> RuntimeName:
+    """Return what computes the file on the CPU: as typed, or what is usual."""
+    from resx.card.runtime import RUNTIMES
+    from resx.export.combinations import usual_runtime
+
+    return choose("--runtime", as_file.runtime, RUNTIMES) if as_file.runtime else usual_runtime(precision, target)
 
 
 def _reproduce(path: Path, typed: Mapping[str, str], out: Output, allowed_code: list[str]) -> None:

@@ -32,8 +32,8 @@ _MEANINGLESS: Mapping[Format, tuple[str, ...]] = {
         "compute_capability", "batch_min", "batch_opt", "batch_max", "workspace_mib", "timing_cache", "tf32",
         "builder_level", "emit_script", "output", "plan", "publish",
     ),
-    "tensorrt": ("compute_capability", "output", "publish"),
-    "tensorrt-rtx": ("timing_cache", "emit_script", "plan"),
+    "tensorrt": ("runtime", "compute_capability", "output", "publish"),
+    "tensorrt-rtx": ("runtime", "timing_cache", "emit_script", "plan"),
 }  # fmt: skip
 
 FormatName: TypeAlias = Annotated[
@@ -45,6 +45,14 @@ FormatName: TypeAlias = Annotated[
     ),
 ]
 Target: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="Optimize for cpu or gpu. Default: detect.")]
+RuntimeOption: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        "--runtime",
+        metavar="NAME",
+        help="What computes the file: onnxruntime or openvino. Default: onnxruntime; for --bf16 on the CPU openvino.",
+    ),
+]
 AcceleratorName: TypeAlias = Annotated[
     str,
     _option(
@@ -114,6 +122,7 @@ class FormatOptions:
 
     file_format: FormatName = "onnx"
     target: Target = ""
+    runtime: RuntimeOption = ""
     accelerator: AcceleratorName = ""
     compute_capability: ComputeCapability = ""
     batch_min: BatchMin = 0

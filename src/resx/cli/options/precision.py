@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _option = partial(typer.Option, rich_help_panel="Precision")
 
 Fp16: TypeAlias = Annotated[bool, _option("--fp16", metavar="", help="Store and compute in half precision.")]
-Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Store and compute in bfloat16.")]
+Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Compute in bfloat16; on the CPU by OpenVINO.")]
 Int8: TypeAlias = Annotated[
     bool, _option("--int8", metavar="", help="Compute on 8-bit integers; calibrates on real images.")
 ]

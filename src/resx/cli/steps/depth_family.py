@@ -15,6 +15,7 @@ from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.analysis.shrink.depth_family import DepthFamily
+    from resx.card.runtime import RuntimeName
     from resx.data.dataset import DataSet
     from resx.export.request import ExportRequest
     from resx.repository.versions import Repository
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from resx.serving.deployment.deploy import Manner
 
 
-def require_sensible(count: int, source: str, file_format: str) -> None:
+def require_sensible(count: int, source: str, file_format: str, runtime: RuntimeName) -> None:
     """Refuse what a family cannot be made of, before anything heavy is imported.
 
     Raises:
@@ -35,6 +36,11 @@ def require_sensible(count: int, source: str, file_format: str) -> None:
     if file_format != "onnx":
         raise UsageError(
             f"--pareto: chooses by latency in onnxruntime, and --format {file_format} runs elsewhere; export "
+            "the runs of `resx shrink --pareto` one by one"
+        )
+    if runtime != "onnxruntime":
+        raise UsageError(
+            f"--pareto: chooses by latency in onnxruntime, and {runtime} would compute the members; export "
             "the runs of `resx shrink --pareto` one by one"
         )
 

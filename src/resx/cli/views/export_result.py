@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resx.cli.views.version_card import accelerated, headline, normalization, proof
+from resx.cli.views.version_card import accelerated, headline, normalization, proof, runtime_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,9 @@ def exported_as_json(
     """Return what `--json` prints of an export; `kept` says that an earlier export of the same made it."""
     return {
         "name": name, "version": version, "folder": str(file.parent), "precision": card.precision,
-        "target": card.target, "accelerator": card.accelerator, "operators_before": card.operators_before,
+        "target": card.target, "accelerator": card.accelerator,
+        "runtime": card.runtime.model_dump(mode="json") if card.runtime else None,
+        "operators_before": card.operators_before,
         "operators_after": card.operators_after,
         "not_fused": card.not_fused,
         "quantisation": card.quantisation.model_dump(mode="json") if card.quantisation else None,
@@ -69,11 +71,16 @@ def _some(names: tuple[str, ...]) -> str:
     return ", ".join(names[:_SHOWN]) + more
 
 
+def computed_by(card: Card) -> str:
+    """Return what OpenVINO computes the file in; empty where onnxruntime computes it as the file says."""
+    return f"computed by {runtime_text(card)}" if card.runtime_name == "openvino" else ""
+
+
 def remarks(card: Card) -> list[str]:
     """Return what a person should know of the engine, a line each."""
     engine = card.engine
     if engine is None:
-        return [text] if (text := accelerated(card)) else []
+        return [text for text in (accelerated(card), computed_by(card)) if text]
     targets = ", ".join(engine.compute_capabilities) or "every GPU that TensorRT-RTX is portable to"
     precisions = engine.engine_precisions or engine.network_precisions
     counts = ", ".join(f"{number} {precision}" for precision, number in precisions.items())

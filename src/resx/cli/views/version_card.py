@@ -24,12 +24,23 @@ def headline(console: Console, card: Card, file: Path) -> None:
     small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
     small = f"quantized before: {card.quantised_before.text}" if card.quantised_before else small
     by = f" by {_ACCELERATORS[card.accelerator]}" if card.accelerator else ""
+    by = " by OpenVINO" if card.runtime_name == "openvino" else by
     console.print(
         f"{file.parent}: {card.precision} for the {card.target}{by}, {file.stat().st_size / 1e6:.1f} MB, "
         f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, weights {card.source.weights}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def runtime_text(card: Card) -> str:
+    """Return what computes the file on the CPU and where it was verified; empty for older cards and engines."""
+    runtime = card.runtime
+    if runtime is None:
+        return ""
+    counts = ", ".join(f"{number} {precision}" for precision, number in runtime.layer_precisions.items())
+    computing = f" in {runtime.precision_hint} ({counts} convolutions and matrix products)" if counts else ""
+    return f"{runtime.name} {runtime.version}{computing}, verified on {runtime.instruction_set}"
 
 
 def accelerated(card: Card) -> str:
@@ -121,6 +132,7 @@ def version(console: Console, card: Card, file: Path, versions: list[int]) -> No
         "normalisation": normalization(card)
         or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
         f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
+        "runtime": runtime_text(card),
         "family": _family(card.family) if card.family else "",
         "opset": str(card.opset),
         "verified on": card.verified_on,

@@ -26,7 +26,8 @@ from onnx import ModelProto
 from resx.card.kinds import Precision
 from resx.card.signature import Signature
 from resx.errors import ExportError, ParityError
-from resx.runtimes.onnxruntime_model import RowsChanged, session_with_outputs
+from resx.runtimes.answers import RowsChanged
+from resx.runtimes.onnxruntime_model import session_with_outputs
 
 Array: TypeAlias = npt.NDArray[Any]
 Ask: TypeAlias = Callable[[Array], Array]

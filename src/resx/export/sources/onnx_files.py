@@ -33,7 +33,8 @@ from resx.export.sources import onnx_interface, onnx_rewriting
 from resx.export.sources.onnx_interface import Side
 from resx.files.staging import sha256_of
 from resx.runtimes import onnx_reader
-from resx.runtimes.onnxruntime_model import OnnxRuntimeModel, RowsChanged
+from resx.runtimes.answers import RowsChanged
+from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 
 _WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 

@@ -73,7 +73,14 @@ def export_engine(
         card = card.model_copy(update={"num_weights": num_weights, "fp16_share": num_half / num_weights})
     path = folder / cards.ENGINE_FILES[built.facts.builder]
     path.write_bytes(built.plan)
-    card = card.model_copy(update={"engine": built.facts, "files": {path.name: sha256_of(path)}, "gpu_parity": None})
+    card = card.model_copy(
+        update={
+            "engine": built.facts,
+            "files": {path.name: sha256_of(path)},
+            "gpu_parity": None,
+            "runtime": None,
+        }
+    )
     if _runs_here(trt, built.facts):
         on_step("run the engine")
         session = TensorRTModel(path, trt)

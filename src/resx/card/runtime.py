@@ -1,0 +1,30 @@
+"""What computes a version's file on the CPU, and on which processor it was seen to do so."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from resx.card.kinds import Count
+from resx.values import FrozenModel
+
+RuntimeName: TypeAlias = Literal["onnxruntime", "openvino"]
+
+RUNTIMES: tuple[RuntimeName, ...] = ("onnxruntime", "openvino")
+
+PrecisionHint: TypeAlias = Literal["f32", "bf16"]
+"""OpenVINO's words for what it computes floating-point layers in, whatever precision the file stores."""
+
+
+class Runtime(FrozenModel):
+    """The runtime that a file was verified in, and that serves it."""
+
+    name: RuntimeName
+    version: str
+    precision_hint: PrecisionHint | None = None
+    """What OpenVINO is asked to compute in; None for onnxruntime, which computes in what the file says."""
+    instruction_set: str
+    """Of the processor that it was verified on, such as `avx512_bf16`; others may round otherwise."""
+    layer_precisions: dict[str, Count] = Field(default_factory=dict)
+    """Convolutions and matrix products, counted by what they compute in; empty where the runtime does not say."""
