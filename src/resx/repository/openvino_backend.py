@@ -26,6 +26,7 @@ from resx.card.runtime import PrecisionHint
 
 NAME = "openvino"
 PRECISION, _HINT_BF16, THREADS = "INFERENCE_PRECISION_HINT", "HINT_BF16", "INFERENCE_NUM_THREADS"
+STREAMS = "NUM_STREAMS"
 
 
 def add_openvino(message: Any, card: Card, *, instances: int, threads: int) -> None:
@@ -42,7 +43,7 @@ def add_openvino(message: Any, card: Card, *, instances: int, threads: int) -> N
     message.instance_group.add(count=instances, kind="KIND_CPU")
     parameters = {
         "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": str(instances),
+        STREAMS: str(instances),
         "ENABLE_CPU_PINNING": "NO",
         "CPU_DENORMALS_OPTIMIZATION": "YES",
     }

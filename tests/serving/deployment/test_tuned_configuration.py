@@ -53,7 +53,8 @@ def test_a_setting_survives_config_pbtxt(repository: Repository, spinning: bool,
     path = repository.root / "m" / CONFIG_FILE
     put_parameters(repository, **{SPINNING: "1", SPIN_DURATION: "7"})
     message = config_pbtxt.read(path)
-    setting = Setting(version=1, instances=2, threads=3, spinning=spinning, spin_us=spin_us, max_batch=4, delay_us=9)
+    split = {"instances": 2, "threads": 3, "spinning": spinning, "spin_us": spin_us}
+    setting = Setting(version=1, precision="fp32", max_batch=4, delay_us=9, **split)  # type: ignore[arg-type]
     edit(message, setting)
     path.write_text(config_pbtxt.text(message))
     assert setting_of(repository, "m", 1) == setting

@@ -52,6 +52,6 @@ def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
 
 
 def _short(setting: Setting, tuning: Tuning) -> str:
-    several = len({trial.setting.version for trial in tuning.trials}) > 1
-    version = f"v{setting.version}, " if several else ""
+    several = len({trial.setting.file_text for trial in tuning.trials}) > 1
+    version = f"{setting.file_text}, " if several else ""
     return f"{version}{setting.threads_text}, batch {setting.max_batch or 'fixed'}, {setting.delay_us} us"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resx.bench.loadgen import ScenarioResult
     from resx.bench.results.gpu_sampling import GpuUse
     from resx.bench.results.result import BenchResult, Measurement, Ratio
+    from resx.bench.results.server_use import ServerUse
 
 COLUMNS = ["load", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed",
            "queue ms", "compute ms", "mean batch", "client ms"]  # fmt: skip
@@ -103,6 +104,13 @@ def _remarks(result: BenchResult) -> Iterator[str]:
         yield text if everywhere else f"{', '.join(dict.fromkeys(titles))}: {text}"
     for measured in result.measurements:
         yield from (f"{measured.title}: {gpu_line(gpu)}" for gpu in measured.gpus or ())
+        if measured.server_use is not None:
+            yield f"{_named(measured, result)}: {server_use_text(measured.server_use)}"
+    yield from dict.fromkeys(
+        f"memory and CPU time: unknown, as {measured.server_use_missing}"
+        for measured in result.measurements
+        if measured.server_use_missing
+    )
     checked = sum(measured.answers.checked for measured in result.measurements)
     if checked and not any(measured.answers.wrong for measured in result.measurements):
         yield f"{checked} sampled answers are as {result.measurements[0].answers.reference} say"
@@ -131,6 +139,19 @@ def gpu_line(gpu: GpuUse) -> str:
     return f"GPU {gpu.name}: {', '.join(filter(None, parts))}; from {SOURCES[gpu.source]}"
 
 
+def server_use_text(use: ServerUse) -> str:
+    """Return what a server took of its machine during a load."""
+    per_request = "" if use.cpu_ms_per_request is None else f"{use.cpu_ms_per_request:.2f} ms of CPU per request, "
+    shared = "" if use.pss_bytes is None else f" (RSS {use.rss_bytes / 1e6:.0f} MB)"
+    processes = f"{use.num_processes} process{'es' if use.num_processes > 1 else ''}"
+    return f"server: {per_request}{use.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
+
+
+def _named(measured: Measurement, result: BenchResult) -> str:
+    several = len({other.target for other in result.measurements}) > 1
+    return f"{measured.target}, {measured.title}" if several else measured.title
+
+
 def memory_text(used_bytes: float, total_bytes: int | None) -> str:
     """Return a GPU's memory in use."""
     return f"{used_bytes / 1e9:.1f}{f' of {total_bytes / 1e9:.1f}' if total_bytes else ''} GB"
@@ -155,8 +176,16 @@ def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
     )
     return (
         f"{slo['asked']} holds up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
-        f"{slo['share_of_capacity']:.0%} of the closed loop's {slo['capacity_per_s']:.4g}/s{more}"
+        f"{slo['share_of_capacity']:.0%} of the closed loop's {_closed_loop_text(slo)}{more}"
     )
+
+
+def _closed_loop_text(slo: dict[str, float | str | bool | None]) -> str:
+    """Return the closed loop's rate before and after a search; results of older versions have the first alone."""
+    before, after, wandered = (slo.get(key) for key in ("capacity_per_s", "capacity_after_per_s", "wandered"))
+    if not isinstance(after, float) or not isinstance(wandered, float):
+        return f"{before:.4g}/s"
+    return f"{before:.4g}/s before and {after:.4g}/s after (the machine wandered by {wandered:+.0%})"
 
 
 def show_scenario(out: Output, result: ScenarioResult) -> None:
