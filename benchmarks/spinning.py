@@ -36,7 +36,7 @@ from resx.repository import config_pbtxt
 from resx.repository.config_pbtxt import CONFIG_FILE, ServingOptions
 from resx.repository.publishing import export_into
 from resx.repository.versions import Repository
-from resx.serving.embedded.backends.onnxruntime.session_settings import SPIN_DURATION, SPINNING
+from resx.serving.embedded.backends.config_values import SPIN_DURATION, SPINNING
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor.detaching import serve_detached, stop

@@ -17,7 +17,7 @@ from resx.machine import usable_cores
 from resx.repository.versions import Published, Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.embedded.backend_session import load_session, served_config
-from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
+from resx.serving.embedded.backends.config_values import num_instances
 from tests.support.backend_alone import rows
 from tests.support.fake_gpu import FakeCuda, FakeTensorRT, sum_and_half
 from tests.support.tiny_models import publish_tiny

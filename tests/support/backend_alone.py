@@ -13,7 +13,8 @@ import pytest
 
 import resx.serving.embedded
 
-MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "onnxruntime" / "model.py"
+BACKENDS = Path(resx.serving.embedded.__file__).parent / "backends"
+MODEL = BACKENDS / "onnxruntime" / "model.py"
 
 
 class Tensor:

@@ -95,10 +95,23 @@ def quantised(path: Path, kind: str) -> Path:
     return _write(path, nodes, {"x": (float32, ["n", 3, 8, 8])}, {"y": (float32, ["n", 2])}, constants)
 
 
-def configure(model_folder: Path, kind: str, dims: Sequence[int], output: str = "FP32", output_dims: str = "3") -> None:
+def backend_lines(backend: str) -> str:
+    """Return the lines of config.pbtxt that say which backend computes `model.onnx`."""
+    file = 'default_model_filename: "model.onnx"\n' if backend == "openvino" else ""
+    return f'backend: "{backend}"\n{file}'
+
+
+def configure(
+    model_folder: Path,
+    kind: str,
+    dims: Sequence[int],
+    output: str = "FP32",
+    output_dims: str = "3",
+    backend: str = "onnxruntime",
+) -> None:
     """Write the config.pbtxt of a file from x to y, by Triton's names of their types."""
     (model_folder / "config.pbtxt").write_text(
-        f'name: "{model_folder.name}"\nbackend: "onnxruntime"\nmax_batch_size: 4\n'
+        f'name: "{model_folder.name}"\n{backend_lines(backend)}max_batch_size: 4\n'
         f'input [{{ name: "x" data_type: TYPE_{kind} dims: {[*dims]} }}]\n'
         f'output [{{ name: "y" data_type: TYPE_{output} dims: [{output_dims}] }}]\n'
     )

@@ -20,6 +20,8 @@ class RunningTriton:
     """The embedded server and the repository that it serves."""
 
     repository: Repository
+    backend: str = "onnxruntime"
+    """That computes what a test puts there without naming another."""
 
     @property
     def state(self) -> ServerState:

@@ -29,9 +29,9 @@ from resx.bench.subprocess_run import run_apart
 from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.gpus import Device
-from resx.serving.embedded.backend_session import open_version, served_config
-from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
-from resx.serving.embedded.engine_runtime import require_engine_runtime
+from resx.serving.embedded.backend_session import THREADS, backend_of, open_version, served_config
+from resx.serving.embedded.backends.config_values import num_instances
+from resx.serving.embedded.model_runtime import require_runtime
 from resx.serving.embedded.provider_engines import cache_environment
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
@@ -65,6 +65,10 @@ class InProcessRun:
             instances=self.instances,
             efficiency=served_images_per_s / self.images_per_s,
         )
+
+
+_DEVICES: dict[str, Device] = {"tensorrt": "gpu", "openvino": "cpu"}
+"""Of backends that compute on one alone."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,25 +114,25 @@ def measure_in_process(
         UsageError: the file does not take that batch, or config.pbtxt cannot be read.
         ResxError: the runtime refuses the file or fails; its own reason.
     """
-    if card.engine is not None:
-        require_engine_runtime(version_folder.parent, card, embedded=True, device=None)
-    elif importlib.util.find_spec("onnxruntime") is None:
-        raise MissingCapability("onnxruntime is not installed, so nothing runs in process; pip install 'resx[cpu]'")
+    require_runtime(version_folder.parent, card, embedded=True, device=None)
     _require(card, batch_size, instances, threads, duration_s, tensors)
     config = _config(version_folder.parent, instances, threads)
     if card.engine is not None:
         config["backend"] = card.engine.builder
+    backend = backend_of(config)
+    if backend == "onnxruntime" and importlib.util.find_spec("onnxruntime") is None:
+        raise MissingCapability("onnxruntime is not installed, so nothing runs in process; pip install 'resx[cpu]'")
     job = _Job(
         path=str(version_folder / card.model_file),
         config=config,
         instances=num_instances(config),
         duration_s=duration_s,
         tensors=tuple(np.ascontiguousarray(tensor) for tensor in tensors),
-        device="gpu" if card.engine else device,
-        backend="tensorrt" if card.engine else "onnxruntime",
+        device=_DEVICES.get(backend, device),
+        backend=backend,
     )
     most_s = _START_S + _BATCH_S * (len(tensors) + 2) + duration_s
-    runtime = "onnxruntime" if card.engine is None else card.engine.builder
+    runtime = backend if card.engine is None else card.engine.builder
     return run_apart(_compute, job, InProcessRun, f"{card.name}: {runtime} in process", most_s)
 
 
@@ -138,7 +142,9 @@ def _config(model_folder: Path, instances: int, threads: int) -> dict[str, Any]:
     if instances:
         config["instance_group"] = [{"count": instances}]
     if threads:
-        config.setdefault("parameters", {})["intra_op_thread_count"] = {"string_value": str(threads)}
+        parameters = config.setdefault("parameters", {})
+        for key, value in THREADS[backend_of(config)].items():
+            parameters[key] = {"string_value": value.format(threads)}
     return config
 
 

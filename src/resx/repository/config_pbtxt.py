@@ -16,7 +16,7 @@ from resx.card.kinds import OUTPUT_KINDS, OutputKind
 from resx.errors import ResxError, UsageError, reason_of
 from resx.files.reading import read_bounded
 from resx.names import LABEL_RULE, is_label
-from resx.repository.openvino_backend import add_openvino
+from resx.repository import openvino_backend
 from resx.repository.tensorrt_accelerator import add_tensorrt
 from resx.text import one_line
 
@@ -26,6 +26,8 @@ OUTPUT_KIND = "resx.output"
 """The parameter that says what the output is (`resx.card.output_kind`); absent for logits."""
 ENGINE_BACKENDS = frozenset({"tensorrt", "tensorrt_rtx"})
 """For engines; each is named after the package of NVIDIA's that builds and opens them."""
+OPENVINO = openvino_backend.NAME
+"""The backend of models that OpenVINO computes."""
 RANDOM = "random"
 """Value of the parameter resx.weights where nobody trained them; without it nothing is said of the weights."""
 AUTOMATIC = -1
@@ -122,7 +124,7 @@ def config_message(card: Card, options: ServingOptions) -> Any:
         label_filename=LABELS_FILE,
     )
     if is_openvino:
-        add_openvino(message, card, instances=options.instances, threads=options.threads)
+        openvino_backend.add_openvino(message, card, instances=options.instances, threads=options.threads)
     else:
         on_gpu = card.engine is not None or card.accelerator is not None
         message.instance_group.add(count=options.instances, kind="KIND_GPU" if on_gpu else "KIND_AUTO")
@@ -163,6 +165,11 @@ def engine_backend_of(message: Any) -> str:
     """Return the backend of a configuration whose model is an engine; empty for any other."""
     backend = str(message.backend) or ("tensorrt" if message.platform == "tensorrt_plan" else "")
     return backend if backend in ENGINE_BACKENDS else ""
+
+
+def runs_in_python(message: Any) -> bool:
+    """Say whether the embedded server computes a model of this configuration in Python, with `--native` too."""
+    return message.backend in ("python", OPENVINO) or bool(engine_backend_of(message))
 
 
 def instances_per_device(message: Any) -> int:

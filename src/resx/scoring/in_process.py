@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -17,17 +18,21 @@ from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.files.reading import MAX_TEXT_BYTES, read_bounded
 from resx.files.staging import sha256_of
 from resx.names import LABEL_RULE, is_label
+from resx.repository.config_pbtxt import OPENVINO
 from resx.repository.interface import Unexpected, interface_of
 from resx.repository.versions import Repository
+from resx.runtimes.openvino_package import load_openvino
 from resx.scoring.rows import Model
 from resx.serving.client.image_queries import preparation_for
 from resx.serving.client.server_errors import WrongAnswer
-from resx.serving.embedded.backend_session import load_session, served_config, this_process
-from resx.serving.embedded.backends.onnxruntime import session_settings
+from resx.serving.embedded.backend_session import backend_of, load_session, served_config, this_process
+from resx.serving.embedded.backends.config_values import num_instances
 from resx.text import one_line
 
 Device: TypeAlias = Literal["cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("cpu", "cuda")
+Run: TypeAlias = Callable[[list[str], dict[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
+"""An opened file: gives the outputs of these names for the inputs."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -43,7 +48,7 @@ class ModelFile:
     @property
     def instances(self) -> int:
         """Sessions that run at the same time."""
-        return session_settings.num_instances(self.config)
+        return num_instances(self.config)
 
 
 def find_model(repository: Repository, name: str, version: int | None) -> ModelFile:
@@ -51,18 +56,21 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
 
     Raises:
         UsageError: there is no such model or version, it takes no images, or its configuration cannot be used.
-        MissingCapability: it is an engine, or onnxruntime is not installed.
+        MissingCapability: it is an engine, or its runtime is not installed.
     """
     folder = repository.version_folder(name, version)
     config = {"max_batch_size": 0, **served_config(folder.parent)}
-    with _refusing(name):
-        path = Path(load_session().model_path(str(folder), config))
     if (folder / cards.FILE_NAME).is_file() and (card := cards.read_card(folder)).engine is not None:
         raise MissingCapability(f"{name}: its file is {card.model_file}, an engine; score it through --server")
+    if (backend := backend_of(config)) == "tensorrt":
+        raise MissingCapability(f"{name}: its file is an engine; score it through --server")
+    session = load_session(backend)
+    with _refusing(name):
+        path = Path(session.model_path(str(folder), config))
     if not (config.get("input") and config.get("output")):
-        session = open_session(path, config, "cpu", name)
+        _require_package(backend, "cpu")
         with _refusing(name):
-            load_session().complete(config, session)
+            session.file_interface.complete(config, *session.describe_file(str(path), config, this_process()))
     try:
         interface = interface_of(name, config)
     except Unexpected as error:
@@ -97,16 +105,57 @@ def load_onnxruntime(device: Device) -> Any:
     return onnxruntime
 
 
-def open_session(file: Path | bytes, config: dict[str, Any], device: Device, name: str) -> Any:
-    """Return onnxruntime's session over a file, or over its bytes, set up as the server would.
+def require_runtime(file: ModelFile, device: Device) -> None:
+    """Check that what computes a file is installed, and computes on the device.
 
     Raises:
-        MissingCapability: onnxruntime is not installed, or not the one for the device.
-        ResxError: onnxruntime refuses the file or the configuration.
+        UsageError: OpenVINO is to compute on a GPU.
+        MissingCapability: a package is missing, or not the one for the device.
     """
+    _require_package(backend_of(file.config), device)
+
+
+def _require_package(backend: str, device: Device) -> None:
+    if backend != OPENVINO:
+        load_onnxruntime(device)
+        return
+    if device != "cpu":
+        raise UsageError(f"--device {device}: OpenVINO computes this model, on the CPU; leave the option out")
+    load_openvino()
+
+
+def open_file(file: Path | bytes, config: dict[str, Any], device: Device, name: str) -> Run:
+    """Open a file, or its bytes, as the server would: in the runtime and under the options that config.pbtxt names.
+
+    Raises:
+        UsageError: OpenVINO is to compute on a GPU.
+        MissingCapability: the runtime is not installed, or not the one for the device.
+        ResxError: the runtime refuses the file or the configuration.
+    """
+    backend = backend_of(config)
+    _require_package(backend, device)
+    return _open_openvino(file, config, name) if backend == OPENVINO else _open_onnxruntime(file, config, device, name)
+
+
+def _open_openvino(file: Path | bytes, config: dict[str, Any], name: str) -> Run:
+    session = load_session(OPENVINO)
+    with contextlib.ExitStack() as kept:
+        if isinstance(file, bytes):
+            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="resx-"))
+            file, content = Path(folder) / (config.get("default_model_filename") or session.MODEL_FILE), file
+            file.write_bytes(content)
+        try:
+            opened = session.open_model(str(file), config, this_process())
+        except Exception as error:
+            raise ResxError(f"{name}: OpenVINO cannot open it: {first_line(error)}") from error
+    return lambda names, inputs: opened.run(names, inputs, opened.options)
+
+
+def _open_onnxruntime(file: Path | bytes, config: dict[str, Any], device: Device, name: str) -> Run:
     onnxruntime, provider = load_onnxruntime(device), PROVIDERS[device]
+    settings = load_session().session_settings
     try:
-        options = session_settings.session_options(config, this_process())
+        options, run_options = settings.session_options(config, this_process()), settings.run_options(config)
         session = onnxruntime.InferenceSession(
             file if isinstance(file, bytes) else str(file), options, providers=[provider]
         )
@@ -116,7 +165,7 @@ def open_session(file: Path | bytes, config: dict[str, Any], device: Device, nam
         raise MissingCapability(
             f"--device {device}: onnxruntime cannot use it here; `resx doctor` says what is missing"
         )
-    return session
+    return lambda names, inputs: session.run(names, inputs, run_options)
 
 
 class Sessions:
@@ -128,30 +177,29 @@ class Sessions:
         """Open them.
 
         Raises:
-            ResxError: as `open_session`.
+            ResxError: as `open_file`.
         """
         self._name = model.name
+        self._runtime = "OpenVINO" if backend_of(config) == OPENVINO else "onnxruntime"
         self._output, self._input = model.interface.output_name, model.interface.input_name
-        with _refusing(model.name):
-            self._options = session_settings.run_options(config)
-        self._free = [open_session(file, config, device, model.name) for _ in range(instances)]
+        self._free = [open_file(file, config, device, model.name) for _ in range(instances)]
         self._available = threading.Semaphore(instances)
 
     def __call__(self, x: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         """Return the answer [N, classes] to a batch; further axes are flattened.
 
         Raises:
-            ResxError: onnxruntime fails.
+            ResxError: the runtime fails.
             WrongAnswer: there is not a row for each image.
         """
         with self._available:
-            session = self._free.pop()
+            run = self._free.pop()
             try:
-                answer = session.run([self._output], {self._input: x}, self._options)[0]
+                answer = run([self._output], {self._input: x})[0]
             except Exception as error:
-                raise ResxError(f"{self._name}: onnxruntime cannot run it: {first_line(error)}") from error
+                raise ResxError(f"{self._name}: {self._runtime} cannot run it: {first_line(error)}") from error
             finally:
-                self._free.append(session)
+                self._free.append(run)
         answer = np.asarray(answer)
         if answer.ndim == 0 or len(answer) != len(x):
             raise WrongAnswer(f"{self._name} answered {len(x)} images with a tensor {list(answer.shape)}")

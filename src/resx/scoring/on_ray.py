@@ -30,6 +30,7 @@ from resx.scoring.run import OnRows, Scored
 from resx.scoring.sources.source import ImageSource
 from resx.scoring.stream import score_rows, workers_for
 from resx.serving.client.loopback import grpc_options
+from resx.serving.embedded.backend_session import THREADS, backend_of
 from resx.streams import silence_descriptor
 
 if TYPE_CHECKING:
@@ -190,7 +191,8 @@ class Scorer:
         task = self._task
         if task.probe is not None:
             _require_readable(task.probe)
-        alone = {"intra_op_thread_count": {"string_value": str(task.pool.cpus)}}
+        threads = THREADS[backend_of(task.config)]
+        alone = {key: {"string_value": value.format(task.pool.cpus)} for key, value in threads.items()}
         config = task.config | {"instance_group": [], "parameters": task.config.get("parameters", {}) | alone}
         return Sessions(ray.get(task.content), task.model, config, instances=1, device=task.pool.device)
 
@@ -200,8 +202,11 @@ def on_ray(file: ModelFile, pool: Pool, note: Callable[[str], None]) -> Iterator
     """Connect to the cluster, and let go of it at the end; what Ray prints meanwhile stays out of stdout.
 
     Raises:
-        MissingCapability: Ray is not installed, the cluster does not answer, or no node has room for an actor.
+        MissingCapability: Ray is not installed, the cluster does not answer, or no node has room for an actor; or the
+            model is two files, and actors get one.
     """
+    if file.path.suffix == ".xml":
+        raise MissingCapability(f"--ray: {file.path.name} needs its .bin, and actors get one file; leave --ray out")
     _require_answer(pool.address)
     with silence_descriptor(sys.stdout):
         with silence_descriptor(sys.stderr):

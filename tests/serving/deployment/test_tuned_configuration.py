@@ -10,7 +10,7 @@ from resx.repository import config_pbtxt
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
 from resx.serving.deployment.tuned_configuration import edit, setting_of
-from resx.serving.embedded.backends.onnxruntime.session_settings import SPIN_DURATION, SPIN_US, SPINNING
+from resx.serving.embedded.backends.config_values import SPIN_DURATION, SPIN_US, SPINNING
 from tests.support.tiny_models import publish_tiny
 
 

@@ -5,6 +5,7 @@ Python processes and the native backend have one contract, so every test runs on
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ def ask(triton: RunningTriton, name: str, *outputs: str, **inputs: np.ndarray) -
 
 
 def serve(triton: RunningTriton, name: str) -> None:
+    if triton.backend != "onnxruntime" and not (triton.repository.root / name / "config.pbtxt").exists():
+        put_config(triton, name, "")
     with triton.client() as client:
         assert not deploy(client, triton.repository, name).checked
 
@@ -52,7 +55,8 @@ def config_of(triton: RunningTriton, name: str) -> dict[str, Any]:
 
 
 def put_config(triton: RunningTriton, name: str, text: str) -> None:
-    (triton.repository.root / name / "config.pbtxt").write_text(text)
+    lines = onnx_files.backend_lines(triton.backend)
+    (triton.repository.root / name / "config.pbtxt").write_text(lines + text)
 
 
 def statistics(triton: RunningTriton, name: str, counted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
@@ -79,10 +83,13 @@ def native_triton(tmp_path_factory: pytest.TempPathFactory, state_folder: Path) 
     detaching.stop(repository)
 
 
-@pytest.fixture(params=["python", "native"])
+@pytest.fixture(params=["python", "native", "openvino"])
 def server(request: pytest.FixtureRequest) -> RunningTriton:
     """A server of each kind."""
-    running: RunningTriton = request.getfixturevalue("triton" if request.param == "python" else "native_triton")
+    running: RunningTriton = request.getfixturevalue("native_triton" if request.param == "native" else "triton")
+    if request.param == "openvino":
+        pytest.importorskip("openvino")
+        return replace(running, backend="openvino")
     return running
 
 
@@ -130,7 +137,7 @@ def test_what_config_says_is_kept_where_the_rest_is_completed(server: RunningTri
     put_config(
         server,
         "partly",
-        'backend: "onnxruntime"\nmax_batch_size: 6\noutput { name: "half" data_type: TYPE_FP32 dims: [ -1 ] }\n'
+        'max_batch_size: 6\noutput { name: "half" data_type: TYPE_FP32 dims: [ -1 ] }\n'
         "dynamic_batching { max_queue_delay_microseconds: 7 }\n",
     )
     serve(server, "partly")
@@ -143,7 +150,7 @@ def test_what_config_says_is_kept_where_the_rest_is_completed(server: RunningTri
 
 def test_a_batch_size_that_the_file_cannot_have_is_refused(server: RunningTriton, root: Path) -> None:
     onnx_files.identity(root / "unbatched" / "1" / "model.onnx", TensorProto.FLOAT, [2, 3])
-    put_config(server, "unbatched", 'backend: "onnxruntime"\nmax_batch_size: 8\n')
+    put_config(server, "unbatched", "max_batch_size: 8\n")
     with pytest.raises(ResxError, match="first axis of an input or output is fixed; write 0"):
         serve(server, "unbatched")
 
@@ -169,8 +176,8 @@ def test_every_numeric_type_comes_back_exactly(server: RunningTriton, root: Path
 def test_strings_are_refused_with_what_is_served(server: RunningTriton, root: Path, name: str) -> None:
     onnx_files.identity(root / name / "1" / "model.onnx", TensorProto.STRING, ["n", 1])
     if name != "words":
-        onnx_files.configure(root / name, "STRING", [1], output="STRING", output_dims="1")
-    with pytest.raises(ResxError, match=r"tensor\(string\); this backend serves tensor\(bool\)"):
+        onnx_files.configure(root / name, "STRING", [1], output="STRING", output_dims="1", backend=server.backend)
+    with pytest.raises(ResxError, match=r"x is a (tensor\()?string\)?; this backend serves (tensor\()?bool"):
         serve(server, name)
 
 
@@ -193,12 +200,14 @@ def test_requests_of_different_shapes_at_once_each_get_their_own_answer(server: 
 
 
 def test_one_requests_fault_does_not_fail_its_batch(server: RunningTriton, root: Path) -> None:
+    if server.backend == "openvino":
+        pytest.skip("OpenVINO answers 0 for an index out of bounds; `dropping` below shows the same for it")
     onnx_files.lookup(root / "table" / "1" / "model.onnx")
     put_config(
         server,
         "table",
         # A delay, so that good and bad requests meet in one batch.
-        'backend: "onnxruntime"\nmax_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n',
+        "max_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n",
     )
     serve(server, "table")
 
@@ -219,7 +228,7 @@ def test_an_answer_with_fewer_rows_is_that_requests_error_and_no_others(server: 
     put_config(
         server,
         "dropping",
-        'backend: "onnxruntime"\nmax_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n',
+        "max_batch_size: 64\ndynamic_batching { max_queue_delay_microseconds: 200000 }\n",
     )
     serve(server, "dropping")
 
@@ -252,8 +261,8 @@ model_warmup [ {
 def test_a_third_partys_warm_up_is_left_out_so_that_it_cannot_end_the_server(server: RunningTriton, root: Path) -> None:
     """Triton 2.51 ended by SIGSEGV on one failed warm-up in three."""
     # Zeros, which it is asked first, are left; of a batch of random bytes hardly ever every row.
-    onnx_files.rows_below(root / "warmed" / "1" / "model.onnx", 1e-38)
-    put_config(server, "warmed", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP + DIMS)
+    onnx_files.rows_below(root / "warmed" / "1" / "model.onnx", 1e-30)
+    put_config(server, "warmed", "max_batch_size: 4\n" + WARM_UP + DIMS)
     for _ in range(4):
         serve(server, "warmed")
         with server.client() as client:
@@ -264,9 +273,7 @@ def test_a_third_partys_warm_up_is_left_out_so_that_it_cannot_end_the_server(ser
 def test_a_warm_up_that_fails_is_the_models_fault_and_the_server_goes_on(server: RunningTriton, root: Path) -> None:
     """Loaded by hand, or with a card that somebody forged: nobody left it out."""
     onnx_files.rows_below(root / "forged" / "1" / "model.onnx", -1.0)
-    put_config(
-        server, "forged", 'backend: "onnxruntime"\nmax_batch_size: 4\n' + WARM_UP.replace("random", "zero") + DIMS
-    )
+    put_config(server, "forged", "max_batch_size: 4\n" + WARM_UP.replace("random", "zero") + DIMS)
     for _ in range(4):
         with (
             server.client() as client,
@@ -286,33 +293,46 @@ def require_same_server(server: RunningTriton) -> None:
     assert (state.server_pid, state.restarts) == (server.state.server_pid, 0)
 
 
+def parameter(key: str, value: str) -> str:
+    return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
+
+
 @pytest.mark.parametrize(
-    ("line", "reason"),
+    ("backend", "line", "reason"),
     [
-        ('parameters { key: "execution_mode" value { string_value: "2" } }', "execution_mode='2'.*give 0 or 1"),
+        ("onnxruntime", parameter("execution_mode", "2"), "execution_mode='2'.*give 0 or 1"),
         (
-            'parameters { key: "intra_op_thread_count" value { string_value: "-1" } }',
+            "onnxruntime", parameter("intra_op_thread_count", "-1"),
             r"intra_op_thread_count='-1'.*give 0 \(the default\) to 1024",
         ),
         (
-            'parameters { key: "memory.enable_memory_arena_shrinkage" value { string_value: "cpu:1" } }',
+            "onnxruntime", parameter("memory.enable_memory_arena_shrinkage", "cpu:1"),
             "shrinkage='cpu:1'.*give cpu:0",
         ),
         (
-            'parameters { key: "session.intra_op.spin_duration_us" value { string_value: "1e3" } }',
+            "onnxruntime", parameter("session.intra_op.spin_duration_us", "1e3"),
             "spin_duration_us='1e3'.*give 0 to 1000000",
         ),
-        ("optimization { graph { level: 5 } }", r"optimization.graph.level: 5.*give -1 \(basic\)"),
-        ('default_model_filename: "../1/model.onnx"', "leads out of its folder"),
-        ('default_model_filename: "other.onnx"', "other.onnx: no such file"),
-        ('output { name: "nope" data_type: TYPE_FP32 dims: [ 3 ] }', "output .*nope.*has"),
+        ("onnxruntime", "optimization { graph { level: 5 } }", r"optimization.graph.level: 5.*give -1 \(basic\)"),
+        ("onnxruntime", 'default_model_filename: "../1/model.onnx"', "leads out of its folder"),
+        ("onnxruntime", 'default_model_filename: "other.onnx"', "other.onnx: no such file"),
+        ("", 'output { name: "nope" data_type: TYPE_FP32 dims: [ 3 ] }', "output .*nope.*has"),
+        ("openvino", parameter("INFERENCE_NUM_THREADS", "many"), "INFERENCE_NUM_THREADS='many'.*give 0"),
+        ("openvino", parameter("HINT_BF16", "maybe"), "HINT_BF16='maybe'.*give YES or NO"),
+        ("openvino", parameter("TARGET_DEVICE", "GPU"), "TARGET_DEVICE='GPU'.*give CPU"),
+        (
+            "openvino", "instance_group { count: 2 kind: KIND_CPU } " + parameter("ENABLE_CPU_PINNING", "YES"),
+            "ENABLE_CPU_PINNING=YES .* with 2 instances",
+        ),
     ],
 )  # fmt: skip
 def test_a_setting_that_cannot_be_fails_the_load_and_says_why(
-    server: RunningTriton, root: Path, line: str, reason: str
+    server: RunningTriton, root: Path, backend: str, line: str, reason: str
 ) -> None:
+    if backend not in ("", server.backend):
+        pytest.skip(f"a setting of {backend}'s")
     onnx_files.identity(root / "misset" / "1" / "model.onnx", TensorProto.FLOAT, ["n", 3])
-    put_config(server, "misset", f'backend: "onnxruntime"\nmax_batch_size: 4\n{line}\n')
+    put_config(server, "misset", f"max_batch_size: 4\n{line}\n")
     with pytest.raises(ResxError, match=reason):
         serve(server, "misset")
 
@@ -320,16 +340,20 @@ def test_a_setting_that_cannot_be_fails_the_load_and_says_why(
 def test_every_setting_of_the_cpp_backend_is_taken(server: RunningTriton, root: Path) -> None:
     onnx_files.sum_and_half(root / "every_setting" / "1" / "model.onnx")
     settings = {
+        "INFERENCE_NUM_THREADS": "4", "NUM_STREAMS": "2", "PERFORMANCE_HINT": "throughput", "TARGET_DEVICE": "cpu",
+        "ENABLE_BATCH_PADDING": "YES", "SKIP_OV_DYNAMIC_BATCHSIZE": "no", "INFERENCE_PRECISION_HINT": "f32",
+        "ENABLE_CPU_PINNING": "NO", "CPU_DENORMALS_OPTIMIZATION": "YES",
+    } if server.backend == "openvino" else {
         "intra_op_thread_count": "2", "inter_op_thread_count": "2", "execution_mode": "1", "enable_mem_arena": "true",
         "enable_mem_pattern": "0", "memory.enable_memory_arena_shrinkage": "cpu:0",
         "session.intra_op.allow_spinning": "1", "session.intra_op.spin_duration_us": "50",
         "session.use_device_allocator_for_initializers": "1",
     }  # fmt: skip
-    lines = [f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}' for key, value in settings.items()]
+    lines = [parameter(key, value) for key, value in settings.items()]
     put_config(
         server,
         "every_setting",
-        'backend: "onnxruntime"\nmax_batch_size: 4\noptimization { graph { level: -1 } }\n'
+        "max_batch_size: 4\noptimization { graph { level: -1 } }\n"
         "instance_group [ { count: 2 kind: KIND_CPU } ]\n" + "\n".join(lines),
     )
     serve(server, "every_setting")
@@ -345,7 +369,7 @@ def test_instances_that_share_a_session_answer_at_once(server: RunningTriton, ro
     put_config(
         server,
         "pair",
-        'backend: "onnxruntime"\nmax_batch_size: 4\ninstance_group [ { count: 3 kind: KIND_CPU } ]\n'
+        "max_batch_size: 4\ninstance_group [ { count: 3 kind: KIND_CPU } ]\n"
         'parameters { key: "intra_op_thread_count" value { string_value: "1" } }\n',
     )
     serve(server, "pair")
@@ -381,12 +405,13 @@ def test_the_native_backend_counts_failures_as_such(native_triton: RunningTriton
     assert [entry["batch_size"] for entry in stats["batch_stats"]] == [1]
 
 
-def test_the_servers_log_does_not_grow_with_the_requests(server: RunningTriton) -> None:
+def test_the_servers_log_does_not_grow_with_the_requests(server: RunningTriton, root: Path) -> None:
     """numpy used to write a traceback per answer: see the backend's first lines."""
+    onnx_files.sum_and_half(root / "quiet" / "1" / "model.onnx")
+    serve(server, "quiet")
     log = Path(server.state.log)
-    images = np.zeros((1, 3, 16, 16), np.uint8)
-    ask(server, "tiny", image=images)
+    ask(server, "quiet", x=X)
     before = log.stat().st_size
     for _ in range(50):
-        ask(server, "tiny", image=images)
+        ask(server, "quiet", x=X)
     assert log.stat().st_size - before < 1000, log.read_text()[before:][:2000]

@@ -1,6 +1,7 @@
-"""The onnxruntime backend without a server: what a client can do only with luck, such as cancelling in time."""
+"""The backends for the CPU without a server: what a client can do only with luck, such as cancelling in time."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from resx.serving.embedded import backend_session
-from resx.serving.embedded.backends.onnxruntime.session_settings import (
-    BOUNDED_SINCE,
+from resx.serving.embedded.backend_session import load_session
+from resx.serving.embedded.backends.config_values import (
+    CORES_VARIABLE,
     ERRORS_ALONE,
     MAX_SPIN_US,
     SILENT,
@@ -21,19 +22,27 @@ from resx.serving.embedded.backends.onnxruntime.session_settings import (
     SPINNING,
     Host,
     num_instances,
-    run_options,
-    session_options,
-    spin_entries,
+    server_host,
 )
 from tests.support import onnx_files
-from tests.support.backend_alone import Error, Request, parameters, rows
+from tests.support.backend_alone import BACKENDS, Error, Request, load_backend, parameters, rows
 
 HOST = Host(cores=2, log_severity=SILENT)
+session_settings = load_session().session_settings
+session_options, run_options = session_settings.session_options, session_settings.run_options
+spin_entries, BOUNDED_SINCE = session_settings.spin_entries, session_settings.BOUNDED_SINCE
+
+
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    pytest.importorskip(request.param)
+    return load_backend(monkeypatch, BACKENDS / request.param / "model.py")
 
 
 def instance(backend: ModuleType, folder: Path, *, max_batch_size: int = 8) -> Any:
     onnx_files.sum_and_half(folder / "1" / "model.onnx")
     config = {
+        "default_model_filename": "model.onnx",
         "max_batch_size": max_batch_size,
         "input": [{"name": "x"}],
         "output": [{"name": "total"}, {"name": "half"}],
@@ -59,7 +68,7 @@ def counting_runs(model: Any) -> list[dict[str, np.ndarray]]:
 def test_a_cancelled_request_is_skipped_and_its_neighbours_are_not(backend: ModuleType, tmp_path: Path) -> None:
     model = instance(backend, tmp_path)
     seen = counting_runs(model)
-    model.last_run_s = 2 * backend.request_batches.WORTH_ASKING_S
+    model.last_run_s = 2 * backend.file_model.request_batches.WORTH_ASKING_S
     cancelled, answered = model.execute([Request(x=rows(1), cancelled=True), Request(x=rows(2))])
     assert cancelled.error.code == Error.CANCELLED
     assert answered.tensors["half"].tolist() == [[1, 1]]
@@ -135,20 +144,19 @@ def test_instances_are_counted_on_each_gpu_that_a_group_names(groups: list[dict[
 def test_a_server_without_a_word_of_its_cores_takes_those_of_the_mask(
     backend: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str | None, expected: int
 ) -> None:
-    monkeypatch.setattr(backend.os, "sched_getaffinity", lambda _pid: set(range(8)))
-    monkeypatch.delenv(backend.CORES_VARIABLE, raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.delenv(CORES_VARIABLE, raising=False)
     if given is not None:
-        monkeypatch.setenv(backend.CORES_VARIABLE, given)
-    session = instance(backend, tmp_path).session
-    assert session.get_session_options().intra_op_num_threads == expected
-    assert session.get_session_options().log_severity_level == ERRORS_ALONE
+        monkeypatch.setenv(CORES_VARIABLE, given)
+    assert instance(backend, tmp_path).opened.threads == expected
+    assert server_host() == Host(cores=expected, log_severity=ERRORS_ALONE)
 
 
 def test_what_opens_a_version_in_this_process_imports_nothing_of_the_server() -> None:
     code = (
         "import sys\n"
         "from resx.serving.embedded import backend_session\n"
-        "for name in ('onnxruntime', 'tensorrt'): backend_session.load_session(name)\n"
+        "for name in ('onnxruntime', 'openvino', 'tensorrt'): backend_session.load_session(name)\n"
         "print('triton_python_backend_utils' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
@@ -219,8 +227,6 @@ def test_a_session_has_the_bound() -> None:
 
 
 def test_both_backends_have_one_default() -> None:
-    native = (
-        Path(str(backend_session.__file__)).parent / "backends" / "onnxruntime" / "native" / "backend.cc"
-    ).read_text()
+    native = (BACKENDS / "onnxruntime" / "native" / "backend.cc").read_text()
     assert f"kSpinUs = {SPIN_US}, kMaxSpinUs = {MAX_SPIN_US};" in native
     assert f"api.minor >= {BOUNDED_SINCE[1]}" in native

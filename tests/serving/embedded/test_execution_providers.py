@@ -162,7 +162,7 @@ def test_a_backend_on_a_device_answers_as_one_on_the_cpu(backend: ModuleType, ru
     model = backend.TritonPythonModel()
     config = '{"max_batch_size": 8, "input": [{"name": "x"}], "output": [{"name": "total"}, {"name": "half"}]}'
     model.initialize({"model_config": config, "model_repository": str(tmp_path), "model_version": "1"})
-    model.run = runs.BoundRuns(model.session, ("cpu", 0))
+    model.run = runs.BoundRuns(model.opened.session, ("cpu", 0))
     answers = model.execute([Request(x=rows(1)), Request(x=rows(2), outputs=("half",))])
     assert [{name: part.tolist() for name, part in answer.tensors.items()} for answer in answers] == [
         {"total": [2.0], "half": [[0.5, 0.5]]},

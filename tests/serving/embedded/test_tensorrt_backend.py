@@ -12,6 +12,7 @@ import pytest
 
 import resx.serving.embedded
 from resx.gpus import find_gpus
+from resx.serving.embedded.backends.config_values import SILENT, Host
 from tests.support.backend_alone import Error, Request, load_backend, rows
 from tests.support.command import Finished
 from tests.support.fake_gpu import (
@@ -27,6 +28,7 @@ from tests.support.fake_gpu import (
     taken,
 )
 
+HOST = Host(cores=2, log_severity=SILENT)
 MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "tensorrt" / "model.py"
 CONFIG = {
     "backend": "tensorrt",
@@ -235,7 +237,7 @@ def test_cancelled_requests_are_not_computed(
 ) -> None:
     engine = sum_and_half(FakeCuda())
     model = instance(backend, tmp_path, engine, monkeypatch)
-    model.last_run_s = 2 * backend.request_batches.WORTH_ASKING_S
+    model.last_run_s = 2 * backend.file_model.request_batches.WORTH_ASKING_S
     cancelled, answered = model.execute([Request(x=rows(1), cancelled=True), Request(x=rows(2))])
     assert cancelled.error.code == Error.CANCELLED
     assert answered.tensors["total"].tolist() == [4]
@@ -286,7 +288,7 @@ def test_a_profile_that_cannot_be_is_refused_by_name(
 @pytest.mark.parametrize("kind", ["CPU", "MODEL"])
 def test_an_engine_is_never_taken_for_the_cpu(backend: ModuleType, tmp_path: Path, kind: str) -> None:
     with pytest.raises(ValueError, match=f"KIND_{kind} in config.pbtxt: an engine computes on a GPU alone"):
-        backend.engine_session.open_model(str(tmp_path / "model.plan"), CONFIG, kind)
+        backend.engine_session.open_model(str(tmp_path / "model.plan"), CONFIG, HOST, kind)
 
 
 def test_a_plan_that_tensorrt_refuses_is_refused_with_its_reason(backend: ModuleType, tmp_path: Path) -> None:
@@ -295,7 +297,7 @@ def test_a_plan_that_tensorrt_refuses_is_refused_with_its_reason(backend: Module
     package = FakeTensorRT("Version tag does not match.\n Current Version: 239")
     with pytest.raises(ValueError, match=r"tensorrt 11.4.0 refuses it \(Version tag does not match. Current Version"):
         backend.engine_session.open_model(
-            str(path), CONFIG, trt=package, driver=backend.engine_session.cuda_driver.Driver(FakeCuda())
+            str(path), CONFIG, HOST, trt=package, driver=backend.engine_session.cuda_driver.Driver(FakeCuda())
         )
 
 
@@ -304,7 +306,7 @@ def test_a_gpu_that_is_not_there_is_named_by_the_driver(backend: ModuleType, tmp
     path.write_bytes(b"plan")
     driver = backend.engine_session.cuda_driver.Driver(FakeCuda())
     with pytest.raises(backend.engine_session.cuda_driver.CudaError, match="cuDeviceGet: CUDA_ERROR_INVALID_DEVICE"):
-        backend.engine_session.open_model(str(path), CONFIG, "GPU", 3, trt=FakeTensorRT("unused"), driver=driver)
+        backend.engine_session.open_model(str(path), CONFIG, HOST, "GPU", 3, trt=FakeTensorRT("unused"), driver=driver)
 
 
 def test_a_machine_without_a_driver_says_so(backend: ModuleType) -> None:
@@ -365,7 +367,7 @@ def test_what_config_pbtxt_leaves_out_is_in_the_engine(
         def as_dict(self) -> dict[str, Any]:
             return self.found
 
-    backend.pb_utils.get_model_dir = lambda: str(tmp_path / "1")
+    backend.file_model.pb_utils.get_model_dir = lambda: str(tmp_path / "1")
     assert backend.TritonPythonModel.auto_complete_config(Config()).found == {
         "backend": "tensorrt",
         "max_batch_size": 6,

@@ -22,7 +22,7 @@ from resx.bench.measuring import Extras, measure, result_of
 from resx.bench.results.response_cache import why_unusable
 from resx.bench.results.result import BenchResult, Measurement
 from resx.errors import UsageError
-from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
+from resx.serving.embedded.backends.config_values import num_instances
 from resx.values import FrozenModel
 
 LEAST_RUNS = 5

@@ -23,7 +23,7 @@ from resx.files.reading import MAX_RESULT_BYTES, read_bounded
 from resx.machine import cpu_quota, processor, usable_cores
 from resx.serving.client.address import Address
 from resx.serving.client.loopback import is_loopback, split_host
-from resx.serving.embedded.backends.onnxruntime.session_settings import num_instances
+from resx.serving.embedded.backends.config_values import num_instances
 from resx.serving.running.server_state import server_at
 from resx.values import FrozenModel
 

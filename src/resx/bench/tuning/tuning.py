@@ -41,7 +41,7 @@ from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.served_model import canary
 from resx.serving.deployment.tuned_configuration import Candidate, key_of, on_trial
-from resx.serving.embedded.backends.onnxruntime.session_settings import SPIN_US
+from resx.serving.embedded.backends.config_values import SPIN_US
 
 DELAYS_US = (0, 200, 1000)
 _DELAY_SHARE = 0.2

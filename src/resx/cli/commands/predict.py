@@ -118,7 +118,7 @@ def predict(
 def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> AbstractContextManager[ScoringEngine]:
     """Return what computes; it is ready for use before the output is begun."""
     from resx.repository.versions import Repository
-    from resx.scoring.in_process import find_model, load_onnxruntime
+    from resx.scoring.in_process import find_model, require_runtime
     from resx.scoring.on_ray import Pool, on_ray
     from resx.scoring.run import InThisProcess
     from resx.scoring.through_server import find_served
@@ -133,7 +133,7 @@ def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> Abst
         pool = Pool(address=place.ray, actors=place.ray_actors, cpus=place.ray_cpus, device=kind)
         return on_ray(find_model(models, *asked), pool, out.note)
     model = find_model(models, *asked)
-    load_onnxruntime(kind)
+    require_runtime(model, kind)
     return contextlib.nullcontext(InThisProcess(model, kind))
 
 

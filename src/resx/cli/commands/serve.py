@@ -53,7 +53,7 @@ def serve(
     from resx.gpus import WISHES
     from resx.repository.versions import Repository
     from resx.serving.embedded.devices import require_tensorrt_for
-    from resx.serving.embedded.engine_runtime import require_servable
+    from resx.serving.embedded.model_runtime import require_servable
     from resx.serving.embedded.server_folder import require_server_folder
     from resx.serving.supervisor.detaching import serve_detached
 
@@ -96,10 +96,15 @@ def _server_arguments(native: bool | None, server_dir: str) -> list[str]:
 
 
 def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | None, server_dir: str) -> None:
-    """Say what a server without Python inside does otherwise, and which image endpoints it goes without."""
+    """Say which models are computed in another way than asked, and which image endpoints are not served."""
+    from resx.serving.embedded.model_runtime import is_openvino
     from resx.serving.embedded.server_backends import missing_python
 
-    if asked is False or not (reason := missing_python(server_dir)):
+    reason = missing_python(server_dir)
+    if asked and not reason:
+        for name in filter(lambda name: is_openvino(repository.root / name), repository.names()):
+            out.note(f"{name} is computed in a process of its own: --native is for onnxruntime, and this is OpenVINO's")
+    if asked is False or not reason:
         return
     if asked is None and not server_dir:
         out.note(f"Models are computed in the server (--native): {reason}")

@@ -13,7 +13,7 @@ from resx.repository import config_rules
 from resx.repository.config_pbtxt import labels_text
 from resx.repository.versions import Published
 from resx.serving.deployment.served_model import ServedModel
-from resx.serving.embedded.engine_runtime import engine_backend, require_engine_runtime
+from resx.serving.embedded.model_runtime import needs_runtime, require_runtime
 from resx.serving.embedded.python_models import require_none_of_others
 from resx.serving.embedded.triton_installation import TRITON_VERSION
 
@@ -38,9 +38,9 @@ def check_files(model: ServedModel, version: Published) -> Card | None:
     if model.is_embedded:
         require_none_of_others(repository.root, name, model.server_dir)
     card = cards.read_card(version.folder) if repository.has_card(name, version.version) else None
-    if not model.server_dir and engine_backend(model.folder):
+    if not model.server_dir and needs_runtime(model.folder):
         embedded = model.client.server_version() == TRITON_VERSION
-        require_engine_runtime(model.folder, card, embedded=embedded, device=model.device)
+        require_runtime(model.folder, card, embedded=embedded, device=model.device)
     if card is not None:
         _require_verified(version, card)
     return card

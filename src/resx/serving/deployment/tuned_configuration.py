@@ -29,7 +29,7 @@ from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import Deployed, deploy
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearsal_name, version_files
-from resx.serving.embedded.backends.onnxruntime.session_settings import SPIN_DURATION, SPIN_US, SPINNING
+from resx.serving.embedded.backends.config_values import SPIN_DURATION, SPIN_US, SPINNING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from resx.errors import ResxError
-from resx.repository import config_pbtxt, config_rules
+from resx.repository import config_pbtxt, config_rules, openvino_backend, tensorrt_accelerator
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.model_folders import is_folder, unlistable
 from resx.repository.runtime_configuration import fit_version
@@ -144,6 +144,14 @@ def _pin(repository: Repository, name: str, versions: Sequence[int]) -> Any:
     if is_ours and versions:
         fit_version(message, repository.card(name, max(versions)))
     return _with_versions(message, versions)
+
+
+def _fit_precision(message: Any, repository: Repository, name: str, version: int) -> None:
+    """Let a configuration say the precision of that version, where its backend reads the precision there."""
+    if tensorrt_accelerator.asks_for_tensorrt(message):
+        tensorrt_accelerator.fit_precision(message, repository.card(name, version))
+    elif message.backend == openvino_backend.NAME:
+        openvino_backend.fit_precision(message, repository.card(name, version))
 
 
 def _keep_safe_warm_up(message: Any, *, is_ours: bool) -> None:

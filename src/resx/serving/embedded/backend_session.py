@@ -12,11 +12,17 @@ from typing import Any
 from resx.gpus import Device
 from resx.machine import usable_cores
 from resx.repository import config_rules
-from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.serving.embedded.backends.onnxruntime import session_settings
+from resx.repository.config_pbtxt import CONFIG_FILE, ENGINE_BACKENDS
+from resx.serving.embedded.backends.config_values import SILENT, Host
 
-_SESSIONS = {"onnxruntime": "onnx_session.py", "tensorrt": "engine_session.py"}
+_SESSIONS = {"onnxruntime": "onnx_session.py", "openvino": "openvino_session.py", "tensorrt": "engine_session.py"}
 """What each backend opens its files with."""
+THREADS = {
+    "onnxruntime": {"intra_op_thread_count": "{}"},
+    "openvino": {"INFERENCE_NUM_THREADS": "{}", "NUM_STREAMS": "1"},
+    "tensorrt": {},
+}
+"""The parameters that set the threads of one instance, and their values."""
 
 
 def served_config(model_folder: Path) -> dict[str, Any]:
@@ -36,6 +42,12 @@ def served_config(model_folder: Path) -> dict[str, Any]:
     return found
 
 
+def backend_of(config: dict[str, Any]) -> str:
+    """Return the backend, by its folder, that opens a model of this configuration."""
+    name = str(config.get("backend", ""))
+    return "tensorrt" if name in ENGINE_BACKENDS else name if name in _SESSIONS else "onnxruntime"
+
+
 def is_for_cpu(config: dict[str, Any]) -> bool:
     """Say whether a configuration places its instances on the CPU by name."""
     groups = config.get("instance_group", [])
@@ -52,14 +64,12 @@ def open_version(path: str, config: dict[str, Any], backend: str, device: Device
         Exception: whatever the runtime raises that refuses the file.
     """
     kind = "GPU" if device == "gpu" and not is_for_cpu(config) else "CPU"
-    if backend == "tensorrt":
-        return load_session("tensorrt").open_model(path, config, kind)
-    return load_session().open_model(path, config, this_process(), kind)
+    return load_session(backend).open_model(path, config, this_process(), kind)
 
 
-def this_process() -> session_settings.Host:
+def this_process() -> Host:
     """Return what a session shares with this process: its cores, and no log."""
-    return session_settings.Host(cores=usable_cores(), log_severity=session_settings.SILENT)
+    return Host(cores=usable_cores(), log_severity=SILENT)
 
 
 @cache

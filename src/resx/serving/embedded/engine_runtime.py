@@ -7,15 +7,14 @@ A plan of TensorRT is served by the backend `tensorrt`, here and in NVIDIA's con
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
 from resx.card.card import Card
 from resx.errors import MissingCapability, UsageError
-from resx.gpus import Device, Gpus, Wish, find_gpus
+from resx.gpus import Device, Gpus, find_gpus
 from resx.repository.config_pbtxt import CONFIG_FILE, engine_backend_of, read
-from resx.repository.versions import Repository
 
 _KINDS = {"tensorrt": "a TensorRT plan", "tensorrt_rtx": "an engine of TensorRT for RTX"}
 _EXTRAS = {"tensorrt": "resx[gpu]", "tensorrt_rtx": "resx[rtx]"}
@@ -80,30 +79,6 @@ def require_engine_runtime(
         )
 
 
-def require_servable(repository: Repository, models: Sequence[str] | None, wish: Wish) -> None:
-    """Check before a server is started that something could be served.
-
-    Args:
-        repository: what to serve.
-        models: that were named, each of which must be servable; None: all, of which one must be.
-        wish: what the server is to compute on.
-
-    Raises:
-        MissingCapability: a model that was named, or every model there is, is an engine that cannot be opened here.
-    """
-    reasons = []
-    names = repository.names() if models is None else models
-    for name in names:
-        try:
-            require_engine_runtime(
-                repository.root / name, _card(repository, name), embedded=True, device="cpu" if wish == "cpu" else None
-            )
-        except MissingCapability as error:
-            reasons.append(error)
-    if reasons and (models is not None or len(reasons) == len(names)):
-        raise reasons[0]
-
-
 def installed_version(package: str) -> str | None:
     """Return the version of a package of NVIDIA's; empty if it is there and does not tell, None if it is not."""
     if importlib.util.find_spec(package) is None:
@@ -114,13 +89,6 @@ def installed_version(package: str) -> str | None:
         except metadata.PackageNotFoundError:
             continue
     return ""
-
-
-def _card(repository: Repository, name: str) -> Card | None:
-    try:
-        return repository.card(name)
-    except UsageError:
-        return None
 
 
 def _missing_gpu(device: Device | None, gpus: Callable[[], Gpus]) -> list[str]:

@@ -53,8 +53,7 @@ def require_stub_for(model_folder: Path, python: Version = THIS) -> None:
     if not config.is_file():
         return
     message = config_pbtxt.read(config)
-    # With --native too, which computes ONNX files alone in the server.
-    if message.backend != "python" and not config_pbtxt.engine_backend_of(message):
+    if not config_pbtxt.runs_in_python(message):
         return
     if reason := missing_stub(python):
         raise MissingCapability(f"{model_folder.name}: needs Python inside the server: {reason}")

@@ -54,7 +54,7 @@ _FOLDER = "triton"
 _UNPACKED_BYTES = 300_000_000
 OPEN_FILES = 256
 """It has 66 open with one small model; the rest is for connections and other models."""
-_BACKENDS = {"onnxruntime": "onnxruntime", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
+_BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
 """The Python backends of this package, and the folder with the files of each; `backends/*.py` are of all of them."""
 _LAYOUT = 7
 """Raised when the unpacked files change, so that every version of resx finds its own."""

@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+DEFAULT_MAX_BATCH = 4
+"""Of a model whose file allows batches and whose config.pbtxt does not say; the number of NVIDIA's C++ backend."""
+
 
 class TensorFacts(NamedTuple):
     """What a model file says of an input or output."""

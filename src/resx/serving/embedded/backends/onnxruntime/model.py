@@ -8,46 +8,11 @@ same bytes. The server's Python runs it; it imports numpy, onnxruntime and the f
 where config.pbtxt does not is filled in (`auto_complete_config`).
 """
 
-import json
-import os
-from pathlib import Path
-from typing import Any
-
+import file_model
 import onnx_session
-import request_batches
-import session_settings
-import triton_python_backend_utils as pb_utils
-
-CORES_VARIABLE = "RESX_SERVER_CORES"
-"""What the instances share, as whoever started the server found it, a CPU quota included; else those of the mask."""
 
 
-class TritonPythonModel(request_batches.BatchingModel):
+class TritonPythonModel(file_model.FileModel):
     """One instance of one version of a model."""
 
-    @staticmethod
-    def auto_complete_config(config: Any) -> Any:
-        """Fill in what config.pbtxt leaves out, from the file; as the C++ backend's AutoCompleteConfig does."""
-        described = config.as_dict()
-        if not (described.get("input") and described.get("output")):
-            path = onnx_session.model_path(pb_utils.get_model_dir(), described)
-            onnx_session.complete(described, onnx_session.open_session(path, {}, _host()))
-        return config
-
-    def initialize(self, args: dict[str, str]) -> None:
-        """Open the model file; Triton shows what this raises as the reason why the model did not load."""
-        config = json.loads(args["model_config"])
-        path = onnx_session.model_path(str(Path(args["model_repository"]) / args["model_version"]), config)
-        kind, device = args.get("model_instance_kind", "CPU"), int(args.get("model_instance_device_id", "0"))
-        opened = onnx_session.open_model(path, config, _host(), kind, device)
-        self.session, self.run, self.run_options = opened
-        self.prepare(config, path, *opened.interface)
-
-    def finalize(self) -> None:
-        """Let go of the session's memory."""
-        self.session = self.run = None
-
-
-def _host() -> session_settings.Host:
-    cores = int(os.environ.get(CORES_VARIABLE, "0")) or len(os.sched_getaffinity(0))
-    return session_settings.Host(cores, session_settings.ERRORS_ALONE)
+    opener = onnx_session

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import config_values
 import device_runs
 import engine_cache
 import execution_providers
@@ -16,8 +17,6 @@ import file_interface
 import session_settings
 
 MODEL_FILE = "model.onnx"
-DEFAULT_MAX_BATCH = 4
-"""Of a model whose file allows batches and whose config.pbtxt does not say; the C++ backend's number."""
 ON_CPU: "list[execution_providers.Provider]" = [(execution_providers.CPU, {})]
 TYPES = {
     "tensor(bool)": "TYPE_BOOL", "tensor(uint8)": "TYPE_UINT8", "tensor(uint16)": "TYPE_UINT16",
@@ -46,9 +45,12 @@ class OpenedModel(NamedTuple):
         """Of the processor, for one run."""
         return int(self.session.get_session_options().intra_op_num_threads)
 
+    def close(self) -> None:
+        """Nothing: its memory goes with the session."""
+
 
 def open_model(
-    path: str, config: dict[str, Any], host: session_settings.Host, kind: str = "CPU", device: int = 0
+    path: str, config: dict[str, Any], host: config_values.Host, kind: str = "CPU", device: int = 0
 ) -> OpenedModel:
     """Open the file for an instance of this kind, on this GPU if it is one for a GPU."""
     providers = engine_cache.place(
@@ -62,7 +64,7 @@ def open_model(
 def open_session(
     path: str,
     config: dict[str, Any],
-    host: session_settings.Host,
+    host: config_values.Host,
     providers: "list[execution_providers.Provider] | None" = None,
 ) -> Any:
     """Return onnxruntime's session over the file, set up as the configuration says; without providers on the CPU."""
@@ -82,7 +84,7 @@ def open_session(
 
 
 def _session(
-    path: str, config: dict[str, Any], host: session_settings.Host, providers: "list[execution_providers.Provider]"
+    path: str, config: dict[str, Any], host: config_values.Host, providers: "list[execution_providers.Provider]"
 ) -> Any:
     # Imported here: Triton runs `auto_complete_config` in a process of its own at every load.
     import onnxruntime
@@ -106,9 +108,16 @@ def describe(session: Any) -> "tuple[list[file_interface.TensorFacts], list[file
     return inputs, outputs
 
 
+def describe_file(
+    path: str, _config: dict[str, Any], host: config_values.Host
+) -> "tuple[list[file_interface.TensorFacts], list[file_interface.TensorFacts], int]":
+    """Return a file's inputs, its outputs and its largest batch."""
+    return (*describe(open_session(path, {}, host)), file_interface.DEFAULT_MAX_BATCH)
+
+
 def complete(config: dict[str, Any], session: Any) -> None:
     """Write the session's inputs and outputs, its largest batch and the batcher into the configuration."""
-    file_interface.complete(config, *describe(session), DEFAULT_MAX_BATCH)
+    file_interface.complete(config, *describe(session), file_interface.DEFAULT_MAX_BATCH)
 
 
 def model_path(folder: str, config: dict[str, Any]) -> str:

@@ -14,34 +14,28 @@ What of config.pbtxt is honoured, in the C++ backend's words (onnxruntime_backen
     session.intra_op.spin_duration_us    how long a thread that ran out of work waits busily; 0: not at all
     instance_group, execution_accelerators   as `execution_providers.py` says
 
-Two things differ. Threads spin for `SPIN_US` unless the configuration says otherwise (`spin_entries`), where
+Two things differ. Threads spin for `config_values.SPIN_US` unless the configuration says otherwise (`spin_entries`), where
 onnxruntime's own spin for many milliseconds, in which they take the core that the next request's thread needs. And
 without a thread count the instances share the cores evenly, where each of the
 C++ backend's takes all of them.
 """
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-ERRORS_ALONE, SILENT = 3, 4
-"""Of onnxruntime's own log."""
-SPINNING, SPIN_DURATION = "session.intra_op.allow_spinning", "session.intra_op.spin_duration_us"
-SPIN_US = 100
-"""Covers the gaps between the operators of a run: a lone request gains as much by it as by any longer time, and it
-takes the least from others where the cores are busy; `benchmarks/spinning.py` measures both."""
-MAX_SPIN_US = 1_000_000
+from config_values import (
+    MAX_SPIN_US,
+    SPIN_DURATION,
+    SPIN_US,
+    SPINNING,
+    Host,
+    count,
+    fair_share,
+    flag,
+    text,
+)
+
 BOUNDED_SINCE = (1, 26)
 """onnxruntime's version that knows SPIN_DURATION; an older one takes the entry and spins without a bound."""
-
-
-class Host(NamedTuple):
-    """What config.pbtxt does not say: of the process that a session is in."""
-
-    cores: int
-    """That the instances share, a CPU quota included."""
-    log_severity: int
-    """In a server errors, as the log is the server's; elsewhere nothing, as they come as exceptions too, and what
-    onnxruntime would write to stderr has names of the file in it as they are."""
 
 
 def session_options(config: dict[str, Any], host: Host) -> Any:
@@ -61,14 +55,14 @@ def session_options(config: dict[str, Any], host: Host) -> Any:
         1: levels.ORT_ENABLE_EXTENDED,
         2: levels.ORT_DISABLE_ALL,
     }[_graph_level(config)]
-    options.intra_op_num_threads = _count(config, "intra_op_thread_count") or _fair_share(config, host.cores)
-    options.inter_op_num_threads = _count(config, "inter_op_thread_count") or 1
-    if _flag(config, "execution_mode", default=False):
+    options.intra_op_num_threads = count(config, "intra_op_thread_count") or fair_share(config, host.cores)
+    options.inter_op_num_threads = count(config, "inter_op_thread_count") or 1
+    if flag(config, "execution_mode", default=False):
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    options.enable_cpu_mem_arena = _flag(config, "enable_mem_arena", default=True)
-    options.enable_mem_pattern = _flag(config, "enable_mem_pattern", default=True)
+    options.enable_cpu_mem_arena = flag(config, "enable_mem_arena", default=True)
+    options.enable_mem_pattern = flag(config, "enable_mem_pattern", default=True)
     own = {SPINNING, SPIN_DURATION}
-    entries = {key: _text(config, key) for key in config.get("parameters", {}) if key.startswith("session.")}
+    entries = {key: text(config, key) for key in config.get("parameters", {}) if key.startswith("session.")}
     entries = {key: value for key, value in entries.items() if key not in own}
     for key, value in (entries | spin_entries(config, onnxruntime.__version__)).items():
         options.add_session_config_entry(key, value)
@@ -84,11 +78,11 @@ def spin_entries(config: dict[str, Any], version: str) -> dict[str, str]:
     Raises:
         ValueError: config.pbtxt has a value that cannot be.
     """
-    asked = _text(config, SPIN_DURATION)
-    duration_us = _count(config, SPIN_DURATION, MAX_SPIN_US) if asked else SPIN_US
-    if not _flag(config, SPINNING, default=True):
+    asked = text(config, SPIN_DURATION)
+    duration_us = count(config, SPIN_DURATION, MAX_SPIN_US, zero="0") if asked else SPIN_US
+    if not flag(config, SPINNING, default=True):
         return {SPINNING: "0"}
-    if not asked and _text(config, SPINNING):
+    if not asked and text(config, SPINNING):
         return {SPINNING: "1"}
     if not duration_us or tuple(map(int, version.split(".")[:2])) < BOUNDED_SINCE:
         return {SPINNING: "0"}
@@ -102,24 +96,18 @@ def run_options(config: dict[str, Any], kind: str = "CPU", device: int = 0) -> A
         ValueError: config.pbtxt has a value that cannot be.
     """
     key = "memory.enable_memory_arena_shrinkage"
-    if not (devices := _text(config, key)):
+    if not (devices := text(config, key)):
         return None
     import onnxruntime
 
     known = [device for device in devices.split(";") if device]
     if not known or any(device not in ("cpu:0", "gpu:0") for device in known):
         raise ValueError(f"parameter {key}={devices!r} in config.pbtxt: give cpu:0, or cpu:0;gpu:0")
-    if not _flag(config, "enable_mem_arena", default=True):
+    if not flag(config, "enable_mem_arena", default=True):
         raise ValueError(f"parameter {key} in config.pbtxt: there is no arena, as enable_mem_arena is off")
     options = onnxruntime.RunOptions()
     options.add_run_config_entry(key, f"cpu:0;gpu:{device}" if kind == "GPU" and "gpu:0" in known else "cpu:0")
     return options
-
-
-def num_instances(config: "Mapping[str, Any]") -> int:
-    """Return how many instances a configuration asks for: `count` of a group on each GPU that it names."""
-    groups = config.get("instance_group", [])
-    return sum(int(group.get("count", 1)) * max(1, len(group.get("gpus", ()))) for group in groups) or 1
 
 
 def _graph_level(config: dict[str, Any]) -> int:
@@ -129,26 +117,3 @@ def _graph_level(config: dict[str, Any]) -> int:
             f"optimization.graph.level: {level} in config.pbtxt: give -1 (basic), 0 (all), 1 (extended), 2 (none)"
         )
     return level
-
-
-def _fair_share(config: dict[str, Any], cores: int) -> int:
-    return max(1, cores // num_instances(config))
-
-
-def _text(config: dict[str, Any], name: str) -> str:
-    return str(config.get("parameters", {}).get(name, {}).get("string_value", "")).strip()
-
-
-def _count(config: dict[str, Any], name: str, most: int = 1024) -> int:
-    text = _text(config, name) or "0"
-    if not text.isdecimal() or not text.isascii() or len(text) > len(str(most)) or int(text) > most:
-        what = " (the default)" if name != SPIN_DURATION else ""
-        raise ValueError(f"parameter {name}={text!r} in config.pbtxt: give 0{what} to {most}")
-    return int(text)
-
-
-def _flag(config: dict[str, Any], name: str, *, default: bool) -> bool:
-    text = _text(config, name).lower()
-    if text not in ("", "0", "1", "false", "true"):
-        raise ValueError(f"parameter {name}={text!r} in config.pbtxt: give 0 or 1")
-    return text in ("1", "true") if text else default

@@ -7,6 +7,7 @@ import importlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import config_values
 import cuda_driver
 import engine_runs
 import file_interface
@@ -39,9 +40,21 @@ class OpenedEngine(NamedTuple):
         self.device.close()
 
 
+def describe_file(
+    path: str, config: dict[str, Any], host: config_values.Host
+) -> "tuple[list[file_interface.TensorFacts], list[file_interface.TensorFacts], int]":
+    """Return an engine's inputs, its outputs and its largest batch."""
+    opened = open_model(path, config, host)
+    try:
+        return (*opened.interface, opened.run.largest_batch)
+    finally:
+        opened.close()
+
+
 def open_model(
     path: str,
     config: dict[str, Any],
+    _host: config_values.Host,
     kind: str = "GPU",
     device: int = 0,
     *,

@@ -16,46 +16,16 @@ config.pbtxt does not (`auto_complete_config`) is filled in. `optimization.cuda`
 outputs) changes only how the C++ backend runs a plan, and nothing here.
 """
 
-import json
-from pathlib import Path
-from typing import Any
-
 import engine_runs
 import engine_session
-import file_interface
-import request_batches
-import triton_python_backend_utils as pb_utils
+import file_model
 
 
-class TritonPythonModel(request_batches.BatchingModel):
+class TritonPythonModel(file_model.FileModel):
     """One instance of one version of a model."""
 
-    @staticmethod
-    def auto_complete_config(config: Any) -> Any:
-        """Fill in what config.pbtxt leaves out, from the file; as the C++ backend's AutoCompleteConfig does."""
-        described = config.as_dict()
-        if not (described.get("input") and described.get("output")):
-            path = engine_session.model_path(pb_utils.get_model_dir(), described)
-            opened = engine_session.open_model(path, described, "GPU")
-            try:
-                file_interface.complete(described, *opened.interface, opened.run.largest_batch)
-            finally:
-                opened.close()
-        return config
-
-    def initialize(self, args: dict[str, str]) -> None:
-        """Open the engine; Triton shows what this raises as the reason why the model did not load."""
-        config = json.loads(args["model_config"])
-        path = engine_session.model_path(str(Path(args["model_repository"]) / args["model_version"]), config)
-        kind, device = args.get("model_instance_kind", "CPU"), int(args.get("model_instance_device_id", "0"))
-        self.opened = engine_session.open_model(path, config, kind, device)
-        self.run = self.opened.run
-        self.prepare(config, path, *self.opened.interface)
+    opener = engine_session
 
     def join(self, name: str, arrays: "list[engine_runs.Array]") -> engine_runs.Array:
         """Return the rows of several requests as one batch, where the GPU fetches them."""
         return self.opened.run.join(name, arrays)
-
-    def finalize(self) -> None:
-        """Let go of the GPU's memory."""
-        self.opened.close()

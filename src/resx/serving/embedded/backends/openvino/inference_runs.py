@@ -1,0 +1,87 @@
+"""Runs of a compiled model of OpenVINO's, over the memory that the requests are in.
+
+An input is not copied: OpenVINO reads the array that Triton's stub has in shared memory. An output is, once: its memory
+is the request's own, and the next run writes into it.
+
+Two things are told to the client as its own mistakes, because OpenVINO would not, or would not clearly: an input of
+another type or shape, and one that is missing, in whose place OpenVINO would read the memory of an earlier request.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+_WHERE = ("Exception from ", "Check '", "[ GENERAL_ERROR ]")
+"""How lines begin that say where in OpenVINO's sources something failed, and not what."""
+
+
+class InferenceRuns:
+    """A compiled model and the one request that computes its batches, one after the other."""
+
+    def __init__(self, tensor: Any, compiled: Any, inputs: list[str], outputs: list[str]) -> None:
+        self._tensor = tensor
+        self._request = compiled.create_infer_request()
+        self._inputs = {
+            name: (place, port.element_type.to_dtype(), port.partial_shape)
+            for place, (name, port) in enumerate(zip(inputs, compiled.inputs, strict=True))
+        }
+        self._outputs = {name: place for place, name in enumerate(outputs)}
+
+    def __call__(self, names: list[str], inputs: dict[str, Array], _options: Any) -> list[Array]:
+        """Return the outputs of these names.
+
+        Raises:
+            ValueError: an input is missing, or of another type or shape.
+            RuntimeError: OpenVINO could not run it.
+        """
+        if missing := sorted(self._inputs.keys() - inputs.keys()):
+            raise ValueError(f"input {missing[0]!r} is missing, and OpenVINO needs all of them")
+        # As long as this name lives, so does the memory that OpenVINO reads.
+        arrays = {name: array if array.flags.c_contiguous else array.copy() for name, array in inputs.items()}
+        try:
+            for name, array in arrays.items():
+                place, dtype, _ = self._inputs[name]
+                if array.dtype != dtype:
+                    raise ValueError(f"input {name!r} is {array.dtype}, and the model takes {dtype}")
+                self._request.set_input_tensor(place, self._tensor(_writable(array), shared_memory=True))
+            self._request.infer(share_outputs=True)  # given here, inputs go through dictionaries that cost 20 us
+        except RuntimeError as error:
+            self._require_shapes(arrays)
+            raise RuntimeError(reason_of(error)) from error
+        return [self._request.get_output_tensor(self._outputs[name]).data.copy() for name in names]
+
+    def _require_shapes(self, arrays: dict[str, Array]) -> None:
+        for name, array in arrays.items():
+            _, _, shape = self._inputs[name]
+            fits = len(shape) == array.ndim and all(
+                size.is_dynamic or size.get_length() == given for size, given in zip(shape, array.shape, strict=True)
+            )
+            if not fits:
+                raise ValueError(f"input {name!r} has the shape {list(array.shape)}, and the model takes {shape}")
+
+
+class _Interface:
+    """What numpy asks of whoever owns memory."""
+
+    __slots__ = ("__array_interface__", "owner")
+
+    def __init__(self, interface: dict[str, Any], owner: Array) -> None:
+        self.__array_interface__, self.owner = interface, owner
+
+
+def _writable(array: Array) -> Array:
+    """Return the same memory as an array that can be written: numpy takes what comes by DLPack for read-only.
+
+    OpenVINO shares no other, and writes into no input.
+    """
+    if array.flags.writeable:
+        return array
+    interface = array.__array_interface__
+    return np.asarray(_Interface({**interface, "data": (interface["data"][0], False)}, array))
+
+
+def reason_of(error: Exception) -> str:
+    """Return what OpenVINO says, on one line, without the places in its sources."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(_WHERE)) or "no reason given"
