@@ -14,10 +14,9 @@ What of config.pbtxt is honoured, in the C++ backend's words (onnxruntime_backen
     session.intra_op.spin_duration_us    how long a thread that ran out of work waits busily; 0: not at all
     instance_group, execution_accelerators   as `execution_providers.py` says
 
-Two things differ. Threads spin for `config_values.SPIN_US` unless the configuration says otherwise (`spin_entries`), where
-onnxruntime's own spin for many milliseconds, in which they take the core that the next request's thread needs. And
-without a thread count the instances share the cores evenly, where each of the
-C++ backend's takes all of them.
+Two things differ. Threads spin for `config_values.SPIN_US` unless the configuration says otherwise (`spin_entries`),
+where onnxruntime's own spin for many milliseconds, in which they take the core that the next request's thread needs.
+And without a thread count the instances share the cores evenly, where each of the C++ backend's takes all of them.
 """
 
 from typing import Any
