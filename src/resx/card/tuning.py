@@ -22,7 +22,8 @@ class Setting(FrozenModel):
 
     version: int
     """Whose file: versions of one model may differ in runtime and precision; 0: an export made for the search."""
-    runtime: RuntimeName = "onnxruntime"
+    runtime: RuntimeName | None = None
+    """Of an ONNX file or IR on the CPU; None for engines, and in older cards."""
     precision: Precision | None = None
     """None in older cards, where the version says it."""
     instances: int = Field(ge=1)
@@ -40,7 +41,7 @@ class Setting(FrozenModel):
     @property
     def file_text(self) -> str:
         """Return whose file it is, and what computes it, in a few words."""
-        computed = " ".join(filter(None, (self.runtime if self.precision else "", self.precision)))
+        computed = " ".join(filter(None, (self.runtime, self.precision)))
         if not self.version:
             return f"new {computed}"
         return f"version {self.version}" + (f" ({computed})" if computed else "")

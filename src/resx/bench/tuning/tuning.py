@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 
@@ -31,8 +31,6 @@ from resx.bench.measuring import Extras, measure
 from resx.bench.results.result import Measurement, is_local
 from resx.bench.results.samples import Samples
 from resx.bench.tuning.highest_rate import Slo, search
-from resx.card.kinds import Precision
-from resx.card.runtime import RuntimeName
 from resx.card.tuning import MOST_SLOWER, Objective, Setting, Trial
 from resx.errors import ObjectiveMissed, ResxError
 from resx.pareto import pareto_front
@@ -40,7 +38,7 @@ from resx.repository.versions import Repository
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.served_model import canary
-from resx.serving.deployment.tuned_configuration import Candidate, key_of, on_trial
+from resx.serving.deployment.tuned_configuration import Candidate, FileKey, key_of, on_trial
 from resx.serving.embedded.backends.config_values import SPIN_US
 
 DELAYS_US = (0, 200, 1000)
@@ -57,8 +55,6 @@ _LEAST_ROUNDS = 12
 _CAUTION = 0.85
 """Of the highest rate that has held so far, where the next setting's search begins."""
 Stage = Literal["threads", "batching"]
-FileKey: TypeAlias = tuple[int, RuntimeName, Precision]
-"""Of a setting: version, runtime and precision."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,7 +249,7 @@ def thread_settings(before: Setting, files: Iterable[FileKey], cores: int, *, on
         )
         for version, runtime, precision in files
         for count, threads, spin_us in shapes
-        if runtime == "onnxruntime" or not spin_us
+        if runtime != "openvino" or not spin_us
     ]
     return list(dict.fromkeys([before, *found]))
 
@@ -416,12 +412,17 @@ def _pairs(
 def outcome(
     before: Setting, best: Setting, pairs: Sequence[tuple[float, float]], trials: tuple[Trial, ...], on_cpu: bool
 ) -> TuningResult:
-    """Compare by pairs of scores, (before's, best's), of which 0 says that the objective held at no rate."""
+    """Compare by pairs of scores, (before's, best's), of which 0 says that a setting did not meet the objective.
+
+    A best setting that once did not is sure of nothing.
+    """
     logs = [math.log(there / here) for here, there in pairs if here and there]
     ratio: float | None
     low: float | None
     high: float | None
-    if len(logs) > 1:
+    if any(not there for _, there in pairs):
+        ratio = low = high = 1.0
+    elif len(logs) > 1:
         mean = interval(logs)
         ratio, low, high = (math.exp(mean.mean + side * mean.half_width) for side in (0, -1, 1))
     elif len(pairs) > 1 and all(there and not here for here, there in pairs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -123,7 +124,7 @@ def tune(
         slo=parse_slo(slo) if slo else None,
     )
     wishes = read_wishes(runtimes, precisions, calibrate)
-    with published.stage() as scratch:
+    with published.stage() if wishes.names_some else contextlib.nullcontext(published.root) as scratch:
         _search(out, address, published, name, search, wishes, scratch, dry_run=dry_run, plot=plot)
 
 

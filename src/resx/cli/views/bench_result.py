@@ -104,8 +104,7 @@ def _remarks(result: BenchResult) -> Iterator[str]:
         yield text if everywhere else f"{', '.join(dict.fromkeys(titles))}: {text}"
     for measured in result.measurements:
         yield from (f"{measured.title}: {gpu_line(gpu)}" for gpu in measured.gpus or ())
-        if measured.server_use is not None:
-            yield f"{_named(measured, result)}: {server_use_text(measured.server_use)}"
+    yield from _server_uses(result)
     yield from dict.fromkeys(
         f"memory and CPU time: unknown, as {measured.server_use_missing}"
         for measured in result.measurements
@@ -139,17 +138,21 @@ def gpu_line(gpu: GpuUse) -> str:
     return f"GPU {gpu.name}: {', '.join(filter(None, parts))}; from {SOURCES[gpu.source]}"
 
 
-def server_use_text(use: ServerUse) -> str:
-    """Return what a server took of its machine during a load."""
-    per_request = "" if use.cpu_ms_per_request is None else f"{use.cpu_ms_per_request:.2f} ms of CPU per request, "
-    shared = "" if use.pss_bytes is None else f" (RSS {use.rss_bytes / 1e6:.0f} MB)"
-    processes = f"{use.num_processes} process{'es' if use.num_processes > 1 else ''}"
-    return f"server: {per_request}{use.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
-
-
-def _named(measured: Measurement, result: BenchResult) -> str:
-    several = len({other.target for other in result.measurements}) > 1
-    return f"{measured.target}, {measured.title}" if several else measured.title
+def _server_uses(result: BenchResult) -> Iterator[str]:
+    """Yield what the server took during each load; of repeated ones the median time and the most memory."""
+    several = len({measured.target for measured in result.measurements}) > 1
+    uses: dict[str, list[ServerUse]] = {}
+    for measured in result.measurements:
+        if measured.server_use is not None:
+            name = f"{measured.target}, {measured.title}" if several else measured.title
+            uses.setdefault(name, []).append(measured.server_use)
+    for name, seen in uses.items():
+        times = [use.cpu_ms_per_request for use in seen if use.cpu_ms_per_request is not None]
+        most = max(seen, key=lambda use: use.memory_bytes)
+        per_request = f"{median(times):.2f} ms of CPU per request, " if times else ""
+        shared = "" if most.pss_bytes is None else f" (RSS {most.rss_bytes / 1e6:.0f} MB)"
+        processes = f"{most.num_processes} process{'es' if most.num_processes > 1 else ''}"
+        yield f"{name}: server: {per_request}{most.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
 
 
 def memory_text(used_bytes: float, total_bytes: int | None) -> str:

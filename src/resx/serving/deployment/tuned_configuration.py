@@ -10,7 +10,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from resx.card import card as cards
 from resx.card.card import Card
@@ -31,6 +31,9 @@ from resx.serving.deployment.deploy import Deployed, deploy
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearsal_name, version_files
 from resx.serving.embedded.backends.config_values import SPIN_DURATION, SPIN_US, SPINNING
 
+FileKey: TypeAlias = tuple[int, RuntimeName | None, Precision | None]
+"""Of a setting: version, runtime and precision."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
@@ -49,13 +52,14 @@ class Candidate:
         return self.repository.card(self.name, self.version)
 
     @property
-    def key(self) -> tuple[int, RuntimeName, Precision]:
+    def key(self) -> FileKey:
         """What settings name it by."""
         card = self.card
-        return (self.version if self.is_published else 0, card.runtime_name, card.precision)
+        runtime = card.runtime_name if card.engine is None else None
+        return (self.version if self.is_published else 0, runtime, card.precision)
 
 
-def key_of(setting: Setting) -> tuple[int, RuntimeName, Precision | None]:
+def key_of(setting: Setting) -> FileKey:
     """Return what tells a setting's file."""
     return (setting.version, setting.runtime, setting.precision)
 
@@ -67,7 +71,7 @@ def setting_of(repository: Repository, name: str, version: int) -> Setting:
     spin_us = 0 if message.backend == openvino_backend.NAME else _spin_us(message)
     return Setting(
         version=version,
-        runtime=card.runtime_name,
+        runtime=card.runtime_name if card.engine is None else None,
         precision=card.precision,
         instances=config_pbtxt.instances_per_device(message),
         threads=threads_of(message),
