@@ -54,6 +54,10 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/serving_efficiency.py
 	$(BIN)/python benchmarks/serving_efficiency.py --native --instances 2 --threads 1 --max-batch 4 --bar 0.95
 	$(BIN)/python benchmarks/serving_efficiency.py --native --model resnet20 --instances 2 --threads 1 --max-batch 4 --bar 0.75
+	$(BIN)/python benchmarks/serving_efficiency.py --runtime openvino --precision bf16 --bar 0.92
+	$(BIN)/python benchmarks/serving_efficiency.py --runtime openvino --precision bf16 --concurrency 1 --max-batch 1 --bar 0.94
+	$(BIN)/python benchmarks/serving_efficiency.py --runtime openvino --precision int8 --bar 0.85
+	$(BIN)/python benchmarks/serving_efficiency.py --concurrency 1 --max-batch 1 --bar 0.94
 	$(BIN)/python benchmarks/precision_speed.py
 	$(BIN)/python benchmarks/engine_sizes.py
 	$(BIN)/python benchmarks/stochastic_depth_epoch.py

@@ -1,6 +1,6 @@
 """Memory of the embedded server and of its Python stub over very many requests of a tiny model.
 
-    python -m benchmarks.backend_memory [--requests 200000] [--bar-mib 16] [--native]
+    python -m benchmarks.backend_memory [--requests 200000] [--bar-mib 16] [--native] [--runtime openvino]
 
 Each request carries one image of a three-block network, from several connections at once. Memory is the resident
 set of tritonserver and of its stubs, read from /proc after a tenth of the requests (everything is warm by then)
@@ -18,21 +18,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from tests.support.tiny_models import publish_tiny
 
-from resx.card.origin import Source
-from resx.data.photographs import RealImages, photograph_crops
-from resx.export.options import ExportOptions
-from resx.export.sources.source import LoadedSource, weights_sha256
-from resx.repository.config_pbtxt import ServingOptions
-from resx.repository.publishing import export_into
+from resx.card.runtime import RUNTIMES
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor.detaching import serve_detached, stop
-from resx.zoo.architectures import ResNetArchitecture
-from resx.zoo.building import build_from_spec
-from resx.zoo.catalog import variant
 
 CONNECTIONS = 8
 
@@ -61,10 +54,11 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=200_000)
     parser.add_argument("--bar-mib", type=float, default=16.0, help="most growth")
     parser.add_argument("--native", action="store_true", help="of the native backend, which has no stubs")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="resx-memory-") as folder:
         repository = Repository(Path(folder) / "model_repository")
-        publish_tiny(repository, "tiny")
+        publish_tiny(repository, "tiny", runtime=options.runtime)
         state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--native"] if options.native else [])
         try:
             course = memory_over_requests(state, "tiny", options.requests)
@@ -101,22 +95,6 @@ def resident_mib(pid: int) -> float:
     """Return a process's resident memory."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
-
-
-def publish_tiny(repository: Repository, name: str) -> None:
-    """Publish three residual blocks of 8 channels on 16 pixels: a request costs the server more than the network."""
-    architecture = ResNetArchitecture(block="basic", stage_depths=(1, 1, 1), width=8, stem="cifar", shortcut="padding")
-    spec = variant("resnet20").spec.model_copy(
-        update={"name": name, "architecture": architecture, "image_size": 16, "resize": 16}
-    )
-    model = build_from_spec(spec, seed=0).eval()
-    source = LoadedSource(
-        name=name,
-        model=model,
-        description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
-        real=RealImages(images=photograph_crops(8, spec.image_size, seed=0), origin="photographs"),
-    )
-    export_into(repository, source, ExportOptions(), ServingOptions(), name=name, command="a benchmark")
 
 
 def _stubs_mib(server_pid: int) -> float:

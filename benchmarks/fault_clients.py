@@ -15,9 +15,11 @@ import numpy.typing as npt
 from tests.support.running_triton import FREE, MODEL, wait_until
 from tests.support.tiny_models import publish_tiny
 
+from resx.card.card import Card
+from resx.card.runtime import RuntimeName
 from resx.errors import ResxError
-from resx.repository.versions import Repository
-from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.repository.versions import Published, Repository
+from resx.runtimes.model_file import open_model
 from resx.serving.client.address import PROTOCOLS, Protocol
 from resx.serving.client.client import TritonClient
 from resx.serving.running.logs import last_lines
@@ -27,6 +29,8 @@ from resx.serving.supervisor.detaching import serve_detached, stop
 RECOVER_S = 10.0
 SERVED_WITH: list[str] = []
 """Options of `resx serve` for every server that is broken here."""
+COMPUTED_BY: list[RuntimeName] = ["onnxruntime"]
+"""What computes every model that is broken here."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +61,8 @@ class Questions:
 
     def learn(self, repository: Repository, version: int) -> None:
         """Learn what a version's file answers in process."""
-        model = OnnxRuntimeModel(repository.version_folder(MODEL, version) / "model.onnx")
+        card = repository.card(MODEL, version)
+        model = open_model(repository.version_folder(MODEL, version) / card.model_file, card)
         self.expected[version] = np.concatenate([model(self.images[i : i + 1]) for i in range(len(self.images))])
 
 
@@ -132,12 +137,17 @@ def row_without_loss(
     )
 
 
+def publish(repository: Repository, *, seed: int = 0, classes: int = 10) -> tuple[Card, Published]:
+    """Publish a version of the tiny model, for the runtime that is broken here."""
+    return publish_tiny(repository, MODEL, seed=seed, classes=classes, runtime=COMPUTED_BY[0])
+
+
 @contextlib.contextmanager
 def published() -> Iterator[tuple[Repository, Questions]]:
     """Give a repository with a tiny model, and questions with the answers that its file gives in process."""
     with tempfile.TemporaryDirectory(prefix="resx-faults-") as folder:
         repository = Repository(Path(folder) / "model_repository")
-        publish_tiny(repository, MODEL)
+        publish(repository)
         images = np.random.default_rng(0).integers(0, 256, (16, 3, 16, 16), dtype=np.uint8)
         questions = Questions(images=images, expected={})
         questions.learn(repository, 1)

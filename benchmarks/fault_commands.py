@@ -13,11 +13,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.fault_clients import Row, load, published, row_without_loss, serve
+from benchmarks.fault_clients import Row, load, publish, published, row_without_loss, serve
 from benchmarks.fault_deploys import copy_version
 from tests.support.running_triton import MODEL, current
 from tests.support.small_disk import small_disk
-from tests.support.tiny_models import publish_tiny
 
 from resx.errors import ResxError
 from resx.files.staging import sha256_of
@@ -70,7 +69,7 @@ def killed_deploys(times: int) -> list[Row]:
     """SIGKILL `resx deploy` at a random moment, under load; the next one must succeed and clear up."""
     chance, missed, seconds = random.Random(_SEED), set[str](), []
     with published() as (repository, questions):
-        publish_tiny(repository, MODEL, seed=1)
+        publish(repository, seed=1)
         questions.learn(repository, 2)
         state = serve(repository)
         with TritonClient(state.address("grpc")) as client, load(state, questions, (0, 0)) as askers:
@@ -101,18 +100,18 @@ def disk_full(times: int) -> list[Row]:
         small_disk(Path(folder) / "model_repository") as (root, limit),
     ):
         repository = Repository(root)
-        _, first = publish_tiny(repository, MODEL)
+        _, first = publish(repository)
         needed = sum(path.stat().st_size for path in first.folder.iterdir())
         intact = _hashes(repository)
         for _ in range(times):
             with limit(int(chance.uniform(0, 0.9) * needed)):
                 try:
-                    publish_tiny(repository, MODEL, seed=1)
+                    publish(repository, seed=1)
                     missed.add("it fitted")
                 except (ResxError, OSError):
                     failures += 1
             missed |= _invalid(repository, intact)
-        _, last = publish_tiny(repository, MODEL, seed=1)
+        _, last = publish(repository, seed=1)
         missed |= _invalid(repository, intact)
         if last.version != 2 or failures != times:
             missed.add(f"{failures} exports failed, and version {last.version} came last")

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import onnx
 import onnx.numpy_helper
-from benchmarks.fault_clients import Questions, Row, load, published, row_without_loss, serve
+from benchmarks.fault_clients import Questions, Row, load, publish, published, row_without_loss, serve
 from tests.support.cards import agree
 from tests.support.running_triton import MODEL
-from tests.support.tiny_models import publish_tiny
 
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
@@ -29,8 +28,8 @@ def swaps(times: int) -> list[Row]:
     seconds: list[float] = []
     with published() as (repository, questions):
         for seed in (1, 2):
-            publish_tiny(repository, MODEL, seed=seed)
-        publish_tiny(repository, MODEL, seed=0)
+            publish(repository, seed=seed)
+        publish(repository, seed=0)
         for version in range(2, 5):
             questions.learn(repository, version)
         state = serve(repository)
@@ -106,13 +105,13 @@ def _truncate(_repository: Repository, folder: Path) -> None:
 
 
 def _other_shape(_repository: Repository, folder: Path) -> None:
-    _, other = publish_tiny(Repository(folder.parents[2] / "elsewhere"), MODEL, classes=7)
+    _, other = publish(Repository(folder.parents[2] / "elsewhere"), classes=7)
     shutil.copy(other.folder / "model.onnx", folder / "model.onnx")
     agree(folder)
 
 
 def _other_weights(_repository: Repository, folder: Path) -> None:
-    _, other = publish_tiny(Repository(folder.parents[2] / "elsewhere"), MODEL, seed=9)
+    _, other = publish(Repository(folder.parents[2] / "elsewhere"), seed=9)
     shutil.copy(other.folder / "model.onnx", folder / "model.onnx")
     agree(folder)
 

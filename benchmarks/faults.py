@@ -1,6 +1,6 @@
 """Break a served model on purpose, under load, and count what its clients notice.
 
-    python -m benchmarks.faults [--times 20] [--only NAME ...] [--native]
+    python -m benchmarks.faults [--times 20] [--only NAME ...] [--native] [--runtime openvino]
 
 A tiny network is served by the embedded Triton. Clients over http and grpc ask it all the time, one request
 after the other, and compare every answer with what the same file answers in process. Half of them give up at
@@ -38,10 +38,23 @@ from benchmarks import (
     fault_requests,
     fault_strain,
 )
-from benchmarks.fault_clients import HEADER, RECOVER_S, SERVED_WITH, Asker, Event, Row, line, load, published, serve
+from benchmarks.fault_clients import (
+    COMPUTED_BY,
+    HEADER,
+    RECOVER_S,
+    SERVED_WITH,
+    Asker,
+    Event,
+    Row,
+    line,
+    load,
+    published,
+    serve,
+)
 from tests.support.running_triton import current, stub_of, wait_until
 from tests.support.small_disk import small_disk
 
+from resx.card.runtime import RUNTIMES
 from resx.repository.versions import Repository
 from resx.serving.client.server_errors import ConnectionLost, NotLoaded
 from resx.serving.running.server_state import Recovery, ServerState, now_s, running_server
@@ -253,7 +266,9 @@ def main() -> int:
     parser.add_argument("--times", type=int, default=20, help="injections per fault")
     parser.add_argument("--only", nargs="+", choices=list(FAULTS), default=list(FAULTS))
     parser.add_argument("--native", action="store_true", help="of a server without stubs, whose faults are left out")
+    parser.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime", help="what computes the models")
     options = parser.parse_args()
+    COMPUTED_BY[:] = [options.runtime]
     if options.native:
         SERVED_WITH.append("--native")
         options.only = [name for name in options.only if not name.startswith("stub")]

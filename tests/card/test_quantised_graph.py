@@ -120,8 +120,8 @@ def request_of_source(card: object) -> str:
 def test_no_other_precision_is_made_of_a_quantized_file(kind: str, precision: Precision, tmp_path: Path) -> None:
     source = loaded(quantised(kind, tmp_path))
     with pytest.raises(UsageError, match=rf"theirs.onnx: already .*leave --{precision} out .*export the fp32 original"):
-        source.require_convertible(precision)
-    source.require_convertible("fp32")
+        source.require_convertible(precision, stored_in=precision)
+    source.require_convertible("fp32", stored_in="fp32")
 
 
 def test_quantized_layers_inside_a_branch_count() -> None:

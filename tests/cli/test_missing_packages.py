@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from resx.cli.packages import EXTRAS, missing
+from tests.support.hidden_packages import environment_without
 from tests.support.running_triton import RunningTriton
 
 ROOT = Path(__file__).parents[2]
@@ -27,13 +28,6 @@ for words in json.load(sys.stdin):
 print(json.dumps(ended))
 """
 """Many commands in one process: each start of Python would take longer than the command."""
-_HIDE = """
-import importlib.machinery, os
-find = importlib.machinery.PathFinder.find_spec
-importlib.machinery.PathFinder.find_spec = lambda name, path=None, target=None: (
-    None if name.partition(".")[0] in os.environ["MISSING"].split() else find(name, path, target))
-"""
-"""As sitecustomize.py: of every Python that is started, so that a server's process lacks the packages too."""
 MODEL = ["torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "onnxruntime"]
 OTHERS = ["matplotlib", "pyarrow", "fsspec", "ray", "tensorrt", "tensorrt_rtx", "tensorboard", "mlperf_loadgen"]
 PORTS = "--http-port 0 --grpc-port 0 --metrics-port 0"
@@ -89,15 +83,14 @@ def ended(
 ) -> list[tuple[list[str], int, str]]:
     asked = json.dumps([command.split() for command in commands])
     beside = folder.with_name("beside")
-    beside.mkdir(exist_ok=True)
-    (beside / "sitecustomize.py").write_text(_HIDE)
-    path = os.pathsep.join(filter(None, (str(beside), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {
-        "MISSING": " ".join(gone),
-        "PYTHONPATH": path,
-        "RESX_CACHE": str(beside / "cache"),
-        "RESX_STATE": str(state or beside / "state"),
-    }
+    environment = (
+        os.environ
+        | environment_without(gone, beside)
+        | {
+            "RESX_CACHE": str(beside / "cache"),
+            "RESX_STATE": str(state or beside / "state"),
+        }
+    )
     done = subprocess.run(
         [sys.executable, "-c", _RUN_ALL],
         input=asked,

@@ -24,6 +24,8 @@ INTEGRATION = (
     "serving/deployment/",
     "serving/embedded/test_backend.py",
     "serving/embedded/test_native_backend.py",
+    "serving/embedded/test_openvino_backend.py::test_the_native_server",
+    "serving/embedded/test_openvino_backend.py::test_without_the_extra",
     "serving/embedded/test_patches.py",
     "serving/embedded/test_plain_paths.py",
     "serving/embedded/test_python_stub.py",

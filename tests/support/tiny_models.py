@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from resx.card.card import Card
+from resx.card.runtime import RuntimeName
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into
 from resx.repository.versions import Published, Repository
@@ -26,6 +27,7 @@ def publish_tiny(
     *,
     seed: int = 0,
     precision: str = "fp32",
+    runtime: RuntimeName = "onnxruntime",
     input_type: str = "uint8",
     classes: int = 10,
     max_batch_size: int = 4,
@@ -46,7 +48,12 @@ def publish_tiny(
         description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
         real=RealImages(images=photograph_crops(8, spec.image_size, seed=0), origin="photographs"),
     )
-    options = ExportOptions(precision=precision, input_type=input_type, max_batch_size=max_batch_size)  # type: ignore[arg-type]
+    options = ExportOptions(
+        precision=precision,  # type: ignore[arg-type]
+        runtime=runtime,
+        input_type=input_type,  # type: ignore[arg-type]
+        max_batch_size=max_batch_size,
+    )
     return export_into(
         repository, source, options, ServingOptions(image_endpoint=image_endpoint), name=name, command="a test"
     )

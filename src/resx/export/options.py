@@ -58,8 +58,15 @@ class ExportOptions:
         """Whether the user set the tolerance."""
         return self.atol is not None or self.rtol is not None
 
-    def tolerance_for(self, num_layers: int) -> Tolerance:
-        """Return the tolerance for the file that is made of a network with so many layers."""
+    def tolerance_for(self, num_layers: int, source_precision: Precision) -> Tolerance:
+        """Return the tolerance for the file that is made of a network with so many layers.
+
+        Args:
+            num_layers: of the network.
+            source_precision: that the source's own answers are rounded to. A file in low precision, published as it is,
+                is rounded otherwise by another runtime than the one that the source was asked in.
+        """
         if not self.has_own_tolerance:
-            return parity.tolerance_for(self.precision, num_layers)
+            as_it_is = self.precision == "fp32" and self.runtime != "onnxruntime"
+            return parity.tolerance_for(source_precision if as_it_is else self.precision, num_layers)
         return Tolerance(max_abs=self.atol, max_rel=self.rtol)

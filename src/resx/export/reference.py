@@ -55,14 +55,16 @@ class Reference:
     @property
     def tolerance(self) -> Tolerance:
         """Of the file."""
-        return self.options.tolerance_for(self.source.num_layers)
+        return self.options.tolerance_for(self.source.num_layers, self.source.computes_in)
 
     @property
     def _step(self) -> str:
         """What the check of the finished file is called: by the runtime, where that decides what it computes in."""
-        if self.options.runtime == "onnxruntime":
+        options = self.options
+        if options.runtime == "onnxruntime":
             return "onnx"
-        return f"OpenVINO {self.options.precision}"
+        is_int8 = "int8" in (options.precision, self.source.computes_in)
+        return f"OpenVINO {'int8' if is_int8 else options.combination.precision_hint}"
 
     def open(self, path: Path, precision_hint: PrecisionHint | None = None) -> CpuModel:
         """Open a file that was made of the source in the runtime that is to serve it.

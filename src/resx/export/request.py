@@ -158,7 +158,9 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
         require_data(request.calibrate, has_own_data=is_run)
     on_step(f"build {arguments.source}")
     source = load_named(arguments)
-    source.require_convertible(request.combination.file_precision)
+    source.require_convertible(request.precision, stored_in=request.combination.file_precision)
+    if request.runtime == "openvino":
+        source.require_openvino()
     if request.precision == "int8":
         require_data(request.calibrate, has_own_data=is_run)
     signature = source.description.signature_with(request.input_type or "uint8")

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from resx.export.tensorrt.builder import EngineOptions
 
 _VERSION = {
-    "onnxruntime": "an ONNX file", "openvino": "a file for OpenVINO", "tensorrt": "a TensorRT plan",
+    "onnxruntime": "an ONNX file for onnxruntime", "openvino": "a file for OpenVINO", "tensorrt": "a TensorRT plan",
     "tensorrt_rtx": "an engine of TensorRT for RTX",
 }  # fmt: skip
 _VERSIONS = {
-    "onnxruntime": "ONNX files", "openvino": "files for OpenVINO", "tensorrt": "TensorRT plans",
+    "onnxruntime": "ONNX files for onnxruntime", "openvino": "files for OpenVINO", "tensorrt": "TensorRT plans",
     "tensorrt_rtx": "engines of TensorRT for RTX",
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ Source: docs.openvino.ai, CPU device, and the properties of `ov::hint` and `ov::
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -119,9 +120,8 @@ def _runnable(path: Path) -> str | bytes:
 
 
 def _refusal(error: Exception) -> str:
-    reason = reason_of(error)
-    unknown = reason.partition("No conversion rule found for operations: ")[2]
-    return f"it has no operator {unknown}; take --runtime onnxruntime" if unknown else reason
+    unknown = re.search(r"No conversion rule found for operations: (.+)", str(error))
+    return f"it has no operator {unknown[1]}; take --runtime onnxruntime" if unknown else reason_of(error)
 
 
 def _require_one_each(path: Path, compiled: Any) -> None:

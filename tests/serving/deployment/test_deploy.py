@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from resx.card.runtime import RUNTIMES
 from resx.errors import ServerError, UsageError
 from resx.files.locks import exclusive
 from resx.repository.versions import Repository
@@ -39,12 +40,13 @@ IMAGES = np.zeros((1, 3, 16, 16), np.uint8)
 Served = tuple[Repository, states.ServerState]
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server over three versions of `tiny`, with nothing loaded."""
+@pytest.fixture(scope="module", params=RUNTIMES)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A server over three versions of `tiny`, with nothing loaded; on each runtime."""
+    pytest.importorskip(request.param)
     repository = Repository(tmp_path_factory.mktemp("deploy") / "model_repository")
     for seed in range(3):
-        publish_tiny(repository, "tiny", seed=seed)
+        publish_tiny(repository, "tiny", seed=seed, runtime=request.param)
     state = detaching.serve_detached(repository, Ports(http=0, grpc=0, metrics=0), ["--load-none"])
     yield repository, state
     if running_server(repository):

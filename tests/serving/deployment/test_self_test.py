@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resx.card.runtime import RuntimeName
 from resx.errors import MissingCapability, ParityError, ResxError
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
@@ -26,26 +27,36 @@ from tests.support.tiny_models import publish_tiny
 CACHE = "response_cache { enable: true }\n"
 
 
-def with_cache(repository: Repository, name: str, *, max_batch_size: int = 4, input_type: str = "uint8") -> None:
-    publish_tiny(repository, name, max_batch_size=max_batch_size, input_type=input_type)
+def with_cache(
+    repository: Repository,
+    name: str,
+    *,
+    max_batch_size: int = 4,
+    input_type: str = "uint8",
+    runtime: RuntimeName = "onnxruntime",
+) -> None:
+    publish_tiny(repository, name, max_batch_size=max_batch_size, input_type=input_type, runtime=runtime)
     config = repository.root / name / "config.pbtxt"
     config.write_text(config.read_text() + CACHE)
 
 
 @pytest.mark.triton
 @pytest.mark.parametrize(
-    ("name", "max_batch_size", "input_type"),
+    ("name", "max_batch_size", "input_type", "runtime"),
     [
-        ("cached_room", 4, "uint8"),
-        ("cached_full", 2, "uint8"),
-        ("cached_single", 1, "uint8"),
-        ("cached_float", 4, "float32"),
+        ("cached_room", 4, "uint8", "onnxruntime"),
+        ("cached_full", 2, "uint8", "onnxruntime"),
+        ("cached_single", 1, "uint8", "onnxruntime"),
+        ("cached_float", 4, "float32", "onnxruntime"),
+        ("cached_by_openvino", 2, "uint8", "openvino"),
+        ("cached_by_openvino_float", 1, "float32", "openvino"),
     ],
 )
 def test_each_canary_is_computed_though_the_cache_is_on(
-    triton: RunningTriton, name: str, max_batch_size: int, input_type: str
+    triton: RunningTriton, name: str, max_batch_size: int, input_type: str, runtime: RuntimeName
 ) -> None:
-    with_cache(triton.repository, name, max_batch_size=max_batch_size, input_type=input_type)
+    pytest.importorskip(runtime)
+    with_cache(triton.repository, name, max_batch_size=max_batch_size, input_type=input_type, runtime=runtime)
     with triton.client() as client:
         deploy(client, triton.repository, name)
         card = triton.repository.card(name)

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from benchmarks import faults
+from benchmarks import fault_clients, faults
 from benchmarks.fault_clients import Row
 
+from resx.card.runtime import RUNTIMES
 from resx.files.locks import process_lives
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
@@ -59,12 +60,21 @@ def recovered(repository: Repository, restarts: int) -> None:
     wait_until(lambda: current(repository).restarts == restarts and current(repository).phase == "serving", "recovered")
 
 
+@pytest.fixture(params=RUNTIMES)
+def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Break what each runtime computes."""
+    pytest.importorskip(request.param)
+    monkeypatch.setattr(fault_clients, "COMPUTED_BY", [request.param])
+
+
+@pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("victim", ["stub", "tritonserver"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_dead_process_costs_only_clients_that_do_not_retry(victim: str, number: signal.Signals) -> None:
     harmless(faults.kill(victim, number, times=1))
 
 
+@pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_under_load_answers_every_accepted_request_and_leaves_nothing(number: signal.Signals) -> None:
     harmless(faults.terminate(number, times=1))

@@ -32,8 +32,8 @@ _MEANINGLESS: Mapping[Format, tuple[str, ...]] = {
         "compute_capability", "batch_min", "batch_opt", "batch_max", "workspace_mib", "timing_cache", "tf32",
         "builder_level", "emit_script", "output", "plan", "publish",
     ),
-    "tensorrt": ("runtime", "compute_capability", "output", "publish"),
-    "tensorrt-rtx": ("runtime", "timing_cache", "emit_script", "plan"),
+    "tensorrt": ("compute_capability", "output", "publish"),
+    "tensorrt-rtx": ("timing_cache", "emit_script", "plan"),
 }  # fmt: skip
 
 FormatName: TypeAlias = Annotated[
@@ -165,6 +165,11 @@ class FormatOptions:
         if accelerator and kind != "onnx":
             raise UsageError(
                 f"--accelerator {accelerator}: --format {kind} makes an engine already; leave one of the two out"
+            )
+        if self.runtime and kind != "onnx":
+            raise UsageError(
+                f"--runtime {self.runtime}: --format {kind} makes an engine, which TensorRT computes; leave one of the "
+                "two out"
             )
         if accelerator and self.target == "cpu":
             raise UsageError(

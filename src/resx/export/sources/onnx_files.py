@@ -35,6 +35,7 @@ from resx.files.staging import sha256_of
 from resx.runtimes import onnx_reader
 from resx.runtimes.answers import RowsChanged
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
+from resx.runtimes.openvino_model import OpenVinoModel
 
 _WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 
@@ -83,11 +84,16 @@ class LoadedFile:
         """What is quantized in the file already."""
         return quantised_graph.recognise(self.graph)
 
-    def require_convertible(self, precision: Precision) -> None:
+    def require_convertible(self, precision: Precision, *, stored_in: Precision) -> None:
         """Check that the file can be brought to the precision; one in fp16 is taken as it is.
 
+        Args:
+            precision: that it is to be computed in.
+            stored_in: of the file that is written.
+
         Raises:
-            UsageError: bf16, int8 of a file in fp16, or the file is quantized already.
+            UsageError: it would be stored in bf16, bf16 or int8 are asked of a file in fp16, or it is quantized
+                already.
         """
         if precision == "fp32":
             return
@@ -97,10 +103,24 @@ class LoadedFile:
                 f"{self.path}: {done}: {self.quantised.text}; leave --{precision} out to publish it as it is, or "
                 "export the fp32 original"
             )
-        if precision == "bf16":
-            raise UsageError(f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8")
-        if precision == "int8" and onnx_reader.weight_counts(self.graph)[1]:
-            raise UsageError(f"{self.path}: has 16-bit weights, and int8 is made of fp32; export the fp32 original")
+        if stored_in == "bf16":
+            raise UsageError(
+                f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8, or --target "
+                "cpu, where OpenVINO computes the fp32 file in bf16"
+            )
+        if precision in ("bf16", "int8") and onnx_reader.weight_counts(self.graph)[1]:
+            raise UsageError(
+                f"{self.path}: has 16-bit weights, and {precision} is made of fp32; export the fp32 original"
+            )
+
+    def require_openvino(self) -> None:
+        """Check that OpenVINO knows the file's operators.
+
+        Raises:
+            ExportError: it does not.
+            MissingCapability: it is not installed.
+        """
+        OpenVinoModel(self.path, content=self.graph.SerializeToString())
 
     def folded(self) -> LoadedFile:
         """Return the file: nobody knows of survival factors in it."""
@@ -155,7 +175,7 @@ class LoadedFile:
             raise UsageError(
                 f"--input {input_type}: {self.path} takes {self.signature.input_type}; leave the option out"
             )
-        self.require_convertible(precision)
+        self.require_convertible(precision, stored_in=precision)
         model = copy.deepcopy(self.graph)
         if precision == "fp16" and not self.is_half:
             model = onnx_rewriting.half(model, self.path)

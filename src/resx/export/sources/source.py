@@ -71,8 +71,11 @@ class LoadedSource:
                 "a training that diverged leaves them: train with a lower rate, or give other weights"
             )
 
-    def require_convertible(self, precision: Precision) -> None:
+    def require_convertible(self, precision: Precision, *, stored_in: Precision) -> None:
         """Check nothing: a network can be written in every precision."""
+
+    def require_openvino(self) -> None:
+        """Check nothing: OpenVINO has every operator that a network is written in."""
 
     @property
     def quantised(self) -> None:

@@ -183,7 +183,7 @@ class _Comparison:
     @property
     def tolerance(self) -> Tolerance:
         """With TF32 off."""
-        return self.options.tolerance_for(self.source.num_layers)
+        return self.options.tolerance_for(self.source.num_layers, self.source.computes_in)
 
     def tolerance_with_tf32(self, precision: Precision) -> Tolerance:
         """With TF32 on."""

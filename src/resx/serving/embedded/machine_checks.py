@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from resx.errors import UsageError
-from resx.machine import quota_note, usable_cores
+from resx.errors import MissingCapability, UsageError
+from resx.machine import instruction_set, quota_note, usable_cores
+from resx.runtimes.openvino_package import computes_in_bf16, openvino_version
 from resx.serving.embedded.native_backend import compiler
 from resx.serving.embedded.provider_engines import kept_engines
 from resx.serving.embedded.python_stub import THIS, Version, missing_stub
@@ -56,6 +57,7 @@ def check_machine(repository: Path) -> list[Finding]:
         _package("torchvision", "published weights", "pip install 'resx[cpu]' or 'resx[gpu]'"),
         _package("scikit-learn", "the digits", "pip install 'resx[cpu]' or 'resx[gpu]'"),
         _onnxruntime(),
+        _openvino(),
         _package("tensorrt", "TensorRT engines", "pip install 'resx[gpu]' on a machine with an NVIDIA GPU"),
         _package("tensorrt-rtx-cu12", "TensorRT-RTX engines", "pip install 'resx[rtx]'"),
         _package("tritonclient", "deploy, query, bench", "pip install resx"),
@@ -107,6 +109,17 @@ def _onnxruntime() -> Finding:
         return Finding(what=what, found=False, detail=detail, needed_for=needed_for, remedy=remedy)
     providers = ", ".join(name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers())
     detail = f"{installed[0]} {metadata.version(installed[0])}: {providers}"
+    return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
+
+
+def _openvino() -> Finding:
+    what, needed_for = "openvino", "--runtime openvino, --bf16"
+    try:
+        computes = "bf16" if computes_in_bf16() else f"no bf16, as {instruction_set()} has no instructions for it"
+        detail = f"{openvino_version()}: f32, {computes}"
+    except MissingCapability as error:
+        problem, _, remedy = str(error).removeprefix("openvino ").partition("; ")
+        return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 from resx.card.card import Card
 from resx.errors import MissingCapability, UsageError
 from resx.gpus import Device, Wish
-from resx.repository.config_pbtxt import CONFIG_FILE, OPENVINO, read
+from resx.repository.config_pbtxt import CONFIG_FILE, read
+from resx.repository.openvino_backend import NAME as OPENVINO
 from resx.repository.versions import Repository
 from resx.serving.embedded.backend_session import load_session, served_config
 from resx.serving.embedded.engine_runtime import engine_backend, require_engine_runtime
