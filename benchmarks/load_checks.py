@@ -15,8 +15,8 @@ poisson     the highest Poisson rate whose p99 is within 15 times a single reque
             network of half a millisecond the rate shows the machine's noise, and is reported without a bar.
 client      processor time of the load generator for a request, closed loop of 8 and open loop.
 
-The default is what `resx tune resnet20` finds on 2 cores. Client and server share the machine. Exit code 1 if a bar is
-missed.
+The default is what `resx tune resnet20 --objective throughput` finds on 2 cores. Client and server share the machine.
+Exit code 1 if a bar is missed.
 """
 
 from __future__ import annotations

@@ -22,13 +22,15 @@ from resx.bench.tuning.tuning import (
     worth,
 )
 from resx.card.tuning import Objective, Setting, Trial, Tuning
-from resx.errors import ResxError
+from resx.errors import ResxError, UsageError
 from resx.repository import config_pbtxt
+from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment import version_pinning
+from resx.serving.deployment.deploy import Manner, deploy
 from resx.serving.deployment.rehearsal import rehearsal_name
-from resx.serving.deployment.rollback import undeploy
-from resx.serving.deployment.tuned_configuration import Candidate, put_in_force, setting_of
+from resx.serving.deployment.rollback import rollback, undeploy
+from resx.serving.deployment.tuned_configuration import Candidate, key_of, put_in_force, setting_of
 from tests.support.command import Finished
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
@@ -48,6 +50,26 @@ def trial(
         p99_ms=1.0,
         single_ms=single_ms,
         invalid=why,
+    )
+
+
+def tuning_of(before: Setting, chosen: Setting, config_before: str) -> Tuning:
+    return Tuning(
+        objective="throughput",
+        concurrency=8,
+        cores=2,
+        client_elsewhere=False,
+        processor="",
+        created="",
+        command="",
+        before=before,
+        config_before=config_before,
+        chosen=chosen,
+        ratio=1.2,
+        low=1.1,
+        high=1.3,
+        num_pairs=5,
+        trials=(),
     )
 
 
@@ -141,23 +163,7 @@ def test_a_chosen_setting_answers_as_a_version_of_its_own_and_can_be_taken_back(
     text = config.read_text()
     before = setting_of(repository, name, 1)
     chosen = before.model_copy(update={"instances": 2, "threads": 1, "delay_us": 200})
-    tuning = Tuning(
-        objective="throughput",
-        concurrency=8,
-        cores=2,
-        client_elsewhere=False,
-        processor="",
-        created="",
-        command="",
-        before=before,
-        config_before=text,
-        chosen=chosen,
-        ratio=1.2,
-        low=1.1,
-        high=1.3,
-        num_pairs=5,
-        trials=(),
-    )
+    tuning = tuning_of(before, chosen, text)
     with TritonClient(triton.state.address("grpc")) as client:
         deploy(client, repository, name)
         candidate = Candidate(repository=repository, name=name, version=1)
@@ -175,6 +181,38 @@ def test_a_chosen_setting_answers_as_a_version_of_its_own_and_can_be_taken_back(
         again = resx("tune", name, "--undo", f"--repository={repository.root}")
         assert again.code == 2
         assert "nothing to undo" in again.err
+        undeploy(client, repository, name)
+
+
+def test_an_export_for_another_runtime_is_put_in_force_and_each_version_answers_under_its_own(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    repository, name, scratch = triton.repository, "moved", Repository(tmp_path / "scratch")
+    publish_tiny(repository, name)
+    publish_tiny(scratch, name, runtime="openvino")
+    candidate = Candidate(repository=scratch, name=name, version=1, is_published=False)
+    config = repository.root / name / "config.pbtxt"
+    text, before = config.read_text(), setting_of(repository, name, 1)
+    assert before.runtime == "onnxruntime"
+    chosen = before.model_copy(update={"version": 0, "runtime": "openvino", "spinning": False, "spin_us": 0})
+    assert key_of(chosen) == candidate.key
+    with TritonClient(triton.state.address("grpc")) as client:
+        deploy(client, repository, name)
+        assert put_in_force(client, repository, candidate, tuning_of(before, chosen, text), threads=True).version == 2
+        assert client.config(name)["backend"] == "openvino"
+        assert setting_of(repository, name, 2) == chosen.model_copy(update={"version": 2})
+        assert not version_pinning.share_configuration(repository, name, 1, 2)
+        assert rollback(client, repository, name).version == 1
+        assert client.config(name)["backend"] == "onnxruntime"
+        assert rollback(client, repository, name).version == 2
+        with pytest.raises(UsageError, match="cannot be kept beside 1"):
+            deploy(client, repository, name, 1, manner=Manner(keep_previous=True))
+        done = resx("tune", name, "--undo", f"--repository={repository.root}", "--json")
+        assert done.code == 0, done.err
+        assert config.read_text() == text
+        assert client.config(name)["backend"] == "onnxruntime"
+        assert client.model_versions()[name] == [1]
         undeploy(client, repository, name)
 
 

@@ -139,7 +139,7 @@ def wanted_candidates(
     card = now.card
     if card.engine is not None or card.accelerator is not None:
         raise UsageError(f"{now.name}: a GPU computes its versions; leave --runtimes and --precisions out")
-    there = {candidate.key[1:]: candidate for candidate in published}
+    there = {(candidate.card.runtime_name, candidate.card.precision): candidate for candidate in published}
     found = {now.key: now}
     for runtime, precision in wishes.pairs(list(there)):
         candidate = there.get((runtime, precision))

@@ -36,6 +36,18 @@ def config_json(repository: Repository, name: str, versions: Sequence[int]) -> s
     return as_json(_pin(repository, name, versions))
 
 
+def share_configuration(repository: Repository, name: str, one: int, other: int) -> bool:
+    """Say whether two versions can be loaded side by side: there is one configuration for all that are loaded.
+
+    Those of another runtime, or of another precision where the backend reads that from the configuration, cannot.
+
+    Raises:
+        UsageError: as `config_json`.
+    """
+    first, second = (_pin(repository, name, [version]) for version in (one, other))
+    return bool(_with_versions(first, []) == _with_versions(second, []))
+
+
 def reloading_json(
     repository: Repository, name: str, versions: Sequence[int], served: Mapping[str, Any] | None = None
 ) -> str:
