@@ -51,15 +51,19 @@ def _show(console: Console, result: BenchResult) -> None:
     targets = {measured.target for measured in result.measurements}
     has_open = any(measured.load == "open" for measured in result.measurements)
     efficient = any(measured.in_process for measured in result.measurements)
+    knows_use = any(measured.server_use for measured in result.measurements)
     columns = [
         *(["model"] if len(targets) > 1 else []),
         *COLUMNS,
+        *(["server ms"] if knows_use else []),
         *(["service p50"] if has_open else []),
         *(["of in-process"] if efficient else []),
     ]
     rows = []
     for measured in result.measurements:
         cells = [*([measured.target] if len(targets) > 1 else []), *row(measured)]
+        use = measured.server_use
+        cells += [_ms(use.cpu_ms_per_request if use else None)] if knows_use else []
         cells += [_ms(measured.service.p50_ms)] if has_open else []
         if efficient:
             cells.append(f"{measured.in_process.efficiency:.2f}" if measured.in_process else "n/a")
@@ -104,12 +108,7 @@ def _remarks(result: BenchResult) -> Iterator[str]:
         yield text if everywhere else f"{', '.join(dict.fromkeys(titles))}: {text}"
     for measured in result.measurements:
         yield from (f"{measured.title}: {gpu_line(gpu)}" for gpu in measured.gpus or ())
-    yield from _server_uses(result)
-    yield from dict.fromkeys(
-        f"memory and CPU time: unknown, as {measured.server_use_missing}"
-        for measured in result.measurements
-        if measured.server_use_missing
-    )
+    yield from _memory_lines(result)
     checked = sum(measured.answers.checked for measured in result.measurements)
     if checked and not any(measured.answers.wrong for measured in result.measurements):
         yield f"{checked} sampled answers are as {result.measurements[0].answers.reference} say"
@@ -138,21 +137,23 @@ def gpu_line(gpu: GpuUse) -> str:
     return f"GPU {gpu.name}: {', '.join(filter(None, parts))}; from {SOURCES[gpu.source]}"
 
 
-def _server_uses(result: BenchResult) -> Iterator[str]:
-    """Yield what the server took during each load; of repeated ones the median time and the most memory."""
-    several = len({measured.target for measured in result.measurements}) > 1
+def _memory_lines(result: BenchResult) -> Iterator[str]:
+    """Yield the most memory that each server took, or why that is not known."""
     uses: dict[str, list[ServerUse]] = {}
     for measured in result.measurements:
         if measured.server_use is not None:
-            name = f"{measured.target}, {measured.title}" if several else measured.title
-            uses.setdefault(name, []).append(measured.server_use)
-    for name, seen in uses.items():
-        times = [use.cpu_ms_per_request for use in seen if use.cpu_ms_per_request is not None]
+            uses.setdefault(measured.url, []).append(measured.server_use)
+    for url, seen in uses.items():
         most = max(seen, key=lambda use: use.memory_bytes)
-        per_request = f"{median(times):.2f} ms of CPU per request, " if times else ""
         shared = "" if most.pss_bytes is None else f" (RSS {most.rss_bytes / 1e6:.0f} MB)"
         processes = f"{most.num_processes} process{'es' if most.num_processes > 1 else ''}"
-        yield f"{name}: server: {per_request}{most.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
+        where = f" at {url}" if len(uses) > 1 else ""
+        yield f"the server{where} took up to {most.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
+    yield from dict.fromkeys(
+        f"memory and CPU time of the server: unknown, as {measured.server_use_missing}"
+        for measured in result.measurements
+        if measured.server_use_missing
+    )
 
 
 def memory_text(used_bytes: float, total_bytes: int | None) -> str:
