@@ -1,13 +1,19 @@
 """What a server takes of its machine is read from its processes, or the reason why it is not known is told."""
 
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
-from resx.bench.results.server_use import UseBefore, use_after, use_before
+from resx.bench.report import html_report
+from resx.bench.result_files import csv_text
+from resx.bench.results.server_use import ServerUse, UseBefore, use_after, use_before
+from resx.cli.views.bench_result import _show
 from resx.serving.client.address import Address
 from resx.serving.running.process_use import cpu_s, family, memory_of
+from tests.support.report_page import measurement, read_page, result
 
 # A parent that waits, and a child with 64 MB that computes until it is told to stop.
 _CHILD = (
@@ -65,3 +71,46 @@ def test_of_a_server_that_is_not_ours_the_reason_is_told(host_port: str, why: st
     assert why in before.missing
     assert before.cpu_since() == 0.0
     assert use_after(before, 0.0, 1) is None
+
+
+USE = ServerUse(num_processes=2, rss_bytes=150_000_000, pss_bytes=96_000_000, cpu_s=2.5, cpu_ms_per_request=0.65)
+
+
+def shown(**changes: object) -> tuple[str, str, str]:
+    """Return what the terminal, the CSV and the page say of a load."""
+    found = result(measurement().model_copy(update=changes))
+    with io.StringIO() as text:
+        _show(Console(file=text, width=200), found)
+        return text.getvalue(), csv_text(found), read_page(html_report.html(found)).one("server").text
+
+
+def test_the_terminal_the_csv_and_the_page_say_what_the_server_took() -> None:
+    terminal, csv, page = shown(server_use=USE)
+    assert "server ms" in terminal
+    assert "0.65" in terminal
+    assert "the server took up to 96 MB (RSS 150 MB) in 2 processes" in terminal
+    assert csv.splitlines()[0].endswith("Server CPU/Request,Server Memory Bytes")
+    assert csv.splitlines()[1].endswith(",650,96000000")
+    assert "CPU per request, ms" in page
+    assert "0.65" in page
+
+
+def test_where_the_kernel_does_not_share_memory_out_it_is_the_resident_set() -> None:
+    terminal, csv, _ = shown(server_use=USE.model_copy(update={"pss_bytes": None, "num_processes": 1}))
+    assert "the server took up to 150 MB in 1 process" in terminal
+    assert csv.splitlines()[1].endswith(",650,150000000")
+
+
+def test_without_knowledge_the_reason_stands_in_its_place() -> None:
+    why = "the server at 10.0.0.5:8001 is not on this machine"
+    terminal, csv, page = shown(server_use_missing=why)
+    assert f"memory and CPU time of the server: unknown, as {why}" in terminal
+    assert csv.splitlines()[1].endswith(",,")
+    assert why in page
+    assert "server ms" not in terminal
+
+
+def test_a_result_of_an_older_version_says_nothing() -> None:
+    terminal, _, page = shown()
+    assert "unknown" not in terminal
+    assert "CPU" not in page
