@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from resx.machine import (
     Throttling,
     cpu_quota,
+    instruction_set,
     lacks_open_files,
     quota_note,
     throttled_between,
@@ -180,3 +182,28 @@ def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one(soft: int, hard:
 
 def test_enough_open_files_are_nothing_to_speak_of() -> None:
     assert lacks_open_files(10, "this") == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("flags\t\t: sse2 avx2 fma", "avx2"),
+        ("flags : avx2 avx_vnni", "avx_vnni"),
+        ("flags : avx2 avx512f avx512bw", "avx512"),
+        ("flags : avx512_bf16 avx512_vnni avx512f avx2", "avx512_bf16"),
+        ("flags : avx512_vnni avx512f avx2", "avx512_vnni"),
+        ("flags : amx_bf16 amx_tile avx512_bf16 avx2", "amx"),
+        ("Features : fp asimd evtstrm", "neon"),
+        ("Features : fp asimd sve bf16", "sve"),
+        ("flags : sse2", platform.machine()),
+        ("model name : X", platform.machine()),
+    ],
+)
+def test_the_widest_instructions_of_the_processor_are_named(tmp_path: Path, line: str, named: str) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/cpuinfo").write_text(f"processor : 0\n{line}\n")
+    assert instruction_set(tmp_path) == named
+
+
+def test_a_machine_that_does_not_describe_its_processor_is_named_by_its_kind(tmp_path: Path) -> None:
+    assert instruction_set(tmp_path) == platform.machine()

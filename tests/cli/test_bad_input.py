@@ -151,6 +151,7 @@ def test_doctor_gives_a_remedy_for_everything_that_is_missing(resx: Resx) -> Non
         "Python",
         "torch",
         "onnxruntime",
+        "openvino",
         "tensorrt",
         "embedded Triton",
         "C++ compiler",

@@ -29,7 +29,8 @@ print(json.dumps(ended))
 """
 """Many commands in one process: each start of Python would take longer than the command."""
 MODEL = ["torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "onnxruntime"]
-OTHERS = ["matplotlib", "pyarrow", "fsspec", "ray", "tensorrt", "tensorrt_rtx", "tensorboard", "mlperf_loadgen"]
+OTHERS = ["matplotlib", "pyarrow", "fsspec", "ray", "tensorrt", "tensorrt_rtx", "tensorboard", "mlperf_loadgen",
+          "openvino", "nncf"]  # fmt: skip
 PORTS = "--http-port 0 --grpc-port 0 --metrics-port 0"
 BARE = [
     "train resnet20 --data digits -o new", "train resnet20 --data folder:pictures -o new",
@@ -39,7 +40,8 @@ BARE = [
     "export run --pareto 2", "export file.onnx", "export file.onnx --int8 --calibrate pictures",
     "export torchvision:resnet18", "export module:function", "export resnet18 --weights imagenet",
     "export resnet18 --weights weights.pth", "export resnet18 --format tensorrt", "export resnet18 --json",
-    "export resnet18 --format tensorrt-rtx --fp16", "verify tiny", "verify file.onnx file.onnx",
+    "export resnet18 --runtime openvino", "export resnet18 --bf16", "export resnet18 --format tensorrt-rtx --fp16",
+    "verify tiny", "verify file.onnx file.onnx",
     f"serve {PORTS}", f"serve --native --detach {PORTS}",
     "predict tiny pictures -o new.csv", "predict tiny pictures -o new.parquet",
     "predict tiny s3://bucket/x -o new.csv", "predict tiny pictures --ray local -o new.csv",
@@ -150,6 +152,7 @@ def test_the_client_commands_need_no_torch(folder: Path, triton: RunningTriton) 
         (["pyarrow"], "predict tiny pictures -o new.csv", "predict"),
         (["fsspec"], "predict tiny pictures -o new.csv", "predict"),
         (["ray"], "predict tiny pictures --ray local -o new.csv", "ray"),
+        (["openvino"], "export resnet18 --bf16 --target cpu", "openvino"),
         (["tensorrt_rtx"], "export resnet18 --format tensorrt-rtx", "rtx"),
     ],
 )

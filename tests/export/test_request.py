@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import resx
-from resx.export.request import CODE
+from resx.card.origin import SourceArguments
+from resx.export.request import CODE, ExportRequest, key_of
 
 _LOADED = """
 import sys
@@ -21,3 +22,12 @@ def test_an_export_is_made_anew_when_any_room_that_makes_it_has_changed() -> Non
     root = Path(resx.__file__).parent
     rooms = {name for name in loaded if (root / name).is_dir()} - {"files"}  # reads and publishes, and decides nothing
     assert rooms == set(CODE)
+
+
+def test_the_key_holds_runtime_and_precision() -> None:
+    source = SourceArguments(source="resnet20", weights="none", seed=0, image_size=None, settings=())
+    asked = ExportRequest(source=source, target="cpu")
+    changes: list[dict[str, object]] = [{}, {"runtime": "openvino"}, {"runtime": "openvino", "precision": "bf16"}]
+    keys = [key_of(asked.model_copy(update=change)) for change in changes]
+    assert None not in keys
+    assert len(set(keys)) == len(changes)

@@ -116,7 +116,7 @@ def measure_in_process(
     """
     require_runtime(version_folder.parent, card, embedded=True, device=None)
     _require(card, batch_size, instances, threads, duration_s, tensors)
-    config = _config(version_folder.parent, instances, threads)
+    config = _config(version_folder.parent, card, instances, threads)
     if card.engine is not None:
         config["backend"] = card.engine.builder
     backend = backend_of(config)
@@ -136,9 +136,9 @@ def measure_in_process(
     return run_apart(_compute, job, InProcessRun, f"{card.name}: {runtime} in process", most_s)
 
 
-def _config(model_folder: Path, instances: int, threads: int) -> dict[str, Any]:
+def _config(model_folder: Path, card: Card, instances: int, threads: int) -> dict[str, Any]:
     """Return the served configuration with what was asked for instead."""
-    config = served_config(model_folder)
+    config = served_config(model_folder, card)
     if instances:
         config["instance_group"] = [{"count": instances}]
     if threads:

@@ -70,7 +70,7 @@ def require_free_names(repository: Repository, family: str, most_blocks: int) ->
     """
     for num_blocks in range(most_blocks, -1, -1):
         name = member_name(family, num_blocks)
-        require_one_format(repository, name, backend="onnxruntime")
+        require_one_format(repository, name, builder=None)
         newest = repository.newest(name)
         if newest is None:
             continue

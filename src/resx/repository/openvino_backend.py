@@ -22,11 +22,12 @@ from __future__ import annotations
 from typing import Any
 
 from resx.card.card import Card
-from resx.card.runtime import PrecisionHint
 
 NAME = "openvino"
-PRECISION, _HINT_BF16, THREADS = "INFERENCE_PRECISION_HINT", "HINT_BF16", "INFERENCE_NUM_THREADS"
-STREAMS = "NUM_STREAMS"
+_PRECISION, _HINT_BF16 = "INFERENCE_PRECISION_HINT", "HINT_BF16"
+_STREAMS, _THREADS, _PADDING = "NUM_STREAMS", "INFERENCE_NUM_THREADS", "ENABLE_BATCH_PADDING"
+_ALWAYS = {"PERFORMANCE_HINT": "LATENCY", "ENABLE_CPU_PINNING": "NO", "CPU_DENORMALS_OPTIMIZATION": "YES"}
+_ONNXRUNTIME_THREADS = "intra_op_thread_count"
 
 
 def add_openvino(message: Any, card: Card, *, instances: int, threads: int) -> None:
@@ -39,31 +40,110 @@ def add_openvino(message: Any, card: Card, *, instances: int, threads: int) -> N
         threads: of one of them; 0 leaves it to the server.
     """
     message.backend = NAME
-    message.default_model_filename = card.model_file
     message.instance_group.add(count=instances, kind="KIND_CPU")
-    parameters = {
-        "PERFORMANCE_HINT": "LATENCY",
-        STREAMS: str(instances),
-        "ENABLE_CPU_PINNING": "NO",
-        "CPU_DENORMALS_OPTIMIZATION": "YES",
-    }
+    parameters = _ALWAYS | {_STREAMS: str(instances)}
     if threads:
-        parameters[THREADS] = str(instances * threads)
+        parameters[_THREADS] = str(instances * threads)
     if message.max_batch_size > 1:
-        parameters["ENABLE_BATCH_PADDING"] = "YES"
+        parameters[_PADDING] = "YES"
     for key, value in parameters.items():
         message.parameters[key].string_value = value
-    fit_precision(message, card)
+    _set_precision(message, card)
 
 
-def fit_precision(message: Any, card: Card) -> None:
-    """Let the configuration, which is the newest version's, say the precision of the version with this card."""
-    if message.backend != NAME or card.runtime is None or card.runtime.precision_hint is None:
+def fit_runtime(message: Any, card: Card, newest: Card) -> None:
+    """Let a configuration say what the version with this card is computed by, and in.
+
+    One model's versions may differ in it: `resx export --bf16`, or `resx tune`, after an export for onnxruntime.
+
+    Args:
+        message: Triton's ModelConfig, which was written for the newest version.
+        card: of the version that is to be loaded.
+        newest: of that one. Where it is computed alike the configuration stays, edits by hand included.
+    """
+    if card.engine is not None or computed_alike(card, newest):
         return
-    hint: PrecisionHint = card.runtime.precision_hint
+    if card.runtime_name == NAME:
+        if message.backend != NAME:
+            _leave_onnxruntime(message, card)
+        _set_precision(message, card)
+    elif message.backend == NAME:
+        _leave_openvino(message)
+
+
+def computed_alike(one: Card, other: Card) -> bool:
+    """Say whether two versions can be loaded together: a model has one configuration."""
+    return _computed_by(one) == _computed_by(other)
+
+
+def _computed_by(card: Card) -> tuple[str, str | None, str]:
+    return card.runtime_name, None if card.runtime is None else card.runtime.precision_hint, card.model_file
+
+
+def _set_precision(message: Any, card: Card) -> None:
+    hint = card.runtime.precision_hint if card.runtime else None
     message.default_model_filename = card.model_file
-    message.parameters[PRECISION].string_value = hint
+    message.parameters[_PRECISION].string_value = hint or "f32"
     if hint == "bf16":
         message.parameters[_HINT_BF16].string_value = "YES"
-    elif _HINT_BF16 in message.parameters:
-        del message.parameters[_HINT_BF16]
+    else:
+        _remove(message, _HINT_BF16)
+
+
+def _leave_onnxruntime(message: Any, card: Card) -> None:
+    instances, threads = _num_instances(message), _number(message, _ONNXRUNTIME_THREADS)
+    _remove(message, _ONNXRUNTIME_THREADS)
+    del message.instance_group[:]
+    add_openvino(message, card, instances=instances, threads=threads)
+
+
+def threads_of(message: Any) -> int:
+    """Return the threads of an instance by a configuration of this backend; 0 where it leaves them to the server."""
+    return _number(message, _THREADS) // max(1, _number(message, _STREAMS))
+
+
+def set_threads(message: Any, threads: int) -> None:
+    """Give each instance of a configuration of this backend so many threads; 0 leaves them to the server."""
+    instances = _num_instances(message)
+    message.parameters[_STREAMS].string_value = str(instances)
+    _remove(message, _THREADS)
+    if threads:
+        message.parameters[_THREADS].string_value = str(instances * threads)
+
+
+def container_remark(message: Any) -> str:
+    """Return what NVIDIA's C++ backend does otherwise than the embedded one; empty where that is nothing."""
+    if message.backend != NAME:
+        return ""
+    said = []
+    if message.max_batch_size > 1:
+        said.append(f"computes each request as a batch of {message.max_batch_size} (export with --max-batch 1)")
+    if _HINT_BF16 not in message.parameters:
+        said.append("computes in bf16 on nodes that have BF16, where the self-test fails (export with --bf16)")
+    return f"{message.name}: NVIDIA's backend openvino {' and '.join(said)}" if said else ""
+
+
+def _leave_openvino(message: Any) -> None:
+    threads = threads_of(message)
+    _remove(message, *_ALWAYS, _PRECISION, _HINT_BF16, _STREAMS, _THREADS, _PADDING)
+    for group in message.instance_group:
+        group.ClearField("kind")
+    message.backend = "onnxruntime"
+    message.ClearField("default_model_filename")
+    if threads:
+        message.parameters[_ONNXRUNTIME_THREADS].string_value = str(threads)
+
+
+def _num_instances(message: Any) -> int:
+    return sum(max(1, group.count) for group in message.instance_group) or 1
+
+
+def _number(message: Any, key: str) -> int:
+    text = message.parameters[key].string_value if key in message.parameters else ""
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+def _remove(message: Any, *keys: str) -> None:
+    for key in keys:
+        if key in message.parameters:
+            del message.parameters[key]

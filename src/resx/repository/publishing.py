@@ -18,14 +18,8 @@ if TYPE_CHECKING:
     from resx.export.reference import Exportable
     from resx.export.tensorrt.builder import EngineOptions
 
-_VERSION = {
-    "onnxruntime": "an ONNX file for onnxruntime", "openvino": "a file for OpenVINO", "tensorrt": "a TensorRT plan",
-    "tensorrt_rtx": "an engine of TensorRT for RTX",
-}  # fmt: skip
-_VERSIONS = {
-    "onnxruntime": "ONNX files for onnxruntime", "openvino": "files for OpenVINO", "tensorrt": "TensorRT plans",
-    "tensorrt_rtx": "engines of TensorRT for RTX",
-}  # fmt: skip
+_VERSION = {None: "an ONNX file", "tensorrt": "a TensorRT plan", "tensorrt_rtx": "an engine of TensorRT for RTX"}
+_VERSIONS = {None: "ONNX files", "tensorrt": "TensorRT plans", "tensorrt_rtx": "engines of TensorRT for RTX"}
 
 
 def export_into(
@@ -46,7 +40,7 @@ def export_into(
     """
     from resx.export.pipeline import export_version
 
-    require_one_format(repository, name, backend=options.runtime)
+    require_one_format(repository, name, builder=None)
     with repository.stage() as folder:
         card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
         on_step("publish")
@@ -61,8 +55,8 @@ def publish_kept(
     Raises:
         UsageError: the name cannot be used, or its versions have another interface.
     """
+    require_one_format(repository, name, builder=None)
     folder, made = kept
-    require_one_format(repository, name, backend=made.runtime_name)
     card = made.model_copy(update={"name": name, "command": command})
     newest = repository.newest(name)
     if newest is not None and repository.is_served_so(name, card, serving):
@@ -96,20 +90,20 @@ def export_engine_into(
     """
     from resx.export.tensorrt.engine_export import export_engine
 
-    require_one_format(repository, name, backend=trt.__name__)
+    require_one_format(repository, name, builder=trt.__name__)
     with repository.stage() as folder:
         card = export_engine(source, options, engine, trt, folder, name=name, command=command, on_step=on_step)
         on_step("publish")
         return card, repository.publish(folder, card, serving)
 
 
-def require_one_format(repository: Repository, name: str, *, backend: str) -> None:
+def require_one_format(repository: Repository, name: str, *, builder: str | None) -> None:
     """Check that all versions of a model are files of one kind: config.pbtxt names one backend for all.
 
     Args:
         repository: where it is to be published.
         name: of the model.
-        backend: Triton's for it.
+        builder: of the engine; None: it is an ONNX file.
 
     Raises:
         UsageError: the name cannot be published, or its versions are of another kind.
@@ -117,9 +111,9 @@ def require_one_format(repository: Repository, name: str, *, backend: str) -> No
     repository.require_publishable(name)
     if not repository.versions(name):
         return
-    card = repository.card(name)
-    there = card.runtime_name if card.engine is None else card.engine.builder
-    if there != backend:
+    engine = repository.card(name).engine
+    there = None if engine is None else engine.builder
+    if there != builder:
         raise UsageError(
-            f"{name}: its versions are {_VERSIONS[there]}, this is {_VERSION[backend]}; publish it under another --name"
+            f"{name}: its versions are {_VERSIONS[there]}, this is {_VERSION[builder]}; publish it under another --name"
         )

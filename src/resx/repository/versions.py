@@ -29,6 +29,7 @@ from resx.names import checked_name, is_model_name
 from resx.repository import config_pbtxt, config_rules, image_endpoint
 from resx.repository.config_pbtxt import CONFIG_FILE, LABELS_FILE, ServingOptions
 from resx.repository.model_folders import is_file, is_folder, model_folders, versions_in, why_unreadable
+from resx.repository.openvino_backend import fit_runtime
 from resx.text import printable
 
 DEFAULT = Path("model_repository")
@@ -272,6 +273,12 @@ class Repository:
             for folder in folders
         )
         return mine == theirs
+
+    def fit_config(self, message: Any, name: str, card: Card) -> None:
+        """Let a model's configuration, the newest version's, say how the version with this card is computed."""
+        newest = self.versions(name)[-1]
+        if self.has_card(name, newest):
+            fit_runtime(message, card, self.card(name, newest))
 
     def newest(self, name: str) -> Published | None:
         """Return a model's newest version, or None."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any
 
 from resx.errors import MissingCapability, first_line
@@ -45,13 +46,16 @@ def computes_in_bf16() -> bool:
     return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def require_bf16() -> None:
+def require_bf16(*, can_compute: Callable[[], bool] = computes_in_bf16) -> None:
     """Check that this processor computes in bf16; OpenVINO would take fp32, or emulate it, in silence.
+
+    Args:
+        can_compute: says whether it does.
 
     Raises:
         MissingCapability: it does not, or as `load_openvino`.
     """
-    if not computes_in_bf16():
+    if not can_compute():
         raise MissingCapability(
             f"bf16: {processor()} ({instruction_set()}) has no BF16 instructions, by OpenVINO's own word; leave --bf16 "
             "out here, or export on a processor with AVX512_BF16 or AMX"

@@ -59,8 +59,9 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
         MissingCapability: it is an engine, or its runtime is not installed.
     """
     folder = repository.version_folder(name, version)
-    config = {"max_batch_size": 0, **served_config(folder.parent)}
-    if (folder / cards.FILE_NAME).is_file() and (card := cards.read_card(folder)).engine is not None:
+    card = cards.read_card(folder) if (folder / cards.FILE_NAME).is_file() else None
+    config = {"max_batch_size": 0, **served_config(folder.parent, card)}
+    if card is not None and card.engine is not None:
         raise MissingCapability(f"{name}: its file is {card.model_file}, an engine; score it through --server")
     if (backend := backend_of(config)) == "tensorrt":
         raise MissingCapability(f"{name}: its file is an engine; score it through --server")
@@ -141,11 +142,14 @@ def _open_openvino(file: Path | bytes, config: dict[str, Any], name: str) -> Run
     session = load_session(OPENVINO)
     with contextlib.ExitStack() as kept:
         if isinstance(file, bytes):
-            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix="resx-"))
-            file, content = Path(folder) / (config.get("default_model_filename") or session.MODEL_FILE), file
-            file.write_bytes(content)
+            path = Path(
+                kept.enter_context(tempfile.TemporaryDirectory(prefix="resx-")), config["default_model_filename"]
+            )
+            path.write_bytes(file)
+        else:
+            path = file
         try:
-            opened = session.open_model(str(file), config, this_process())
+            opened = session.open_model(str(path), config, this_process())
         except Exception as error:
             raise ResxError(f"{name}: OpenVINO cannot open it: {first_line(error)}") from error
     return lambda names, inputs: opened.run(names, inputs, opened.options)

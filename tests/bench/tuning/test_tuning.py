@@ -26,7 +26,6 @@ from resx.errors import ResxError, UsageError
 from resx.repository import config_pbtxt
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import Manner, deploy
 from resx.serving.deployment.rehearsal import rehearsal_name
 from resx.serving.deployment.rollback import rollback, undeploy
@@ -202,7 +201,6 @@ def test_an_export_for_another_runtime_is_put_in_force_and_each_version_answers_
         assert put_in_force(client, repository, candidate, tuning_of(before, chosen, text), threads=True).version == 2
         assert client.config(name)["backend"] == "openvino"
         assert setting_of(repository, name, 2) == chosen.model_copy(update={"version": 2})
-        assert not version_pinning.share_configuration(repository, name, 1, 2)
         assert rollback(client, repository, name).version == 1
         assert client.config(name)["backend"] == "onnxruntime"
         assert rollback(client, repository, name).version == 2

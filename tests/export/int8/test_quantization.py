@@ -252,7 +252,7 @@ def test_bf16_is_written_and_refused_where_nothing_computes_it(tmp_path: Path) -
     num_weights, num_short = onnx_reader.weight_counts(file)
     assert num_short / num_weights > 0.95
     with pytest.raises(MissingCapability, match="take --fp16"):
-        export_version(tiny(), ExportOptions(precision="bf16"), tmp_path, name="m", command="x")
+        export_version(tiny(), ExportOptions(precision="bf16", target="gpu"), tmp_path, name="m", command="x")
 
 
 def test_int8_without_calibration_is_refused_and_so_is_calibration_without_int8() -> None:

@@ -100,7 +100,7 @@ def export(
     target = _target(as_file)
     runtime = _runtime(as_file, precision, target)
     if pareto is None:
-        export_formats.require_free_target(as_file, published, model_name, runtime)
+        export_formats.require_free_target(as_file, published, model_name)
     else:
         depth_family.require_sensible(pareto, source, as_file.format(), runtime)
         require_own_source(typed, source)

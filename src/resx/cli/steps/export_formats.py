@@ -14,7 +14,6 @@ from resx.names import checked_name
 
 if TYPE_CHECKING:
     from resx.card.card import Card
-    from resx.card.runtime import RuntimeName
     from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
     from resx.export.request import ExportRequest
@@ -49,7 +48,7 @@ class Made:
     """Whether it was made by an earlier export of the same."""
 
 
-def require_free_target(wanted: FormatOptions, repository: Repository, name: str, runtime: RuntimeName) -> None:
+def require_free_target(wanted: FormatOptions, repository: Repository, name: str) -> None:
     """Check before long work that what will be made has a place to go.
 
     Raises:
@@ -63,8 +62,8 @@ def require_free_target(wanted: FormatOptions, repository: Repository, name: str
         if target.exists():
             raise UsageError(f"{target}: exists already; give another folder with -o, or move it away")
     elif wanted.emit_script is None:
-        backend = runtime if wanted.file_format == "onnx" else wanted.file_format.replace("-", "_")
-        require_one_format(repository, name, backend=backend)
+        builder = None if wanted.file_format == "onnx" else wanted.file_format.replace("-", "_")
+        require_one_format(repository, name, builder=builder)
 
 
 def reuse(job: ExportJob) -> Made | None:

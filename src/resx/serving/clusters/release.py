@@ -92,6 +92,7 @@ def write_release(release: Release, parent: Path) -> Path:
 def _files_of(repository: Repository, name: str, version: int) -> Mapping[str, bytes | Path]:
     """Return the model's own files: not those of other versions, and the configuration with this version alone."""
     config = config_rules.read_checked(repository.root, name)
+    repository.fit_config(config, name, repository.card(name, version))
     config.version_policy.Clear()
     config.version_policy.specific.versions.append(version)
     found = {

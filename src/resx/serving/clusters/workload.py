@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from resx.errors import UsageError
-from resx.repository import config_rules
+from resx.repository import config_rules, openvino_backend
 from resx.repository.config_pbtxt import CONFIG_FILE, instances_per_device
 from resx.repository.versions import Repository
 from resx.runtimes.triton_image import IMAGE
@@ -129,6 +129,7 @@ def workload_of(
         raise UsageError(f"{name}: has no {CONFIG_FILE} to read instances and threads from; `resx export` writes one")
     number = int(folder.name)
     card, config = repository.card(name, number), config_rules.read_checked(repository.root, name)
+    repository.fit_config(config, name, card)
     require_fitting(card, gpu=placement.gpu)
     require_startable(config, card, path.parent, gpu=placement.gpu)
     endpoints = tuple(repository.endpoints(name)) if placement.image_endpoint else ()
@@ -161,6 +162,7 @@ def workload_of(
         remark,
         _threads_remark(workload, threads, instances),
         _engine_remark(name, card.engine),
+        openvino_backend.container_remark(config),
         f"{endpoints[-1]}: the image must have Pillow (docs/container.md)" if endpoints else "",
     )
     return workload, tuple(one for one in remarks if one)
@@ -168,6 +170,8 @@ def workload_of(
 
 def _threads(config: Any, name: str) -> int:
     """Return the threads of an instance; 0 where the configuration leaves them to the server."""
+    if config.backend == openvino_backend.NAME:
+        return openvino_backend.threads_of(config)
     key = "intra_op_thread_count"
     text = config.parameters[key].string_value if key in config.parameters else "0"
     if not re.fullmatch(r"[0-9]{1,4}", text) or int(text) > _MAX_THREADS:

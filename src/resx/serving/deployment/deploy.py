@@ -9,9 +9,7 @@ so how a version is changed here without a request that notices:
     A request without a version goes to the newest that is loaded, at once.
 
 So a new version is rehearsed before it is loaded under its name (`rehearsal.py`); then it is loaded beside the one
-that answers, proves itself again, and is watched for a while with the old one still at hand. Versions that need
-different configurations, such as those of two runtimes, cannot be loaded side by side: one replaces the other after
-its rehearsal.
+that answers, proves itself again, and is watched for a while with the old one still at hand.
 """
 
 from __future__ import annotations
@@ -25,6 +23,7 @@ from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.openvino_backend import computed_alike
 from resx.repository.versions import Published, Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
@@ -164,27 +163,25 @@ def _bring(
             f"{name}: version {old} cannot be kept beside {new}, as requests without a version go to the newest; "
             "leave out --keep-previous"
         )
-    is_alone = old is not None and not version_pinning.share_configuration(model.repository, name, old, new)
-    if manner.keep_previous and is_alone:
+    alike = old is None or _computed_alike(model.repository, name, old, new)
+    if manner.keep_previous and not alike:
         raise UsageError(
-            f"{name}: version {old} cannot be kept beside {new}, as their runtime or precision needs another "
-            f"{CONFIG_FILE}; leave out --keep-previous"
+            f"{name}: version {old} cannot be kept beside {new}: their runtime or precision differs, and a model has "
+            "one configuration; leave out --keep-previous"
         )
-    if manner.rehearse and old is not None and (new > old or is_alone):
+    if manner.rehearse and old is not None and (new > old or not alike):
         on_step(f"rehearse version {new} under another name")
         if model.server == OURS:
             require_room(version)
         with rejecting(name, new, f"version {old} went on answering"), rehearse(client, version) as alias:
             canary(client, alias, new, card)
-    beside = sorted({new} if old is None or is_alone else {old, new})
+    beside = sorted({new} if old is None or not alike else {old, new})
     try:
         on_step(f"load version {new} and check its answer")
         model.switch(beside)
         difference = canary(client, name, new, card)
         if old is not None and new > old and manner.trial_s:
-            on_step(
-                f"watch version {new} for {manner.trial_s:g} s, version {old} {'on disk' if is_alone else 'at hand'}"
-            )
+            on_step(f"watch version {new} for {manner.trial_s:g} s, version {old} at hand")
             _try_out(client, name, new, card, manner.trial_s)
         if not manner.keep_previous and len(beside) > 1:
             model.switch([new])
@@ -194,6 +191,13 @@ def _bring(
             raise
         raise VersionRejected(f"{say_which(name, new, error)}; {after}") from error
     return difference
+
+
+def _computed_alike(repository: Repository, name: str, *versions: int) -> bool:
+    if not all(repository.has_card(name, version) for version in versions):
+        return True
+    first, second = (repository.card(name, version) for version in versions)
+    return computed_alike(first, second)
 
 
 def load_endpoints(model: ServedModel) -> None:

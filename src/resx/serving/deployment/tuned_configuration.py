@@ -22,14 +22,16 @@ from resx.files.reading import read_text
 from resx.files.staging import write_atomic
 from resx.repository import config_pbtxt, config_rules, openvino_backend
 from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.repository.runtime_configuration import fit_version, number_in, set_threads, text_in, threads_of
-from resx.repository.tensorrt_accelerator import fit_profile
+from resx.repository.tensorrt_accelerator import fit_precision, fit_profile
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import Deployed, deploy
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearsal_name, version_files
 from resx.serving.embedded.backends.config_values import SPIN_DURATION, SPIN_US, SPINNING
+from resx.text import one_line
+
+_THREADS = "intra_op_thread_count"
 
 FileKey: TypeAlias = tuple[int, RuntimeName | None, Precision | None]
 """Of a setting: version, runtime and precision."""
@@ -67,14 +69,16 @@ def key_of(setting: Setting) -> FileKey:
 def setting_of(repository: Repository, name: str, version: int) -> Setting:
     """Return what config.pbtxt says, for a version's file."""
     message, card = config_rules.read_checked(repository.root, name), repository.card(name, version)
-    fit_version(message, card)
-    spin_us = 0 if message.backend == openvino_backend.NAME else _spin_us(message)
+    repository.fit_config(message, name, card)
+    is_openvino = message.backend == openvino_backend.NAME
+    threads = openvino_backend.threads_of(message) if is_openvino else _number(message, _THREADS) or 0
+    spin_us = 0 if is_openvino else _spin_us(message)
     return Setting(
         version=version,
         runtime=card.runtime_name if card.engine is None else None,
         precision=card.precision,
         instances=config_pbtxt.instances_per_device(message),
-        threads=threads_of(message),
+        threads=threads,
         spinning=spin_us != 0,
         spin_us=spin_us or 0,
         max_batch=message.max_batch_size,
@@ -93,10 +97,13 @@ def edit(message: Any, setting: Setting, *, threads: bool = True) -> None:
     for group in message.instance_group[1:]:
         message.instance_group.remove(group)
     message.instance_group[0].count = setting.instances
-    if threads:
-        set_threads(message, setting.threads)
-        if message.backend != openvino_backend.NAME:
-            _set_spinning(message, setting)
+    if threads and message.backend == openvino_backend.NAME:
+        openvino_backend.set_threads(message, setting.threads)
+        for key in (SPINNING, SPIN_DURATION):
+            message.parameters.pop(key, None)
+    elif threads:
+        message.parameters[_THREADS].string_value = str(setting.threads)
+        _set_spinning(message, setting)
     if not setting.max_batch:
         return
     message.max_batch_size = setting.max_batch
@@ -108,12 +115,25 @@ def edit(message: Any, setting: Setting, *, threads: bool = True) -> None:
 
 def _spin_us(message: Any) -> int | None:
     """Return how long threads spin at most; None: without a bound. As `session_settings.spin_entries` reads it."""
-    asked, duration_us = text_in(message, SPINNING).lower(), number_in(message, SPIN_DURATION)
+    asked, duration_us = _text(message, SPINNING).lower(), _number(message, SPIN_DURATION)
     if asked in {"0", "false"}:
         return 0
     if asked and duration_us is None:
         return None
     return SPIN_US if duration_us is None else duration_us
+
+
+def _number(message: Any, key: str) -> int | None:
+    """Return the whole number that a parameter says; None: it is absent."""
+    text = _text(message, key)
+    if text and not (text.isascii() and text.isdecimal()):
+        shown = one_line(text[:40])
+        raise UsageError(f"{message.name}: {CONFIG_FILE}: {key}={shown!r}: give a whole number, 0 or more")
+    return int(text) if text else None
+
+
+def _text(message: Any, key: str) -> str:
+    return str(message.parameters[key].string_value).strip() if key in message.parameters else ""
 
 
 def _set_spinning(message: Any, setting: Setting) -> None:
@@ -144,7 +164,8 @@ def on_trial(
     """
     name = candidate.name
     message = version_pinning.parse(version_pinning.config_json(repository, name, []))
-    fit_version(message, candidate.card)
+    repository.fit_config(message, name, candidate.card)
+    fit_precision(message, candidate.card)
     message.version_policy.Clear()
     message.version_policy.specific.versions.append(candidate.version)
     message.name = alias = rehearsal_name(name)
@@ -171,7 +192,7 @@ def put_in_force(
     """
     name, card = candidate.name, candidate.card
     message = config_rules.read_checked(repository.root, name)
-    fit_version(message, card)
+    repository.fit_config(message, name, card)
     edit(message, tuning.chosen, threads=threads)
     comment = f"Written by `resx tune`; card.json of the version has the evidence. `resx tune {name} --undo` undoes it."
     card = card.model_copy(update={"tuning": tuning})

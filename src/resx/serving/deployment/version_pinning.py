@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from resx.errors import ResxError
-from resx.repository import config_pbtxt, config_rules, openvino_backend, tensorrt_accelerator
+from resx.repository import config_pbtxt, config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.model_folders import is_folder, unlistable
-from resx.repository.runtime_configuration import fit_version
+from resx.repository.tensorrt_accelerator import fit_precision
 from resx.repository.versions import Published, Repository
 from resx.serving.embedded.python_models import require_none_of_others
 
@@ -34,18 +34,6 @@ def config_json(repository: Repository, name: str, versions: Sequence[int]) -> s
         UsageError: the configuration cannot be read, or may not be loaded (`config_rules`).
     """
     return as_json(_pin(repository, name, versions))
-
-
-def share_configuration(repository: Repository, name: str, one: int, other: int) -> bool:
-    """Say whether two versions can be loaded side by side: there is one configuration for all that are loaded.
-
-    Those of another runtime, or of another precision where the backend reads that from the configuration, cannot.
-
-    Raises:
-        UsageError: as `config_json`.
-    """
-    first, second = (_pin(repository, name, [version]) for version in (one, other))
-    return bool(_with_versions(first, []) == _with_versions(second, []))
 
 
 def reloading_json(
@@ -154,16 +142,10 @@ def _pin(repository: Repository, name: str, versions: Sequence[int]) -> Any:
     is_ours = all(repository.has_card(name, version) for version in versions)
     _keep_safe_warm_up(message, is_ours=is_ours)
     if is_ours and versions:
-        fit_version(message, repository.card(name, max(versions)))
+        card = repository.card(name, max(versions))
+        repository.fit_config(message, name, card)
+        fit_precision(message, card)
     return _with_versions(message, versions)
-
-
-def _fit_precision(message: Any, repository: Repository, name: str, version: int) -> None:
-    """Let a configuration say the precision of that version, where its backend reads the precision there."""
-    if tensorrt_accelerator.asks_for_tensorrt(message):
-        tensorrt_accelerator.fit_precision(message, repository.card(name, version))
-    elif message.backend == openvino_backend.NAME:
-        openvino_backend.fit_precision(message, repository.card(name, version))
 
 
 def _keep_safe_warm_up(message: Any, *, is_ours: bool) -> None:

@@ -9,10 +9,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from resx.card.card import Card
 from resx.gpus import Device
 from resx.machine import usable_cores
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE, ENGINE_BACKENDS
+from resx.repository.versions import Repository
 from resx.serving.embedded.backends.config_values import SILENT, Host
 
 _SESSIONS = {"onnxruntime": "onnx_session.py", "openvino": "openvino_session.py", "tensorrt": "engine_session.py"}
@@ -25,8 +27,12 @@ THREADS = {
 """The parameters that set the threads of one instance, and their values."""
 
 
-def served_config(model_folder: Path) -> dict[str, Any]:
+def served_config(model_folder: Path, card: Card | None = None) -> dict[str, Any]:
     """Return a model's config.pbtxt as Triton hands it to a backend; empty if it has none.
+
+    Args:
+        model_folder: with config.pbtxt, which is the newest version's.
+        card: of the version that is to be opened; None: it has none.
 
     Raises:
         UsageError: it is not a model configuration, or may not be loaded (`config_rules`).
@@ -36,9 +42,10 @@ def served_config(model_folder: Path) -> dict[str, Any]:
     folder = model_folder.absolute()
     if not (folder / CONFIG_FILE).is_file():
         return {}
-    found: dict[str, Any] = json_format.MessageToDict(
-        config_rules.read_checked(folder.parent, folder.name), preserving_proto_field_name=True
-    )
+    message = config_rules.read_checked(folder.parent, folder.name)
+    if card is not None:
+        Repository(folder.parent).fit_config(message, folder.name, card)
+    found: dict[str, Any] = json_format.MessageToDict(message, preserving_proto_field_name=True)
     return found
 
 

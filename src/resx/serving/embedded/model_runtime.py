@@ -48,11 +48,12 @@ def require_runtime(model_folder: Path, card: Card | None, *, embedded: bool, de
     """
     require_engine_runtime(model_folder, card, embedded=embedded, device=device)
     if embedded:
-        require_openvino(model_folder)
+        require_openvino(model_folder, card)
 
 
 def require_openvino(
     model_folder: Path,
+    card: Card | None,
     *,
     is_installed: Callable[[], bool] = lambda: importlib.util.find_spec("openvino") is not None,
     capabilities: Callable[[], Sequence[str]] = lambda: load_session(OPENVINO).capabilities(),
@@ -61,13 +62,14 @@ def require_openvino(
 
     Args:
         model_folder: with config.pbtxt.
+        card: of the version, which may be computed otherwise than the newest one; None: it has none.
         is_installed: says whether the package is here.
         capabilities: returns what OpenVINO says that this processor computes in.
 
     Raises:
         MissingCapability: it cannot.
     """
-    if not is_openvino(model_folder):
+    if not (is_openvino(model_folder) if card is None else card.runtime_name == OPENVINO):
         return
     if not is_installed():
         raise MissingCapability(
@@ -75,7 +77,7 @@ def require_openvino(
         )
     settings: Any = load_session(OPENVINO).compile_settings
     try:
-        if (precision := settings.precision(served_config(model_folder))) != "f32":
+        if (precision := settings.precision(served_config(model_folder, card))) != "f32":
             settings.require_computable(precision, capabilities())
     except UsageError:  # whoever loads the model says what is wrong with it
         return
