@@ -54,7 +54,8 @@ def test_a_setting_survives_config_pbtxt(repository: Repository, spinning: bool,
     put_parameters(repository, **{SPINNING: "1", SPIN_DURATION: "7"})
     message = config_pbtxt.read(path)
     split = {"instances": 2, "threads": 3, "spinning": spinning, "spin_us": spin_us}
-    setting = Setting(version=1, precision="fp32", max_batch=4, delay_us=9, **split)  # type: ignore[arg-type]
+    file = {"version": 1, "runtime": "onnxruntime", "precision": "fp32"}
+    setting = Setting(max_batch=4, delay_us=9, **file, **split)  # type: ignore[arg-type]
     edit(message, setting)
     path.write_text(config_pbtxt.text(message))
     assert setting_of(repository, "m", 1) == setting

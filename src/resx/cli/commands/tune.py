@@ -15,6 +15,7 @@ import typer
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
 from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.precision import Calibrate
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
@@ -63,7 +64,7 @@ def tune(
             metavar="NAME,...", help="fp32, fp16, bf16, int8; exports what is missing. Default: the versions'."
         ),
     ] = "",
-    calibrate: Annotated[str, _search_option(metavar="DATA", help="For an int8 export: digits, DIR or FILE.npz.")] = "",
+    calibrate: Calibrate = "",
     concurrency: Annotated[
         int, _search_option(min=1, metavar="N", help="In-flight requests where throughput is measured.")
     ] = 8,
