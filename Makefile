@@ -67,7 +67,9 @@ bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/predict_speed.py
 	$(BIN)/python benchmarks/plan_check.py
 	$(BIN)/python benchmarks/load_checks.py --native --model resnet50 --only added --rounds 5 --seconds 4
-	-$(BIN)/python benchmarks/load_checks.py --native --only poisson --max-batch 1 --seconds 4  # misses its bar: docs/benchmarking.md
+	$(BIN)/python benchmarks/load_checks.py --model resnet50 --instances 1 --threads 0 --max-batch 8 --only poisson --seconds 8
+	$(BIN)/python benchmarks/spinning.py --native
+	$(BIN)/python benchmarks/spinning.py
 	$(BIN)/python benchmarks/load_checks.py --native --rounds 5 --seconds 4
 
 PEERS := fastapi litserve ray_serve bentoml

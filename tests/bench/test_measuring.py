@@ -57,6 +57,10 @@ def test_answers_are_compared_with_the_card_and_a_wrong_one_is_found(triton: Run
     assert measured.answers.wrong == 0
     assert measured.answers.worst is not None
     assert measured.invalid == ()
+    assert measured.server_use is not None
+    assert measured.server_use.num_processes > 1
+    assert (measured.server_use.cpu_ms_per_request or 0) > 0
+    assert measured.server_use_missing == ""
     wrong = replace(right, expected=tuple(logits + 1 for logits in right.expected))
     measured = measuring.measure(target, replace(SHORT, batch_size=3), replace(QUICK, payloads=lambda _t, _b: wrong))
     assert measured.answers.wrong == measured.answers.checked > 10
@@ -402,7 +406,10 @@ def test_a_search_ends_with_a_rate_that_holds_the_objective(
     else:
         assert 0 < found["reached_ms"] <= 2000
         assert found["rate_per_s"] in [trial["rate_per_s"] for trial in trials]
-        assert found["share_of_capacity"] == pytest.approx(found["rate_per_s"] / found["capacity_per_s"])
+        closed = [m["requests_per_s"] for m in done.json["measurements"] if m["load"] == "closed"]
+        assert closed == [found["capacity_per_s"], found["capacity_after_per_s"]]
+        assert found["wandered"] == pytest.approx(closed[1] / closed[0] - 1)
+        assert found["share_of_capacity"] == pytest.approx(found["rate_per_s"] / (sum(closed) / 2))
         assert found["limited_by"] == ("server" if found["client_limit_per_s"] is None else "client")
 
 

@@ -38,6 +38,7 @@ from resx.bench.results.result import (
 from resx.bench.results.right_answers import compare_answers
 from resx.bench.results.samples import Samples, histogram, merge, percentiles
 from resx.bench.results.server_statistics import ServerBreakdown, breakdown
+from resx.bench.results.server_use import UseBefore, use_after, use_before
 from resx.bench.results.verdict import (
     Findings,
     reasons_against,
@@ -99,6 +100,9 @@ class _Seen:
     """Who stood still for want of CPU quota, and how often."""
     gpus: tuple[GpuUse, ...] | None = None
     """What the server's GPUs did in the window."""
+    use: UseBefore = field(default_factory=UseBefore)
+    server_cpu_s: float = 0.0
+    """Processor time of the server in the window."""
     cached_models: tuple[str, ...] = ()
     """That may answer from a response cache."""
 
@@ -271,6 +275,7 @@ def _run(
         seen.interrupted = until(begun + int(plan.warmup_s * 1e9))
         _read(client, target, seen)
         quotas = quotas_of(target.address)
+        seen.use = use_before(target.address)
         cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()
         if not seen.interrupted:
             sampler.start()
@@ -281,7 +286,7 @@ def _run(
             quotas = quotas_of(target.address)
             cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()  # of the warm-up nothing counts
     seen.closed_ns = time.monotonic_ns()
-    seen.cpu_s = generators.cpu_s() - cpu
+    seen.cpu_s, seen.server_cpu_s = generators.cpu_s() - cpu, seen.use.cpu_since()
     seen.gpus = sampler.stop()
     seen.throttled = quotas.used_up()
     _read(client, target, seen)
@@ -349,6 +354,7 @@ def _summary(
         throttled=seen.throttled,
     )
     failed = len(window) - len(answered)
+    use = use_after(seen.use, seen.server_cpu_s, in_time)
     return Measurement(
         model=target.model,
         version=target.version,
@@ -384,6 +390,8 @@ def _summary(
         server=server,
         cached_share=seen.cached_share,
         gpus=seen.gpus,
+        server_use=use,
+        server_use_missing="" if use else seen.use.missing or "the server ended",
         seconds=seconds_of(window, Window(seen.opened_ns, seen.closed_ns), is_open=plan.is_open),
         hdr=histogram_text(histogram(answered.latencies_ms)) if len(answered) else "",
         interrupted=bool(seen.interrupted),

@@ -1,7 +1,7 @@
 """A benchmark's files: JSON, CSV, JSONL of samples, HDR log, HTML. All are written whole, and checked before the load.
 
 The CSV has the columns of perf_analyzer's report (docs/measurements_metrics.md of triton-inference-server/
-perf_analyzer), so that what reads those reads this; times there are microseconds.
+perf_analyzer), so that what reads those reads this; times there are microseconds. Two of ours follow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from resx.text import one_line
 CSV_COLUMNS = (
     "Concurrency", "Request Rate", "Inferences/Second", "Client Send", "Network+Server Send/Recv", "Server Queue",
     "Server Compute Input", "Server Compute Infer", "Server Compute Output", "Client Recv", "p50 latency",
-    "p90 latency", "p95 latency", "p99 latency", "Avg latency",
+    "p90 latency", "p95 latency", "p99 latency", "Avg latency", "Server CPU/Request", "Server Memory Bytes",
 )  # fmt: skip
 
 
@@ -89,6 +89,8 @@ def csv_text(result: BenchResult) -> str:
         )
         mean = measured.mean_ms or 0.0
         rest = max(0.0, mean - sum(phases))
+        use = measured.server_use
+        cpu_ms = use.cpu_ms_per_request if use else None
         latencies = (measured.p50_ms, measured.p90_ms, measured.p95_ms, measured.p99_ms, measured.mean_ms)
         writer.writerow(
             [
@@ -99,7 +101,8 @@ def csv_text(result: BenchResult) -> str:
                 round(1e3 * rest),
                 *(round(1e3 * phase) for phase in phases),
                 0,
-                *("" if value is None else round(1e3 * value) for value in latencies),
+                *("" if value is None else round(1e3 * value) for value in (*latencies, cpu_ms)),
+                use.memory_bytes if use else "",
             ]
         )
     return text.getvalue()

@@ -6,25 +6,51 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from resx.card.kinds import Precision
+from resx.card.runtime import RuntimeName
 from resx.values import FrozenModel
 
-Objective: TypeAlias = Literal["throughput", "latency"]
-OBJECTIVES: tuple[Objective, ...] = ("throughput", "latency")
+Objective: TypeAlias = Literal["balanced", "throughput", "latency"]
+"""Most images per second without slowing a lone request, at any price, or the shortest lone request."""
+OBJECTIVES: tuple[Objective, ...] = ("balanced", "throughput", "latency")
+MOST_SLOWER = 1.2
+"""Times the quickest setting's lone request: what `balanced` still accepts."""
 
 
 class Setting(FrozenModel):
     """A way to serve a model, in the terms of config.pbtxt."""
 
     version: int
-    """Whose file: versions of one model may differ in precision."""
+    """Whose file: versions of one model may differ in runtime and precision; 0: an export made for the search."""
+    runtime: RuntimeName | None = None
+    """Of an ONNX file or IR on the CPU; None for engines, and in older cards."""
+    precision: Precision | None = None
+    """None in older cards, where the version says it."""
     instances: int = Field(ge=1)
     threads: int = Field(ge=0)
     """Of one instance; 0 leaves it to the server."""
     spinning: bool
+    """Threads that run out of work wait busily."""
+    spin_us: int = Field(default=0, ge=0)
+    """For so long at most; 0: without a bound, where they spin. Older cards' settings have no bound."""
     max_batch: int = Field(ge=0)
     """0: the file takes one batch size alone."""
     delay_us: int = Field(ge=0)
     """That a request may wait for others to fill its batch."""
+
+    @property
+    def file_text(self) -> str:
+        """Return whose file it is, and what computes it, in a few words."""
+        computed = " ".join(filter(None, (self.runtime, self.precision)))
+        if not self.version:
+            return f"new {computed}"
+        return f"version {self.version}" + (f" ({computed})" if computed else "")
+
+    @property
+    def threads_text(self) -> str:
+        """Return instances, threads and spinning in a few words."""
+        spins = f" spinning {f'{self.spin_us} us' if self.spin_us else 'without end'}" if self.spinning else ""
+        return f"{self.instances} x {self.threads or 'auto'}{spins}"
 
 
 class Trial(FrozenModel):
@@ -41,6 +67,11 @@ class Trial(FrozenModel):
     p99_ms: float | None
     single_ms: float | None
     """Median at concurrency 1."""
+    cpu_ms_per_request: float | None = None
+    """Processor time of the server and its processes; None, as the next, where `server_use_missing` says why."""
+    memory_bytes: int | None = None
+    """Of the server and its processes, with everything that was loaded: the setting in force too."""
+    server_use_missing: str = ""
     invalid: str = ""
     """Why it does not count; empty: it does."""
 
@@ -64,7 +95,8 @@ class Tuning(FrozenModel):
     chosen: Setting
     ratio: float | None
     """Chosen to before, of what the objective names: images per second, or the median at concurrency 1. None: the
-    setting from before held `slo` at no rate, in any pair, and the chosen one in all."""
+    setting from before did not meet the objective in any pair, and the chosen one did in all: it held `slo` at no rate,
+    or its lone request took over MOST_SLOWER times the quickest one's."""
     low: float | None
     high: float | None
     """95 % confidence interval over the pairs (Student's t of the logarithms)."""

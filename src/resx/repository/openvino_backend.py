@@ -102,6 +102,15 @@ def threads_of(message: Any) -> int:
     return _number(message, _THREADS) // max(1, _number(message, _STREAMS))
 
 
+def set_threads(message: Any, threads: int) -> None:
+    """Give each instance of a configuration of this backend so many threads; 0 leaves them to the server."""
+    instances = _num_instances(message)
+    message.parameters[_STREAMS].string_value = str(instances)
+    _remove(message, _THREADS)
+    if threads:
+        message.parameters[_THREADS].string_value = str(instances * threads)
+
+
 def container_remark(message: Any) -> str:
     """Return what NVIDIA's C++ backend does otherwise than the embedded one; empty where that is nothing."""
     if message.backend != NAME:

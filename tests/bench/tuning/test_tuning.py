@@ -17,16 +17,19 @@ from resx.bench.tuning.tuning import (
     front,
     halve,
     outcome,
+    shortest_ms,
     thread_settings,
+    worth,
 )
-from resx.card.tuning import Setting, Trial, Tuning
-from resx.errors import ResxError
+from resx.card.tuning import Objective, Setting, Trial, Tuning
+from resx.errors import ResxError, UsageError
 from resx.repository import config_pbtxt
+from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.deploy import Manner, deploy
 from resx.serving.deployment.rehearsal import rehearsal_name
-from resx.serving.deployment.rollback import undeploy
-from resx.serving.deployment.tuned_configuration import put_in_force, setting_of
+from resx.serving.deployment.rollback import rollback, undeploy
+from resx.serving.deployment.tuned_configuration import Candidate, key_of, put_in_force, setting_of
 from tests.support.command import Finished
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
@@ -46,6 +49,26 @@ def trial(
         p99_ms=1.0,
         single_ms=single_ms,
         invalid=why,
+    )
+
+
+def tuning_of(before: Setting, chosen: Setting, config_before: str) -> Tuning:
+    return Tuning(
+        objective="throughput",
+        concurrency=8,
+        cores=2,
+        client_elsewhere=False,
+        processor="",
+        created="",
+        command="",
+        before=before,
+        config_before=config_before,
+        chosen=chosen,
+        ratio=1.2,
+        low=1.1,
+        high=1.3,
+        num_pairs=5,
+        trials=(),
     )
 
 
@@ -71,17 +94,17 @@ def test_too_few_answers_have_no_slope() -> None:
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 8, 48])
 def test_no_setting_has_more_threads_than_cores(cores: int) -> None:
-    settings = thread_settings(BEFORE, [1, 3], cores, on_cpu=True)
+    settings = thread_settings(BEFORE, [(1, "onnxruntime", "fp32"), (3, "openvino", "bf16")], cores, on_cpu=True)
     assert settings[0] == BEFORE
     assert len(set(settings)) == len(settings)
     assert {setting.version for setting in settings} == {1, 3}
     assert all(setting.instances * setting.threads <= cores for setting in settings)
-    assert all(setting.threads > 1 for setting in settings if setting.spinning)
+    assert all(setting.threads > 1 and setting.runtime == "onnxruntime" for setting in settings if setting.spinning)
     assert any(setting.instances * setting.threads == cores for setting in settings)
 
 
 def test_on_a_gpu_only_the_instances_change() -> None:
-    settings = thread_settings(BEFORE, [1], 8, on_cpu=False)
+    settings = thread_settings(BEFORE, [(1, "onnxruntime", "fp32")], 8, on_cpu=False)
     assert {(setting.threads, setting.spinning) for setting in settings} == {(0, False)}
     assert {setting.instances for setting in settings} == {1, 2, 3, 4}
 
@@ -139,26 +162,11 @@ def test_a_chosen_setting_answers_as_a_version_of_its_own_and_can_be_taken_back(
     text = config.read_text()
     before = setting_of(repository, name, 1)
     chosen = before.model_copy(update={"instances": 2, "threads": 1, "delay_us": 200})
-    tuning = Tuning(
-        objective="throughput",
-        concurrency=8,
-        cores=2,
-        client_elsewhere=False,
-        processor="",
-        created="",
-        command="",
-        before=before,
-        config_before=text,
-        chosen=chosen,
-        ratio=1.2,
-        low=1.1,
-        high=1.3,
-        num_pairs=5,
-        trials=(),
-    )
+    tuning = tuning_of(before, chosen, text)
     with TritonClient(triton.state.address("grpc")) as client:
         deploy(client, repository, name)
-        assert put_in_force(client, repository, name, tuning, threads=True).version == 2
+        candidate = Candidate(repository=repository, name=name, version=1)
+        assert put_in_force(client, repository, candidate, tuning, threads=True).version == 2
         assert repository.card(name).tuning == tuning
         assert setting_of(repository, name, 2) == chosen.model_copy(update={"version": 2})
         served = client.config(name)
@@ -175,6 +183,37 @@ def test_a_chosen_setting_answers_as_a_version_of_its_own_and_can_be_taken_back(
         undeploy(client, repository, name)
 
 
+def test_an_export_for_another_runtime_is_put_in_force_and_each_version_answers_under_its_own(
+    triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    repository, name, scratch = triton.repository, "moved", Repository(tmp_path / "scratch")
+    publish_tiny(repository, name)
+    publish_tiny(scratch, name, runtime="openvino")
+    candidate = Candidate(repository=scratch, name=name, version=1, is_published=False)
+    config = repository.root / name / "config.pbtxt"
+    text, before = config.read_text(), setting_of(repository, name, 1)
+    assert before.runtime == "onnxruntime"
+    chosen = before.model_copy(update={"version": 0, "runtime": "openvino", "spinning": False, "spin_us": 0})
+    assert key_of(chosen) == candidate.key
+    with TritonClient(triton.state.address("grpc")) as client:
+        deploy(client, repository, name)
+        assert put_in_force(client, repository, candidate, tuning_of(before, chosen, text), threads=True).version == 2
+        assert client.config(name)["backend"] == "openvino"
+        assert setting_of(repository, name, 2) == chosen.model_copy(update={"version": 2})
+        assert rollback(client, repository, name).version == 1
+        assert client.config(name)["backend"] == "onnxruntime"
+        assert rollback(client, repository, name).version == 2
+        with pytest.raises(UsageError, match="cannot be kept beside 1"):
+            deploy(client, repository, name, 1, manner=Manner(keep_previous=True))
+        done = resx("tune", name, "--undo", f"--repository={repository.root}", "--json")
+        assert done.code == 0, done.err
+        assert config.read_text() == text
+        assert client.config(name)["backend"] == "onnxruntime"
+        assert client.model_versions()[name] == [1]
+        undeploy(client, repository, name)
+
+
 def test_tuning_for_real_tries_settings_beside_the_model_that_answers_and_leaves_nothing(
     triton: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
 ) -> None:
@@ -187,6 +226,8 @@ def test_tuning_for_real_tries_settings_beside_the_model_that_answers_and_leaves
     assert done.json["version"] is None
     assert len(done.json["trials"]) >= 4
     assert not any(one["invalid"] for one in done.json["trials"])
+    assert all(one["cpu_ms_per_request"] > 0 and one["memory_bytes"] > 1e6 for one in done.json["trials"])
+    assert all(one["setting"]["precision"] == "fp32" for one in done.json["trials"])
     assert all(one["setting"]["instances"] == 1 for one in done.json["trials"])
     assert (repository.root / "tiny" / "config.pbtxt").read_text() == text
     assert plot.read_bytes().startswith(b"\x89PNG")
@@ -206,6 +247,7 @@ def test_under_an_objective_a_setting_is_worth_the_highest_rate_that_holds_it(tr
             repository=repository,
             name="tiny",
             before=before,
+            candidates=(Candidate(repository=repository, name="tiny", version=1),),
             search=Search(
                 objective="throughput",
                 concurrency=8,
@@ -241,6 +283,8 @@ def test_what_no_setting_holds_is_said(triton: RunningTriton, resx: Callable[...
         ([(0.0, 50.0), (0.0, 60.0)], None, True),
         ([(0.0, 50.0), (0.0, 0.0)], 1.0, False),
         ([(0.0, 50.0)], 1.0, False),
+        ([(100.0, 0.0), (100.0, 150.0), (100.0, 151.0)], 1.0, False),
+        ([(0.0, 90.0), (100.0, 150.0), (100.0, 151.0)], 1.5, True),
         ([], 1.0, False),
     ],
 )
@@ -263,6 +307,10 @@ def test_only_a_difference_that_the_pairs_are_sure_of_counts(
         (["tiny", "--plot", "front.txt"], "--plot front.txt"),
         (["nothing"], "nothing"),
         (["tiny", "--objective", "beauty"], "--objective beauty"),
+        (["tiny", "--runtimes", "tvm"], "--runtimes tvm: give one of onnxruntime, openvino"),
+        (["tiny", "--precisions", "fp32,fp8"], "--precisions fp8: give one of"),
+        (["tiny", "--calibrate", "digits"], "--calibrate digits: is for int8"),
+        (["tiny", "--precisions", "bf16", "--runtimes", "onnxruntime"], "no bfloat16 convolution on the CPU"),
         (["tiny", "--duration", "0"], "--duration 0"),
         (["tiny", "--cores", "9999"], "--cores 9999"),
         (["tiny", "--url", "10.255.255.1:8001"], "--cores is missing"),
@@ -275,3 +323,44 @@ def test_what_cannot_be_tuned_is_refused_in_one_line(
     assert done.code == 2
     assert words in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+def named(number: int) -> Setting:
+    return BEFORE.model_copy(update={"delay_us": number})
+
+
+@pytest.mark.parametrize(
+    ("objective", "chosen"),
+    [("balanced", 1), ("throughput", 2), ("latency", 3)],
+)
+def test_only_throughput_takes_a_setting_that_doubles_a_lone_request(objective: Objective, chosen: int) -> None:
+    """Before: 100/s, 42 ms; within 1.2 times the quickest: 120/s, 47 ms; two of one thread: 150/s, 75 ms; 40 ms."""
+    figures = {0: (100.0, 42.0), 1: (120.0, 47.0), 2: (150.0, 75.0), 3: (90.0, 40.0)}
+
+    def run(setting: Setting, seconds: float) -> Trial:
+        per_s, single_ms = figures[setting.delay_us]
+        return trial(setting, seconds, per_s=per_s, single_ms=single_ms)
+
+    assert halve([named(number) for number in figures], BEFORE, run, objective, 1.0, 0).delay_us == chosen
+
+
+def test_the_quickest_setting_of_an_earlier_stage_counts() -> None:
+    def run(setting: Setting, seconds: float) -> Trial:
+        return trial(setting, seconds, per_s=100.0 + setting.delay_us, single_ms=40.0 + 5 * setting.delay_us)
+
+    settings = [named(number) for number in range(3)]
+    assert halve(settings, BEFORE, run, "balanced", 1.0, 0).delay_us == 1
+    assert halve(settings, BEFORE, run, "balanced", 1.0, 0, quickest_ms=36.0).delay_us == 0
+
+
+def test_a_pair_counts_a_setting_that_slows_a_lone_request_down_as_nothing() -> None:
+    slow = trial(BEFORE, per_s=150.0, single_ms=75.0)
+    assert worth(slow, 40.0, "balanced") == 0.0
+    assert worth(slow, 62.6, "balanced") == worth(slow, 40.0, "throughput") == 150.0
+    assert worth(slow, 40.0, "latency") == 75.0
+
+
+def test_the_shortest_lone_request_is_of_a_valid_trial_and_a_settings_last() -> None:
+    trials = [trial(named(1), single_ms=3.0), trial(named(1), single_ms=5.0), trial(named(2), single_ms=1.0, why="no")]
+    assert shortest_ms(trials) == 5.0
+    assert shortest_ms([]) == float("inf")

@@ -309,6 +309,10 @@ def parameter(key: str, value: str) -> str:
             "onnxruntime", parameter("memory.enable_memory_arena_shrinkage", "cpu:1"),
             "shrinkage='cpu:1'.*give cpu:0",
         ),
+        (
+            "onnxruntime", parameter("session.intra_op.spin_duration_us", "1e3"),
+            "spin_duration_us='1e3'.*give 0 to 1000000",
+        ),
         ("onnxruntime", "optimization { graph { level: 5 } }", r"optimization.graph.level: 5.*give -1 \(basic\)"),
         ("onnxruntime", 'default_model_filename: "../1/model.onnx"', "leads out of its folder"),
         ("onnxruntime", 'default_model_filename: "other.onnx"', "other.onnx: no such file"),
@@ -342,7 +346,8 @@ def test_every_setting_of_the_cpp_backend_is_taken(server: RunningTriton, root: 
     } if server.backend == "openvino" else {
         "intra_op_thread_count": "2", "inter_op_thread_count": "2", "execution_mode": "1", "enable_mem_arena": "true",
         "enable_mem_pattern": "0", "memory.enable_memory_arena_shrinkage": "cpu:0",
-        "session.intra_op.allow_spinning": "1", "session.use_device_allocator_for_initializers": "1",
+        "session.intra_op.allow_spinning": "1", "session.intra_op.spin_duration_us": "50",
+        "session.use_device_allocator_for_initializers": "1",
     }  # fmt: skip
     lines = [parameter(key, value) for key, value in settings.items()]
     put_config(

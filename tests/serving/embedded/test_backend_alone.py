@@ -15,7 +15,11 @@ from resx.serving.embedded.backend_session import load_session
 from resx.serving.embedded.backends.config_values import (
     CORES_VARIABLE,
     ERRORS_ALONE,
+    MAX_SPIN_US,
     SILENT,
+    SPIN_DURATION,
+    SPIN_US,
+    SPINNING,
     Host,
     num_instances,
     server_host,
@@ -26,6 +30,7 @@ from tests.support.backend_alone import BACKENDS, Error, Request, load_backend, 
 HOST = Host(cores=2, log_severity=SILENT)
 session_settings = load_session().session_settings
 session_options, run_options = session_settings.session_options, session_settings.run_options
+spin_entries, BOUNDED_SINCE = session_settings.spin_entries, session_settings.BOUNDED_SINCE
 
 
 @pytest.fixture(params=["onnxruntime", "openvino"])
@@ -178,8 +183,50 @@ def test_graph_levels_mean_what_they_mean_to_the_cpp_backend(level: int, name: s
         (parameters(memory__enable_memory_arena_shrinkage="x"), "give cpu:0"),
         (parameters(memory__enable_memory_arena_shrinkage="cpu:0", enable_mem_arena="0"), "enable_mem_arena is off"),
         (parameters(session__intra_op__allow_spinning="yes"), "give 0 or 1"),
+        (parameters(session__intra_op__spin_duration_us="-1"), "spin_duration_us='-1'.*give 0 to 1000000"),
+        (parameters(session__intra_op__spin_duration_us="1000001"), "='1000001'.*give 0 to 1000000"),
+        (parameters(session__intra_op__spin_duration_us="0.5"), "='0.5'.*give 0 to 1000000"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_name(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         session_options(config, HOST), run_options(config)
+
+
+NEVER, BOUNDED = {SPINNING: "0"}, {SPINNING: "1", SPIN_DURATION: str(SPIN_US)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "version", "entries"),
+    [
+        ({}, "1.26.0", BOUNDED),
+        ({}, "2.0.1", BOUNDED),
+        ({}, "1.25.1", NEVER),  # takes the entry and spins for many milliseconds
+        ({SPIN_DURATION: "300"}, "1.32.0", {SPINNING: "1", SPIN_DURATION: "300"}),
+        ({SPIN_DURATION: "300"}, "1.9.0", NEVER),
+        ({SPIN_DURATION: "0"}, "1.32.0", NEVER),
+        ({SPIN_DURATION: "300", SPINNING: "0"}, "1.32.0", NEVER),
+        ({SPIN_DURATION: "300", SPINNING: "1"}, "1.32.0", {SPINNING: "1", SPIN_DURATION: "300"}),
+        ({SPIN_DURATION: "300", SPINNING: "1"}, "1.20.0", NEVER),
+        ({SPINNING: "0"}, "1.32.0", NEVER),
+        ({SPINNING: "1"}, "1.32.0", {SPINNING: "1"}),
+        ({SPINNING: "true"}, "1.20.0", {SPINNING: "1"}),
+    ],
+)
+def test_threads_spin_for_a_while_unless_told_otherwise_or_the_bound_would_not_hold(
+    asked: dict[str, str], version: str, entries: dict[str, str]
+) -> None:
+    config = {"parameters": {key: {"string_value": value} for key, value in asked.items()}}
+    assert spin_entries(config, version) == entries
+
+
+def test_a_session_has_the_bound() -> None:
+    options = session_options(parameters(session__intra_op__spin_duration_us="150"), HOST)
+    assert options.get_session_config_entry(SPIN_DURATION) == "150"
+    assert options.get_session_config_entry(SPINNING) == "1"
+
+
+def test_both_backends_have_one_default() -> None:
+    native = (BACKENDS / "onnxruntime" / "native" / "backend.cc").read_text()
+    assert f"kSpinUs = {SPIN_US}, kMaxSpinUs = {MAX_SPIN_US};" in native
+    assert f"api.minor >= {BOUNDED_SINCE[1]}" in native

@@ -24,6 +24,7 @@ from resx.bench.load.request_times import LoadProgress, Recorder, Records
 from resx.bench.load.wire import Target
 from resx.errors import ResxError
 from resx.serving.client.answers import load_answer_bytes
+from resx.serving.running.process_use import cpu_s
 from resx.streams import make_readable
 
 _GONE_S = 5.0
@@ -105,7 +106,7 @@ class Generators:
 
     def cpu_s(self) -> float:
         """Return the processor time that the processes took so far."""
-        return sum(_cpu_s(process.pid) for process in self._processes if process.pid)
+        return sum(cpu_s(process.pid) for process in self._processes if process.pid)
 
     def stop(self) -> list[Records]:
         """Tell all to send no more; wait for what is in flight, and return what they saw.
@@ -174,11 +175,3 @@ def go_before_others(task: LoadTask) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     if task.rate_per_s:
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
-
-
-def _cpu_s(pid: int) -> float:
-    # A process's CPU clock, as clock_getcpuclockid(3) makes its number on Linux.
-    try:
-        return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        return 0.0

@@ -19,7 +19,8 @@ from resx.serving.running.gpu_use import SOURCES
 
 _SLO_WORDS = {
     "asked": "Asked", "bound_ms": "Bound, ms", "rate_per_s": "Highest rate that holds it, requests/s",
-    "capacity_per_s": "Closed loop reached, requests/s", "share_of_capacity": "The rate's share of that",
+    "capacity_per_s": "Closed loop before, requests/s", "capacity_after_per_s": "Closed loop after, requests/s",
+    "wandered": "From the one to the other", "share_of_capacity": "The rate's share of their mean",
     "reached_ms": "Latency at that rate, ms", "limited_by": "Limited by",
     "client_limit_per_s": "Rate that the client could not send in time, requests/s", "why": "Why none was found",
     "interrupted": "Interrupted",
@@ -46,7 +47,7 @@ def html(result: BenchResult, others: Sequence[BenchResult] = ()) -> str:
         ("found", "The highest rate that holds", _slo(result)),
         ("compared", "Compared", _compared(result, others)),
         ("latency", "Latency", _plates(_latency(result.measurements))),
-        ("server", "Load and server", _plates(_server(result.measurements)) + _gpus(result.measurements)),
+        ("server", "Load and server", _server_section(result.measurements)),
         ("environment", "Environment", _environment(result)),
         ("reading", "How to read this", _reading()),
     ]
@@ -280,6 +281,34 @@ def _latency(measurements: Sequence[Measurement]) -> list[ReportFigure | None]:
 
 def _server(measurements: Sequence[Measurement]) -> list[ReportFigure | None]:
     return [load_charts.split(measurements), load_charts.batches(measurements)]
+
+
+def _server_section(measurements: Sequence[Measurement]) -> str:
+    return _plates(_server(measurements)) + _server_use(measurements) + _gpus(measurements)
+
+
+def _server_use(measurements: Sequence[Measurement]) -> str:
+    """What the server took of its machine, or why nobody knows."""
+    rows = [
+        [
+            name,
+            MISSING if use.cpu_ms_per_request is None else decimal(use.cpu_ms_per_request, 2),
+            decimal(use.cpu_s / measured.window_s, 2) if measured.window_s else MISSING,
+            MISSING if use.pss_bytes is None else decimal(use.pss_bytes / 1e6, 0),
+            decimal(use.rss_bytes / 1e6, 0),
+            f"{use.num_processes:,}",
+        ]
+        for name, measured in zip(labels(measurements), measurements, strict=True)
+        if (use := measured.server_use) is not None
+    ]
+    if not rows:
+        why = next((measured.server_use_missing for measured in measurements if measured.server_use_missing), "")
+        return f"<p>Memory and CPU time: unknown, as {escape(why)}.</p>" if why else ""
+    return Table(
+        caption="What the server and its processes took of their machine, all loaded models included",
+        headings=["Load", "CPU per request, ms", "Cores busy", "Memory (PSS), MB", "RSS, MB", "Processes"],
+        rows=rows,
+    ).html()
 
 
 def _gpus(measurements: Sequence[Measurement]) -> str:

@@ -16,6 +16,7 @@ from resx._version import __version__
 from resx.bench.results.gpu_sampling import GpuUse
 from resx.bench.results.samples import Percentiles
 from resx.bench.results.server_statistics import ServerBreakdown
+from resx.bench.results.server_use import ServerUse
 from resx.errors import UsageError
 from resx.files.json_faults import explain_fault
 from resx.files.reading import MAX_RESULT_BYTES, read_bounded
@@ -144,6 +145,10 @@ class Measurement(FrozenModel):
     in_process: InProcess | None = None
     gpus: tuple[GpuUse, ...] | None = None
     """What the server's GPUs did in the window; None: it has none, or neither its metrics nor NVML say."""
+    server_use: ServerUse | None = None
+    """Memory and processor time of the server; None: not known, as in results of older versions."""
+    server_use_missing: str = ""
+    """Why that is not known."""
     seconds: tuple[Second, ...] = ()
     hdr: str = ""
     """The latencies in us as an HDR histogram, in its own base64 text."""

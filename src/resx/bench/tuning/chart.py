@@ -52,7 +52,6 @@ def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:
 
 
 def _short(setting: Setting, tuning: Tuning) -> str:
-    threads = f"{setting.instances} x {setting.threads or 'auto'}{' spinning' if setting.spinning else ''}"
-    several = len({trial.setting.version for trial in tuning.trials}) > 1
-    version = f"v{setting.version}, " if several else ""
-    return f"{version}{threads}, batch {setting.max_batch or 'fixed'}, {setting.delay_us} us"
+    several = len({trial.setting.file_text for trial in tuning.trials}) > 1
+    version = f"{setting.file_text}, " if several else ""
+    return f"{version}{setting.threads_text}, batch {setting.max_batch or 'fixed'}, {setting.delay_us} us"

@@ -3,6 +3,9 @@
 Offered load is what decides, so every trial is an open loop with Poisson arrivals; a trial holds the bound only if it
 is valid, nothing failed and the rate was achieved. `rate_bracket` says which rate is tried next; the rate that is told
 held once more, with other arrivals. The client's limit, a rate that it sent late twice, is told from the server's.
+
+A closed loop runs right before the search, which begins near its rate, and right after it: what the machine gives
+wanders, and a share of what it gave minutes ago says little.
 """
 
 from __future__ import annotations
@@ -77,10 +80,25 @@ class Found:
     trials: tuple[Measurement, ...]
     capacity_per_s: float
     """Of a closed loop, which the search began with; 0: it began with a rate."""
+    capacity_after_per_s: float = 0.0
+    """Of the same closed loop after the search; 0: there was none."""
     client_limit_per_s: float | None = None
     """The lowest rate that the client could not send in time; None: it could send every rate that was tried."""
     why: str = ""
     """Why no rate was found; empty: one was."""
+
+    @property
+    def closed_loop_per_s(self) -> float:
+        """The closed loop's rate, before and after together; 0: there was none."""
+        known = [rate for rate in (self.capacity_per_s, self.capacity_after_per_s) if rate]
+        return sum(known) / len(known) if known else 0.0
+
+    @property
+    def wandered(self) -> float | None:
+        """How far the machine itself went meanwhile: the closed loop after the search to before, less 1."""
+        if not (self.capacity_per_s and self.capacity_after_per_s):
+            return None
+        return self.capacity_after_per_s / self.capacity_per_s - 1
 
     @property
     def limited_by(self) -> str:
@@ -135,10 +153,13 @@ def search(
     else:
         first = RateBracket(rate_per_s=start_per_s, high=MAX_RATE_PER_S)
     found = _confirm(trials, _close_in(trials, first, capacity, closeness), closeness)
+    is_over = capacity and not trials.done[-1].interrupted
+    after = trials.probe().requests_per_s if is_over else 0.0
     return Found(
         rate_per_s=found or None,
         trials=tuple(trials.done),
         capacity_per_s=capacity,
+        capacity_after_per_s=after,
         client_limit_per_s=_client_limit(trials.done, above=found),
         why="" if found else _why_none(slo, trials.done),
     )
@@ -162,7 +183,7 @@ class _Trials:
 
     def probe(self) -> Measurement:
         """Measure a closed loop."""
-        self._on_trial(f"closed loop of {_PROBE_CONCURRENCY}, for a first idea")
+        self._on_trial(f"closed loop of {_PROBE_CONCURRENCY}, {'once more' if self.done else 'for a first idea'}")
         plan = replace(self._plan, rate_per_s=0.0, concurrency=_PROBE_CONCURRENCY)
         probe = measure(self._target, plan, self._extras)
         self._on_measured(probe)

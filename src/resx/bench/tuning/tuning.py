@@ -9,7 +9,9 @@ Under a service level objective a setting's throughput is the highest rate of ra
 one it is the slope of the answers over time in a closed loop: their number over the window's length would be off by a
 batch at each end, which is a quarter of what a slow model answers in a second. Slow models are loaded longer.
 
-No setting has more threads than cores.
+No setting has more threads than cores, and, unless throughput alone is asked for, none is chosen under which a lone
+request takes more than MOST_SLOWER times the quickest setting's: two instances of one thread each answer most images,
+and one image in twice the time.
 """
 
 from __future__ import annotations
@@ -29,18 +31,21 @@ from resx.bench.measuring import Extras, measure
 from resx.bench.results.result import Measurement, is_local
 from resx.bench.results.samples import Samples
 from resx.bench.tuning.highest_rate import Slo, search
-from resx.card.tuning import Objective, Setting, Trial
+from resx.card.tuning import MOST_SLOWER, Objective, Setting, Trial
 from resx.errors import ObjectiveMissed, ResxError
 from resx.pareto import pareto_front
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.served_model import canary
-from resx.serving.deployment.tuned_configuration import on_trial
+from resx.serving.deployment.tuned_configuration import Candidate, FileKey, key_of, on_trial
+from resx.serving.embedded.backends.config_values import SPIN_US
 
 DELAYS_US = (0, 200, 1000)
 _DELAY_SHARE = 0.2
 """Of a single request's time: the longest delay that is tried, where that is more than the others."""
+SPINS_US = (0, SPIN_US, 3 * SPIN_US)
+"""How long threads that run out of work may wait busily. Without a bound they take cores from whatever else runs."""
 _KEPT = 3
 _WARMUP_S = 0.5
 _CLOSENESS = 1.06
@@ -91,7 +96,7 @@ class TuningResult:
             return False
         if self.low is None or self.high is None:
             return True
-        return self.low > 1 if objective == "throughput" else self.high < 1
+        return self.high < 1 if objective == "latency" else self.low > 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,23 +110,29 @@ class Bench:
     name: str
     before: Setting
     search: Search
+    candidates: tuple[Candidate, ...]
+    """Whose files may be served, that of `before` among them."""
+
+    def candidate(self, setting: Setting) -> Candidate:
+        """Return whose file a setting serves."""
+        return next(one for one in self.candidates if one.key == key_of(setting))
 
     def threads_matter(self) -> bool:
         """Say whether the server computes the model on its processor."""
-        with on_trial(self.client, self.repository, self.name, self.before, as_it_is=True, threads=False) as alias:
+        with on_trial(self.client, self.repository, self.candidate(self.before), None, threads=False) as alias:
             groups = self.client.config(alias).get("instance_group", [])
         return not any(group.get("kind") == "KIND_GPU" for group in groups)
 
     def images_per_request(self, setting: Setting) -> int:
         """Return how many images the requests of a trial hold."""
-        return self.repository.card(self.name, setting.version).signature.batch or 1
+        return self.candidate(setting).card.signature.batch or 1
 
     def trial(
         self, setting: Setting, stage: Stage, seconds: float, threads: bool, start_per_s: float | None = None
     ) -> Trial:
         """Load a setting, check its answer, measure it under both loads, and unload it."""
-        as_it_is = setting == self.before
-        card = self.repository.card(self.name, setting.version)
+        candidate = self.candidate(setting)
+        card, loaded = candidate.card, None if setting == self.before else setting
         slopes: list[float] = []
         extras = Extras(
             payloads=lambda _target, batch: canaries(card, batch),
@@ -136,16 +147,14 @@ class Bench:
             batch_size=self.images_per_request(setting),
         )
         try:
-            with on_trial(
-                self.client, self.repository, self.name, setting, as_it_is=as_it_is, threads=threads
-            ) as alias:
-                canary(self.client, alias, setting.version, card)
+            with on_trial(self.client, self.repository, candidate, loaded, threads=threads) as alias:
+                canary(self.client, alias, candidate.version, card)
                 target = Target(
                     address=self.address,
                     model=alias,
-                    version=setting.version,
-                    answering=setting.version,
-                    interface=self.client.interface(alias, setting.version),
+                    version=candidate.version,
+                    answering=candidate.version,
+                    interface=self.client.interface(alias, candidate.version),
                 )
                 one = measure(target, replace(plan, concurrency=1), extras)
                 many = self._many(target, plan, extras, one, start_per_s)
@@ -156,10 +165,14 @@ class Bench:
             raise KeyboardInterrupt
         reasons = [reason for load in loads for reason in load.invalid]
         reasons += [f"{load.failed} requests failed" for load in loads if load.failed]
+        use = loads[0].server_use
         return Trial(
             setting=setting,
             stage=stage,
             seconds=seconds,
+            cpu_ms_per_request=use.cpu_ms_per_request if use else None,
+            memory_bytes=use.memory_bytes if use else None,
+            server_use_missing=loads[0].server_use_missing,
             images_per_s=self._images_per_s(many, slopes[-1]),
             p50_ms=many.p50_ms if many else None,
             p99_ms=many.p99_ms if many else None,
@@ -208,21 +221,35 @@ def answers_per_s(samples: Samples) -> float | None:
     return float(spread_s @ np.arange(len(done_s)) / (spread_s @ spread_s))
 
 
-def thread_settings(before: Setting, versions: Iterable[int], cores: int, *, on_cpu: bool) -> list[Setting]:
-    """Return instances and threads that fit on the cores, with and without spinning, for each version's file."""
-    shapes: list[tuple[int, int, bool]] = []
+def thread_settings(before: Setting, files: Iterable[FileKey], cores: int, *, on_cpu: bool) -> list[Setting]:
+    """Return instances and threads that fit on the cores, with and without spinning, for each file.
+
+    OpenVINO's threads have no such setting.
+    """
+    shapes: list[tuple[int, int, int]] = []
     if on_cpu:
         instances = 1
         while instances <= cores:
             for threads in sorted({cores // instances, max(1, cores // instances // 2)}, reverse=True):
-                shapes += [(instances, threads, spinning) for spinning in (False, True) if threads > 1 or not spinning]
+                shapes += [(instances, threads, spin_us) for spin_us in (SPINS_US if threads > 1 else (0,))]
             instances *= 2
     else:
-        shapes = [(instances, 0, False) for instances in (1, 2, 3, 4)]
+        shapes = [(instances, 0, 0) for instances in (1, 2, 3, 4)]
     found = [
-        before.model_copy(update={"version": version, "instances": count, "threads": threads, "spinning": spinning})
-        for version in versions
-        for count, threads, spinning in shapes
+        before.model_copy(
+            update={
+                "version": version,
+                "runtime": runtime,
+                "precision": precision,
+                "instances": count,
+                "threads": threads,
+                "spinning": spin_us > 0,
+                "spin_us": spin_us,
+            }
+        )
+        for version, runtime, precision in files
+        for count, threads, spin_us in shapes
+        if runtime != "openvino" or not spin_us
     ]
     return list(dict.fromkeys([before, *found]))
 
@@ -261,8 +288,11 @@ def halve(
     objective: Objective,
     duration_s: float,
     seed: int,
+    quickest_ms: float = math.inf,
 ) -> Setting:
     """Return the best of the settings: in each round a third stays, and `before`, with twice the time.
+
+    `quickest_ms`: the shortest lone request of the settings that were measured before.
 
     Raises:
         ResxError: not one could be measured; the first one's reason.
@@ -271,13 +301,14 @@ def halve(
     left, order = list(settings), np.random.default_rng(seed)
     while True:
         trials = [run(left[index], duration_s) for index in order.permutation(len(left))]
-        good = sorted((trial for trial in trials if not trial.invalid), key=lambda trial: -score(trial, objective))
+        good = [trial for trial in trials if not trial.invalid]
+        quickest_ms = min([quickest_ms, *(trial.single_ms or math.inf for trial in good)])
+        good.sort(key=lambda trial: (is_too_slow(trial, quickest_ms, objective), -score(trial, objective)))
         if not good:
             raise ResxError(f"no setting could be measured: {trials[0].invalid}")
         if not score(good[0], objective):
-            quickest = min(trial.single_ms or math.inf for trial in good)
             raise ObjectiveMissed(
-                f"no setting holds the objective at any rate; the quickest request took {quickest:.3g} ms"
+                f"no setting holds the objective at any rate; the quickest request took {quickest_ms:.3g} ms"
             )
         if len(left) <= _KEPT:
             return good[0].setting
@@ -288,7 +319,22 @@ def halve(
 
 def score(trial: Trial, objective: Objective) -> float:
     """Return what is to be as large as possible."""
-    return trial.images_per_s if objective == "throughput" else -(trial.single_ms or math.inf)
+    return -(trial.single_ms or math.inf) if objective == "latency" else trial.images_per_s
+
+
+def is_too_slow(trial: Trial, quickest_ms: float, objective: Objective) -> bool:
+    """Say whether a setting may not be chosen, as it slows a lone request down."""
+    return objective == "balanced" and (trial.single_ms or math.inf) > MOST_SLOWER * quickest_ms
+
+
+def worth(trial: Trial, quickest_ms: float, objective: Objective) -> float:
+    """Return a setting's figure in a pair: as `score`, without a sign, and 0 where it does not meet the objective."""
+    return 0.0 if is_too_slow(trial, quickest_ms, objective) else abs(score(trial, objective))
+
+
+def shortest_ms(trials: Sequence[Trial]) -> float:
+    """Return the shortest lone request that a setting's last valid trial showed."""
+    return min((trial.single_ms or math.inf for trial in latest(trials) if not trial.invalid), default=math.inf)
 
 
 def latest(trials: Sequence[Trial]) -> list[Trial]:
@@ -304,7 +350,6 @@ def front(trials: Sequence[Trial]) -> list[Trial]:
 
 def tune(
     bench: Bench,
-    versions: Sequence[int],
     largest: int,
     least: int,
     *,
@@ -315,7 +360,6 @@ def tune(
 
     Args:
         bench: measures.
-        versions: whose files may be served.
         largest: batch that the files take.
         least: images that a request must be able to hold: those of the canary.
         on_trial: told of each trial, which stage and setting.
@@ -340,10 +384,11 @@ def tune(
         return one
 
     options = (asked.objective, asked.duration_s, asked.seed)
-    best = halve(thread_settings(before, versions, asked.cores, on_cpu=on_cpu), before, run("threads"), *options)
+    files = [candidate.key for candidate in bench.candidates]
+    best = halve(thread_settings(before, files, asked.cores, on_cpu=on_cpu), before, run("threads"), *options)
     alone_ms = next((trial.single_ms for trial in reversed(trials) if trial.setting == best), None)
     batching = batch_settings(before, best, largest, least, delays_us(alone_ms))
-    best = halve(batching, before, run("batching"), *options)
+    best = halve(batching, before, run("batching"), *options, quickest_ms=shortest_ms(trials))
     if best == before:
         pairs: list[tuple[float, float]] = []
     else:
@@ -359,19 +404,25 @@ def _pairs(
         order = (before, best) if number % 2 else (best, before)
         pair = {setting: run(setting, 2 * bench.search.duration_s) for setting in order}
         if not any(trial.invalid for trial in pair.values()):
-            here, there = (abs(score(pair[setting], bench.search.objective)) for setting in (before, best))
+            quickest_ms = min(trial.single_ms or math.inf for trial in pair.values())
+            here, there = (worth(pair[setting], quickest_ms, bench.search.objective) for setting in (before, best))
             yield here, there
 
 
 def outcome(
     before: Setting, best: Setting, pairs: Sequence[tuple[float, float]], trials: tuple[Trial, ...], on_cpu: bool
 ) -> TuningResult:
-    """Compare by pairs of scores, (before's, best's), of which 0 says that the objective held at no rate."""
+    """Compare by pairs of scores, (before's, best's), of which 0 says that a setting did not meet the objective.
+
+    A best setting that once did not is sure of nothing.
+    """
     logs = [math.log(there / here) for here, there in pairs if here and there]
     ratio: float | None
     low: float | None
     high: float | None
-    if len(logs) > 1:
+    if any(not there for _, there in pairs):
+        ratio = low = high = 1.0
+    elif len(logs) > 1:
         mean = interval(logs)
         ratio, low, high = (math.exp(mean.mean + side * mean.half_width) for side in (0, -1, 1))
     elif len(pairs) > 1 and all(there and not here for here, there in pairs):

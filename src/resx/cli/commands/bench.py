@@ -47,8 +47,8 @@ def bench(
     """Measure latency and throughput; n/a: too few samples for a percentile.
 
     In an open loop latency counts from when a request was due. queue and compute are Triton's own means per request;
-    client is the load generator's CPU time per request. A sample of the answers is compared with what the version's
-    card records.
+    client and server ms are CPU time per request, of the load generator and of the server. A sample of the answers is
+    compared with what the version's card records.
 
     Examples: resx bench resnet50 --concurrency 1:16 --rate 5; resx bench resnet50 --rate 20,40 --report report.html;
     resx bench resnet50:1 resnet50:2 --compare

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from datetime import UTC, datetime
@@ -14,9 +15,11 @@ import typer
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
 from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.precision import Calibrate
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
+from resx.cli.steps.tuning_candidates import FileWishes, published_candidates, read_wishes, wanted_candidates
 from resx.cli.views.tuning import ending, setting_text, show_tuning
 from resx.errors import MissingCapability, UsageError
 from resx.files.reading import read_text
@@ -33,8 +36,13 @@ _search_option = partial(typer.Option, rich_help_panel="Search")
 def tune(
     name: Annotated[str, typer.Argument(help="A model of the repository.")],
     objective: Annotated[
-        str, typer.Option(metavar="NAME", help="throughput, or latency (of single requests).")
-    ] = "throughput",
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="balanced: most images per second with single requests within 1.2x of the quickest; throughput; or "
+            "latency, of single requests.",
+        ),
+    ] = "balanced",
     slo: Annotated[
         str,
         typer.Option(
@@ -44,6 +52,19 @@ def tune(
     ] = "",
     dry_run: DryRun = False,
     undo: Annotated[bool, typer.Option("--undo", metavar="", help="Take the last tuning of the model back.")] = False,
+    runtimes: Annotated[
+        str,
+        _search_option(
+            metavar="NAME,...", help="onnxruntime, openvino; exports what is missing. Default: the versions'."
+        ),
+    ] = "",
+    precisions: Annotated[
+        str,
+        _search_option(
+            metavar="NAME,...", help="fp32, fp16, bf16, int8; exports what is missing. Default: the versions'."
+        ),
+    ] = "",
+    calibrate: Calibrate = "",
     concurrency: Annotated[
         int, _search_option(min=1, metavar="N", help="In-flight requests where throughput is measured.")
     ] = 8,
@@ -63,14 +84,14 @@ def tune(
     printing: OutputOptions,
     seed: Seed = 0,
 ) -> None:
-    """Find instances, threads, spinning, batches, delay and precision by measurement on the running server.
+    """Find runtime, precision, instances, threads, busy-waiting, batches and delay by measurement.
 
-    Settings are tried under a name that no client knows. If the best one is significantly better than the current one,
-    it is published as a version with the evidence in its card, and deployed. Precisions are the model's versions.
+    Settings are tried on the running server under a name that no client knows. If the best one is significantly better
+    than the current one, it is published as a version with the evidence in its card, and deployed.
 
     Exit code 3 if no setting holds --slo.
 
-    Example: resx tune resnet50 --dry-run
+    Examples: resx tune resnet50 --dry-run; resx tune resnet50 --runtimes onnxruntime,openvino --precisions fp32,bf16
     """
     from resx.bench.report.figure_file import require_drawable
     from resx.bench.tuning.highest_rate import parse_slo
@@ -86,7 +107,7 @@ def tune(
         return
     if not 0 < duration < float("inf"):
         raise UsageError(f"--duration {duration:g}: give a time above 0 s")
-    if slo and (objective != "throughput" or client_elsewhere):
+    if slo and (objective == "latency" or client_elsewhere):
         raise UsageError(
             f"--slo {slo}: searches for the highest rate, as it was measured; leave out "
             f"{'--client-elsewhere' if client_elsewhere else f'--objective {objective}'}"
@@ -103,7 +124,9 @@ def tune(
         seed=seed,
         slo=parse_slo(slo) if slo else None,
     )
-    _search(out, address, published, name, search, dry_run=dry_run, plot=plot)
+    wishes = read_wishes(runtimes, precisions, calibrate)
+    with published.stage() if wishes.names_some else contextlib.nullcontext(published.root) as scratch:
+        _search(out, address, published, name, search, wishes, scratch, dry_run=dry_run, plot=plot)
 
 
 def _cores(asked: int, address: Address) -> int:
@@ -123,6 +146,8 @@ def _search(
     repository: Repository,
     name: str,
     search: Search,
+    wishes: FileWishes,
+    scratch: Path,
     *,
     dry_run: bool,
     plot: Path | None,
@@ -138,13 +163,27 @@ def _search(
         loaded = client.model_versions().get(name, [])
         before = setting_of(repository, name, loaded[-1] if loaded else repository.versions(name)[-1])
         card = repository.card(name, before.version)
+        with out.steps() as step:
+            candidates = wanted_candidates(
+                published_candidates(repository, name, before.version),
+                before.version,
+                wishes,
+                scratch,
+                on_step=step,
+                on_left_out=out.note,
+            )
         bench = tuning.Bench(
-            client=client, address=address, repository=repository, name=name, before=before, search=search
+            client=client,
+            address=address,
+            repository=repository,
+            name=name,
+            before=before,
+            search=search,
+            candidates=candidates,
         )
         with out.live() as tell, alone(repository, name):
             found = tuning.tune(
                 bench,
-                _versions(repository, name, before.version),
                 card.max_batch_size,
                 card.canary.num_images,
                 on_trial=lambda stage, setting: tell.begin(f"{stage}: {setting_text(setting)}"),
@@ -156,7 +195,8 @@ def _search(
         if better and not dry_run:
             with out.steps() as step:
                 step("deploy it")
-                deployed = put_in_force(client, repository, name, evidence, threads=found.threads_matter)
+                chosen = bench.candidate(found.best)
+                deployed = put_in_force(client, repository, chosen, evidence, threads=found.threads_matter)
     payload = evidence.model_dump(mode="json") | {
         "name": name,
         "better": better,
@@ -178,17 +218,6 @@ def _config(repository: Repository, name: str) -> str:
         raise UsageError(f"{name}: has no card, so answers could not be checked; `resx export` makes models with cards")
     config_rules.read_checked(repository.root, name)
     return read_text(repository.root / name / CONFIG_FILE)
-
-
-def _versions(repository: Repository, name: str, answering: int) -> list[int]:
-    """Return the version that answers, and the newest verified one of each other precision, of the same weights."""
-    source = repository.card(name, answering).source.weights_sha256
-    found = {repository.card(name, answering).precision: answering}
-    for version in reversed(repository.versions(name)):
-        card = repository.card(name, version)
-        if card.verified and card.source.weights_sha256 == source:
-            found.setdefault(card.precision, version)
-    return sorted(found.values())
 
 
 def _evidence(search: Search, found: TuningResult, config_before: str) -> Tuning:

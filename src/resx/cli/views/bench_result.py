@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resx.bench.loadgen import ScenarioResult
     from resx.bench.results.gpu_sampling import GpuUse
     from resx.bench.results.result import BenchResult, Measurement, Ratio
+    from resx.bench.results.server_use import ServerUse
 
 COLUMNS = ["load", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed",
            "queue ms", "compute ms", "mean batch", "client ms"]  # fmt: skip
@@ -50,15 +51,19 @@ def _show(console: Console, result: BenchResult) -> None:
     targets = {measured.target for measured in result.measurements}
     has_open = any(measured.load == "open" for measured in result.measurements)
     efficient = any(measured.in_process for measured in result.measurements)
+    knows_use = any(measured.server_use for measured in result.measurements)
     columns = [
         *(["model"] if len(targets) > 1 else []),
         *COLUMNS,
+        *(["server ms"] if knows_use else []),
         *(["service p50"] if has_open else []),
         *(["of in-process"] if efficient else []),
     ]
     rows = []
     for measured in result.measurements:
         cells = [*([measured.target] if len(targets) > 1 else []), *row(measured)]
+        use = measured.server_use
+        cells += [_ms(use.cpu_ms_per_request if use else None)] if knows_use else []
         cells += [_ms(measured.service.p50_ms)] if has_open else []
         if efficient:
             cells.append(f"{measured.in_process.efficiency:.2f}" if measured.in_process else "n/a")
@@ -103,6 +108,7 @@ def _remarks(result: BenchResult) -> Iterator[str]:
         yield text if everywhere else f"{', '.join(dict.fromkeys(titles))}: {text}"
     for measured in result.measurements:
         yield from (f"{measured.title}: {gpu_line(gpu)}" for gpu in measured.gpus or ())
+    yield from _memory_lines(result)
     checked = sum(measured.answers.checked for measured in result.measurements)
     if checked and not any(measured.answers.wrong for measured in result.measurements):
         yield f"{checked} sampled answers are as {result.measurements[0].answers.reference} say"
@@ -131,6 +137,25 @@ def gpu_line(gpu: GpuUse) -> str:
     return f"GPU {gpu.name}: {', '.join(filter(None, parts))}; from {SOURCES[gpu.source]}"
 
 
+def _memory_lines(result: BenchResult) -> Iterator[str]:
+    """Yield the most memory that each server took, or why that is not known."""
+    uses: dict[str, list[ServerUse]] = {}
+    for measured in result.measurements:
+        if measured.server_use is not None:
+            uses.setdefault(measured.url, []).append(measured.server_use)
+    for url, seen in uses.items():
+        most = max(seen, key=lambda use: use.memory_bytes)
+        shared = "" if most.pss_bytes is None else f" (RSS {most.rss_bytes / 1e6:.0f} MB)"
+        processes = f"{most.num_processes} process{'es' if most.num_processes > 1 else ''}"
+        where = f" at {url}" if len(uses) > 1 else ""
+        yield f"the server{where} took up to {most.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
+    yield from dict.fromkeys(
+        f"memory and CPU time of the server: unknown, as {measured.server_use_missing}"
+        for measured in result.measurements
+        if measured.server_use_missing
+    )
+
+
 def memory_text(used_bytes: float, total_bytes: int | None) -> str:
     """Return a GPU's memory in use."""
     return f"{used_bytes / 1e9:.1f}{f' of {total_bytes / 1e9:.1f}' if total_bytes else ''} GB"
@@ -155,8 +180,16 @@ def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
     )
     return (
         f"{slo['asked']} holds up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
-        f"{slo['share_of_capacity']:.0%} of the closed loop's {slo['capacity_per_s']:.4g}/s{more}"
+        f"{slo['share_of_capacity']:.0%} of the closed loop's {_closed_loop_text(slo)}{more}"
     )
+
+
+def _closed_loop_text(slo: dict[str, float | str | bool | None]) -> str:
+    """Return the closed loop's rate before and after a search; results of older versions have the first alone."""
+    before, after, wandered = (slo.get(key) for key in ("capacity_per_s", "capacity_after_per_s", "wandered"))
+    if not isinstance(after, float) or not isinstance(wandered, float):
+        return f"{before:.4g}/s"
+    return f"{before:.4g}/s before and {after:.4g}/s after (the machine wandered by {wandered:+.0%})"
 
 
 def show_scenario(out: Output, result: ScenarioResult) -> None:

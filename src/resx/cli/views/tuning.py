@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resx.card.tuning import MOST_SLOWER
 from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
@@ -15,9 +16,8 @@ if TYPE_CHECKING:
 
 def setting_text(setting: Setting) -> str:
     """Return a setting in one line."""
-    threads = f"{setting.instances} x {setting.threads or 'auto'}{' spinning' if setting.spinning else ''}"
     batch = f", batches of {setting.max_batch}, delay {setting.delay_us} us" if setting.max_batch else ""
-    return f"version {setting.version}, {threads}{batch}"
+    return f"{setting.file_text}, {setting.threads_text}{batch}"
 
 
 def ending(name: str, *, better: bool, dry_run: bool, version: int) -> str:
@@ -41,14 +41,19 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
             _ms(trial.p50_ms),
             _ms(trial.p99_ms),
             _ms(trial.single_ms),
+            _ms(trial.cpu_ms_per_request),
+            "n/a" if trial.memory_bytes is None else f"{trial.memory_bytes / 1e6:.0f}",
             "*" if trial in best else trial.invalid[:40],
         ]
         for trial in sorted(latest(tuning.trials), key=lambda trial: -trial.images_per_s)
     ]
     throughput = f"images/s at {tuning.slo}" if tuning.slo else "images/s"
-    columns = ["setting", throughput, "p50 ms", "p99 ms", "single ms", "front"]
+    columns = ["setting", throughput, "p50 ms", "p99 ms", "single ms", "CPU ms", "MB", "front"]
     console.print(table("", columns, rows))
     console.print("front, *: no other setting is better in both images/s and single ms", markup=False)
+    console.print("CPU ms: of the server per request; MB: of the server, with the current setting loaded", markup=False)
+    if missing := next((trial.server_use_missing for trial in tuning.trials if trial.server_use_missing), ""):
+        console.print(f"memory and CPU time: unknown, as {missing}", markup=False, soft_wrap=True)
     if tuning.num_pairs > 1:
         console.print(_compare(tuning), markup=False, soft_wrap=True)
     print_lines(console, end)
@@ -57,8 +62,9 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
 def _compare(tuning: Tuning) -> str:
     both = f"{setting_text(tuning.chosen)} / {setting_text(tuning.before)}"
     if tuning.ratio is None:
-        return f"{both}: the latter holds {tuning.slo} at no rate, in {tuning.num_pairs} pairs"
-    what = "images/s" if tuning.objective == "throughput" else "single ms"
+        why = f"holds {tuning.slo} at no rate" if tuning.slo else f"takes over {MOST_SLOWER:g} times as long alone"
+        return f"{both}: the latter {why}, in {tuning.num_pairs} pairs"
+    what = "single ms" if tuning.objective == "latency" else "images/s"
     return f"{both}, {what}: {tuning.ratio:.3f} (95 %: {tuning.low:.3f} to {tuning.high:.3f}, {tuning.num_pairs} pairs)"
 
 

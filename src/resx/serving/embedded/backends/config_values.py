@@ -11,6 +11,11 @@ CORES_VARIABLE = "RESX_SERVER_CORES"
 """What the instances share, as whoever started the server found it, a CPU quota included; else those of the mask."""
 ERRORS_ALONE, SILENT = 3, 4
 """Of a runtime's own log, by onnxruntime's numbers."""
+SPINNING, SPIN_DURATION = "session.intra_op.allow_spinning", "session.intra_op.spin_duration_us"
+"""onnxruntime's parameters for threads that ran out of work: whether they wait busily, and for how long."""
+SPIN_US, MAX_SPIN_US = 100, 1_000_000
+"""The first, the default, covers the gaps between the operators of a run: a lone request gains as much by it as by any
+longer time, and it takes the least from others where the cores are busy; `benchmarks/spinning.py` measures both."""
 
 
 class Host(NamedTuple):
@@ -44,15 +49,15 @@ def text(config: Mapping[str, Any], name: str) -> str:
     return str(config.get("parameters", {}).get(name, {}).get("string_value", "")).strip()
 
 
-def count(config: Mapping[str, Any], name: str, most: int = 1024) -> int:
-    """Return a parameter that is a number; 0 where there is none.
+def count(config: Mapping[str, Any], name: str, most: int = 1024, *, zero: str = "0 (the default)") -> int:
+    """Return a parameter that is a number; 0 where there is none. `zero` is what a refusal calls 0.
 
     Raises:
         ValueError: it is none, or above `most`.
     """
     value = text(config, name) or "0"
     if not (value.isascii() and value.isdecimal()) or len(value) > len(str(most)) or int(value) > most:
-        raise ValueError(f"parameter {name}={value!r} in config.pbtxt: give 0 (the default) to {most}")
+        raise ValueError(f"parameter {name}={value!r} in config.pbtxt: give {zero} to {most}")
     return int(value)
 
 

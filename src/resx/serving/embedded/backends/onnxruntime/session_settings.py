@@ -11,16 +11,30 @@ What of config.pbtxt is honoured, in the C++ backend's words (onnxruntime_backen
     enable_mem_arena, enable_mem_pattern (0, 1, true, false)
     memory.enable_memory_arena_shrinkage as `cpu:0`
     session.*                            any entry of onnxruntime's session configuration
+    session.intra_op.spin_duration_us    how long a thread that ran out of work waits busily; 0: not at all
     instance_group, execution_accelerators   as `execution_providers.py` says
 
-Two things differ. Spinning is off unless `session.intra_op.allow_spinning` says 1: a thread that spins takes the core
-that the next request's thread needs. And without a thread count the instances share the cores evenly, where each of the
-C++ backend's takes all of them.
+Two things differ. Threads spin for `config_values.SPIN_US` unless the configuration says otherwise (`spin_entries`),
+where onnxruntime's own spin for many milliseconds, in which they take the core that the next request's thread needs.
+And without a thread count the instances share the cores evenly, where each of the C++ backend's takes all of them.
 """
 
 from typing import Any
 
-from config_values import Host, count, fair_share, flag, text
+from config_values import (
+    MAX_SPIN_US,
+    SPIN_DURATION,
+    SPIN_US,
+    SPINNING,
+    Host,
+    count,
+    fair_share,
+    flag,
+    text,
+)
+
+BOUNDED_SINCE = (1, 26)
+"""onnxruntime's version that knows SPIN_DURATION; an older one takes the entry and spins without a bound."""
 
 
 def session_options(config: dict[str, Any], host: Host) -> Any:
@@ -46,11 +60,32 @@ def session_options(config: dict[str, Any], host: Host) -> Any:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     options.enable_cpu_mem_arena = flag(config, "enable_mem_arena", default=True)
     options.enable_mem_pattern = flag(config, "enable_mem_pattern", default=True)
-    spinning = flag(config, "session.intra_op.allow_spinning", default=False)
+    own = {SPINNING, SPIN_DURATION}
     entries = {key: text(config, key) for key in config.get("parameters", {}) if key.startswith("session.")}
-    for key, value in (entries | {"session.intra_op.allow_spinning": str(int(spinning))}).items():
+    entries = {key: value for key, value in entries.items() if key not in own}
+    for key, value in (entries | spin_entries(config, onnxruntime.__version__)).items():
         options.add_session_config_entry(key, value)
     return options
+
+
+def spin_entries(config: dict[str, Any], version: str) -> dict[str, str]:
+    """Return what a session is told of spinning, by onnxruntime's version.
+
+    Without a word in the configuration, or with a duration, it is bounded; an onnxruntime that cannot keep to a bound
+    does not spin at all. `allow_spinning` of 1 alone is without a bound, as it is to onnxruntime; 0 is never.
+
+    Raises:
+        ValueError: config.pbtxt has a value that cannot be.
+    """
+    asked = text(config, SPIN_DURATION)
+    duration_us = count(config, SPIN_DURATION, MAX_SPIN_US, zero="0") if asked else SPIN_US
+    if not flag(config, SPINNING, default=True):
+        return {SPINNING: "0"}
+    if not asked and text(config, SPINNING):
+        return {SPINNING: "1"}
+    if not duration_us or tuple(map(int, version.split(".")[:2])) < BOUNDED_SINCE:
+        return {SPINNING: "0"}
+    return {SPINNING: "1", SPIN_DURATION: str(duration_us)}
 
 
 def run_options(config: dict[str, Any], kind: str = "CPU", device: int = 0) -> Any:

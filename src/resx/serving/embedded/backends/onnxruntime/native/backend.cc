@@ -247,11 +247,11 @@ class Configuration {
     if (!flag("enable_mem_pattern", true)) runtime->check(api.DisableMemPattern(made));
     const Json& parameters = json["parameters"];
     for (const std::string& key : parameters.names) {
-      if (key.rfind("session.", 0) == 0 && key != kSpinning) {
+      if (key.rfind("session.", 0) == 0 && key != kSpinning && key != kSpinDuration) {
         runtime->check(api.AddSessionConfigEntry(made, key.c_str(), parameter(key).c_str()));
       }
     }
-    runtime->check(api.AddSessionConfigEntry(made, kSpinning, flag(kSpinning, false) ? "1" : "0"));
+    add_spinning(made);
     require_known_accelerators();
     if (gpu >= 0) append_gpu(made, gpu);
     return options;
@@ -327,6 +327,8 @@ class Configuration {
   using Options = engine_cache::Options;
 
   static constexpr const char* kSpinning = "session.intra_op.allow_spinning";
+  static constexpr const char* kSpinDuration = "session.intra_op.spin_duration_us";
+  static constexpr int kSpinUs = 100, kMaxSpinUs = 1000000;  // as config_values.py has them
   inline static const std::string kCudaHere = "gpu_execution_accelerator cuda in config.pbtxt: ";
 
   std::string parameter(const std::string& name) const {
@@ -339,12 +341,27 @@ class Configuration {
     return "parameter " + name + "='" + value + "' in config.pbtxt";
   }
 
-  int count(const std::string& name) const {
-    std::string text = parameter(name);
-    bool is_number = text.size() <= 4 && text.find_first_not_of("0123456789") == std::string::npos;
+  int count(const std::string& name, int most = 1024, const char* what = " (the default)") const {
+    std::string text = parameter(name), limit = std::to_string(most);
+    bool is_number = text.size() <= limit.size() && text.find_first_not_of("0123456789") == std::string::npos;
     int value = text.empty() || !is_number ? 0 : std::stoi(text);
-    if (!is_number || value > 1024) refuse(said(name, text) + ": give 0 (the default) to 1024");
+    if (!is_number || value > most) refuse(said(name, text) + ": give 0" + what + " to " + limit);
     return value;
+  }
+
+  // As session_settings.py's spin_entries: bounded unless allow_spinning alone is 1, and off where the library does not
+  // know a bound.
+  void add_spinning(ort::SessionOptions* options) const {
+    const ort::Api& api = runtime->api;
+    bool asked = !parameter(kSpinDuration).empty();
+    int duration_us = asked ? count(kSpinDuration, kMaxSpinUs, "") : kSpinUs;
+    bool spins = flag(kSpinning, true), without_end = !asked && !parameter(kSpinning).empty();
+    bool knows_a_bound = api.major > 1 || (api.major == 1 && api.minor >= 26);
+    if (!without_end && (duration_us == 0 || !knows_a_bound)) spins = false;
+    runtime->check(api.AddSessionConfigEntry(options, kSpinning, spins ? "1" : "0"));
+    if (spins && !without_end) {
+      runtime->check(api.AddSessionConfigEntry(options, kSpinDuration, std::to_string(duration_us).c_str()));
+    }
   }
 
   bool flag(const std::string& name, bool otherwise) const {

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -41,11 +42,15 @@ class Api {
     if (handle == nullptr) throw std::runtime_error("onnxruntime's library: " + std::string(dlerror()));
     struct Base {
       const void* (*GetApi)(uint32_t version);
+      const char* (*GetVersionString)();
     };
     auto get_base = reinterpret_cast<const Base* (*)()>(dlsym(handle, "OrtGetApiBase"));
     if (get_base == nullptr) throw std::runtime_error(library + " is not onnxruntime's library");
     table_ = static_cast<void* const*>(get_base()->GetApi(kApiVersion));
     if (table_ == nullptr) throw std::runtime_error(library + " is older than onnxruntime 1.14");
+    if (std::sscanf(get_base()->GetVersionString(), "%d.%d", &major, &minor) != 2) {
+      throw std::runtime_error(library + " does not say its version");
+    }
     bind(GetErrorCode, 1), bind(GetErrorMessage, 2), bind(CreateEnv, 3), bind(CreateSession, 7), bind(Run, 9);
     bind(CreateSessionOptions, 10), bind(SetSessionExecutionMode, 13), bind(DisableMemPattern, 17);
     bind(DisableCpuMemArena, 19), bind(SetSessionLogSeverityLevel, 22), bind(SetSessionGraphOptimizationLevel, 23);
@@ -62,6 +67,8 @@ class Api {
     bind(CreateTensorRtOptions, 171), bind(UpdateTensorRtOptions, 172), bind(ReleaseTensorRtOptions, 174);
     bind(AppendCuda, 204), bind(CreateCudaOptions, 205), bind(UpdateCudaOptions, 206), bind(ReleaseCudaOptions, 208);
   }
+
+  int major = 0, minor = 0;  // of the library's version
 
   int (*GetErrorCode)(const Status*);
   const char* (*GetErrorMessage)(const Status*);
