@@ -193,7 +193,7 @@ def test_a_file_that_the_card_does_not_list_is_no_part_of_the_version(version: t
         found = [check for check in verify_version(folder, None).checks if not check.passed]
     finally:
         (folder / "weights.bin").unlink()
-    assert [check.what for check in found] == ["weights.bin is of the verified version"]
+    assert [check.what for check in found] == ["weights.bin belongs to the verified version"]
 
 
 def test_what_resx_writes_itself_is_within_all_bounds(version: tuple[Path, dict[str, Any]]) -> None:

@@ -73,7 +73,9 @@ def first_line(error: BaseException, *, with_type: bool = False) -> str:
     """
     name, text = type(error).__name__, str(error)
     if any(word in text for word in _ADVICE):
-        text = "a file holds code, or objects that may run it; save the tensors alone: torch.save(model.state_dict())"
+        text = (
+            "the file contains code or objects that may run code; save only the tensors: torch.save(model.state_dict())"
+        )
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     return (f"{name}: {line}" if with_type else line) if line else name
 

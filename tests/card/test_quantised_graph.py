@@ -164,8 +164,8 @@ def test_the_command_refuses_in_one_line_before_it_calibrates(
     done = resx("export", "theirs.onnx", *arguments, "-q")
     assert done.code == 2, done.err
     assert done.err.splitlines() == [
-        "error: theirs.onnx: already int8: 2 of 2 layers compute in int8 (static, QDQ); "
-        f"leave {arguments[0]} out to publish it as it is, or export the fp32 original"
+        f"error: theirs.onnx: already int8: 2 of 2 layers compute in int8 (static, QDQ); leave {arguments[0]} to "
+        "publish it unchanged, or export the fp32 original"
     ]
 
 

@@ -84,7 +84,7 @@ def test_another_server_on_the_port_is_told_from_triton(resx: Resx, protocol: st
         try:
             for arguments in (["bench", "m"], ["status"]):
                 done = resx(*arguments, "--url", f"{protocol}://127.0.0.1:{server.server_port}")
-                refused(done, 4, "not Triton", "--url")
+                refused(done, 4, "not a Triton server", "--url")
         finally:
             server.shutdown()
 
@@ -92,7 +92,7 @@ def test_another_server_on_the_port_is_told_from_triton(resx: Resx, protocol: st
 @pytest.mark.triton
 def test_the_other_protocols_port_is_told_from_triton(resx: Resx, triton: RunningTriton) -> None:
     for url in (f"http://127.0.0.1:{triton.state.grpc_port}", f"grpc://127.0.0.1:{triton.state.http_port}"):
-        refused(resx("status", "--url", url), 4, "not Triton", "--protocol")
+        refused(resx("status", "--url", url), 4, "not a Triton server", "--protocol")
 
 
 def test_a_checkpoint_that_is_missing_truncated_or_of_another_network_is_named(resx: Resx, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_an_engine_of_rtx_goes_to_a_folder_of_its_own_and_never_over_another(
 
     again = resx(*command)
     assert again.code == 2
-    assert again.err == "error: engines/resnet20: exists already; give another folder with -o, or move it away\n"
+    assert again.err == "error: engines/resnet20: exists already; choose another folder with -o, or move it elsewhere\n"
 
 
 def test_an_engine_of_rtx_is_published_for_the_embedded_server_which_says_what_it_lacks_for_it(
@@ -77,13 +77,13 @@ def test_a_script_comes_with_the_verified_file_and_its_card_and_needs_no_gpu(
         (("--format", "plan"), "--format plan: give one of onnx, tensorrt, tensorrt-rtx"),
         (
             ("--tf32",),
-            "--tf32: has no meaning for --format onnx; leave it out, or give --format tensorrt or tensorrt-rtx",
+            "--tf32: does not apply to --format onnx; remove it, or use --format tensorrt or tensorrt-rtx",
         ),
-        (("-o", "x"), "--output: has no meaning for --format onnx"),
+        (("-o", "x"), "--output: does not apply to --format onnx"),
         (("--format", "tensorrt", "--compute-capability", "8.6"), "--compute-capability: has no meaning"),
         (("--format", "tensorrt", "--batch-min", "2"), "Triton sends single images too"),
-        (("--format", "tensorrt", "--publish"), "--publish: has no meaning for --format tensorrt"),
-        (("--publish",), "--publish: has no meaning for --format onnx"),
+        (("--format", "tensorrt", "--publish"), "--publish: does not apply to --format tensorrt"),
+        (("--publish",), "--publish: does not apply to --format onnx"),
         (("--format", "tensorrt-rtx", "--publish", "-o", "x"), "--publish: the repository is where it goes; leave"),
         (("--format", "tensorrt-rtx", "--publish", "--batch-min", "2"), "Triton sends single images too"),
         (("--format", "tensorrt-rtx", "--timing-cache", "x"), "--timing-cache: has no meaning"),

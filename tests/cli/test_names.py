@@ -159,4 +159,4 @@ def test_query_shows_a_name_of_bytes_escaped(resx: Resx, triton: RunningTriton, 
     assert "x\\xff.png" in shown.out
     refused = resx("query", os.fsdecode(b"ti\xff"), name, *flags)
     assert refused.code == 2
-    assert "ti\\xff: no model's name" in refused.err
+    assert "ti\\xff: not valid UTF-8" in refused.err

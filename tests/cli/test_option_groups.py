@@ -72,10 +72,10 @@ def test_the_fields_of_a_group_are_required_where_they_have_no_default() -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("export", "resnet20", "--builder-level", "3"), "--builder-level: has no meaning for --format onnx"),
-        (("export", "resnet20", "--batch-min", "0"), "--batch-min: has no meaning for --format onnx"),
-        (("export", "resnet20", "--no-tf32"), "--tf32: has no meaning for --format onnx"),
-        (("export", "run", "--pareto", "2", "--weights", "none"), "--weights: run has its own; leave the option out"),
+        (("export", "resnet20", "--builder-level", "3"), "--builder-level: does not apply to --format onnx"),
+        (("export", "resnet20", "--batch-min", "0"), "--batch-min: does not apply to --format onnx"),
+        (("export", "resnet20", "--no-tf32"), "--tf32: does not apply to --format onnx"),
+        (("export", "run", "--pareto", "2", "--weights", "none"), "--weights: run has its own; remove the option"),
         (("predict", "m", "p", "-o", "x.csv", "--ray-cpus", "1"), "--ray-actors, --ray-cpus: say how to use a cluster"),
         (("predict", "m", "p", "-o", "x.csv", "--protocol", ""), "--protocol, --ca, --cert, --key, --header: say how"),
         (("deploy", "m", "--replicas", "2"), "--replicas: is for manifests"),
@@ -113,7 +113,7 @@ def test_a_smaller_run_goes_beside_the_first_and_not_over_another(resx: Resx, tm
 
     done = resx("shrink", "runs/digits", "--drop", "1")
 
-    assert (done.code, done.err) == (2, "error: runs/digits-small: exists; give a new folder with -o\n")
+    assert (done.code, done.err) == (2, "error: runs/digits-small: exists already; choose a new folder with -o\n")
 
 
 def test_only_typer_s_own_errors_are_wrong_usage(tmp_path: Path) -> None:

@@ -228,9 +228,7 @@ def test_data_of_other_classes_are_refused(resx: Resx, tmp_path: Path) -> None:
     publish_tiny(Repository(tmp_path / "model_repository"), "tiny", classes=7)
     done = resx("verify", "tiny", "--data", "digits", "-q")
     assert done.code == 2
-    assert done.err == (
-        "error: --data digits: has 10 classes and the model tells 7 apart; give data of the model's classes\n"
-    )
+    assert done.err == ("error: --data digits: has 10 classes and the model 7; use data with the model's classes\n")
 
 
 def test_a_source_that_is_gone_is_said_not_guessed(tmp_path: Path, resx: Resx) -> None:

@@ -240,8 +240,8 @@ def test_classes_of_which_no_image_is_held_out_are_named(tmp_path: Path) -> None
 
     assert data.not_held_out == ("owl",)
     assert data.remarks == [
-        "warning: no image is held out of 1 class of 3 (owl): accuracy says nothing of them; "
-        "hold some out (val/, or 5 images of each class)"
+        "warning: no image is held out of 1 class of 3 (owl): accuracy does not cover them; hold some out (val/, or 5 "
+        "images per class)"
     ]
 
 

@@ -87,12 +87,12 @@ def test_a_training_part_alone_is_divided(tmp_path: Path) -> None:
         (["train/a", "test/a", "testing/a"], "test/, testing/: which one is it?"),
         (["val/a", "test/a"], "val/ without train/"),
         (["Valid/a"], "Valid/ without train/"),
-        (["train", "bus", "car"], "train/ looks like a part of a data set, bus/, car/ like a class"),
+        (["train", "bus", "car"], "train/ looks like a split of a data set, bus/, car/ like a class"),
         (["valid", "invalid"], "if all are classes, put them into DIR/train/"),
         (["seg_train/a", "seg_test/a", "seg_pred"], "seg_test/, seg_train/ look like parts of a data set"),
         (["cats-Train", "cats-Val"], "cats-Train/, cats-Val/ look like parts of a data set"),
-        (["cat", "dog", "Test"], "Test/ looks like a part of a data set, cat/, dog/ like a class"),
-        (["cat/train", "cat/val", "dog/train", "dog/val"], "class 'cat' is parted into train/, val/"),
+        (["cat", "dog", "Test"], "Test/ looks like a split of a data set, cat/, dog/ like a class"),
+        (["cat/train", "cat/val", "dog/train", "dog/val"], "class 'cat' is split into train/, val/"),
     ],
 )
 def test_what_can_be_taken_for_a_part_or_a_class_is_refused(tmp_path: Path, folders: list[str], words: str) -> None:

@@ -75,7 +75,7 @@ def test_the_limits_are_the_environments_and_anything_else_is_refused(monkeypatc
     assert read_limits() == ReadLimits(pixels=200_000_000, file_bytes=3 * 2**20)
     for text in ("0", "-5", "1e3", "x", "10000000000", "²"):
         monkeypatch.setenv("RESX_MAX_MEGAPIXELS", text)
-        with pytest.raises(UsageError, match=r"^RESX_MAX_MEGAPIXELS=.*: give a whole number from 1 to 2000$"):
+        with pytest.raises(UsageError, match=r"^RESX_MAX_MEGAPIXELS=.*: must be a whole number from 1 to 2000$"):
             read_limits()
 
 

@@ -204,7 +204,7 @@ def test_a_value_out_of_range_is_refused(field: str, value: int) -> None:
 
 
 def test_a_broken_configuration_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="config.pbtxt: .*mend the file"):
+    with pytest.raises(UsageError, match="config.pbtxt: .*fix the file"):
         config_pbtxt.parse('name: "x" nonsense')
 
 

@@ -46,14 +46,14 @@ def replace_by_folder(path: Path) -> None:
 
 
 HARM: dict[str, tuple[Harm, str]] = {
-    "linked": (replace_by_link, "m: {root}/m: a link to nothing"),
+    "linked": (replace_by_link, "m: {root}/m: a broken link"),
     "looped": (replace_by_loop, "m: {root}/m: too many levels of symbolic links"),
-    "config": (lambda model: replace_by_link(model / "config.pbtxt"), "m/config.pbtxt: a link to nothing"),
+    "config": (lambda model: replace_by_link(model / "config.pbtxt"), "m/config.pbtxt: a broken link"),
     "config_folder": (lambda model: replace_by_folder(model / "config.pbtxt"), "m/config.pbtxt: not a regular file"),
     "config_pipe": (lambda model: replace_by_pipe(model / "config.pbtxt"), "m/config.pbtxt: not a regular file"),
-    "version": (lambda model: replace_by_link(model / "1"), "m/1: a link to nothing"),
+    "version": (lambda model: replace_by_link(model / "1"), "m/1: a broken link"),
     "version_loop": (lambda model: replace_by_loop(model / "1"), "m/1: too many levels"),
-    "file": (lambda model: replace_by_link(model / "1/model.onnx"), "m/1/model.onnx: a link to nothing"),
+    "file": (lambda model: replace_by_link(model / "1/model.onnx"), "m/1/model.onnx: a broken link"),
     "file_pipe": (lambda model: replace_by_pipe(model / "1/model.onnx"), "m/1/model.onnx: not a regular file"),
 }
 
@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_named_with_the_reason_and_hides_no_other_model(
     with pytest.raises(UsageError) as error:
         repository.require_readable("m", None)
     assert reason.format(root=repository.root) in str(error.value)
-    assert "repair it, or move the model's folder away" in str(error.value)
+    assert "repair it, or move the model's folder elsewhere" in str(error.value)
     if not repository.versions("m"):
         with pytest.raises(UsageError, match=str(error.value).partition(";")[0][:20]):
             repository.version_folder("m")
@@ -109,7 +109,7 @@ def test_a_damaged_version_keeps_no_other_one_from_being_resumed(repository: Rep
     assert "m/1/model.onnx" in why_unreadable(repository.root / "m", [1])
     assert "m/1/model.onnx" in why_unreadable(repository.root / "m", None)
     assert '"2"' in version_pinning.config_json(repository, "m", [2])
-    with pytest.raises(UsageError, match="a link to nothing"):
+    with pytest.raises(UsageError, match="a broken link"):
         version_pinning.config_json(repository, "m", [1])
 
 
@@ -123,7 +123,7 @@ def test_gc_keeps_what_it_cannot_read_and_deletes_the_rest(repository: Repositor
     deleted = collect(repository, [], 1, clients=[], dry_run=False, on_kept=kept.append)
     assert [(old.name, old.version) for old in deleted] == [("other", 1)]
     assert [(one.name, one.version) for one in kept] == [("m", 1)]
-    assert "a link to nothing" in kept[0].reason
+    assert "a broken link" in kept[0].reason
 
 
 def test_files_and_hidden_names_are_no_models(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_server_starts_changes_and_recovers_beside_models_that_cannot_be_read(
         harm(copy(repository, kind))
     state = detaching.serve_detached(repository, FREE)
     assert state.set_aside.keys() == HARM.keys()
-    assert "config.pbtxt: a link to nothing" in state.set_aside["config"]
+    assert "config.pbtxt: a broken link" in state.set_aside["config"]
     with TritonClient(state.address("grpc")) as client:
         assert client.model_versions() == {"gone": [1], "m": [1]}
         assert deploy(client, repository, "m").version == 1

@@ -86,7 +86,7 @@ def test_what_a_running_server_holds_is_spared_though_nothing_is_marked(reposito
     hold.change({"tiny": (2,)})
     left, (kept,) = gc(repository)
     assert (left, kept.version, kept.mark) == ([2, 4], 2, None)
-    assert "a running server has it" in kept.reason
+    assert "loaded on a running server" in kept.reason
     hold.change({})
     assert gc(repository) == ([4], [])
 

@@ -118,7 +118,7 @@ def dangling(folder: Path) -> tuple[Path, str]:
     path = saved(folder)
     (folder / "m.onnx.data").unlink()
     (folder / "m.onnx.data").symlink_to("gone")
-    return path, r"m\.onnx\.data are a link to gone, which is not there"
+    return path, r"m\.onnx\.data are a link to gone, which does not exist"
 
 
 def no_file(folder: Path) -> tuple[Path, str]:
@@ -259,5 +259,5 @@ def test_tensors_that_share_a_few_bytes_a_thousand_times_are_refused_unread(tmp_
             tensor.external_data.add(key=key, value=value)
         model.graph.initializer.append(tensor)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(UsageError, match=r"m\.onnx: its tensors take 10,000,240 bytes out of 100,000 that lie"):
+    with pytest.raises(UsageError, match=r"m\.onnx: its tensors take 10,000,240 bytes, but only 100,000 that lie"):
         onnx_reader.read_model(path)

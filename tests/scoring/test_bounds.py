@@ -71,7 +71,7 @@ def test_a_cell_above_the_limit_is_a_row_with_an_error_and_its_neighbours_are_sc
     path = table(tmp_path / "t.parquet", [IMAGE, bytes(2 * MIB), IMAGE, None], use_dictionary=False)
     assert path.stat().st_size < 10_000
     good, large, also_good, empty = errors_of(path)
-    assert (good, also_good, empty) == ("", "", "no bytes in this row")
+    assert (good, also_good, empty) == ("", "", "this row has no image bytes")
     assert large.startswith("file of 2,097,152 bytes: the limit is 1,048,576; make it smaller, or raise --max-file-mib")
 
 
@@ -120,7 +120,9 @@ def test_a_damaged_page_is_an_error_of_its_rows_in_one_line(tmp_path: Path) -> N
         path.write_bytes(damaged)
         errors = errors_of(path)
         assert len(errors) == 50
-        assert re.fullmatch(r"rows 0 to \d+ are in a damaged page \(.+\); copy or write the file again", errors[0])
+        assert re.fullmatch(
+            r"rows 0 to \d+ are in a damaged page \(.+\); copy the file again, or write it again", errors[0]
+        )
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
@@ -181,7 +183,7 @@ def test_a_pipe_as_the_source_is_told_at_once(resx: Resx, published: Repository,
 def test_a_list_has_bounds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "list.txt").write_text("a\n" * 11)
     monkeypatch.setattr(finding, "MAX_LIST_LINES", 10)
-    with pytest.raises(UsageError, match=r"list\.txt: a list of 11 lines: the limit is 10; split the list"):
+    with pytest.raises(UsageError, match=r"list\.txt: a list of 11 lines; the limit is 10; split the list"):
         find_source(str(tmp_path / "list.txt"), "")
     monkeypatch.setattr(finding, "MAX_LIST_BYTES", 10)
     with pytest.raises(UsageError, match=r"list\.txt: file of 22 bytes: the limit is 10; split the list"):

@@ -61,7 +61,7 @@ def test_a_run_that_was_asked_for_something_else_is_not_gone_on_with(field: str,
     begin(tmp_path / "out.parquet")
 
     with (
-        pytest.raises(UsageError, match=f"was begun with {field} "),
+        pytest.raises(UsageError, match=f"was started with {field} "),
         open_parts(tmp_path / "out.parquet", ASKED.model_copy(update={field: value}), SOURCE),
     ):
         pass
@@ -72,7 +72,7 @@ def test_a_run_whose_source_changed_is_not_gone_on_with(tmp_path: Path) -> None:
     changed = ASKED.model_copy(update={"source_sha256": OTHER.sha256})
 
     with (
-        pytest.raises(UsageError, match="images: changed since the run began: 1 file changed"),
+        pytest.raises(UsageError, match="images: changed since the run started: 1 file changed"),
         open_parts(tmp_path / "out.parquet", changed, OTHER),
     ):
         pass

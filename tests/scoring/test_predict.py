@@ -205,7 +205,9 @@ def test_a_source_whose_every_row_fails_is_exit_code_1_and_its_rows_say_why(
         errors = [line for line in done.err.splitlines() if line.startswith("error:")]
         assert len(errors) == code
         if code:
-            first = f"all {len(lines)} rows failed, the first with {lines[0].replace('user:secret@', '').split('?')[0]}"
+            first = (
+                f"all {len(lines)} rows failed, the first with: {lines[0].replace('user:secret@', '').split('?')[0]}"
+            )
             assert first in errors[0]
         assert "secret" not in done.err + str([row["error"] for row in rows])
 
@@ -582,17 +584,17 @@ def test_a_fixed_batch_is_filled_up(published: Repository) -> None:
         ("none/*.jpg", "o.csv", 2, "no images"),
         ("nowhere", "o.csv", 2, "no such file"),
         ("numbers.parquet", "o.csv", 2, "no column of bytes among number (int64)"),
-        ("two.parquet", "o.csv", 2, "bytes in a, b; say which by --column"),
-        ("broken.parquet", "o.csv", 2, "no Parquet file"),
-        ("memory://nothing", "o.csv", 2, "nothing is there"),
+        ("two.parquet", "o.csv", 2, "bytes in a, b; choose one with --column"),
+        ("broken.parquet", "o.csv", 2, "not a Parquet file"),
+        ("memory://nothing", "o.csv", 2, "nothing found"),
         ("nonsense://bucket/x", "o.csv", 2, "Protocol not known"),
         ("adl://bucket/x", "o.csv", 4, "no driver for adl:// is installed; pip install"),
-        ("list.txt", "o.xyz", 2, "give one that ends in .parquet, .csv, .jsonl"),
-        ("list.txt", "nowhere/o.csv", 2, "no folder nowhere; make it"),
-        ("list.txt", "o\udcff.csv", 2, "-o o\\xff.csv: has bytes that are no UTF-8"),
-        ("utf16.txt", "o.csv", 2, "utf16.txt: not a list in UTF-8"),
+        ("list.txt", "o.xyz", 2, "use a name that ends in .parquet, .csv, .jsonl"),
+        ("list.txt", "nowhere/o.csv", 2, "no folder nowhere; create it"),
+        ("list.txt", "o\udcff.csv", 2, "-o o\\xff.csv: not valid UTF-8"),
+        ("utf16.txt", "o.csv", 2, "utf16.txt: not UTF-8 text"),
         ("hidden", "o.csv", 2, "no images; skipped 1 non-image file (.md) and 2 hidden files or folders"),
-        ("memory://h/a.jpg?sig=secret", "o.csv", 2, "memory://h/a.jpg?...: nothing is there"),
+        ("memory://h/a.jpg?sig=secret", "o.csv", 2, "memory://h/a.jpg?...: nothing found"),
     ],
 )
 def test_a_source_or_output_that_cannot_be_is_one_line(

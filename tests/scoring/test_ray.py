@@ -113,7 +113,7 @@ def test_a_cluster_gives_the_rows_of_one_process_and_loses_none_with_a_node(
     done = Finished(code=0, out=printed, err=errors)
     assert (done.json["rows"], done.json["scored_rows"], done.json["errors"]) == (9000, 9000, REPETITIONS)
     assert [line for line in errors.splitlines() if line.startswith("--ray")] == [
-        f"--ray {raylets.address}: 1 of {NUM_NODES + 1} nodes went away; the others took over their parts"
+        f"--ray {raylets.address}: 1 of {NUM_NODES + 1} nodes were lost; the others took over their parts"
     ]
     local, distributed = parquet.read_table(tmp_path / "here.parquet"), parquet.read_table(out)
     assert distributed["path"].to_pylist() == many.read_text().splitlines()
@@ -173,8 +173,8 @@ def test_an_address_that_does_not_answer_is_one_line(
 
     assert done.code == 4
     assert done.err == (
-        f"error: --ray 127.0.0.1:{port}: no Ray answers there; start one (`ray start --head`), or give the head's "
-        "HOST:6379\n"
+        f"error: --ray 127.0.0.1:{port}: no Ray cluster answers there; start one (`ray start --head`), or give the "
+        "head's HOST:6379\n"
     )
     assert done.out == ""
     assert time.monotonic() - begun < 60  # Ray itself takes two minutes
@@ -186,7 +186,7 @@ def test_an_address_that_does_not_answer_is_one_line(
     [
         (["--ray", "somewhere"], "--ray somewhere: give the head's HOST:6379, auto or local"),
         (["--ray", "ray://127.0.0.1:10001"], "does not run through Ray's client"),
-        (["--ray", "auto", "--server", "127.0.0.1:1"], "both say where to compute; give one"),
+        (["--ray", "auto", "--server", "127.0.0.1:1"], "both choose where to compute; give only one"),
         (["--ray", "auto", "--protocol", "http"], "say how to reach a server"),
         (["--ray", "auto", "--device", "tpu"], "--device tpu: give one of cpu, cuda"),
         (["--ray-actors", "2"], "give --ray too"),

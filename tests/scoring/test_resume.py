@@ -98,7 +98,7 @@ def test_ctrl_c_leaves_what_is_finished(resx: Resx, published: Repository, many:
 
     assert code == 130
     assert errors.splitlines()[-2:] == [
-        f"{out}: what is finished is kept; --resume goes on with it",
+        f"{out}: finished parts are kept; --resume continues",
         "error: interrupted",
     ]
     kept = finished_parts(out)
@@ -164,7 +164,7 @@ def test_an_unfinished_run_is_named_with_both_ways_on(
     done = resx(*command(published, images, stopped_run)[3:])
 
     assert done.code == 2
-    assert "an unfinished run is there; --resume goes on with it, --overwrite begins again" in done.err
+    assert "contains an unfinished run; --resume continues it, --overwrite starts again" in done.err
 
 
 @pytest.mark.parametrize(

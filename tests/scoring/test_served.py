@@ -100,7 +100,7 @@ def test_a_run_goes_on_through_another_server_after_its_own_went_away(resx: Resx
     errors = run.communicate(timeout=600)[1].splitlines()
 
     assert run.returncode in (1, 4), errors
-    assert errors[0] == f"{out}: what is finished is kept; --resume goes on with it"
+    assert errors[0] == f"{out}: finished parts are kept; --resume continues"
     assert errors[1].startswith("error: ")
     assert len(errors) == 2
     assert not out.exists()

@@ -263,7 +263,7 @@ def test_no_batch_has_one_image_however_many_there_are(
     assert (tmp_path / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize(("num_images", "count", "words"), [(1, 1, "one image to train on"), (3, 2, "2 processes")])
+@pytest.mark.parametrize(("num_images", "count", "words"), [(1, 1, "only one training image"), (3, 2, "2 processes")])
 def test_too_few_images_are_refused_before_the_folder_is_made(
     small_spec: ModelSpec, small_data: DataSet, tmp_path: Path, num_images: int, count: int, words: str
 ) -> None:

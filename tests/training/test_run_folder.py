@@ -82,7 +82,7 @@ def test_nobody_else_trains_in_the_folder_of_a_live_run(
 
     out, err = capsys.readouterr()
     assert (code, out, len(err.splitlines())) == (2, "", 1), err
-    assert f"process {os.getpid()} is training in it; wait until it ends, or give another -o" in err
+    assert f"process {os.getpid()} is training in it; wait until it ends, or choose another -o" in err
     assert contents(run) == before
 
 
@@ -233,7 +233,7 @@ def test_a_folder_of_something_else_is_left_alone_with_what_looks_staged(
         (tmp_path / "run" / file).write_text("years of work")
     before = contents(tmp_path)
 
-    with pytest.raises(UsageError, match="is a folder of something else") as caught:
+    with pytest.raises(UsageError, match="contains other files") as caught:
         begin()
 
     assert name in str(caught.value)
@@ -282,7 +282,9 @@ def test_a_full_disk_at_a_checkpoint_names_the_file_and_the_epoch_that_is_kept(b
     largest = (whole / checkpoint.WEIGHTS).stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(ResxError, match=r"resume\.safetensors: file too large; epoch 1 is kept: make room") as said:
+        with pytest.raises(
+            ResxError, match=r"resume\.safetensors: file too large; epoch 1 is kept: free some space"
+        ) as said:
             begin(on_epoch=after(1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

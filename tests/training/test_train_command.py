@@ -73,7 +73,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     [
         (["resnet20"], "holds a run; --resume goes on with it, --force deletes it"),
         (["resnet20", "--resume", "--force"], "--resume and --force: give one of them"),
-        ([*SMALL, "--resume", "--epochs", "2"], "begun with other settings: epochs was 1, is 2"),
+        ([*SMALL, "--resume", "--epochs", "2"], "started with other settings: epochs was 1, is 2"),
         (["resnet32", *SMALL[1:], "--resume", "--epochs", "1"], "another network: name was resnet20, is resnet32"),
         (["resnet21"], "no model named 'resnet21'; did you mean"),
         (["resnet20", "--data", "digit"], "did you mean digits"),
@@ -280,7 +280,7 @@ def test_a_run_is_not_gone_on_with_on_other_data(pictures: Path, tmp_path: Path,
 
     assert done.returncode == 2
     assert (
-        f"its data changed since the run began: {words}; restore the data, or train again with --force" in done.stderr
+        f"its data changed since the run started: {words}; restore the data, or train again with --force" in done.stderr
     )
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
 

@@ -91,7 +91,7 @@ def test_more_epochs_without_extend_are_refused_with_the_remedy(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 2}, "--epochs 2: 3 are finished already; give more"),
+        ({"epochs": 2}, "--epochs 2: 3 are finished already; choose more epochs"),
         ({"epochs": 8, "seed": 9}, "seed was 7, is 9"),
         ({"epochs": 8, "batch_size": 8}, "batch_size was 16, is 8"),
     ],

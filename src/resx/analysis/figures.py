@@ -58,9 +58,7 @@ def require_matplotlib() -> None:
         MissingCapability: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise MissingCapability(
-            "figures: matplotlib is not installed; pip install 'resx[analysis]', or --no-figures for the JSON alone"
-        )
+        raise MissingCapability("matplotlib is not installed; pip install 'resx[analysis]', or use --no-figures")
 
 
 def write_figures(figures: list[Figure], folder: Path) -> list[Path]:

@@ -107,7 +107,7 @@ def steps_of(network: nn.Module, spec: ModelSpec) -> list[Step]:
     """
     assert not network.training
     if not isinstance(network, Network):
-        raise UsageError(f"{type(network).__name__}: its blocks are not known; name a run of this project's families")
+        raise UsageError(f"{type(network).__name__}: unknown block structure; use a run of one of resx's families")
     names = {id(module): name for name, module in network.named_modules()}
     kept = iter(spec.kept_blocks)
     steps, x_NCHW = [], torch.zeros(1, 3, spec.image_size, spec.image_size, device=next(network.parameters()).device)
@@ -146,8 +146,8 @@ def require_residual_blocks(spec: ModelSpec, purpose: str) -> None:
     """
     if spec.architecture.undroppable:
         raise UsageError(
-            f"{spec.name}: {spec.architecture.undroppable}, and {purpose} needs residual blocks; "
-            "name a ResNet, pre-activation ResNet, ResNeXt, DenseNet or highway network"
+            f"{spec.name}: {spec.architecture.undroppable}, and {purpose} needs residual blocks; use a ResNet, "
+            "pre-activation ResNet, ResNeXt, DenseNet or highway network"
         )
 
 

@@ -45,7 +45,7 @@ class ResultFiles:
             if path.is_dir():
                 raise UsageError(f"{path}: is a folder; give a file's path")
             if not folder.is_dir():
-                raise UsageError(f"{path}: there is no folder {folder}; make it, or give another path")
+                raise UsageError(f"{path}: no such folder: {folder}; create it, or choose another path")
             try:
                 with staging_folder(folder):  # permissions alone say yes of a full disk, and to root of everything
                     pass

@@ -115,7 +115,7 @@ class Card(FrozenModel):
             if not _SHA256.fullmatch(digest):
                 raise ValueError(f"{name}: its SHA-256 must have 64 hexadecimal digits")
         if len({name.lower() for name in files}) < len(files):
-            raise ValueError(f"{', '.join(sorted(files))}: two names differ in case alone")
+            raise ValueError(f"{', '.join(sorted(files))}: two names differ in case only")
         return files
 
     @pydantic.model_validator(mode="after")
@@ -173,7 +173,7 @@ def named_source(card: Card, allowed: Collection[str], *, named_in: Path) -> Sou
     """
     arguments = card.source.arguments
     if arguments is None:
-        raise ExportError(f"{card.name}: its card does not say how to load its source; export it again")
+        raise ExportError(f"{card.name}: its card does not record how to load its source; export it again")
     module = module_of(arguments.source)
     if module and module not in allowed:
         raise UsageError(
@@ -192,7 +192,7 @@ def read_card(version_folder: Path) -> Card:
     try:
         text = read_bounded(path, MAX_TEXT_BYTES)
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; `resx export` writes it with every version") from error
+        raise UsageError(f"{path}: {error.strerror}; `resx export` writes a card with every version") from error
     try:
         return Card.model_validate_json(text)
     except pydantic.ValidationError as error:

@@ -114,7 +114,7 @@ def _require_text(arguments: Sequence[str]) -> None:
     command = next((argument for argument in arguments if not argument.startswith("-")), "")
     for argument in arguments if command not in _SHOWS_BYTES else ():
         if printable(argument) != argument:
-            raise UsageError(f"{argument}: has bytes that are no UTF-8, which no card or run can record; rename it")
+            raise UsageError(f"{argument}: is not valid UTF-8, which cards and runs cannot record; rename it")
 
 
 def _run() -> int:
@@ -137,7 +137,7 @@ def _run() -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except MemoryError:
-        output.fail("out of memory; stop other programs, or work on less at once")
+        output.fail("out of memory; close other programs, or process less at once")
         return 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""

@@ -122,7 +122,7 @@ def load_archive(path: Path, archive: Archive) -> DataSet:
     where = f"{path}: {archive.meta}"
     names = _sequence(unpickle(files[archive.meta], where).get(archive.label_names), where)
     if not all(isinstance(name, str | bytes) for name in names):
-        raise UsageError(f"{where}: a class's name is no text; {_AGAIN}")
+        raise UsageError(f"{where}: a class name is not text; {_AGAIN}")
     labels = tuple(text_of(name) for name in names)
     splits = {
         name: _split(files[name], f"{path}: {name}", archive, len(labels)) for name in files if name != archive.meta
@@ -168,8 +168,8 @@ def _read_folder(folder: Path, archive: Archive) -> tuple[dict[str, bytes], Chec
     if len(changed) == len(files):
         return files, "none"
     raise UsageError(
-        f"{folder}: {', '.join(changed)}: not the MD5 of the official file, which the others have, so damaged or "
-        "changed; unpack the archive again, or pack your own version as a .tar.gz"
+        f"{folder}: {', '.join(changed)}: the MD5 differs from the official file's (damaged or modified); unpack the "
+        "archive again, or pack your own version as a .tar.gz"
     )
 
 
@@ -188,12 +188,12 @@ def _read_archive(path: Path, archive: Archive) -> tuple[dict[str, bytes], Check
             checksum: Checksum = "gzip"
             if os.fstat(file.fileno()).st_size == archive.size_bytes:
                 if _md5(file) != archive.md5:
-                    raise UsageError(f"{path}: has the official archive's size and not its MD5, so damaged; {_AGAIN}")
+                    raise UsageError(f"{path}: damaged: it has the official archive's size but not its MD5; {_AGAIN}")
                 checksum = "published"
                 file.seek(0)
             if file.read(2) != b"\x1f\x8b":
                 raise UsageError(
-                    f"{path}: not a .tar.gz, and only that has a checksum of its own; gzip it, or {_AGAIN}"
+                    f"{path}: not a .tar.gz, which alone has its own checksum; compress it with gzip, or {_AGAIN}"
                 )
             file.seek(0)
             content = _Unpacked(file, path)
@@ -218,7 +218,7 @@ def _read_members(content: _Unpacked, path: Path, archive: Archive) -> dict[str,
     with tarfile.open(fileobj=content, mode="r:") as tar:
         for number, member in enumerate(tar):
             if number >= _MAX_MEMBERS:
-                raise UsageError(f"{path}: more than {_MAX_MEMBERS} files in it, no CIFAR archive; {_AGAIN}")
+                raise UsageError(f"{path}: more than {_MAX_MEMBERS} files, not a CIFAR archive; {_AGAIN}")
             folder, _, name = member.name.removeprefix("./").rpartition("/")
             # A sparse file's size is not in the archive, so it is none of the real ones.
             if folder != archive.folder or name not in archive.needed or not member.isfile() or member.issparse():
@@ -274,7 +274,7 @@ class _Unpacked(io.BufferedIOBase):
     def _require_within(self, end: int) -> None:
         if end > _MAX_UNPACKED_BYTES:
             raise UsageError(
-                f"{self._path}: unpacks to more than {_MAX_UNPACKED_BYTES:,} bytes, no CIFAR archive; {_AGAIN}"
+                f"{self._path}: unpacks to more than {_MAX_UNPACKED_BYTES:,} bytes, not a CIFAR archive; {_AGAIN}"
             )
 
 
@@ -293,7 +293,7 @@ def _split(
 
 def _sequence(value: object, where: str) -> list[Any]:
     if not isinstance(value, list) or not value:
-        raise UsageError(f"{where}: lacks its labels; is it CIFAR's other archive, or damaged?")
+        raise UsageError(f"{where}: has no labels: it is damaged, or the archive of the other CIFAR data set")
     return value
 
 

@@ -22,9 +22,9 @@ Checksum: TypeAlias = Literal["published", "gzip", "none"]
 
 _CHECKSUMS: dict[Checksum, str] = {
     "published": "Checksum: the published MD5 of the official archive",
-    "gzip": "Checksum: gzip's own, as this is not the official archive",
-    "none": "warning: no checksum: these are not the official files, so damage to their pixels would go unseen; "
-    "pack the folder as a .tar.gz",
+    "gzip": "Checksum: gzip's own (this is not the official archive)",
+    "none": "warning: no checksum: these are not the official files, so damaged pixels would go unnoticed; pack the "
+    "folder as a .tar.gz",
 }
 
 
@@ -106,7 +106,7 @@ class DataSet:
         if missing := self.not_held_out:
             lines.append(
                 f"warning: no image is held out of {_count(missing, 'class', 'classes')} of {len(self.labels)} "
-                f"({_few(missing)}): accuracy says nothing of them; hold some out (val/, or 5 images of each class)"
+                f"({_few(missing)}): accuracy does not cover them; hold some out (val/, or 5 images per class)"
             )
         if self.checksum:
             lines.append(_CHECKSUMS[self.checksum])

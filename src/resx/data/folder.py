@@ -88,13 +88,13 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
     splits = [_split([entry for entry in part if entry[0] not in bad], classes, image) for part in parts]
     train, held_out = splits if len(splits) > 1 else _divide(splits[0])
     if not len(held_out):
-        raise UsageError(f"{root}: too few images to train on some and hold out others; give 5 or more per class")
+        raise UsageError(f"{root}: too few images to hold some out; use 5 or more per class")
     copies = find_copies(_label(train), _label(held_out))
     kept = _leave_out(train, copies.held_out_too)
     if gone := sorted(set(train.targets.tolist()) - set(kept.targets.tolist())):
         raise UsageError(
             f"{root}: every training image of class {classes[gone[0]]} is held out too, byte for byte "
-            f"({len(copies.held_out_too)} of all {len(train)} training images are); give other images to train on"
+            f"({len(copies.held_out_too)} of all {len(train)} training images are); use other training images"
         )
     return DataSet(
         name="folder",
@@ -138,7 +138,7 @@ def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]
         name = one_line(folder.name)
         if not listing.paths:
             skipped = f"; skipped {listing.skipped}" if listing.skipped else ""
-            raise UsageError(f"{root}: class '{name}' has no image{skipped}; add some, or move the folder away")
+            raise UsageError(f"{root}: class '{name}' has no image{skipped}; add some, or move the folder elsewhere")
         if not is_label(folder.name):
             raise UsageError(f"{root}: class '{name}': {LABEL_RULE}; rename the folder")
         require_undivided(root, folder, listing.paths)
@@ -152,10 +152,10 @@ def _common_classes(places: Sequence[Path], parts: list[list[tuple[Path, str]]])
         if other := {name for _, name in part} ^ set(classes):
             raise UsageError(
                 f"{place.parent}: {', '.join(sorted(other)[:3])}: not in both {places[0].name}/ and {place.name}/; "
-                "give both the same classes"
+                "both need the same classes"
             )
     if len(classes) == 1:
-        raise UsageError(f"{places[0]}: one class only ({classes[0]}); a classifier needs two or more")
+        raise UsageError(f"{places[0]}: only one class ({classes[0]}); a classifier needs two or more")
     return classes
 
 
@@ -167,8 +167,8 @@ def _require_readable(root: Path, parts: list[list[tuple[Path, str]]], bad: Mapp
         names = ", ".join(str(path.relative_to(root)) for path in list(bad)[:3]) + (", ..." if len(bad) > 3 else "")
         total = sum(len(part) for part in parts)
         raise UsageError(
-            f"{root}: {len(bad)} of {total} images cannot be read ({names}); the first: "
-            f"{next(iter(bad.values()))}; mend them, or give --skip-bad"
+            f"{root}: {len(bad)} of {total} images cannot be read ({names}); the first: {next(iter(bad.values()))}; "
+            "fix them, or give --skip-bad"
         )
     for part in parts:
         left = {name for path, name in part if path not in bad}
@@ -176,7 +176,7 @@ def _require_readable(root: Path, parts: list[list[tuple[Path, str]]], bad: Mapp
             if name not in left:
                 raise UsageError(
                     f"{root}: class '{name}': none of its images can be read (the first, {path.relative_to(root)}: "
-                    f"{bad[path]}); mend them, or move the class away"
+                    f"{bad[path]}); fix them, or move the class elsewhere"
                 )
 
 

@@ -30,7 +30,7 @@ _ROLES: dict[str, Part] = {
 }  # fmt: skip
 _NAME = re.compile(rf"({'|'.join(sorted(_ROLES, key=len, reverse=True))})(set|data|dataset|images?|imgs?|split)?\d*")
 _SEPARATORS = re.compile(r"[-_. ]+")
-_REMEDY = "give DIR/train/CLASS and DIR/val/CLASS, or DIR/CLASS alone"
+_REMEDY = "use DIR/train/CLASS and DIR/val/CLASS, or only DIR/CLASS"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,14 +71,14 @@ def find_layout(root: Path, folders: Sequence[Path]) -> Layout:
     if others and not (named["train"] and held_out):
         parts = [folder for several in named.values() for folder in several]
         raise UsageError(
-            f"{root}: {_names(parts)} looks like a part of a data set, {_names(others)} like a class; if all are "
-            f"classes, put them into DIR/train/; else {_REMEDY}"
+            f"{root}: {_names(parts)} looks like a split of a data set, {_names(others)} like a class; if all are "
+            f"classes, put them into DIR/train/; otherwise {_REMEDY}"
         )
     if not named["train"]:
         raise UsageError(f"{root}: {_names(held_out)} without train/; {_REMEDY}")
     for several in (named["train"], held_out):
         if len(several) > 1:
-            raise UsageError(f"{root}: {_names(several)}: which one is it? keep one of them; {_REMEDY}")
+            raise UsageError(f"{root}: {_names(several)}: ambiguous; keep one of them; {_REMEDY}")
     (train,) = named["train"]
     if not held_out:
         return Layout(
@@ -105,7 +105,7 @@ def require_undivided(root: Path, folder: Path, images: Sequence[Path]) -> None:
     parts = {part_of(name) for name in inside} - {None}
     if "train" in parts and len(parts) > 1:
         names = _names([folder / name for name in sorted(inside) if part_of(name)])
-        raise UsageError(f"{root}: class '{one_line(folder.name)}' is parted into {names}; {_REMEDY}")
+        raise UsageError(f"{root}: class '{one_line(folder.name)}' is split into {names}; {_REMEDY}")
 
 
 def _require_no_pair(root: Path, folders: Sequence[Path]) -> None:
@@ -122,7 +122,7 @@ def _require_no_pair(root: Path, folders: Sequence[Path]) -> None:
             found.setdefault(rest, {})[_ROLES[parts[0]]] = folder
     for pair in found.values():
         if "train" in pair and len(pair) > 1:
-            raise UsageError(f"{root}: {_names(list(pair.values()))} look like parts of a data set; {_REMEDY}")
+            raise UsageError(f"{root}: {_names(list(pair.values()))} look like splits of a data set; {_REMEDY}")
 
 
 def _names(folders: Sequence[Path]) -> str:

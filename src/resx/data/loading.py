@@ -43,10 +43,10 @@ def load_data(name: str, *, image_size: int | None = None, bad_images: BadImages
         raise UsageError(f"image_size={image_size}: give 8 pixels or more")
     if kind == "digits":
         if colon:
-            raise UsageError(f"data {name!r}: the digits are built in; give `digits` alone")
+            raise UsageError(f"data {name!r}: the digits are built in; use `digits` without a directory")
         return digits(32 if image_size is None else image_size)
     if not place:
-        raise UsageError(f"data {name!r}: where is it? give {kind}:DIR")
+        raise UsageError(f"data {name!r}: missing directory: use {kind}:DIR")
     if kind == "folder":
         return load_folder(Path(place), image_size=224 if image_size is None else image_size, bad_images=bad_images)
     if image_size not in (None, 32):

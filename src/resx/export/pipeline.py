@@ -72,7 +72,7 @@ def export_version(
     """
     _require_writable(source, options, folder, name)
     if options.verify:
-        on_step("run the source for reference")
+        on_step("compute the PyTorch reference")
     reference = ask_source(source, options, name=name)
     network, network_steps = _prepare_network(reference, on_step)
     path = folder / MODEL_FILE
@@ -139,7 +139,7 @@ def _write(network: Exportable, path: Path, reference: Reference, on_step: Annou
     on_step("write ONNX in fp32")
     fp32_file = path.with_name("fp32.onnx")
     counts = write(fp32_file, "int8" if options.int8 else "fp32")
-    on_step("verify the fp32 form")
+    on_step("verify the fp32 file")
     steps, quantisation = tuple(reference.require_structure(fp32_file)), None
     if options.combination.file_precision == "fp32":
         fp32_file.rename(path)
@@ -167,11 +167,11 @@ def _quantise(
     try:
         return write_int8(fp32_file, path, int8, form, judge=judge, validation=_validation(reference), on_step=on_step)
     except ParityError as error:
-        advice = "give more and better --calibrate images, another --calibrate-method, or take --fp16"
+        advice = "use more or better --calibrate images, another --calibrate-method, or --fp16"
         if network.description.weights.startswith("random"):
             advice = (
-                "random weights lose more to 8 bits than trained ones: train the network or give --weights (or "
-                "--no-verify, to try its speed)"
+                "random weights lose more accuracy in int8 than trained ones: train the network or set --weights (or "
+                "use --no-verify to measure speed only)"
             )
         raise ParityError(f"{reference.name}: {error}; {advice}; nothing was published") from error
 
@@ -242,8 +242,8 @@ def _canary(session: CpuModel, signature: Signature, options: ExportOptions, pre
     answer = session(canary_rows.canary_input(signature, num_images))
     if not np.isfinite(answer).all():
         raise ExportError(
-            f"the {precision} file answers its self-test with numbers that are not finite; no server would take it; "
-            "export in a wider precision, or other weights"
+            f"the {precision} file gives non-finite numbers in its self-test, so no server would accept it; export in "
+            "a wider precision, or use other weights"
         )
     rows = tuple(tuple(float(f"{value:.7g}") for value in row) for row in np.asarray(answer, dtype=np.float64))
     return Canary(num_images=num_images, logits=rows, tolerance=_CANARY_TOLERANCE[precision])

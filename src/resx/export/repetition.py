@@ -29,7 +29,7 @@ def reload_source(card: Card, arguments: SourceArguments) -> Exportable:
     """
     source = load_named(arguments)
     if source.description.weights_sha256 != card.source.weights_sha256:
-        raise ExportError(f"{arguments.source}: its weights are not those that were exported")
+        raise ExportError(f"{arguments.source}: its weights differ from the exported ones")
     return source
 
 

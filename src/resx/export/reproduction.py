@@ -44,7 +44,7 @@ def reproduce(
     from resx.export.pipeline import MODEL_FILE, export_version
 
     if card.unproved:
-        raise UsageError(f"{card.name}: {card.unproved}, so there is nothing to compare with; export it again")
+        raise UsageError(f"{card.name}: {card.unproved}, so there is no result to compare with; export it again")
     with (
         contextlib.chdir(source_base(card, source, version_folder)),
         tempfile.TemporaryDirectory(prefix="resx-") as folder,

@@ -129,8 +129,8 @@ def source_base(card: Card, source: SourceArguments, version_folder: Path) -> Pa
             return base
     missing = next((path for path in wanted if not any((base / path).exists() for base in bases)), wanted[0])
     raise UsageError(
-        f"{missing}: not found; looked in {', '.join(map(str, bases))}; run this in the folder where {card.name} was "
-        "exported"
+        f"{missing}: not found; looked in {', '.join(map(str, bases))}; run this command in the folder where "
+        f"{card.name} was exported"
     )
 
 

@@ -25,8 +25,8 @@ def require_free_space(folder: Path, num_bytes: int) -> None:
     free_bytes = shutil.disk_usage(nearest_existing(folder)).free
     if free_bytes < num_bytes:
         raise ResxError(
-            f"{folder}: {num_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free; "
-            "make room or choose another disk"
+            f"{folder}: {num_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free; free some space, or choose "
+            "another disk"
         )
 
 

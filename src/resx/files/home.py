@@ -18,7 +18,7 @@ from pathlib import Path
 from resx.errors import UsageError
 from resx.files.private_folders import make_private_folder
 
-VARIABLES = "set HOME, or RESX_CACHE and RESX_STATE, to folders of your own"
+VARIABLES = "set HOME, or RESX_CACHE and RESX_STATE, to directories of yours"
 _NAMES = ("LOGNAME", "USER", "LNAME", "USERNAME")
 """What getpass.getuser asks, before it asks the passwd file."""
 _told: set[Path] = set()
@@ -49,7 +49,7 @@ def say_where(folder: Path) -> None:
     if home in _told or home.name != _temporary_name() or not folder.is_relative_to(home):
         return
     _told.add(home)
-    sys.stderr.write(f"no home folder that can be used: {home} stands in and may be deleted at any time; {VARIABLES}\n")
+    sys.stderr.write(f"no usable home folder: using {home}, which may be deleted at any time; {VARIABLES}\n")
 
 
 def _temporary_home() -> Path:
@@ -57,7 +57,7 @@ def _temporary_home() -> Path:
         top = Path(tempfile.gettempdir()).absolute() / _temporary_name()
         return make_private_folder(top, (), remedy=VARIABLES)
     except OSError as error:  # no folder for temporary files, or it is full
-        raise UsageError(f"no home folder, and no temporary one: {error.strerror or error}; {VARIABLES}") from error
+        raise UsageError(f"no home folder and no temporary folder: {error.strerror or error}; {VARIABLES}") from error
 
 
 def _temporary_name() -> str:

@@ -136,7 +136,7 @@ def list_files(root: str | Path, *, skips: Callable[[str], bool] = is_hidden) ->
                 inside = sorted(entries, key=lambda entry: entry.name)
         except OSError as error:
             reason = reason_of(error)
-            raise UsageError(f"{folder}: {reason}; make it readable, or give a list of files") from error
+            raise UsageError(f"{folder}: {reason}; make it readable, or list the files in a .txt") from error
         for entry in inside:
             if skips(entry.name):
                 hidden += 1
@@ -237,7 +237,7 @@ def read_lines(content: bytes) -> list[str]:
         UsageError: it is UTF-16 or binary; the message has no name of the file.
     """
     if content.startswith(_UTF16_MARKS) or b"\0" in content:
-        raise UsageError("not a list in UTF-8 (it is UTF-16, or binary); save it as UTF-8, one name a line")
+        raise UsageError("not UTF-8 text (UTF-16 or binary?); save it as UTF-8 with one name per line")
     text = content.removeprefix(_UTF8_MARK).decode("utf-8", "surrogateescape")
     return [line for line in re.split(r"\r?\n", text) if line]
 

@@ -40,6 +40,6 @@ def cannot_lock(folder: Path, error: OSError) -> CannotLock:
     """Return the error for a folder that cannot be locked, with its file system."""
     reason = error.strerror or str(error)
     return CannotLock(
-        f"{folder} ({file_system_of(folder)}): cannot be locked ({reason}), so that two commands could write there at "
-        "once; use a folder on a local disk (--repository, -o, RESX_STATE, RESX_CACHE), or mount this one with locks"
+        f"{folder} ({file_system_of(folder)}): cannot be locked ({reason}), so two commands could write there at once; "
+        "use a folder on a local disk (--repository, -o, RESX_STATE, RESX_CACHE), or mount this one with locks"
     )

@@ -72,11 +72,11 @@ def require_private(path: Path, *, remedy: str, is_folder: bool = False) -> None
     """
     facts = path.lstat()
     if stat.S_ISLNK(facts.st_mode):
-        raise UsageError(f"{path}: is a link, and resx follows none here; remove it, or {remedy}")
+        raise UsageError(f"{path}: is a symbolic link, which resx does not follow here; remove it, or {remedy}")
     if is_folder and not stat.S_ISDIR(facts.st_mode):
         raise UsageError(f"{path}: Not a directory; {remedy}")
     if not (stat.S_ISDIR(facts.st_mode) or stat.S_ISREG(facts.st_mode)):
-        raise UsageError(f"{path}: is no regular file; remove it, or {remedy}")
+        raise UsageError(f"{path}: is not a regular file; remove it, or {remedy}")
     if facts.st_uid not in (0, os.geteuid()):
         _refuse_owner(path, facts, remedy)
     if facts.st_mode & stat.S_IWOTH or (facts.st_mode & stat.S_IWGRP and not _is_own_group(path, facts.st_gid)):

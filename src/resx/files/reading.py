@@ -177,5 +177,5 @@ def _from_environment(name: str, most: int, unit: int, default: int) -> int:
     if not text:
         return default
     if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise UsageError(f"{name}={text}: give a whole number from 1 to {most}")
+        raise UsageError(f"{name}={text}: must be a whole number from 1 to {most}")
     return int(text) * unit

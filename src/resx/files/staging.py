@@ -105,7 +105,7 @@ def publish_folder(staged: Path, target: Path) -> None:
             _sync_file(Path(folder) / name)
         _sync_folder(Path(folder))
     if target.exists():
-        raise UsageError(f"{target}: exists already, and a published folder never changes")
+        raise UsageError(f"{target}: exists already; published versions never change")
     staged.rename(target)
     _sync_folder(target.parent)
 
@@ -139,7 +139,7 @@ def _stage(parent: Path, mode: int, *, is_folder: bool) -> tuple[int, Path]:
         if _keep_lock(descriptor, staged):
             return descriptor, staged
         os.close(descriptor)
-    raise ResxError(f"{parent}: other processes delete what is staged there; give another folder")
+    raise ResxError(f"{parent}: another process deletes the files staged there; use another folder")
 
 
 def _keep_lock(descriptor: int, staged: Path) -> bool:

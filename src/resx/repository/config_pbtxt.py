@@ -80,8 +80,8 @@ class ServingOptions:
         if self.instances * max(1, self.threads) <= cores:
             return ""
         return (
-            f"instances={self.instances}, threads={self.threads}: their product is above this machine's {cores} cores, "
-            "where they would wait for each other; lower one, or serve on a machine that has more"
+            f"instances={self.instances}, threads={self.threads}: their product exceeds this machine's {cores} cores; "
+            "lower one, or serve on a machine with more cores"
         )
 
 
@@ -211,16 +211,16 @@ def _require_servable(card: Card) -> None:
 def _placement(card: Card) -> tuple[str, ...]:
     engine = card.engine
     if card.accelerator is not None:
-        return ("TensorRT computes it inside onnxruntime, on a GPU alone; the first load builds its engine.",)
+        return ("TensorRT computes it inside onnxruntime, on a GPU only; the first load builds its engine.",)
     if card.runtime_name == "openvino":
         return ("OpenVINO computes it, on the CPU; docs/openvino.md has what each parameter is for.",)
     if engine is None:
         return ("KIND_AUTO, the default: on the GPU where the server has a backend for it, on the CPU elsewhere.",)
-    capabilities = ", ".join(engine.compute_capabilities) or "any that TensorRT for RTX is portable to"
+    capabilities = ", ".join(engine.compute_capabilities) or "any that TensorRT for RTX supports"
     built_with = (
         "A plan runs only under the TensorRT and on the kind of GPU it was built with:"
         if engine.builder == "tensorrt"
-        else "An engine of TensorRT for RTX, which the embedded server alone has a backend for:"
+        else "An engine of TensorRT for RTX, which only the embedded server has a backend for:"
     )
     return (
         built_with,
@@ -331,7 +331,7 @@ def parse(content: str, origin: str = CONFIG_FILE) -> Any:
     try:
         return text_format.Parse(content, model_config_pb2.ModelConfig())
     except (text_format.ParseError, UnicodeError) as error:  # the latter: an escaped byte that is no UTF-8
-        raise UsageError(f"{origin}: {error}; export the model again, or mend the file") from error
+        raise UsageError(f"{origin}: {error}; export the model again, or fix the file") from error
 
 
 def _numbers(values: tuple[float, ...]) -> str:

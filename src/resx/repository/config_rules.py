@@ -112,18 +112,18 @@ def _findings(message: Any) -> Iterator[tuple[str, str, str]]:
                 yield f"{where} {key}", "", _why(key)
     for where, file in _files(message):
         if _leads_out(file):
-            yield where, file, "leads out of its folder; put the file there and give its name alone"
+            yield where, file, "leads out of its folder; put the file there and give only its name"
     for where, plain in (("backend", message.backend), ("platform", message.platform)):
         if plain and not _is_plain(plain):
-            yield where, plain, "a backend's name has letters, digits, `_`, `.` and `-` alone; correct it"
+            yield where, plain, "a backend's name has only letters, digits, `_`, `.` and `-`; correct it"
     for where, shell_word in _shell_words(message):
         if shell_word and not all(map(_is_plain, PurePosixPath(shell_word).parts)):
-            yield where, shell_word, "reaches a shell; give letters, digits, `_`, `.`, `+` and `-` alone"
+            yield where, shell_word, "is passed to a shell; use only letters, digits, `_`, `.`, `+` and `-`"
     for step in message.ensemble_scheduling.step:
         if not is_model_name(step.model_name):
-            yield "ensemble_scheduling model_name", step.model_name, "names no model of the repository; name one"
+            yield "ensemble_scheduling model_name", step.model_name, "is not a model of the repository; choose one"
     if message.runtime not in ("", "model.py", f"libtriton_{message.backend}.so"):
-        yield "runtime", message.runtime, "a library that would be loaded; remove the line, the backend has its own"
+        yield "runtime", message.runtime, "a library that would be loaded; remove the line (the backend has its own)"
     for library in message.model_operations.op_library_filename:
         yield "model_operations op_library_filename", library, "a library that would be loaded; remove it"
     for agent in message.model_repository_agents.agents:
@@ -188,7 +188,7 @@ def _require_own_files(root: Path, model: str) -> None:
             if not any(target.is_relative_to(place) for place in inside):
                 raise UsageError(f"{model}: {shown}: is a link that leads out of the repository; copy the file there")
         if path.name == _STUB or _LIBRARY.fullmatch(path.name):
-            raise UsageError(f"{model}: {shown}: the server would run it in place of its own; delete it")
+            raise UsageError(f"{model}: {shown}: the server would run it instead of its own; delete it")
 
 
 def _require_no_code(root: Path, model: str) -> None:
@@ -196,7 +196,9 @@ def _require_no_code(root: Path, model: str) -> None:
     for path in _entries(root / model):
         if path.suffix in _CODE and not path.is_dir():
             shown = one_line(str(path.relative_to(root)))
-            raise UsageError(f"{model}: {shown}: code, which only a model of the python backend may bring; delete it")
+            raise UsageError(
+                f"{model}: {shown}: code, which is allowed for models of the python backend only; delete it"
+            )
 
 
 def _entries(folder: Path) -> Iterable[Path]:

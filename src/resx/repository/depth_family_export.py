@@ -77,8 +77,8 @@ def require_free_names(repository: Repository, family: str, most_blocks: int) ->
         there = repository.card(name).family
         if there is None or there.name != family:
             raise UsageError(
-                f"{newest.folder.parent}: a model of its own, and members of the family {family} have such names; "
-                "give another --name"
+                f"{newest.folder.parent}: an independent model already has a name of the family {family}; choose "
+                "another --name"
             )
 
 
@@ -190,8 +190,8 @@ def _publish(repository: Repository, members: Sequence[tuple[Card, Path]], servi
         except (ResxError, OSError) as error:
             published = ", ".join(f"{one.card.name} version {one.version.version}" for one in done)
             raise ResxError(
-                f"{card.name}: {error}; of its family {published or 'nothing'} was published; the same command again "
-                "publishes all of it"
+                f"{card.name}: {error}; of its family {published or 'nothing'} was published; run the same command "
+                "again to publish all of it"
             ) from error
         done.append(Exported(card=card, version=version, is_new=True))
     return done

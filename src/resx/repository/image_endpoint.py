@@ -52,7 +52,7 @@ def endpoints(card: Card) -> tuple[Endpoint, Endpoint]:
     signature = card.signature
     if signature.resize is None or (signature.batch or 1) != 1:
         takes = f"{signature.batch or 'N'} x {[*signature.input_dims]}"
-        raise UsageError(f"--image-endpoint: {card.name} takes {takes}, no single RGB image; leave it out")
+        raise UsageError(f"--image-endpoint: {card.name} takes {takes}, not a single RGB image; remove the option")
     source = resources.files("resx.serving.embedded") / "backends" / "preprocess" / "model.py"
     preprocess = {CONFIG_FILE: _preprocess_config(card), "1/model.py": source.read_text()}
     ensemble = {CONFIG_FILE: _ensemble_config(card), LABELS_FILE: labels_text(card)}
@@ -89,7 +89,7 @@ def require_free_names(root: Path, name: str) -> None:
     for full in (name + PREPROCESS, name + IMAGE):
         if (root / full).exists() and owner(root / full) != name:
             raise UsageError(
-                f"{root / full}: another model has this name; --image-endpoint wants it, give another --name"
+                f"{root / full}: another model has this name, which --image-endpoint needs; choose another --name"
             )
 
 

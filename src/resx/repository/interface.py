@@ -59,7 +59,7 @@ class Interface:
         height, width = self.input_dims[1:]
         if max(height, width) > MAX_SIDE or height * width > _MAX_PIXELS:
             raise UsageError(
-                f"the model takes images of {height} x {width} pixels; resx sends up to {MAX_SIDE} a side and "
+                f"the model takes images of {height} x {width} pixels; resx sends up to {MAX_SIDE} per side and "
                 f"{_MAX_PIXELS:,} in all"
             )
         return height, width
@@ -76,11 +76,13 @@ class Interface:
         """
         shape = (num_rows, *self.input_dims) if self.max_batch_size else self.input_dims
         if min(self.input_dims, default=1) < 1:
-            raise UsageError(f"the model takes {list(self.input_dims)}, open in an axis; send it tensors yourself")
+            raise UsageError(
+                f"the model takes {list(self.input_dims)}, with a dynamic axis; send tensors with tritonclient"
+            )
         if 4 * math.prod(shape) > MAX_REQUEST_BYTES:
             raise UsageError(
-                f"a request of {list(shape)} values is above {MAX_REQUEST_BYTES // 2**20} MiB; "
-                "ask for fewer rows at once"
+                f"a request of {list(shape)} values is above {MAX_REQUEST_BYTES // 2**20} MiB; send fewer rows per "
+                "request"
             )
         return shape
 

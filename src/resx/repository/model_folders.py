@@ -21,7 +21,7 @@ from resx.text import one_line, printable
 _VERSION = re.compile(r"0|[1-9][0-9]{0,18}")
 _MODEL_FILE = "model.onnx"
 """Speaks for itself, without a configuration."""
-_NEXT = "repair it, or move the model's folder away"
+_NEXT = "repair it, or move the model's folder elsewhere"
 
 
 def model_folders(root: Path) -> list[Path]:
@@ -125,5 +125,5 @@ def _read_all(folder: Path, versions: Collection[str] | None, *, is_version: boo
 
 def _reason(error: OSError) -> str:
     if error.errno == errno.ENOENT:
-        return "a link to nothing"
+        return "a broken link"
     return reason_of(error)

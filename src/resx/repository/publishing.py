@@ -115,5 +115,5 @@ def require_one_format(repository: Repository, name: str, *, builder: str | None
     there = None if engine is None else engine.builder
     if there != builder:
         raise UsageError(
-            f"{name}: its versions are {_VERSIONS[there]}, this is {_VERSION[builder]}; publish it under another --name"
+            f"{name}: its versions are {_VERSIONS[there]}, this is {_VERSION[builder]}; choose another --name"
         )

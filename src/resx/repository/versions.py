@@ -133,17 +133,17 @@ class Repository:
         """
         versions = self.versions(name)
         if of := image_endpoint.owner(self.root / name):
-            raise UsageError(f"{name}: is the image endpoint of {of} and goes with it; give {of}")
+            raise UsageError(f"{name}: is the image endpoint of {of} and is handled with it; use {of}")
         if not versions:
             known = self.names()
             if name in known:
                 self.require_readable(name, None)
             if is_folder(self.root / name):
                 raise UsageError(
-                    f"{name}: has no version; put its file into {self.root / name / '1'}, or remove "
+                    f"{name}: has no version; put its model file into {self.root / name / '1'}, or remove "
                     f"{self.root / name} and `resx export --name {name}` again"
                 )
-            raise UsageError(f"{name}: no such model in {self.root}{nearest(name, known)}; `resx export` adds one")
+            raise UsageError(f"{name}: no such model in {self.root}{nearest(name, known)}; add one with `resx export`")
         if version is not None and version not in versions:
             raise UsageError(f"{name}: no version {version}; there is {', '.join(map(str, versions))}")
         return self.root / name / str(version or versions[-1])
@@ -251,14 +251,14 @@ class Repository:
         """
         if not (source.root / name / str(version) / cards.FILE_NAME).is_file():
             raise UsageError(
-                f"{name} version {version}: has no card, so it is not copied; copy it to {self.root} yourself"
+                f"{name} version {version}: has no card, so it was not copied; copy it to {self.root} yourself"
             )
         config_rules.require_contained(source.root, name)
         self.require_publishable(name)
         if version in self.versions(name):
             raise UsageError(
-                f"{self.root / name / str(version)}: is another version of that number; versions of servers that "
-                f"change together need one number: export {name} again, into {source.root}"
+                f"{self.root / name / str(version)}: is a different version with the same number; export {name} again, "
+                f"into {source.root}"
             )
         if source.endpoints(name):
             image_endpoint.require_free_names(self.root, name)
@@ -304,7 +304,7 @@ class Repository:
         foreign = folder.exists() and not list(folder.glob(f"*/{cards.FILE_NAME}"))
         if foreign:
             raise UsageError(
-                f"{folder}: exists and was not made by `resx export`; give another --name, or move it away"
+                f"{folder}: exists and was not made by `resx export`; choose another --name, or move it elsewhere"
             )
 
     def staging_parent(self) -> Path:
@@ -330,7 +330,7 @@ class Repository:
             before, after = (_interface(getattr(parsed, what)) for parsed in (old, new))
             if before != after:
                 raise UsageError(
-                    f"{name}: its versions have {what} {before}, this one has {after}; publish it under another --name"
+                    f"{name}: its versions have {what} {before}, this one has {after}; choose another --name"
                 )
 
 
@@ -346,4 +346,4 @@ def _write_if_changed(path: Path, text: str) -> None:
 
 def _require_text(path: Path) -> None:
     if printable(str(path)) != str(path):
-        raise UsageError(f"{path}: Triton takes no name with bytes that are no UTF-8; rename it")
+        raise UsageError(f"{path}: the name is not valid UTF-8, which Triton needs; rename it")

@@ -87,7 +87,7 @@ def _read(path: Path) -> Mark:
         content = _Content.model_validate_json(read_bounded(path, MAX_TEXT_BYTES))
     except (OSError, UsageError, pydantic.ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not a mark"
-        return Mark(path=path, owner=f"its mark cannot be read ({reason})", versions=None)
+        return Mark(path=path, owner=f"its usage mark cannot be read ({reason})", versions=None)
     owner = one_line(f"{content.host} uses it, state folder {content.state_folder}")[:300]
     return Mark(path=path, owner=owner, versions=frozenset(content.versions))
 

@@ -23,6 +23,6 @@ def rows_of(answer: npt.NDArray[Any], num_images: int, path: Path) -> npt.NDArra
     """
     if answer.ndim == 0 or len(answer) != num_images:
         raise RowsChanged(
-            f"{path}: gives {list(answer.shape)} for a batch of {num_images}; each image must have a row of its own"
+            f"{path}: gives {list(answer.shape)} for a batch of {num_images}; each image must have its own row"
         )
     return answer.reshape(len(answer), -1).astype(np.float32, copy=False)

@@ -42,8 +42,8 @@ def require_within_limit(size_bytes: int, what: str) -> None:
     """
     if size_bytes > LIMIT_BYTES:
         raise UsageError(
-            f"{what}: {size_bytes / 1e9:.1f} GB with its weights; one ONNX file, and so resx, holds 2 GB at most "
-            "(protobuf's limit); give a smaller model, or weights in fewer bits"
+            f"{what}: {size_bytes / 1e9:.1f} GB with its weights; an ONNX file can hold 2 GB (protobuf's limit); use a "
+            "smaller model, or a lower precision"
         )
 
 
@@ -106,7 +106,9 @@ def _pieces(model: ModelProto, path: Path) -> Iterator[_Piece]:
 
 def _whole(text: str, tensor: TensorProto, path: Path) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise UsageError(f"{path}: {text[:40]!r} of tensor {tensor.name} is no number of bytes; export the file again")
+        raise UsageError(
+            f"{path}: {text[:40]!r} of tensor {tensor.name} is not a number of bytes; export the file again"
+        )
     return int(text)
 
 
@@ -115,8 +117,8 @@ def _locate(location: str, path: Path) -> Path:
     parts = PurePosixPath(location).parts
     if not parts or "\0" in location or ".." in parts or PurePosixPath(location).is_absolute():
         raise UsageError(
-            f"{path}: its external data cannot be read: {location!r} is no file below its own folder; "
-            "save the model again with the data beside it"
+            f"{path}: its external data cannot be read: {location!r} is not a file in the model's folder; save the "
+            "model again with its data beside it"
         )
     homes = [path.parent.resolve(), path.resolve().parent]
     for home in homes:
@@ -131,8 +133,8 @@ def _locate(location: str, path: Path) -> Path:
             return real
     given = path.parent / location
     if given.is_symlink():
-        raise UsageError(f"{path}: its weights {given} are a link to {given.readlink()}, which is not there")
-    raise UsageError(f"{path}: its weights lie in {location}, which is not beside it; copy that file too")
+        raise UsageError(f"{path}: its weights {given} are a link to {given.readlink()}, which does not exist")
+    raise UsageError(f"{path}: its weights are in {location}, which is missing; copy that file too")
 
 
 def _copying(path: Path, location: str) -> str:

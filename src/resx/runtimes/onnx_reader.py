@@ -42,7 +42,7 @@ def _read_graph(path: Path) -> ModelProto:
     except Exception as error:
         raise UsageError(f"{path}: truncated or not an ONNX model ({type(error).__name__}); copy it again") from error
     if not model.graph.node or not model.graph.output:
-        raise UsageError(f"{path}: not an ONNX model, or one without a graph; export it again")
+        raise UsageError(f"{path}: not an ONNX model, or it has no graph; export it again")
     return model
 
 
@@ -136,7 +136,7 @@ def written_channels(model: ModelProto, key: str, path: Path) -> Channels | None
         return None if text is None else parse_channels(key, text, is_std=key == STD_KEY)
     except UsageError as error:
         option = key.replace("resx.", "--")
-        raise UsageError(f"{path}: metadata {error}; mend the file, or export it with {option}") from None
+        raise UsageError(f"{path}: metadata {error}; fix the file, or export it with {option}") from None
 
 
 def opset(model: ModelProto) -> int:

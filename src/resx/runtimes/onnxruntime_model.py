@@ -63,7 +63,7 @@ def open_session(
     try:
         session = onnxruntime.InferenceSession(model, options, providers=providers)
     except Exception as error:
-        raise ExportError(f"{path}: onnxruntime refuses it: {first_line(error)}") from error
+        raise ExportError(f"{path}: onnxruntime rejects it: {first_line(error)}") from error
     if cuda is not None and _CUDA not in session.get_providers():
         raise MissingCapability(f"onnxruntime cannot load its {_CUDA}; `resx doctor` says what is missing")
     return session

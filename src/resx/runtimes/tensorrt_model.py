@@ -25,7 +25,7 @@ class TensorRTModel:
             ExportError: the package refuses the file: another version or another kind of GPU built it.
         """
         if gpu_here() is None:
-            raise MissingCapability(f"{path}: no GPU here that PyTorch can use; run it on a machine with an NVIDIA GPU")
+            raise MissingCapability(f"{path}: PyTorch finds no usable GPU; run it on a machine with an NVIDIA GPU")
         self._trt = trt
         self._logger = collecting_logger(trt)
         self._runtime = trt.Runtime(self._logger)
@@ -41,7 +41,7 @@ class TensorRTModel:
         inputs = [name for name, mode in modes if mode == trt.TensorIOMode.INPUT]
         outputs = [name for name, mode in modes if mode == trt.TensorIOMode.OUTPUT]
         if len(inputs) != 1 or len(outputs) != 1:
-            raise ExportError(f"{path}: has inputs {inputs} and outputs {outputs}; resx runs engines of one each")
+            raise ExportError(f"{path}: has inputs {inputs} and outputs {outputs}; resx runs engines with one of each")
         self._input, self._output = inputs[0], outputs[0]
 
     def __call__(self, images_NCHW: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -57,7 +57,9 @@ class TensorRTModel:
         with torch.cuda.stream(stream):
             image = torch.from_numpy(np.ascontiguousarray(images_NCHW)).cuda()
             if not self._context.set_input_shape(self._input, tuple(image.shape)):
-                raise ExportError(f"a batch of {len(images_NCHW)} is outside the engine's profile; build it for more")
+                raise ExportError(
+                    f"a batch of {len(images_NCHW)} is outside the engine's profile; build it with a larger profile"
+                )
             logits = torch.empty(
                 tuple(self._context.get_tensor_shape(self._output)), dtype=torch.float32, device="cuda"
             )

@@ -41,7 +41,7 @@ def load_package(name: PackageName) -> Any:
             f"{_REMEDY[name]}"
         )
     if name == "tensorrt" and gpu_here() is None:
-        raise MissingCapability(f"tensorrt: no GPU here that PyTorch can use, and it builds on one; {_REMEDY[name]}")
+        raise MissingCapability(f"tensorrt: PyTorch finds no usable GPU, which the build needs; {_REMEDY[name]}")
     return trt
 
 
@@ -64,5 +64,5 @@ def last_error(logger: Any) -> str:
     """Return the last error that a collecting logger was told, as one line, with a remedy where one is known."""
     text = join_lines(logger.errors[-1]) if logger.errors else "no reason given"
     if "OutOfMemory" in text or "workspace" in text:
-        return f"{text}; give more with --workspace-mib, or leave it out"
+        return f"{text}; raise --workspace-mib, or remove it"
     return text

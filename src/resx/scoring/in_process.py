@@ -62,9 +62,9 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     card = cards.read_card(folder) if (folder / cards.FILE_NAME).is_file() else None
     config = {"max_batch_size": 0, **served_config(folder.parent, card)}
     if card is not None and card.engine is not None:
-        raise MissingCapability(f"{name}: its file is {card.model_file}, an engine; score it through --server")
+        raise MissingCapability(f"{name}: its file is {card.model_file}, a TensorRT engine; use --server")
     if (backend := backend_of(config)) == "tensorrt":
-        raise MissingCapability(f"{name}: its file is an engine; score it through --server")
+        raise MissingCapability(f"{name}: its file is a TensorRT engine; use --server")
     session = load_session(backend)
     with _refusing(name):
         path = Path(session.model_path(str(folder), config))
@@ -75,7 +75,7 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     try:
         interface = interface_of(name, config)
     except Unexpected as error:
-        raise UsageError(f"{folder.parent}: {error}; mend its config.pbtxt") from error
+        raise UsageError(f"{folder.parent}: {error}; fix its config.pbtxt") from error
     preparation_for(interface)  # refuses what takes no images
     model = Model(
         name=name,
@@ -218,9 +218,11 @@ def _labels(model_folder: Path, config: dict[str, Any], num_classes: int) -> tup
     lines = read_bounded(path, MAX_TEXT_BYTES).decode("utf-8", "backslashreplace").removesuffix("\n").split("\n")
     labels = tuple(line.removesuffix("\r") for line in lines)
     if bad := [label for label in labels if label and not is_label(label, with_tabs=True)]:
-        raise UsageError(f"{path}: '{one_line(bad[0][:100])}': {LABEL_RULE}; mend the file")
+        raise UsageError(f"{path}: '{one_line(bad[0][:100])}': {LABEL_RULE}; fix the file")
     if any(labels[num_classes:]):
-        raise UsageError(f"{path}: {len(labels)} lines for {num_classes} classes; give one for each, in their order")
+        raise UsageError(
+            f"{path}: {len(labels)} lines for {num_classes} classes; write one label per class, in class order"
+        )
     return labels
 
 

@@ -93,7 +93,9 @@ class OnRay:
                 on_rows(rows.num_rows)
                 yield number, rows
         if waiting:
-            raise ResxError(f"--ray {self.pool.address}: {len(waiting)} parts never came back; go on with --resume")
+            raise ResxError(
+                f"--ray {self.pool.address}: {len(waiting)} parts were not returned; continue with --resume"
+            )
 
     def _answers(self, source: ImageSource, parts: Parts, numbers: list[int]) -> Iterator[tuple[int, pa.Table]]:
         import ray
@@ -220,7 +222,7 @@ def on_ray(file: ModelFile, pool: Pool, note: Callable[[str], None]) -> Iterator
                 raise MissingCapability(_no_room(before, pool))
             yield OnRay(file=file, pool=pool, actors=pool.actors or room)
             if lost := len(before.keys() - _nodes().keys()):
-                note(f"--ray {pool.address}: {lost} of {len(before)} nodes went away; the others took over their parts")
+                note(f"--ray {pool.address}: {lost} of {len(before)} nodes were lost; the others took over their parts")
         finally:
             ray.shutdown()
 
@@ -263,9 +265,12 @@ def _connect(address: str) -> None:
             ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
     except Exception as error:
         if address == AUTO:
-            words = "no cluster runs on this machine, and RAY_ADDRESS names none; `ray start --head`, or give HOST:6379"
+            words = (
+                "no Ray cluster runs on this machine, and RAY_ADDRESS is not set; run `ray start --head`, or give "
+                "HOST:6379"
+            )
         else:
-            words = f"{_last_line(error)}; `ray status` on its nodes shows how the cluster is"
+            words = f"{_last_line(error)}; run `ray status` on its nodes"
         raise MissingCapability(f"--ray {address}: {words}") from error
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
@@ -287,7 +292,8 @@ def _require_answer(address: str) -> None:
             grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
         except grpc.FutureTimeoutError:
             raise MissingCapability(
-                f"--ray {address}: no Ray answers there; start one (`ray start --head`), or give the head's HOST:6379"
+                f"--ray {address}: no Ray cluster answers there; start one (`ray start --head`), or give the head's "
+                "HOST:6379"
             ) from None
 
 
@@ -308,7 +314,7 @@ def _room(resources: dict[str, float], pool: Pool) -> int:
 def _no_room(nodes: dict[str, dict[str, float]], pool: Pool) -> str:
     wanted = f"{pool.cpus} CPU{'s' * (pool.cpus != 1)}" + " and a GPU" * pool.gpus
     most = ", ".join(f"{int(one.get('CPU', 0))} CPUs and {int(one.get('GPU', 0))} GPUs" for one in nodes.values())
-    return f"--ray {pool.address}: no node has {wanted} for an actor, they have {most}; add one, or ask for less"
+    return f"--ray {pool.address}: no node has {wanted} for an actor, they have {most}; add a node, or request less"
 
 
 def _probe(source: ImageSource) -> ImageSource | None:
@@ -327,16 +333,16 @@ def _require_readable(probe: ImageSource) -> None:
             row.read()
         except Exception as error:
             raise ResxError(
-                f"{row.path}: the driver can read it and node {os.uname().nodename} cannot "
-                f"({_last_line(error)}); put the images where all nodes find them under one path, or give a URI"
+                f"{row.path}: the driver can read it and node {os.uname().nodename} cannot ({_last_line(error)}); put "
+                "the images on a path that all nodes share, or give a URI"
             ) from error
 
 
 def _in_a_line(address: str, error: Exception) -> ResxError:
     line = _last_line(error)
     if "No module named" in line:
-        return MissingCapability(f"--ray {address}: a node says {line}; install there what is installed here")
-    return ResxError(f"--ray {address}: {line}; Ray's logs on its nodes say more, --resume goes on")
+        return MissingCapability(f"--ray {address}: a node reports {line}; install the same packages on every node")
+    return ResxError(f"--ray {address}: {line}; see Ray's logs on its nodes, then continue with --resume")
 
 
 def _last_line(error: Exception) -> str:

@@ -46,11 +46,11 @@ def require_format(out: Path, *, csv_safe: bool = False) -> None:
         UsageError: it does not, or it has bytes that are no UTF-8.
     """
     if printable(str(out)) != str(out):
-        raise UsageError(f"-o {out}: has bytes that are no UTF-8; give another name")
+        raise UsageError(f"-o {out}: not valid UTF-8; choose another name")
     if out.suffix.lower() not in FORMATS:
-        raise UsageError(f"-o {out}: the format is told by the name; give one that ends in {', '.join(FORMATS)}")
+        raise UsageError(f"-o {out}: unknown format; use a name that ends in {', '.join(FORMATS)}")
     if csv_safe and out.suffix.lower() != ".csv":
-        raise UsageError(f"--csv-safe, -o {out}: only a .csv holds formulas; leave --csv-safe out, or write a .csv")
+        raise UsageError(f"--csv-safe, -o {out}: applies to .csv files only; remove --csv-safe, or write a .csv")
 
 
 def merge(parts: Parts, out: Path, *, csv_safe: bool = False) -> tuple[int, str]:

@@ -41,7 +41,7 @@ MERGED = "merged"
 _NAMES = "|".join(map(re.escape, (MANIFEST, SOURCE, BEGINNING, MERGED)))
 _OURS = re.compile(rf"part-\d+\.parquet|{_NAMES}|{re.escape(STAGING_PREFIX)}.*")
 _MOST_ROWS, _PARTS = 1024, 64
-_BUSY = "another `resx predict` is writing it; wait for that, or give another -o"
+_BUSY = "another `resx predict` is writing it; wait for it, or choose another -o"
 _OF_SOURCE = ("listing_sha256", "source_sha256", "num_rows")
 
 
@@ -116,7 +116,7 @@ class Parts:
         try:
             table = parquet.read_table(path)
         except (OSError, pa.ArrowException) as error:
-            raise ResxError(f"{path}: cannot be read ({error}); delete it and go on with --resume") from error
+            raise ResxError(f"{path}: cannot be read ({error}); delete it, then continue with --resume") from error
         if table.num_rows != self.size(number):
             raise ResxError(f"{path}: {table.num_rows} rows, not {self.size(number)}; delete it, then --resume")
         return table
@@ -149,23 +149,23 @@ def require_fresh(out: Path, *, resume: bool, overwrite: bool) -> bool:
     """
     folder = parts_folder(out)
     if resume and overwrite:
-        raise UsageError("--resume, --overwrite: one goes on with a run, the other begins again; give one")
+        raise UsageError("--resume, --overwrite: one continues a run, the other starts again; give only one")
     if out.is_dir() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{out if out.is_dir() else folder}: is in the way; give another -o")
+        raise UsageError(f"{out if out.is_dir() else folder}: exists already; choose another -o")
     if not out.parent.is_dir():
-        raise UsageError(f"{out}: no folder {out.parent}; make it, or give another -o")
+        raise UsageError(f"{out}: no folder {out.parent}; create it, or choose another -o")
     if folder.is_dir() and (strange := [path.name for path in folder.iterdir() if not _OURS.fullmatch(path.name)]):
-        raise UsageError(f"{folder}: holds {strange[0]}, which `resx predict` did not write; move it away")
+        raise UsageError(f"{folder}: holds {strange[0]}, which `resx predict` did not write; move it elsewhere")
     if overwrite:
         return False
     if (folder / MANIFEST).is_file():
         if not resume:
-            raise UsageError(f"{out}: an unfinished run is there; --resume goes on with it, --overwrite begins again")
+            raise UsageError(f"{out}: contains an unfinished run; --resume continues it, --overwrite starts again")
     elif out.exists():
         if folder.is_dir() and _remove_left(out, folder) and resume:
             return True
         words = "is finished, so there is nothing to resume" if resume else "exists, finished: nothing to --resume"
-        raise UsageError(f"{out}: {words}; --overwrite replaces it, or give another -o")
+        raise UsageError(f"{out}: {words}; --overwrite replaces it, or choose another -o")
     return False
 
 
@@ -226,8 +226,8 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise ResxError(
-            f"{error.filename or path}: {reason_of(error)}; what is finished is kept: make room, "
-            "or the folder writable, then --resume"
+            f"{error.filename or path}: {reason_of(error)}; finished parts are kept: free some space or make the "
+            "folder writable, then --resume"
         ) from error
 
 
@@ -258,24 +258,24 @@ def _require_same(
         content = read_bounded(path, MAX_TEXT_BYTES)
         found = PartsManifest.model_validate_json(content)
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); --overwrite begins again") from error
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); --overwrite starts again") from error
     except pydantic.ValidationError as error:
-        raise UsageError(f"{path}: {explain_fault(error, content, 'begin again with --overwrite')}") from error
+        raise UsageError(f"{path}: {explain_fault(error, content, 'start again with --overwrite')}") from error
     # The batch may have been tuned meanwhile; the parts that are there were cut by the earlier one.
     for field in PartsManifest.model_fields:
         if field not in _OF_SOURCE and field != "part_rows" and getattr(found, field) != getattr(wanted, field):
             raise UsageError(
-                f"{folder}: was begun with {_words(field, found)}, not {_words(field, wanted)}; "
-                "ask the same again, or --overwrite begins again"
+                f"{folder}: was started with {_words(field, found)}, not {_words(field, wanted)}; repeat the same "
+                "command, or start again with --overwrite"
             )
     if not found.source_sha256:
-        on_note(f"{folder}: begun by an older resx, so only the names and sizes of the source's files are compared")
+        on_note(f"{folder}: started by an older resx, so only the names and sizes of the source files are compared")
     elif found.source_sha256 != wanted.source_sha256 and source is not None:
         _require_same_source(folder, wanted, source, ignore_times=ignore_times)
     if (found.listing_sha256, found.num_rows) != (wanted.listing_sha256, wanted.num_rows):
         raise UsageError(
-            f"{wanted.source}: its rows changed since the run began ({found.num_rows:,} then, {wanted.num_rows:,} now; "
-            "names, sizes, order or --column differ); restore it, or --overwrite begins again"
+            f"{wanted.source}: its rows changed since the run started ({found.num_rows:,} then, {wanted.num_rows:,} "
+            "now; names, sizes, order or --column differ); restore it, or start again with --overwrite"
         )
     return found
 
@@ -283,10 +283,10 @@ def _require_same(
 def _require_same_source(folder: Path, wanted: PartsManifest, source: Fingerprint, *, ignore_times: bool) -> None:
     difference = compare(folder / SOURCE, source, ignore_times=ignore_times)
     if difference:
-        remedy = "restore it, or --overwrite begins again"
+        remedy = "restore it, or start again with --overwrite"
         if difference.only_times:
             remedy += "; if the contents are the same, as after a copy, add --ignore-times"
-        raise UsageError(f"{wanted.source}: changed since the run began: {difference.words}; {remedy}")
+        raise UsageError(f"{wanted.source}: changed since the run started: {difference.words}; {remedy}")
 
 
 def _remove_left(out: Path, folder: Path) -> bool:

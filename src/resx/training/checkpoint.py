@@ -82,7 +82,9 @@ def load_run(folder: Path) -> tuple[nn.Module, ModelSpec]:
     weights = folder / WEIGHTS
     if not weights.is_file():
         read_spec(folder / SPEC_FILE)  # says what is wrong with what is no run
-        raise UsageError(f"{weights}: no such file; the run has not finished its first epoch yet, train it on")
+        raise UsageError(
+            f"{weights}: no such file; the run has not finished its first epoch yet; continue the training"
+        )
     origin = origin_of(weights)
     state, spec = read_weights(weights), read_spec(folder / SPEC_FILE)
     for found in (origin, origin_of(weights)):  # another run may have begun here meanwhile
@@ -200,7 +202,7 @@ def require_same_data(folder: Path, data: DataSet, *, ignore_times: bool = False
         remedy = "restore the data, or train again with --force"
         if difference.only_times:
             remedy += "; if the contents are the same, as after a copy, add --ignore-times"
-        raise UsageError(f"{folder}: its data changed since the run began: {difference.words}; {remedy}")
+        raise UsageError(f"{folder}: its data changed since the run started: {difference.words}; {remedy}")
 
 
 def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bool = False) -> RunProgress:
@@ -227,7 +229,7 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
         require_same(folder, "other settings", begun, config, but=("epochs",) if extend else ())
     elif begun != config:
         raise UsageError(
-            f"{folder}: begun with other settings: epochs was {begun.epochs}, is {config.epochs}; use that again, "
+            f"{folder}: started with other settings: epochs was {begun.epochs}, is {config.epochs}; use that again, "
             f"--extend to train until epoch {config.epochs}, or --force"
         )
     path = folder / RESUME
@@ -245,7 +247,7 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
     except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read ({error}); train again with --force") from error
     if progress.epochs_done > config.epochs:
-        raise UsageError(f"--epochs {config.epochs}: {progress.epochs_done} are finished already; give more")
+        raise UsageError(f"--epochs {config.epochs}: {progress.epochs_done} are finished already; choose more epochs")
     momenta = {
         name.removeprefix("momentum."): stored.pop(name) for name in list(stored) if name.startswith("momentum.")
     }
@@ -262,7 +264,7 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
 def _at_the_start(folder: Path, model: nn.Module) -> RunProgress:
     """Give the model the weights that the run begins with, if it has any: `resx shrink` made it."""
     if (folder / METRICS).exists():
-        raise UsageError(f"{folder / RESUME}: no such file, so the run cannot go on; --force begins again")
+        raise UsageError(f"{folder / RESUME}: no such file, so the run cannot be resumed; --force starts again")
     if (folder / WEIGHTS).is_file():
         trained, _ = load_run(folder)
         model.load_state_dict(trained.state_dict())
@@ -293,7 +295,9 @@ def _write(path: Path, data: bytes | str, *, kept: int) -> None:
     except OSError as error:
         reason = reason_of(error)
         what = f"epoch {kept} is kept" if kept else "no epoch is finished yet"
-        raise ResxError(f"{path}: {reason}; {what}: make room, or the folder writable, then --resume") from error
+        raise ResxError(
+            f"{path}: {reason}; {what}: free some space or make the folder writable, then --resume"
+        ) from error
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

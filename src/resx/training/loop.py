@@ -111,7 +111,7 @@ def train(
     """
     spec, data, folder = run.spec, run.data, run.folder
     if len(data.train) < 2:
-        raise UsageError(f"data {run.config.data}: one image to train on, and batch norm needs two; give more")
+        raise UsageError(f"data {run.config.data}: only one training image, and batch norm needs two; add more")
     processes.part(min(run.config.batch_size, len(data.train)))  # before the folder is made
     config = run.config.model_copy(update={"num_processes": processes.count, "device": processes.kind})
     origin = Origin(spec=spec, training=config)

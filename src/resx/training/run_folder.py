@@ -88,7 +88,7 @@ def _lock(folder: Path) -> Iterator[OwnFolder]:
         except BlockingIOError as error:
             pid = lock_holder(folder)
             by = f"process {pid}" if pid else "another process"
-            raise UsageError(f"{folder}: {by} is training in it; wait until it ends, or give another -o") from error
+            raise UsageError(f"{folder}: {by} is training in it; wait until it ends, or choose another -o") from error
         except CannotLock:  # said by `resx train`, which goes on: nobody else may be there
             pass
         yield OwnFolder(path=folder, descriptor=descriptor)
@@ -98,11 +98,11 @@ def _require_usable(folder: Path, *, resume: bool, force: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: is a file; give a folder")
     if resume and not is_run(folder):
-        raise UsageError(f"{folder}: no run to resume; leave out --resume to begin one")
+        raise UsageError(f"{folder}: no run to resume; remove --resume to start one")
     if is_run(folder) and not resume and not force:
-        raise UsageError(f"{folder}: holds a run; --resume goes on with it, --force deletes it")
+        raise UsageError(f"{folder}: contains a run; --resume continues it, --force deletes it")
     if folder.is_dir() and not is_run(folder) and (strange := _strange(folder)):
-        raise UsageError(f"{folder}: is a folder of something else ({one_line(strange)}); give a new one")
+        raise UsageError(f"{folder}: contains other files ({one_line(strange)}); choose a new folder")
 
 
 def _strange(folder: Path) -> str:

@@ -98,7 +98,7 @@ def require_same(folder: Path, what: str, begun: FrozenModel, now: FrozenModel, 
     """
     differences = _differences(begun.model_dump(exclude={*but}), now.model_dump(exclude={*but}))
     if differences:
-        raise UsageError(f"{folder}: begun with {what}: {'; '.join(differences)}; use that again, or --force")
+        raise UsageError(f"{folder}: started with {what}: {'; '.join(differences)}; use the same settings, or --force")
 
 
 def changes_of_computing(begun: TrainingConfig, now: TrainingConfig) -> list[str]:

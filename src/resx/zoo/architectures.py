@@ -329,7 +329,7 @@ class ForeignArchitecture(DescribedNetwork):
     @property
     def undroppable(self) -> str:
         """Why no block can be dropped."""
-        return "its blocks are not known"
+        return "its block structure is unknown"
 
 
 Architecture: TypeAlias = Annotated[
@@ -342,7 +342,7 @@ Architecture: TypeAlias = Annotated[
     Field(discriminator="family"),
 ]
 
-_CHANGES_SHAPE = "a block that changes the shape has to stay"
+_CHANGES_SHAPE = "a block that changes the shape must stay"
 
 
 def _shape_keeping(stage_depths: Depths, *, grows: bool) -> tuple[int, ...]:

@@ -89,7 +89,7 @@ def _network(architecture: Architecture, classes: int) -> Network:
     if isinstance(architecture, HighwayArchitecture):
         return Highway(architecture, classes=classes)
     if isinstance(architecture, ForeignArchitecture):
-        raise UsageError(f"{architecture.source}: cannot be built from its description; name it to `resx export`")
+        raise UsageError(f"{architecture.source}: cannot be built from its description; pass its name to `resx export`")
     return VGG(architecture, classes=classes)
 
 

@@ -135,7 +135,7 @@ class ModelSpec(FrozenModel):
         if staying:
             reason = self.architecture.unremovable or f"it has {self.architecture.num_blocks} blocks"
             raise UsageError(
-                f"{self.name}: dropped_blocks={self.dropped_blocks}: {staying[0]} cannot go: {reason}; leave it in"
+                f"{self.name}: dropped_blocks={self.dropped_blocks}: block {staying[0]} cannot be removed: {reason}"
             )
         return self
 
@@ -148,9 +148,7 @@ class ModelSpec(FrozenModel):
     def _image_is_large_enough(self) -> ModelSpec:
         smallest = self.architecture.smallest_image
         if self.image_size < smallest:
-            raise UsageError(
-                f"{self.name}: image_size={self.image_size}: shrinks to nothing; give {smallest} pixels or more"
-            )
+            raise UsageError(f"{self.name}: image_size={self.image_size}: too small: the minimum is {smallest} pixels")
         return self
 
     def with_changes(

@@ -172,7 +172,7 @@ def test_random_deletions_are_nested_uniform_and_of_k_blocks() -> None:
 def test_more_blocks_than_there_are_cannot_be_deleted() -> None:
     _, _, steps = taken_apart("resnet")
 
-    with pytest.raises(UsageError, match="--max-deleted 6: 5 blocks can go"):
+    with pytest.raises(UsageError, match="--max-deleted 6: 5 blocks can be removed"):
         plans.random_deletions(steps, draws=1, largest=6, seed=0)
 
 

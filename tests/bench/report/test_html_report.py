@@ -206,7 +206,7 @@ def test_repeated_loads_are_told_with_their_intervals() -> None:
 
 @pytest.mark.parametrize(
     ("rate", "word", "said"),
-    [(512.0, "Found", "512 requests per second hold p99=15ms"), (None, "Not found", "no rate")],
+    [(512.0, "Found", "512 requests per second meet p99=15ms"), (None, "Not found", "no rate")],
 )
 def test_a_search_is_judged_by_what_it_found(rate: float | None, word: str, said: str) -> None:
     slo = {"asked": "p99=15ms", "bound_ms": 15.0, "rate_per_s": rate, "interrupted": False}

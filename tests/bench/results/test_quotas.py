@@ -37,7 +37,7 @@ def test_a_client_that_used_its_quota_up_is_told_of() -> None:
         )
 
     assert done.returncode == 0, done.stderr
-    assert "throttled: client used the CPU quota up in " in done.stdout.splitlines()[-1]
+    assert "throttled: client exhausted the CPU quota in " in done.stdout.splitlines()[-1]
 
 
 def test_a_throttled_load_is_remarked_on_and_stays_valid() -> None:

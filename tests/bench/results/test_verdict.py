@@ -38,7 +38,7 @@ def test_nothing_speaks_against_a_good_measurement() -> None:
     [
         ({"answered": 0}, "no request was answered"),
         ({"answers": GOOD.answers.model_copy(update={"wrong": 1})}, "1 of 100 sampled answers are wrong"),
-        ({"interrupted": "Ctrl-C"}, "it ended early: Ctrl-C"),
+        ({"interrupted": "Ctrl-C"}, "the measurement ended early: Ctrl-C"),
         ({"cached_share": 0.02}, "the response cache answered 2.0%"),
         ({"late": Late(threshold_ms=1.0, num_late=11, share=0.011, max_ms=2.0)}, "1.1% of the requests left more than"),
     ],

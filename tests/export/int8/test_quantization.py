@@ -207,7 +207,7 @@ def test_a_second_export_takes_the_first_ones_table(
         export_version(tiny(), options(), folder, name="m", command="x", on_step=said.append)
     calibrate = "calibrate on 20 images (minmax)"
     assert [step for step in said if step.startswith(calibrate)] == [calibrate, f"{calibrate}: 20 of 20 images"]
-    assert "take the calibration table of an earlier export" in said
+    assert "reuse the calibration of an earlier export" in said
     assert (tmp_path / "a" / "model.onnx").read_bytes() == (tmp_path / "b" / "model.onnx").read_bytes()
     (table,) = (cache / "calibration").iterdir()
     table.write_text("{")  # damaged: made anew

@@ -159,7 +159,7 @@ def test_sizes_that_a_converter_did_not_know_are_closed_by_image_size(
 def test_a_batch_that_was_fixed_inside_is_refused_though_its_size_reads_minus_one(tmp_path: Path) -> None:
     model = fixed_inside()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
-    with pytest.raises(UsageError, match=r"fails on an input \[3, 3, 8, 8\].*; it says that it takes a batch of 3"):
+    with pytest.raises(UsageError, match=r"fails on an input \[3, 3, 8, 8\].*; it declares a batch of 3"):
         loaded(saved(model, tmp_path))
 
 
@@ -384,7 +384,7 @@ def unknown_operator() -> ModelProto:
         (lambda: network(data_type=TensorProto.INT64), r"takes given INT64 \[batch, 3, 8, 8\]; .* uint8 or float32"),
         (not_finite, r"weight w2 is not finite"),
         (future_opset, r"opset 999, and onnx .* knows"),
-        (fixed_inside, r"fails on an input \[3, 3, 8, 8\]: .*; it says that it takes a batch of 3"),
+        (fixed_inside, r"fails on an input \[3, 3, 8, 8\]: .*; it declares a batch of 3"),
         (unknown_operator, r"onnxruntime refuses it"),
         (lambda: network(shape=("n", 0, 8, 8)), r"open in an axis other than the batch"),
     ],
@@ -517,7 +517,7 @@ def test_a_line_of_the_labels_is_a_label_with_all_its_characters(tmp_path: Path)
         with pytest.raises(UsageError, match=f"--labels .*: '{shown}': a class's name is one line of UTF-8"):
             loaded(file, FileArguments(labels=str(labels)))
     labels.write_text("\n".join(names), "utf-16")
-    with pytest.raises(UsageError, match=r"labels\.txt: not a list in UTF-8"):
+    with pytest.raises(UsageError, match=r"labels\.txt: not UTF-8 text"):
         loaded(file, FileArguments(labels=str(labels)))
 
 

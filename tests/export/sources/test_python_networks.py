@@ -429,7 +429,9 @@ def test_a_function_of_the_users_builds_as_many_classes_as_it_likes(
     import nets  # type: ignore[import-not-found]
 
     torch.save({f"model.{name}": t for name, t in nets.make(14).state_dict().items()}, "w.pth")
-    with pytest.raises(UsageError, match="holds 14 classes, nets:make has 10: let nets:make return a network of 14 cl"):
+    with pytest.raises(
+        UsageError, match=("holds 14 classes, nets:make has 10: let nets:make return a network with 14 cl")
+    ):
         load_source("nets:make", weights="w.pth", seed=0)
     with pytest.raises(UsageError, match=r"--set classes=14: nets:make builds its network itself"):
         load_source("nets:make", weights="w.pth", seed=0, settings=["classes=14"])

@@ -155,7 +155,11 @@ TWO_OUTPUTS = {**Engine().tensors, "features": (Mode.OUTPUT, "FLOAT", [-1, 64])}
     [
         (None, ExportError, "tensorrt 11.4 refuses it (the plan was built with version 10.9)"),
         (Engine(tensors=OTHER_IMAGE), UsageError, r"takes image FLOAT [-1, 3, 64, 64] and gives logits FLOAT [-1, 10]"),
-        (Engine(tensors=TWO_OUTPUTS), ExportError, "outputs ['logits', 'features']; resx runs engines of one each"),
+        (
+            Engine(tensors=TWO_OUTPUTS),
+            ExportError,
+            "outputs ['logits', 'features']; resx runs engines with one of each",
+        ),
         (Engine(profiles=[(1, 8, 16)]), UsageError, "give --batch-min 1 --batch-opt 8 --batch-max 16"),
         (Engine(profiles=[(1, 2, 4)] * 2), UsageError, "has 2 optimization profiles; build it with one"),
         (Engine(layers=["conv"]), UsageError, "build it with --profilingVerbosity=detailed"),
@@ -215,8 +219,8 @@ def test_a_plan_of_other_precision_than_asked_for_fails(
     ("options", "message"),
     [
         (("--plan", "none.plan", "--format", "tensorrt"), "--plan none.plan: no such file"),
-        (("--plan", "m.plan"), "--plan: has no meaning for --format onnx"),
-        (("--plan", "m.plan", "--format", "tensorrt-rtx"), "--plan: has no meaning for --format tensorrt-rtx"),
+        (("--plan", "m.plan"), "--plan: does not apply to --format onnx"),
+        (("--plan", "m.plan", "--format", "tensorrt-rtx"), "--plan: does not apply to --format tensorrt-rtx"),
         (("--plan", "m.plan", "--format", "tensorrt", "--emit-script", "x.sh"), "--emit-script: m.plan is built"),
         (("--plan", "m.plan", "--format", "tensorrt", "--builder-level", "5"), "--builder-level: m.plan is built"),
         (("--plan", "m.plan", "--format", "tensorrt", "--workspace-mib", "5"), "--workspace-mib: m.plan is built"),

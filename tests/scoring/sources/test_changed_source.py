@@ -219,7 +219,7 @@ def test_an_image_that_changes_while_the_run_is_at_it_is_a_row_with_an_error(tmp
 
     assert errors == {
         "00000.jpg": "No such file or directory",
-        "00002.jpg": "changed after this run began",
+        "00002.jpg": "changed after this run started",
         "00001.jpg": None,
     }
 
@@ -231,9 +231,9 @@ def test_a_table_that_changes_while_the_run_is_at_it_ends_the_run(tmp_path: Path
     next(rows)
     os.utime(table, ns=(0, 1))
 
-    with pytest.raises(ResxError, match=r"t\.parquet: changed after this run began; what is finished is kept"):
+    with pytest.raises(ResxError, match=r"t\.parquet: changed after this run started; what is finished is kept"):
         list(rows)
-    with pytest.raises(ResxError, match="changed after this run began"):
+    with pytest.raises(ResxError, match="changed after this run started"):
         list(source.part(10, 20).rows())
 
 

@@ -77,7 +77,7 @@ def test_a_column_in_structures_is_named_with_dots(tmp_path: Path, column: str) 
     path = write(tmp_path / "t.parquet", s=pa.array([{"img": {"bytes": IMAGE}, "thumb": {"bytes": b"no"}}]))
 
     assert errors_of(rows_of(path, column)) == [""]
-    with pytest.raises(UsageError, match=r"bytes in s\.img, s\.thumb; say which by --column"):
+    with pytest.raises(UsageError, match=r"bytes in s\.img, s\.thumb; choose one with --column"):
         rows_of(path)
 
 
@@ -103,9 +103,9 @@ def test_lists_of_images_are_refused_with_the_way_out(tmp_path: Path, column: st
 def test_a_column_of_text_says_what_it_holds(tmp_path: Path) -> None:
     path = write(tmp_path / "t.parquet", name=["a"], image=pa.array([IMAGE], pa.binary()))
 
-    with pytest.raises(UsageError, match="column 'name' holds string, not bytes; there is image"):
+    with pytest.raises(UsageError, match="column 'name' holds string, not bytes; available: image"):
         rows_of(path, "name")
-    with pytest.raises(UsageError, match="no column 'nmae' of bytes; there is image"):
+    with pytest.raises(UsageError, match="no column 'nmae' of bytes; available: image"):
         rows_of(path, "nmae")
 
 
@@ -137,7 +137,7 @@ def test_a_path_in_place_of_bytes_is_read_below_the_tables_folder(
 
     rows = rows_of(path)
 
-    assert errors_of(rows) == ["", "", "", "No such file or directory", "no bytes in this row"]
+    assert errors_of(rows) == ["", "", "", "No such file or directory", "this row has no image bytes"]
     assert [row.path for row in rows][:3] == ["d/a.bmp", str(tmp_path / "d" / "a.bmp"), f"{path}#2"]
 
 

@@ -87,7 +87,7 @@ def test_a_float_model_without_its_normalisation_is_refused_before_the_first_ima
 
 
 def test_a_model_of_another_type_takes_no_images() -> None:
-    with pytest.raises(UsageError, match="takes INT32; images are sent as UINT8 or FP32 or FP16"):
+    with pytest.raises(UsageError, match="takes INT32; images can be sent as UINT8 or FP32 or FP16"):
         image_queries.preparation_for(interface("INT32"))
 
 

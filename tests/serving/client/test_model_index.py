@@ -10,9 +10,9 @@ from resx.serving.client.model_index import why_not_ready
 @pytest.mark.parametrize(
     ("entry", "expected"),
     [
-        ({"state": "LOADING"}, "version 1 is still loading; ask again when it is loaded"),
-        ({"state": "UNAVAILABLE", "reason": "no file"}, "version 1 is UNAVAILABLE: no file; `resx deploy` tries again"),
-        ({"state": "UNLOADING"}, "version 1 is UNLOADING; `resx deploy` tries again"),
+        ({"state": "LOADING"}, "version 1 is still loading; try again when it is loaded"),
+        ({"state": "UNAVAILABLE", "reason": "no file"}, "version 1 is UNAVAILABLE: no file; retry with `resx deploy`"),
+        ({"state": "UNLOADING"}, "version 1 is UNLOADING; retry with `resx deploy`"),
         ({"state": "UNAVAILABLE", "reason": "unloaded"}, ""),
         ({"state": "READY"}, ""),
         ({}, ""),

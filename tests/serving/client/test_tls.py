@@ -71,7 +71,7 @@ def test_what_is_wrong_with_a_connection_is_said(
                 asked(secure, untrusted)
         with pytest.raises(MissingCapability, match="one that speaks TLS wants grpcs:// or https://"):
             asked(f"{protocol}://localhost:{port}", shown)
-    with pytest.raises(MissingCapability, match="if it speaks no TLS there, give grpc:// or http://"):
+    with pytest.raises(MissingCapability, match="if the server does not use TLS, give grpc:// or http://"):
         asked(f"{protocol}s://localhost:{port_of(triton, protocol)}", shown)
 
 

@@ -80,7 +80,7 @@ def test_a_model_that_did_not_load_is_told_with_the_servers_reason(deaf: ByHand,
             done = resx(*command, "--url", url, "-q")
             if "still loading" not in done.err:
                 break
-        refused(done, 2, "damaged cannot answer, version 1 is UNAVAILABLE", "Protobuf parsing failed")
+        refused(done, 2, "damaged cannot answer: version 1 is UNAVAILABLE", "Protobuf parsing failed")
 
 
 @pytest.mark.triton

@@ -112,7 +112,7 @@ def test_a_kept_version_is_recorded_and_a_rollback_to_it_loads_nothing(
 def test_an_older_version_cannot_be_kept_in_front_of_a_newer_one(tiny: tuple[Repository, TritonClient]) -> None:
     repository, client = tiny
     deploy(client, repository, "tiny", 2)
-    with pytest.raises(UsageError, match="version 2 cannot be kept beside 1"):
+    with pytest.raises(UsageError, match="version 2 cannot stay loaded beside 1"):
         deploy(client, repository, "tiny", 1, manner=Manner(keep_previous=True))
     assert answering(client) == 2
 
@@ -138,10 +138,10 @@ def test_no_request_meets_a_version_before_it_has_proved_itself(tiny: tuple[Repo
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        with pytest.raises(VersionRejected, match=r"tiny version 4: .*; version 1 went on answering"):
+        with pytest.raises(VersionRejected, match=r"tiny version 4: .*; version 1 kept serving"):
             deploy(client, repository, "tiny")
         assert seen == {1}
-        with pytest.raises(VersionRejected, match="version 1 answers again"):
+        with pytest.raises(VersionRejected, match="version 1 is served again"):
             deploy(client, repository, "tiny", manner=Manner(rehearse=False))
     finally:
         halt.set()

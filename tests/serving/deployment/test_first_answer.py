@@ -24,7 +24,7 @@ from tests.support.onnx_files import identities, identity, sum_and_half
 from tests.support.running_triton import FREE, RunningTriton
 from tests.support.tiny_models import publish_tiny
 
-REFUSED = "a Python model that resx did not make: numpy .* corrupt its tensors; serve it with NVIDIA's container"
+REFUSED = "a Python model not made by resx: numpy .* corrupt its tensors; serve it with NVIDIA's container"
 MODEL_PY = """
 import triton_python_backend_utils as pb_utils
 
@@ -156,7 +156,7 @@ def test_an_image_endpoint_that_cannot_answer_is_not_called_ready(triton: Runnin
     code = triton.repository.root / "blind_preprocess/1/model.py"
     code.write_text(code.read_text().replace("def execute(self, requests", "def execute(self, _requests"))
     with triton.client() as client:
-        with pytest.raises(Exception, match="blind itself answers, its image endpoint does not"):
+        with pytest.raises(Exception, match="blind itself is served, its image endpoint is not"):
             deploy(client, triton.repository, "blind")
         assert "blind_preprocess" not in client.model_versions()
         client.unload("blind")

@@ -138,7 +138,7 @@ def test_a_canary_that_fails_on_the_second_server_puts_the_first_back(fleet: Fle
         )
     assert done.code == 3, done.err
     assert done.out.splitlines() == [
-        f"grpc://{fleet.urls[0]}: rolled back, version 1 answers again",
+        f"grpc://{fleet.urls[0]}: rolled back, version 1 is served again",
         f"grpc://{fleet.urls[1]}: version 3 refused, version 1 answers",
     ]
     (error,) = [line for line in done.err.splitlines() if line.startswith("error:")]

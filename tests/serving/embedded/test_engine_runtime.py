@@ -60,14 +60,14 @@ def test_an_onnx_file_needs_neither(tmp_path: Path) -> None:
         (NO_DRIVER, "11.4.0", {}, ["no NVIDIA driver is installed"]),
         (ONE, None, {}, ["tensorrt is not installed (pip install 'resx[gpu]')"]),
         (NO_DRIVER, None, {}, ["no NVIDIA driver is installed", "tensorrt is not installed (pip install 'resx[gpu]')"]),
-        (ONE, "11.4.0", {"device": "cpu"}, ["the server is for the CPU (--device cpu)"]),
+        (ONE, "11.4.0", {"device": "cpu"}, ["the server runs on the CPU (--device cpu)"]),
         (
             ONE, "11.3.2", {},
-            ["tensorrt 11.3.2 is installed, which does not open it (install 11.4.0, or export it again here)"],
+            ["tensorrt 11.3.2 is installed, which cannot open it (install 11.4.0, or export it again here)"],
         ),
         (
             ONE, "1.4", {},
-            ["tensorrt 1.4 is installed, which does not open it (install 11.4.0, or export it again here)"],
+            ["tensorrt 1.4 is installed, which cannot open it (install 11.4.0, or export it again here)"],
         ),
     ],
 )  # fmt: skip
@@ -78,7 +78,7 @@ def test_all_that_is_missing_is_said_in_one_line(
         check(model(tmp_path), plan(), gpus=gpus, installed=installed, **options)
     assert str(caught.value) == (
         f"p: a TensorRT plan needs an NVIDIA GPU and the package tensorrt 11.4.0: {'; '.join(reasons)}; serve it on a "
-        "machine that has both, or with NVIDIA's container (docker compose --profile gpu up)"
+        "machine with both, or with NVIDIA's container (docker compose --profile gpu up)"
     )
 
 

@@ -48,8 +48,8 @@ def test_without_a_compiler_the_message_says_what_to_install(
     assert done.code == 4
     assert done.out == ""
     assert done.err.splitlines()[-1] == (
-        "error: --native compiles its backend and there is no C++ compiler; install g++ or set CXX; "
-        "`resx serve --isolated` needs none"
+        "error: --native needs a C++ compiler to build its backend; install g++ or set CXX; `resx serve --isolated` "
+        "needs none"
     )
 
 

@@ -29,7 +29,7 @@ LATER = (3, 14)
 def test_a_version_without_a_stub_is_told_with_those_that_have_one(python: tuple[int, int]) -> None:
     reason = missing_stub(python)
     assert reason is not None
-    assert f"3.11 to 3.13 inside, this is {python[0]}.{python[1]}; use one of those, or NVIDIA's container" in reason
+    assert f"3.11 to 3.13, but this is {python[0]}.{python[1]}; use one of those, or NVIDIA's container" in reason
 
 
 def test_a_version_whose_libpython_is_not_there_is_told_what_to_install() -> None:

@@ -149,7 +149,7 @@ def test_a_model_of_a_cpp_backend_is_served_and_an_image_endpoint_that_python_is
     done = resx("deploy", "tiny", where)
     assert done.code == 4
     assert f"tiny{PREPROCESS}: needs the backend python, and {folder / BACKENDS} has onnxruntime" in done.err
-    assert "tiny itself answers" in done.err
+    assert "tiny itself is served" in done.err
 
 
 @pytest.mark.triton
@@ -162,7 +162,7 @@ def test_an_image_endpoint_that_fails_as_the_server_starts_leaves_its_model_serv
     state = detaching.serve_detached(repository, FREE, [] if own else [f"--server-dir={wheel_folder}"])
     with TritonClient(state.address("grpc"), timeout_s=30) as client:
         assert client.model_versions() == {"tiny": [1]}
-    assert "tiny itself answers, its image endpoint does not" in Path(state.log).read_text()
+    assert "tiny itself is served, its image endpoint is not" in Path(state.log).read_text()
 
 
 @pytest.mark.triton

@@ -145,7 +145,7 @@ def test_a_model_that_cannot_be_brought_back_is_set_aside_and_the_others_go_on(
         wait_until(client.is_live, "the connection is back")
         assert client.model_versions() == {"tiny": [1]}
         status = resx("status", f"--repository={repository.root}")
-        assert "other is set aside, the others go on: other version 1:" in status.out
+        assert "other is set aside, the other models keep serving: other version 1:" in status.out
         assert resx("status", f"--repository={repository.root}", "--json").json["set_aside"].keys() == {"other"}
         card.write_text(text)
         deploy(client, repository, "other")
@@ -210,7 +210,7 @@ def test_it_gives_up_after_the_tries_it_was_allowed_and_status_says_why(
 
     status = resx("status", f"--repository={repository.root}")
     assert status.code == 4
-    assert "no server; the last one ended at " in status.err
+    assert "no server is running; the last one stopped at " in status.err
     assert "gave up after 2 tries in a row: tritonserver was ended by SIGKILL" in status.err
     tail = resx("logs", f"--repository={repository.root}", "-n", "30").out
     assert "gave up after 2 tries in a row" in tail

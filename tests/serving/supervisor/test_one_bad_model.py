@@ -109,7 +109,7 @@ WRONG: dict[str, tuple[Spoil, str]] = {
     "nan": (bad_models.not_a_number, "the served answer is not finite"),
     "shape": (
         bad_models.another_shape,
-        "the served answer does not fit: 9 values a row, where its configuration says 10",
+        "the served answer does not match: 9 values per row; its configuration says 10",
     ),
     "error": (bad_models.failing, "grpc://"),
     "company": (bad_models.dependent_on_company, "the served answer differs from the card's"),
@@ -131,7 +131,7 @@ def test_models_that_answer_wrongly_are_set_aside_and_the_others_do_not_notice(
     status = resx("status", f"--repository={repository.root}")
     assert status.code == 0
     for name, (_, reason) in WRONG.items():
-        assert f"{name} is set aside, the others go on: {name} version 1: {reason}" in status.out
+        assert f"{name} is set aside, the other models keep serving: {name} version 1: {reason}" in status.out
     found = resx("status", f"--repository={repository.root}", "--json").json
     assert (found["phase"], found["recovering"], found["trouble"]) == ("serving", {}, "")
     assert [(model["name"], model["ready"]) for model in found["models"]] == [("good", True)]
@@ -225,7 +225,9 @@ def test_the_only_model_is_set_aside_and_the_server_stays(
     lines = [line.strip() for line in err.splitlines()]
     assert lines[0].startswith("start tritonserver  "), "steps have their times"
     assert lines[1] == "Serving. Ctrl-C to stop."
-    assert [line for line in lines if line.startswith("good is set aside, the others go on: good version 1: ")]
+    assert [
+        line for line in lines if line.startswith("good is set aside, the other models keep serving: good version 1: ")
+    ]
 
 
 @pytest.mark.slow

@@ -153,14 +153,14 @@ def require_same_classes(spec: ModelSpec, data: DataSet) -> None:
     """
     if len(data.labels) != spec.classes:
         raise UsageError(
-            f"--data {data.name}: has {len(data.labels)} classes, {spec.name} tells {spec.classes}; "
-            "give the data that it was trained on"
+            f"--data {data.name}: has {len(data.labels)} classes, {spec.name} tells {spec.classes}; use the data set "
+            "it was trained on"
         )
     if spec.labels and spec.labels != data.labels:
         ours, theirs = next((a, b) for a, b in zip(spec.labels, data.labels, strict=True) if a != b)
         raise UsageError(
-            f"--data {data.name}: has a class {theirs!r} where {spec.name} has {ours!r}; "
-            "give the data that it was trained on"
+            f"--data {data.name}: has a class {theirs!r} where {spec.name} has {ours!r}; use the data set it was "
+            "trained on"
         )
 
 
@@ -290,9 +290,9 @@ def _read_stored(path: Path, plan: LesionPlan) -> Tally | None:
     try:
         partial = _Partial.model_validate_json(content)
     except pydantic.ValidationError as error:
-        raise UsageError(f"{path}: {explain_fault(error, content, 'begin anew with --force')}") from error
+        raise UsageError(f"{path}: {explain_fault(error, content, 'start again with --force')}") from error
     if partial.plan != plan:
         before, now = partial.plan.model_dump(), plan.model_dump()
         different = ", ".join(f"{key} was {before[key]}, is {now[key]}" for key in now if before[key] != now[key])
-        raise UsageError(f"{path}: of another study: {different}; use that again, or --force")
+        raise UsageError(f"{path}: belongs to a different study ({different}); repeat that command, or use --force")
     return Tally(num_images=partial.num_images, wrong=partial.wrong, loss=partial.loss)

@@ -70,7 +70,7 @@ def random_deletions(steps: Sequence[Step], *, draws: int, largest: int, seed: i
     """
     known = deletable(steps)
     if largest > len(known):
-        raise UsageError(f"--max-deleted {largest}: {len(known)} blocks can go; give {len(known)} or fewer")
+        raise UsageError(f"--max-deleted {largest}: {len(known)} blocks can be removed; give {len(known)} or fewer")
     random = np.random.default_rng([seed, 0])
     orders = [random.permutation(known).tolist() for _ in range(draws)]
     return [[drop_blocks(steps, order[:k]) for order in orders] for k in range(1, largest + 1)]

@@ -28,8 +28,8 @@ def _lengths(name: str, lengths: PathLengths) -> Figure:
 
     return Figure(
         name="paths-a-lengths",
-        x="length of a path, blocks",
-        y="paths of that length, % of all",
+        x="path length (blocks)",
+        y="paths of that length (% of all)",
         caption=f"(a) {name}: {float(sum(lengths.counts)):.3g} paths through {lengths.num_blocks} blocks; the mean "
         f"length is {lengths.mean:.1f}, and {lengths.span.share:.1%} of them have {lengths.span.low} to "
         f"{lengths.span.high} blocks (shaded).",
@@ -46,8 +46,8 @@ def _gradients(name: str, gradients: PathGradients) -> Figure:
     shortest, longest = found[0], found[-1]
     return Figure(
         name="paths-b-gradients",
-        x="length of a path, blocks",
-        y="gradient along one path",
+        x="path length (blocks)",
+        y="gradient per path",
         caption=f"(b) {name}: mean norm of an image's gradient at the first block's input along one path, over "
         f"{gradients.num_images} images and up to {max(one.num_paths for one in gradients.lengths)} sampled paths a "
         f"length: {shortest.mean:.2g} at length {shortest.length}, {longest.mean:.2g} at {longest.length}.",
@@ -65,8 +65,8 @@ def _product(name: str, lengths: PathLengths, gradients: PathGradients) -> Figur
     span = gradients.span
     return Figure(
         name="paths-c-product",
-        x="length of a path, blocks",
-        y="number of paths x gradient, % of the sum",
+        x="path length (blocks)",
+        y="paths x gradient (% of total)",
         caption=f"(c) {name}: paths of {span.low} to {span.high} blocks carry {span.share:.1%} of the gradient "
         f"(shaded), with a mean length of {gradients.mean_length:.1f} where that of all paths is {lengths.mean:.1f}.",
         draw=draw,

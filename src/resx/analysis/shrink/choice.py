@@ -43,12 +43,14 @@ def require_reachable(latency: BlockLatency, removable: Iterable[int], target_ms
         ObjectiveMissed: it is too slow without all blocks that can go.
     """
     if latency.total_ms <= target_ms:
-        raise UsageError(f"--latency {target_ms:g}: the run takes {latency.total_ms:.3g} ms as it is; give less")
+        raise UsageError(
+            f"--latency {target_ms:g}: the run takes {latency.total_ms:.3g} ms already; choose a lower target"
+        )
     least_ms = latency.without(list(removable))
     if least_ms > target_ms:
         raise ObjectiveMissed(
-            f"--latency {target_ms:g}: without every block that can go it would still take {least_ms:.3g} ms "
-            f"(now {latency.total_ms:.3g}); give more, or a smaller network"
+            f"--latency {target_ms:g}: with every removable block removed it would still take {least_ms:.3g} ms (now "
+            f"{latency.total_ms:.3g}); raise the target, or start from a smaller network"
         )
 
 
@@ -69,7 +71,7 @@ def within_latency(sizes: Iterable[Sized], latency: BlockLatency, target_ms: flo
         fastest = min(fastest, timed.member.latency_ms)
         if timed.member.latency_ms <= target_ms:
             return timed
-    raise ObjectiveMissed(f"--latency {target_ms:g}: not reached; the fastest network measured takes {fastest:.3g} ms")
+    raise ObjectiveMissed(f"--latency {target_ms:g}: not reached; the fastest model measured takes {fastest:.3g} ms")
 
 
 def on_front(

@@ -183,7 +183,9 @@ def _key(run: Path, data: DataSet, options: SearchOptions) -> str:
         try:
             digest.update(sha256_of(run / name).encode())
         except OSError as error:
-            raise UsageError(f"{run / name}: {error.strerror}; the run is not finished, train it on") from error
+            raise UsageError(
+                f"{run / name}: {error.strerror}; the run is not finished: continue the training"
+            ) from error
     return digest.hexdigest()[:12]
 
 

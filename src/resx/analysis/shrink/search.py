@@ -95,11 +95,13 @@ def require_removable(spec: ModelSpec, drop: int | None) -> int:
     """
     left = set(spec.architecture.removable_blocks) - set(spec.dropped_blocks)
     if not left:
-        reason = spec.architecture.unremovable or "all of its blocks are gone"
-        raise UsageError(f"{spec.name}: no block can go: {reason}; give a ResNet or highway network")
+        reason = spec.architecture.unremovable or "all its removable blocks are removed"
+        raise UsageError(f"{spec.name}: no block can be removed: {reason}; use a ResNet or a highway network")
     if drop is not None and drop > len(left):
         reason = f" ({spec.architecture.unremovable})" if spec.architecture.unremovable else ""
-        raise UsageError(f"--drop {drop}: {len(left)} of {len(spec.kept_blocks)} blocks can go{reason}; give fewer")
+        raise UsageError(
+            f"--drop {drop}: {len(left)} of {len(spec.kept_blocks)} blocks can be removed{reason}; give fewer"
+        )
     return len(left)
 
 
@@ -161,8 +163,8 @@ def best_within(found: Sequence[Sized], whole: float, max_drop: float) -> Sized:
     if not fitting:
         best = max(found, key=lambda one: one.member.accuracy).member
         raise ObjectiveMissed(
-            f"--max-accuracy-drop {100 * max_drop:g}: no smaller network was found within it; the best has "
-            f"{best.accuracy:.2%} with {best.num_blocks} blocks, where the run has {whole:.2%}; allow "
+            f"--max-accuracy-drop {100 * max_drop:g}: no smaller model is within this limit; the best has "
+            f"{best.accuracy:.2%} with {best.num_blocks} blocks; the full model has {whole:.2%}; allow "
             f"{100 * (whole - best.accuracy):.2f} or more, or train longer"
         )
     return fitting[-1]

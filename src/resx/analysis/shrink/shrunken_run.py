@@ -95,7 +95,9 @@ def _nothing_kept(folder: Path) -> Iterator[None]:
         if not isinstance(cause, OSError):
             raise
         reason = (cause.strerror or str(cause)).lower()
-        raise ResxError(f"{folder}: {reason}; nothing is written: make room, then shrink again") from error
+        raise ResxError(
+            f"{folder}: {reason}; nothing was written: free some space, then run resx shrink again"
+        ) from error
 
 
 def _fine_tuned(

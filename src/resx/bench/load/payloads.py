@@ -83,7 +83,7 @@ def first_request(target: Target) -> npt.NDArray[Any]:
 
 def unchecked_payloads(target: Target, batch_size: int, seed: int, num_payloads: int = NUM_PAYLOADS) -> Payloads:
     """Return what is sent where nobody knows the answers: photographs, the user's own inputs, or seeded noise."""
-    interface, reference = target.interface, "answers unchecked: no card is at hand"
+    interface, reference = target.interface, "answers not checked: no card found"
     if target.owner is not None:
         return replace(image_files(target, None, None), reference=reference)
     if target.rows is not None:
@@ -180,7 +180,7 @@ def _answers(version_folder: Path | None, tensors: Sequence[npt.NDArray[Any]]) -
     """Return the fields of Payloads that say what is right: what a version's file gives, run here."""
     card = None if version_folder is None else cards.read_card(version_folder)
     if card is None or version_folder is None:
-        return {"reference": "answers unchecked: no card is at hand"}
+        return {"reference": "answers not checked: no card found"}
     try:
         from resx.runtimes.model_file import open_model
 

@@ -86,7 +86,7 @@ def logits_of(target: Target, answer: bytes, batch_size: int) -> npt.NDArray[np.
             found = answers.inference_of_grpc(service_pb2.ModelInferResponse.FromString(answer), output)
         return answers.logits_of(found, target.interface, batch_size).astype(np.float32)
     except Exception as error:  # protobuf's own errors have no base that is imported here
-        raise ServerError(f"{target.address}: an answer that cannot be read ({error})") from error
+        raise ServerError(f"{target.address}: an unreadable answer ({error})") from error
 
 
 def http_error(head_and_body: bytes) -> str:

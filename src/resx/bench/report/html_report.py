@@ -18,11 +18,11 @@ from resx.bench.results.samples import MIN_SAMPLES
 from resx.serving.running.gpu_use import SOURCES
 
 _SLO_WORDS = {
-    "asked": "Asked", "bound_ms": "Bound, ms", "rate_per_s": "Highest rate that holds it, requests/s",
+    "asked": "Asked", "bound_ms": "Bound, ms", "rate_per_s": "Highest rate that meets it, requests/s",
     "capacity_per_s": "Closed loop before, requests/s", "capacity_after_per_s": "Closed loop after, requests/s",
     "wandered": "From the one to the other", "share_of_capacity": "The rate's share of their mean",
     "reached_ms": "Latency at that rate, ms", "limited_by": "Limited by",
-    "client_limit_per_s": "Rate that the client could not send in time, requests/s", "why": "Why none was found",
+    "client_limit_per_s": "Rate the client could not send in time, requests/s", "why": "Why none was found",
     "interrupted": "Interrupted",
 }  # fmt: skip
 # Without scripts, fonts, pictures or connections, even if a name should ever get by unescaped.
@@ -44,7 +44,7 @@ def html(result: BenchResult, others: Sequence[BenchResult] = ()) -> str:
     sections = [
         ("verdict", "", _verdict(result)),
         ("loads", "Every load", _loads(result.measurements)),
-        ("found", "The highest rate that holds", _slo(result)),
+        ("found", "The highest rate that meets", _slo(result)),
         ("compared", "Compared", _compared(result, others)),
         ("latency", "Latency", _plates(_latency(result.measurements))),
         ("server", "Load and server", _server_section(result.measurements)),
@@ -85,7 +85,7 @@ def _verdict(result: BenchResult) -> str:
     named = list(zip(labels(result.measurements), result.measurements, strict=True))
     word, told, bad = _headline(result)
     stopped = any(m.interrupted for m in result.measurements)
-    interrupted = "<p>It was interrupted: these are the figures up to then.</p>" if stopped else ""
+    interrupted = "<p>The measurement was interrupted; these are the figures up to that point.</p>" if stopped else ""
     reasons = _grouped((reason, name) for name, m in named for reason in m.invalid)
     remarks = _grouped((remark, name) for name, m in named for remark in m.remarks)
     return (
@@ -104,10 +104,13 @@ def _headline(result: BenchResult) -> tuple[str, str, bool]:
         return "INVALID", "nothing was measured", True
     if result.slo is not None:
         asked, rate = result.slo.get("asked"), result.slo.get("rate_per_s")
-        beyond = f"; {invalid} of {count(number, 'trial')} are INVALID, as a search goes beyond what the server holds"
+        beyond = (
+            f"; {invalid} of {count(number, 'trial')} are INVALID, because the search exceeds what the server can "
+            "sustain"
+        )
         if not isinstance(rate, int | float):
-            return "Not found", f"no rate was found that holds {asked}", True
-        return "Found", f"{brief(rate)} requests per second hold {asked}{beyond if invalid else ''}", False
+            return "Not found", f"no rate was found that meets {asked}", True
+        return "Found", f"{brief(rate)} requests per second meet {asked}{beyond if invalid else ''}", False
     if not invalid:
         return "Valid", f"the figures of {'the one load' if number == 1 else f'all {number} loads'} may be used", False
     return "INVALID", f"the figures of {invalid} of {count(number, 'load')} must not be used", True

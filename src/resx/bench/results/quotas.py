@@ -27,8 +27,8 @@ class Quotas:
             if worst := throttled_between(self.before.get(who, {}), now):
                 found.setdefault(worst[0], ([], worst[1]))[0].append(who)
         return tuple(
-            f"throttled: {' and '.join(who)} used the CPU quota up in {counts.throttled} of {counts.periods} periods "
-            f"(stood still for {counts.seconds:.2f} s); raise the quota, or compare under the same one only"
+            f"throttled: {' and '.join(who)} exhausted the CPU quota in {counts.throttled} of {counts.periods} periods "
+            f"(stopped for {counts.seconds:.2f} s); raise the quota, or compare results with the same quota only"
             for who, counts in found.values()
         )
 

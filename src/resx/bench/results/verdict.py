@@ -16,7 +16,7 @@ _LEAST_LATE = 2
 STABLE_SPREAD = 0.10
 CLIENT_BOUND = 10.0
 """The generator must be able to make ten times what it did."""
-SOMEBODY_ELSE = "somebody else asked the model in the meantime"
+SOMEBODY_ELSE = "other clients used the model during the measurement"
 _CANARIES_PER_S, _CANARIES_MORE = 1.0, 2
 """What `resx serve` asks an idle model itself at most, and how many more fit between the readings around a window."""
 _ACHIEVED = 0.95
@@ -61,13 +61,13 @@ def reasons_against(found: Findings) -> tuple[str, ...]:
     if found.answers.wrong:
         reasons.append(f"{found.answers.wrong} of {found.answers.checked} sampled answers are wrong")
     if found.interrupted:
-        reasons.append(f"it ended early: {found.interrupted}")
+        reasons.append(f"the measurement ended early: {found.interrupted}")
     if cached := why_unusable(found.cached_share):
         reasons.append(cached)
     if found.late is not None and is_too_late(found.late):
         reasons.append(
             f"{found.late.share:.1%} of the requests left more than {found.late.threshold_ms:.1f} ms late: the client "
-            "did not get the processor in time; end other load, lower --rate, or send from another machine"
+            "did not get enough CPU time; stop other programs, lower --rate, or run the client on another machine"
         )
     return tuple(reasons)
 
@@ -80,8 +80,8 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
     due_per_s = found.sent / found.window_s if found.window_s else 0.0
     if plan.is_open and found.answered and found.requests_per_s < _ACHIEVED * due_per_s:
         remarks.append(
-            f"{found.requests_per_s:.1f}/s were answered of {due_per_s:.1f}/s that fell due: the server cannot do "
-            "more, so latency grows with time"
+            f"{found.requests_per_s:.1f}/s were answered of {due_per_s:.1f}/s that were due: the server is overloaded, "
+            "so latency keeps growing"
         )
     if found.answered and not found.stability.stable:
         remarks.append(f"unstable: its thirds differ by {found.stability.spread:.0%} from their mean; measure longer")
@@ -95,7 +95,7 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
         remarks.append(SOMEBODY_ELSE)
     remarks += found.throttled
     if found.cached_share is None:
-        remarks.append("the server does not say how many answers came from its response cache")
+        remarks.append("the server does not report how many answers came from its response cache")
     elif found.cached_share and not why_unusable(found.cached_share):
         remarks.append(f"the response cache answered {found.cached_share:.2%} of the requests")
     if found.server_is_local:

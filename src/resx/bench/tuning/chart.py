@@ -14,10 +14,10 @@ def draw(name: str, tuning: Tuning, path: Path) -> None:
     """Write the figure: settings as points, those that no other beats in both joined by a line."""
     measured = [trial for trial in latest(tuning.trials) if not trial.invalid and trial.single_ms]
     best = sorted(front(tuning.trials), key=lambda trial: trial.images_per_s)
-    what = f"highest rate that holds {tuning.slo}" if tuning.slo else f"{tuning.concurrency} requests in flight"
+    what = f"highest rate that meets {tuning.slo}" if tuning.slo else f"{tuning.concurrency} requests in flight"
     with draw_into(path, f"{name}: {tuning.cores} cores, {tuning.processor}") as (axes, look):
         axes.scatter(*_places(measured), color=look.grid, edgecolor=look.text, s=28, label="a setting", zorder=2)
-        axes.plot(*_places(best), "-o", color=look.main, ms=5, label="no other is better in both", zorder=3)
+        axes.plot(*_places(best), "-o", color=look.main, ms=5, label="no other setting is better in both", zorder=3)
         middle = sum(axes.get_xlim()) / 2
         for number, trial in enumerate(best):
             right = trial.images_per_s > middle

@@ -257,8 +257,8 @@ def _why_none(slo: Slo, trials: list[Measurement]) -> str:
     rate, value = f"{lowest.rate_per_s:.4g}/s", getattr(lowest, slo.field)
     if _left_late(lowest):
         return (
-            f"the client could not send even {rate} in time on this machine, so nothing is known of the server; end "
-            "other load, or send from another machine"
+            f"the client could not send even {rate} in time on this machine, so the server could not be judged; stop "
+            "other programs, or run the client on another machine"
         )
     if unusable := _unusable(lowest):
         return f"at {rate} {unusable}"
@@ -267,5 +267,5 @@ def _why_none(slo: Slo, trials: list[Measurement]) -> str:
     if value > slo.bound_ms:
         return f"at {rate}, the lowest that was tried, p{slo.percent:g} is {value:.4g} ms"
     if slo.holds(lowest):
-        return f"{rate} held it once and not again; measure longer (--duration), or end other load"
+        return f"{rate} met it once but not again; use a longer --duration, or stop other programs"
     return f"at {rate} only {lowest.requests_per_s:.4g}/s were answered"

@@ -308,7 +308,7 @@ def halve(
             raise ResxError(f"no setting could be measured: {trials[0].invalid}")
         if not score(good[0], objective):
             raise ObjectiveMissed(
-                f"no setting holds the objective at any rate; the quickest request took {quickest_ms:.3g} ms"
+                f"no setting meets the objective at any rate; the fastest request took {quickest_ms:.3g} ms"
             )
         if len(left) <= _KEPT:
             return good[0].setting

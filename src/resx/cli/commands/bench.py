@@ -39,7 +39,7 @@ def bench(
     ] = None,
     seed: Seed = 0,
     schema: Annotated[
-        bool, rare_option("--schema", metavar="", help="Print the JSON schema of a result, and end.")
+        bool, rare_option("--schema", metavar="", help="Print the JSON schema of a result and exit.")
     ] = False,
     *,
     limits: ImageLimits,
@@ -113,17 +113,17 @@ def _require_fitting(names: list[str], load: LoadOptions, study: StudyOptions, *
     """Raise UsageError if an option would be ignored beside another."""
     slo, scenario = study.slo, study.scenario
     if slo and (load.concurrency or load.rate) and not scenario:
-        raise UsageError(f"--slo {slo}: searches for the rate itself; leave --concurrency and --rate out")
+        raise UsageError(f"--slo {slo}: searches for the rate itself; remove --concurrency and --rate")
     if study.compare and (len(names) < 2 or slo):
-        raise UsageError("--compare: needs two models or more, as NAME:1 NAME:2, and one load; leave --slo out")
+        raise UsageError("--compare: needs two models or more, as NAME:1 NAME:2, and one load; remove --slo")
     if slo and not scenario and len(names) > 1:
-        raise UsageError(f"--slo: searches for one model, {len(names)} are named; run it once for each")
+        raise UsageError(f"--slo: searches for one model, {len(names)} are given; run it once per model")
     if in_process and (study.compare or slo):
-        raise UsageError("--in-process: goes beside --concurrency or --rate; leave --compare and --slo out")
+        raise UsageError("--in-process: needs --concurrency or --rate; remove --compare and --slo")
     if study.baseline is not None and (slo or scenario):
-        raise UsageError("--baseline: compares --concurrency or --rate; leave --slo and --scenario out")
+        raise UsageError("--baseline: needs --concurrency or --rate; remove --slo and --scenario")
     if scenario and load.concurrency:
-        raise UsageError("--scenario: LoadGen decides what is in flight; leave --concurrency out")
+        raise UsageError("--scenario: LoadGen controls the concurrency; remove --concurrency")
 
 
 def _run_scenario(job: BenchRequest, study: StudyOptions, wanted: ResultFiles) -> None:
@@ -141,7 +141,7 @@ def _run_scenario(job: BenchRequest, study: StudyOptions, wanted: ResultFiles) -
     if len(job.targets) > 1 or job.compare or job.in_process or job.shared_memory or job.repeat > 1:
         raise UsageError("--scenario: takes one model, without --compare, --repeat, --in-process and --shared-memory")
     if any((wanted.csv, wanted.samples, wanted.hdr_log, wanted.html)):
-        raise UsageError("--scenario: LoadGen writes its own logs (--loadgen-logs); of the files only -o goes with it")
+        raise UsageError("--scenario: LoadGen writes its own logs (--loadgen-logs); only -o can be combined with it")
     slo = study.slo
     bound = parse_slo(slo) if slo else None
     if bound is not None and bound.percent != 99:
@@ -175,7 +175,7 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
     wrong = [measured for measured in measurements if measured.answers.wrong]
     if wrong:
         raise ParityError(
-            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --served` says more"
+            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --served` shows details"
         )
     if cached := next(filter(None, (why_unusable(measured.cached_share) for measured in measurements)), ""):
         raise ResxError(f"INVALID: {cached}")
@@ -203,4 +203,4 @@ def _judge_search(result: BenchResult) -> None:
     assert result.slo is not None
     if result.slo["rate_per_s"] is not None:
         return
-    raise ObjectiveMissed(f"--slo {result.slo['asked']}: no rate holds it; {result.slo['why']}")
+    raise ObjectiveMissed(f"--slo {result.slo['asked']}: no rate meets it; {result.slo['why']}")

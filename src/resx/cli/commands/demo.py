@@ -39,7 +39,7 @@ def demo(
 
     out = printing.open()
     if output is not None and output.exists() and any(output.iterdir()):
-        raise UsageError(f"{output}: is not empty; give a new folder")
+        raise UsageError(f"{output}: is not empty; choose a new folder")
     with tempfile.TemporaryDirectory(prefix="resx-demo-") as temporary, out.steps() as step:
         summary = walk(
             output or Path(temporary), epochs=epochs, duration_s=duration, seed=seed, step=step, note=out.note

@@ -45,9 +45,11 @@ def deploy(
         from resx.serving.deployment.best_under import candidates, parse_bound
 
         if "," in server.url:
-            raise UsageError(f"--url {server.url}: --best-under measures one server; give one address")
+            raise UsageError(f"--url {server.url}: --best-under measures one server; give a single address")
         if version:
-            raise UsageError(f"--version {version}: --best-under takes each member's newest; leave one of them out")
+            raise UsageError(
+                f"--version {version}: --best-under uses each model's newest version; remove one of the two"
+            )
         bound_ms, members = parse_bound(best_under), candidates(published, name)
         depth_family.deploy_best(server.address(), published, members, bound_ms, manner, dry_run=dry_run, out=out)
         return

@@ -93,7 +93,9 @@ def export(
         _reproduce(reproduce, typed, out, allow_code or [])
         return
     if allow_code:
-        raise UsageError("--allow-code: is for --reproduce CARD; a module:function that you type is run as it is")
+        raise UsageError(
+            "--allow-code: applies to --reproduce CARD only; a module:function on the command line always runs"
+        )
     if not source:
         raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
     published, model_name = Repository(repository), name or _default_name(source, kind_of(source))
@@ -150,7 +152,7 @@ def _warn(out: Output, serving: ServingOptions) -> None:
     if reason := serving.oversubscribed(usable_cores()):
         out.note(f"warning: {reason}")
     if serving.image_endpoint and (lack := missing_stub()):
-        out.note(f"warning: `resx serve` goes without the image endpoint here: {lack}")
+        out.note(f"warning: `resx serve` cannot serve the image endpoint here: {lack}")
 
 
 def _target(as_file: FormatOptions) -> Target:
@@ -182,7 +184,7 @@ def _reproduce(path: Path, typed: Mapping[str, str], out: Output, allowed_code: 
 
     others = sorted(set(typed) - {"reproduce", "allow_code", "json", "quiet"})
     if others:
-        raise UsageError(f"--reproduce {path}: the card says everything; leave {', '.join(others)} out")
+        raise UsageError(f"--reproduce {path}: the card determines everything; remove {', '.join(others)}")
     folder = path.parent if path.name == FILE_NAME else path
     card = read_card(folder)
     source = named_source(card, allowed_code, named_in=folder / FILE_NAME)

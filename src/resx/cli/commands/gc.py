@@ -23,7 +23,8 @@ def gc(
     dry_run: DryRun = False,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     url: Annotated[
-        str, typer.Option(metavar="URL", help="Another server over the repository; what it has loaded is kept.")
+        str,
+        typer.Option(metavar="URL", help=("Another server that uses the repository; versions it has loaded are kept.")),
     ] = "",
 ) -> None:
     """Delete old versions from the repository; never one that is deployed, loaded, or that a rollback would go to.

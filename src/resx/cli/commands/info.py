@@ -74,7 +74,7 @@ def _facts(thing: str, repository: Path) -> dict[str, Any]:
         return _variant_facts(thing)
     checked_name(thing)
     near = nearest(thing, [*VARIANTS, *published.names()])
-    raise UsageError(f"{thing!r}: no variant, run, model of {repository} or .onnx file{near}")
+    raise UsageError(f"{thing!r}: not a variant, a run, a model in {repository} or .onnx file{near}")
 
 
 def _variant_facts(name: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _run_facts(folder: Path) -> dict[str, Any]:
         lines = read_text(metrics, MAX_RESULT_BYTES).splitlines() if metrics.is_file() else []
         epochs = [dict(json.loads(line)) for line in lines]
     except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{metrics}: a line of it is not what training writes; copy the run again") from error
+        raise UsageError(f"{metrics}: contains a line that training did not write; copy the run again") from error
     return {
         "kind": "run",
         "epochs": len(epochs),

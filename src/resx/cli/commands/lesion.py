@@ -45,7 +45,7 @@ def lesion(
     """
     limits.apply()
     if resume and (force or output is None):
-        raise UsageError("--resume: goes on with what -o holds; give -o, and not --force")
+        raise UsageError("--resume: continues the study in -o; give -o and remove --force")
     require_run(run)
     from resx.analysis.figures import require_matplotlib
     from resx.analysis.lesion import study as lesions
@@ -92,8 +92,8 @@ def _prepare(folder: Path, *, resume: bool, force: bool) -> None:
         partial.unlink(missing_ok=True)
         result.unlink(missing_ok=True)
     if resume and not partial.is_file():
-        raise UsageError(f"{folder}: no unfinished study; leave out --resume to begin one")
+        raise UsageError(f"{folder}: no unfinished study; remove --resume to start one")
     if partial.is_file() and not resume:
-        raise UsageError(f"{folder}: holds an unfinished study; --resume goes on with it, --force deletes it")
+        raise UsageError(f"{folder}: contains an unfinished study; --resume continues it, --force deletes it")
     if result.is_file():
-        raise UsageError(f"{folder}: holds a finished study; give another folder, or --force")
+        raise UsageError(f"{folder}: contains a finished study; choose another folder, or use --force")

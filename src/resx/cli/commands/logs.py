@@ -22,7 +22,7 @@ def logs(
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     lines: Annotated[int, typer.Option("-n", "--lines", min=0, metavar="N", help="Lines from the end.")] = 50,
     follow: Annotated[
-        bool, typer.Option("-f", "--follow", metavar="", help="Go on until the server ends, or Ctrl-C.")
+        bool, typer.Option("-f", "--follow", metavar="", help="Follow until the server stops, or Ctrl-C.")
     ] = False,
 ) -> None:
     """Print the end of the log of this repository's server, running or not: Triton's lines and the supervisor's.

@@ -48,9 +48,9 @@ def paths(
     limits.apply()
     kind = kind_of(source)
     if kind not in ("run", "variant"):
-        raise UsageError(f"{source}: its blocks are not known; give a run's folder or a variant")
+        raise UsageError(f"{source}: its block structure is unknown; give a run's folder or a variant")
     if kind == "variant" and data:
-        raise UsageError(f"--data {data}: {source} has no trained weights; give a run's folder, or leave --data out")
+        raise UsageError(f"--data {data}: {source} has no trained weights; give a run's folder, or remove --data")
     if output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"{output}: is a file; give a folder")
     spec = read_spec(Path(source) / SPEC_FILE) if kind == "run" else variant(source).spec

@@ -95,9 +95,9 @@ def plan(
     if plot is not None:
         require_drawable(plot)
     if data is not None and data.suffix != ROWS_SUFFIX:
-        raise UsageError(f"--data {data}: give a .npy file; images take the time of noise")
+        raise UsageError(f"--data {data}: give a .npy file; images take as long as noise")
     if bench is not None and (shape or data):
-        raise UsageError("--shape, --data: are for measuring, and --bench was measured; leave them out")
+        raise UsageError("--shape, --data: apply to a new measurement, but --bench gives a finished one; remove them")
     inputs = Inputs.read(shape or [], data)
     out = printing.open()
     with out.steps() as step:
@@ -129,7 +129,7 @@ def _measure(
     inputs.require_used({target.model: target.interface})
     if target.owner is not None:
         raise UsageError(
-            f"{name}: is an image endpoint, several models in a row, which is not simulated; plan {target.owner.model}"
+            f"{name}: is an image endpoint (a chain of models), which is not simulated; plan {target.owner.model}"
         )
     with TritonClient(target.address) as client:
         batching = batching_of(client.config(target.model), sleep_ms)
@@ -146,7 +146,7 @@ def _read(name: str, bench: Path, server: LoadConnection, sleep_ms: float) -> tu
 
     match = re.fullmatch(r"([^@:]+)(?::([1-9]\d*))?", name)
     if match is None:
-        raise UsageError(f"{name!r}: give NAME or NAME:VERSION with --bench; no server is asked")
+        raise UsageError(f"{name!r}: give NAME or NAME:VERSION with --bench; no server is contacted")
     version = int(match[2]) if match[2] else None
     result = read_result(bench)
     folder = Repository(server.repository).version_folder(match[1], version).parent

@@ -61,7 +61,7 @@ def predict(
     require_packages()
     out, output = printing.open(), scores.output
     if require_fresh(output, resume=scores.resume, overwrite=scores.overwrite):
-        done_before = f"{output}: finished already; removed what the earlier run left beside it"
+        done_before = f"{output}: finished already; removed leftovers of the earlier run"
         out.result(
             {"out": str(output), "finished_already": True},
             lambda console: console.print(done_before, markup=False, soft_wrap=True),
@@ -81,12 +81,12 @@ def predict(
         if skipped := skipped_words(found.skipped, found.hidden):
             out.note(f"Skipped {skipped}")
         if found.unwatched:
-            out.note(f"{found.unwatched:,} remote files in the list: too many to ask for; changes in them go unnoticed")
+            out.note(f"{found.unwatched:,} remote files in the list: too many to check; changes in them go unnoticed")
         try:
             with show_bar(out, "images", with_rate=True) as on_progress:
                 done = run(engine, wanted, on_progress, out.note)
         except (KeyboardInterrupt, ServerError, MissingCapability):
-            out.note(f"{output}: what is finished is kept; --resume goes on with it")
+            out.note(f"{output}: finished parts are kept; --resume continues")
             raise
     payload = asdict(done) | {
         "images_per_s": done.images_per_s,
@@ -112,7 +112,7 @@ def predict(
     out.result(payload, show)
     random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)
     if done.errors == done.rows:
-        raise ResxError(f"{output}: all {done.rows:,} rows failed, the first with {done.first_error}")
+        raise ResxError(f"{output}: all {done.rows:,} rows failed, the first with: {done.first_error}")
 
 
 def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> AbstractContextManager[ScoringEngine]:

@@ -47,7 +47,7 @@ def query(
     limits.apply()
     address = server.address()
     if raw and version:
-        raise UsageError("--raw, --version: the image endpoint asks the newest version; leave one of them out")
+        raise UsageError("--raw, --version: the image endpoint uses the newest version; remove one of the two")
     decoded = [] if raw else load_images(images)
     with TritonClient(address, retries=retries) as client:
         interface = client.interface(name, version or None)

@@ -33,7 +33,7 @@ def serve(
         list[str] | None, typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.")
     ] = None,
     load_none: Annotated[
-        bool, typer.Option("--load-none", metavar="", help="Load no model; `resx deploy` does.")
+        bool, typer.Option("--load-none", metavar="", help="Load no model; use `resx deploy`.")
     ] = False,
     device: ServingDevice = "auto",
     detach: Annotated[bool, typer.Option("--detach", metavar="", help="Return as soon as it is ready.")] = False,
@@ -63,14 +63,14 @@ def serve(
     if load and load_none:
         raise UsageError("--load and --load-none: give one of them")
     if not repository.is_dir():
-        raise UsageError(f"{repository}: no such model repository; `resx export` makes one, --repository names another")
+        raise UsageError(f"{repository}: no such model repository; create one with `resx export`, or set --repository")
     published = Repository(repository)
     published.require_text_path()
     models = [] if load_none else load or None
     for name in models or []:
         published.version_folder(name)
     if server_dir is not None and native is not None:
-        raise UsageError("--native and --isolated say how resx's own server computes; leave them out with --server-dir")
+        raise UsageError("--native and --isolated apply to resx's own server; remove them with --server-dir")
     where = str(require_server_folder(server_dir)[0]) if server_dir is not None else ""
     _say_what_is_missing(out, published, asked=native, server_dir=where)
     _say_whose_int8_is_asked_again(out, published)
@@ -81,7 +81,7 @@ def serve(
         wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
         wanted += [*recovery.arguments(), f"--device={wish}", *_server_arguments(native, where)]
         with out.steps() as step:
-            step("start the server, load the models and check their answers")
+            step("start the server, load the models and run their self-tests")
             state = serve_detached(published, ports, wanted)
         show_ready(out, published, state, [], [])
         return

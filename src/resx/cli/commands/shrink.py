@@ -58,7 +58,7 @@ def shrink(
     require_run(run)
     folder = output or Path("runs") / f"{run.resolve().name}-small"
     if folder.exists():
-        raise UsageError(f"{folder}: exists; give a new folder with -o")
+        raise UsageError(f"{folder}: exists already; choose a new folder with -o")
     from resx.analysis.shrink.search import require_removable
     from resx.analysis.shrink.shrunken_run import publish_run
     from resx.training.checkpoint import load_run

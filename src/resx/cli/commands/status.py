@@ -38,7 +38,8 @@ def status(server: Connection, printing: OutputOptions) -> None:
     if not server.url and state is None and (ended := gave_up(published)):
         when = datetime.datetime.fromtimestamp(ended.ended).astimezone().isoformat(" ", "seconds")
         raise MissingCapability(
-            f"{server.repository}: no server; the last one ended at {when}: {ended.reason}; see `resx logs`"
+            f"{server.repository}: no server is running; the last one stopped at {when}: {ended.reason}; see `resx "
+            "logs`"
         )
     address = server.address()
     payload: dict[str, Any] = {"url": str(address), "triton": None, "models": [], "gpus": None}

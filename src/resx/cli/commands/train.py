@@ -23,9 +23,7 @@ def train(
     data: Annotated[
         str, typer.Option(metavar="DATA", help="digits, cifar10:DIR, cifar100:DIR or folder:DIR.")
     ] = "digits",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", metavar="", help="Go on without images that cannot be read.")
-    ] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", metavar="", help="Skip images that cannot be read.")] = False,
     seed: Seed = 0,
     *,
     limits: ImageLimits,

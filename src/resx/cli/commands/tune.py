@@ -47,11 +47,14 @@ def tune(
         str,
         typer.Option(
             metavar="pNN=TIME",
-            help="Tune for the highest rate that holds this, as p99=15ms. Default: for most images per second.",
+            help=(
+                "Tune for the highest rate that meets this objective, such as p99=15ms. Default: the most images per "
+                "second."
+            ),
         ),
     ] = "",
     dry_run: DryRun = False,
-    undo: Annotated[bool, typer.Option("--undo", metavar="", help="Take the last tuning of the model back.")] = False,
+    undo: Annotated[bool, typer.Option("--undo", metavar="", help="Undo the last tuning of the model.")] = False,
     runtimes: Annotated[
         str,
         _search_option(
@@ -66,7 +69,7 @@ def tune(
     ] = "",
     calibrate: Calibrate = "",
     concurrency: Annotated[
-        int, _search_option(min=1, metavar="N", help="In-flight requests where throughput is measured.")
+        int, _search_option(min=1, metavar="N", help="In-flight requests when measuring throughput.")
     ] = 8,
     duration: Annotated[
         float, _search_option(callback=finite, metavar="SECONDS", help="Seconds of each load in the first round.")
@@ -134,9 +137,9 @@ def _cores(asked: int, address: Address) -> int:
     from resx.machine import usable_cores
 
     if not asked and not is_local(address):
-        raise UsageError(f"--cores is missing: {address} is not this machine; say how many cores it may use")
+        raise UsageError(f"--cores is missing: {address} is not this machine; give the number of cores it may use")
     if is_local(address) and asked > usable_cores():
-        raise UsageError(f"--cores {asked}: this machine has {usable_cores()}; give them at most")
+        raise UsageError(f"--cores {asked}: this machine has {usable_cores()}; give at most that many")
     return asked or usable_cores()
 
 
@@ -215,7 +218,7 @@ def _config(repository: Repository, name: str) -> str:
 
     folder = repository.version_folder(name)
     if not (folder / cards.FILE_NAME).is_file() or not (repository.root / name / CONFIG_FILE).is_file():
-        raise UsageError(f"{name}: has no card, so answers could not be checked; `resx export` makes models with cards")
+        raise UsageError(f"{name}: has no card, so answers cannot be checked; export the model with resx")
     config_rules.read_checked(repository.root, name)
     return read_text(repository.root / name / CONFIG_FILE)
 
@@ -255,5 +258,5 @@ def _undo(out: Output, address: Address, repository: Repository, name: str) -> N
             alive = False
         gone, version = take_back(client if alive else None, repository, name)
     payload = {"name": name, "removed": gone, "version": version, "deployed": alive}
-    line = f"{name} version {gone} is gone, and the configuration is the one from before, of version {version}"
+    line = f"{name} version {gone} was deleted, and the configuration is the previous one, of version {version}"
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

@@ -19,7 +19,7 @@ def undeploy(name: DeployedName, server: Connection, printing: OutputOptions) ->
     address = server.address()
     with TritonClient(address) as client:
         versions = take_away(client, Repository(server.repository), name)
-    gone = f"{name} version {', '.join(map(str, versions))} no longer answers on {address}"
-    line = f"{gone}; `resx deploy {name}` brings it back"
+    gone = f"{name} version {', '.join(map(str, versions))} is no longer served on {address}"
+    line = f"{gone}; `resx deploy {name}` loads it again"
     payload = {"name": name, "versions": versions, "url": str(address)}
     printing.open().result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

@@ -36,7 +36,7 @@ MaxBatch: TypeAlias = Annotated[
 ]
 Bisect: TypeAlias = Annotated[bool, _files_option("--bisect", metavar="", help="Name the first tensor that differs.")]
 ByPosition: TypeAlias = Annotated[
-    bool, _files_option("--by-position", metavar="", help="Match inputs and outputs by order, not by name.")
+    bool, _files_option("--by-position", metavar="", help="Match inputs and outputs by position, not by name.")
 ]
 VerifyData: TypeAlias = Annotated[
     str,
@@ -154,7 +154,9 @@ def _compare(
             f"{how.rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
         )
     if accuracies is not None and not accuracies.passed:
-        raise ParityError(f"{files[1]}: accuracy falls by {accuracies.drop:.1%}: {accuracies.text}; allowed is a point")
+        raise ParityError(
+            f"{files[1]}: accuracy falls by {accuracies.drop:.1%}: {accuracies.text}; one point is allowed"
+        )
 
 
 def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch: int) -> Accuracies:
@@ -179,6 +181,4 @@ def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch
 
 
 def _remedy(smallest: float) -> str:
-    return (
-        f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol passes what is no number"
-    )
+    return f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol accepts NaN"

@@ -97,7 +97,7 @@ class ServerAccess:
         given = parse_address(url, wanted, shown=shown)
         if given.tls is None and (self.ca or self.cert or self.key):
             raise UsageError(
-                f"--url {url}: is in the clear, so --ca, --cert and --key are not used; give grpcs:// or https://"
+                f"--url {url}: is not encrypted, so --ca, --cert and --key have no effect; use grpcs:// or https://"
             )
         if state and not given.control_key and given.tls is None:
             own = state.address(given.protocol)

@@ -24,7 +24,9 @@ Trial: TypeAlias = Annotated[
 ]
 KeepPrevious: TypeAlias = Annotated[
     bool,
-    typer.Option("--keep-previous", metavar="", help="Leave the previous version loaded: rollback takes milliseconds."),
+    typer.Option(
+        "--keep-previous", metavar="", help=("Keep the previous version loaded, so that rollback takes milliseconds.")
+    ),
 ]
 NoRehearsal: TypeAlias = Annotated[
     bool,

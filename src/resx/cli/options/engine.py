@@ -164,7 +164,7 @@ class FormatOptions:
         kind, accelerator = self.format(), self.accelerated_by()
         if accelerator and kind != "onnx":
             raise UsageError(
-                f"--accelerator {accelerator}: --format {kind} makes an engine already; leave one of the two out"
+                f"--accelerator {accelerator}: --format {kind} builds an engine already; remove one of the two"
             )
         if self.runtime and kind != "onnx":
             raise UsageError(
@@ -173,16 +173,16 @@ class FormatOptions:
             )
         if accelerator and self.target == "cpu":
             raise UsageError(
-                f"--accelerator {accelerator}: computes on a GPU, and --target cpu makes a file for the CPU; "
-                "leave one of the two out"
+                f"--accelerator {accelerator}: computes on a GPU, but --target cpu makes a file for the CPU; remove "
+                "one of the two"
             )
         if given := [typed[name] for name in _MEANINGLESS[kind] if name in typed]:
             others = " or ".join(name for name in FORMATS if name not in ("onnx", kind))
-            raise UsageError(f"{given[0]}: has no meaning for --format {kind}; leave it out, or give --format {others}")
+            raise UsageError(f"{given[0]}: does not apply to --format {kind}; remove it, or use --format {others}")
         if self.plan is not None:
             self._require_nothing_to_build(self.plan, typed)
         if self.publish and self.output is not None:
-            raise UsageError(f"--publish: the repository is where it goes; leave --output {self.output} out")
+            raise UsageError(f"--publish: writes to the repository; remove --output {self.output}")
         if (kind == "tensorrt" or self.publish) and self.batch_min > 1:
             raise UsageError(f"--batch-min {self.batch_min}: Triton sends single images too; a served plan needs 1")
 
@@ -193,11 +193,11 @@ class FormatOptions:
             UsageError: that was asked for.
         """
         if self.target == "cpu" and self.file_format != "onnx":
-            raise UsageError(f"--target cpu: {self.file_format} runs on a GPU; leave the option out")
+            raise UsageError(f"--target cpu: {self.file_format} runs on a GPU; remove the option")
 
     def _require_nothing_to_build(self, plan: Path, typed: Mapping[str, str]) -> None:
         if given := [typed[name] for name in _BUILDING if name in typed]:
-            raise UsageError(f"{given[0]}: {plan} is built already; leave the option or --plan out")
+            raise UsageError(f"{given[0]}: {plan} is built already; remove the option or --plan")
         if not plan.is_file():
             raise UsageError(f"--plan {plan}: no such file; build it with the script that --emit-script writes")
 

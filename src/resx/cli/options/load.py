@@ -48,10 +48,10 @@ Repeat: TypeAlias = Annotated[
     _load_option(min=1, metavar="N", help="Repetitions per load; with --compare: pairs. Default: 1; 5 pairs."),
 ]
 Objective: TypeAlias = Annotated[
-    str, _study_option("--slo", metavar="pNN=TIME", help="Search for the highest rate that holds it, as p99=15ms.")
+    str, _study_option("--slo", metavar="pNN=TIME", help="Search for the highest rate that meets it, such as p99=15ms.")
 ]
 Compare: TypeAlias = Annotated[
-    bool, _study_option("--compare", metavar="", help="Interleave the models; print ratios to the first.")
+    bool, _study_option("--compare", metavar="", help="Interleave the models and print ratios to the first.")
 ]
 Baseline: TypeAlias = Annotated[
     Path | None, _study_option(metavar="FILE", help="An earlier result (-o) to compare with.")
@@ -78,7 +78,7 @@ Shape: TypeAlias = Annotated[
     _input_option(
         "--shape",
         metavar="NAME:D1,D2",
-        help="Shape of an input that the model leaves open, without the batch. Repeatable.",
+        help="Shape of a dynamic input, without the batch axis. Repeatable.",
     ),
 ]
 Check: TypeAlias = Annotated[
@@ -88,7 +88,7 @@ Check: TypeAlias = Annotated[
 InProcess: TypeAlias = Annotated[
     bool,
     _input_option(
-        "--in-process", metavar="", help="Also run the version's file without the server: serving efficiency."
+        "--in-process", metavar="", help="Also run the file without the server and report the serving efficiency."
     ),
 ]
 SharedMemory: TypeAlias = Annotated[

@@ -74,9 +74,9 @@ class PrecisionOptions:
         asked += ["bf16"] if self.bf16 else []
         asked += ["int8"] if self.int8 else []
         if len(asked) > 1:
-            raise UsageError(f"--{' --'.join(asked)}: a file has one precision; give one of them")
+            raise UsageError(f"--{' --'.join(asked)}: a file has one precision; choose one")
         if not self.int8 and (self.calibrate or self.keep_fp32):
-            raise UsageError("--calibrate, --keep-fp32: only int8 calibrates and keeps layers; add --int8")
+            raise UsageError("--calibrate, --keep-fp32: apply to int8 only; add --int8")
         return asked[0] if asked else "fp32"
 
     def method(self, runtime: RuntimeName) -> CalibrationMethod:

@@ -42,7 +42,7 @@ ServerUrl: TypeAlias = Annotated[
         "--server",
         "--url",
         metavar="URL",
-        help="Compute there: host:port of a Triton, or grpc://, grpcs://, http:// or https:// and host:port.",
+        help="Compute on a Triton server: host:port, or grpc://, grpcs://, http:// or https:// and host:port.",
     ),
 ]
 InFlight: TypeAlias = Annotated[
@@ -53,11 +53,14 @@ RayAddress: TypeAlias = Annotated[
     _ray_option(
         "--ray",
         metavar="ADDRESS",
-        help="Compute on that Ray cluster: its head's HOST:6379, auto on a node of it, or local for one made here.",
+        help=(
+            "Compute on a Ray cluster: the head's HOST:6379, auto on one of its nodes, or local for a new one on this "
+            "machine."
+        ),
     ),
 ]
 RayActors: TypeAlias = Annotated[
-    int, _ray_option(min=0, metavar="N", help="Processes on the cluster. Default: as many as its nodes have room for.")
+    int, _ray_option(min=0, metavar="N", help="Processes on the cluster. Default: as many as fit on its nodes.")
 ]
 RayCpus: TypeAlias = Annotated[
     int, _ray_option(min=1, metavar="N", help="CPUs per process; with --device cuda also a GPU each.")
@@ -69,7 +72,7 @@ Overwrite: TypeAlias = Annotated[
     bool, output_option("--overwrite", metavar="", help="Start over; the output is replaced at the end.")
 ]
 CsvSafe: TypeAlias = Annotated[
-    bool, output_option("--csv-safe", metavar="", help="For spreadsheets: write no cell of the .csv that is a formula.")
+    bool, output_option("--csv-safe", metavar="", help="For spreadsheets: escape .csv cells that are formulas.")
 ]
 
 
@@ -101,7 +104,7 @@ class ScoresOptions:
 
         require_format(self.output, csv_safe=self.csv_safe)
         if self.ignore_times and not self.resume:
-            raise UsageError("--ignore-times: says how to compare an earlier run's files; give --resume too")
+            raise UsageError("--ignore-times: applies to an earlier run's files; add --resume")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,15 +127,13 @@ class ScoringPlace:
             UsageError: there are some.
         """
         if self.server and self.ray:
-            raise UsageError(f"--server, --ray {self.ray}: both say where to compute; give one")
+            raise UsageError(f"--server, --ray {self.ray}: both choose where to compute; give only one")
         if self.server and self.device:
-            raise UsageError(
-                f"--server, --device {self.device}: the server computes where it was told to; leave one out"
-            )
+            raise UsageError(f"--server, --device {self.device}: the server chooses its device; remove one of the two")
         if not self.ray and any(name in typed for name in _OF_RAY):
-            raise UsageError("--ray-actors, --ray-cpus: say how to use a cluster; give --ray too")
+            raise UsageError("--ray-actors, --ray-cpus: apply to a Ray cluster; add --ray")
         if not self.server and any(name in typed for name in _OF_A_SERVER):
-            raise UsageError("--protocol, --ca, --cert, --key, --header: say how to reach a server; give --server too")
+            raise UsageError("--protocol, --ca, --cert, --key, --header: apply to a server; add --server")
 
     def address(self, repository: Path) -> Address:
         """Return the server's address."""

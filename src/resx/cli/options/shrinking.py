@@ -59,7 +59,7 @@ class TargetSize:
     def __post_init__(self) -> None:
         given = (self.drop is not None, self.max_accuracy_drop is not None, self.latency is not None, self.pareto)
         if sum(given) != 1:
-            raise UsageError("resx shrink: how far? give one of --drop, --max-accuracy-drop, --latency and --pareto")
+            raise UsageError("resx shrink: choose one target: --drop, --max-accuracy-drop, --latency and --pareto")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -54,9 +54,7 @@ OutputName: TypeAlias = Annotated[
 ]
 AllowCode: TypeAlias = Annotated[
     list[str] | None,
-    rare_option(
-        "--allow-code", metavar="MODULE", help="Run code of this module if the card names a function in it. Repeatable."
-    ),
+    rare_option("--allow-code", metavar="MODULE", help="Allow the card to run a function of this module. Repeatable."),
 ]
 
 
@@ -98,7 +96,7 @@ class SourceOptions:
 
         if kind_of(source) != "onnx" and any(getattr(self, name) for name in _OF_A_FILE):
             raise UsageError(
-                f"--mean, --std, --labels, --output-name: {source} has its own; they are for an .onnx file"
+                f"--mean, --std, --labels, --output-name: {source} has its own; these options are for .onnx files"
             )
         return FileArguments(
             mean=parse_channels("--mean", self.mean, is_std=False) if self.mean else None,
@@ -116,4 +114,4 @@ def require_own_source(typed: Mapping[str, str], source: str) -> None:
     """
     for name in _OF_A_RUN:
         if name in typed:
-            raise UsageError(f"{typed[name]}: {source} has its own; leave the option out")
+            raise UsageError(f"{typed[name]}: {source} has its own; remove the option")

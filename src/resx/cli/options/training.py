@@ -47,7 +47,7 @@ RecipeName: TypeAlias = Annotated[
     ),
 ]
 Epochs: TypeAlias = Annotated[
-    int | None, _recipe_option(min=1, metavar="N", help="Times through the data. Default: the recipe's.")
+    int | None, _recipe_option(min=1, metavar="N", help="Passes over the training data. Default: the recipe's.")
 ]
 StepSize: TypeAlias = Annotated[
     int | None, _recipe_option(min=2, metavar="N", help="Images per step, over all processes. Default: the recipe's.")
@@ -87,7 +87,7 @@ ChannelsLast: TypeAlias = Annotated[
 ]
 Compiled: TypeAlias = Annotated[
     bool,
-    _computer_option("--compile", metavar="", help="Compile the network (torch.compile): slow to begin, then faster."),
+    _computer_option("--compile", metavar="", help="Compile the network (torch.compile): slower start, faster steps."),
 ]
 RunOutput: TypeAlias = Annotated[
     Path | None, output_option("-o", "--output", metavar="DIR", help="The run's folder. Default: runs/NAME.")
@@ -117,7 +117,7 @@ class NetworkOptions:
             UsageError: one was set.
         """
         if any(setting.partition("=")[0] == "classes" for setting in self.settings or []):
-            raise UsageError(f"--set classes: the data {data} have their own; leave it out")
+            raise UsageError(f"--set classes: the data set {data} has its own; remove it")
 
     def schedule(self) -> SurvivalSchedule:
         """Return how the survival probability falls from block to block."""
@@ -204,9 +204,9 @@ class RunOptions:
         if self.resume and self.force:
             raise UsageError("--resume and --force: give one of them")
         if self.ignore_times and not self.resume:
-            raise UsageError("--ignore-times: says how to compare an earlier run's files; give --resume too")
+            raise UsageError("--ignore-times: applies to an earlier run's files; add --resume")
         if self.extend and not (self.resume and epochs):
-            raise UsageError("--extend: give --resume and --epochs with it, the number of epochs in all")
+            raise UsageError("--extend: needs --resume and --epochs, the total number of epochs")
 
     def folder(self, name: str) -> Path:
         """Return the run's folder: as typed, or that of the variant.

@@ -192,8 +192,8 @@ class BenchRequest:
         for target in self.targets:
             if target.owner is not None:
                 raise UsageError(
-                    f"--in-process: {target.model} is an image endpoint, which exists in a server alone; leave it out, "
-                    f"or measure {target.owner.model}"
+                    f"--in-process: {target.model} is an image endpoint, which exists on a server only; remove the "
+                    f"option, or measure {target.owner.model}"
                 )
             self.repository.card(target.model, target.answering)
 

@@ -52,7 +52,7 @@ def walk(
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     exported = [_export(source, repository, precision, seed=seed, step=step) for precision in precisions]
 
-    step("start Triton, load both models and check their answers")
+    step("start Triton, load both models and run their self-tests")
     state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
     try:
         served = tuple(

@@ -31,12 +31,12 @@ def require_sensible(count: int, source: str, file_format: str, runtime: Runtime
         UsageError: `count` members are none, the source is no run, or its file would run outside onnxruntime.
     """
     if count < 2:
-        raise UsageError(f"--pareto {count}: a family has two members at least; give 2 or more, or leave it out")
+        raise UsageError(f"--pareto {count}: a family has at least two members; give 2 or more, or remove it")
     require_run(Path(source))
     if file_format != "onnx":
         raise UsageError(
-            f"--pareto: chooses by latency in onnxruntime, and --format {file_format} runs elsewhere; export "
-            "the runs of `resx shrink --pareto` one by one"
+            f"--pareto: measures latency in onnxruntime, but --format {file_format} does not run there; export the "
+            "runs of `resx shrink --pareto` one by one"
         )
     if runtime != "onnxruntime":
         raise UsageError(
@@ -61,7 +61,7 @@ def export(count: int, job: ExportJob, *, force: bool, out: Output) -> None:
     family = _search(run, data, job.request, out)
     chosen = spread(family.sizes.members, count, 1 / spec.classes)
     if len(chosen) < count:
-        out.note(f"--pareto {count}: the front has {len(chosen)} members; all of them are exported")
+        out.note(f"--pareto {count}: the front has {len(chosen)} members; all are exported")
     with out.steps() as step:
         plan = FamilyExport(
             name=job.name,

@@ -60,7 +60,7 @@ def require_free_target(wanted: FormatOptions, repository: Repository, name: str
     if wanted.file_format == "tensorrt-rtx" and not wanted.publish:
         target = wanted.engine_folder(name)
         if target.exists():
-            raise UsageError(f"{target}: exists already; give another folder with -o, or move it away")
+            raise UsageError(f"{target}: exists already; choose another folder with -o, or move it elsewhere")
     elif wanted.emit_script is None:
         builder = None if wanted.file_format == "onnx" else wanted.file_format.replace("-", "_")
         require_one_format(repository, name, builder=builder)
@@ -160,7 +160,7 @@ def _make_engine(
             card=card,
             file=target / card.model_file,
             version=None,
-            next_step="load it with TensorRT-RTX on the target GPU; --publish makes one that `resx serve` serves",
+            next_step="load it with TensorRT-RTX on the target GPU; use --publish for one that `resx serve` can serve",
         )
     card, version = publishing.export_engine_into(
         job.repository, source, options, engine, package, job.serving, name=name, command=command, on_step=on_step

@@ -38,7 +38,7 @@ def members_of(connection: Connection, repository: Repository) -> list[FleetServ
         state = server_at(member.address.host_port)
         identity = f"process {state.pid}" if state else f"{LOOPBACK if means_embedded(host) else host}:{port}"
         if identity in seen:
-            raise UsageError(f"--url {url}: {seen[identity]} and {part} are one server; name each once")
+            raise UsageError(f"--url {url}: {seen[identity]} and {part} are the same server; list each once")
         seen[identity] = part
         members.append(member)
     return members
@@ -100,5 +100,5 @@ def show_plans(
         lines.append(f"{member.address}, where {answering}")
         steps = [f"copy it into {member.repository.root}"] if copies else []
         lines += [f"  {number}. {check}" for number, check in enumerate([*steps, *one.checks], 1)]
-        lines += one.diff or ["configuration: as it is"]
+        lines += one.diff or ["configuration: unchanged"]
     out.result(payload, lambda console: print_lines(console, lines))

@@ -31,7 +31,7 @@ def render(repository: Repository, name: str, version: int | None, wanted: Manif
     payload, text = _render(system, workload, wanted.folder, payload)
     place = workload.placement.storage.place_of(workload.release.name, "/models" if system == "kserve" else "/")
     source = payload.get("releases", "")
-    copy = f"copy {source}/{workload.release.name} there" if source else "-o DIR writes what belongs there"
+    copy = f"copy {source}/{workload.release.name} there" if source else "-o DIR writes the files to copy there"
     for remark in (*remarks, f"the pods read {place}; {copy}"):
         out.note(f"note: {remark}")
     out.result(payload, lambda _console: typer.echo(text, nl=False))

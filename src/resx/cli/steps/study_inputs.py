@@ -22,11 +22,9 @@ def require_run(run: Path) -> None:
     from resx.zoo.catalog import VARIANTS, kind_of
 
     if str(run) in VARIANTS and not run.exists():
-        raise UsageError(
-            f"{run}: a variant has no trained weights; give a run's folder: resx train {run} -o runs/{run}"
-        )
+        raise UsageError(f"{run}: a variant has no trained weights; use a run: resx train {run} -o runs/{run}")
     if kind_of(str(run)) != "run":
-        raise UsageError(f"{run}: not a run; give the folder of one (`resx train` makes it)")
+        raise UsageError(f"{run}: not a run's folder; create one with `resx train`")
 
 
 def data_of(run: Path, data: str, spec: ModelSpec, out: Output) -> DataSet:
@@ -45,7 +43,7 @@ def data_of(run: Path, data: str, spec: ModelSpec, out: Output) -> DataSet:
         try:
             found = load_run_data(run)
         except UsageError as error:
-            raise UsageError(f"{run}: its data cannot be loaded ({error}); name them with --data") from error
+            raise UsageError(f"{run}: its data cannot be loaded ({error}); set --data") from error
     require_same_classes(spec, found)
     for remark in found.remarks:
         out.note(remark)

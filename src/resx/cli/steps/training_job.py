@@ -68,11 +68,11 @@ class TrainingJob:
         try:
             require_lockable(self.folder)
         except CannotLock as error:
-            out.note(f"warning: {error}; training goes on, and nothing keeps a second `train` out of the folder")
+            out.note(f"warning: {error}; training continues, but a second `train` could write to the same folder")
         if self.options.resume and not checkpoint.knows_data(self.folder):
-            out.note(f"{self.folder}: begun by an older resx, so it cannot be checked that its data are the same")
+            out.note(f"{self.folder}: started by an older resx, so its data cannot be compared")
         if self.begun is not None and (changes := changes_of_computing(self.begun.training, self._config_here())):
-            out.note(f"{self.folder}: {'; '.join(changes)}: from here on it is the same run but for rounding")
+            out.note(f"{self.folder}: {'; '.join(changes)}: results may differ by rounding from here on")
 
     def _config_here(self) -> TrainingConfig:
         return self.config.model_copy(update={"num_processes": self.place.count})
@@ -97,6 +97,6 @@ class TrainingJob:
 
                 self._train(on_step, remember)
         except KeyboardInterrupt:
-            out.note(f"stopped after {len(metrics)} of {self.config.epochs} epochs; go on with --resume")
+            out.note(f"stopped after {len(metrics)} of {self.config.epochs} epochs; continue with --resume")
             raise
         return metrics

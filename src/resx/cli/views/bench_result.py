@@ -111,7 +111,7 @@ def _remarks(result: BenchResult) -> Iterator[str]:
     yield from _memory_lines(result)
     checked = sum(measured.answers.checked for measured in result.measurements)
     if checked and not any(measured.answers.wrong for measured in result.measurements):
-        yield f"{checked} sampled answers are as {result.measurements[0].answers.reference} say"
+        yield f"{checked} responses checked against {result.measurements[0].answers.reference}, all correct"
     for entry in result.repeated:
         p50 = f", p50 {entry.p50_ms.mean:.2f} ± {entry.p50_ms.half_width:.2f} ms" if entry.p50_ms else ""
         p99 = f", p99 {entry.p99_ms.mean:.2f} ± {entry.p99_ms.half_width:.2f} ms" if entry.p99_ms else ""
@@ -171,7 +171,7 @@ def _ratio_text(ratio: Ratio) -> str:
 
 def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
     if slo["rate_per_s"] is None:
-        return f"{slo['asked']}: no rate holds it"
+        return f"{slo['asked']}: no rate meets it"
     limit = slo["client_limit_per_s"]
     more = (
         ""

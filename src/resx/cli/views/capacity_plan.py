@@ -19,7 +19,7 @@ def show_plan(console: Console, found: CapacityPlan, plot: Path | None) -> None:
     times = found.service
     means = ", ".join(f"{size}: {times.mean_ms[size - 1]:.2f}" for size in times.runs if size <= len(times.mean_ms))
     console.print(
-        f"{found.model}: {found.replicas} replica{'s' if found.replicas > 1 else ''} hold {found.slo} at "
+        f"{found.model}: {found.replicas} replica{'s' if found.replicas > 1 else ''} meet {found.slo} at "
         f"{found.rate_per_s:g}/s ({found.arrivals}, {found.balancing})",
         markup=False,
         soft_wrap=True,
@@ -28,10 +28,10 @@ def show_plan(console: Console, found: CapacityPlan, plot: Path | None) -> None:
     columns = ["replicas", "p50 ms", "p99 ms", "utilisation", "mean batch", "refused", "holds"]
     console.print(table("", columns, [_row(one) for one in shown], left=0))
     lines = [
-        f"headroom: these hold it up to {found.highest_rate_per_s:.4g}/s, {found.headroom:.2f} of what is asked; "
-        f"in full batches a replica answers {found.capacity_per_s:.4g}/s",
+        f"headroom: they meet it up to {found.highest_rate_per_s:.4g}/s, {found.headroom:.2f} of the requested rate; "
+        f"with full batches a replica answers {found.capacity_per_s:.4g}/s",
         "one lost: " + _after_a_loss(found),
-        f"computation by batch size, ms: {means}; outside of it {times.overhead_ms:.2f} ms; a request alone "
+        f"computation by batch size, ms: {means}; outside of it {times.overhead_ms:.2f} ms; a single request "
         f"{found.alone_ms:.3g} ms",
     ]
     if found.cost_per_hour is not None and found.cost_per_million is not None:
@@ -61,9 +61,10 @@ def _ms(value: Interval | None) -> str:
 def _after_a_loss(found: CapacityPlan) -> str:
     fewer = found.one_fewer
     if fewer is None:
-        return "nothing answers; 2 replicas hold it then too"
+        return "nothing answers; 2 replicas would still meet it"
     if fewer.p99_ms is None:
         return f"{fewer.replicas} are overloaded and refuse {fewer.refused:.1%}; {found.replicas + 1} hold it then too"
     return (
-        f"p99 {fewer.p99_ms.mean:.1f} ms, {fewer.refused:.2%} refused; {found.replicas + 1} replicas hold it then too"
+        f"p99 {fewer.p99_ms.mean:.1f} ms, {fewer.refused:.2%} refused; {found.replicas + 1} replicas would still meet "
+        "it"
     )

@@ -23,7 +23,7 @@ def show_deployed(out: Output, address: Address, done: Deployed, repository: Rep
         "random_weights": is_random,
     }  # fmt: skip
     before = f", version {done.previous} before" if done.previous and done.previous != done.version else ""
-    proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
+    proof = f"canary within {done.canary_difference:.1e}" if done.checked else "not checked: it has no card"
     kept = ", still loaded" if done.kept else ""
     line = f"{done.name} version {done.version} answers on {address}: {proof}{before}{kept}"
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
@@ -43,5 +43,5 @@ def show_plan(out: Output, address: Address, planned: Plan) -> None:
     answering = f"version {planned.answering} answers" if planned.answering else "it is not loaded"
     lines = [f"{planned.name} version {planned.version} on {address}, where {answering}; nothing was changed"]
     lines += [f"  {number}. {check}" for number, check in enumerate(planned.checks, 1)]
-    lines += planned.diff or ["configuration: as it is"]
+    lines += planned.diff or ["configuration: unchanged"]
     out.result(payload, lambda console: print_lines(console, lines))

@@ -51,11 +51,11 @@ def show_exported(console: Console, name: str, exported: list[Exported], reposit
     ]
     console.print(table("", ["model", "version", "blocks", "accuracy", "ms", "MB"], rows))
     first = exported[0].family
-    lines = [] if exported[0].is_new else ["the family is published already, as it was; --force makes it again"]
+    lines = [] if exported[0].is_new else ["the family is unchanged and published already; --force exports it again"]
     lines += [
         f"accuracy on {first.num_images} {first.accuracy_on}; ms at batch 1 in onnxruntime, {first.threads} threads "
         f"of {first.processor}",
-        f"resx deploy {name} --best-under TIME chooses by the latency on the server, which is longer",
+        f"resx deploy {name} --best-under TIME chooses by the latency on the server, which is higher",
         f"next: {deploying(exported[0].card.name, repository)}",
     ]
     print_lines(console, lines)
@@ -91,7 +91,7 @@ def show_choice(console: Console, choice: Choice, address: Address, done: Deploy
     ]
     columns = ["model", "blocks", "accuracy", "ms recorded", "ms measured", f"under {choice.bound_ms:g} ms"]
     console.print(table("", columns, rows))
-    decided = f"measured on {address}" if choice.measured else "recorded in the cards, in process at their export"
+    decided = f"measured on {address}" if choice.measured else "recorded in the cards at export, in process"
     name = choice.chosen.card.name
     lines = [f"decided by the latency {decided}"]
     lines.append(

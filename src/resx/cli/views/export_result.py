@@ -51,7 +51,7 @@ def show_export(console: Console, card: Card, file: Path, next_step: str, *, kep
     """Print what was made, the proof of it, and what to do next."""
     headline(console, card, file)
     if kept:
-        console.print("made by an earlier export of the same; --force makes it again")
+        console.print("unchanged, reused; --force exports again")
     proof(console, card)
     if how := normalization(card):
         advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
@@ -63,7 +63,7 @@ def show_export(console: Console, card: Card, file: Path, next_step: str, *, kep
 def deploying(name: str, repository: Repository) -> str:
     """Return the commands by which a published model is served, from where the command was given."""
     there = "" if repository.root == Path("model_repository") else f" --repository {shlex.quote(str(repository.root))}"
-    return f"resx serve --detach{there}; or, if a server runs: resx deploy {name}{there}"
+    return f"resx serve --detach{there}; or, with a running server: resx deploy {name}{there}"
 
 
 def _some(names: tuple[str, ...]) -> str:

@@ -28,7 +28,7 @@ def outcome_line(rollout: Rollout, outcome: ServerOutcome) -> str:
     where, done = outcome.member.address, outcome.done
     before = f"version {outcome.before} answers" if outcome.before else "it is not loaded"
     if outcome.happened == "deployed" and done:
-        proof = f"canary within {done.canary_difference:.1e}" if done.checked else "unchecked, as it has no card"
+        proof = f"canary within {done.canary_difference:.1e}" if done.checked else "not checked: it has no card"
         was = f", version {outcome.before} before" if outcome.before not in {None, rollout.version} else ""
         kept = ", still loaded" if done.kept else ""
         return f"{where}: {rollout.name} version {rollout.version} answers: {proof}{was}{kept}"

@@ -38,8 +38,8 @@ def show_study(console: Console, found: LesionStudy, output: Path | None) -> Non
     lines = [
         f"median increase over single deletions {100 * found.median_single_increase:.2f} points; "
         f"chance is an error of {found.chance_error:.2%}",
-        f"{cost.num_variants} networks in {cost.seconds:.1f} s: {cost.block_evaluations:,} block evaluations an image "
-        f"in place of {cost.naive_block_evaluations:,} ({cost.ratio:.2f}; single deletions {cost.singles_ratio:.2f})",
+        f"{cost.num_variants} networks in {cost.seconds:.1f} s: {cost.block_evaluations:,} block evaluations per image "
+        f"instead of {cost.naive_block_evaluations:,} ({cost.ratio:.2f}; single deletions {cost.singles_ratio:.2f})",
     ]
     if output is not None:
         lines.append(f"wrote {output}")

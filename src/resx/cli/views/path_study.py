@@ -41,7 +41,7 @@ def show_paths(
     else:
         lines.append(
             f"paths of {gradients.span.low} to {gradients.span.high} blocks carry {gradients.span.share:.1%} of the "
-            f"gradient; mean length weighted by it {gradients.mean_length:.1f}"
+            f"gradient; gradient-weighted mean length {gradients.mean_length:.1f}"
         )
     if output is not None:
         lines.append(f"wrote {output}")

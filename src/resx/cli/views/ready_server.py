@@ -39,7 +39,9 @@ def show_ready(
         "cpu_quota": cpu_quota(), "server_dir": state.server_dir or None,
     }  # fmt: skip
     differences = {
-        entry.name: f", canary within {entry.canary_difference:.1e}" if entry.checked else ", unchecked: it has no card"
+        entry.name: f", canary within {entry.canary_difference:.1e}"
+        if entry.checked
+        else (", not checked: it has no card")
         for entry in deployed
     }
     lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]

@@ -27,7 +27,7 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         console.print(f"server of {folder}, {UNGUARDED}", markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
         console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
-    others = ", the others go on" if payload["models"] else ""
+    others = ", the others keep serving" if payload["models"] else ""
     for name, why in payload.get("set_aside", {}).items():
         line = f"{name} is set aside{others}: {why}; `resx deploy {owner_of(name)}` tries it again"
         console.print(line, markup=False, soft_wrap=True)
@@ -55,7 +55,10 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         console.print(line, markup=False, soft_wrap=True)
     print_lines(console, skipped_lines(payload["skipped"]))
     if disk := payload.get("disk"):
-        line = f"{Path(payload['log']).parent}: {disk}; the server goes on, its log and this status do not: make room"
+        line = (
+            f"{Path(payload['log']).parent}: {disk}; the server keeps running, its log and this status are not "
+            "updated: free some space"
+        )
         print_lines(console, [line])
     if "log" in payload:
         console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)

@@ -23,10 +23,10 @@ def setting_text(setting: Setting) -> str:
 def ending(name: str, *, better: bool, dry_run: bool, version: int) -> str:
     """Return what became of the best setting."""
     if not better:
-        return "no setting is surely better than the one in force; nothing was changed"
+        return "no setting is significantly better than the current one; nothing was changed"
     if dry_run:
         return "--dry-run: nothing was changed"
-    return f"{name} version {version} answers with it; `resx tune {name} --undo` takes it back"
+    return f"{name} version {version} uses it; `resx tune {name} --undo` undoes it"
 
 
 def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:

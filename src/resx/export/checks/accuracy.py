@@ -108,8 +108,8 @@ def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: i
     data = load_data(text, image_size=image_size)
     if len(data.labels) != num_classes:
         raise UsageError(
-            f"--data {text}: has {len(data.labels)} classes and the model tells {num_classes} apart; "
-            "give data of the model's classes"
+            f"--data {text}: has {len(data.labels)} classes and the model {num_classes}; use data with the model's "
+            "classes"
         )
     return held_out_images(data).pick(num_images)
 

@@ -140,12 +140,11 @@ def _pairs(
     kinds = [[(value.type, _known(value.shape)) for value in one] for one in values]
     if kinds[0] != kinds[1]:
         texts = [", ".join(f"{value.name} {value.type} {_known(value.shape)}" for value in one) for one in values]
-        raise UsageError(f"{paths[1]}: has {texts[1]} where {paths[0]} has {texts[0]}; compare files of one kind")
+        raise UsageError(f"{paths[1]}: has {texts[1]} where {paths[0]} has {texts[0]}; compare files of the same kind")
     if not by_position:
         texts = [", ".join(value.name for value in one) for one in values]
         raise UsageError(
-            f"{paths[1]}: has {texts[1]} where {paths[0]} has {texts[0]}; the types and shapes are the same: "
-            "--by-position compares them in their order"
+            f"{paths[1]}: has {texts[1]} where {paths[0]} has {texts[0]}; only the names differ: use --by-position"
         )
     return list(zip(values[0], values[1], strict=True))
 
@@ -160,7 +159,9 @@ def _run(
         raise UsageError(f"{path}: fails on {shapes}: {first_line(error)}") from error
     for name, answer in zip(names, answers, strict=True):
         if not isinstance(answer, np.ndarray) or answer.dtype.kind not in "fiub" or not answer.ndim:
-            raise UsageError(f"{path}: output {name} is no tensor of numbers with a batch axis; nothing to compare")
+            raise UsageError(
+                f"{path}: output {name} is not a numeric tensor with a batch axis, so it cannot be compared"
+            )
     return [np.asarray(answer) for answer in answers]
 
 
@@ -225,7 +226,7 @@ def first_divergence(first: Path, second: Path, *, rtol: float, seed: int = 0) -
     produced = [{name for node in model.graph.node for name in node.output if name} for model in models]
     order = [(name, node.op_type) for node in models[0].graph.node for name in node.output if name in produced[1]]
     if not order:
-        raise UsageError(f"{second}: has no tensor of {first}'s; --bisect needs files that share names")
+        raise UsageError(f"{second}: shares no tensor names with {first}, which --bisect needs")
     sessions = [session_with_outputs(model, [name for name, _ in order]) for model in models]
     feed = _feeds(sessions[0], 2, seed)[0][0]
     inputs = [value.name for value in sessions[1].get_inputs()]

@@ -89,7 +89,7 @@ def require_own_answers(subject: Subject, rows: npt.NDArray[np.uint8]) -> None:
         difference = _relative(trial.alone, trial.company, scale)
         if difference > subject.bound:
             where = _location(subject, trial.alone_input, trial.company_input, place=trial.place)
-            remedy = "change the model so that each image is computed by itself"
+            remedy = "change the model so that each image is computed independently"
             if not subject.signature.batch:
                 remedy += ", or export with --max-batch 1 to serve single images"
             raise ParityError(
@@ -102,17 +102,17 @@ def require_own_answers(subject: Subject, rows: npt.NDArray[np.uint8]) -> None:
 def rows_changed(name: str, where: str) -> ParityError:
     """Return the error of a model whose answer has more or fewer rows than its input; `where` may be empty."""
     return ParityError(
-        f"{name}: gives more or fewer rows than it is asked for{where and f', at {where}'}; the server could not tell "
-        "whose answer is whose: let it give a row for each image; nothing was published"
+        f"{name}: returns a different number of rows than its batch{where and f', at {where}'}, so the server could "
+        "not match answers to requests; make it return one row per image; nothing was published"
     )
 
 
 def random_answers(name: str, where: str) -> ParityError:
     """Return the error of a model that answers differently when it is asked again; `where` may be empty."""
     return ParityError(
-        f"{name}: its answers are random: the same image gets another one each time"
-        f"{where and f', because of {where}'}; remove that operation, or switch it off in evaluation; "
-        "nothing was published"
+        f"{name}: its answers are random: the same image gets a different answer each "
+        f"time{where and f', because of {where}'}; remove that operation, or switch it off in evaluation; nothing was "
+        "published"
     )
 
 

@@ -139,10 +139,11 @@ def _cause(error: BaseException, precision: Precision) -> str:
     error = _root(error)
     text, remedy = str(error), ""
     if isinstance(error, GuardOnDataDependentSymNode):
-        remedy = "; its code branches on the image's values, which a graph cannot: use torch.where"
+        remedy = "; its code branches on the image's values, which a graph cannot express: use torch.where"
     elif precision in ("fp16", "bf16") and any(word in text for word in ("dtype", "type tensor(", "Half", "BFloat16")):
         remedy = (
-            f"; tensors that its code makes itself meet {precision} ones: make them with dtype=x.dtype, or export fp32"
+            f"; its code mixes its own fp32 tensors with {precision} ones: create them with dtype=x.dtype, or export "
+            "fp32"
         )
     return f"{_ESCAPES.sub('', first_line(error, with_type=True))[:300]}{remedy}"
 

@@ -66,8 +66,8 @@ def _scale(name: str, layer: nn.Module, factor: float, uses: dict[int, int]) -> 
     weight, bias = getattr(layer, "weight", None), getattr(layer, "bias", None)
     if not isinstance(layer, _AFFINE) or weight is None:
         raise ExportError(
-            f"{name}: its branch ends in {type(layer).__name__}, which has no weights to fold {factor:.3g} into; "
-            "end it in a convolution, a linear layer or a batch norm"
+            f"{name}: its branch ends in {type(layer).__name__}, which has no weights to fold {factor:.3g} into; it "
+            "must end in a convolution, a linear layer or a batch norm"
         )
     shared = [p for p in (weight, bias) if p is not None and uses.get(id(p), 0) > 1]
     if shared or uses.get(id(layer), 0) > 1:

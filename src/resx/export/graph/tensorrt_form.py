@@ -42,8 +42,8 @@ def require_computable(name: str, model: ModelProto) -> None:
         return
     raise UsageError(
         f"--accelerator tensorrt: {name}: {found.text}: TensorRT takes QuantizeLinear and DequantizeLinear with signed "
-        "8-bit values, zero points of 0 and biases in floating point; leave the option out, or export the fp32 "
-        "original with --int8"
+        "8-bit values, zero points of 0 and floating-point biases; remove the option, or export the fp32 original "
+        "with --int8"
     )
 
 

@@ -88,7 +88,9 @@ def load_calibration(text: str, signature: Signature, *, num_images: int, seed: 
     if num_images < 1:
         raise UsageError(f"--calibrate-images {num_images}: give 1 or more")
     if signature.resize is None:
-        raise UsageError(f"--int8: calibrates on images, and input {list(signature.input_dims)} is none; take --fp16")
+        raise UsageError(
+            f"--int8: calibrates on images, but the input {list(signature.input_dims)} is not an image; use --fp16"
+        )
     if (num_bytes := num_images * math.prod(signature.input_dims)) > _MAX_BYTES:
         raise UsageError(
             f"--calibrate-images {num_images}: {num_bytes / 1e9:.1f} GB of pixels, where {_MAX_BYTES / 1e9:.1f} GB are "
@@ -98,8 +100,8 @@ def load_calibration(text: str, signature: Signature, *, num_images: int, seed: 
     if found.images[0, 0].size > 1 and is_one_color(found.images).all():
         each = "the one image is" if len(found.images) == 1 else f"all {len(found.images)} images are"
         raise UsageError(
-            f"--calibrate {text or found.origin}: {each} of one color, such as black frames, and shows no range of "
-            "values; give images like those that the model will see"
+            f"--calibrate {text or found.origin}: {each} of one color, such as black frames, so no value range can be "
+            "measured; use images like those the model will see"
         )
     return found
 
@@ -132,7 +134,7 @@ def require_data(text: str, *, has_own_data: bool) -> None:
         UsageError: the source has no data of its own and none were named.
     """
     if not text and not has_own_data:
-        raise UsageError(f"--int8 calibrates on real images, and a variant has none of its own; {REMEDY}")
+        raise UsageError(f"--int8 calibrates on real images, and a variant has no data; {REMEDY}")
 
 
 def table_key(model_file: Path, calibration: Calibration, method: CalibrationMethod) -> str:
@@ -171,7 +173,7 @@ def _runtime_version() -> str:
 def _of_data_set(text: str, shape: tuple[int, ...], *, num_images: int, run: Path | None) -> Calibration:
     if text == "digits":
         if shape[1] != shape[2]:
-            raise UsageError(f"--calibrate digits: they are square, the input is {list(shape)}; {REMEDY}")
+            raise UsageError(f"--calibrate digits: the digits are square, but the input is {list(shape)}; {REMEDY}")
         data = load_data("digits", image_size=shape[1])
     elif run is None:
         raise UsageError(f"--int8 calibrates on real images; {REMEDY}")
@@ -179,7 +181,7 @@ def _of_data_set(text: str, shape: tuple[int, ...], *, num_images: int, run: Pat
         try:
             data = checkpoint.load_run_data(run)
         except UsageError as error:
-            raise UsageError(f"{run}: the data it was trained on are not here ({error}); {REMEDY}") from error
+            raise UsageError(f"{run}: its training data cannot be loaded ({error}); {REMEDY}") from error
     chosen = _choose(data.train.images, num_images)
     return Calibration(images=chosen, origin=f"training images of {data.name}")
 
@@ -192,7 +194,7 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibra
     listed = list_images(folder)
     paths, skipped = listed.paths, f"; skipped {listed.skipped}" if listed.skipped else ""
     if not paths:
-        raise UsageError(f"--calibrate {folder}: no image in it (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
+        raise UsageError(f"--calibrate {folder}: contains no images (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
     _, height, width = signature.input_dims
     resize, interpolation = signature.resize or min(height, width), signature.interpolation
     chosen = [paths[index] for index in pick_evenly(len(paths), num_images)]

@@ -30,7 +30,7 @@ from resx.export.int8.nncf_quantization import Validation
 from resx.runtimes import onnx_reader
 from resx.runtimes.onnxruntime_model import onnxruntime_version
 
-_SEARCH = "find the layers that int8 harms"
+_SEARCH = "find the layers most sensitive to int8"
 _NUM_RANKING_IMAGES = 8
 _LARGEST_KEPT_SHARE = 0.5
 """Of the layers: with more of them in fp32 the file would be int8 in name only."""
@@ -95,7 +95,7 @@ def write_int8(
         graph = onnx.load(prepared)
         num_weights, _ = onnx_reader.weight_counts(graph)
         if not quantization.layers(graph) or not num_weights:
-            raise UsageError("--int8: no convolution or matrix product with weights in it; leave --int8 out")
+            raise UsageError("--int8: no convolution or matrix product with weights; remove --int8")
         asked = quantization.matching(graph, options.keep_fp32)
         choose = _nncf_recipe if form.runtime == "openvino" else _onnxruntime_recipe
         recipe = choose(prepared, options, form, on_step)
@@ -248,7 +248,7 @@ def _search(
     if found is None:
         raise ParityError(
             f"int8: top-1 agreement {verdict.top1_agreement:.1%}, cosine {verdict.cosine or 0.0:.4f}, and keeping the "
-            f"{most} most sensitive of {len(ranking)} layers in fp32 does not bring it over the bar"
+            f"{most} most sensitive of {len(ranking)} layers in fp32 is not enough to pass"
         )
     kept, num_tried = found
     return [layer for layer in ranking if layer.layer in kept], num_tried
@@ -261,7 +261,7 @@ def _most(ranking: Sequence[KeptLayer]) -> int:
 def _ranges(prepared: Path, key: str, options: Int8Options, form: FileForm, on_step: Callable[[str], None]) -> Ranges:
     known = calibrations.read_kept_table(key)
     if known is not None:
-        on_step("take the calibration table of an earlier export")
+        on_step("reuse the calibration of an earlier export")
         return known
     images = options.calibration.images
     on_step(step := f"calibrate on {len(images)} images ({options.method})")

@@ -75,9 +75,7 @@ class LoadedFile:
         for tensor in self.graph.graph.initializer:
             values = onnx.numpy_helper.to_array(tensor) if tensor.data_type in _WEIGHTS else np.zeros(1)
             if not np.isfinite(values.astype(np.float64)).all():
-                raise UsageError(
-                    f"{self.path}: weight {tensor.name} is not finite; a diverged training leaves such files"
-                )
+                raise UsageError(f"{self.path}: weight {tensor.name} is not finite (the training may have diverged)")
 
     @cached_property
     def quantised(self) -> QuantisedGraph | None:
@@ -100,13 +98,13 @@ class LoadedFile:
         if self.quantised is not None:
             done = "already int8" if self.quantised.computes_in_int8 else "already quantized"
             raise UsageError(
-                f"{self.path}: {done}: {self.quantised.text}; leave --{precision} out to publish it as it is, or "
-                "export the fp32 original"
+                f"{self.path}: {done}: {self.quantised.text}; remove --{precision} to publish it unchanged, or export "
+                "the fp32 original"
             )
         if stored_in == "bf16":
             raise UsageError(
-                f"--bf16: {self.path} is a finished graph, which cannot be cast; take --fp16 or --int8, or --target "
-                "cpu, where OpenVINO computes the fp32 file in bf16"
+                f"--bf16: {self.path} is an ONNX file, which resx does not cast to bf16; use --fp16 or --int8, or "
+                "--target cpu, where OpenVINO computes the fp32 file in bf16"
             )
         if precision in ("bf16", "int8") and onnx_reader.weight_counts(self.graph)[1]:
             raise UsageError(
@@ -172,9 +170,7 @@ class LoadedFile:
         """
         del target
         if input_type != self.signature.input_type:
-            raise UsageError(
-                f"--input {input_type}: {self.path} takes {self.signature.input_type}; leave the option out"
-            )
+            raise UsageError(f"--input {input_type}: {self.path} takes {self.signature.input_type}; remove the option")
         self.require_convertible(precision, stored_in=precision)
         model = copy.deepcopy(self.graph)
         if precision == "fp16" and not self.is_half:
@@ -186,7 +182,7 @@ class LoadedFile:
         try:
             onnx.checker.check_model(model, full_check=True)
         except Exception as error:  # the checker's and the shape inference's errors have no base of their own
-            raise ExportError(f"{self.path}: its {precision} form is not valid ONNX: {first_line(error)}") from error
+            raise ExportError(f"{self.path}: its {precision} version is not valid ONNX: {first_line(error)}") from error
         onnx_reader.write_model(model, path)
         return model
 

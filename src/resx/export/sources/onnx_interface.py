@@ -97,9 +97,7 @@ def close_size(image: ValueInfoProto, image_size: int, path: Path) -> None:
     """
     dims = image.type.tensor_type.shape.dim
     if len(dims) != 4 or any(dim.HasField("dim_value") and dim.dim_value != image_size for dim in dims[2:]):
-        raise UsageError(
-            f"--image-size {image_size}: {path} takes {onnx_reader.tensor_text(image)}; leave the option out"
-        )
+        raise UsageError(f"--image-size {image_size}: {path} takes {onnx_reader.tensor_text(image)}; remove the option")
     for dim in dims[2:]:
         dim.dim_value = image_size
     if not dims[1].HasField("dim_value"):
@@ -125,15 +123,15 @@ def read_signature(
             tensor.elem_type not in _INPUT_TYPES,
             f"{path}: takes {taken}; resx serves files that take uint8 or float32",
         ),
-        (not dims, f"{path}: input {image.name} has no axes; the first one must be the batch"),
+        (not dims, f"{path}: input {image.name} is a scalar; its first axis must be the batch"),
         (
             None in dims[1:],
-            f"{path}: takes {taken}, open in an axis other than the batch; fix it with --image-size, or with "
-            "python -m onnxruntime.tools.make_dynamic_shape_fixed",
+            f"{path}: takes {taken}, with a dynamic axis besides the batch; set --image-size, or fix it with python -m "
+            "onnxruntime.tools.make_dynamic_shape_fixed",
         ),
         (
             not is_scaled and bool(arguments.mean or arguments.std),
-            f"--mean, --std: {path} takes {taken}, no float image [N, 3, H, W]; leave them out",
+            f"--mean, --std: {path} takes {taken}, not a float image [N, 3, H, W]; remove them",
         ),
         (
             output.type.tensor_type.elem_type != TensorProto.FLOAT,
@@ -174,7 +172,7 @@ def _measured_dims(graph: ModelProto, session: OnnxRuntimeModel, signature: Sign
         try:
             answer = session.tensor(signature.as_input(rows))
         except ExportError as error:
-            raise UsageError(f"{error}; it says that it takes a batch of {size}") from error
+            raise UsageError(f"{error}; it declares a batch of {size}") from error
         if answer.ndim >= 2 and len(answer) != size:
             raise rows_changed(path.stem, locate_row_change(graph, signature.as_input(rows)))
         if answer.ndim < 2:
@@ -183,7 +181,9 @@ def _measured_dims(graph: ModelProto, session: OnnxRuntimeModel, signature: Sign
             )
         shapes.append(answer.shape[1:])
     if shapes[0] != shapes[-1]:
-        raise UsageError(f"{path}: gives {list(shapes[0])} or {list(shapes[-1])} a row, by the batch; it must be one")
+        raise UsageError(
+            f"{path}: gives {list(shapes[0])} or {list(shapes[-1])} per row depending on the batch; it must be the same"
+        )
     return tuple(int(size) for size in shapes[0])
 
 
@@ -216,12 +216,12 @@ def read_labels(file: str, num_outputs: int) -> tuple[str, ...]:
         labels = tuple(read_lines(read_bounded(file, MAX_TEXT_BYTES, name="the file of labels")))
     except OSError as error:
         raise UsageError(
-            f"--labels {file}: cannot be read ({error.strerror}); give a text file with a label per line"
+            f"--labels {file}: cannot be read ({error.strerror}); give a text file with one label per line"
         ) from error
     except UsageError as error:
         raise UsageError(f"--labels {file}: {error}") from None
     if len(labels) != num_outputs:
-        raise UsageError(f"--labels {file}: {len(labels)} labels for {num_outputs} outputs; give one a line")
+        raise UsageError(f"--labels {file}: {len(labels)} labels for {num_outputs} outputs; write one label per line")
     if bad := [label for label in labels if not is_label(label, with_tabs=True)]:
-        raise UsageError(f"--labels {file}: '{one_line(bad[0][:100])}': {LABEL_RULE}; mend the file")
+        raise UsageError(f"--labels {file}: '{one_line(bad[0][:100])}': {LABEL_RULE}; fix the file")
     return labels

@@ -60,7 +60,9 @@ def require_valid(model: ModelProto, path: Path) -> None:
     newest = onnx.defs.onnx_opset_version()
     version = onnx_reader.opset(model) or newest
     if version > newest:
-        raise UsageError(f"{path}: opset {version}, and onnx {onnx.__version__} knows {newest} at most; upgrade onnx")
+        raise UsageError(
+            f"{path}: opset {version}, but onnx {onnx.__version__} supports {newest} at most; upgrade onnx"
+        )
     try:
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:
@@ -98,7 +100,7 @@ def for_int8(model: ModelProto, path: Path) -> ModelProto:
         return name_nodes(onnx.version_converter.convert_version(model, _QDQ_OPSET))
     except Exception as error:
         raise ExportError(
-            f"{path}: opset {version} cannot be brought to {_QDQ_OPSET}, which int8 needs: {first_line(error)}"
+            f"{path}: opset {version} cannot be converted to opset {_QDQ_OPSET}, which int8 needs: {first_line(error)}"
         ) from error
 
 

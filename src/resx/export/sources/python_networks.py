@@ -66,7 +66,7 @@ def load_foreign(
     if module == TORCHVISION:
         found = _of_torchvision(text, weights, seed, _classes(text, settings), entry)
     elif settings:
-        raise UsageError(f"--set {settings[0]}: {text} builds its network itself; change the function instead")
+        raise UsageError(f"--set {settings[0]}: {text} builds its own network; change the function instead")
     else:
         found = _of_user(text, weights, seed, entry)
     image = found.image
@@ -102,7 +102,7 @@ def _of_torchvision(text: str, weights: str, seed: int, classes: int | None, ent
     name = text.partition(":")[2]
     known = models.list_models(module=models)
     if name not in known:
-        raise UsageError(f"torchvision:{name}: torchvision classifies with no such model{nearest(name, known)}")
+        raise UsageError(f"torchvision:{name}: torchvision has no such classifier{nearest(name, known)}")
     default = pretrained.published_weights(name)
     if weights == "none":
         return _Network(model=_build(name, seed, classes), image=default.image, origin=f"random (seed {seed})")
@@ -137,7 +137,7 @@ def _build(name: str, seed: int, classes: int | None, *, auxiliary: bool = True)
 
 def _of_user(text: str, weights: str, seed: int, entry: str) -> _Network:
     if weights == "imagenet":
-        raise UsageError(f"{text}: nobody publishes ImageNet weights for it; give --weights FILE or --weights none")
+        raise UsageError(f"{text}: no published ImageNet weights; give --weights FILE or --weights none")
     model = _call(text, seed)
     origin = f"as {text} gives them (seed {seed})"
     if weights != "none":
@@ -154,7 +154,9 @@ def _call(text: str, seed: int) -> nn.Module:
         try:
             function = getattr(_import(module), name)
         except (ImportError, AttributeError) as error:
-            raise UsageError(f"{text}: {first_line(error)}; give module:function, importable from here") from error
+            raise UsageError(
+                f"{text}: {first_line(error)}; give module:function, importable from this folder"
+            ) from error
         except (Exception, SystemExit) as error:
             raise UsageError(f"{text}: importing {module} failed: {first_line(error, with_type=True)}") from error
         _require_no_arguments(text, function)
@@ -174,7 +176,7 @@ def _call(text: str, seed: int) -> nn.Module:
         return unwrap(model).cpu().float()
     except Exception as error:
         raise UsageError(
-            f"{text}: its weights cannot be had on the CPU in fp32: {first_line(error, with_type=True)}"
+            f"{text}: its weights cannot be converted to fp32 on the CPU: {first_line(error, with_type=True)}"
         ) from error
 
 
@@ -199,9 +201,11 @@ def _import(module: str) -> ModuleType:
 
 def _require_no_arguments(text: str, function: object) -> None:
     if isinstance(function, nn.Module):
-        raise UsageError(f"{text}: is a module already; give a function without arguments that returns it")
+        raise UsageError(f"{text}: is a module already; use a function without arguments that returns it")
     if not callable(function):
-        raise UsageError(f"{text}: is {type(function).__name__}, no function; give one that returns a torch.nn.Module")
+        raise UsageError(
+            f"{text}: is {type(function).__name__}, not a function; use one that returns a torch.nn.Module"
+        )
     try:
         inspect.signature(function).bind()
     except TypeError as error:
@@ -224,9 +228,7 @@ def _classifier(text: str, model: nn.Module, image_size: int) -> tuple[nn.Module
     if logits is not answer:
         model = LogitsOf(model)
     if not isinstance(logits, Tensor):
-        raise UsageError(
-            f"{text}: gives {_kind(answer)}; return the logits [N, classes] alone, or under the name `logits`"
-        )
+        raise UsageError(f"{text}: gives {_kind(answer)}; return only the logits [N, classes], or name them `logits`")
     if logits.ndim != 2 or len(logits) != 2 or logits.shape[1] < 2:
         raise UsageError(
             f"{text}: gives {list(logits.shape)} for 2 images; resx serves classifiers, which give [2, classes]"
@@ -259,8 +261,8 @@ def _require_any_batch(text: str, model: nn.Module, image_size: int) -> None:
     for num_images, answer in zip(_BATCHES, others, strict=True):
         if answer.shape != alone.shape or not float((answer - alone).abs().max()) <= bound:
             raise UsageError(
-                f"{text}: one image has another answer than {num_images} copies of it; its forward depends on the "
-                "batch's size, which dynamic batching changes: leave x.shape[0] out of it"
+                f"{text}: one image and {num_images} copies of it get different answers: its forward depends on the "
+                "batch size, which dynamic batching changes; do not use x.shape[0] in it"
             )
 
 

@@ -67,8 +67,8 @@ class LoadedSource:
         bad = [key for key, tensor in self.model.state_dict().items() if not torch.isfinite(tensor).all()]
         if bad:
             raise UsageError(
-                f"{self.description.weights}: {len(bad)} weights are not finite ({bad[0]}); "
-                "a training that diverged leaves them: train with a lower rate, or give other weights"
+                f"{self.description.weights}: {len(bad)} weights are not finite ({bad[0]}); the training may have "
+                "diverged: use a lower learning rate, or other weights"
             )
 
     def require_convertible(self, precision: Precision, *, stored_in: Precision) -> None:
@@ -193,10 +193,10 @@ def load_named(named: SourceArguments) -> LoadedSource | LoadedFile:
     loaded: LoadedSource | LoadedFile
     text, weights = named.source, named.weights
     if named.weights_entry and weights in ("none", "imagenet"):
-        raise UsageError(f"--weights-entry {named.weights_entry}: names a part of a file; add --weights FILE")
+        raise UsageError(f"--weights-entry {named.weights_entry}: selects a part of a file; add --weights FILE")
     if kind_of(text) == "onnx":
         if weights != "none" or named.settings:
-            raise UsageError(f"{text}: a file has weights and architecture of its own; leave --weights and --set out")
+            raise UsageError(f"{text}: a file has its own weights and architecture; remove --weights and --set")
         loaded = load_file(Path(text), named.file, image_size=named.image_size, seed=named.seed)
     else:
         loaded = _load_network(named)
@@ -225,16 +225,16 @@ def _load_network(named: SourceArguments) -> LoadedSource:
         )
         return _describe(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=named.seed)
     if named.settings and kind != "variant":
-        raise UsageError(f"--set {named.settings[0]}: {text} is built already; leave the option out")
+        raise UsageError(f"--set {named.settings[0]}: {text} is built already; remove the option")
     if named.image_size is not None:
-        raise UsageError(f"--image-size {named.image_size}: {text} has a size of its own; leave the option out")
+        raise UsageError(f"--image-size {named.image_size}: {text} has its own image size; remove the option")
     return _load_run(named) if kind == "run" else _load_variant(named)
 
 
 def _load_run(named: SourceArguments) -> LoadedSource:
     folder = Path(named.source)
     if named.weights != "none":
-        raise UsageError(f"--weights {named.weights}: {folder} has weights of its own; leave the option out")
+        raise UsageError(f"--weights {named.weights}: {folder} has its own weights; remove the option")
     model, spec = checkpoint.load_run(folder)
     labelled = _held_out(folder)
     if labelled is None:

@@ -199,7 +199,9 @@ def require_buildable(trt: Any, options: EngineOptions) -> None:
     """
     if not _is_rtx(trt):
         if options.compute_capabilities:
-            raise UsageError("--compute-capability: TensorRT builds for the GPU it runs on; only tensorrt-rtx takes it")
+            raise UsageError(
+                "--compute-capability: TensorRT builds for this machine's GPU; only tensorrt-rtx supports the option"
+            )
         return
     known = _capabilities(trt)
     for capability in options.compute_capabilities:
@@ -248,7 +250,7 @@ def _add_profile(builder: Any, network: Any, config: Any, options: EngineOptions
         batch, *rest = tuple(tensor.shape)
         if -1 in rest:
             raise ExportError(
-                f"{name}: input {tensor.name} {list(tensor.shape)} has a symbolic axis behind the batch; fix its size"
+                f"{name}: input {tensor.name} {list(tensor.shape)} has a dynamic axis besides the batch; fix its size"
             )
         if batch == -1:
             profile.set_shape(tensor.name, *((size, *rest) for size in batches))
@@ -270,5 +272,5 @@ def _parser_error(parser: Any) -> str:
     if error.node() < 0 or not operator:
         return f"not an ONNX model that TensorRT can read ({reason}); export it again"
     quantised = operator in ("QuantizeLinear", "DequantizeLinear")
-    remedy = "quantise it for TensorRT (--target gpu)" if quantised else "--format onnx can serve it all the same"
+    remedy = "quantize it for TensorRT (--target gpu)" if quantised else "--format onnx can serve it all the same"
     return f"node {error.node_name() or error.node()} ({operator}): TensorRT refuses it: {reason}; {remedy}"

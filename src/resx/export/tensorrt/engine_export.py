@@ -127,7 +127,7 @@ def require_new(target: Path) -> None:
         UsageError: something is; an engine once written never changes.
     """
     if target.exists():
-        raise UsageError(f"{target}: exists already; give another folder with -o, or move it away")
+        raise UsageError(f"{target}: exists already; choose another folder with -o, or move it elsewhere")
 
 
 def export_script(

@@ -39,9 +39,7 @@ def read_imported_plan(trt: Any, path: Path, options: EngineOptions, *, built_fr
     _require_interface(model, path, built_from)
     _require_profile(model, path, options)
     if not model.layers():
-        raise UsageError(
-            f"{path}: does not tell what its layers compute in; build it with --profilingVerbosity=detailed"
-        )
+        raise UsageError(f"{path}: does not list its layers' precisions; build it with --profilingVerbosity=detailed")
     plan, gpu = path.read_bytes(), gpu_here()
     assert gpu is not None, "the plan was opened"
     return BuiltEngine(

@@ -25,8 +25,8 @@ def file_for(folder: Path | None, version: str, gpu: Gpu | None) -> Path | None:
         return None
     if gpu is None:
         raise UsageError(
-            f"--timing-cache {folder}: TensorRT-RTX has none, as it chooses kernels when the engine is loaded; "
-            "leave it out"
+            f"--timing-cache {folder}: TensorRT-RTX has none: it selects kernels when the engine is loaded; remove the "
+            "option"
         )
     return folder / f"tensorrt-{version}-sm{gpu.compute_capability.replace('.', '')}.cache"
 

@@ -64,7 +64,7 @@ class OnnxRuntimeProbe:
         try:
             self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:
-            raise ExportError(f"{where}: onnxruntime refuses it: {first_line(error)}") from error
+            raise ExportError(f"{where}: onnxruntime rejects it: {first_line(error)}") from error
         self._feed, self._where, self._folder = feed, where, folder
 
     def run(self) -> None:

@@ -83,7 +83,7 @@ def _found(text: str) -> tuple[list[tuple[str, FileFacts]], int]:
         raise UsageError(f"{error.filename}: {_reason(error)}; give {KINDS}") from error
     named = len(found) == 1 and found[0][0] in (text, scheme + local_path(text))
     if named and suffix_of(found[0][0]) not in SUFFIXES:
-        raise UsageError(f"{text}: cannot be told from its name; give {KINDS}")
+        raise UsageError(f"{text}: unknown kind of source; give {KINDS}")
     return sorted(found, key=_name), listing.hidden
 
 
@@ -108,7 +108,7 @@ def _lines(path: str) -> list[str]:
     try:
         content = read_file(path, MAX_LIST_BYTES, remedy=_SPLIT)
     except OSError as error:
-        raise UsageError(f"{shown}: {_reason(error)}; give a list of paths, one a line") from error
+        raise UsageError(f"{shown}: {_reason(error)}; give a text file with one path per line") from error
     if (num_lines := content.count(b"\n")) > MAX_LIST_LINES:
         raise UsageError(f"{shown}: a list of {num_lines:,} lines: the limit is {MAX_LIST_LINES:,}; {_SPLIT}")
     try:

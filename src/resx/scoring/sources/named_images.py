@@ -17,7 +17,7 @@ from resx.files.fingerprint import MISSING, FileFacts
 from resx.files.reading import read_limits
 from resx.scoring.sources.uri import ask_facts, is_remote, is_uri, local_path, read_file, without_secrets
 
-_REFUSAL = "not read, as it is outside the folder {}; give --images-from another one"
+_REFUSAL = "not read: outside the folder {}; use --images-from"
 
 
 def read_named(path: str, table: str, folder: str, name: str) -> bytes:
@@ -50,12 +50,12 @@ def named_facts(paths: Sequence[str], table: str, folder: str) -> list[FileFacts
 
 def _place(path: str, table: str, folder: str) -> str:
     if "\0" in path:
-        raise UsageError("the path of this row has a NUL in it")
+        raise UsageError("the path in this row contains a NUL byte")
     root = folder or (table if is_remote(table) else local_path(table)).rpartition("/")[0]
     if is_remote(root):
         return _remote_place(path, root)
     if is_remote(path):
-        raise UsageError(f"{without_secrets(path)}: a table's URIs are not fetched; write them into a .txt list")
+        raise UsageError(f"{without_secrets(path)}: URIs inside a table are not fetched; list them in a .txt file")
     top, place = Path(root or ".").resolve(), Path(root or ".", local_path(path))
     if not place.resolve().is_relative_to(top):
         raise UsageError(_REFUSAL.format(os.path.relpath(top)))

@@ -229,7 +229,7 @@ def _names_files(table: ParquetFile, group: int, column: ImageColumn) -> bool:
 
 def _damage_words(damage: Damage, before: int) -> str:
     first, last = before + damage.rows.start, before + damage.rows.stop - 1
-    return f"rows {first:,} to {last:,} are in a damaged page ({damage.reason}); copy or write the file again"
+    return f"rows {first:,} to {last:,} are in a damaged page ({damage.reason}); copy the file again, or write it again"
 
 
 def _largest_page(
@@ -336,7 +336,7 @@ def _require_unchanged(file: str, content: BinaryIO, facts: FileFacts) -> None:
     for now in (facts_in(os.fstat(content.fileno())), facts_of(local_path(file))):
         if (now.size, now.time) != (facts.size, facts.time):
             raise ResxError(
-                f"{file}: {CHANGED}; what is finished is kept: put the file back and --resume, or --overwrite"
+                f"{file}: {CHANGED}; finished parts are kept: restore the file and --resume, or --overwrite"
             )
 
 
@@ -361,10 +361,10 @@ def open_table(file: str) -> Iterator[tuple[ParquetFile, BinaryIO]]:
                 content = opened.enter_context(Path(local_path(file)).open("rb"))
                 table = opened.enter_context(parquet.ParquetFile(local_path(file), page_checksum_verification=True))
         except UnicodeEncodeError as error:
-            raise UsageError(f"{file}: pyarrow cannot open a name with bytes that are no UTF-8; rename it") from error
+            raise UsageError(f"{file}: pyarrow cannot open a file whose name is not valid UTF-8; rename it") from error
         except (pa.ArrowException, OSError) as error:
             reason = without_secrets(first_line(error))
-            raise UsageError(f"{without_secrets(file)}: no Parquet file ({reason}); give one") from error
+            raise UsageError(f"{without_secrets(file)}: not a Parquet file ({reason}); give one") from error
         yield table, content
 
 
@@ -376,13 +376,13 @@ def _failure_told(file: str) -> Iterator[None]:
     except OSError as error:
         reason = without_secrets(error.strerror or first_line(error))
         raise ResxError(
-            f"{without_secrets(file)}: cannot be read ({reason}); what is finished is kept: --resume goes on with it"
+            f"{without_secrets(file)}: cannot be read ({reason}); finished parts are kept: continue with --resume"
         ) from error
 
 
 def _content(content: bytes | None) -> bytes:
     if content is None:
-        raise FileNotFoundError(2, "no bytes in this row")
+        raise FileNotFoundError(2, "this row has no image bytes")
     return content
 
 
@@ -395,8 +395,7 @@ def _require_images(table: ParquetFile, content: BinaryIO, file: str) -> None:
     size = content.seek(0, os.SEEK_END)
     if not 0 <= table.metadata.num_rows <= size:
         raise UsageError(
-            f"{without_secrets(file)}: {table.metadata.num_rows:,} rows in {size:,} bytes; give a file with an image "
-            "in each row"
+            f"{without_secrets(file)}: {table.metadata.num_rows:,} rows in {size:,} bytes; each row must hold an image"
         )
 
 

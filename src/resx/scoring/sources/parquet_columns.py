@@ -62,10 +62,10 @@ def image_column(schema: pa.Schema, file: str, wanted: str) -> ImageColumn:
         if lists:
             raise UsageError(f"{file}: {_of_list(lists[0])}")
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
-        raise UsageError(f"{file}: no column of bytes among {columns}; write the images' files into one")
+        raise UsageError(f"{file}: no column of bytes among {columns}; store the encoded images in one")
     likely = [one for one in found if one.rank == min(one.rank for one in found)]
     if len(likely) > 1:
-        raise UsageError(f"{file}: bytes in {', '.join(one.name for one in likely)}; say which by --column")
+        raise UsageError(f"{file}: bytes in {', '.join(one.name for one in likely)}; choose one with --column")
     return likely[0]
 
 
@@ -146,12 +146,12 @@ def _why_not(schema: pa.Schema, wanted: str, found: list[ImageColumn]) -> str:
             break
     there = ", ".join(one.name for one in found) or "none"
     if kind is None:
-        return f"no column {wanted!r} of bytes; there is {there}"
-    return _of_list(wanted) if _is_list(kind) else f"column {wanted!r} holds {kind}, not bytes; there is {there}"
+        return f"no column {wanted!r} of bytes; available: {there}"
+    return _of_list(wanted) if _is_list(kind) else f"column {wanted!r} holds {kind}, not bytes; available: {there}"
 
 
 def _of_list(name: str) -> str:
-    return f"column {name!r} holds lists, and a row is one image; write a row for each (pandas: explode)"
+    return f"column {name!r} holds lists, but a row must be one image; write one row per image (pandas: explode)"
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -163,7 +163,7 @@ def _damaged_pages(
         half = len(among) // 2
         return damaged(among[:half]) + damaged(among[half:])
 
-    found = damaged(pages) + [(page, "its header cannot be read") for page in lost]
+    found = damaged(pages) + [(page, "unreadable header") for page in lost]
     if reason := reason_to_drop([page for page in pages if page not in {one for one, _ in found}]):
         raise DamagedPageError(reason)
     before, rows = 0, dict[int, range]()
@@ -184,7 +184,7 @@ def _data_pages(content: BinaryIO, chunk: ColumnChunkMetaData, max_page_bytes: i
     try:
         for page in pages_of(content, chunk):
             if page.num_rows > left:
-                raise DamagedPageError(f"no page's header at byte {page.start}")
+                raise DamagedPageError(f"no page header at byte {page.start}")
             place = page.stop
             left -= page.num_rows
             if page.num_rows:

@@ -70,7 +70,7 @@ def pages_between(file: Seekable, place: int, end: int) -> Iterator[Page]:
     while place < end:
         page = _page_at(file, place)
         if page.stop > end:
-            raise DamagedPageError(f"no page's header at byte {place}")
+            raise DamagedPageError(f"no page header at byte {place}")
         yield page
         place = page.stop
 
@@ -85,12 +85,12 @@ def _page_at(file: Seekable, place: int) -> Page:
             found = header.integers()
         except IndexError:
             if len(content) < wanted or wanted >= _MAX_HEADER_BYTES:
-                raise DamagedPageError(f"no page's header at byte {place}") from None
+                raise DamagedPageError(f"no page header at byte {place}") from None
             wanted *= 8
             continue
         unpacked, packed = found.get((_UNPACKED,), -1), found.get((_PACKED,), -1)
         if unpacked < 0 or packed < 0:
-            raise DamagedPageError(f"no page's header at byte {place}")
+            raise DamagedPageError(f"no page header at byte {place}")
         num_rows = max(0, found.get((_V1, _NUM_VALUES), found.get((_V2, _NUM_VALUES), 0)))
         return Page(start=place, stop=place + header.place + packed, unpacked_bytes=unpacked, num_rows=num_rows)
 
@@ -125,7 +125,7 @@ class _Cursor:
 
     def _skip(self, kind: int, depth: int) -> None:
         if depth > _MAX_DEPTH:
-            raise DamagedPageError("a page's header is nested too deep")
+            raise DamagedPageError("page header nested too deep")
         if kind == _BYTE:
             self._byte()
         elif _I16 <= kind <= _I64:
@@ -144,7 +144,7 @@ class _Cursor:
         elif kind == _STRUCT:
             self._fields(lambda _number, inner: self._skip(inner, depth + 1))
         elif kind not in (_TRUE, _FALSE):
-            raise DamagedPageError(f"a page's header has a field of kind {kind}")
+            raise DamagedPageError(f"page header has a field of kind {kind}")
 
     def _skip_all(self, kinds: list[int], count: int, depth: int) -> None:
         for _ in range(count):
@@ -165,7 +165,7 @@ class _Cursor:
             if byte < 128:
                 return value
             if shift > 63:
-                raise DamagedPageError("a page's header has a number of more than 64 bits")
+                raise DamagedPageError("page header has a number of more than 64 bits")
 
     def _signed(self) -> int:
         value = self._varint()

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from resx.files.fingerprint import Fingerprint
 
-CHANGED = "changed after this run began"
+CHANGED = "changed after this run started"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -21,7 +21,10 @@ from resx.files.fingerprint import MISSING, FileFacts, facts_of
 from resx.files.listing import IMAGE_SUFFIXES, is_hidden, named_by
 from resx.files.reading import read_bounded, read_to_limit
 
-KINDS = "a folder, a glob, an image, a .txt with one path a line, a .parquet with a column of bytes, or a URI of these"
+KINDS = (
+    "a folder, a glob, an image, a .txt file with one path per line, a .parquet file with a column of image bytes, or "
+    "a URI of one of these"
+)
 SUFFIXES = IMAGE_SUFFIXES | {".txt", ".parquet"}
 _LOCAL, _WEB = ("file://", "local://"), ("http://", "https://")
 _USER = re.compile(r"(\w://)[^/\s@'\"]*@")
@@ -122,7 +125,7 @@ def list_remote(uri: str) -> tuple[list[tuple[str, FileFacts]], int]:
     except Exception as error:
         raise _unreachable(uri, error) from error
     if not found:
-        raise UsageError(f"{without_secrets(uri)}: nothing is there; give {KINDS}")
+        raise UsageError(f"{without_secrets(uri)}: nothing found; give {KINDS}")
     files = {name: _facts_in(about) for name, about in found.items() if about.get("type") == "file"}
     hidden = {name for name in files if any(map(skips, name.split("/")[fixed:]))}
     listed = [(system.unstrip_protocol(name), facts) for name, facts in files.items() if name not in hidden]
@@ -191,6 +194,6 @@ def _facts_in(about: dict[str, Any]) -> FileFacts:
 def _unreachable(uri: str, error: Exception) -> MissingCapability:
     reason = without_secrets(first_line(error)).rstrip(".")
     return MissingCapability(
-        f"{without_secrets(uri)}: cannot be read ({reason}); give the credentials that its driver looks for, such as "
-        "AWS_PROFILE or GOOGLE_APPLICATION_CREDENTIALS, and check the name"
+        f"{without_secrets(uri)}: cannot be read ({reason}); check the name, and set the credentials its driver reads, "
+        "such as AWS_PROFILE or GOOGLE_APPLICATION_CREDENTIALS"
     )

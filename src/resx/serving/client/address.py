@@ -48,10 +48,10 @@ class Tls:
     def __post_init__(self) -> None:
         if bool(self.cert) != bool(self.key):
             given, other = ("--cert", "--key") if self.cert else ("--key", "--cert")
-            raise UsageError(f"{given} {self.cert or self.key}: a certificate goes with its key; give {other} too")
+            raise UsageError(f"{given} {self.cert or self.key}: a certificate needs its key; give {other} too")
         for option, path in (("--ca", self.ca), ("--cert", self.cert), ("--key", self.key)):
             if path and not Path(path).is_file():
-                raise UsageError(f"{option} {path}: no such file; give a file in PEM")
+                raise UsageError(f"{option} {path}: no such file; give a PEM file")
         try:
             _ = self.context() if self.ca or self.cert else None
         except (ssl.SSLError, OSError) as error:
@@ -135,7 +135,7 @@ def parse_address(
         )
     spoken, secure = _SCHEMES.get(scheme, (protocol or "grpc", False))
     if separator and protocol and spoken != protocol:
-        raise UsageError(f"--url {url}: the scheme contradicts --protocol {protocol}; leave one of them out")
+        raise UsageError(f"--url {url}: contradicts --protocol {protocol}; remove one of the two")
     host, colon, port = rest.rstrip("/").rpartition(":")
     if not colon:
         host, port = rest.rstrip("/"), str(TLS_PORT if secure else DEFAULT_PORTS[spoken])

@@ -85,7 +85,7 @@ def words(found: Any, kind: str) -> dict[str, Any]:
     message = found
     if not hasattr(found, "DESCRIPTOR"):
         if not isinstance(found, Mapping):
-            raise Unexpected(f"JSON with {json_kind(found)} where an object belongs")
+            raise Unexpected(f"JSON with {json_kind(found)} instead of an object")
         message = getattr(service_pb2, kind)()
         try:
             json_format.ParseDict(found, message, ignore_unknown_fields=True)
@@ -116,7 +116,7 @@ class Inference:
 
         kind = triton_to_np_dtype(self.datatype)
         if kind is None or np.dtype(kind).kind not in "fiub" or self.datatype == "BF16":
-            raise Unexpected(f"a tensor of {shorten(self.datatype)} in place of numbers")
+            raise Unexpected(f"a tensor of {shorten(self.datatype)} instead of numbers")
         size = np.dtype(kind).itemsize * math.prod(self.shape)
         if isinstance(self.content, bytes):
             if len(self.content) != size:
@@ -137,7 +137,7 @@ class Inference:
             Unexpected: it is no tensor of strings.
         """
         if self.datatype != "BYTES":
-            raise Unexpected(f"a tensor of {shorten(self.datatype)} in place of strings")
+            raise Unexpected(f"a tensor of {shorten(self.datatype)} instead of strings")
         if not isinstance(self.content, bytes):
             return [
                 one.decode("utf-8", "backslashreplace") if isinstance(one, bytes) else str(one)
@@ -148,7 +148,7 @@ class Inference:
             length = int.from_bytes(self.content[place : place + 4], "little")
             place += 4
             if place + length > len(self.content):
-                raise Unexpected("a string that ends beyond its tensor")
+                raise Unexpected("a string that runs past the end of its tensor")
             found.append(self.content[place : place + length].decode("utf-8", "backslashreplace"))
             place += length
         return found
@@ -222,9 +222,7 @@ def logits_of(found: Inference, interface: Interface, num_rows: int) -> npt.NDAr
         raise Unexpected(f"a tensor {list(values.shape)} for {num_rows} rows")
     rows = values.reshape(num_rows, -1) if values.size else values.reshape(num_rows, 0)
     if not rows.shape[1] or interface.num_classes not in {0, rows.shape[1]}:
-        raise Unexpected(
-            f"{rows.shape[1]} values a row, where its configuration says {interface.num_classes or 'more'}"
-        )
+        raise Unexpected(f"{rows.shape[1]} values per row; its configuration says {interface.num_classes or 'more'}")
     return rows
 
 
@@ -236,10 +234,10 @@ def predictions_of(found: Inference, num_rows: int, per_row: int) -> list[list[P
     """
     predictions = [_prediction(text) for text in found.texts()]
     if len(predictions) != num_rows * per_row:
-        raise Unexpected(f"{len(predictions)} classes, where its configuration says {num_rows} x {per_row}")
+        raise Unexpected(f"{len(predictions)} classes; its configuration says {num_rows} x {per_row}")
     rows = [predictions[start : start + per_row] for start in range(0, len(predictions), per_row)]
     if any(len({prediction.index for prediction in row if prediction.index < per_row}) != per_row for row in rows):
-        raise Unexpected("classes that are missing, or stand twice")
+        raise Unexpected("missing or repeated classes")
     return rows
 
 
@@ -262,8 +260,8 @@ def answer_bytes(interface: Interface, num_rows: int) -> int:
     size = 8 * interface.num_classes * num_rows
     if size > MAX_VALUES_BYTES:
         raise UsageError(
-            f"{num_rows} rows of {interface.num_classes:,} values are above {MAX_VALUES_BYTES // 2**20} MiB; "
-            "ask for fewer rows at once"
+            f"{num_rows} rows of {interface.num_classes:,} values are above {MAX_VALUES_BYTES // 2**20} MiB; send "
+            "fewer rows per request"
         )
     return MAX_ANSWER_BYTES + size
 
@@ -285,19 +283,19 @@ def _count(value: Any) -> int:
     """Return a number from 0 to 2^53, or a text of one."""
     text = str(value)
     if isinstance(value, bool | float) or not text.isascii() or not text.isdecimal() or len(text) > 15:
-        raise Unexpected(f"{shorten(repr(value))} in place of a number")
+        raise Unexpected(f"{shorten(repr(value))} instead of a number")
     return int(text)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key stands twice in an object")
+        raise ValueError("a repeated key in an object")
     return found
 
 
 def _no_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no number of JSON")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _prediction(text: str) -> Prediction:
@@ -313,5 +311,5 @@ def _prediction(text: str) -> Prediction:
     except ValueError:
         value = math.nan
     if not math.isfinite(value) or not (index.isdecimal() and index.isascii() and len(index) < 10):
-        raise Unexpected(f"{shorten(repr(text))} in place of a finite number, a class and its label")
+        raise Unexpected(f"{shorten(repr(text))} instead of a finite number, a class and its label")
     return Prediction(label=label or f"class-{index}", index=int(index), logit=value)

@@ -140,7 +140,7 @@ class TritonClient:
             UsageError: the model is not loaded, takes more than one tensor, or cannot have that name.
         """
         if printable(model) != model:
-            raise UsageError(f"{model}: no model's name has bytes that are no UTF-8; `resx status` lists the models")
+            raise UsageError(f"{model}: not valid UTF-8; `resx status` lists the models")
         return self._interface_in(model, self._transport.patiently(lambda: self._loaded_config(model, version)))
 
     def require_loaded(self, model: str, version: int | None = None) -> None:
@@ -178,7 +178,7 @@ class TritonClient:
         """
         num_classes = interface.num_classes
         if not num_classes:
-            raise UsageError(f"{model}: its configuration does not say how many classes it gives; write them into dims")
+            raise UsageError(f"{model}: its configuration does not give the number of classes; write it into dims")
         num_rows, per_row = len(images), num_classes
         if interface.fixed_batch:
             num_rows, per_row = 1, num_classes * num_rows
@@ -199,11 +199,13 @@ class TritonClient:
         try:
             config = self._config(endpoint, None)
         except UsageError as error:
-            raise UsageError(f"{error}; `resx export --image-endpoint` makes one for a model") from error
+            raise UsageError(f"{error}; create one with `resx export --image-endpoint`") from error
         interface = self._interface_in(endpoint, config)
         num_classes = interface.num_classes
         if interface.input_dims != (-1,) or not num_classes:
-            raise UsageError(f"{endpoint}: does not take a file's bytes; `resx export --image-endpoint` makes one")
+            raise UsageError(
+                f"{endpoint}: does not accept image files; create an endpoint with `resx export --image-endpoint`"
+            )
         found = self._infer(endpoint, interface, np.frombuffer(content, np.uint8), None, classes=num_classes)
         return self._predictions(endpoint, found, 1, num_classes)[0]
 
@@ -277,7 +279,7 @@ class TritonClient:
         for row in rows:
             if bad := [one for one in row if not is_label(one.label, with_tabs=True)]:
                 shown = f"class {bad[0].index} '{one_line(bad[0].label[:100])}'"
-                raise ServerError(f"{self.address}: {model} calls {shown}: {LABEL_RULE}; mend its labels.txt")
+                raise ServerError(f"{self.address}: {model} calls {shown}: {LABEL_RULE}; fix its labels.txt")
         return rows
 
     def _interface_in(self, model: str, config: Mapping[str, Any]) -> Interface:
@@ -295,7 +297,7 @@ class TritonClient:
                 why = model_index.why_not_ready(self._index(), model)
             if not why:
                 raise
-            raise NotLoaded(f"{self.address}: {model} cannot answer, {why}") from error
+            raise NotLoaded(f"{self.address}: {model} cannot answer: {why}") from error
 
     def _config(self, model: str, version: int | None) -> dict[str, Any]:
         found = self._transport.words("get_model_config", "ModelConfigResponse", of_model(model, version))

@@ -105,7 +105,7 @@ class HttpClient:
     def _done(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         """Have something done. Triton says nothing then; a web page is no such answer."""
         if self._accepted("POST", path, headers, body).body.strip() not in {b"", b"{}"}:
-            raise NotHttp("it says more than Triton does")
+            raise NotHttp("the answer is longer than any of Triton's")
 
     def _accepted(
         self,

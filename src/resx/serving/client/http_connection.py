@@ -83,7 +83,7 @@ class HttpConnection:
         except ssl.SSLError:  # one kind of which is a ValueError
             raise
         except (http.client.IncompleteRead, http.client.RemoteDisconnected) as error:
-            raise ConnectionResetError("it closed the connection before it answered") from error
+            raise ConnectionResetError("the server closed the connection without an answer") from error
         except (http.client.HTTPException, ValueError) as error:
             raise NotHttp(f"no HTTP: {type(error).__name__}") from error
         finally:
@@ -112,10 +112,10 @@ class _Connection(http.client.HTTPConnection):
         assert self._bounded is not None
         response = self.getresponse()
         if response.getheader("content-encoding", "identity").lower() != "identity":
-            raise NotHttp("a compressed answer, which nobody asked for")
+            raise NotHttp("a compressed answer, which was not requested")
         lengths = set(response.headers.get_all("content-length", []))
         if len(lengths) > 1 or not all(text.isascii() and text.isdecimal() for text in lengths):
-            raise NotHttp("a Content-Length that is no number")
+            raise NotHttp("a Content-Length that is not a number")
         expected = response.length
         if (expected or 0) > max_bytes:
             raise NotHttp(f"an answer of {expected:,} bytes, where {max_bytes:,} are expected at most")
@@ -193,7 +193,7 @@ class _Bounded:
     def receive_into(self, buffer: memoryview) -> int:
         """Receive what is there, within the bounds."""
         if self._left <= 0:
-            raise NotHttp("headers or chunks without end")
+            raise NotHttp("endless headers or chunks")
         self._socket.settimeout(_left_s(self._deadline))
         received = self._socket.recv_into(buffer[: self._left])
         self._left -= received

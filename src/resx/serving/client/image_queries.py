@@ -97,7 +97,7 @@ def preparation_for(interface: Interface) -> Preparation:
     """
     height, width = interface.image_size
     if interface.input_type not in IMAGE_TYPES:
-        raise UsageError(f"the model takes {interface.input_type}; images are sent as {' or '.join(IMAGE_TYPES)}")
+        raise UsageError(f"the model takes {interface.input_type}; images can be sent as {' or '.join(IMAGE_TYPES)}")
     normalises = interface.input_type == "UINT8"
     return Preparation(
         height=height,
@@ -190,8 +190,8 @@ def _interpolation(interface: Interface) -> Interpolation:
         if name == known:
             return known
     raise UsageError(
-        f"resx.interpolation {name!r} in the model's config.pbtxt: resx resizes {' or '.join(INTERPOLATIONS)}; "
-        "export it again"
+        f"resx.interpolation {name!r} in the model's config.pbtxt: resx supports {' or '.join(INTERPOLATIONS)}; export "
+        "it again"
     )
 
 
@@ -200,7 +200,7 @@ def _numbers(interface: Interface, key: str) -> tuple[float, ...]:
     if text is None:
         raise UsageError(
             f"the model takes {interface.input_type}, and its config.pbtxt has no {key}, so images cannot be "
-            "normalized for it; write resx.mean and resx.std there, or `resx export FILE.onnx --mean R,G,B --std R,G,B`"
+            "normalized; set resx.mean and resx.std there, or `resx export FILE.onnx --mean R,G,B --std R,G,B`"
         )
     try:
         numbers = tuple(float(number) for number in text.split(","))

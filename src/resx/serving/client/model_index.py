@@ -37,7 +37,7 @@ def why_not_ready(index: Mapping[str, Any], model: str) -> str:
         state, reason = entry.get("state"), shorten(entry.get("reason", ""))
         if entry.get("name") == model and state not in {None, "", "READY"} and reason != _UNLOADED:
             if state == "LOADING":
-                return f"version {entry.get('version')} is still loading; ask again when it is loaded"
+                return f"version {entry.get('version')} is still loading; try again when it is loaded"
             told = f"version {entry.get('version')} is {state}" + (f": {reason}" if reason else "")
-            return f"{told}; `resx deploy` tries again"
+            return f"{told}; retry with `resx deploy`"
     return ""

@@ -97,7 +97,7 @@ def _unreachable(reason: str) -> _Told:
 
 
 def _unreadable(refusal: Refusal) -> WrongAnswer:
-    return wrong_answer(refusal.address, f"an answer that cannot be read ({refusal.message})")
+    return wrong_answer(refusal.address, f"an unreadable answer ({refusal.message})")
 
 
 _AWAY = "UNAVAILABLE"
@@ -105,15 +105,16 @@ _TABLE = (
     _Row(
         words="restricted|expecting header",
         error=_told(
-            MissingCapability, f"control needs a key; set {CONTROL_KEY_VARIABLE} to the one it was started with"
+            MissingCapability,
+            (f"loading and unloading need a key; set {CONTROL_KEY_VARIABLE} to the one the server was started with"),
         ),
     ),
     _Row(
         words="explicit model load / unload is not allowed",
         error=_told(
             MissingCapability,
-            "its control mode forbids to load and unload models; start that server with "
-            "--model-control-mode=explicit (mode none reads its repository once, mode poll by itself)",
+            "its control mode does not allow loading and unloading models; start that server with "
+            "--model-control-mode=explicit",
         ),
     ),
     # For a model that is not in its repository, and for one whose configuration cannot be parsed.
@@ -121,16 +122,16 @@ _TABLE = (
         words="failed to poll from model repository",
         error=_told(
             ServerError,
-            "{message}: a folder or a config.pbtxt in its repository that it cannot read; its log says why",
+            "{message}: it cannot read a folder or a config.pbtxt of its repository; see its log",
         ),
     ),
     _Row(
         words="maximum queue size",
-        error=_told(ServerBusy, "its queue is full; send fewer requests at once, or later"),
+        error=_told(ServerBusy, "its queue is full; send fewer requests at once, or retry later"),
     ),
     _Row(
         words="unknown model|is not found|is not ready|is not available",
-        error=_told(NotLoaded, "{message}; `resx deploy` loads a model, `resx status` lists them"),
+        error=_told(NotLoaded, "{message}; load a model with `resx deploy`; `resx status` lists the models"),
     ),
     # In the order of what they tell.
     *(
@@ -155,13 +156,13 @@ _TABLE = (
     _Row(words="(?s)^(?=.*Stub process)(?=.*not healthy)", error=_told(ModelProcessLost, "{message}")),
     _Row(
         status="^(502|503)$",
-        error=_unreachable("status {status} of a proxy: it has no server behind it, or lost it"),
+        error=_unreachable("status {status} from a proxy: no server is behind it"),
     ),
     _Row(
         status="^(401|403|407)$|UNAUTHENTICATED|PERMISSION_DENIED",
         error=_told(
             MissingCapability,
-            "refused ({status}); what it wants to be shown goes into RESX_HEADERS or --header",
+            "authentication required ({status}): set RESX_HEADERS or --header",
         ),
     ),
     _Row(status="^(404|405|501)$|^3|UNIMPLEMENTED", error=_not_triton("status {status}")),
@@ -175,21 +176,24 @@ _TABLE = (
 )
 """The first row that fits tells."""
 _INSECURE = (
-    ("(?i)verif", "give the CA that signed its certificate by --ca or RESX_TLS_CA, and the host that it is made for"),
-    ("CERTIFICATE_REQUIRED|CORRUPTED", "it may want a certificate of ours: give --cert and --key"),
-    ("", "if it speaks no TLS there, give grpc:// or http://"),
+    (
+        "(?i)verif",
+        ("give the CA that signed its certificate with --ca or RESX_TLS_CA, and the host name in the certificate"),
+    ),
+    ("CERTIFICATE_REQUIRED|CORRUPTED", "it may require a client certificate: give --cert and --key"),
+    ("", "if the server does not use TLS, give grpc:// or http://"),
 )
 """What a secure connection failed at, and what would help."""
 
 
 def wrong_answer(address: Address, what: str) -> WrongAnswer:
     """Return the error for an answer that is not what was asked."""
-    return WrongAnswer(f"{address}: unexpected answer: {what}; check --url, and the server's log")
+    return WrongAnswer(f"{address}: unexpected answer: {what}; check --url and the server's log")
 
 
 def not_triton(address: Address, reason: str) -> MissingCapability:
     """Return the error for what answers there and is no inference server."""
-    return MissingCapability(f"{address}: what answers there is not Triton ({reason}); check --url and --protocol")
+    return MissingCapability(f"{address}: not a Triton server ({reason}); check --url and --protocol")
 
 
 def insecure(address: Address, reason: str) -> MissingCapability:
@@ -203,7 +207,7 @@ def unreachable(address: Address, reason: str) -> ConnectionLost:
     ours = is_loopback(split_host(address.host_port)[0]) and address.tls is None
     remedy = "start one with `resx serve --detach`, or give --url" if ours else "check --url"
     if address.tls is None and ("closed" in reason or "reset" in reason):
-        remedy += "; one that speaks TLS wants grpcs:// or https://"
+        remedy += "; for a server with TLS give grpcs:// or https://"
     if address.protocol == "grpc" and (proxy := grpc_proxy(address.host_port)):
         reason += f", through the proxy {proxy}"
         remedy += ", or name the host in no_proxy"

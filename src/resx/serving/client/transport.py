@@ -185,5 +185,5 @@ def _timeout_of_environment() -> float:
     except ValueError:
         seconds = 0.0
     if not seconds > 0:
-        raise UsageError(f"{TIMEOUT_VARIABLE}={text}: give the seconds of one answer, above 0")
+        raise UsageError(f"{TIMEOUT_VARIABLE}={text}: give the timeout of one request in seconds, above 0")
     return seconds

@@ -30,9 +30,9 @@ def kserve_manifests(workload: Workload) -> list[Manifest]:
     """
     placement = workload.placement
     if placement.autoscaler == "hpa":
-        raise UsageError("--autoscaler hpa: KServe's HPA knows cpu and memory alone; give keda or none")
+        raise UsageError("--autoscaler hpa: KServe's HPA supports cpu and memory only; give keda or none")
     if placement.monitor:
-        raise UsageError("--monitor: KServe's pods say by annotations where they are scraped; leave it out")
+        raise UsageError("--monitor: KServe's pods are scraped by annotations; remove --monitor")
     values = _values(workload)
     names = ["servingruntime", *(["serviceaccount"] if _has_own_account(workload) else []), "inferenceservice"]
     return [fill_in(f"kserve/{name}.yaml", values) for name in names]

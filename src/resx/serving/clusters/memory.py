@@ -36,7 +36,7 @@ def memory_of(card: Card, file: Path, *, batch: int, threads: int) -> tuple[int,
         threads: of the instance; 0: onnxruntime's own number.
     """
     if card.engine is not None:
-        return _estimate(file, f"{card.name}: memory is an estimate: a TensorRT plan is measured on its GPU alone")
+        return _estimate(file, f"{card.name}: memory is an estimate: a TensorRT plan can be measured on its GPU only")
     if importlib.util.find_spec("onnxruntime") is None:
         reason = "onnxruntime is not installed here; install the extra cpu and render again"
         return _estimate(file, f"{card.name}: memory is an estimate: {reason}")

@@ -46,9 +46,9 @@ def require_image(option: str, image: str) -> str:
             f"{option} {one_line(image)}: not an image; give NAME:TAG or NAME@sha256:DIGEST, NAME in lower case"
         )
     if not found["tag"] and not found["digest"]:
-        raise UsageError(f"{option} {image}: names no release; give NAME:TAG or NAME@sha256:DIGEST")
+        raise UsageError(f"{option} {image}: no tag or digest; give NAME:TAG or NAME@sha256:DIGEST")
     if found["tag"] == "latest" and not found["digest"]:
-        raise UsageError(f"{option} {image}: what `latest` is changes under running pods; give a release")
+        raise UsageError(f"{option} {image}: `latest` changes under running pods; name a release")
     return image
 
 

@@ -109,7 +109,7 @@ def _all_files(folder: Path, name: str) -> dict[str, bytes | Path]:
         if path.is_file():
             relative = f"{name}/{path.relative_to(folder).as_posix()}"
             if not relative.isprintable() or "\\" in relative:
-                raise UsageError(f"{one_line(relative)}: no plain file name; rename or delete it")
+                raise UsageError(f"{one_line(relative)}: not a plain file name; rename or delete it")
             found[relative] = path
     return found
 

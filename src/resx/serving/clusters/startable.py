@@ -51,11 +51,11 @@ def require_fitting(card: Card, *, gpu: bool) -> None:
     """
     if gpu and card.precision == "int8" and card.target == "cpu":
         raise UsageError(
-            f"--gpu: {card.name} is int8 in the CPU's form, which a GPU does not compute in int8; leave --gpu out, or "
-            "export it with --target gpu"
+            f"--gpu: {card.name} is int8 quantized for CPUs, which a GPU does not run in int8; remove --gpu, or export "
+            "it with --target gpu"
         )
     if card.engine is not None and not gpu:
-        raise UsageError(f"{card.name}: is a TensorRT plan, which runs on a GPU alone; give --gpu")
+        raise UsageError(f"{card.name}: is a TensorRT plan, which needs a GPU; give --gpu")
 
 
 def require_packages(endpoints: tuple[str, ...], image: str) -> None:
@@ -66,8 +66,8 @@ def require_packages(endpoints: tuple[str, ...], image: str) -> None:
     """
     if endpoints and image.partition("@")[0].partition(":")[0] == NVIDIA:
         raise UsageError(
-            f"--image {image}: {endpoints[-1]} needs Pillow, which NVIDIA's image lacks, so no pod gets ready; give "
-            "--image with one that has it (docs/container.md says how to build it), or --no-image-endpoint"
+            f"--image {image}: {endpoints[-1]} needs Pillow, which NVIDIA's image lacks, so no pod becomes ready; set "
+            "--image to one that has it (docs/container.md says how to build it), or --no-image-endpoint"
         )
 
 
@@ -98,13 +98,13 @@ def config_faults(config: Any, folder: Path) -> Iterator[str]:
         yield f"max_batch_size {config.max_batch_size}: give 0 or more"
     is_ensemble = config.HasField("ensemble_scheduling")
     if is_ensemble != (config.platform == "ensemble"):
-        yield "platform ensemble and ensemble_scheduling go together"
+        yield "platform ensemble and ensemble_scheduling require each other"
     yield from _tensor_faults("input", config.input, folder)
     yield from _tensor_faults("output", config.output, folder)
     yield from _batcher_faults(config)
     for group in config.instance_group:
         if is_ensemble:
-            yield "instance_group: an ensemble has none"
+            yield "instance_group: an ensemble must have none"
         if group.kind == _CPU and group.gpus:
             yield "instance_group KIND_CPU with gpus"
 
@@ -154,7 +154,7 @@ def _card_faults(config: Any, card: Card) -> Iterator[str]:
         yield f'backend openvino: looks for model.xml; give default_model_filename: "{card.model_file}"'
     fixed = () if signature.batch is None else (signature.batch,)
     if fixed and config.max_batch_size:
-        yield f"max_batch_size {config.max_batch_size}: the file takes batches of {signature.batch} alone; give 0"
+        yield f"max_batch_size {config.max_batch_size}: the file takes batches of {signature.batch} only; give 0"
     if card.engine is not None and config.max_batch_size > card.engine.batch_max:
         yield f"max_batch_size {config.max_batch_size}: the plan takes {card.engine.batch_max} at most"
     batch = fixed if config.max_batch_size == 0 else ()
@@ -175,13 +175,13 @@ def _type_name(tensor: Any) -> str:
 
 def _device_faults(config: Any, gpu: bool) -> Iterator[str]:
     if gpu and config.backend == "openvino":
-        yield "backend openvino: computes on the CPU; leave --gpu out"
+        yield "backend openvino: computes on the CPU; remove --gpu"
     for group in config.instance_group:
         if group.kind == _GPU and not gpu:
             yield "instance_group KIND_GPU: needs a GPU; give --gpu"
         if any(index != 0 for index in group.gpus):
-            yield f"instance_group gpus {list(group.gpus)}: a pod has GPU 0 alone"
+            yield f"instance_group gpus {list(group.gpus)}: a pod has GPU 0 only"
         if group.gpus and not gpu:
             yield f"instance_group gpus {list(group.gpus)}: needs a GPU; give --gpu"
         if gpu and group.kind == _CPU:
-            yield "instance_group KIND_CPU: leaves the GPU idle; leave --gpu out"
+            yield "instance_group KIND_CPU: leaves the GPU idle; remove --gpu"

@@ -113,7 +113,7 @@ def secret_help(storage: Storage, secret: str, *, has_account: bool) -> str:
     if storage.is_mounted:
         return "The storage needs no credentials."
     if has_account:
-        return "The service account's identity opens the storage; no Secret holds a key of it."
+        return "The service account's identity opens the storage; no Secret holds a key for it."
     command = f"kubectl create secret generic {secret}"
     if storage.kind == "gs":
         return f"The storage's credentials: {command} --from-file=key.json"

@@ -60,8 +60,8 @@ class Placement:
             raise UsageError(f"--replicas {self.replicas}: give 1 to 1000; `kubectl scale` takes a model down to 0")
         if self.nodes and self.nodes < self.replicas:
             raise UsageError(
-                f"--nodes {self.nodes}: --replicas {self.replicas} want a node each; give as many nodes, or leave "
-                "--nodes out and they are spread as far as possible"
+                f"--nodes {self.nodes}: --replicas {self.replicas} want a node each; give as many nodes, or remove "
+                "--nodes to spread them as far as possible"
             )
         for option, name in (
             ("--runtime-class", self.runtime_class),

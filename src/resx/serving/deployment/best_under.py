@@ -84,7 +84,7 @@ def parse_bound(text: str) -> float:
     found = _BOUND.fullmatch(text.strip().lower().replace("µ", "u"))
     bound_ms = float(found[1]) * _MS[found[2]] if found else 0.0
     if not 0 < bound_ms < float("inf"):
-        raise UsageError(f"--best-under {text}: give a time above 0 with its unit, as 5ms, 0.005s or 800us")
+        raise UsageError(f"--best-under {text}: give a time with its unit, such as 5ms, 0.005s or 800us")
     return bound_ms
 
 
@@ -101,7 +101,7 @@ def candidates(repository: Repository, name: str) -> list[Candidate]:
     family = [one for one in found if one.family.name == asked]
     if not family:
         if name in repository.names():
-            raise UsageError(f"{name}: its card names no family; `resx export RUN --pareto 3` publishes one")
+            raise UsageError(f"{name}: not a member of a family; `resx export RUN --pareto 3` publishes one")
         known = {one.family.name for one in found} | set(repository.names())
         raise UsageError(
             f"{name}: no such family in {repository.root}{nearest(name, known)}; `resx export RUN --pareto 3` adds one"
@@ -159,7 +159,7 @@ def measured_on(client: TritonClient, repository: Repository, member: Candidate,
         card = check_files(find_served(client, repository, name), published)
         forget_rehearsal(client, name)
         with (
-            rejecting(name, version, "what was loaded before is as it was"),
+            rejecting(name, version, "the models loaded before are unchanged"),
             rehearse(client, published) as alias,
         ):
             canary(client, alias, version, card)
@@ -196,7 +196,7 @@ def _nobody(tried: list[Tried], bound_ms: float, measured: bool, server: str) ->
     family = fastest.candidate.family
     where = f"on {server}" if measured else "by the latencies in their cards"
     return (
-        f"--best-under {bound_ms:g}ms: no member of {family.name} holds it {where}; the fastest is "
-        f"{fastest.candidate.card.name} with {latency(fastest):.3g} ms and an accuracy of {family.accuracy:.2%}; "
-        "give more, or export smaller members"
+        f"--best-under {bound_ms:g}ms: no model of {family.name} meets it {where}; the fastest is "
+        f"{fastest.candidate.card.name} with {latency(fastest):.3g} ms and an accuracy of {family.accuracy:.2%}; raise "
+        "the limit, or export smaller models"
     )

@@ -161,8 +161,8 @@ def _bring(
     old = max(loaded, default=None)
     if manner.keep_previous and old is not None and old > new:
         raise UsageError(
-            f"{name}: version {old} cannot be kept beside {new}, as requests without a version go to the newest; "
-            "leave out --keep-previous"
+            f"{name}: version {old} cannot stay loaded beside {new}: requests without a version go to the newest; "
+            "remove --keep-previous"
         )
     alike = old is None or _computed_alike(model.repository, name, old, new)
     if manner.keep_previous and not alike:
@@ -171,10 +171,10 @@ def _bring(
             "one configuration; leave out --keep-previous"
         )
     if manner.rehearse and old is not None and (new > old or not alike):
-        on_step(f"rehearse version {new} under another name")
+        on_step(f"test version {new} under another name")
         if model.server == OURS:
             require_room(version)
-        with rejecting(name, new, f"version {old} went on answering"), rehearse(client, version) as alias:
+        with rejecting(name, new, f"version {old} kept serving"), rehearse(client, version) as alias:
             canary(client, alias, new, card)
     beside = sorted({new} if old is None or not alike else {old, new})
     try:
@@ -184,7 +184,7 @@ def _bring(
             on_step(f"repeat int8's parity, as it was {other}")
         difference = canary(client, name, new, card)
         if old is not None and new > old and manner.trial_s:
-            on_step(f"watch version {new} for {manner.trial_s:g} s, version {old} at hand")
+            on_step(f"monitor version {new} for {manner.trial_s:g} s, version {old} on standby")
             _try_out(client, name, new, card, manner.trial_s)
         if not manner.keep_previous and len(beside) > 1:
             model.switch([new])
@@ -218,7 +218,7 @@ def load_endpoints(model: ServedModel) -> None:
             try:
                 require_runnable(repository.root / endpoint, model.server_dir)
             except MissingCapability as error:
-                raise MissingCapability(f"{error}; {name} itself answers") from error
+                raise MissingCapability(f"{error}; {name} itself is served") from error
         config_rules.require_contained(repository.root, endpoint)
         try:
             model.client.load(endpoint, version_pinning.config_json(repository, endpoint, [1]))
@@ -226,7 +226,7 @@ def load_endpoints(model: ServedModel) -> None:
         except ServerError as error:
             with contextlib.suppress(ResxError):
                 model.client.unload(endpoint)
-            raise EndpointFailed(f"{error}; {name} itself answers, its image endpoint does not") from error
+            raise EndpointFailed(f"{error}; {name} itself is served, its image endpoint is not") from error
         model.record(endpoint, [1], None)
 
 

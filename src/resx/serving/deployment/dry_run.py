@@ -53,16 +53,16 @@ def plan(client: TritonClient, repository: Repository, name: str, version: int |
 
 def _checks(model: ServedModel, version: int, card: Card | None, old: int | None, manner: Manner) -> list[str]:
     name = model.name
-    found = ["files have the hashes in the card: checked now"] if card else ["no card: nothing to compare with"]
+    found = ["files have the hashes in the card: checked now"] if card else ["no card to compare with"]
     if not model.has_config:
-        return [*found, f"load {name} as its file describes itself"]
-    proof = "ask its canary" if card else "see that it loads"
+        return [*found, f"load {name} as its file describes it"]
+    proof = "ask its canary" if card else "check that it loads"
     if manner.rehearse and old is not None and version > old:
         found.append(f"load version {version} as ~{name}, {proof}, unload it")
-    found.append(f"load version {version}" + (f", version {old} answers on" if old and version < old else ""))
-    found.append(f"ask its canary, within {card.canary.tolerance:g}" if card else proof)
+    found.append(f"load version {version}" + (f", version {old} keeps serving" if old and version < old else ""))
+    found.append(f"run its self-test, within {card.canary.tolerance:g}" if card else proof)
     if old is not None and version > old and manner.trial_s:
-        found.append(f"watch it for {manner.trial_s:g} s, version {old} at hand")
+        found.append(f"monitor it for {manner.trial_s:g} s, version {old} on standby")
     if old not in {None, version}:
         found.append(f"keep version {old} loaded" if manner.keep_previous else f"unload version {old}")
     return [*found, *(f"load {endpoint}" for endpoint in model.repository.endpoints(name))]

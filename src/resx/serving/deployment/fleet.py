@@ -214,7 +214,7 @@ def _take_back(one: _Asked, name: str, on_step: Callable[[str], None]) -> bool:
     loaded = _loaded_versions(model)
     if loaded == one.loaded:
         return False
-    on_step("put back what it served")
+    on_step("restore what it served")
     for endpoint in repository.endpoints(name):
         if endpoint in loaded and endpoint not in one.loaded:
             client.unload(endpoint)
@@ -239,7 +239,9 @@ def _ask_all(
         ResxError: the kind of the first that could not, with all of their reasons.
     """
     if not (source.root / name / CONFIG_FILE).is_file():
-        raise UsageError(f"{name}: has no {CONFIG_FILE}, so servers could not be put back; deploy it to one at a time")
+        raise UsageError(
+            f"{name}: has no {CONFIG_FILE}, so a failed rollout could not be undone; deploy to one server at a time"
+        )
     errors: list[ResxError] = []
     for member, client in zip(members, clients, strict=True):
         try:
@@ -249,7 +251,7 @@ def _ask_all(
             if missing := sorted(set(loaded) - set(repository.versions(name))):
                 raise UsageError(
                     f"{member.address}: serves {name} version {missing[0]}, which is not in {repository.root}, so it "
-                    "could not be put back; give --repository its folder, or deploy there alone"
+                    "could not be restored; set --repository to its folder, or deploy to that server on its own"
                 )
             if not (repository == source or repository.has_copy(source, name, version)):
                 repository.require_copyable(source, name, version)

@@ -95,11 +95,11 @@ def _kept(marks: Sequence[Mark], name: str, version: int, *, is_free: bool) -> K
     """Return why a version is to be kept, if it is."""
     mark = next((mark for mark in marks if mark.covers(version)), None)
     if not is_free:
-        reason = "a running server has it" + (f" ({mark.owner})" if mark else "")
+        reason = "loaded on a running server" + (f" ({mark.owner})" if mark else "")
         return Kept(name=name, version=version, reason=reason, mark=None)
     if mark is None:
         return None
-    reason = f"{mark.owner}; if that is gone for good, delete {mark.path}"
+    reason = f"{mark.owner}; if it no longer exists, delete {mark.path}"
     return Kept(name=name, version=version, reason=reason, mark=mark.path)
 
 

@@ -66,7 +66,7 @@ def require_room(version: Published) -> None:
         reason = f"{size / 1e6:.0f} MB needed, {free / 1e6:.0f} MB free"
     if reason:
         raise ResxError(
-            f"{_SENT_TO}: {reason}; Triton puts {version} there to try it: make room, or give --no-rehearsal"
+            f"{_SENT_TO}: {reason}; Triton puts {version} there to test it: free some space, or use --no-rehearsal"
         )
 
 

@@ -59,7 +59,7 @@ def version_before(client: TritonClient, repository: Repository, name: str) -> i
     if below := [version for version in published if version < answering]:
         return below[-1]
     raise UsageError(
-        f"{name}: version {answering} answers, and there is none before it; `resx deploy --version` names one"
+        f"{name}: version {answering} is served and has no previous version; choose one with `resx deploy --version`"
     )
 
 
@@ -78,7 +78,7 @@ def undeploy(client: TritonClient, repository: Repository, name: str) -> list[in
         model = find_served(client, repository, name)
         if name not in before:
             model.record(name, [], None)  # what recovery would bring back is not to come either
-            raise NotLoaded(f"{name}: is not loaded on {client.address}; `resx status` lists what is")
+            raise NotLoaded(f"{name}: is not loaded on {client.address}; `resx status` lists the loaded models")
         forget_rehearsal(client, name)
         for part in (*reversed(repository.endpoints(name)), name):
             if part in before:
@@ -87,6 +87,8 @@ def undeploy(client: TritonClient, repository: Repository, name: str) -> list[in
         deadline = time.monotonic() + _UNLOAD_S
         while name in client.model_versions() or name in client.model_versions("UNLOADING"):
             if time.monotonic() > deadline:
-                raise ServerError(f"{name}: requests keep it loaded after {_UNLOAD_S:g} s; new ones are refused")
+                raise ServerError(
+                    f"{name}: in-flight requests keep it loaded after {_UNLOAD_S:g} s; new ones are refused"
+                )
             time.sleep(0.05)
         return before[name]

@@ -83,7 +83,7 @@ def _answer(
     try:
         return client.infer(served_as, interface, sent, version).logits
     except WrongAnswer as error:
-        reason = f"the served answer does not fit: {error.__cause__ or error}"
+        reason = f"the served answer does not match: {error.__cause__ or error}"
         raise ParityError(f"{card.name} version {version}: {reason}") from error
 
 

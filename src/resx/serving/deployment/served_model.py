@@ -103,10 +103,10 @@ class ServedModel:
                 return "it was unloaded"
             self.switch(loaded)
         except (ConnectionLost, NoAnswerInTime):
-            return "the server does not answer any more; `resx status` tells what came back"
+            return "the server stopped answering; `resx status` shows what was recovered"
         except ResxError as error:
-            return f"what was loaded before could not be restored: {error}"
-        return f"version {max(loaded)} answers again"
+            return f"the models loaded before could not be restored: {error}"
+        return f"version {max(loaded)} is served again"
 
     def record(self, model: str, versions: Sequence[int | None], previous: int | None) -> None:
         """Remember what is served from now on, for the server's supervisor if it is ours, and what was before.
@@ -158,7 +158,7 @@ def alone(
         except BlockingIOError:
             if not wait:
                 raise ServerError(
-                    f"{name}: another command is deploying it; try again when it is done, or leave out --no-wait"
+                    f"{name}: another command is deploying it; try again when it has finished, or remove --no-wait"
                 ) from None
             on_step(f"wait for another command that is deploying {name}")
             held.enter_context(exclusive(folder))

@@ -100,7 +100,7 @@ def verify_version(
     from resx.runtimes.model_file import open_model
 
     model = open_model(folder / card.model_file, card)
-    on_step("ask the file the canary")
+    on_step("run the canary through the file")
     checks.append(_file_canary(model, card))
     checks += _file_int8_rows(model, card)
     on_step("compare with the source")
@@ -125,7 +125,9 @@ def _file_checks(folder: Path, card: Card) -> list[Check]:
     """Compare the folder's files with those that the card lists."""
     checks = [_hash(folder / name, expected) for name, expected in card.files.items()]
     checks += [
-        Check(what=f"{name} is of the verified version", passed=False, detail="the card does not list it; remove it")
+        Check(
+            what=f"{name} belongs to the verified version", passed=False, detail="the card does not list it; remove it"
+        )
         for name in sorted(path.name for path in folder.iterdir())
         if name not in (*card.files, card.model_file, cards.FILE_NAME)
     ]
@@ -146,7 +148,7 @@ def _file_canary(model: Runtime, card: Card) -> Check:
     images = canary_rows.canary_input(card.signature, card.canary.num_images)
     difference = canary_rows.canary_difference(card.canary, model(images))
     return Check(
-        what="the file answers the canary as its card says",
+        what="the file reproduces the canary answers of its card",
         passed=difference <= card.canary.tolerance,
         detail=f"within {difference:.1e} of the scale, allowed {card.canary.tolerance:g}",
     )

@@ -29,6 +29,6 @@ def pip_environment(wanted: str) -> dict[str, str]:
     wheels = [wheel for wheel in bundled.iterdir() if wheel.name.startswith("pip-")] if bundled else []
     if not wheels:
         raise MissingCapability(
-            f"{wanted} is fetched by pip, and {sys.prefix} has neither pip nor ensurepip: uv pip install pip"
+            f"{wanted} must be fetched with pip, but {sys.prefix} has neither pip nor ensurepip: uv pip install pip"
         )
     return environment | {"PYTHONPATH": os.pathsep.join(filter(None, [str(wheels[0]), environment.get("PYTHONPATH")]))}

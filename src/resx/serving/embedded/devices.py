@@ -19,7 +19,7 @@ from resx.repository.tensorrt_accelerator import asks_for_tensorrt
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1"}
 """The environment of a process that is to see no GPU."""
 TENSORRT = "TensorrtExecutionProvider"
-_ON_CPU = "--device cpu serves on the CPU"
+_ON_CPU = "use --device cpu to serve on the CPU"
 _NEEDS = "resx[gpu] brings onnxruntime-gpu, which needs an NVIDIA driver for CUDA 13, CUDA 13 and cuDNN 9"
 _NO_TENSORRT = (
     f"{CONFIG_FILE} asks for TensorRT (gpu_execution_accelerator), which cannot be used: {{why}}; resx[gpu] brings "
@@ -90,8 +90,8 @@ def require_device_for(model_folder: Path, device: Device, *, missing: Callable[
         if asks_for_tensorrt(message):
             raise MissingCapability(f"{model_folder.name}: {_NO_TENSORRT.format(why=why)}")
         raise MissingCapability(
-            f"{model_folder.name}: {CONFIG_FILE} asks for KIND_GPU, and there is no GPU for it: {why}; "
-            "write KIND_AUTO, which takes the GPU where there is one"
+            f"{model_folder.name}: {CONFIG_FILE} asks for KIND_GPU, but no GPU is available: {why}; write KIND_AUTO to "
+            "use a GPU only where there is one"
         )
 
 
@@ -112,7 +112,7 @@ def require_tensorrt_for(
     configs = [folder / CONFIG_FILE for folder in model_folders]
     if not configs or not all(config.is_file() and asks_for_tensorrt(read(config)) for config in configs):
         return
-    why = "the server is for the CPU (--device cpu)" if wish == "cpu" else gpus().missing or missing(TENSORRT)
+    why = "the server runs on the CPU (--device cpu)" if wish == "cpu" else gpus().missing or missing(TENSORRT)
     if why:
         raise MissingCapability(f"{configs[0].parent.name}: {_NO_TENSORRT.format(why=why)}")
 

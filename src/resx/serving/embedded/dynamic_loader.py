@@ -89,9 +89,9 @@ def run(command: list[str], environment: Mapping[str, str], timeout_s: float) ->
 
 def _why_not_started(error: OSError) -> str:
     if error.errno == errno.ENOEXEC:
-        return f"is no program for this machine ({platform.machine()}); use the files of an image for it"
+        return f"is not a program for this machine ({platform.machine()}); use the files of an image for it"
     if error.errno == errno.ENOENT:
-        return "the interpreter that it names is missing here; use the files of an image for this kind of system"
+        return "its program interpreter is missing on this system; use the files of an image for this kind of system"
     return f"cannot be run: {error.strerror}"
 
 

@@ -19,8 +19,8 @@ from resx.repository.config_pbtxt import CONFIG_FILE, engine_backend_of, read
 _KINDS = {"tensorrt": "a TensorRT plan", "tensorrt_rtx": "an engine of TensorRT for RTX"}
 _EXTRAS = {"tensorrt": "resx[gpu]", "tensorrt_rtx": "resx[rtx]"}
 _ELSEWHERE = {
-    "tensorrt": "serve it on a machine that has both, or with NVIDIA's container (docker compose --profile gpu up)",
-    "tensorrt_rtx": "serve it on a machine that has both, or publish --format onnx",
+    "tensorrt": "serve it on a machine with both, or with NVIDIA's container (docker compose --profile gpu up)",
+    "tensorrt_rtx": "serve it on a machine with both, or publish with --format onnx",
 }
 _DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
@@ -66,8 +66,8 @@ def require_engine_runtime(
     if not embedded:
         if backend == "tensorrt_rtx":
             raise MissingCapability(
-                f"{model_folder.name}: {_KINDS[backend]}, and NVIDIA's Triton has no backend for it; serve it with "
-                "`resx serve`, or publish --format onnx or tensorrt"
+                f"{model_folder.name}: {_KINDS[backend]}, for which NVIDIA's Triton has no backend; serve it with "
+                "`resx serve`, or publish with --format onnx or tensorrt"
             )
         return
     wanted = card.engine.version if card is not None and card.engine is not None else ""
@@ -94,7 +94,7 @@ def installed_version(package: str) -> str | None:
 def _missing_gpu(device: Device | None, gpus: Callable[[], Gpus]) -> list[str]:
     if reason := gpus().missing:
         return [reason]
-    return ["the server is for the CPU (--device cpu)"] if device == "cpu" else []
+    return ["the server runs on the CPU (--device cpu)"] if device == "cpu" else []
 
 
 def _missing_package(backend: str, wanted: str, installed: Callable[[str], str | None]) -> list[str]:
@@ -102,7 +102,7 @@ def _missing_package(backend: str, wanted: str, installed: Callable[[str], str |
     if found is None:
         return [f"{backend} is not installed (pip install '{_EXTRAS[backend]}')"]
     if wanted and found and _parts(found) != _parts(wanted):
-        return [f"{backend} {found} is installed, which does not open it (install {wanted}, or export it again here)"]
+        return [f"{backend} {found} is installed, which cannot open it (install {wanted}, or export it again here)"]
     return []
 
 

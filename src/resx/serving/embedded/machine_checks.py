@@ -92,7 +92,7 @@ def _python() -> Finding:
 
 def _cores() -> Finding:
     cores = usable_cores()
-    detail = quota_note() or f"{cores} core{'' if cores == 1 else 's'}, no quota below them"
+    detail = quota_note() or f"{cores} core{'' if cores == 1 else 's'}, no lower quota"
     return Finding(what="CPU", found=True, detail=detail, needed_for="all")
 
 
@@ -111,7 +111,7 @@ def _onnxruntime() -> Finding:
         return Finding(what=what, found=False, detail="not installed", needed_for=needed_for, remedy=remedy)
     if len(installed) == 2:
         remedy = "pip uninstall onnxruntime onnxruntime-gpu, then install one of them"
-        detail = "both wheels are installed and overwrite each other"
+        detail = "both packages are installed and overwrite each other"
         return Finding(what=what, found=False, detail=detail, needed_for=needed_for, remedy=remedy)
     try:
         import onnxruntime
@@ -159,7 +159,7 @@ def _triton() -> Finding:
     except UsageError as error:
         problem, _, remedy = str(error).partition("; ")
         return Finding(what=what, found=False, detail=problem, needed_for=needed_for, remedy=remedy)
-    detail = f"{TRITON_VERSION}, in the cache" if installed else f"{TRITON_VERSION}, not there yet; 55 MB are fetched"
+    detail = f"{TRITON_VERSION}, in the cache" if installed else f"{TRITON_VERSION}, not downloaded yet (55 MB)"
     return Finding(what=what, found=True, detail=detail, needed_for=needed_for, on_first_use=not installed)
 
 
@@ -206,7 +206,7 @@ def _port(name: str, port: int) -> Finding:
         try:
             bound.bind(("127.0.0.1", port))
         except OSError as error:
-            remedy = f"resx serve --{name}-port 0 takes a free one"
+            remedy = f"resx serve --{name}-port 0 chooses a free one"
             return Finding(what=what, found=False, detail=str(error.strerror), needed_for=needed_for, remedy=remedy)
     return Finding(what=what, found=True, detail="free", needed_for=needed_for)
 
@@ -215,7 +215,7 @@ def _disk(repository: Path) -> Finding:
     existing = next(path for path in (repository.absolute(), *repository.absolute().parents) if path.exists())
     free_gb = shutil.disk_usage(existing).free / 1e9
     enough = free_gb >= 2
-    remedy = "" if enough else "make room, or name another disk with --repository and RESX_CACHE"
+    remedy = "" if enough else "free some space, or use another disk with --repository and RESX_CACHE"
     return Finding(
         what="disk", found=enough, detail=f"{free_gb:.1f} GB free", needed_for="export, serve", remedy=remedy
     )
@@ -229,7 +229,7 @@ def _engines() -> list[Finding]:
         return []
     if not number:
         return []
-    detail = f"{number}, {size_bytes / 1e6:.0f} MB in {folder}; they are built again if you delete them"
+    detail = f"{number}, {size_bytes / 1e6:.0f} MB in {folder}; safe to delete (they are built again)"
     return [Finding(what="TensorRT engines", found=True, detail=detail, needed_for="fast starts with TensorRT")]
 
 

@@ -29,7 +29,7 @@ _BUILT_OF = "built-of.sha256"
 def missing_for_native(python: Version = THIS) -> str | None:
     """Return why the native backend cannot be had on this machine, with the remedy, or None."""
     if compiler() is None:
-        return f"--native compiles its backend and there is no C++ compiler; install g++ or set CXX; {_without(python)}"
+        return f"--native needs a C++ compiler to build its backend; install g++ or set CXX; {_without(python)}"
     if onnxruntime_library() is None:
         return (
             "the installed onnxruntime lacks libonnxruntime.so, which --native loads; pip install 'onnxruntime>=1.20'"
@@ -74,7 +74,7 @@ def _compile(folder: Path, names: list[str]) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        why = next((line for line in lines if re.search(r"\berror:", line)), (lines or ["it gave no reason"])[0])
+        why = next((line for line in lines if re.search(r"\berror:", line)), (lines or ["no reason given"])[0])
         raise MissingCapability(f"{command[0]} cannot compile the native backend ({why}); {_without()}")
 
 

@@ -82,8 +82,8 @@ def _make_elsewhere(stack: contextlib.ExitStack, state_folder: Path) -> Path:
     if reason:
         raise OSError(errno.ENOSPC, reason, str(state_folder))
     raise UsageError(
-        f"{state_folder}: Triton needs links in a folder whose path has only letters, digits, `.`, `_`, `-` and `/` "
-        f"and that has room, and no temporary folder is one; {_REMEDY}, with such a path"
+        f"{state_folder}: Triton needs a folder with free space whose path has only letters, digits, `.`, `_`, `-` and "
+        f"`/`, and no temporary folder qualifies; {_REMEDY}, with such a path"
     )
 
 

@@ -45,7 +45,7 @@ def require_none_of_others(root: Path, name: str, server_dir: str = "") -> None:
         waiting += [step.model_name for step in message.ensemble_scheduling.step]
         if message.backend == "python" and not image_endpoint.owner(root / model):
             raise MissingCapability(
-                f"{name}: {'' if model == name else f'needs {model}, '}a Python model that resx did not make: numpy "
+                f"{name}: {'' if model == name else f'needs {model}, '}a Python model not made by resx: numpy "
                 f"{metadata.version('numpy')} and {_stub(server_dir)} corrupt its tensors; serve it with NVIDIA's "
                 "container (docker compose --profile cpu up)"
             )

@@ -27,13 +27,13 @@ def missing_stub(python: Version = THIS) -> str | None:
     """Return why the embedded server cannot run Python, with the remedy, or None."""
     if python not in PYTHONS:
         return (
-            f"the embedded Triton runs Python {_text(PYTHONS[0])} to {_text(PYTHONS[-1])} inside, this is "
+            f"the embedded Triton runs Python {_text(PYTHONS[0])} to {_text(PYTHONS[-1])}, but this is "
             f"{_text(python)}; use one of those, or NVIDIA's container (docker compose --profile cpu up)"
         )
     if libpython_folder(python) is None:
         return (
-            f"the embedded Triton runs Python by {_libpython(python)}, which is not installed; install "
-            f"libpython{_text(python)} or a Python built with --enable-shared"
+            f"the embedded Triton needs {_libpython(python)}, which is not installed; install libpython{_text(python)} "
+            "or a Python built with --enable-shared"
         )
     return None
 

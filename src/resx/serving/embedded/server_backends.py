@@ -31,7 +31,7 @@ def missing_python(server_dir: str) -> str | None:
         reason = linked(stub, environment_of(server_dir)).reason
     except (MissingCapability, OSError) as error:
         return str(error)
-    return f"{stub}: {reason}; install what is missing, with numpy and Pillow for that Python" if reason else None
+    return f"{stub}: {reason}; install the missing libraries, and numpy and Pillow for that Python" if reason else None
 
 
 def runs_this_python(server_dir: str) -> bool:
@@ -68,5 +68,5 @@ def _have(backends: Path) -> str:
     try:
         names = sorted(entry.name for entry in backends.iterdir() if entry.is_dir())
     except OSError as error:
-        return f"{backends} cannot be read any more ({error.strerror}); put it back"
+        return f"{backends} can no longer be read ({error.strerror}); restore it"
     return f"{backends} has {', '.join(names) or 'none'}; {_OF_ITS_IMAGE}"

@@ -182,8 +182,8 @@ def fitting(command: Sequence[str], folder: ServerFolder) -> list[str]:
                 found.append(argument)
         elif argument not in added and flag not in _MAY_LACK:
             raise MissingCapability(
-                f"{folder.title}: has no --{flag}, which resx needs to keep it on loopback and locked; use a newer one "
-                "(24.10 has all)"
+                f"{folder.title}: has no --{flag}, which resx needs to restrict it to loopback; use a newer one (24.10 "
+                "or later)"
             )
     return found
 
@@ -234,11 +234,11 @@ def _require_layout(path: Path, root: Path) -> None:
         hint = f"; give {inner}" if (inner / PROGRAM).is_file() else f"; {_LAYOUT}"
         raise UsageError(f"{_OPTION} {path}: has no {PROGRAM}{hint}")
     if not (root / BACKENDS).is_dir():
-        raise UsageError(f"{_OPTION} {path}: has no {BACKENDS}/, so it can serve nothing; {_LAYOUT}")
+        raise UsageError(f"{_OPTION} {path}: has no {BACKENDS}/, so it cannot serve any model; {_LAYOUT}")
     if refuses_programs(server):
         raise MissingCapability(
-            f"{path} ({file_system_of(server)}): is mounted noexec, and its server is run from there; copy it to a "
-            "file system that allows programs"
+            f"{path} ({file_system_of(server)}): is mounted noexec, so its server cannot run; copy it to a file system "
+            "that allows programs"
         )
     if not os.access(server, os.X_OK):
         raise UsageError(f"{path / PROGRAM}: is not executable; chmod +x {shlex.quote(str(path / PROGRAM))}")
@@ -254,7 +254,7 @@ def choose_folder_device(wish: Wish, *, gpus: Callable[[], Gpus] = find_gpus) ->
         return "cpu"
     found = gpus()
     if wish == "gpu" and not found.count:
-        raise MissingCapability(f"--device gpu: {found.missing}; --device cpu serves on the CPU")
+        raise MissingCapability(f"--device gpu: {found.missing}; use --device cpu to serve on the CPU")
     return "gpu" if found.count else "cpu"
 
 
@@ -263,7 +263,9 @@ def _flags_of(folder: ServerFolder, program: Path, environment: dict[str, str]) 
     try:
         code, text = run([str(program), "--help"], environment, HELP_S)
     except TimeoutError as error:
-        raise MissingCapability(f"{folder.title}: --help {error}; is it a Triton that runs on this machine?") from error
+        raise MissingCapability(
+            f"{folder.title}: --help {error}; check that it is a Triton for this machine"
+        ) from error
     if flags := frozenset(_FLAG.findall(text)):
         return flags
     said = [line.strip() for line in text.splitlines() if line.strip()]

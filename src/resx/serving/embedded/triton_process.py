@@ -32,7 +32,7 @@ _RESTRICTIONS = tuple(
     f"{flag}={RESTRICTED_APIS}:{CONTROL_HEADER}=" for flag in ("--http-restricted-api", "--grpc-restricted-protocol")
 )
 _HIDING_TRIES = 3
-_KEY_SHOWN = "the control key stands in the process list, for every user to read: {}"
+_KEY_SHOWN = "the control key is visible to every user in the process list: {}"
 _KILL_S = 5.0
 
 
@@ -107,7 +107,7 @@ class TritonProcess:
         decoys = [f"{restriction}{secrets.token_urlsafe(24)}" for restriction in _RESTRICTIONS]
         variables = {restriction: f"RESX_RESTRICTION_{number}" for number, restriction in enumerate(_RESTRICTIONS)}
         hidden = {variable: f"{restriction}{control_key}" for restriction, variable in variables.items()}
-        reason = "it was too late each time"
+        reason = "too late each time"
         for _ in range(_HIDING_TRIES):
             process = self._spawn([*arguments, *decoys], {**environment, **hidden})
             try:

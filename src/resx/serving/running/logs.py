@@ -38,7 +38,7 @@ def rotate(log: Path, *, max_bytes: int = MAX_BYTES, num_old: int = NUM_OLD) -> 
             os.truncate(log, 0)
         except OSError:  # read-only by now
             return False
-        append(log, f"{log}: could not be kept as {number_file(log, 1).name} and was dropped: {error.strerror}")
+        append(log, f"{log}: could not be rotated to {number_file(log, 1).name} and was dropped: {error.strerror}")
     return True
 
 

@@ -115,8 +115,8 @@ def _require(process: Process) -> None:
     same = start_ticks(pid) == process.start_ticks and _executable(pid) == process.executable
     if not (same and is_own(pid)):
         raise ServerError(
-            f"process {pid}: is not the server that was started here, so it was not signaled; if it is one of an "
-            f"earlier resx, end it yourself: kill {pid}"
+            f"process {pid}: is not the server that was started here, so it was not stopped; if it belongs to an "
+            f"earlier resx, stop it with: kill {pid}"
         )
 
 

@@ -206,8 +206,8 @@ def _close(folder: Path) -> None:
         os.close(descriptor)
     if theirs := [path for path in folder.rglob("*") if path.lstat().st_uid not in (0, os.geteuid())]:
         raise UsageError(
-            f"{theirs[0]}: belongs to another user, as its folder was open to all; remove it, or set RESX_STATE to "
-            "another folder"
+            f"{theirs[0]}: belongs to another user (its folder was writable by everyone); remove it, or set RESX_STATE "
+            "to another folder"
         )
 
 
@@ -377,7 +377,7 @@ def _records(repository: Repository, kind: str) -> Path:
 def served_already(repository: Repository, state: ServerState | None) -> UsageError:
     """Return the error for a second server of the same repository."""
     where = f" at {LOOPBACK}:{state.http_port} by process {state.pid}" if state else ", and still starting"
-    return UsageError(f"{repository.root}: is served already{where}; `resx stop` ends it")
+    return UsageError(f"{repository.root}: is served already{where}; stop it with `resx stop`")
 
 
 def _is_locked(folder: Path) -> bool:

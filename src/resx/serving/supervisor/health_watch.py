@@ -196,7 +196,7 @@ class CanaryWatch(threading.Thread):
         except NotLoaded:
             return None
         except ResxError as error:
-            return Fault(reason=f"the server tells nothing of {name}: {error}")
+            return Fault(reason=f"the server reports nothing about {name}: {error}")
         try:
             card = self._card(name, version)
             if card is not None:  # what is served may have been configured anew meanwhile: ask what it takes

@@ -53,11 +53,13 @@ class Journal:
             self._next_try_s = now + _TRY_AGAIN_S
             if self._unwritten_since_s is None:
                 self._unwritten_since_s = now
-                self._on_step(f"{self._folder}: {error.strerror}; the server goes on, its status and log do not")
+                self._on_step(
+                    f"{self._folder}: {error.strerror}; the server keeps running, its status and log are not updated"
+                )
             return
         if self._unwritten_since_s is not None:
             since_s, self._unwritten_since_s = self._unwritten_since_s, None
-            self.say(f"{self._folder}: can be written again, after {now - since_s:.0f} s")
+            self.say(f"{self._folder}: writable again after {now - since_s:.0f} s")
 
     def publish(self) -> None:
         """Let others find the server, now and whenever its state changes."""

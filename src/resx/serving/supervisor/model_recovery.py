@@ -75,7 +75,7 @@ class _Attempt(threading.Thread):
 
     def __init__(self, held: contextlib.ExitStack, load_again: Callable[[_Attempt], Fault | None]) -> None:
         super().__init__(daemon=True, name="load again")
-        self.fault: Fault | None = Fault(reason="the recovery itself failed; see serve.log", kind="wrong")
+        self.fault: Fault | None = Fault(reason="the recovery failed; see serve.log", kind="wrong")
         """What became of it, once it is over."""
         self.loaded_s: float | None = None
         """When the model was loaded, if it was."""
@@ -171,7 +171,7 @@ class ModelRecovery:
     def set_aside(self, name: str, reason: str, *, is_loaded: bool = True) -> None:
         """Take a model out of service and say so; for the arguments see `take_out`."""
         self.take_out(name, reason, is_loaded=is_loaded)
-        self._journal.say(f"{name} is set aside, the others go on: {reason}")
+        self._journal.say(f"{name} is set aside, the other models keep serving: {reason}")
 
     def take_out(self, name: str, reason: str, *, is_loaded: bool = True) -> None:
         """Unload a model and what needs it, not to be brought back until somebody deploys it.

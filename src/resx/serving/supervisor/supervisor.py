@@ -115,7 +115,7 @@ def serve(
             on_ready(server.state, deployed, errors)
             server.watch()
         except Terminated:
-            on_step("stop: finish what was accepted, refuse what is new")
+            on_step("stopping: finishing in-flight requests, refusing new ones")
             without_interruption(server.drain)
         finally:
             without_interruption(server.end)
@@ -222,7 +222,7 @@ class _Server:
             for name, versions in resumed.items():
                 if name not in states.read_deployed(self._repository):  # it went with a model that it needs
                     continue
-                self._on_step(f"resume {name} version {versions[-1]}, as the server that was killed had it")
+                self._on_step(f"resume {name} version {versions[-1]}, which the killed server had loaded")
                 if fault := self._models.prove(name, versions):
                     errors.append(self._leave_out(name, ServerError(fault.reason)))
             for name, version in models.items():
@@ -365,7 +365,7 @@ class _Server:
     def _wait_for_room(self, reason: str) -> None:
         """Let a while pass: a full disk is nothing that the server could be given up for."""
         if self.state.trouble != reason:
-            self._journal.say(f"wait for room: {reason}")
+            self._journal.say(f"wait for free disk space: {reason}")
             self._journal.change(trouble=reason)
         time.sleep(_ROOM_S)
         self._journal.catch_up()
@@ -429,7 +429,7 @@ class _Server:
                 try:
                     client.model_versions()
                 except MissingCapability as error:  # see hidden_arguments: rare, and the next start mends it
-                    raise ServerError("tritonserver was told its control key too late; start it again") from error
+                    raise ServerError("tritonserver received its control key too late; start it again") from error
 
     def _set_culprit_aside(self, error: str) -> None:
         """Go on without the model that the server ends with."""

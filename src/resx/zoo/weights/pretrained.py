@@ -54,9 +54,7 @@ def published_weights(name: str) -> PublishedWeights:
     try:
         entry = torchvision.models.get_model_weights(name).DEFAULT
     except ValueError:
-        raise UsageError(
-            f"{name}: nobody publishes ImageNet weights for it; give --weights FILE or --weights none"
-        ) from None
+        raise UsageError(f"{name}: no published ImageNet weights; give --weights FILE or --weights none") from None
     return _describe(entry)
 
 

@@ -46,7 +46,7 @@ def require_file(path: str) -> None:
         ValueError: it is not.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no such file; default_model_filename in config.pbtxt names another")
+        raise ValueError(f"{path}: no such file; set default_model_filename in config.pbtxt")
 
 
 def complete(

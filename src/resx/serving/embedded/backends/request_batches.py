@@ -169,7 +169,7 @@ class BatchingModel:
                 if self.batches:
                     require_rows(self.outputs, results, *rows)
             except Exception as error:
-                raise ValueError(f"its warm-up fails: {error}; take model_warmup out of config.pbtxt") from error
+                raise ValueError(f"its warm-up fails: {error}; remove model_warmup from config.pbtxt") from error
 
 
 def require_rows(names: list[str], results: list[Array], num_rows: int) -> None:

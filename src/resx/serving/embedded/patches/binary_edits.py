@@ -35,5 +35,5 @@ def rewrite(path: Path, edits: Iterable[Edit]) -> None:
 def of_another_wheel(path: Path) -> MissingCapability:
     """Return the error for a file that the patches were not made for."""
     return MissingCapability(
-        f"{path.name}: of another wheel than the one that resx's patches are for; RESX_UNPATCHED=1 serves without them"
+        f"{path.name}: from a different wheel than resx's patches support; set RESX_UNPATCHED=1 to serve without them"
     )

@@ -26,7 +26,7 @@ def is_patched() -> bool:
     """
     text = os.environ.get(SWITCH, "").strip()
     if text not in ("", "0", "1"):
-        raise UsageError(f"{SWITCH}={text}: give 1 for the server without resx's patches, or leave it out")
+        raise UsageError(f"{SWITCH}={text}: use 1 for the server without resx's patches, or unset it")
     return text != "1"
 
 

@@ -81,8 +81,8 @@ class GraphRuns:
             sizes = tensor.shape[1:] if max_batch_size else tensor.shape
             if not all(isinstance(size, int) for size in sizes):
                 raise ValueError(
-                    f"enable_cuda_graph in config.pbtxt: {tensor.name} has the shape {tensor.shape}, and CUDA graphs "
-                    "need every size but the batch's"
+                    f"enable_cuda_graph in config.pbtxt: {tensor.name} has the shape {tensor.shape}, but CUDA graphs "
+                    "need every axis but the batch fixed"
                 )
 
     def __call__(self, names: list[str], inputs: dict[str, Array], _options: Any) -> list[Array]:

@@ -36,7 +36,7 @@ TENSORRT = {
 """Its parameters that have other names in onnxruntime; those that begin with `trt_` have the same."""
 NEEDS = {
     CUDA: ("CUDA and cuDNN", "write KIND_CPU"),
-    TENSORRT_RT: ("CUDA, cuDNN and TensorRT", "take gpu_execution_accelerator out of config.pbtxt, and CUDA computes"),
+    TENSORRT_RT: ("CUDA, cuDNN and TensorRT", "remove gpu_execution_accelerator from config.pbtxt to use CUDA"),
 }
 """Of a provider that cannot be loaded, and what else can be done."""
 TF32_OVERRIDE = "NVIDIA_TF32_OVERRIDE"
@@ -65,7 +65,7 @@ def choose(kind: str, device: int, config: Mapping[str, Any], available: Sequenc
     chosen.append((CUDA, _cuda(config, accelerators.get("cuda", {}), device)))
     if missing := [name for name, _ in chosen if name not in available]:
         raise ValueError(
-            f"the instance is of KIND_GPU and onnxruntime lacks {missing[0]}; install onnxruntime-gpu in place of "
+            f"the instance is of KIND_GPU and onnxruntime lacks {missing[0]}; install onnxruntime-gpu instead of "
             "onnxruntime, or write KIND_CPU"
         )
     return [*chosen, (CPU, {})]
@@ -117,7 +117,7 @@ def _require_known(config: Mapping[str, Any]) -> None:
     if unknown := [name for name in names if name not in ("cuda", "tensorrt")]:
         raise ValueError(f"gpu_execution_accelerator {unknown} in config.pbtxt: give cuda or tensorrt")
     if len(set(names)) < len(names):
-        raise ValueError(f"gpu_execution_accelerator {names} in config.pbtxt: give each once")
+        raise ValueError(f"gpu_execution_accelerator {names} in config.pbtxt: list each once")
 
 
 def _accelerators(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -138,7 +138,9 @@ def _cuda(config: Mapping[str, Any], parameters: Mapping[str, str], device: int)
             options[key] = _numbered(key, value)
     for key, value in parameters.items():
         if key == "device_id":
-            raise ValueError("gpu_execution_accelerator cuda in config.pbtxt: the instance group's gpus say device_id")
+            raise ValueError(
+                "gpu_execution_accelerator cuda in config.pbtxt: device_id is set by the instance group's gpus"
+            )
         options[key] = _flag(key, value) if key == GRAPHS else _numbered(key, value)
     return options
 

@@ -103,7 +103,7 @@ def run_options(config: dict[str, Any], kind: str = "CPU", device: int = 0) -> A
     if not known or any(device not in ("cpu:0", "gpu:0") for device in known):
         raise ValueError(f"parameter {key}={devices!r} in config.pbtxt: give cpu:0, or cpu:0;gpu:0")
     if not flag(config, "enable_mem_arena", default=True):
-        raise ValueError(f"parameter {key} in config.pbtxt: there is no arena, as enable_mem_arena is off")
+        raise ValueError(f"parameter {key} in config.pbtxt: has no effect, because enable_mem_arena is off")
     options = onnxruntime.RunOptions()
     options.add_run_config_entry(key, f"cpu:0;gpu:{device}" if kind == "GPU" and "gpu:0" in known else "cpu:0")
     return options

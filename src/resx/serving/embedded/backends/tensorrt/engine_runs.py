@@ -128,7 +128,7 @@ class EngineRuns:
             RuntimeError: TensorRT could not run it.
         """
         if missing := sorted(self._limits.keys() - inputs.keys()):
-            raise ValueError(f"input {missing[0]!r} is missing, and an engine needs all of its inputs")
+            raise ValueError(f"input {missing[0]!r} is missing; an engine needs all its inputs")
         self._device.use()
         placed = {name: self._place(name, array) for name, array in inputs.items()}
         try:
@@ -149,7 +149,7 @@ class EngineRuns:
             return [Part(0, 1, 1)]
         num_rows = len(next(iter(placed.values())))
         if not num_rows:
-            raise ValueError("a batch of no rows: give one or more")
+            raise ValueError("an empty batch: send one or more rows")
         return split_rows(num_rows, self._smallest_batch, self.largest_batch)
 
     @property

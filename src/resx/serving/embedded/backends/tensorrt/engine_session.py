@@ -77,7 +77,7 @@ def open_model(
         CudaError: there is no GPU, or it has no memory for the engine.
     """
     if kind != "GPU":
-        raise ValueError(f"an instance of KIND_{kind} in config.pbtxt: an engine computes on a GPU alone; KIND_GPU")
+        raise ValueError(f"an instance of KIND_{kind} in config.pbtxt: an engine runs on a GPU only; use KIND_GPU")
     file_interface.require_file(path)
     trt = trt or load_package(config)
     gpu = cuda_driver.Device(driver or cuda_driver.load_driver(), device)
