@@ -1,0 +1,33 @@
+"""What `mkdocs build` does beyond its configuration: generated pages, and a limit on a page's length."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+
+from docsite import cli_pages, schema_pages
+
+_LOG = logging.getLogger("mkdocs.hooks.docsite")
+
+MAX_LINES = 200
+"""Of a page: what is longer is not read to its end."""
+
+STILL_LONGER = {"export.md", "serving.md"}
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the pages that are written from the program itself."""
+    for pages in (cli_pages.render_pages(), schema_pages.render_pages()):
+        for path, text in pages.items():
+            files.append(File.generated(config, path, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> None:
+    """Warn of a page that is too long, which `--strict` makes an error."""
+    path = page.file.src_uri
+    num_lines = markdown.count("\n")
+    if num_lines > MAX_LINES and path not in STILL_LONGER:
+        _LOG.warning("%s has %d lines, more than %d: split it along its topics", path, num_lines, MAX_LINES)

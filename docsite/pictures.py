@@ -1,0 +1,95 @@
+"""Draw the documentation's pictures: `python -m docsite.pictures` writes docs/assets/line-light.svg and line-dark.svg."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+ASSETS = Path(__file__).parents[1] / "docs" / "assets"
+
+_STEPS = (
+    ("train", "or weights, or", "your own network"),
+    ("fold", "stochastic depth", "into the weights"),
+    ("export", "ONNX, TensorRT", "fp16, bf16, int8"),
+    ("verify", "the file against", "PyTorch"),
+    ("publish", "model_repository/", "version and card"),
+    ("serve", "Triton, after", "a self-test"),
+    ("query, bench", "checked answers", "and latency"),
+)
+_GATES = {
+    3: "differs: exit 3, nothing is published",
+    5: "fails: the previous version keeps serving",
+}
+"""What each of these steps does with a model that is wrong."""
+
+_WIDTH, _HEIGHT = 118, 74
+_GAP, _MARGIN = 22, 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Colors:
+    """Of a picture on a light or on a dark page."""
+
+    text: str
+    soft: str
+    edge: str
+    fill: str
+    good: str
+    bad: str
+
+
+LIGHT = Colors(text="#1f2933", soft="#52606d", edge="#9aa5b1", fill="#f5f7fa", good="#0b7a53", bad="#b42318")
+DARK = Colors(text="#f0f3f6", soft="#b1bac4", edge="#57606a", fill="#1c2128", good="#4ac26b", bad="#ff938a")
+
+
+def draw_line(colors: Colors) -> str:
+    """Return the line from a name to a measured service as an SVG."""
+    width = 2 * _MARGIN + len(_STEPS) * _WIDTH + (len(_STEPS) - 1) * _GAP
+    height = _HEIGHT + 2 * _MARGIN + 34
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        'font-family="system-ui, sans-serif" text-anchor="middle">',
+        "<title>From a name to a measured service</title>",
+        f'<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        f'<path d="M0 0 8 4 0 8z" fill="{colors.edge}"/></marker>',
+    ]
+    for number, step in enumerate(_STEPS):
+        parts += _draw_step(number, step, colors)
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _draw_step(number: int, step: tuple[str, str, str], colors: Colors) -> list[str]:
+    left, middle = _MARGIN + number * (_WIDTH + _GAP), _MARGIN + _HEIGHT / 2
+    center = left + _WIDTH / 2
+    edge = colors.good if number in _GATES else colors.edge
+    parts = [
+        f'<rect x="{left}" y="{_MARGIN}" width="{_WIDTH}" height="{_HEIGHT}" rx="8" fill="{colors.fill}" '
+        f'stroke="{edge}" stroke-width="{2 if number in _GATES else 1}"/>',
+        _text(center, middle - 14, step[0], colors.text, 16, "600"),
+        _text(center, middle + 8, step[1], colors.soft, 12),
+        _text(center, middle + 24, step[2], colors.soft, 12),
+    ]
+    if number + 1 < len(_STEPS):
+        end = left + _WIDTH
+        parts.append(
+            f'<path d="M{end + 2} {middle}H{end + _GAP - 2}" stroke="{colors.edge}" marker-end="url(#tip)"/>',
+        )
+    if number in _GATES:
+        below = _MARGIN + _HEIGHT
+        parts.append(f'<path d="M{center} {below}v12" stroke="{colors.bad}"/>')
+        parts.append(_text(center, below + 28, _GATES[number], colors.bad, 12))
+    return parts
+
+
+def _text(x: float, y: float, text: str, color: str, size: int, weight: str = "400") -> str:
+    return f'<text x="{x}" y="{y}" fill="{color}" font-size="{size}" font-weight="{weight}">{text}</text>'
+
+
+def main() -> None:
+    """Write every picture."""
+    for name, colors in (("light", LIGHT), ("dark", DARK)):
+        (ASSETS / f"line-{name}.svg").write_text(draw_line(colors))
+
+
+if __name__ == "__main__":
+    main()
