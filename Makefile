@@ -44,18 +44,20 @@ test-all: test test-more  ## run both
 test-slow: $(STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-check: $(STAMP) docs  ## lint, types, direction of the imports, the documentation
+check: $(STAMP)  ## lint, types, direction of the imports, the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docsite
 
 docs: $(STAMP)  ## build the documentation into build/site, without warnings, every link checked; open build/site/index.html
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs --quiet build --strict
+	$(BIN)/python -m docsite
 
 # What pages show below their commands, written by running them; pictures of the documentation.
 docs-outputs: $(STAMP)  ## run the tutorial's and the README's commands, write what they print, and draw the pictures
 	$(BIN)/python -m docsite.console_pages docs/tutorial.md README.md
+	$(BIN)/python -m docsite.session
 	$(BIN)/python -m docsite.pictures
 
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes

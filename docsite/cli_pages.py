@@ -97,7 +97,7 @@ def _row(parameter: Parameter) -> str:
     else:
         first = (info.default,) if isinstance(info.default, str) else ()  # within Annotated, Typer reads a name there
         names = (*first, *(info.param_decls or ())) or (f"--{parameter.name.replace('_', '-')}",)
-    name = ", ".join(f"`{one}`" for one in names)
+    name = ", ".join(f"`{one}`" for spelling in names for one in spelling.split("/"))
     return f"| {name} | {_cell(_value(parameter))} | {_cell(' '.join(_meaning(parameter)))} |"
 
 

@@ -20,6 +20,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+ROOT = Path(__file__).parents[1]
 _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", flags=re.DOTALL | re.MULTILINE)
 _TITLE = re.compile(r'title="([^"]+)"')
 PORTS = (8000, 8001, 8002)
@@ -53,7 +54,9 @@ def steps_of(page: str) -> list[Step]:
     return steps
 
 
-def run(steps: list[Step], folder: Path, environment: Mapping[str, str]) -> Iterator[tuple[Step, int, str]]:
+def run(
+    steps: list[Step], folder: Path, environment: Mapping[str, str], *, width: int = WIDTH
+) -> Iterator[tuple[Step, int, str]]:
     """Do the steps in a folder, one at a time; yield each command with its exit code and what it printed."""
     ports = dict(zip(PORTS, _free_ports(), strict=True))
     path = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
@@ -64,7 +67,7 @@ def run(steps: list[Step], folder: Path, environment: Mapping[str, str]) -> Iter
         done = subprocess.run(
             ["bash", "-c", _on_ports(step.text, ports)],
             cwd=folder,
-            env={**environment, "PATH": path, "COLUMNS": str(WIDTH)},
+            env={**environment, "PATH": path, "COLUMNS": str(width)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -134,11 +137,13 @@ def record(file: Path, environment: Mapping[str, str]) -> None:
 
 
 def prepare(folder: Path) -> None:
-    """Put a photograph where the pages' commands expect one."""
+    """Put the pictures there that the pages' commands name."""
     from PIL import Image
-    from sklearn.datasets import load_sample_images
+    from sklearn.datasets import load_digits, load_sample_images
 
     Image.fromarray(load_sample_images().images[0]).save(folder / "photo.jpg")
+    digit = Image.fromarray((load_digits().images[3] * 255 / 16).astype("uint8"))
+    digit.resize((64, 64)).save(folder / "digit.png")
 
 
 if __name__ == "__main__":

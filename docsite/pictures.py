@@ -22,7 +22,7 @@ _GATES = {
 }
 """What each of these steps does with a model that is wrong."""
 
-_WIDTH, _HEIGHT = 118, 74
+_WIDTH, _HEIGHT = 128, 74
 _GAP, _MARGIN = 22, 12
 
 
