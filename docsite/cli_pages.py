@@ -33,8 +33,8 @@ def _index() -> str:
     lines = [
         "# Command line",
         "",
-        "Generated from the commands; `resx COMMAND --help` says the same. Results go to stdout (`--json`: one object),",
-        "everything else to stderr.",
+        "Generated from the commands; `resx COMMAND --help` says the same.",
+        "Results go to stdout (`--json`: one object), everything else to stderr.",
         "",
     ]
     for group, commands in COMMANDS.items():

@@ -1,6 +1,8 @@
 """Pages with commands that run: take them out of the Markdown, run them in a folder, write what they print back.
 
-    python -m docsite.console_pages docs/tutorial.md README.md      run each page in an empty folder, and write its outputs
+    python -m docsite.console_pages docs/tutorial.md README.md
+
+runs each page in an empty folder and writes its outputs.
 
 A block of `console` has commands behind `$ ` and what they print below. A block with `title="FILE"` is a file that
 the commands find. Servers get free ports, which the page shows as the usual ones.

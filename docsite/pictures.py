@@ -1,4 +1,4 @@
-"""Draw the documentation's pictures: `python -m docsite.pictures` writes docs/assets/line-light.svg and line-dark.svg."""
+"""Draw the documentation's pictures: `python -m docsite.pictures` writes docs/assets/line-*.svg."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
@@ -25,7 +26,7 @@ def draw_session(page: Path, environment: dict[str, str]) -> str:
     Raises:
         SystemExit: a command failed.
     """
-    console = Console(record=True, width=_WIDTH, file=Path(os.devnull).open("w"), force_terminal=True)
+    console = Console(record=True, width=_WIDTH, file=io.StringIO(), force_terminal=True)
     with tempfile.TemporaryDirectory() as folder:
         console_pages.prepare(Path(folder))
         steps = console_pages.steps_of(page.read_text())

@@ -42,7 +42,9 @@ def test_a_page_gets_what_its_commands_print(tmp_path: Path) -> None:
     page = '```python title="a.py"\nprint(7)\n```\n\n```console\n$ python a.py\nold\n$ echo b\\\n    c :8000\n```\n'
     steps = console_pages.steps_of(page)
     outputs = {step.place: output for step, _, output in console_pages.run(steps, tmp_path, os.environ)}
-    assert console_pages.write_outputs(page, outputs).endswith("$ python a.py\n7\n$ echo b\\\n    c :8000\nb c :8000\n```\n")
+    assert console_pages.write_outputs(page, outputs).endswith(
+        "$ python a.py\n7\n$ echo b\\\n    c :8000\nb c :8000\n```\n"
+    )
 
 
 @pytest.mark.parametrize("path", [path for path in cli_pages.render_pages() if not path.endswith("index.md")])
