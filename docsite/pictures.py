@@ -1,11 +1,17 @@
-"""Draw the documentation's pictures: `python -m docsite.pictures` writes docs/assets/line-*.svg."""
+"""Draw the documentation's pictures: `python -m docsite.pictures` writes docs/assets/line-*.svg and servers-*.svg.
+
+Each is drawn twice, for light and for dark pages. The chart of servers has the figures of docs/benchmarks.md.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-ASSETS = Path(__file__).parents[1] / "docs" / "assets"
+DOCS = Path(__file__).parents[1] / "docs"
+ASSETS = DOCS / "assets"
 
 _STEPS = (
     ("train", "or weights, or", "your own network"),
@@ -85,10 +91,80 @@ def _text(x: float, y: float, text: str, color: str, size: int, weight: str = "4
     return f'<text x="{x}" y="{y}" fill="{color}" font-size="{size}" font-weight="{weight}">{text}</text>'
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bar:
+    """A server's images per second: the median and the range over the rounds."""
+
+    server: str
+    median: float
+    least: float
+    most: float
+
+
+_ROW = re.compile(r"^\| ([^|]+) \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \|", flags=re.MULTILINE)
+_BAR, _LABEL, _ROW_HEIGHT = 330, 190, 30
+
+
+def read_servers(page: str) -> dict[str, list[Bar]]:
+    """Return the servers of each model on docs/benchmarks.md; what ran without a server comes last."""
+    models = {}
+    for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
+        title, _, body = section.partition("\n")
+        bars = [
+            Bar(server=name.replace("`", ""), median=float(median), least=float(least), most=float(most))
+            for name, median, least, most in _ROW.findall(body)
+        ]
+        if bars:
+            name, _, precision = title.strip().partition("-")  # the peers of a model that is served in int8 stay in fp32
+            models[f"{name}, Triton in {precision}" if precision else name] = bars
+    return models
+
+
+def draw_servers(models: dict[str, list[Bar]], colors: Colors) -> str:
+    """Return each model's servers as bars, side by side, as an SVG."""
+    rows = max(map(len, models.values()))
+    width, height = _LABEL + len(models) * (_BAR + 70) + _MARGIN, rows * _ROW_HEIGHT + 76
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        'font-family="system-ui, sans-serif">',
+        "<title>Images per second of the same file behind each server</title>",
+    ]
+    for number, (model, bars) in enumerate(models.items()):
+        left = _LABEL + number * (_BAR + 70)
+        parts.append(f'<text x="{left}" y="24" fill="{colors.text}" font-size="16" font-weight="600">{model}</text>')
+        for row, bar in enumerate(bars):
+            parts += _draw_bar(bar, left, 40 + row * _ROW_HEIGHT, max(one.most for one in bars), colors, number == 0)
+    note = "images per second, 8 requests in flight, median and range of 3 rounds; docs/benchmarks.md"
+    parts.append(f'<text x="{_LABEL}" y="{height - 12}" fill="{colors.soft}" font-size="12">{note}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _draw_bar(bar: Bar, left: float, top: float, most: float, colors: Colors, is_named: bool) -> Iterator[str]:
+    name = re.sub(r"^no server.*", "no server", bar.server.replace("Triton, ", ""))
+    color = colors.good if bar.server.startswith("Triton") else colors.edge
+    scale, middle = _BAR / most, top + _ROW_HEIGHT / 2
+    if is_named:
+        yield (
+            f'<text x="{left - 10}" y="{middle + 4}" fill="{colors.text}" font-size="13" '
+            f'text-anchor="end">{name}</text>'
+        )
+    yield f'<rect x="{left}" y="{top + 5}" width="{bar.median * scale:.1f}" height="20" rx="3" fill="{color}"/>'
+    yield (
+        f'<path d="M{left + bar.least * scale:.1f} {middle}H{left + bar.most * scale:.1f}" '
+        f'stroke="{colors.text}" stroke-width="2"/>'
+    )
+    yield (
+        f'<text x="{left + bar.most * scale + 8:.1f}" y="{middle + 4}" fill="{colors.soft}" '
+        f'font-size="13">{bar.median:,.0f}</text>'
+    )
+
+
 def main() -> None:
     """Write every picture."""
+    servers = read_servers((DOCS / "benchmarks.md").read_text())
     for name, colors in (("light", LIGHT), ("dark", DARK)):
         (ASSETS / f"line-{name}.svg").write_text(draw_line(colors))
+        (ASSETS / f"servers-{name}.svg").write_text(draw_servers(servers, colors))
 
 
 if __name__ == "__main__":
