@@ -4,8 +4,8 @@
 
 runs each page in an empty folder and writes its outputs.
 
-A block of `console` has commands behind `$ ` and what they print below. A block with `title="FILE"` is a file that
-the commands find. Servers get free ports, which the page shows as the usual ones.
+A block of `console` has commands behind `$ ` and what they print below; one of `console quiet`, the commands alone. A
+block with `title="FILE"` is a file that the commands find. Servers get free ports, which the page shows as the usual ones.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def write_outputs(page: str, outputs: Mapping[int, str]) -> str:
     """Return the page with what each command printed below it; `outputs` by the commands' places."""
 
     def fill(block: re.Match[str]) -> str:
-        if block[1] != "console":
+        if block[1] != "console" or "quiet" in block[2]:
             return block[0]
         lines = []
         for command in re.finditer(r"^\$ (?:.*\\\n)*.*$", block[3], flags=re.MULTILINE):

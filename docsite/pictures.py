@@ -115,7 +115,8 @@ def read_servers(page: str) -> dict[str, list[Bar]]:
             for name, median, least, most in _ROW.findall(body)
         ]
         if bars:
-            name, _, precision = title.strip().partition("-")  # the peers of a model that is served in int8 stay in fp32
+            # The peers of a model that Triton serves in int8 stay in fp32.
+            name, _, precision = title.strip().partition("-")
             models[f"{name}, Triton in {precision}" if precision else name] = bars
     return models
 
