@@ -5,7 +5,7 @@
 runs each page in an empty folder and writes its outputs.
 
 A block of `console` has commands behind `$ ` and what they print below; one of `console quiet`, the commands alone. A
-block with `title="FILE"` is a file that the commands find. Servers get free ports, which the page shows as the usual ones.
+block with `title="FILE"` is a file that the commands find. Servers get free ports; the page shows the usual ones.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def run(
     path = os.pathsep.join((str(Path(sys.executable).parent), environment.get("PATH", os.defpath)))
     for step in steps:
         if step.file:
-            (folder / step.file).write_text(step.text)
+            (folder / step.file).write_text(_on_ports(step.text, ports))
             continue
         done = subprocess.run(
             ["bash", "-c", _on_ports(step.text, ports)],
