@@ -18,6 +18,7 @@ WITH_COMMANDS = [
     "how-to/from-fastapi.md",
     "how-to/from-triton.md",
     "how-to/reproduce-veit.md",
+    "reference/python.md",
 ]
 
 
