@@ -7,7 +7,7 @@ TOOLS := .tools
 # Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
+.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,10 +54,11 @@ check: $(STAMP)  ## lint, types, direction of the imports, the documentation
 docs: $(STAMP)  ## build the documentation into build/site, without warnings, every link checked; open build/site/index.html
 	$(BIN)/python -m docsite
 
-# What pages show below their commands, written by running them; pictures of the documentation.
-docs-outputs: $(STAMP)  ## run the tutorial's and the README's commands, write what they print, and draw the pictures
+docs-outputs: $(STAMP)  ## run the commands of the tutorial and the README, and write what they print; about 5 minutes
 	$(BIN)/python -m docsite.console_pages docs/tutorial.md README.md
 	$(BIN)/python -m docsite.session
+
+docs-pictures: $(STAMP)  ## draw the documentation's pictures, among them the chart of docs/benchmarks.md
 	$(BIN)/python -m docsite.pictures
 
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from pathlib import Path
 from typing import Any
 
 from mkdocs.structure.files import File, Files
@@ -31,3 +33,14 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> Non
     num_lines = markdown.count("\n")
     if num_lines > MAX_LINES and path not in STILL_LONGER:
         _LOG.warning("%s has %d lines, more than %d: split it along its topics", path, num_lines, MAX_LINES)
+
+
+_LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href|srcset)=\"?((?:https?:)?//[^\"> ]+)")
+
+
+def on_post_build(config: Any) -> None:
+    """Warn of a page that loads anything from elsewhere: the site is read without a network, too."""
+    site = Path(config.site_dir)
+    for page in sorted(site.rglob("*.html")):
+        for address in _LOADED.findall(page.read_text()):
+            _LOG.warning("%s loads %s, which is not part of the site", page.relative_to(site), address)

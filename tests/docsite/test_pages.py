@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docsite import cli_pages, console_pages, schema_pages
+from docsite import cli_pages, console_pages, pictures, schema_pages
 
 from tests.support.command import ROOT, Resx
 
@@ -54,6 +54,22 @@ def test_a_commands_page_has_the_options_of_its_help(path: str, resx: Resx) -> N
     options = set(re.findall(r"^│ +(?:-\w,? +)?(--[a-z0-9-]+)", shown, flags=re.MULTILINE)) - {"--help"}
     documented = set(re.findall(r"`(--[a-z0-9-]+)`", cli_pages.render_pages()[path]))
     assert options <= documented
+
+
+@pytest.mark.parametrize(("name", "colors"), [("light", pictures.LIGHT), ("dark", pictures.DARK)])
+def test_the_pictures_are_those_that_the_command_draws(name: str, colors: pictures.Colors) -> None:
+    servers = pictures.read_servers((DOCS / "benchmarks.md").read_text())
+    assert {"resnet20", "resnet50"} <= set(servers)
+    assert (DOCS / f"assets/servers-{name}.svg").read_text() == pictures.draw_servers(servers, colors), (
+        "make docs-pictures"
+    )
+    assert (DOCS / f"assets/line-{name}.svg").read_text() == pictures.draw_line(colors), "make docs-pictures"
+
+
+def test_the_recorded_terminal_loads_nothing_from_elsewhere() -> None:
+    text = (DOCS / "assets/session.svg").read_text()
+    assert "resx query digits" in text.replace("&#160;", " ")
+    assert "url(" not in re.sub(r"url\(#", "", text)
 
 
 @pytest.mark.parametrize("name", ["card", "bench"])
