@@ -86,7 +86,8 @@ def _kind(parameter: Parameter) -> Any:
 
 def _argument(parameter: Parameter) -> str:
     word = (_info(parameter).metavar or parameter.name.upper()).strip("[]")
-    word += "..." if get_origin(_kind(parameter)) is list else ""
+    kinds = (_kind(parameter), *get_args(_kind(parameter)))
+    word += "..." if any(get_origin(kind) is list for kind in kinds) else ""
     return word if parameter.default is Parameter.empty else f"[{word}]"
 
 

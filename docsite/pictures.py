@@ -14,13 +14,13 @@ DOCS = Path(__file__).parents[1] / "docs"
 ASSETS = DOCS / "assets"
 
 _STEPS = (
-    ("train", "or weights, or", "your own network"),
+    ("train", "or take weights,", "or your model"),
     ("fold", "stochastic depth", "into the weights"),
     ("export", "ONNX, TensorRT", "fp16, bf16, int8"),
     ("verify", "the file against", "PyTorch"),
-    ("publish", "model_repository/", "version and card"),
+    ("publish", "a version with", "its card"),
     ("serve", "Triton, after", "a self-test"),
-    ("query, bench", "checked answers", "and latency"),
+    ("bench", "latency, with", "checked answers"),
 )
 _GATES = {
     3: "differs: exit 3, nothing is published",
@@ -28,7 +28,7 @@ _GATES = {
 }
 """What each of these steps does with a model that is wrong."""
 
-_WIDTH, _HEIGHT = 128, 74
+_WIDTH, _HEIGHT = 136, 80
 _GAP, _MARGIN = 22, 12
 
 
@@ -71,9 +71,9 @@ def _draw_step(number: int, step: tuple[str, str, str], colors: Colors) -> list[
     parts = [
         f'<rect x="{left}" y="{_MARGIN}" width="{_WIDTH}" height="{_HEIGHT}" rx="8" fill="{colors.fill}" '
         f'stroke="{edge}" stroke-width="{2 if number in _GATES else 1}"/>',
-        _text(center, middle - 14, step[0], colors.text, 16, "600"),
-        _text(center, middle + 8, step[1], colors.soft, 12),
-        _text(center, middle + 24, step[2], colors.soft, 12),
+        _text(center, middle - 14, step[0], colors.text, 18, "600"),
+        _text(center, middle + 8, step[1], colors.soft, 14),
+        _text(center, middle + 26, step[2], colors.soft, 14),
     ]
     if number + 1 < len(_STEPS):
         end = left + _WIDTH
@@ -83,7 +83,7 @@ def _draw_step(number: int, step: tuple[str, str, str], colors: Colors) -> list[
     if number in _GATES:
         below = _MARGIN + _HEIGHT
         parts.append(f'<path d="M{center} {below}v12" stroke="{colors.bad}"/>')
-        parts.append(_text(center, below + 28, _GATES[number], colors.bad, 12))
+        parts.append(_text(center, below + 28, _GATES[number], colors.bad, 14))
     return parts
 
 
@@ -102,7 +102,7 @@ class Bar:
 
 
 _ROW = re.compile(r"^\| ([^|]+) \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \|", flags=re.MULTILINE)
-_BAR, _LABEL, _ROW_HEIGHT = 330, 190, 30
+_BAR, _LABEL, _ROW_HEIGHT = 170, 160, 30
 
 
 def read_servers(page: str) -> dict[str, list[Bar]]:
