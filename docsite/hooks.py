@@ -10,6 +10,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files
 
 from docsite import cli_pages, schema_pages
+from resx.cli.main import COMMANDS
 
 _LOG = logging.getLogger("mkdocs.hooks.docsite")
 
@@ -17,6 +18,24 @@ MAX_LINES = 200
 """Of a page: what is longer is not read to its end."""
 
 STILL_LONGER = {"export.md", "serving.md"}
+
+
+def on_config(config: Any) -> None:
+    """Put the generated pages where mkdocs.yml has the first page of each kind."""
+    commands = {group: [f"reference/cli/{one.__name__}.md" for one in members] for group, members in COMMANDS.items()}
+    schemas = schema_pages.render_pages()
+    results = [
+        {schema_pages.title(name): [path for path in schemas if re.fullmatch(rf"reference/{name}(-\d+)?\.md", path)]}
+        for name in schema_pages.names()
+    ]
+    for section in config.nav:
+        for pages in section.values():
+            if isinstance(pages, list) and "reference/cli/index.md" in pages:
+                place = pages.index("reference/cli/index.md")
+                pages[place : place + 1] = [
+                    {"Command line": ["reference/cli/index.md", *({name: group} for name, group in commands.items())]},
+                    *results,
+                ]
 
 
 def on_files(files: Files, config: Any) -> Files:

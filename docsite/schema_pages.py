@@ -9,7 +9,7 @@ from typing import Any
 
 DOCS = Path(__file__).parents[1] / "docs"
 
-_PAGES = {
+_ABOUT = {
     "card": (
         "A version's card",
         "`card.json` lies beside each published file and says what it is: source, steps with their parity numbers, "
@@ -22,6 +22,22 @@ _PAGES = {
         "resx bench --schema",
     ),
 }
+"""Title, purpose, and the command that prints the schema. Another command's result is what its `--json` prints."""
+
+
+def names() -> list[str]:
+    """Return what has a published schema: docs/NAME.schema.json."""
+    return sorted(path.name.removesuffix(".schema.json") for path in DOCS.glob("*.schema.json"))
+
+
+def title(name: str) -> str:
+    """Return what a reader calls it."""
+    return _about(name)[0]
+
+
+def _about(name: str) -> tuple[str, str, str]:
+    command = f"resx {name}"
+    return _ABOUT.get(name, (f"The result of {command}", f"`{command} --json` prints it.", f"{command} --schema"))
 
 
 _LINES = 190
@@ -31,8 +47,8 @@ _LINES = 190
 def render_pages() -> dict[str, str]:
     """Return the pages below docs/: their paths with their Markdown."""
     pages = {}
-    for name, about in _PAGES.items():
-        for number, text in enumerate(_pages(name, *about), start=1):
+    for name in names():
+        for number, text in enumerate(_pages(name, *_about(name)), start=1):
             pages[f"reference/{_file_name(name, number)}"] = text
     return pages
 
@@ -41,15 +57,15 @@ def _file_name(name: str, number: int) -> str:
     return f"{name}.md" if number == 1 else f"{name}-{number}.md"
 
 
-def _pages(name: str, title: str, purpose: str, command: str) -> list[str]:
+def _pages(name: str, heading: str, purpose: str, command: str) -> list[str]:
     schema = json.loads((DOCS / f"{name}.schema.json").read_text())
     source = f"Generated from [{name}.schema.json](../{name}.schema.json), which `{command}` prints."
-    pages = [[f"# {title}", "", purpose, "", source, "", *_table(schema)]]
+    pages = [[f"# {heading}", "", purpose, "", source, "", *_table(schema)]]
     homes = {}
     for part, definition in schema.get("$defs", {}).items():
         section = ["", f"## {part}", "", " ".join(definition.get("description", "").split()), "", *_table(definition)]
         if len(pages[-1]) + len(section) > _LINES:
-            pages.append([f"# {title}, continued", "", source])
+            pages.append([f"# {heading}, continued", "", source])
         pages[-1] += section
         homes[part] = _file_name(name, len(pages))
     return [_link("\n".join(lines) + "\n", homes) for lines in pages]
@@ -83,7 +99,7 @@ def _type(field: dict[str, Any]) -> str:
         return " or ".join(f"`{json.dumps(one)}`" for one in field["enum"])
     for choice in ("anyOf", "oneOf"):
         if choice in field:
-            return " or ".join(_type(one) for one in field[choice])
+            return " or ".join(dict.fromkeys(map(_type, field[choice])))
     match field.get("type"):
         case "array":
             parts = field.get("prefixItems")

@@ -72,11 +72,11 @@ def test_the_recorded_terminal_loads_nothing_from_elsewhere() -> None:
     assert "url(" not in re.sub(r"url\(#", "", text)
 
 
-@pytest.mark.parametrize("name", ["card", "bench"])
+@pytest.mark.parametrize("name", schema_pages.names())
 def test_every_field_of_a_schema_is_in_a_table(name: str) -> None:
     text = "".join(page for path, page in schema_pages.render_pages().items() if f"/{name}" in path)
     schema = json.loads((DOCS / f"{name}.schema.json").read_text())
     fields = {field for one in (schema, *schema["$defs"].values()) for field in one.get("properties", {})}
-    assert len(fields) > 50
+    assert len(fields) > 20
     assert [field for field in sorted(fields) if f"| `{field}`" not in text] == []
     assert "{{" not in text
