@@ -7,7 +7,7 @@ TOOLS := .tools
 # Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
+.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,11 +44,22 @@ test-all: test test-more  ## run both
 test-slow: $(STAMP)  ## run the slow tests
 	$(BIN)/python -m pytest -m slow
 
-check: $(STAMP)  ## lint, types, direction of the imports
+check: $(STAMP)  ## lint, types, direction of the imports, the documentation
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m docsite
+
+docs: $(STAMP)  ## build the documentation into build/site, without warnings, every link checked; open build/site/index.html
+	$(BIN)/python -m docsite
+
+docs-outputs: $(STAMP)  ## run the commands of the tutorial and the README, and write what they print; about 5 minutes
+	$(BIN)/python -m docsite.console_pages docs/tutorial.md README.md
+	$(BIN)/python -m docsite.session
+
+docs-pictures: $(STAMP)  ## draw the documentation's pictures, among them the chart of docs/benchmarks.md
+	$(BIN)/python -m docsite.pictures
 
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/serving_efficiency.py
@@ -125,7 +136,7 @@ COMPILE = $(TOOLS)/bin/uv pip compile --quiet --python $(TOOLS)/bin/python --pyt
 	--generate-hashes --custom-compile-command 'make lock' $(UPGRADE)
 
 lock: $(TOOLS)/.installed  ## write the versions and hashes of everything that is installed: supply/*.txt, benchmarks/peers/*.txt
-	$(COMPILE) --extra cpu --extra openvino --extra rtx --extra test pyproject.toml --output-file supply/setup.txt
+	$(COMPILE) --extra cpu --extra docs --extra openvino --extra rtx --extra test pyproject.toml --output-file supply/setup.txt
 	echo setuptools | $(COMPILE) --constraint supply/setup.txt - --output-file supply/build.txt
 	$(COMPILE) supply/tools.in --output-file supply/tools.txt
 	for peer in $(basename $(notdir $(wildcard benchmarks/peers/*.in))); do \

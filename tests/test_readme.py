@@ -2,45 +2,34 @@
 
 import os
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from sklearn.datasets import load_sample_images
+from docsite import console_pages
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def commands() -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    return [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
-
-
 @pytest.mark.triton
 def test_the_readmes_commands_run(tmp_path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(load_sample_images().images[0]).save(tmp_path / "photo.jpg")
-    assert len(commands()) >= 10
+    steps = console_pages.steps_of(README.read_text())
+    assert len(steps) >= 5
+    console_pages.prepare(tmp_path)
     try:
-        for command in commands():
-            words = shlex.split(command)
-            assert words[0] == "resx"
-            ports = ["--http-port=0", "--grpc-port=0", "--metrics-port=0"] if words[1] == "serve" else []
-            done = subprocess.run(
-                [sys.executable, "-m", *words, *ports],
-                cwd=tmp_path,
-                capture_output=True,
-                text=True,
-                timeout=600,
-                check=False,
-            )
-            assert done.returncode == 0, f"{command}: {done.stderr}"
+        for step, code, output in console_pages.run(steps, tmp_path, os.environ):
+            assert code == 0, f"{step.text}: {output}"
     finally:
         subprocess.run([sys.executable, "-m", "resx", "stop"], cwd=tmp_path, capture_output=True, check=False)
     assert not [name for name in os.listdir(tmp_path) if name.startswith(".staging")]  # noqa: PTH208
+
+
+def test_the_readme_is_short_and_its_pictures_are_there() -> None:
+    text = README.read_text()
+    assert text.count("\n") < 150
+    for picture in re.findall(r"(?:src|srcset)=\"([^\"]+)\"|!\[[^]]*\]\(([^)]+)\)", text):
+        assert (README.parent / "".join(picture)).is_file(), picture
 
 
 def test_every_target_and_command_that_the_readme_names_exists() -> None:

@@ -14,7 +14,7 @@ from supply.locks import BUILD, ROOT, SETUP, TOOLS, Pin, lock_files, read_lock, 
 from resx.errors import UsageError
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-EXTRAS = ("cpu", "rtx", "test")
+EXTRAS = ("cpu", "docs", "rtx", "test")
 """Of `make setup`."""
 PEERS = sorted((ROOT / "benchmarks" / "peers").glob("*.in"))
 HASH = "0" * 64

@@ -148,7 +148,7 @@ def result(*measurements: Measurement, **changes: Any) -> BenchResult:
         created="2026-01-02T03:04:05+00:00",
         command="resx bench resnet20",
         environment=Environment(
-            resx="0.1.0", triton="2.51.0", python="3.11.7", machine="A processor", usable_cores=2, server_is_local=True
+            resx="0.2.0", triton="2.51.0", python="3.11.7", machine="A processor", usable_cores=2, server_is_local=True
         ),
         measurements=measurements,
     )

@@ -1,0 +1,82 @@
+"""The documentation: its commands run as they are printed, and its reference says all that the program takes."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from docsite import cli_pages, console_pages, pictures, schema_pages
+
+from tests.support.command import ROOT, Resx
+
+DOCS = ROOT / "docs"
+WITH_COMMANDS = [
+    "tutorial.md",
+    "how-to/pytorch-model.md",
+    "how-to/train-on-a-folder.md",
+    "how-to/from-fastapi.md",
+    "how-to/from-triton.md",
+    "how-to/reproduce-veit.md",
+    "reference/python.md",
+]
+
+
+@pytest.mark.triton
+@pytest.mark.parametrize("name", WITH_COMMANDS)
+def test_every_block_of_a_page_runs(name: str, tmp_path: Path) -> None:
+    console_pages.prepare(tmp_path)
+    steps = console_pages.steps_of((DOCS / name).read_text())
+    try:
+        for step, code, output in console_pages.run(steps, tmp_path, os.environ):
+            assert code == 0, f"{step.text}: {output}"
+    finally:
+        list(console_pages.run([console_pages.Step(place=0, text="resx stop")], tmp_path, os.environ))
+
+
+def test_every_page_with_commands_is_run() -> None:
+    pages = {path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md") if "```console" in path.read_text()}
+    assert pages == set(WITH_COMMANDS)
+
+
+def test_a_page_gets_what_its_commands_print(tmp_path: Path) -> None:
+    page = '```python title="a.py"\nprint(7)\n```\n\n```console\n$ python a.py\nold\n$ echo b\\\n    c :8000\n```\n'
+    steps = console_pages.steps_of(page)
+    outputs = {step.place: output for step, _, output in console_pages.run(steps, tmp_path, os.environ)}
+    assert console_pages.write_outputs(page, outputs).endswith(
+        "$ python a.py\n7\n$ echo b\\\n    c :8000\nb c :8000\n```\n"
+    )
+
+
+@pytest.mark.parametrize("path", [path for path in cli_pages.render_pages() if not path.endswith("index.md")])
+def test_a_commands_page_has_the_options_of_its_help(path: str, resx: Resx) -> None:
+    shown = resx(Path(path).stem, "--help").out
+    options = set(re.findall(r"^│ +(?:-\w,? +)?(--[a-z0-9-]+)", shown, flags=re.MULTILINE)) - {"--help"}
+    documented = set(re.findall(r"`(--[a-z0-9-]+)`", cli_pages.render_pages()[path]))
+    assert options <= documented
+
+
+@pytest.mark.parametrize(("name", "colors"), [("light", pictures.LIGHT), ("dark", pictures.DARK)])
+def test_the_pictures_are_those_that_the_command_draws(name: str, colors: pictures.Colors) -> None:
+    servers = pictures.read_servers((DOCS / "benchmarks.md").read_text())
+    assert {"resnet20", "resnet50"} <= set(servers)
+    assert (DOCS / f"assets/servers-{name}.svg").read_text() == pictures.draw_servers(servers, colors), (
+        "make docs-pictures"
+    )
+    assert (DOCS / f"assets/line-{name}.svg").read_text() == pictures.draw_line(colors), "make docs-pictures"
+
+
+def test_the_recorded_terminal_loads_nothing_from_elsewhere() -> None:
+    text = (DOCS / "assets/session.svg").read_text()
+    assert "resx query digits" in text.replace("&#160;", " ")
+    assert "url(" not in re.sub(r"url\(#", "", text)
+
+
+@pytest.mark.parametrize("name", schema_pages.names())
+def test_every_field_of_a_schema_is_in_a_table(name: str) -> None:
+    text = "".join(page for path, page in schema_pages.render_pages().items() if f"/{name}" in path)
+    schema = json.loads((DOCS / f"{name}.schema.json").read_text())
+    fields = {field for one in (schema, *schema["$defs"].values()) for field in one.get("properties", {})}
+    assert len(fields) > 20
+    assert [field for field in sorted(fields) if f"| `{field}`" not in text] == []
+    assert "{{" not in text
