@@ -22,7 +22,7 @@ PAPERS = {
     "resnext": "Xie et al. 2016, arXiv:1611.05431",
     "wide resnet": "Zagoruyko and Komodakis 2016, arXiv:1605.07146",
     "densenet": "Huang et al. 2017, arXiv:1608.06993",
-    "highway": "Srivastava et al. 2015, arXiv:1505.00387",
+    "highway": "Srivastava et al. 2015, arXiv:1507.06228",
     "vgg": "Simonyan and Zisserman 2014, arXiv:1409.1556",
 }
 TORCHVISION = "torchvision"
@@ -224,7 +224,7 @@ _ALL = [
     _on_imagenet("preresnet", "preresnet101", depths.preresnet(101), 44_541_480, 7.801),
     _on_imagenet("preresnet", "preresnet152", depths.preresnet(152), 60_185_128, 11.514, 21.1, "ImageNet, 320 px"),
     _on_imagenet("preresnet", "preresnet200", depths.preresnet(200), 64_666_152, 15.007, 20.7, "ImageNet, 320 px"),
-    _on_cifar("preresnet", "preresnet110", depths.preresnet_cifar(110, block="basic"), 1_730_522, 0.253, 6.37),
+    _on_cifar("preresnet", "preresnet110", depths.preresnet_cifar(110, block="basic"), 1_727_962, 0.253, 6.37),
     _on_cifar("preresnet", "preresnet164", depths.preresnet_cifar(164, block="bottleneck"), 1_703_258, 0.248, 5.46),
     _on_cifar("preresnet", "preresnet1001", depths.preresnet_cifar(1001, block="bottleneck"), 10_327_706, 1.491, 4.92),
     _published("resnext", "resnext50_32x4d", depths.resnext(50, cardinality=32, group_width=4),
@@ -248,8 +248,8 @@ _ALL = [
     _on_cifar("densenet", "densenet40_12", depths.densenet_cifar(40, growth_rate=12), 1_019_722, 0.265, 5.24),
     _on_cifar("densenet", "densenet_bc_100_12", depths.densenet_bc_cifar(100, growth_rate=12), 769_162, 0.288, 4.51),
     _on_cifar("densenet", "densenet_bc_190_40", depths.densenet_bc_cifar(190, growth_rate=40), 25_624_430, 9.302, 3.46),
-    _on_cifar("highway", "highway19", depths.highway(19), 2_262_714, 0.349, 7.54),
-    _on_cifar("highway", "highway32", depths.highway(32), 1_245_866, 0.243, 8.80),
+    _on_cifar("highway", "highway19", depths.highway(19), 2_256_838, 0.331, 7.60),
+    _on_cifar("highway", "highway32", depths.highway(32), 1_253_090, 0.219),
     _published("vgg", "vgg16", depths.vgg(16, batch_norm=False), 138_357_544, 15.47, 71.592),
     _published("vgg", "vgg19", depths.vgg(19, batch_norm=False), 143_667_240, 19.632, 72.376),
     _published("vgg", "vgg16_bn", depths.vgg(16, batch_norm=True), 138_365_992, 15.47, 73.36),

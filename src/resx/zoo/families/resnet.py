@@ -20,6 +20,7 @@ from resx.zoo.families.residual_blocks import (
     BottleneckShape,
     PaddingShortcut,
     PlainBlock,
+    PoolingShortcut,
     ResidualBlock,
     projection_shortcut,
 )
@@ -109,4 +110,6 @@ def _shortcut(architecture: ResNetArchitecture, in_channels: int, out_channels: 
         return None
     if architecture.shortcut == "padding":
         return PaddingShortcut(in_channels, out_channels, stride=stride)
+    if architecture.shortcut == "pooling":
+        return PoolingShortcut(in_channels, out_channels, stride=stride)
     return projection_shortcut(in_channels, out_channels, stride=stride)
