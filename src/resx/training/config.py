@@ -10,6 +10,8 @@ from resx.values import FrozenModel
 
 Schedule: TypeAlias = Literal["cosine", "steps"]
 Warmup: TypeAlias = Literal["none", "linear", "tenth"]
+SkippedBlocks: TypeAlias = Literal["rest", "move"]
+SKIPPED_BLOCKS: tuple[SkippedBlocks, ...] = ("rest", "move")
 TrainingPrecision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
 HOW_COMPUTED = frozenset({"device", "channels_last", "compiled", "num_processes"})
@@ -33,6 +35,9 @@ class Recipe(FrozenModel):
     nesterov: bool = True
     weight_decay: float = Field(default=5e-4, ge=0)
     """On every parameter, as in the papers."""
+    skipped_blocks: SkippedBlocks = "rest"
+    """What a step does with the weights of a block that stochastic depth skipped: they `rest`, or they `move` by
+    weight decay and by the momentum they have, as with Torch7's sgd in the published code."""
     schedule: Schedule = "cosine"
     """`cosine`: along half a cosine to zero; `steps`: a tenth after each milestone."""
     milestones: tuple[float, ...] = ()

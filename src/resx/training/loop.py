@@ -255,12 +255,21 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
         loss = F.cross_entropy(work.forward(images), batch.targets, label_smoothing=config.label_smoothing)
     scaler.scale(loss).backward()
     average_gradients(model, processes)
+    if config.skipped_blocks == "move":
+        _fill_missing_gradients(model)
     if config.clip_norm:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     scaler.step(optimizer)
     scaler.update()
     return mean_over_processes(loss, processes)
+
+
+def _fill_missing_gradients(model: nn.Module) -> None:
+    """Give what no gradient reached one of zeros: SGD passes over parameters without a gradient."""
+    for parameter in model.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def _accuracy(work: _Work) -> float:

@@ -28,8 +28,8 @@ _IMAGENET: dict[int, tuple[BlockKind, tuple[int, ...]]] = {
 }
 # Simonyan and Zisserman 2014, table 1, columns A, B, D and E.
 _VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-# 19 layers: the authors' network for CIFAR-10 (github.com/flukeskywalker/highway-networks). 32 layers: Srivastava et al.
-# 2015, section 3.3.1, says alternating 3x3 and 1x1 and about 1.25 M parameters; widths and head are this project's.
+# 19 layers: the authors' network for CIFAR-10 (github.com/flukeskywalker/highway-networks). 32 layers: Srivastava et
+# al. 2015, section 3.3.1, says alternating 3x3 and 1x1 and about 1.25 M parameters; widths and head are this project's.
 _HIGHWAY = {
     19: HighwayArchitecture(stage_depths=(5, 6, 6), stage_widths=(32, 80, 128), head_width=100, dropout=0.2),
     32: HighwayArchitecture(

@@ -38,9 +38,7 @@ def _resnext(form: BottleneckForm) -> ResNetArchitecture:
     )
 
 
-def _preresnet(
-    variant: BlockVariant, block: str = "basic", shortcut: Shortcut = "projection"
-) -> PreResNetArchitecture:
+def _preresnet(variant: BlockVariant, block: str = "basic", shortcut: Shortcut = "projection") -> PreResNetArchitecture:
     return PreResNetArchitecture(
         block=block, stage_depths=(2, 2), width=8, variant=variant, stem="cifar", shortcut=shortcut
     )

@@ -75,7 +75,7 @@ def train(
         size = begun.spec.image_size if begun is not None and network.image_size is None else network.image_size
         images = load_data(data, image_size=size, bad_images="skip" if skip_bad else "refuse")
         usual_survival = recipe_named(recipe).survival if begun is None else begun.spec.survival
-        spec = found.spec.with_settings(network.settings or []).with_changes(
+        spec = network.network(found.spec, begun).with_changes(
             classes=len(images.labels),
             labels=images.labels,
             image=images.image,

@@ -71,8 +71,17 @@ class TrainingJob:
             out.note(f"warning: {error}; training goes on, and nothing keeps a second `train` out of the folder")
         if self.options.resume and not checkpoint.knows_data(self.folder):
             out.note(f"{self.folder}: begun by an older resx, so it cannot be checked that its data are the same")
+        if self.begun and self.begun.spec.architecture == self.spec.architecture and (own := self._own_fields()):
+            out.note(f"{self.folder}: goes on with its own network: {self.spec.name} with {', '.join(own)}")
         if self.begun is not None and (changes := changes_of_computing(self.begun.training, self._config_here())):
             out.note(f"{self.folder}: {'; '.join(changes)}: from here on it is the same run but for rounding")
+
+    def _own_fields(self) -> list[str]:
+        """Return the fields of the network's architecture that its name does not mean (any more)."""
+        from resx.zoo.catalog import variant
+
+        named = variant(self.spec.name).spec.architecture.model_dump()
+        return [f"{field}={value}" for field, value in self.spec.architecture if named.get(field) != value]
 
     def _config_here(self) -> TrainingConfig:
         return self.config.model_copy(update={"num_processes": self.place.count})
