@@ -68,7 +68,9 @@ def test_the_digits_come_at_the_size_that_is_asked_for() -> None:
     ("name", "image_size", "message"),
     [
         ("digits", 4, "image_size=4: give 8 pixels or more"),
-        ("digits:here", None, "built in"),
+        ("digits:here", None, "no folder belongs to it; give `digits` alone"),
+        ("mnist5k:here", None, "no folder belongs to it; give `mnist5k` alone"),
+        ("mnist5", None, "did you mean mnist5k"),
         ("cifar10", None, r"give cifar10:DIR"),
         ("folder:", None, r"give folder:DIR"),
         ("cifar10:/nowhere", 16, "have 32 pixels"),

@@ -21,7 +21,7 @@ def train(
     run: RunOptions,
     printing: OutputOptions,
     data: Annotated[
-        str, typer.Option(metavar="DATA", help="digits, cifar10:DIR, cifar100:DIR or folder:DIR.")
+        str, typer.Option(metavar="DATA", help="digits, mnist5k, cifar10:DIR, cifar100:DIR or folder:DIR.")
     ] = "digits",
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", metavar="", help="Go on without images that cannot be read.")
