@@ -185,6 +185,21 @@ def test_clipping_bounds_how_far_a_step_goes(
     assert 0 < moved <= 6 * clipped.learning_rate * 0.01 * 1.001  # six steps
 
 
+def test_what_a_moved_image_leaves_bare_is_black_or_has_the_mean_color(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    light = small_spec.model_copy(update={"mean": (0.0, 0.0, 0.0)})  # then the mean color is black
+    losses = [
+        trained(spec, small_data, config, tmp_path / f"{number}", padding=padding)
+        for number, (spec, padding) in enumerate(
+            [(light, "zeros"), (light, "mean"), (small_spec, "zeros"), (small_spec, "mean")]
+        )
+    ]
+
+    assert losses[0] == losses[1]
+    assert losses[2] != losses[3]
+
+
 def test_a_huge_clip_norm_changes_nothing(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:

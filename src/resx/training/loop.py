@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resx.data.augment import BLACK
 from resx.data.dataset import DataSet
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
@@ -28,6 +29,7 @@ from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import TrainingConfig, learning_rate_at
 from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
 from resx.training.evaluation import normaliser, num_right
+from resx.training.optimizer import fill_missing_gradients, make_optimizer, set_learning_rate
 from resx.training.processes import (
     Processes,
     average_gradients,
@@ -166,16 +168,9 @@ def _new_state(spec: ModelSpec, config: TrainingConfig, processes: Processes) ->
     model = build_from_spec(spec, seed=config.seed).to(processes.device).to(memory_format=_layout(config))
     if processes.count > 1:
         share_batch_statistics(model)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov and config.momentum > 0,
-    )
     # fp16 gradients underflow unless the loss is scaled; disabled, the scaler hands everything through.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
-    return TrainingState(model=model, optimizer=optimizer, scaler=scaler)
+    return TrainingState(model=model, optimizer=make_optimizer(model, config), scaler=scaler)
 
 
 @contextlib.contextmanager
@@ -223,12 +218,20 @@ def _losses(work: _Work, epoch: int) -> Iterator[tuple[int, Tensor]]:
     config, train_part = work.config, work.data.train
     steps = steps_per_epoch(len(train_part), config.batch_size)
     random = seed_epoch(config.seed, epoch)
-    host = batches_of(train_part, config, work.processes, epoch, random)
+    host = batches_of(train_part, config, work.processes, epoch, random, _edge(work))
     work.state.model.train()
     with contextlib.closing(prepare_ahead(send(host, work.processes.device))) as batches:
         for batch in batches:
-            work.state.optimizer.param_groups[0]["lr"] = learning_rate_at(config, batch.step, steps)
+            set_learning_rate(work.state.optimizer, learning_rate_at(config, batch.step, steps))
             yield batch.step, _train_step(work, batch.arrive())
+
+
+def _edge(work: _Work) -> tuple[int, int, int]:
+    """Return the color of what a moved image leaves bare, to half a grey level."""
+    if work.config.padding == "zeros":
+        return BLACK
+    red, green, blue = (min(max(round(255 * mean), 0), 255) for mean in work.spec.mean)
+    return red, green, blue
 
 
 def _read_late(losses: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, float]]:
@@ -256,20 +259,13 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
     scaler.scale(loss).backward()
     average_gradients(model, processes)
     if config.skipped_blocks == "move":
-        _fill_missing_gradients(model)
+        fill_missing_gradients(model)
     if config.clip_norm:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     scaler.step(optimizer)
     scaler.update()
     return mean_over_processes(loss, processes)
-
-
-def _fill_missing_gradients(model: nn.Module) -> None:
-    """Give what no gradient reached one of zeros: SGD passes over parameters without a gradient."""
-    for parameter in model.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
 
 
 def _accuracy(work: _Work) -> float:

@@ -55,7 +55,7 @@ def train(
     if run.tensorboard:
         require_tensorboard()  # before --force deletes anything
     begun = read_origin(folder) if run.resume and checkpoint.is_run(folder) else None
-    usual_recipe = default_recipe(data) if begun is None else begun.training.recipe
+    usual_recipe = default_recipe(data, network.image_size) if begun is None else begun.training.recipe
     recipe = usual_recipe if with_recipe.recipe is None else with_recipe.recipe
     # What a run was begun with and no option can say: a shrunken run has a learning rate and a warm-up of its own.
     kept = (

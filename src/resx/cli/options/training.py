@@ -43,8 +43,9 @@ RecipeName: TypeAlias = Annotated[
     str | None,
     _recipe_option(
         metavar="NAME",
-        help="digits, he2015-cifar, he2016-preact, huang2016-depth, huang2017-dense or xie2017-resnext. "
-        "Default: digits for the digits, he2015-cifar for the rest.",
+        help="digits, he2015-cifar, he2015-imagenet, he2016-preact, huang2016-depth, huang2016-depth-1202, "
+        "huang2017-dense, xie2017-resnext or srivastava2015-highway. Default: digits for the digits and MNIST, "
+        "he2015-imagenet for a folder's images from 96 pixels on, he2015-cifar for the rest.",
     ),
 ]
 Epochs: TypeAlias = Annotated[
