@@ -55,6 +55,9 @@ class Recipe(FrozenModel):
     """Augmentation: a part of each training image, of 8 to 100 % of its area, is enlarged to the image's size."""
     flip: bool = False
     """Augmentation: half of the training images are mirrored left to right."""
+    validation: float = Field(default=0.0, ge=0, le=0.9)
+    """Share of the training images that is held out of training, to choose the best epoch on; 0: the best epoch is
+    chosen on the held-out images."""
 
 
 class TrainingConfig(Recipe):

@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resx.data.augment import BLACK
-from resx.data.dataset import DataSet
+from resx.data.dataset import DataSet, Split
+from resx.data.validation import hold_out_for_validation
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send, steps_per_epoch
@@ -111,7 +112,8 @@ def train(
             cannot share a batch equally.
         ResxError: the loss or the weights are no longer finite, the folder cannot be written, or is another one by now.
     """
-    spec, data, folder = run.spec, run.data, run.folder
+    spec, folder = run.spec, run.folder
+    data = hold_out_for_validation(run.data, run.config.validation)
     if len(data.train) < 2:
         raise UsageError(f"data {run.config.data}: one image to train on, and batch norm needs two; give more")
     processes.part(min(run.config.batch_size, len(data.train)))  # before the folder is made
@@ -125,7 +127,7 @@ def train(
                 on_epoch(entry)
         with _working(state, spec, data, config, processes) as work:
             for epoch in range(progress.epochs_done, config.epochs):
-                entry = _train_epoch(work, epoch, on_step) | {"accuracy": _accuracy(work)}
+                entry = _train_epoch(work, epoch, on_step) | _accuracies(work)
                 if processes.is_first:
                     progress = RunProgress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
                     for held in own:
@@ -268,11 +270,18 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
     return mean_over_processes(loss, processes)
 
 
-def _accuracy(work: _Work) -> float:
-    """Return the share of held-out images whose class is predicted right; each process looks at its share of them."""
-    held_out = work.data.held_out
-    right = num_right(work.state.model, work.spec, held_out, work.processes.share(len(held_out)))
-    return sum_over_processes(right, work.processes) / len(held_out)
+def _accuracies(work: _Work) -> Metrics:
+    """Return the accuracy on the held-out images, and on the validation images where there are any."""
+    found = {"accuracy": _accuracy(work, work.data.held_out)}
+    if work.data.validation is not None:
+        found[checkpoint.VALIDATION_ACCURACY] = _accuracy(work, work.data.validation)
+    return found
+
+
+def _accuracy(work: _Work, split: Split) -> float:
+    """Return the share of a split's images whose class is predicted right; each process looks at its share of them."""
+    right = num_right(work.state.model, work.spec, split, work.processes.share(len(split)))
+    return sum_over_processes(right, work.processes) / len(split)
 
 
 def _layout(config: TrainingConfig) -> torch.memory_format:

@@ -61,6 +61,17 @@ LearningRate: TypeAlias = Annotated[
 WeightDecay: TypeAlias = Annotated[
     float | None, _recipe_option(min=0, callback=finite, metavar="X", help="Weight decay. Default: the recipe's.")
 ]
+Validation: TypeAlias = Annotated[
+    float | None,
+    _recipe_option(
+        min=0,
+        max=0.9,
+        callback=finite,
+        metavar="SHARE",
+        help="Share of the training images on which the best epoch is chosen, and which are not trained on. "
+        "Default: 0, the best epoch is chosen on the held-out images.",
+    ),
+]
 SkippedBlocks: TypeAlias = Annotated[
     str | None,
     _recipe_option(
@@ -155,6 +166,7 @@ class RecipeOptions:
     learning_rate: LearningRate = None
     weight_decay: WeightDecay = None
     skipped_blocks: SkippedBlocks = None
+    validation: Validation = None
     label_smoothing: LabelSmoothing = 0.0
     clip_norm: ClipNorm = 0.0
 
@@ -170,6 +182,7 @@ class RecipeOptions:
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
             "skipped_blocks": self.skipped_blocks,
+            "validation": self.validation,
         }
         changed: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         return changed | {"label_smoothing": self.label_smoothing, "clip_norm": self.clip_norm}
