@@ -48,8 +48,12 @@ METRICS, DATA = "metrics.jsonl", "data.jsonl.gz"
 
 def best_of(metrics: Sequence[Metrics]) -> int:
     """Return which epoch, from 0, is the first of the most accurate, on validation images where there are any."""
-    accuracies = [float(entry.get(VALIDATION_ACCURACY, entry["accuracy"])) for entry in metrics]
+    accuracies = [_accuracy_to_choose_by(entry) for entry in metrics]
     return accuracies.index(max(accuracies))
+
+
+def _accuracy_to_choose_by(entry: Metrics) -> float:
+    return float(entry[VALIDATION_ACCURACY if VALIDATION_ACCURACY in entry else "accuracy"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
