@@ -86,7 +86,7 @@ def test_accuracy_of_both_files_is_measured_on_labelled_data(resx: Resx, files: 
     assert found["num_images"] == 50
     assert found["first"] == found["second"]
     for words, arguments in (
-        ("give digits, cifar10:DIR", ("--data", "letters")),
+        ("give digits, mnist5k, cifar10:DIR", ("--data", "letters")),
         ("no such folder", ("--data", "folder:none")),
     ):
         wrong = resx("verify", *files, *arguments, "-q")

@@ -67,8 +67,10 @@ def test_the_digits_come_at_the_size_that_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("name", "image_size", "message"),
     [
-        ("digits", 4, "image_size=4: give 8 pixels"),
-        ("digits:here", None, "built in"),
+        ("digits", 4, "image_size=4: give 8 pixels or more"),
+        ("digits:here", None, "it is built in; use `digits` without"),
+        ("mnist5k:here", None, "it is built in; use `mnist5k` without"),
+        ("mnist5", None, "did you mean mnist5k"),
         ("cifar10", None, r"use cifar10:DIR"),
         ("folder:", None, r"use folder:DIR"),
         ("cifar10:/nowhere", 16, "have 32 pixels"),

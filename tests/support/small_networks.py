@@ -30,7 +30,25 @@ ARCHITECTURES: dict[str, Architecture] = {
     "densenet": DenseNetArchitecture(block_depths=(3, 2), growth_rate=4, stem_width=8, stem="cifar"),
     "highway": HighwayArchitecture(stage_depths=(3, 3), stage_widths=(6, 8)),
     "vgg": VGGArchitecture(stage_depths=(2, 2), stage_widths=(8, 12), batch_norm=True, hidden_width=16),
+    "resnet, pooling": ResNetArchitecture(
+        block="basic", stage_depths=(2, 3), width=8, stem="cifar", shortcut="pooling"
+    ),
+    "preresnet, padding": PreResNetArchitecture(
+        block="basic", stage_depths=(2, 3), width=8, stem="cifar", shortcut="padding"
+    ),
+    "preresnet, pooling": PreResNetArchitecture(
+        block="basic", stage_depths=(2, 3), width=8, stem="cifar", shortcut="pooling"
+    ),
+    "densenet, dropout": DenseNetArchitecture(
+        block_depths=(3, 2), growth_rate=4, stem_width=8, stem="cifar", dropout=0.2
+    ),
+    "highway, alternating": HighwayArchitecture(
+        stage_depths=(3, 3), stage_widths=(6, 8), receptive_fields=(3, 1), head_width=7, dropout=0.2
+    ),
 }
+"""Of every family, and behind them of every option that changes what a network computes."""
+RESIDUAL_KINDS = [name for name, architecture in ARCHITECTURES.items() if not architecture.undroppable]
+REMOVABLE_KINDS = [name for name in RESIDUAL_KINDS if ARCHITECTURES[name].removable_blocks]
 
 
 def small_spec(kind: str, *, survival: float = 1.0) -> ModelSpec:

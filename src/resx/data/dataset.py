@@ -59,6 +59,8 @@ class DataSet:
     image: ImageFormat
     train: Split
     held_out: Split
+    validation: Split | None = None
+    """A share of the training images that is not trained on; `best` is chosen on it, where there is one."""
     skipped: tuple[str, ...] = ()
     """Files that cannot be decoded and were left out."""
     hidden: int = 0

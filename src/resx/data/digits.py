@@ -16,7 +16,7 @@ def digits(size: int = 32) -> DataSet:
     """The handwritten digits at `size` x `size` pixels: 1,442 to train on, 355 held out.
 
     Every fifth image of each class, in the file's order, is held out, so the split is stratified and
-    never changes.
+    never changes. The 13 writers are in both parts: accuracy says nothing of a writer who was never seen.
     """
     try:
         from sklearn.datasets import load_digits
@@ -26,7 +26,7 @@ def digits(size: int = 32) -> DataSet:
     pixels, classes = load_digits(return_X_y=True)
     targets = classes.astype(np.int64)
     grey = (pixels.reshape(-1, 8, 8) * (255 / 16)).round().astype(np.uint8)
-    images = np.stack([_enlarge(image, size) for image in grey])[:, None].repeat(3, axis=1)
+    images = np.stack([resize_grey(image, size) for image in grey])[:, None].repeat(3, axis=1)
     held_out = every_fifth_of_each_class(targets)
     mean, std = channel_statistics(images[~held_out])
     return DataSet(
@@ -59,5 +59,6 @@ def channel_statistics(images_NCHW: npt.NDArray[np.uint8]) -> tuple[Channels, Ch
     return (means[0], means[1], means[2]), (red, green, blue)
 
 
-def _enlarge(grey: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+def resize_grey(grey: npt.NDArray[np.uint8], size: int) -> npt.NDArray[np.uint8]:
+    """Return an image UINT8 [H, W] at `size` x `size` pixels, bilinear."""
     return np.asarray(Image.fromarray(grey).resize((size, size), Image.Resampling.BILINEAR))

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resx.data.augment import augment, draw
+from resx.data.augment import BLACK, augment, draw
 from resx.data.dataset import Split
 from resx.training.config import TrainingConfig
 from resx.training.processes import Processes
@@ -63,16 +63,23 @@ def seed_epoch(seed: int, epoch: int) -> np.random.Generator:
 
 
 def batches_of(
-    train: Split, config: TrainingConfig, processes: Processes, epoch: int, random: np.random.Generator
+    train: Split,
+    config: TrainingConfig,
+    processes: Processes,
+    epoch: int,
+    random: np.random.Generator,
+    edge: tuple[int, int, int] = BLACK,
 ) -> Iterator[Batch]:
-    """Yield this process's part of each batch of an epoch, augmented, in the CPU's memory."""
+    """Yield this process's part of each batch of an epoch, augmented, in the CPU's memory; edges get that color."""
     order = random.permutation(len(train))
     steps = steps_per_epoch(len(order), config.batch_size)
     for step in range(steps):
         whole = order[step * config.batch_size : (step + 1) * config.batch_size]
         part = processes.part(len(whole))
-        draws = draw(len(whole), random, max_px=config.shift_px, flip=config.flip).part(part)
-        pixels = augment(train.images[whole[part]], draws)
+        draws = draw(
+            len(whole), random, max_px=config.shift_px, flip=config.flip, resized_crop=config.resized_crop
+        ).part(part)
+        pixels = augment(train.images[whole[part]], draws, edge=edge)
         targets = torch.from_numpy(train.targets[whole[part]])
         yield Batch(step=epoch * steps + step, images=torch.from_numpy(pixels), targets=targets)
 

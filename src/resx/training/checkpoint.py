@@ -18,6 +18,7 @@ weights say which network and settings they belong to, so files of two runs are 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -41,7 +42,18 @@ from resx.zoo.weights.pretrained import load_weights, read_weights
 Metrics: TypeAlias = dict[str, Any]
 
 WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
+VALIDATION_ACCURACY = "validation_accuracy"
 METRICS, DATA = "metrics.jsonl", "data.jsonl.gz"
+
+
+def best_of(metrics: Sequence[Metrics]) -> int:
+    """Return which epoch, from 0, is the first of the most accurate, on validation images where there are any."""
+    accuracies = [_accuracy_to_choose_by(entry) for entry in metrics]
+    return accuracies.index(max(accuracies))
+
+
+def _accuracy_to_choose_by(entry: Metrics) -> float:
+    return float(entry[VALIDATION_ACCURACY if VALIDATION_ACCURACY in entry else "accuracy"])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,8 +66,7 @@ class RunProgress:
     @property
     def is_best(self) -> bool:
         """Whether the last epoch is more accurate than every one before it."""
-        *before, last = (entry["accuracy"] for entry in self.metrics)
-        return all(last > accuracy for accuracy in before)
+        return best_of(self.metrics) == len(self.metrics) - 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,9 @@ from resx.values import FrozenModel
 
 Schedule: TypeAlias = Literal["cosine", "steps"]
 Warmup: TypeAlias = Literal["none", "linear", "tenth"]
+Padding: TypeAlias = Literal["zeros", "mean"]
+SkippedBlocks: TypeAlias = Literal["rest", "move"]
+SKIPPED_BLOCKS: tuple[SkippedBlocks, ...] = ("rest", "move")
 TrainingPrecision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
 HOW_COMPUTED = frozenset({"device", "channels_last", "compiled", "num_processes"})
@@ -32,18 +35,29 @@ class Recipe(FrozenModel):
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=5e-4, ge=0)
-    """On every parameter, as in the papers."""
+    decay_biases: bool = True
+    """Whether weight decay is on biases too."""
+    skipped_blocks: SkippedBlocks = "rest"
+    """What a step does with the weights of a block that stochastic depth skipped: they `rest`, or they `move` by
+    weight decay and by the momentum they have, as with Torch7's sgd in the published code."""
     schedule: Schedule = "cosine"
     """`cosine`: along half a cosine to zero; `steps`: a tenth after each milestone."""
     milestones: tuple[float, ...] = ()
     """For `steps`: shares of the epochs in (0, 1), so that a shorter run keeps the schedule's form."""
     warmup: Warmup = "linear"
-    """Over the first epoch: rising from zero, or at a tenth of the peak throughout."""
+    """Over the first epochs: rising from zero, or at a tenth of the peak throughout."""
+    warmup_epochs: int = Field(default=1, ge=1, le=1_000_000)
     shift_px: int = Field(default=2, ge=0, le=4096)
-    """Augmentation: each training image moves by up to this many pixels, edges padded with zeros, which is
-    the papers' pad and random crop."""
+    """Augmentation: each training image moves by up to this many pixels, which is the papers' pad and random crop."""
+    padding: Padding = "zeros"
+    """What a moved image leaves bare: black, or the mean color, which is what zeros are in normalised images."""
+    resized_crop: bool = False
+    """Augmentation: a part of each training image, of 8 to 100 % of its area, is enlarged to the image's size."""
     flip: bool = False
     """Augmentation: half of the training images are mirrored left to right."""
+    validation: float = Field(default=0.0, ge=0, le=0.9)
+    """Share of the training images that is held out of training, to choose the best epoch on; 0: the best epoch is
+    chosen on the held-out images."""
 
 
 class TrainingConfig(Recipe):
@@ -81,9 +95,10 @@ class TrainingConfig(Recipe):
 def learning_rate_at(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of a step, counted from 0 over the whole run."""
     peak, total = recipe.learning_rate, recipe.epochs * steps_per_epoch
-    if step < steps_per_epoch and recipe.warmup != "none":
-        return peak * ((step + 1) / steps_per_epoch if recipe.warmup == "linear" else 0.1)
+    begin = 0 if recipe.warmup == "none" else recipe.warmup_epochs * steps_per_epoch
+    if step < begin:
+        return peak * ((step + 1) / begin if recipe.warmup == "linear" else 0.1)
     if recipe.schedule == "steps":
-        return peak * 0.1 ** sum(step >= milestone * total for milestone in recipe.milestones)
-    begin = 0 if recipe.warmup == "none" else steps_per_epoch
+        # A share such as 32,000 / 63,960 is rounded; the step that it stands for is not.
+        return peak * 0.1 ** sum(step >= milestone * total - 1e-6 for milestone in recipe.milestones)
     return peak * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, total - begin)))

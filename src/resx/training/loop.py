@@ -19,7 +19,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resx.data.dataset import DataSet
+from resx.data.augment import BLACK
+from resx.data.dataset import DataSet, Split
+from resx.data.validation import hold_out_for_validation
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send, steps_per_epoch
@@ -28,6 +30,7 @@ from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import TrainingConfig, learning_rate_at
 from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
 from resx.training.evaluation import normaliser, num_right
+from resx.training.optimizer import fill_missing_gradients, make_optimizer, set_learning_rate
 from resx.training.processes import (
     Processes,
     average_gradients,
@@ -109,7 +112,8 @@ def train(
             cannot share a batch equally.
         ResxError: the loss or the weights are no longer finite, the folder cannot be written, or is another one by now.
     """
-    spec, data, folder = run.spec, run.data, run.folder
+    spec, folder = run.spec, run.folder
+    data = hold_out_for_validation(run.data, run.config.validation)
     if len(data.train) < 2:
         raise UsageError(f"data {run.config.data}: only one training image, and batch norm needs two; add more")
     processes.part(min(run.config.batch_size, len(data.train)))  # before the folder is made
@@ -123,7 +127,7 @@ def train(
                 on_epoch(entry)
         with _working(state, spec, data, config, processes) as work:
             for epoch in range(progress.epochs_done, config.epochs):
-                entry = _train_epoch(work, epoch, on_step) | {"accuracy": _accuracy(work)}
+                entry = _train_epoch(work, epoch, on_step) | _accuracies(work)
                 if processes.is_first:
                     progress = RunProgress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
                     for held in own:
@@ -166,16 +170,9 @@ def _new_state(spec: ModelSpec, config: TrainingConfig, processes: Processes) ->
     model = build_from_spec(spec, seed=config.seed).to(processes.device).to(memory_format=_layout(config))
     if processes.count > 1:
         share_batch_statistics(model)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov and config.momentum > 0,
-    )
     # fp16 gradients underflow unless the loss is scaled; disabled, the scaler hands everything through.
     scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
-    return TrainingState(model=model, optimizer=optimizer, scaler=scaler)
+    return TrainingState(model=model, optimizer=make_optimizer(model, config), scaler=scaler)
 
 
 @contextlib.contextmanager
@@ -223,12 +220,20 @@ def _losses(work: _Work, epoch: int) -> Iterator[tuple[int, Tensor]]:
     config, train_part = work.config, work.data.train
     steps = steps_per_epoch(len(train_part), config.batch_size)
     random = seed_epoch(config.seed, epoch)
-    host = batches_of(train_part, config, work.processes, epoch, random)
+    host = batches_of(train_part, config, work.processes, epoch, random, _edge(work))
     work.state.model.train()
     with contextlib.closing(prepare_ahead(send(host, work.processes.device))) as batches:
         for batch in batches:
-            work.state.optimizer.param_groups[0]["lr"] = learning_rate_at(config, batch.step, steps)
+            set_learning_rate(work.state.optimizer, learning_rate_at(config, batch.step, steps))
             yield batch.step, _train_step(work, batch.arrive())
+
+
+def _edge(work: _Work) -> tuple[int, int, int]:
+    """Return the color of what a moved image leaves bare, to half a grey level."""
+    if work.config.padding == "zeros":
+        return BLACK
+    red, green, blue = (min(max(round(255 * mean), 0), 255) for mean in work.spec.mean)
+    return red, green, blue
 
 
 def _read_late(losses: Iterator[tuple[int, Tensor]]) -> Iterator[tuple[int, float]]:
@@ -255,6 +260,8 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
         loss = F.cross_entropy(work.forward(images), batch.targets, label_smoothing=config.label_smoothing)
     scaler.scale(loss).backward()
     average_gradients(model, processes)
+    if config.skipped_blocks == "move":
+        fill_missing_gradients(model)
     if config.clip_norm:
         scaler.unscale_(optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -263,11 +270,18 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
     return mean_over_processes(loss, processes)
 
 
-def _accuracy(work: _Work) -> float:
-    """Return the share of held-out images whose class is predicted right; each process looks at its share of them."""
-    held_out = work.data.held_out
-    right = num_right(work.state.model, work.spec, held_out, work.processes.share(len(held_out)))
-    return sum_over_processes(right, work.processes) / len(held_out)
+def _accuracies(work: _Work) -> Metrics:
+    """Return the accuracy on the held-out images, and on the validation images where there are any."""
+    found = {"accuracy": _accuracy(work, work.data.held_out)}
+    if work.data.validation is not None:
+        found[checkpoint.VALIDATION_ACCURACY] = _accuracy(work, work.data.validation)
+    return found
+
+
+def _accuracy(work: _Work, split: Split) -> float:
+    """Return the share of a split's images whose class is predicted right; each process looks at its share of them."""
+    right = num_right(work.state.model, work.spec, split, work.processes.share(len(split)))
+    return sum_over_processes(right, work.processes) / len(split)
 
 
 def _layout(config: TrainingConfig) -> torch.memory_format:

@@ -30,6 +30,11 @@ Depths: TypeAlias = Annotated[
 Widths: TypeAlias = Annotated[tuple[Channels, ...], Field(min_length=1, max_length=MAX_STAGES)]
 Stem: TypeAlias = Literal["imagenet", "cifar"]
 BottleneckForm: TypeAlias = Literal["aggregated", "concatenated", "grouped"]
+Shortcut: TypeAlias = Literal["projection", "padding", "pooling"]
+"""What a shortcut is where the shape changes: a 1x1 convolution (option B of He et al. 2015), every second pixel with
+channels of zeros (option A), or 2x2 average pooling with channels of zeros (Huang et al. 2016)."""
+ReceptiveField: TypeAlias = Literal[1, 3]
+Dropout: TypeAlias = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 BlockVariant: TypeAlias = Literal[
     "original", "bn_after_addition", "relu_before_addition", "relu_only_preactivation", "full_preactivation"
 ]
@@ -80,8 +85,9 @@ class ResNetArchitecture(DescribedNetwork):
     """Which of the three equivalent forms of ResNeXt's figure 3 the bottleneck is written in: a, b or c."""
     stem: Stem = "imagenet"
     """`imagenet`: 7x7 stride 2 and max pooling; `cifar`: one 3x3 convolution."""
-    shortcut: Literal["projection", "padding", "none"] = "projection"
-    """Where the shape changes: a 1x1 convolution (option B), or strides and zero channels (option A);
+    shortcut: Shortcut | Literal["none"] = "projection"
+    """Where the shape changes: `projection` is a 1x1 convolution with batch norm (option B), `padding` every second
+    pixel and zero channels (option A), `pooling` 2x2 average pooling and zero channels (stochastic depth's paper);
     `none` leaves out every shortcut: the plain network."""
 
     @property
@@ -146,6 +152,9 @@ class PreResNetArchitecture(DescribedNetwork):
     variant: BlockVariant = "full_preactivation"
     """Figure 4, (a) to (e): where batch norm and ReLU stand."""
     stem: Stem = "imagenet"
+    shortcut: Shortcut = "projection"
+    """Where the shape changes: `projection` is a 1x1 convolution, `padding` every second pixel and zero channels,
+    `pooling` 2x2 average pooling and zero channels."""
 
     @property
     def num_blocks(self) -> int:
@@ -196,6 +205,9 @@ class DenseNetArchitecture(DescribedNetwork):
     recompute: bool = False
     """Train with memory that grows linearly with depth: a layer's input is concatenated again in the
     backward pass instead of kept. Changes no result, costs about one more forward pass."""
+    dropout: Dropout = 0.0
+    """Probability that a value is lost in training, behind every convolution but the first; the paper takes 0.2 where
+    the images are not augmented."""
 
     @property
     def num_blocks(self) -> int:
@@ -226,7 +238,7 @@ class DenseNetArchitecture(DescribedNetwork):
 
 
 class HighwayArchitecture(DescribedNetwork):
-    """Convolutional highway networks (Srivastava et al. 2015)."""
+    """Convolutional highway networks (Srivastava et al. 2015, arXiv:1507.06228)."""
 
     family: Literal["highway"] = "highway"
     stage_depths: Depths
@@ -235,6 +247,12 @@ class HighwayArchitecture(DescribedNetwork):
     """Channels per stage; max pooling halves the image between stages."""
     gate_bias: float = Field(default=-2.0, lt=0, ge=-1000, allow_inf_nan=False)
     """Of the transform gates at first: negative, so that layers begin by carrying their input."""
+    receptive_fields: Annotated[tuple[ReceptiveField, ...], Field(min_length=1, max_length=MAX_BLOCKS)] = (3,)
+    """Pixels each way that a stage's layers see, first to last and then again from the first: (3, 1) alternates."""
+    head_width: int = Field(default=0, ge=0, le=MAX_CHANNELS)
+    """Channels of a 1x1 convolution with ReLU between the last stage and the average pooling; 0: there is none."""
+    dropout: Dropout = 0.0
+    """Probability that a value is lost in training, before each stage and before the classifier."""
 
     @property
     def num_blocks(self) -> int:
@@ -244,7 +262,7 @@ class HighwayArchitecture(DescribedNetwork):
     @property
     def num_features(self) -> int:
         """Channels before the classifier."""
-        return self.stage_widths[-1]
+        return self.head_width or self.stage_widths[-1]
 
     @property
     def removable_blocks(self) -> tuple[int, ...]:
@@ -260,6 +278,7 @@ class HighwayArchitecture(DescribedNetwork):
     def _fits(self) -> HighwayArchitecture:
         _require_width_each(self.stage_widths, self.stage_depths)
         num_weights = 2 * plain_weights(self.stage_depths, self.stage_widths)  # a layer has a gate beside it
+        num_weights += float(self.stage_widths[-1]) * self.head_width
         require_size(num_weights=num_weights, num_blocks=sum(self.stage_depths))
         if self.num_blocks == 0:
             raise UsageError(f"stage_depths={self.stage_depths}: no highway layer; give a stage 2 layers or more")

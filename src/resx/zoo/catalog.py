@@ -10,20 +10,19 @@ from pathlib import Path
 from typing import Literal
 
 from resx.errors import UsageError, nearest
-from resx.zoo import depths
+from resx.zoo import depths, papers
 from resx.zoo.architectures import Architecture, DenseNetArchitecture
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, SPEC_FILE, ModelSpec
 
-HE_2015 = "He et al. 2015, arXiv:1512.03385"
 PAPERS = {
-    "resnet": HE_2015,
-    "plain": HE_2015,
-    "preresnet": "He et al. 2016, arXiv:1603.05027",
-    "resnext": "Xie et al. 2016, arXiv:1611.05431",
-    "wide resnet": "Zagoruyko and Komodakis 2016, arXiv:1605.07146",
-    "densenet": "Huang et al. 2017, arXiv:1608.06993",
-    "highway": "Srivastava et al. 2015, arXiv:1505.00387",
-    "vgg": "Simonyan and Zisserman 2014, arXiv:1409.1556",
+    "resnet": papers.HE_2015,
+    "plain": papers.HE_2015,
+    "preresnet": papers.HE_2016,
+    "resnext": papers.XIE_2016,
+    "wide resnet": papers.ZAGORUYKO_2016,
+    "densenet": papers.HUANG_2017,
+    "highway": papers.SRIVASTAVA_2015,
+    "vgg": papers.SIMONYAN_2014,
 }
 TORCHVISION = "torchvision"
 """What stands before the colon where the network is torchvision's."""
@@ -48,13 +47,19 @@ class Variant:
     error_percent: float | None = None
     error_on: str = "CIFAR-10"
     """The test set of `error_percent`, and how it was measured where papers differ."""
+    other_figure: str = ""
+    """A second one, of the same network trained in another way."""
 
     @property
     def published(self) -> str:
         """The published figure as a person reads it, or an empty string."""
         if self.top1_percent is not None:
             return f"{self.top1_percent:.2f} % top-1, ImageNet"
-        return f"{self.error_percent:.2f} % error, {self.error_on}" if self.error_percent is not None else ""
+        if self.error_percent is None:
+            return ""
+        return f"{self.error_percent:.2f} % error, {self.error_on}" + (
+            f"; {self.other_figure}" * bool(self.other_figure)
+        )
 
 
 def variant(name: str) -> Variant:
@@ -151,7 +156,7 @@ def _published(
     return Variant(
         spec=_imagenet(name, architecture, resize=resize),
         family=family,
-        paper=PAPERS[family],
+        paper=PAPERS[family].citation,
         num_parameters=parameters,
         gmacs=gmacs,
         top1_percent=top1,
@@ -171,7 +176,7 @@ def _on_imagenet(
     return Variant(
         spec=_imagenet(name, architecture),
         family=family,
-        paper=PAPERS[family],
+        paper=PAPERS[family].citation,
         num_parameters=parameters,
         gmacs=gmacs,
         error_percent=error,
@@ -186,14 +191,16 @@ def _on_cifar(
     parameters: int,
     gmacs: float,
     error: float | None = None,
+    other_figure: str = "",
 ) -> Variant:
     return Variant(
         spec=_cifar(name, architecture),
         family=family,
-        paper=PAPERS[family],
+        paper=PAPERS[family].citation,
         num_parameters=parameters,
         gmacs=gmacs,
         error_percent=error,
+        other_figure=other_figure,
     )
 
 
@@ -213,7 +220,8 @@ _ALL = [
     _on_cifar("resnet", "resnet44", depths.resnet_cifar(44), 658_586, 0.097, 7.17),
     _on_cifar("resnet", "resnet56", depths.resnet_cifar(56), 853_018, 0.125, 6.97),
     _on_cifar("resnet", "resnet110", depths.resnet_cifar(110), 1_727_962, 0.253, 6.43),
-    _on_cifar("resnet", "resnet1202", depths.resnet_cifar(1202), 19_421_274, 2.829, 7.93),
+    _on_cifar("resnet", "resnet1202", depths.resnet_cifar(1202), 19_421_274, 2.829, 7.93,
+              f"4.91 % with stochastic depth, {papers.HUANG_2016.citation}"),
     _on_imagenet("plain", "plain18", depths.plain(18), 11_515_688, 1.795, 27.94, "ImageNet, 10-crop"),
     _on_imagenet("plain", "plain34", depths.plain(34), 21_623_848, 3.644, 28.54, "ImageNet, 10-crop"),
     _on_cifar("plain", "plain20", depths.plain_cifar(20), 269_722, 0.041),
@@ -224,7 +232,7 @@ _ALL = [
     _on_imagenet("preresnet", "preresnet101", depths.preresnet(101), 44_541_480, 7.801),
     _on_imagenet("preresnet", "preresnet152", depths.preresnet(152), 60_185_128, 11.514, 21.1, "ImageNet, 320 px"),
     _on_imagenet("preresnet", "preresnet200", depths.preresnet(200), 64_666_152, 15.007, 20.7, "ImageNet, 320 px"),
-    _on_cifar("preresnet", "preresnet110", depths.preresnet_cifar(110, block="basic"), 1_730_522, 0.253, 6.37),
+    _on_cifar("preresnet", "preresnet110", depths.preresnet_cifar(110, block="basic"), 1_727_962, 0.253, 6.37),
     _on_cifar("preresnet", "preresnet164", depths.preresnet_cifar(164, block="bottleneck"), 1_703_258, 0.248, 5.46),
     _on_cifar("preresnet", "preresnet1001", depths.preresnet_cifar(1001, block="bottleneck"), 10_327_706, 1.491, 4.92),
     _published("resnext", "resnext50_32x4d", depths.resnext(50, cardinality=32, group_width=4),
@@ -248,8 +256,8 @@ _ALL = [
     _on_cifar("densenet", "densenet40_12", depths.densenet_cifar(40, growth_rate=12), 1_019_722, 0.265, 5.24),
     _on_cifar("densenet", "densenet_bc_100_12", depths.densenet_bc_cifar(100, growth_rate=12), 769_162, 0.288, 4.51),
     _on_cifar("densenet", "densenet_bc_190_40", depths.densenet_bc_cifar(190, growth_rate=40), 25_624_430, 9.302, 3.46),
-    _on_cifar("highway", "highway19", depths.highway(19), 2_262_714, 0.349, 7.54),
-    _on_cifar("highway", "highway32", depths.highway(32), 1_245_866, 0.243, 8.80),
+    _on_cifar("highway", "highway19", depths.highway(19), 2_256_838, 0.331, 7.60),
+    _on_cifar("highway", "highway32", depths.highway(32), 1_253_090, 0.219),
     _published("vgg", "vgg16", depths.vgg(16, batch_norm=False), 138_357_544, 15.47, 71.592),
     _published("vgg", "vgg19", depths.vgg(19, batch_norm=False), 143_667_240, 19.632, 72.376),
     _published("vgg", "vgg16_bn", depths.vgg(16, batch_norm=True), 138_365_992, 15.47, 73.36),

@@ -28,9 +28,18 @@ _IMAGENET: dict[int, tuple[BlockKind, tuple[int, ...]]] = {
 }
 # Simonyan and Zisserman 2014, table 1, columns A, B, D and E.
 _VGG = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-# Layers of a stage as in the table of highway networks in He et al. 2015 (table 6); the paper itself prints
-# no widths for them. These give its numbers of parameters, 2.3 M and 1.25 M.
-_HIGHWAY = {19: ((6, 6, 6), (32, 80, 128)), 32: ((10, 10, 11), (24, 48, 64))}
+# 19 layers: the authors' network for CIFAR-10 (github.com/flukeskywalker/highway-networks). 32 layers: Srivastava et
+# al. 2015, section 3.3.1, says alternating 3x3 and 1x1 and about 1.25 M parameters; widths and head are this project's.
+_HIGHWAY = {
+    19: HighwayArchitecture(stage_depths=(5, 6, 6), stage_widths=(32, 80, 128), head_width=100, dropout=0.2),
+    32: HighwayArchitecture(
+        stage_depths=(10, 10, 10),
+        stage_widths=(30, 64, 96),
+        receptive_fields=(3, 1),
+        head_width=100,
+        dropout=0.2,
+    ),
+}
 
 
 def resnet(depth: int) -> ResNetArchitecture:
@@ -97,11 +106,20 @@ def preresnet(depth: int, *, variant: BlockVariant = "full_preactivation") -> Pr
 def preresnet_cifar(
     depth: int, *, block: BlockKind, variant: BlockVariant = "full_preactivation"
 ) -> PreResNetArchitecture:
-    """Return the CIFAR pre-activation ResNet of 6n + 2 layers in basic blocks, or 9n + 2 in bottlenecks."""
-    stages = _three_stages(
-        f"a CIFAR ResNet of {block} blocks", depth, layers_per_n=6 if block == "basic" else 9, others=2
+    """Return the CIFAR pre-activation ResNet of 6n + 2 layers in basic blocks, or 9n + 2 in bottlenecks.
+
+    As in the paper's appendix, bottlenecks have projections where the shape changes; basic blocks keep option A.
+    """
+    is_basic = block == "basic"
+    stages = _three_stages(f"a CIFAR ResNet of {block} blocks", depth, layers_per_n=6 if is_basic else 9, others=2)
+    return PreResNetArchitecture(
+        block=block,
+        stage_depths=stages,
+        width=16,
+        variant=variant,
+        stem="cifar",
+        shortcut="padding" if is_basic else "projection",
     )
-    return PreResNetArchitecture(block=block, stage_depths=stages, width=16, variant=variant, stem="cifar")
 
 
 def densenet_cifar(depth: int, *, growth_rate: int) -> DenseNetArchitecture:
@@ -122,8 +140,7 @@ def highway(depth: int) -> HighwayArchitecture:
     """Return the CIFAR highway network of 19 or 32 layers."""
     if depth not in _HIGHWAY:
         raise UsageError(f"depth={depth}: the highway networks have 19 or 32 layers; give one of them")
-    depths, widths = _HIGHWAY[depth]
-    return HighwayArchitecture(stage_depths=depths, stage_widths=widths)
+    return _HIGHWAY[depth]
 
 
 def vgg(depth: int, *, batch_norm: bool) -> VGGArchitecture:

@@ -21,7 +21,7 @@ from resx.data.dataset import DataSet
 from resx.errors import UsageError
 from resx.training.evaluation import accuracy, logits
 from tests.support.command import Finished, refused
-from tests.support.small_networks import ARCHITECTURES, fast, few, small_network, taken_apart
+from tests.support.small_networks import ARCHITECTURES, RESIDUAL_KINDS, fast, few, small_network, taken_apart
 
 Resx = Callable[..., Finished]
 
@@ -42,7 +42,7 @@ def test_the_steps_together_compute_what_the_network_computes(kind: str, digits8
     assert expected.shape == (8, 10)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "bottleneck", "preresnet", "densenet", "highway"])
+@pytest.mark.parametrize("kind", RESIDUAL_KINDS)
 def test_a_lesion_leaves_what_the_block_is_without_its_branch(kind: str, digits8: DataSet) -> None:
     model, spec, steps = taken_apart(kind, survival=0.6)
     split = few(digits8, 40)

@@ -15,7 +15,7 @@ from resx.data.dataset import DataSet
 from resx.training.evaluation import normalize
 from resx.zoo.catalog import VARIANTS, variant
 from tests.support.command import Finished, refused
-from tests.support.small_networks import taken_apart
+from tests.support.small_networks import RESIDUAL_KINDS, taken_apart
 
 Resx = Callable[..., Finished]
 RESIDUAL = [name for name, entry in VARIANTS.items() if not entry.spec.architecture.undroppable]
@@ -64,7 +64,7 @@ def test_a_span_is_the_shortest_that_carries_enough() -> None:
     assert carrying_span([1.0, 0.0]).high == 0
 
 
-@pytest.mark.parametrize("kind", ["resnet", "bottleneck", "preresnet", "densenet", "highway"])
+@pytest.mark.parametrize("kind", RESIDUAL_KINDS)
 def test_the_sum_over_all_paths_is_the_full_gradient(kind: str, digits8: DataSet) -> None:
     model, spec, _ = taken_apart(kind, survival=0.6)
     from resx.analysis.network_steps import steps_of

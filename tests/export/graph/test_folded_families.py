@@ -21,6 +21,7 @@ from resx.zoo.architectures import (
     HighwayArchitecture,
     PreResNetArchitecture,
     ResNetArchitecture,
+    Shortcut,
     VGGArchitecture,
 )
 from resx.zoo.building import build_from_spec
@@ -37,8 +38,10 @@ def _resnext(form: BottleneckForm) -> ResNetArchitecture:
     )
 
 
-def _preresnet(variant: BlockVariant, block: str = "basic") -> PreResNetArchitecture:
-    return PreResNetArchitecture(block=block, stage_depths=(2, 2), width=8, variant=variant, stem="cifar")
+def _preresnet(variant: BlockVariant, block: str = "basic", shortcut: Shortcut = "projection") -> PreResNetArchitecture:
+    return PreResNetArchitecture(
+        block=block, stage_depths=(2, 2), width=8, variant=variant, stem="cifar", shortcut=shortcut
+    )
 
 
 DROPPABLE: dict[str, Architecture] = {
@@ -53,6 +56,18 @@ DROPPABLE: dict[str, Architecture] = {
         block_depths=(3, 2), growth_rate=4, stem_width=6, bottleneck=0, compression=1.0, stem="cifar"
     ),
     "highway": HighwayArchitecture(stage_depths=(4, 3), stage_widths=(6, 8)),
+    "pooling": ResNetArchitecture(block="basic", stage_depths=(2, 1), width=8, stem="cifar", shortcut="pooling"),
+    "pooling, bottleneck": ResNetArchitecture(
+        block="bottleneck", stage_depths=(2, 1), width=8, inner_width=8, shortcut="pooling"
+    ),
+    **{f"{variant}, padding": _preresnet(variant, shortcut="padding") for variant in ORDERS},
+    "full_preactivation, pooling": _preresnet("full_preactivation", shortcut="pooling"),
+    "densenet, dropout": DenseNetArchitecture(
+        block_depths=(3, 2), growth_rate=4, stem_width=6, stem="cifar", dropout=0.2
+    ),
+    "highway, alternating": HighwayArchitecture(
+        stage_depths=(4, 3), stage_widths=(6, 8), receptive_fields=(3, 1), head_width=7, dropout=0.2
+    ),
 }
 FIXED: dict[str, Architecture] = {
     "plain": ResNetArchitecture(block="basic", stage_depths=(2, 1), width=8, stem="cifar", shortcut="none"),
@@ -158,6 +173,10 @@ _EXPORTED_FAST = (
     "relu_before_addition",
     "densenet, cifar",
     "highway",
+    "pooling",
+    "full_preactivation, padding",
+    "densenet, dropout",
+    "highway, alternating",
 )
 
 

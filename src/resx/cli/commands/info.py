@@ -22,6 +22,9 @@ def info(
         str, typer.Argument(help="A variant, a run's folder, a model of the repository, or an .onnx file.")
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,
+    bibtex: Annotated[
+        bool, typer.Option("--bibtex", metavar="", help="Print the papers it comes from as BibTeX instead.")
+    ] = False,
     schema: Annotated[
         bool, typer.Option("--schema", metavar="", help="Print the JSON schema of card.json instead.")
     ] = False,
@@ -40,6 +43,9 @@ def info(
         return
     if not thing:
         raise UsageError("THING is missing: name a variant, a run's folder, a published model or a .onnx file")
+    if bibtex:
+        typer.echo(_bibtex(thing, repository), nl=False)
+        return
     facts = _facts(thing, repository)
 
     def show(console: Console) -> None:
@@ -53,6 +59,33 @@ def info(
             console.print(f"{key:<28} {value}", markup=False, soft_wrap=True)
 
     printing.open().result(facts, show)
+
+
+def _bibtex(thing: str, repository: Path) -> str:
+    """Return the entries of the papers that a network, its stochastic depth and a run's recipe come from."""
+    from resx.errors import UsageError
+    from resx.repository.versions import Repository
+    from resx.training.recipes import RECIPES
+    from resx.training.run_origin import read_origin
+    from resx.zoo.catalog import VARIANTS, variant
+    from resx.zoo.papers import HUANG_2016, papers_cited_in
+    from resx.zoo.spec import SPEC_FILE
+
+    recipe = ""
+    if (Path(thing) / SPEC_FILE).is_file():
+        origin = read_origin(Path(thing))
+        spec, recipe = origin.spec, origin.training.recipe
+    elif thing in (published := Repository(repository)).names():
+        source = published.card(thing).source
+        if source.spec is None:
+            raise UsageError(f"--bibtex: {thing} comes from an .onnx file, which names no paper; name its variant")
+        spec = source.spec
+    else:
+        spec = variant(thing).spec
+    texts = [VARIANTS[spec.name].paper, VARIANTS[spec.name].published] if spec.name in VARIANTS else []
+    texts += [HUANG_2016.citation] if spec.survival < 1 else []
+    texts += [RECIPES[recipe].source] if recipe in RECIPES else []
+    return "\n".join(paper.bibtex for paper in papers_cited_in(texts))
 
 
 def _facts(thing: str, repository: Path) -> dict[str, Any]:

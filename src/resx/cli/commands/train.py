@@ -21,7 +21,7 @@ def train(
     run: RunOptions,
     printing: OutputOptions,
     data: Annotated[
-        str, typer.Option(metavar="DATA", help="digits, cifar10:DIR, cifar100:DIR or folder:DIR.")
+        str, typer.Option(metavar="DATA", help="digits, mnist5k, cifar10:DIR, cifar100:DIR or folder:DIR.")
     ] = "digits",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", metavar="", help="Skip images that cannot be read.")] = False,
     seed: Seed = 0,
@@ -53,7 +53,7 @@ def train(
     if run.tensorboard:
         require_tensorboard()  # before --force deletes anything
     begun = read_origin(folder) if run.resume and checkpoint.is_run(folder) else None
-    usual_recipe = default_recipe(data) if begun is None else begun.training.recipe
+    usual_recipe = default_recipe(data, network.image_size) if begun is None else begun.training.recipe
     recipe = usual_recipe if with_recipe.recipe is None else with_recipe.recipe
     # What a run was begun with and no option can say: a shrunken run has a learning rate and a warm-up of its own.
     kept = (
@@ -73,7 +73,7 @@ def train(
         size = begun.spec.image_size if begun is not None and network.image_size is None else network.image_size
         images = load_data(data, image_size=size, bad_images="skip" if skip_bad else "refuse")
         usual_survival = recipe_named(recipe).survival if begun is None else begun.spec.survival
-        spec = found.spec.with_settings(network.settings or []).with_changes(
+        spec = network.network(found.spec, begun).with_changes(
             classes=len(images.labels),
             labels=images.labels,
             image=images.image,

@@ -42,7 +42,8 @@ VerifyData: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="DATA",
-        help="Measure accuracy on digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: a run's held-out data.",
+        help="Measure accuracy on digits, mnist5k, cifar10:DIR, cifar100:DIR or folder:DIR. "
+        "Default: a run's held-out data.",
     ),
 ]
 NumImages: TypeAlias = Annotated[

@@ -13,7 +13,8 @@ RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A run's folder.")]
 StudiedData: TypeAlias = Annotated[
     str,
     typer.Option(
-        metavar="DATA", help="digits, cifar10:DIR, cifar100:DIR or folder:DIR. Default: what the run trained on."
+        metavar="DATA",
+        help="digits, mnist5k, cifar10:DIR, cifar100:DIR or folder:DIR. Default: what the run trained on.",
     ),
 ]
 StudyFolder: TypeAlias = Annotated[

@@ -17,7 +17,8 @@ from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.gpus import Device
-    from resx.zoo.spec import SurvivalSchedule
+    from resx.training.run_origin import Origin
+    from resx.zoo.spec import ModelSpec, SurvivalSchedule
 
 _source_option = partial(typer.Option, rich_help_panel="Source")
 _recipe_option = partial(typer.Option, rich_help_panel="Recipe")
@@ -42,8 +43,9 @@ RecipeName: TypeAlias = Annotated[
     str | None,
     _recipe_option(
         metavar="NAME",
-        help="digits, he2015-cifar, he2016-preact, huang2016-depth, huang2017-dense or xie2017-resnext. "
-        "Default: digits for the digits, he2015-cifar for the rest.",
+        help="digits, he2015-cifar, he2015-imagenet, he2016-preact, huang2016-depth, huang2016-depth-1202, "
+        "huang2017-dense, xie2017-resnext or srivastava2015-highway. Default: digits for the digits and MNIST, "
+        "he2015-imagenet for a folder's images from 96 pixels on, he2015-cifar for the rest.",
     ),
 ]
 Epochs: TypeAlias = Annotated[
@@ -58,6 +60,25 @@ LearningRate: TypeAlias = Annotated[
 ]
 WeightDecay: TypeAlias = Annotated[
     float | None, _recipe_option(min=0, callback=finite, metavar="X", help="Weight decay. Default: the recipe's.")
+]
+Validation: TypeAlias = Annotated[
+    float | None,
+    _recipe_option(
+        min=0,
+        max=0.9,
+        callback=finite,
+        metavar="SHARE",
+        help="Share of the training images on which the best epoch is chosen, and which are not trained on. "
+        "Default: 0, the best epoch is chosen on the held-out images.",
+    ),
+]
+SkippedBlocks: TypeAlias = Annotated[
+    str | None,
+    _recipe_option(
+        metavar="NAME",
+        help="What a step does to blocks that stochastic depth skipped: rest, or move by weight decay and momentum as "
+        "in the paper's code. Default: the recipe's.",
+    ),
 ]
 LabelSmoothing: TypeAlias = Annotated[
     float, _recipe_option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.")
@@ -119,6 +140,15 @@ class NetworkOptions:
         if any(setting.partition("=")[0] == "classes" for setting in self.settings or []):
             raise UsageError(f"--set classes: the data set {data} has its own; remove it")
 
+    def network(self, named: ModelSpec, begun: Origin | None) -> ModelSpec:
+        """Return the variant as it is set; a run that goes on keeps its own network where nothing is.
+
+        A name may mean another network by now than when the run began.
+        """
+        if begun is not None and begun.spec.name == named.name and not self.settings:
+            return begun.spec
+        return named.with_settings(self.settings or [])
+
     def schedule(self) -> SurvivalSchedule:
         """Return how the survival probability falls from block to block."""
         from resx.zoo.spec import SURVIVAL_SCHEDULES
@@ -135,18 +165,26 @@ class RecipeOptions:
     batch_size: StepSize = None
     learning_rate: LearningRate = None
     weight_decay: WeightDecay = None
+    skipped_blocks: SkippedBlocks = None
+    validation: Validation = None
     label_smoothing: LabelSmoothing = 0.0
     clip_norm: ClipNorm = 0.0
 
-    def changes(self) -> dict[str, float]:
+    def changes(self) -> dict[str, object]:
         """Return what differs from the recipe."""
+        from resx.training.config import SKIPPED_BLOCKS
+
+        if self.skipped_blocks is not None:
+            choose("--skipped-blocks", self.skipped_blocks, SKIPPED_BLOCKS)
         given = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
             "learning_rate": self.learning_rate,
             "weight_decay": self.weight_decay,
+            "skipped_blocks": self.skipped_blocks,
+            "validation": self.validation,
         }
-        changed = {key: value for key, value in given.items() if value is not None}
+        changed: dict[str, object] = {key: value for key, value in given.items() if value is not None}
         return changed | {"label_smoothing": self.label_smoothing, "clip_norm": self.clip_norm}
 
 

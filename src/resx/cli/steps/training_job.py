@@ -71,8 +71,17 @@ class TrainingJob:
             out.note(f"warning: {error}; training continues, but a second `train` could write to the same folder")
         if self.options.resume and not checkpoint.knows_data(self.folder):
             out.note(f"{self.folder}: started by an older resx, so its data cannot be compared")
+        if self.begun and self.begun.spec.architecture == self.spec.architecture and (own := self._own_fields()):
+            out.note(f"{self.folder}: keeps its own network: {self.spec.name} with {', '.join(own)}")
         if self.begun is not None and (changes := changes_of_computing(self.begun.training, self._config_here())):
             out.note(f"{self.folder}: {'; '.join(changes)}: results may differ by rounding from here on")
+
+    def _own_fields(self) -> list[str]:
+        """Return the fields of the network's architecture that its name does not mean (any more)."""
+        from resx.zoo.catalog import variant
+
+        named = variant(self.spec.name).spec.architecture.model_dump()
+        return [f"{field}={value}" for field, value in self.spec.architecture if named.get(field) != value]
 
     def _config_here(self) -> TrainingConfig:
         return self.config.model_copy(update={"num_processes": self.place.count})

@@ -38,6 +38,8 @@ def show_training(out: Output, config: TrainingConfig, device: str) -> Iterator[
                 f"  epoch {entry['epoch']}/{epochs}  loss {entry['loss']:.3f}  accuracy {entry['accuracy']:.2%}  "
                 f"{entry['images_per_s']:.0f} images/s"
             )
+            if "validation_accuracy" in entry:
+                text += f"  validation {entry['validation_accuracy']:.2%}"
             if begun_at >= 0:
                 per_step_s = (time.monotonic() - began) / (entry["step"] - begun_at)
                 steps_left = entry["step"] / entry["epoch"] * (epochs - entry["epoch"])
@@ -52,19 +54,23 @@ def show_run(
     out: Output, spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, metrics: list[dict[str, Any]]
 ) -> None:
     """Print what a run reached."""
-    last, best = metrics[-1], max(metrics, key=lambda entry: float(entry["accuracy"]))
+    from resx.training.checkpoint import VALIDATION_ACCURACY, best_of
+
+    last, best = metrics[-1], metrics[best_of(metrics)]
+    chosen_on = "validation" if VALIDATION_ACCURACY in best else "held-out"
     payload = {
         "run": str(folder), "model": spec.name, "recipe": config.recipe, "num_held_out": len(data.held_out),
         "num_skipped": len(data.skipped), "num_hidden": data.hidden, "num_copies": len(data.copies),
         "num_conflicting": len(data.conflicting), "num_in_both": data.num_in_both, "skipped_files": data.others,
         "classes_not_held_out": data.not_held_out, "checksum": data.checksum, "remarks": data.remarks,
-        "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], **last,
+        "best_epoch": best["epoch"], "best_accuracy": best["accuracy"], "best_chosen_on": chosen_on, **last,
     }  # fmt: skip
     num_classes = len(data.labels) - len(data.not_held_out)
     of_classes = f" of {num_classes} of {len(data.labels)} classes" if data.not_held_out else ""
     lines = [
         f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "
-        f"images{of_classes} right (best: {best['accuracy']:.2%} after epoch {best['epoch']})",
+        f"images{of_classes} right (best: {best['accuracy']:.2%} after epoch {best['epoch']}, chosen on the "
+        f"{chosen_on} images)",
         f"next: resx export {shlex.quote(str(folder))}",
     ]
     out.result(payload, lambda console: print_lines(console, lines))

@@ -95,7 +95,7 @@ def load_labelled(text: str, *, image_size: int, num_classes: int, num_images: i
     """Load at most `num_images` of a data set's held-out images, spread evenly over them.
 
     Args:
-        text: `digits`, `cifar10:DIR`, `cifar100:DIR` or `folder:DIR`.
+        text: `digits`, `mnist5k`, `cifar10:DIR`, `cifar100:DIR` or `folder:DIR`.
         image_size: pixels each way.
         num_classes: that the model tells apart.
         num_images: 1 or more.

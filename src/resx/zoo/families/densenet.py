@@ -6,6 +6,10 @@ Stochastic depth is not in the paper; here a skipped layer contributes zeros in 
 channels, and evaluation scales them by p_l, their expectation. The scaled tensor is the output of the
 layer's last convolution, which has no bias: p (W * x) = (p W) * x. What follows is a concatenation, which
 leaves the other channels alone, so folding p_l into that convolution's weights is exact.
+
+**Where this is not the paper.**
+- Convolutions begin normal with a variance by fan-in, as torchvision's; the authors' code takes fan-out.
+- `dropout` is 0, right for the augmented columns of the paper's table 2; the others need 0.2 (`--set dropout=0.2`).
 """
 
 import contextlib
@@ -25,7 +29,7 @@ from resx.zoo.families.stochastic_depth import StochasticBranch
 class DenseLayer(StochasticBranch):
     """BN-ReLU-Conv3x3, with BN-ReLU-Conv1x1 in front as DenseNet-B; its k channels are appended to its input."""
 
-    def __init__(self, in_channels: int, *, growth_rate: int, bottleneck: int) -> None:
+    def __init__(self, in_channels: int, *, growth_rate: int, bottleneck: int, dropout: float = 0.0) -> None:
         super().__init__()
         inner = bottleneck * growth_rate
         self.growth_rate = growth_rate
@@ -37,11 +41,12 @@ class DenseLayer(StochasticBranch):
             self.conv2 = nn.Conv2d(inner, growth_rate, 3, padding=1, bias=False)
         else:
             self.conv1 = nn.Conv2d(in_channels, growth_rate, 3, padding=1, bias=False)
+        self.dropout1, self.dropout2 = _dropout(dropout), _dropout(dropout)
 
     def branch(self, x_NCHW: Tensor) -> Tensor:
         """Return the layer's new features [N, k, H, W]."""
-        x_NCHW = self.conv1(F.relu(self.norm1(x_NCHW)))
-        return self.conv2(F.relu(self.norm2(x_NCHW))) if self.has_bottleneck else x_NCHW
+        x_NCHW = self.dropout1(self.conv1(F.relu(self.norm1(x_NCHW))))
+        return self.dropout2(self.conv2(F.relu(self.norm2(x_NCHW)))) if self.has_bottleneck else x_NCHW
 
     def branch_end(self) -> nn.Module:
         """Return the last convolution."""
@@ -95,7 +100,7 @@ def _recompute(layer: DenseLayer, features: list[Tensor]) -> Tensor:
         new_features,
         *features,
         use_reentrant=False,
-        preserve_rng_state=False,
+        preserve_rng_state=isinstance(layer.dropout1, nn.Dropout),  # what it lost before has to be lost again
         context_fn=lambda: (contextlib.nullcontext(), _statistics_kept(layer)),
     )
     assert isinstance(output, Tensor)
@@ -124,12 +129,13 @@ def _statistics_kept(layer: DenseLayer) -> Iterator[None]:
 class Transition(nn.Sequential):
     """Between dense blocks: fewer channels, half the image."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, dropout: float = 0.0) -> None:
         super().__init__(
             OrderedDict(
                 norm=nn.BatchNorm2d(in_channels),
                 relu=nn.ReLU(inplace=True),
                 conv=nn.Conv2d(in_channels, out_channels, 1, bias=False),
+                dropout=_dropout(dropout),
                 pool=nn.AvgPool2d(2),
             )
         )
@@ -149,13 +155,19 @@ class DenseNet(Network):
             block = DenseBlock()
             block.recompute = architecture.recompute
             for index in range(1, depth + 1):
-                layer = DenseLayer(channels, growth_rate=architecture.growth_rate, bottleneck=architecture.bottleneck)
+                layer = DenseLayer(
+                    channels,
+                    growth_rate=architecture.growth_rate,
+                    bottleneck=architecture.bottleneck,
+                    dropout=architecture.dropout,
+                )
                 block.add_module(f"denselayer{index}", layer)
                 channels += architecture.growth_rate
             self.features.add_module(f"denseblock{number}", block)
             if number < len(architecture.block_depths):
                 passed_on = max(1, int(architecture.compression * channels))
-                self.features.add_module(f"transition{number}", Transition(channels, passed_on))
+                transition = Transition(channels, passed_on, dropout=architecture.dropout)
+                self.features.add_module(f"transition{number}", transition)
                 channels = passed_on
         self.features.add_module("norm5", nn.BatchNorm2d(channels))
         self.classifier = nn.Linear(channels, classes)
@@ -195,6 +207,10 @@ def _stem(architecture: DenseNetArchitecture) -> nn.Sequential:
             pool0=nn.MaxPool2d(3, stride=2, padding=1),
         )
     )
+
+
+def _dropout(probability: float) -> nn.Module:
+    return nn.Dropout(probability) if probability else nn.Identity()
 
 
 def _initialise(model: nn.Module) -> None:

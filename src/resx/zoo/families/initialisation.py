@@ -1,4 +1,4 @@
-"""Random weights to begin with, where families share them; DenseNets and highway networks have their papers' own."""
+"""Random weights to begin with, where families share them; DenseNets and highway networks have their own."""
 
 from torch import nn
 

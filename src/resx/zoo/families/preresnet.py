@@ -13,9 +13,15 @@ What folding scales is that last layer. The convolutions have no bias, so p (W *
 positive p through. In `bn_after_addition` the batch norm acts on shortcut + p branch and stays as it is.
 
 As in the paper's appendix, the first unit finds its pre-activation already done by the stem's, a unit that
-changes the shape shares its pre-activation between branch and shortcut, and what the variant puts before a
-convolution comes once more after the last unit. A shortcut that changes the shape is a 1x1 convolution,
-with a batch norm where the branch ends in one.
+changes the shape shares its pre-activation between branch and projection, and what the variant puts before a
+convolution comes once more after the last unit. The appendix names projections for bottlenecks alone, so the CIFAR
+networks of basic blocks keep option A, which has no weights (`shortcut`).
+
+**Where this is not the paper.**
+- A bottleneck's stride is on its 3x3 convolution, as in the ResNets here and in fb.resnet.torch; the authors'
+  resnet-1k-layers strides in the first 1x1. Both have the same number of parameters.
+- The projection has a batch norm where the branch ends in one, which the paper leaves open.
+- Option A takes the shared pre-activation too, as fb.resnet.torch does; the appendix says it of projections only.
 """
 
 from collections.abc import Iterator
@@ -24,9 +30,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from resx.zoo.architectures import BlockVariant, PreResNetArchitecture
+from resx.zoo.architectures import BlockVariant, PreResNetArchitecture, Shortcut
 from resx.zoo.families.initialisation import initialise_convolutions
 from resx.zoo.families.network import Network, NetworkPart, glue
+from resx.zoo.families.residual_blocks import PaddingShortcut, PoolingShortcut
 from resx.zoo.families.stochastic_depth import StochasticBranch
 
 
@@ -64,6 +71,8 @@ class UnitShape:
     is_bottleneck: bool
     is_first: bool
     """Of the network: the stem has normalised and activated its input."""
+    shortcut: Shortcut = "projection"
+    """What it is where the shape changes."""
 
     @property
     def out_channels(self) -> int:
@@ -87,7 +96,7 @@ class PreActivationUnit(StochasticBranch):
     def __init__(self, shape: UnitShape, order: StepOrder) -> None:
         super().__init__()
         self.relu = nn.ReLU()  # never in place: its input may be the shortcut's too
-        projects = shape.stride != 1 or shape.in_channels != shape.out_channels
+        changes_shape = shape.stride != 1 or shape.in_channels != shape.out_channels
         convolutions = shape.convolutions()
         steps: list[str] = []
         for number, conv in enumerate(convolutions, start=1):
@@ -98,12 +107,11 @@ class PreActivationUnit(StochasticBranch):
             if f"bn{number}" in steps:
                 normalised = conv.in_channels if "bn" in order.before_conv else conv.out_channels
                 self.add_module(f"bn{number}", nn.BatchNorm2d(normalised))
-        num_entry = steps.index("conv1") if projects else 0
+        num_entry = steps.index("conv1") if changes_shape else 0
         end = len(steps) - order.num_after_addition
         self.entry_steps, self.branch_steps, self.after_steps = steps[:num_entry], steps[num_entry:end], steps[end:]
-        self.downsample = (
-            _projection(shape, with_bn=_last_layer(self.branch_steps).startswith("bn")) if projects else None
-        )
+        ends_in_bn = _last_layer(self.branch_steps).startswith("bn")
+        self.downsample = _reshaping(shape, with_bn=ends_in_bn) if changes_shape else None
 
     def entry(self, x_NCHW: Tensor) -> Tensor:
         """Return what branch and shortcut both take: x, or x pre-activated where the shape changes."""
@@ -168,6 +176,7 @@ class PreResNet(Network):
                     stride=2 if number and not index else 1,
                     is_bottleneck=architecture.block == "bottleneck",
                     is_first=number == index == 0,
+                    shortcut=architecture.shortcut,
                 )
                 stage.append(PreActivationUnit(shape, order))
                 channels = shape.out_channels
@@ -202,7 +211,12 @@ def _conv(kernel: int, in_channels: int, out_channels: int, stride: int = 1) -> 
     return nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=False)
 
 
-def _projection(shape: UnitShape, *, with_bn: bool) -> nn.Sequential:
+def _reshaping(shape: UnitShape, *, with_bn: bool) -> nn.Module:
+    """Return the shortcut of a unit that changes the shape."""
+    if shape.shortcut == "padding":
+        return PaddingShortcut(shape.in_channels, shape.out_channels, stride=shape.stride)
+    if shape.shortcut == "pooling":
+        return PoolingShortcut(shape.in_channels, shape.out_channels, stride=shape.stride)
     projection = nn.Sequential(_conv(1, shape.in_channels, shape.out_channels, shape.stride))
     if with_bn:
         projection.append(nn.BatchNorm2d(shape.out_channels))

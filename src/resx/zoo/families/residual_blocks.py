@@ -141,6 +141,23 @@ class PaddingShortcut(nn.Module):
         return F.pad(x_NCHW[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra_channels))
 
 
+class PoolingShortcut(nn.Module):
+    """The shortcut of stochastic depth's published code: average `stride` x `stride` pixels, add channels of zeros.
+
+    Huang et al. 2016 call it option A; every pixel counts, where option A of He et al. takes one of four.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
+        super().__init__()
+        # Rounded up, as a convolution of stride 2 with padding rounds odd sizes.
+        self.pool = nn.AvgPool2d(stride, ceil_mode=True) if stride > 1 else nn.Identity()
+        self.extra_channels = out_channels - in_channels
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        """Return x at the new shape; no parameters."""
+        return F.pad(self.pool(x_NCHW), (0, 0, 0, 0, 0, self.extra_channels))
+
+
 def projection_shortcut(in_channels: int, out_channels: int, *, stride: int) -> nn.Sequential:
     """Option B of He et al. 2015, section 3.3: a 1x1 convolution and its batch norm."""
     return nn.Sequential(

@@ -4,6 +4,12 @@ State-dict keys are torchvision's (`conv1`, `bn1`, `layerS.B...`, `fc`), so publ
 unchanged. The CIFAR networks have three stages of 16, 32 and 64 channels, zero-padded shortcuts
 (option A) and the same key scheme. Without its shortcuts a ResNet is the plain network of that paper; with
 groups in its bottlenecks it is ResNeXt (`resx.zoo.families.resnext`).
+
+**Where this is not the paper.**
+- A bottleneck's stride is on its 3x3 convolution (torchvision's "v1.5"); the paper has it on the first 1x1.
+- The linear layer begins with PyTorch's uniform weights and bias; the paper says nothing of it.
+- `shortcut=pooling` is not in this paper: it is the shortcut of stochastic depth's published code.
+- The ImageNet networks carry the accuracy of torchvision's weights, which were trained by another recipe.
 """
 
 from collections.abc import Iterator
@@ -20,6 +26,7 @@ from resx.zoo.families.residual_blocks import (
     BottleneckShape,
     PaddingShortcut,
     PlainBlock,
+    PoolingShortcut,
     ResidualBlock,
     projection_shortcut,
 )
@@ -109,4 +116,6 @@ def _shortcut(architecture: ResNetArchitecture, in_channels: int, out_channels: 
         return None
     if architecture.shortcut == "padding":
         return PaddingShortcut(in_channels, out_channels, stride=stride)
+    if architecture.shortcut == "pooling":
+        return PoolingShortcut(in_channels, out_channels, stride=stride)
     return projection_shortcut(in_channels, out_channels, stride=stride)

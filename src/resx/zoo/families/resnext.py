@@ -7,7 +7,8 @@
 
 They hold the same numbers: the first two layers of path i are the i-th part of form (c)'s output channels,
 and the sum of the paths' last convolutions is one convolution over their concatenation. So the last batch
-norm of form (a) comes after the sum, as the paper says. The network around the blocks is the ResNet.
+norm of form (a) comes after the sum, as the paper says. The network around the blocks is the ResNet, with its stride
+on the 3x3 convolution, as in the authors' code.
 """
 
 import copy

@@ -4,6 +4,12 @@ A module with a branch that may be skipped is a `StochasticBranch`. In training 
 loses the branch together; in evaluation every branch runs and its output is multiplied by its survival
 probability, H_l = ReLU(p_l f_l(H_{l-1}) + id(H_{l-1})) (equation 5).
 
+**Where this is not the published code** (github.com/yueatsprograms/Stochastic_Depth).
+- Its shortcuts average 2x2 pixels where the shape changes; here that is the option `shortcut=pooling` of the networks.
+- Its optimiser holds all weights in one vector, so a skipped block's weights decay and go on by their momentum; here
+  they rest, unless the run says `skipped_blocks=move` (`resx train --skipped-blocks move`).
+- Its convolutions have biases, which the batch norms behind them take away again.
+
 torchvision and timm divide by the probability in training instead, so their weights have nothing to
 fold; `resx.export.graph.survival_folding` moves ours into the branch's last layer.
 """

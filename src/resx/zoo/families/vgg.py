@@ -2,6 +2,11 @@
 
 State-dict keys are torchvision's (`features.I...`, `classifier.I...`). No layer has a way around it, which is
 what makes it the contrast to residual networks in lesion studies.
+
+**Where this is not the paper.**
+- The networks with batch norm are torchvision's.
+- Average pooling to 7x7 before the linear layers lets images of any size in; at 224 pixels it changes nothing.
+- Convolutions begin with He initialisation; the paper begins its deep networks with layers of a trained shallow one.
 """
 
 from collections.abc import Iterator
