@@ -17,8 +17,6 @@ _LOG = logging.getLogger("mkdocs.hooks.docsite")
 MAX_LINES = 200
 """Of a page: what is longer is not read to its end."""
 
-STILL_LONGER = {"export.md", "serving.md"}
-
 
 def on_config(config: Any) -> None:
     """Put the generated pages where mkdocs.yml has the first page of each kind."""
@@ -50,7 +48,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> Non
     """Warn of a page that is too long, which `--strict` makes an error."""
     path = page.file.src_uri
     num_lines = markdown.count("\n")
-    if num_lines > MAX_LINES and path not in STILL_LONGER:
+    if num_lines > MAX_LINES:
         _LOG.warning("%s has %d lines, more than %d: split it along its topics", path, num_lines, MAX_LINES)
 
 

@@ -194,7 +194,7 @@ def test_an_earlier_run_goes_on_with_its_own_network_when_its_name_means_another
     assert ended.value.code == 0
     assert (tmp_path / "spec.json").read_text() == written
     assert len(metrics_of(tmp_path)) == 2
-    assert f"goes on with its own network: {name} with stage_depths=" in capsys.readouterr().err
+    assert f"keeps its own network: {name} with stage_depths=" in capsys.readouterr().err
 
 
 def test_a_setting_that_is_typed_is_not_taken_from_the_run(

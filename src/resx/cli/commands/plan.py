@@ -49,7 +49,7 @@ def plan(
             min=0,
             callback=finite,
             metavar="MS",
-            help="500 for NVIDIA's container, as docs/serving.md explains.",
+            help="500 for NVIDIA's container, as docs/serving-speed.md explains.",
         ),
     ] = 0.0,
     bench: Annotated[

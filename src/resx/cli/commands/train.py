@@ -30,7 +30,7 @@ def train(
 ) -> None:
     """Train a variant; the run's folder holds its weights, spec and metrics after every epoch.
 
-    Several processes share the work under torchrun; see docs/training.md.
+    Several processes share the work under torchrun; see docs/training-processes.md.
 
     Example: resx train resnet20 --data digits --survival 0.5 -o runs/digits
     """

@@ -4,7 +4,7 @@ With a queue policy (a bound, a timeout) Triton's dynamic batcher no longer fetc
 while an instance waits for one. Then every batch waits for the batcher's thread to wake up, and a request that arrives
 in the moment between an instance's answer and its next wait wakes nobody: it lies until the batcher's sleep of 500 ms
 ends (core, dynamic_batch_scheduler.cc, `default_wait_microseconds`; the same from 24.10 to the newest read). Nothing in
-the configuration avoids it; docs/serving.md lists what was measured.
+the configuration avoids it; docs/serving-speed.md lists what was measured.
 
 A timeout or a priority must hold a request back to the last moment. A bound need not: whether a request fits is
 decided as it arrives. So the library that resx unpacks from the pinned wheel lets a bounded queue fetch ahead like
