@@ -45,7 +45,7 @@ def test_a_damaged_card_is_one_line(tmp_path: Path, text: str, message: str) -> 
 
 
 def test_a_missing_card_says_where_it_should_be(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="`resx export` writes it"):
+    with pytest.raises(UsageError, match="`resx export` writes a card"):
         cards.read_card(tmp_path)
 
 

@@ -119,7 +119,7 @@ def request_of_source(card: object) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_other_precision_is_made_of_a_quantized_file(kind: str, precision: Precision, tmp_path: Path) -> None:
     source = loaded(quantised(kind, tmp_path))
-    with pytest.raises(UsageError, match=rf"theirs.onnx: already .*leave --{precision} out .*export the fp32 original"):
+    with pytest.raises(UsageError, match=rf"theirs.onnx: already .*remove --{precision} .*export the fp32 original"):
         source.require_convertible(precision, stored_in=precision)
     source.require_convertible("fp32", stored_in="fp32")
 
@@ -164,7 +164,7 @@ def test_the_command_refuses_in_one_line_before_it_calibrates(
     done = resx("export", "theirs.onnx", *arguments, "-q")
     assert done.code == 2, done.err
     assert done.err.splitlines() == [
-        f"error: theirs.onnx: already int8: 2 of 2 layers compute in int8 (static, QDQ); leave {arguments[0]} to "
+        f"error: theirs.onnx: already int8: 2 of 2 layers compute in int8 (static, QDQ); remove {arguments[0]} to "
         "publish it unchanged, or export the fp32 original"
     ]
 

@@ -64,4 +64,4 @@ def test_a_refusal_is_one_line_and_leaves_nothing(tmp_path: Path, resx: Callable
 def test_the_data_of_a_training_say_how_many_classes_there_are(resx: Callable[..., Finished]) -> None:
     done = resx("train", "resnet20", "--data", "digits", "--set", "classes=14", "-o", "r")
     assert (done.code, done.err.count("\n")) == (2, 1)
-    assert "--set classes: the data digits have their own" in done.err
+    assert "--set classes: the data set digits has its own" in done.err

@@ -131,7 +131,7 @@ def test_an_operator_that_openvino_lacks_ends_the_export_before_the_work(resx: R
     assert resx("export", "det.onnx").code == 0
     for name, operator in (("det", "Det"), ("scaler", "ai.onnx.ml.Scaler")):
         done = resx("export", f"{name}.onnx", "--runtime", "openvino", "--name", "n", "-q")
-        refused(done, 1, f"{name}.onnx: OpenVINO refuses it", f"no operator {operator}", "--runtime onnxruntime")
+        refused(done, 1, f"{name}.onnx: OpenVINO rejects it", f"no operator {operator}", "--runtime onnxruntime")
     assert not (tmp_path / "model_repository/n").exists()
 
 

@@ -188,7 +188,7 @@ def test_a_lock_excludes_others_and_ends_with_its_holder(tmp_path: Path) -> None
 
 
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(ResxError, match="MB free; make room"):
+    with pytest.raises(ResxError, match="MB free; free some space"):
         disk_space.require_free_space(tmp_path / "not" / "there", 10**18)
 
 

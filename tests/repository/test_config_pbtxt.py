@@ -174,7 +174,7 @@ def test_the_response_cache_and_the_warm_up_are_what_triton_reads() -> None:
 def test_threads_above_the_cores_are_named(instances: int, threads: int, cores: int, fits: bool) -> None:
     reason = ServingOptions(instances=instances, threads=threads).oversubscribed(cores)
     assert (reason == "") == fits
-    assert fits or f"above this machine's {cores} cores" in reason
+    assert fits or f"exceeds this machine's {cores} cores" in reason
 
 
 def test_labels_are_numbered_where_no_name_is_known() -> None:
@@ -229,7 +229,7 @@ def test_only_the_zeros_that_an_export_was_tried_with_warm_a_model_up(
     (tmp_path / "m" / "1").mkdir(parents=True)
     (tmp_path / "m" / "config.pbtxt").write_text(f'name: "m"\n{SAMPLE.format(data)}\n')
     if has_card:
-        (tmp_path / "m" / "1" / "card.json").write_text("{}")
+        (tmp_path / "m" / "1" / "card.json").write_text(card().model_dump_json())
     assert (
         bool(version_pinning.parse(version_pinning.config_json(Repository(tmp_path), "m", [1])).model_warmup) == is_kept
     )

@@ -161,7 +161,7 @@ def test_a_python_model_is_code_but_brings_no_server_of_its_own(tmp_path: Path) 
     (folder / "1/model.py").write_text("code")
     config_rules.require_contained(tmp_path, "m")
     (folder / "triton_python_backend_stub").write_text("program")
-    with pytest.raises(UsageError, match="in place of its own"):
+    with pytest.raises(UsageError, match="instead of its own"):
         config_rules.require_contained(tmp_path, "m")
 
 

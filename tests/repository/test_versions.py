@@ -101,7 +101,7 @@ def test_what_a_killed_export_left_is_gone_after_the_next_one(tmp_path: Path) ->
 def test_another_interface_needs_another_name(tmp_path: Path) -> None:
     repository = Repository(tmp_path / "model_repository")
     publish(repository, card("uint8"))
-    with pytest.raises(UsageError, match="its versions have input image .* publish it under another --name"):
+    with pytest.raises(UsageError, match="its versions have input image .* choose another --name"):
         publish(repository, card("float32"))
     assert repository.versions("tiny") == [1]
 

@@ -69,7 +69,7 @@ def test_bf16_is_computed_by_the_layers_and_rounds(published: Callable[[str], Pa
 
 
 def test_bf16_is_refused_with_the_reason_where_the_processor_has_none(published: Callable[[str], Path]) -> None:
-    with pytest.raises(MissingCapability, match=r"^bf16: .* has no BF16 instructions.*leave --bf16 out here"):
+    with pytest.raises(MissingCapability, match=r"^bf16: .* has no BF16 instructions.*remove --bf16 here"):
         require_bf16(can_compute=lambda: False)
     if not computes_in_bf16():
         with pytest.raises(MissingCapability, match="no BF16 instructions"):
@@ -168,7 +168,7 @@ def test_files_that_cannot_be_read_are_refused_as_by_onnxruntime(
     for name, reason in (("cut.onnx", "truncated"), ("gone.onnx", "no such file"), ("alone.xml", r"alone\.bin: no")):
         with pytest.raises(UsageError, match=reason):
             OpenVinoModel(tmp_path / name)
-    with pytest.raises(ExportError, match="OpenVINO refuses it: .*the model is correct"):
+    with pytest.raises(ExportError, match="OpenVINO rejects it: .*the model is correct"):
         OpenVinoModel(tmp_path / "no.xml")
 
 

@@ -106,7 +106,7 @@ def test_a_structure_gives_its_bytes_and_nothing_else_is_unpacked(tmp_path: Path
 
 def test_more_rows_than_bytes_are_no_images(tmp_path: Path) -> None:
     path = table(tmp_path / "t.parquet", [None] * 100_000)
-    with pytest.raises(UsageError, match=r"t\.parquet: 100,000 rows in [\d,]+ bytes; give a file with an image"):
+    with pytest.raises(UsageError, match=r"t\.parquet: 100,000 rows in [\d,]+ bytes; each row must hold an image"):
         find_source(str(path), "")
 
 
@@ -183,7 +183,7 @@ def test_a_pipe_as_the_source_is_told_at_once(resx: Resx, published: Repository,
 def test_a_list_has_bounds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "list.txt").write_text("a\n" * 11)
     monkeypatch.setattr(finding, "MAX_LIST_LINES", 10)
-    with pytest.raises(UsageError, match=r"list\.txt: a list of 11 lines; the limit is 10; split the list"):
+    with pytest.raises(UsageError, match=r"list\.txt: a list of 11 lines: the limit is 10; split the list"):
         find_source(str(tmp_path / "list.txt"), "")
     monkeypatch.setattr(finding, "MAX_LIST_BYTES", 10)
     with pytest.raises(UsageError, match=r"list\.txt: file of 22 bytes: the limit is 10; split the list"):

@@ -92,7 +92,7 @@ def test_an_unfinished_run_is_gone_on_with_or_begun_again_by_name_only(tmp_path:
     out = tmp_path / "out.parquet"
     begin(out)
 
-    with pytest.raises(UsageError, match="an unfinished run is there; --resume"):
+    with pytest.raises(UsageError, match="contains an unfinished run; --resume"):
         require_fresh(out, resume=False, overwrite=False)
     assert not require_fresh(out, resume=True, overwrite=False)
     assert (parts_folder(out) / "part-00000.parquet").is_file()

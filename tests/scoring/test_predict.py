@@ -70,7 +70,7 @@ def test_every_image_is_a_row_and_a_bad_one_says_why(
         ("FP32", TensorProto.FLOAT, [8, 8], "has no resx.mean"),
         ("FP16", TensorProto.FLOAT16, [8, 8], "has no resx.mean"),
         ("FP32", TensorProto.FLOAT, [-1, -1], "not RGB images"),
-        ("INT32", TensorProto.INT32, [8, 8], "images are sent as UINT8"),
+        ("INT32", TensorProto.INT32, [8, 8], "images can be sent as UINT8"),
     ],
 )
 def test_a_model_that_nobody_can_prepare_images_for_fails_before_the_first_row(
@@ -393,7 +393,7 @@ def test_csv_safe_is_for_csv_alone(resx: Resx, published: Repository, images: Pa
         done = resx("predict", "tiny", images, "-o", name, "--csv-safe", "--repository", published.root)
 
         assert (done.code, done.out) == (2, "")
-        assert done.err.startswith(f"error: --csv-safe, -o {name}: only a .csv holds formulas")
+        assert done.err.startswith(f"error: --csv-safe, -o {name}: applies to .csv files only")
     assert not list(tmp_path.iterdir())
 
 

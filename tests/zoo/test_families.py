@@ -502,7 +502,7 @@ def test_an_image_that_shrinks_to_nothing_is_refused(name: str) -> None:
     spec = VARIANTS[name].spec
     small = {"image_size": spec.architecture.smallest_image - 1, "resize": 32}
 
-    with pytest.raises(UsageError, match=r"too small: the minimum; give .* pixels"):
+    with pytest.raises(UsageError, match=r"too small: the minimum is .* pixels"):
         ModelSpec.model_validate({**spec.model_dump(), **small})
 
 

@@ -17,6 +17,7 @@ from resx.errors import ResxError, UsageError, reason_of
 from resx.files.reading import read_bounded
 from resx.names import LABEL_RULE, is_label
 from resx.repository import openvino_backend
+from resx.repository.cuda_provider import cuda_parameters
 from resx.repository.tensorrt_accelerator import add_tensorrt
 from resx.text import one_line
 
@@ -110,9 +111,7 @@ def config_message(card: Card, options: ServingOptions) -> Any:
     is_openvino = card.runtime_name == "openvino"
     if options.threads and not is_openvino:
         parameters["intra_op_thread_count"] = str(options.threads)
-    if card.target == "gpu" and card.engine is None:
-        # The container's CUDA provider tries every algorithm for each new size of batch unless it is told so.
-        parameters["cudnn_conv_algo_search"] = "1"
+    parameters |= cuda_parameters(card)
     # A file of a fixed batch is no batching model to Triton: the batch is an axis like the others.
     fixed = () if signature.batch is None else (signature.batch,)
     message = new_message(card.name, parameters)

@@ -22,6 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 from resx.card.card import Card
+from resx.repository.cuda_provider import CUDNN_SEARCH, cuda_parameters
 
 NAME = "openvino"
 _PRECISION, _HINT_BF16 = "INFERENCE_PRECISION_HINT", "HINT_BF16"
@@ -68,7 +69,7 @@ def fit_runtime(message: Any, card: Card, newest: Card) -> None:
             _leave_onnxruntime(message, card)
         _set_precision(message, card)
     elif message.backend == NAME:
-        _leave_openvino(message)
+        _leave_openvino(message, card)
 
 
 def computed_alike(one: Card, other: Card) -> bool:
@@ -92,7 +93,7 @@ def _set_precision(message: Any, card: Card) -> None:
 
 def _leave_onnxruntime(message: Any, card: Card) -> None:
     instances, threads = _num_instances(message), _number(message, _ONNXRUNTIME_THREADS)
-    _remove(message, _ONNXRUNTIME_THREADS)
+    _remove(message, _ONNXRUNTIME_THREADS, CUDNN_SEARCH)
     del message.instance_group[:]
     add_openvino(message, card, instances=instances, threads=threads)
 
@@ -123,7 +124,7 @@ def container_remark(message: Any) -> str:
     return f"{message.name}: NVIDIA's backend openvino {' and '.join(said)}" if said else ""
 
 
-def _leave_openvino(message: Any) -> None:
+def _leave_openvino(message: Any, card: Card) -> None:
     threads = threads_of(message)
     _remove(message, *_ALWAYS, _PRECISION, _HINT_BF16, _STREAMS, _THREADS, _PADDING)
     for group in message.instance_group:
@@ -132,6 +133,8 @@ def _leave_openvino(message: Any) -> None:
     message.ClearField("default_model_filename")
     if threads:
         message.parameters[_ONNXRUNTIME_THREADS].string_value = str(threads)
+    for key, value in cuda_parameters(card).items():
+        message.parameters[key].string_value = value
 
 
 def _num_instances(message: Any) -> int:

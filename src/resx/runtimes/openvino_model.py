@@ -74,7 +74,7 @@ class OpenVinoModel:
                 network, "CPU", compile_options(precision_hint, threads or usable_cores())
             )
         except Exception as error:  # RuntimeError and others: OpenVINO's errors have no base of their own
-            raise ExportError(f"{path}: OpenVINO refuses it: {_refusal(error)}") from error
+            raise ExportError(f"{path}: OpenVINO rejects it: {_refusal(error)}") from error
         _require_one_each(path, self._compiled)
         self.layer_precisions = _layer_precisions(self._compiled)
         """Convolutions and matrix products, counted by what they compute in."""

@@ -32,8 +32,8 @@ class TensorRTModel:
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
         if self._engine is None:
             raise ExportError(
-                f"{path}: {trt.__name__} {trt.__version__} refuses it ({last_error(self._logger)}); "
-                "build it again on this machine"
+                f"{path}: {trt.__name__} {trt.__version__} rejects it ({last_error(self._logger)}); build it again on "
+                "this machine"
             )
         self._context = self._engine.create_execution_context()
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]

@@ -59,7 +59,7 @@ def test_one_late_request_is_no_share() -> None:
     ("change", "remark"),
     [
         ({"answered": 990}, "10 of 1000 requests failed"),
-        ({"requests_per_s": 94.0}, "94.0/s were answered of 100.0/s that fell due"),
+        ({"requests_per_s": 94.0}, "94.0/s were answered of 100.0/s that were due"),
         ({"stability": GOOD.stability.model_copy(update={"spread": 0.2, "stable": False})}, "unstable"),
         ({"client": GOOD.client.model_copy(update={"ceiling_requests_per_s": 999.0})}, "client-bound"),
         ({"server_is_local": True}, "client and server share this machine"),

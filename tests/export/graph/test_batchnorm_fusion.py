@@ -178,6 +178,16 @@ def test_densenets_form_for_the_cpu_has_no_batch_norm_and_computes_the_same(tmp_
     assert norms["gpu"] > 0
 
 
+@pytest.mark.parametrize("between", [nn.Identity(), nn.Dropout(0.5), nn.Dropout2d(0.5)])
+def test_what_does_nothing_in_evaluation_keeps_no_convolution_from_its_batch_norm(between: nn.Module) -> None:
+    network = with_statistics(nn.Sequential(nn.Conv2d(3, 4, 3), between, nn.BatchNorm2d(4), nn.ReLU()))
+    fused = batchnorm_fusion.fuse(network, target="gpu")
+
+    assert batchnorm_fusion.operators(fused) == {"Conv": 1, "Relu": 1}
+    images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(fused(images), network.eval()(images), atol=1e-6)
+
+
 def test_operators_are_counted_in_onnxs_words() -> None:
     counts = batchnorm_fusion.operators(build_from_spec(tiny_spec(), seed=0))
     assert counts["Conv"] == counts["BatchNormalization"] == 7

@@ -385,7 +385,7 @@ def unknown_operator() -> ModelProto:
         (not_finite, r"weight w2 is not finite"),
         (future_opset, r"opset 999, and onnx .* knows"),
         (fixed_inside, r"fails on an input \[3, 3, 8, 8\]: .*; it declares a batch of 3"),
-        (unknown_operator, r"onnxruntime refuses it"),
+        (unknown_operator, r"onnxruntime rejects it"),
         (lambda: network(shape=("n", 0, 8, 8)), r"open in an axis other than the batch"),
     ],
     ids=["two inputs", "two outputs", "int64", "NaN", "opset", "fixed inside", "unknown operator", "empty"],

@@ -359,7 +359,7 @@ def one_node(path: Path, operator: str, shape: list[int | str], **attributes: in
 def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_node(tmp_path: Path, trt: Any) -> None:
     file = one_node(tmp_path / "x.onnx", "Bernoulli", ["batch", 4])
     with pytest.raises(
-        ExportError, match=r"x.onnx: node the_node \(Bernoulli\): TensorRT refuses it: .*--format onnx"
+        ExportError, match=r"x.onnx: node the_node \(Bernoulli\): TensorRT rejects it: .*--format onnx"
     ) as e:
         build_engine(trt, file, AMPERE, precision="fp32")
     assert "\n" not in str(e.value)

@@ -153,7 +153,7 @@ TWO_OUTPUTS = {**Engine().tensors, "features": (Mode.OUTPUT, "FLOAT", [-1, 64])}
 @pytest.mark.parametrize(
     ("engine", "error", "message"),
     [
-        (None, ExportError, "tensorrt 11.4 refuses it (the plan was built with version 10.9)"),
+        (None, ExportError, "tensorrt 11.4 rejects it (the plan was built with version 10.9)"),
         (Engine(tensors=OTHER_IMAGE), UsageError, r"takes image FLOAT [-1, 3, 64, 64] and gives logits FLOAT [-1, 10]"),
         (
             Engine(tensors=TWO_OUTPUTS),

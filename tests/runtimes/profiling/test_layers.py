@@ -284,7 +284,7 @@ def test_an_open_image_size_can_be_given() -> None:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_a_file_that_a_runtime_refuses_is_an_error_with_its_reason(runtime: RuntimeName) -> None:
     node = helper.make_node("NoSuchOperator", ["x"], ["y"], domain="nobody.knows")
-    with pytest.raises(ExportError, match="refuses it"):
+    with pytest.raises(ExportError, match="rejects it"):
         counted(small_file(node, taken=[1, 3, 6, 6]), runtime)
 
 

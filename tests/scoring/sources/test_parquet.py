@@ -96,7 +96,7 @@ def test_what_is_mostly_no_image_makes_no_doubt(tmp_path: Path) -> None:
 def test_lists_of_images_are_refused_with_the_way_out(tmp_path: Path, column: str) -> None:
     path = write(tmp_path / "t.parquet", s=pa.array([[{"bytes": IMAGE}]]))
 
-    with pytest.raises(UsageError, match="holds lists, and a row is one image; write a row for each"):
+    with pytest.raises(UsageError, match="holds lists, but a row must be one image; write one row per image"):
         rows_of(path, column)
 
 
@@ -153,7 +153,7 @@ def test_a_path_that_leads_out_of_the_folder_is_not_read_unless_the_user_names_i
     refused, allowed = errors_of(rows_of(path)), errors_of(rows_of(path, images_from=str(tmp_path)))
 
     assert all("outside the folder" in error and "--images-from" in error for error in refused[:4])
-    assert "a table's URIs are not fetched" in refused[4]
+    assert "URIs inside a table are not fetched" in refused[4]
     assert "NUL" in refused[5]
     assert allowed[1] == allowed[3] == ""
 

@@ -39,7 +39,9 @@ def test_a_gpu_that_cannot_be_used_is_never_passed_over_in_silence(wish: Wish, r
 
 
 def test_a_gpu_that_is_asked_for_and_is_not_there_is_named_with_what_it_needs() -> None:
-    with pytest.raises(MissingCapability, match=r"--device gpu: no NVIDIA driver .*CUDA 13 and cuDNN 9; --device cpu"):
+    with pytest.raises(
+        MissingCapability, match=r"--device gpu: no NVIDIA driver .*CUDA 13 and cuDNN 9; use --device cpu"
+    ):
         choose_device("gpu", gpus=lambda: NO_DRIVER, cuda=unasked)
 
 

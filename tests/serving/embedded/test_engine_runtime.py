@@ -91,7 +91,7 @@ def test_a_model_without_a_card_is_checked_but_for_the_version(tmp_path: Path) -
 
 def test_nvidias_container_serves_plans_by_itself_and_no_engines_of_tensorrt_for_rtx(tmp_path: Path) -> None:
     check(model(tmp_path / "a"), plan(), gpus=NO_DRIVER, installed=None, embedded=False)
-    with pytest.raises(MissingCapability, match="NVIDIA's Triton has no backend for it; serve it with `resx serve`"):
+    with pytest.raises(MissingCapability, match="for which NVIDIA's Triton has no backend; serve it with `resx serve`"):
         check(model(tmp_path / "b", 'backend: "tensorrt_rtx"'), None, gpus=ONE, installed="1.7", embedded=False)
 
 

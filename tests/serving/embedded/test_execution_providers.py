@@ -44,7 +44,7 @@ def test_an_instance_for_a_gpu_takes_its_own_device(providers: ModuleType, devic
 def test_a_gpu_is_never_replaced_by_the_cpu(
     providers: ModuleType, config: dict[str, Any], available: list[str], missing: str
 ) -> None:
-    with pytest.raises(ValueError, match=f"lacks {missing}; install onnxruntime-gpu in place of onnxruntime"):
+    with pytest.raises(ValueError, match=f"lacks {missing}; install onnxruntime-gpu instead of onnxruntime"):
         providers.choose("GPU", 0, config, available)
 
 
@@ -104,7 +104,7 @@ def test_tensorrt_comes_first_and_cuda_takes_what_it_leaves(providers: ModuleTyp
         (accelerated("openvino"), "gpu_execution_accelerator .*openvino.*give cuda or tensorrt"),
         (accelerated("tensorrt", precision_mode="FP8"), "precision_mode='FP8'.*give FP32, FP16, BF16, INT8"),
         (accelerated("tensorrt", workspace="1"), "no parameter 'workspace'"),
-        (accelerated("cuda", device_id="1"), "the instance group's gpus say device_id"),
+        (accelerated("cuda", device_id="1"), "device_id is set by the instance group"),
         (accelerated("cuda", enable_cuda_graph="yes"), "enable_cuda_graph='yes'.*give 0 or 1"),
         (parameters(gpu_mem_limit="-1"), "gpu_mem_limit='-1'.*number of bytes"),
         (parameters(gpu_mem_limit="4 GB"), "gpu_mem_limit='4 GB'.*number of bytes"),

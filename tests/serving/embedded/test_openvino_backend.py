@@ -201,7 +201,7 @@ def test_an_operator_that_openvino_has_not_is_named(tmp_path: Path) -> None:
     graph = helper.make_graph([node], "g", tensors[:1], tensors[1:])
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("some.where", 1)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "model.onnx")
-    with pytest.raises(ValueError, match=r"OpenVINO refuses it: .*some\.where\.Frobnicate") as caught:
+    with pytest.raises(ValueError, match=r"OpenVINO rejects it: .*some\.where\.Frobnicate") as caught:
         session.open_model(str(tmp_path / "model.onnx"), {}, FOUR)
     assert "\n" not in str(caught.value)
     assert "/src/" not in str(caught.value)
@@ -231,17 +231,17 @@ def test_what_a_model_needs_is_asked_before_it_is_loaded(tmp_path: Path) -> None
     folder.mkdir()
     config = folder / "config.pbtxt"
     config.write_text('backend: "openvino" parameters { key: "HINT_BF16" value { string_value: "YES" } }')
-    require_openvino(folder, capabilities=lambda: ["FP32", "BF16"])
+    require_openvino(folder, None, capabilities=lambda: ["FP32", "BF16"])
     with pytest.raises(MissingCapability, match=r"^m: OpenVINO computes it .*; pip install 'resx\[openvino\]'$"):
-        require_openvino(folder, is_installed=lambda: False)
+        require_openvino(folder, None, is_installed=lambda: False)
     with pytest.raises(MissingCapability, match="^m: config.pbtxt asks for bf16 .* this processor has none"):
-        require_openvino(folder, capabilities=lambda: ["FP32"])
+        require_openvino(folder, None, capabilities=lambda: ["FP32"])
     config.write_text('backend: "openvino"')
-    require_openvino(folder, capabilities=lambda: ["FP32"])
+    require_openvino(folder, None, capabilities=lambda: ["FP32"])
     assert needs_runtime(folder)
     for other in ('backend: "onnxruntime"', "not a configuration"):
         config.write_text(other)
-        require_openvino(folder, is_installed=lambda: False)
+        require_openvino(folder, None, is_installed=lambda: False)
         assert not needs_runtime(folder)
 
 

@@ -170,7 +170,7 @@ def test_what_tensorrt_cannot_run_is_an_error_with_its_own_reason(
     [
         (rows(1, width=3), r"input 'x' of shape \[1, 3\]: the engine's profile takes \[1, 2\] to \[4, 2\]"),
         (rows(1).astype(np.float64), "input 'x' is float64, and the engine takes float32"),
-        (rows().reshape(0, 2), "a batch of no rows"),
+        (rows().reshape(0, 2), "an empty batch"),
     ],
 )
 def test_an_input_that_the_engine_does_not_take_is_that_requests_own_mistake(
@@ -225,7 +225,7 @@ def test_a_warm_up_that_fails_is_why_the_model_does_not_load(
 ) -> None:
     tensor = {"x": {"data_type": "TYPE_FP32", "dims": [2], "zero_data": True}}
     warm_up = [{"batch_size": size, "inputs": tensor} for size in (1, 4)]
-    with pytest.raises(ValueError, match="its warm-up fails: cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY; take"):
+    with pytest.raises(ValueError, match="its warm-up fails: cuMemAlloc_v2: CUDA_ERROR_OUT_OF_MEMORY; remove"):
         instance(backend, tmp_path / "a", sum_and_half(FakeCuda(memory=60)), monkeypatch, model_warmup=warm_up)
     engine = sum_and_half(FakeCuda())
     instance(backend, tmp_path / "b", engine, monkeypatch, model_warmup=warm_up)
@@ -287,7 +287,7 @@ def test_a_profile_that_cannot_be_is_refused_by_name(
 
 @pytest.mark.parametrize("kind", ["CPU", "MODEL"])
 def test_an_engine_is_never_taken_for_the_cpu(backend: ModuleType, tmp_path: Path, kind: str) -> None:
-    with pytest.raises(ValueError, match=f"KIND_{kind} in config.pbtxt: an engine computes on a GPU alone"):
+    with pytest.raises(ValueError, match=f"KIND_{kind} in config.pbtxt: an engine runs on a GPU only"):
         backend.engine_session.open_model(str(tmp_path / "model.plan"), CONFIG, HOST, kind)
 
 
@@ -295,7 +295,7 @@ def test_a_plan_that_tensorrt_refuses_is_refused_with_its_reason(backend: Module
     path = tmp_path / "model.plan"
     path.write_bytes(b"old")
     package = FakeTensorRT("Version tag does not match.\n Current Version: 239")
-    with pytest.raises(ValueError, match=r"tensorrt 11.4.0 refuses it \(Version tag does not match. Current Version"):
+    with pytest.raises(ValueError, match=r"tensorrt 11.4.0 rejects it \(Version tag does not match. Current Version"):
         backend.engine_session.open_model(
             str(path), CONFIG, HOST, trt=package, driver=backend.engine_session.cuda_driver.Driver(FakeCuda())
         )

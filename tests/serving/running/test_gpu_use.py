@@ -92,7 +92,7 @@ def test_of_several_gpus_those_of_the_server_are_shown() -> None:
     me, parent, other = os.getpid(), os.getppid(), 1
     assert [gpu.name for gpu in read_nvml(Driver((), (me,)), me)] == ["1: NVIDIA L4"]
     assert [gpu.name for gpu in read_nvml(Driver((me,), ()), parent)] == ["0: NVIDIA L4"]  # a process of its own
-    assert len(read_nvml(Driver((other,), ()), me)) == 2  # of another program: nothing is known of the server's
+    assert len(read_nvml(Driver((other,), ()), me)) == 2  # of another program: the server could not be judged's
     assert len(read_nvml(Driver((me,), ()), None)) == 2
 
 

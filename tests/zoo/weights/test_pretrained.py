@@ -215,7 +215,7 @@ def test_published_weights_bring_labels_and_image_format() -> None:
 
 
 def test_a_variant_without_published_weights_says_so() -> None:
-    with pytest.raises(UsageError, match="resnet20: nobody publishes ImageNet weights"):
+    with pytest.raises(UsageError, match="resnet20: no published ImageNet weights"):
         pretrained.published_weights("resnet20")
 
 

@@ -127,7 +127,7 @@ def test_a_moving_average_without_statistics_is_not_taken_and_it_is_said(
 
 
 def test_an_entry_of_a_file_without_entries_is_refused(tmp_path: Path, clean: State) -> None:
-    with pytest.raises(UsageError, match="holds one network and no entries; remove the option"):
+    with pytest.raises(UsageError, match="holds one network and no entries"):
         load(tmp_path / "w.pth", clean, entry="model")
     with pytest.raises(UsageError, match="holds net; give one of them"):
         load(tmp_path / "w.pth", {"net": clean}, entry="model")

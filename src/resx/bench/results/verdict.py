@@ -84,11 +84,11 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
             "so latency keeps growing"
         )
     if found.answered and not found.stability.stable:
-        remarks.append(f"unstable: its thirds differ by {found.stability.spread:.0%} from their mean; measure longer")
+        remarks.append(f"unstable: throughput varied by {found.stability.spread:.0%}; use a longer --duration")
     ceiling = found.client.ceiling_requests_per_s
     if ceiling is not None and found.requests_per_s * CLIENT_BOUND > ceiling:
         remarks.append(
-            f"client-bound: the generator could make {ceiling:.0f}/s at most, less than {CLIENT_BOUND:g} times this"
+            f"client-bound: the load generator can send at most {ceiling:.0f}/s, less than {CLIENT_BOUND:g} times this"
         )
     canaries = _CANARIES_PER_S * found.window_s + _CANARIES_MORE
     if found.server is not None and found.server.requests > found.most_served + canaries:

@@ -37,6 +37,8 @@ from resx.errors import ExportError, first_line
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+"""In evaluation mode."""
 
 # What torch calls it, in ONNX's words; where torch has several ways to say one thing they count as one.
 _ONNX_NAMES: Mapping[object, str] = {
@@ -65,6 +67,7 @@ def fuse(network: nn.Module, *, target: Target) -> nn.Module:
     except ExportError:
         return copy.deepcopy(network).eval()
     traced.graph.eliminate_dead_code()
+    _leave_out_what_does_nothing(traced)
     _merge_pairs(traced, _into_the_layer_before)
     _merge_pairs(traced, _into_the_layer_behind)
     if target == "cpu":
@@ -76,6 +79,15 @@ def fuse(network: nn.Module, *, target: Target) -> nn.Module:
     traced.recompile()
     traced.delete_all_unused_submodules()
     return traced
+
+
+def _leave_out_what_does_nothing(traced: fx.GraphModule) -> None:
+    """Remove identities and dropout, which stand between a convolution and its batch norm and do nothing here."""
+    for node in list(traced.graph.nodes):
+        module = traced.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, _NOTHING) and not _is_computed_anew(module):
+            node.replace_all_uses_with(node.args[0])
+            traced.graph.erase_node(node)
 
 
 def trace(network: nn.Module) -> fx.GraphModule:

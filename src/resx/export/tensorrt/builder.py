@@ -273,4 +273,4 @@ def _parser_error(parser: Any) -> str:
         return f"not an ONNX model that TensorRT can read ({reason}); export it again"
     quantised = operator in ("QuantizeLinear", "DequantizeLinear")
     remedy = "quantize it for TensorRT (--target gpu)" if quantised else "--format onnx can serve it all the same"
-    return f"node {error.node_name() or error.node()} ({operator}): TensorRT refuses it: {reason}; {remedy}"
+    return f"node {error.node_name() or error.node()} ({operator}): TensorRT rejects it: {reason}; {remedy}"

@@ -52,7 +52,7 @@ class OpenVinoProbe:
             self._request = self._compiled.create_infer_request()
             self._request.set_tensor(name, openvino.Tensor(array))
         except Exception as error:  # RuntimeError and others: OpenVINO's errors have no base of their own
-            raise ExportError(f"{where}: OpenVINO refuses it: {reason_of(error)}") from error
+            raise ExportError(f"{where}: OpenVINO rejects it: {reason_of(error)}") from error
         self._counting, self._where, self._feed = counting, where, feed
         self._runs: list[dict[str, float]] = []
 

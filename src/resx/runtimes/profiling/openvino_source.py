@@ -27,7 +27,7 @@ def ir_subject(path: Path, options: ProfileOptions, name: str) -> Subject:
     try:
         model = load_openvino().Core().read_model(str(path))
     except RuntimeError as error:
-        raise ExportError(f"{path}: OpenVINO refuses it: {reason_of(error)}") from error
+        raise ExportError(f"{path}: OpenVINO rejects it: {reason_of(error)}") from error
     taken = model.inputs[0]
     shape = taken.get_partial_shape()
     shape[0] = options.batch

@@ -115,7 +115,7 @@ def _read(core: Any, path: str) -> Any:
     try:
         return core.read_model(path)
     except RuntimeError as error:
-        raise ValueError(f"{path}: OpenVINO refuses it: {inference_runs.reason_of(error)}") from error
+        raise ValueError(f"{path}: OpenVINO rejects it: {inference_runs.reason_of(error)}") from error
 
 
 def _described(model: Any) -> "tuple[list[file_interface.TensorFacts], list[file_interface.TensorFacts]]":

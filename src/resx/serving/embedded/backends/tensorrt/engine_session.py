@@ -86,7 +86,7 @@ def open_model(
     engine = runtime.deserialize_cuda_engine(Path(path).read_bytes())
     if engine is None:
         raise ValueError(
-            f"{path}: {trt.__name__} {trt.__version__} refuses it ({logger.last()}); build it with this version, on "
+            f"{path}: {trt.__name__} {trt.__version__} rejects it ({logger.last()}); build it with this version, on "
             "this kind of GPU"
         )
     context = engine.create_execution_context()
