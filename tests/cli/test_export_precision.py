@@ -97,4 +97,4 @@ def test_a_runs_training_images_are_taken_evenly_and_not_the_held_out(tmp_path: 
 
 def test_a_run_whose_data_are_gone_says_what_to_give(resx: Resx, tmp_path: Path) -> None:
     run_on_digits(tmp_path / "r", data=f"cifar10:{tmp_path / 'gone'}")
-    refused(resx("export", "r", "--int8"), 2, "trained on are not here", "--calibrate digits")
+    refused(resx("export", "r", "--int8"), 2, "training data cannot be loaded", "--calibrate digits")

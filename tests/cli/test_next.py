@@ -23,7 +23,7 @@ def served(resx: Callable[..., Finished], tmp_path: Path) -> Iterator[Callable[.
         done = resx(*words, *(PORTS if words[0] == "serve" else []), env=state)
         assert done.code == 0, (words, done.out, done.err)
         proposed = re.search(r"^next: (.*)$", done.out, re.MULTILINE)
-        return re.split(r"; or, if a server runs: |; ", proposed[1]) if proposed else []
+        return re.split(r"; or, with a running server: |; ", proposed[1]) if proposed else []
 
     yield run
     for name in repositories:

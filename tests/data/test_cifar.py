@@ -242,7 +242,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
         {b"data": np.zeros((1, 3072), dtype=np.uint8), b"labels": [Path("x")]},
         [1, 2],
     ],
-    ids=["objects", "floats", "rows", "label", "other archive", "bytes", "path", "list"],
+    ids=["objects", "floats", "rows", "label", "archive of the other", "bytes", "path", "list"],
 )
 def test_a_batch_of_something_else_is_refused(cifar10: Path, value: object) -> None:
     (cifar10 / "test_batch").write_bytes(pickle.dumps(value, 2))

@@ -101,7 +101,7 @@ def test_a_proxy_without_servers_is_a_lost_connection(behind: Behind) -> None:
         fleet.kill(state)
     try:
         wait_until(lambda: not any(word == "UP" for s in ("s0", "s1") for word in proxy.statistics(s, "status")), "out")
-        with TritonClient(proxy.http) as client, pytest.raises(ConnectionLost, match="status 503 of a proxy"):
+        with TritonClient(proxy.http) as client, pytest.raises(ConnectionLost, match="status 503 from a proxy"):
             client.interface("tiny")
     finally:
         for position in range(2):

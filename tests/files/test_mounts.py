@@ -98,7 +98,7 @@ def test_training_goes_on_without_a_lock_and_says_so(resx: Callable[..., Finishe
 
     assert done.code == 0, done.err
     assert "cannot be locked" in done.err
-    assert "nothing keeps a second `train` out" in done.err
+    assert "a second `train` could write" in done.err
 
 
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare, which mounts for one command, is not installed")

@@ -90,7 +90,7 @@ def test_another_largest_batch_takes_the_profile_along() -> None:
 
 def test_it_computes_on_a_gpu_alone() -> None:
     text = config_text(tensorrt_card(), ServingOptions())
-    assert "# TensorRT computes it inside onnxruntime, on a GPU alone" in text
+    assert "# TensorRT computes it inside onnxruntime, on a GPU only" in text
     assert "kind: KIND_GPU" in text
     assert "optimization" not in config_text(card(), ServingOptions())
 
@@ -137,11 +137,11 @@ def test_networks_that_differ_in_weights_alone_have_other_graph_names(tmp_path: 
         (("--accelerator", "trt"), "--accelerator trt: give one of tensorrt"),
         (
             ("--accelerator", "tensorrt", "--target", "cpu"),
-            "--accelerator tensorrt: computes on a GPU, and --target cpu makes a file for the CPU",
+            "--accelerator tensorrt: computes on a GPU, but --target cpu makes a file for the CPU",
         ),
         (
             ("--accelerator", "tensorrt", "--int8", "--calibrate", "random", "--target", "cpu"),
-            "--accelerator tensorrt: computes on a GPU, and --target cpu",
+            "--accelerator tensorrt: computes on a GPU, but --target cpu",
         ),
         (
             ("--accelerator", "tensorrt", "--format", "tensorrt"),
@@ -283,7 +283,7 @@ def test_tensorrt_computes_fp32_without_tf32(providers: ModuleType, options: dic
 def test_tensorrt_that_does_not_load_is_named_with_what_it_needs_and_never_replaced(providers: ModuleType) -> None:
     wanted = providers.choose("GPU", 0, accelerated("tensorrt"), [TENSORRT, CUDA, CPU])
     reason = "libnvinfer.so.10: no such file"
-    match = rf"{TENSORRT} but cannot load it \({reason}\); .*CUDA, cuDNN and TensorRT .*gpu_execution_accelerator out"
+    match = rf"{TENSORRT} but cannot load it \({reason}\); .*CUDA, cuDNN and TensorRT .*gpu_execution_accelerator from"
     with pytest.raises(ValueError, match=match):
         providers.require_loaded(wanted, [CUDA, CPU], reason)
 
@@ -291,7 +291,7 @@ def test_tensorrt_that_does_not_load_is_named_with_what_it_needs_and_never_repla
 def test_the_native_backend_names_the_same_folders(engine_cache: ModuleType, tmp_path: Path) -> None:
     compiler = shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        pytest.skip("there is no C++ compiler")
+        pytest.skip("needs a C++ compiler")
     version = tmp_path / "1"
     version.mkdir()
     sizes = {"model.onnx": 3_000_001, "b.data": 0, "a.data": 55, "c.data": 56, "d.data": 64, "card.json": 7}
@@ -333,7 +333,7 @@ def test_the_native_backend_names_the_same_folders(engine_cache: ModuleType, tmp
     [
         ("auto", NO_GPU, "", "no NVIDIA driver is installed"),
         ("gpu", ONE_GPU, "libnvinfer.so.10: no such file", "libnvinfer.so.10: no such file"),
-        ("cpu", ONE_GPU, "", "the server is for the CPU"),
+        ("cpu", ONE_GPU, "", "the server runs on the CPU"),
     ],
 )
 def test_a_server_for_models_of_tensorrt_alone_does_not_start_without_it(

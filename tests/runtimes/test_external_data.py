@@ -126,7 +126,7 @@ def no_file(folder: Path) -> tuple[Path, str]:
     path = saved(folder)
     (folder / "m.onnx.data").unlink()
     os.mkfifo(folder / "m.onnx.data")
-    return path, r"its weights lie in m\.onnx\.data, which is not beside it"
+    return path, r"its weights are in m\.onnx\.data, which is missing"
 
 
 def shortened(folder: Path) -> tuple[Path, str]:
@@ -161,7 +161,7 @@ def test_what_cannot_be_taken_in_is_named(tmp_path: Path, broken: Callable[[Path
 @pytest.mark.parametrize("location", ["/etc/hostname", "../secret", "a/../../secret", "", "m.onnx\0.data"])
 def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret").write_bytes(WEIGHT.tobytes())
-    with pytest.raises(UsageError, match="is no file below its own folder"):
+    with pytest.raises(UsageError, match="is not a file in the model's folder"):
         onnx_reader.read_model(named(tmp_path / "given", location))
 
 
@@ -244,7 +244,7 @@ def test_info_of_a_large_model_reads_no_weights(tmp_path: Path) -> None:
 def test_data_that_were_copied_apart_are_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "there")
     shutil.copy(path, tmp_path / "m.onnx")
-    with pytest.raises(UsageError, match=r"its weights lie in m\.onnx\.data, which is not beside it"):
+    with pytest.raises(UsageError, match=r"its weights are in m\.onnx\.data, which is missing"):
         onnx_reader.read_model(tmp_path / "m.onnx")
 
 

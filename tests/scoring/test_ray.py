@@ -187,10 +187,10 @@ def test_an_address_that_does_not_answer_is_one_line(
         (["--ray", "somewhere"], "--ray somewhere: give the head's HOST:6379, auto or local"),
         (["--ray", "ray://127.0.0.1:10001"], "does not run through Ray's client"),
         (["--ray", "auto", "--server", "127.0.0.1:1"], "both choose where to compute; give only one"),
-        (["--ray", "auto", "--protocol", "http"], "say how to reach a server"),
+        (["--ray", "auto", "--protocol", "http"], "apply to a server"),
         (["--ray", "auto", "--device", "tpu"], "--device tpu: give one of cpu, cuda"),
-        (["--ray-actors", "2"], "give --ray too"),
-        (["--ray-cpus", "2"], "give --ray too"),
+        (["--ray-actors", "2"], "add --ray"),
+        (["--ray-cpus", "2"], "add --ray"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(

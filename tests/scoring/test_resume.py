@@ -220,7 +220,7 @@ def test_a_full_disk_is_one_line_and_can_be_resumed(
 
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    assert "what is finished is kept" in done.stderr.splitlines()[-1]
+    assert "finished parts are kept" in done.stderr.splitlines()[-1]
     assert not out.exists()
     again = resx(*command(published, many, out, "--resume")[3:])
     assert again.code == 0, again.err

@@ -49,7 +49,7 @@ def test_a_server_gives_the_rows_of_the_file(
     [
         (["tinny"], "tinny"),
         (["tiny:7"], "`resx status` lists them"),
-        (["tiny", "--device", "cpu"], "leave one out"),
+        (["tiny", "--device", "cpu"], "remove one of the two"),
         (["tiny", "--protocol", "http"], "contradicts --protocol"),
     ],
 )
@@ -67,7 +67,7 @@ def test_options_of_a_server_want_one(resx: Resx, images: Path) -> None:
     done = resx("predict", "tiny", images, "-o", "out.csv", "--protocol", "http")
 
     assert done.code == 2
-    assert "give --server too" in done.err
+    assert "add --server" in done.err
 
 
 def test_a_server_that_is_away_is_told_as_query_tells_it(resx: Resx, images: Path, tmp_path: Path) -> None:

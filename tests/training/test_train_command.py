@@ -71,7 +71,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["resnet20"], "holds a run; --resume goes on with it, --force deletes it"),
+        (["resnet20"], "contains a run; --resume continues it, --force deletes it"),
         (["resnet20", "--resume", "--force"], "--resume and --force: give one of them"),
         ([*SMALL, "--resume", "--epochs", "2"], "started with other settings: epochs was 1, is 2"),
         (["resnet32", *SMALL[1:], "--resume", "--epochs", "1"], "another network: name was resnet20, is resnet32"),
@@ -210,7 +210,7 @@ def test_a_folder_of_something_else_is_left_alone_even_by_force(tmp_path: Path) 
     done = resx_train("resnet20", "-o", str(tmp_path), "--force")
 
     assert done.returncode == 2
-    assert "folder of something else" in done.stderr
+    assert "contains other files" in done.stderr
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
@@ -229,7 +229,7 @@ def test_an_interrupt_ends_with_130_and_the_run_resumes(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         said += process.stderr.read()
     assert process.returncode == 130, said
-    assert "go on with --resume" in said
+    assert "continue with --resume" in said
     assert "Traceback" not in said
 
     done = resx_train(*arguments, "--resume", "--json")
@@ -302,4 +302,4 @@ def test_other_times_of_the_data_can_be_ignored_and_an_older_run_is_said(picture
     assert "1 file with another modification time (train/a/03.png)" in refused.stderr
     assert "--ignore-times" in refused.stderr
     assert ignored.returncode == 0, ignored.stderr
-    assert (old.returncode, "begun by an older resx" in old.stderr) == (0, True)
+    assert (old.returncode, "started by an older resx" in old.stderr) == (0, True)

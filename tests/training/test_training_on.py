@@ -142,7 +142,7 @@ def test_a_run_whose_state_was_deleted_does_not_begin_again_over_its_weights(
     train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
     (tmp_path / checkpoint.RESUME).unlink()
 
-    with pytest.raises(UsageError, match=r"resume\.safetensors: no such file, so the run cannot go on"):
+    with pytest.raises(UsageError, match=r"resume\.safetensors: no such file, so the run cannot be resumed"):
         train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path, resume=True))
 
 

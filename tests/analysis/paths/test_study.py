@@ -156,4 +156,4 @@ def test_wrong_usage_of_paths_is_one_line(resx: Resx, trained: Callable[[str], P
     refused(resx("paths", trained("plain")), 2, "needs residual blocks")
     refused(resx("paths", "resnt110"), 2, "resnet110")
     refused(resx("paths", "resnet110", "--data", "digits"), 2, "--data digits", "no trained weights")
-    refused(resx("paths", "torchvision:resnet18"), 2, "blocks are not known")
+    refused(resx("paths", "torchvision:resnet18"), 2, "block structure")

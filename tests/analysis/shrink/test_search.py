@@ -171,7 +171,7 @@ def test_a_latency_is_met_by_a_measured_graph_not_by_a_prediction() -> None:
     # Predicted 8, 6, 4; measured are the last two: 6.5 and 5.5.
     assert chosen.member.num_blocks == 2
     assert chosen.member.latency_ms == 5.5
-    with pytest.raises(UsageError, match="takes 10 ms as it is"):
+    with pytest.raises(UsageError, match="takes 10 ms already"):
         choice.require_reachable(whole, (1, 2, 4), 11)
     with pytest.raises(ObjectiveMissed, match="still take 4 ms"):
         choice.require_reachable(whole, (1, 2, 4), 3.9)
@@ -269,12 +269,12 @@ def test_wrong_usage_of_shrink_is_one_line_and_leaves_nothing(
     resx: Resx, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run, new = trained("resnet"), tmp_path / "new"
-    refused(resx("shrink", run, "-o", new), 2, "give one of --drop")
+    refused(resx("shrink", run, "-o", new), 2, "choose one target: --drop")
     refused(resx("shrink", run, "--drop", "1", "--pareto", "-o", new), 2, "give one of")
     refused(resx("shrink", run, "--drop", "5", "-o", new), 2, "--drop 5: 4 of 5 blocks can be removed")
-    refused(resx("shrink", trained("plain"), "--drop", "1", "-o", new), 2, "no block can go", "no shortcut")
-    refused(resx("shrink", trained("densenet"), "--drop", "1", "-o", new), 2, "no block can go", "channels")
+    refused(resx("shrink", trained("plain"), "--drop", "1", "-o", new), 2, "no block can be removed", "no shortcut")
+    refused(resx("shrink", trained("densenet"), "--drop", "1", "-o", new), 2, "no block can be removed", "channels")
     refused(resx("shrink", "resnet20", "--drop", "1", "-o", new), 2, "no trained weights")
     refused(resx("shrink", run, "--drop", "1", "-o", run), 2, "exists")
-    refused(resx("shrink", run, "--latency", "0.0001", "-o", new), 3, "without every block that can go")
+    refused(resx("shrink", run, "--latency", "0.0001", "-o", new), 3, "with every removable block removed")
     assert list(tmp_path.iterdir()) == []

@@ -177,7 +177,7 @@ def test_where_half_the_layers_do_not_help_nothing_is_written_and_the_reason_is_
 def test_a_miss_on_random_weights_says_that_they_are_harder(tmp_path: Path) -> None:
     loaded = with_an_outlier("layer1.0", "layer2.0", "layer3.0")
     random = loaded.description.model_copy(update={"weights": "random (seed 0)"})
-    with pytest.raises(ParityError, match=r"random weights lose more to 8 bits.*or give --weights"):
+    with pytest.raises(ParityError, match=r"random weights lose more accuracy in int8.*or set --weights"):
         export(dataclasses.replace(loaded, description=random), options(), tmp_path)
 
 
@@ -293,7 +293,7 @@ def test_hidden_files_of_a_calibration_folder_are_skipped_and_counted(tmp_path: 
     assert len(found.images) == 1
     assert found.origin == f"images of {tmp_path}/.cache/c\\xe9; skipped 3 hidden files or folders"
     (root / "a.png").unlink()
-    with pytest.raises(UsageError, match=r"no image in it .*; skipped 3 hidden files or folders; give"):
+    with pytest.raises(UsageError, match=r"contains no images .*; skipped 3 hidden files or folders; give"):
         load(root)
 
 
@@ -350,7 +350,7 @@ def test_data_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "two.npz", a=PHOTOGRAPHS, b=PHOTOGRAPHS)
     np.savez(tmp_path / "object.npz", np.array([{}], dtype=object))
     for text, message in (
-        ("empty", "no image in it"),
+        ("empty", "contains no images"),
         ("bad", "x.png: not an image"),
         ("strip", "strip/x.png: image of 1 x 300000 pixels"),
         ("float", "x.tif: floating-point"),

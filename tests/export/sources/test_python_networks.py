@@ -193,16 +193,16 @@ def test_a_function_of_the_users_is_exported_and_verified(
         ("mine:scripted", "is TorchScript"),
         ("mine:traced_inside", "return the module that was scripted or traced"),
         ("mine:a_class", "returned the class Linear"),
-        ("mine:meta", "weights cannot be had on the CPU"),
+        ("mine:meta", "weights cannot be converted to fp32 on the CPU"),
         ("mine:quits", "calling it failed: SystemExit: bye"),
         ("mine:ready", "is a module already"),
-        ("mine:torch", "is module, no function"),
+        ("mine:torch", "is module, not a function"),
         ("mine:Alone", "another answer than 3 copies of it"),
         ("mine:Crowd", "another answer than 9 copies of it"),
         ("mine:Pair", "fails on a batch of 1"),
         ("mine:Keyword", "fails on [2, 3, 20, 20] (TypeError: Keyword.forward() takes 1 positional argument"),
-        ("mine:Others", "gives dict (out, aux); return the logits"),
-        ("mine:Tuple", "gives tuple of 2; return the logits"),
+        ("mine:Others", "gives dict (out, aux); return only the logits"),
+        ("mine:Tuple", "gives tuple of 2; return only the logits"),
         ("syntax:f", "importing syntax failed: SyntaxError: "),
         ("raising:f", "importing raising failed: KeyError: "),
         ("quitting:f", "importing quitting failed: SystemExit: 3"),
@@ -286,7 +286,7 @@ def test_code_that_looks_at_shapes_is_exported_unfused_and_says_so(
 
 @pytest.mark.parametrize(
     ("name", "precision", "words"),
-    [("Values", "fp32", "use torch.where"), ("Arange", "fp16", "make them with dtype=x.dtype, or export fp32")],
+    [("Values", "fp32", "use torch.where"), ("Arange", "fp16", "create them with dtype=x.dtype, or export fp32")],
 )
 def test_what_torch_cannot_export_is_one_line_with_the_cause(
     mine: Path, capfd: pytest.CaptureFixture[str], name: str, precision: Precision, words: str
@@ -433,12 +433,12 @@ def test_a_function_of_the_users_builds_as_many_classes_as_it_likes(
         UsageError, match=("holds 14 classes, nets:make has 10: let nets:make return a network with 14 cl")
     ):
         load_source("nets:make", weights="w.pth", seed=0)
-    with pytest.raises(UsageError, match=r"--set classes=14: nets:make builds its network itself"):
+    with pytest.raises(UsageError, match=r"--set classes=14: nets:make builds its own network"):
         load_source("nets:make", weights="w.pth", seed=0, settings=["classes=14"])
 
 
 def test_an_image_size_is_for_foreign_networks_only() -> None:
-    with pytest.raises(UsageError, match="has a size of its own"):
+    with pytest.raises(UsageError, match="has its own image size"):
         load_source("resnet20", weights="none", seed=0, image_size=16)
 
 

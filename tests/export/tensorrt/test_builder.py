@@ -368,7 +368,7 @@ def test_an_operator_that_tensorrt_does_not_know_is_named_with_its_node(tmp_path
 def test_a_symbolic_axis_besides_the_batch_is_refused_and_a_fixed_batch_names_the_options(
     tmp_path: Path, trt: Any
 ) -> None:
-    with pytest.raises(ExportError, match="symbolic axis behind the batch"):
+    with pytest.raises(ExportError, match="dynamic axis besides the batch"):
         build_engine(trt, one_node(tmp_path / "a.onnx", "Relu", ["batch", "width"]), AMPERE, precision="fp32")
     fixed = one_node(tmp_path / "b.onnx", "Relu", [3, 4])
     with pytest.raises(UsageError, match="--batch-min 3 --batch-opt 3 --batch-max 3"):

@@ -176,7 +176,7 @@ def test_what_an_older_resx_began_is_gone_on_with_and_said(
     done = resumed(resx, published, str(folder), out)
 
     assert done.code == 0, done.err
-    assert "begun by an older resx, so only the names and sizes" in done.err
+    assert "started by an older resx, so only the names and sizes" in done.err
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def test_a_table_that_changes_while_the_run_is_at_it_ends_the_run(tmp_path: Path
     next(rows)
     os.utime(table, ns=(0, 1))
 
-    with pytest.raises(ResxError, match=r"t\.parquet: changed after this run started; what is finished is kept"):
+    with pytest.raises(ResxError, match=r"t\.parquet: changed after this run started; finished parts are kept"):
         list(rows)
     with pytest.raises(ResxError, match="changed after this run started"):
         list(source.part(10, 20).rows())

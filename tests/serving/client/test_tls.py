@@ -69,7 +69,7 @@ def test_what_is_wrong_with_a_connection_is_said(
         for untrusted in (Access(tls=Tls(ca=str(certificates.other_ca))), Access()):
             with pytest.raises(MissingCapability, match=r"no secure connection \(CERTIFICATE_VERIFY_FAILED\); .*--ca"):
                 asked(secure, untrusted)
-        with pytest.raises(MissingCapability, match="one that speaks TLS wants grpcs:// or https://"):
+        with pytest.raises(MissingCapability, match="for a server with TLS give grpcs:// or https://"):
             asked(f"{protocol}://localhost:{port}", shown)
     with pytest.raises(MissingCapability, match="if the server does not use TLS, give grpc:// or http://"):
         asked(f"{protocol}s://localhost:{port_of(triton, protocol)}", shown)
@@ -134,8 +134,8 @@ def test_secrets_are_not_in_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> 
     ("given", "said"),
     [
         ({"ca": "/nowhere.pem"}, "--ca /nowhere.pem: no such file"),
-        ({"cert": "a.pem"}, "a certificate goes with its key; give --key too"),
-        ({"key": "a.pem"}, "a certificate goes with its key; give --cert too"),
+        ({"cert": "a.pem"}, "a certificate needs its key; give --key too"),
+        ({"key": "a.pem"}, "a certificate needs its key; give --cert too"),
         ({"headers": ["no colon"]}, "header 'no colon': give 'Name: value'"),
         ({"headers": ["a: b\rc: d"]}, "header 'a'"),
         ({"headers": ["naïve: 1"]}, "header 'naïve'"),
@@ -161,7 +161,7 @@ def test_files_for_a_connection_in_the_clear_are_a_mistake(
 ) -> None:
     done = resx("status", "--url", "http://127.0.0.1:1", "--ca", certificates.ca)
     assert done.code == 2
-    assert "is in the clear, so --ca, --cert and --key are not used" in done.err
+    assert "is not encrypted, so --ca, --cert and --key have no effect" in done.err
 
 
 @pytest.mark.parametrize(("url", "port"), [("grpcs://a", 443), ("https://a", 443), ("https://a:8443/", 8443)])

@@ -1,4 +1,4 @@
-"""Commands against a Triton that resx did not start: what it lacks, and what its control mode forbids."""
+"""Commands against a Triton that resx did not start: what it lacks, and what its control mode does not allow."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.tiny_models import publish_tiny
 from tests.support.triton_by_hand import triton_by_hand
 
 Resx = Callable[..., Finished]
-FORBIDDEN = ("its control mode forbids", "--model-control-mode=explicit")
+FORBIDDEN = ("its control mode does not allow", "--model-control-mode=explicit")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -144,9 +144,9 @@ def ready_models(root: Path, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ("count: 1", "count: 1 kind: KIND_CPU", "leave --gpu out"),
-        ("count: 1", "count: 1 kind: KIND_GPU gpus: [1]", "a pod has GPU 0 alone"),
-        ('backend: "onnxruntime"', 'backend: "openvino"\ndefault_model_filename: "model.onnx"', "leave --gpu out"),
+        ("count: 1", "count: 1 kind: KIND_CPU", "remove --gpu"),
+        ("count: 1", "count: 1 kind: KIND_GPU gpus: [1]", "a pod has GPU 0 only"),
+        ('backend: "onnxruntime"', 'backend: "openvino"\ndefault_model_filename: "model.onnx"', "remove --gpu"),
     ],
 )
 def test_a_configuration_for_another_device_is_not_rendered_with_a_gpu(
@@ -184,7 +184,7 @@ def test_an_endpoint_that_would_not_load_is_not_rendered(repository: Repository)
 def test_the_cpus_form_of_int8_is_not_put_on_a_gpu(repository: Repository) -> None:
     change_card(repository, lambda card: card.model_copy(update={"precision": "int8", "target": "cpu"}))
     workload_of(repository, NAME, ALONE)
-    with pytest.raises(UsageError, match="--gpu: .* int8 in the CPU's form"):
+    with pytest.raises(UsageError, match="--gpu: .* int8 quantized for CPUs"):
         workload_of(repository, NAME, Placement(gpu=True, image_endpoint=False))
 
 

@@ -88,7 +88,7 @@ def test_a_version_is_deployed_by_number_and_a_rollback_goes_there_and_back(
 
 def test_without_a_history_a_rollback_goes_to_the_version_below(tiny: tuple[Repository, TritonClient]) -> None:
     repository, client = tiny
-    with pytest.raises(UsageError, match="version 1 answers, and there is none before it"):
+    with pytest.raises(UsageError, match="version 1 is served and has no previous version"):
         version_before(client, repository, "tiny")
     deploy(client, repository, "tiny", 3)
     shutil.rmtree(states.folder_of(repository) / states.PREVIOUS)

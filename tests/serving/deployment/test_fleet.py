@@ -208,9 +208,9 @@ def test_a_dry_run_says_what_would_be_done_to_each_and_json_is_one_object(fleet:
 @pytest.mark.parametrize(
     ("url", "options", "said"),
     [
-        ("127.0.0.1:{0},localhost:{0}", [], "are one server; name each once"),
+        ("127.0.0.1:{0},localhost:{0}", [], "are the same server; list each once"),
         ("{0},{0}", [], "--url"),
-        ("grpc://127.0.0.1:{0},http://127.0.0.1:{1}", [], "are one server; name each once"),
+        ("grpc://127.0.0.1:{0},http://127.0.0.1:{1}", [], "are the same server; list each once"),
         ("127.0.0.1:{0},", [], "an address is empty"),
         ("127.0.0.1:{0},ftp://x:1", [], "--url ftp://x:1"),
         ("127.0.0.1:{0},x:1", ["--best-under", "5ms"], "--best-under measures one server"),

@@ -64,7 +64,7 @@ def test_without_the_patches_no_byte_and_no_argument_is_another(unpatched: Runni
     assert all(content[at : at + len(before)] == before for at, before, _ in request_limits.edits())
     log = Path(unpatched.state.log)
     assert (log.parent / KEY).read_text() in Path(f"/proc/{unpatched.state.server_pid}/cmdline").read_text()
-    assert "the process list, for every user to read: an unpatched program is left as it is" in log.read_text()
+    assert "the process list: an unpatched program is left as it is" in log.read_text()
 
 
 @pytest.mark.triton

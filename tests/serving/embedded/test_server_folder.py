@@ -336,11 +336,11 @@ ARM = b"\x7fELF\2\1\1" + bytes(9) + (2).to_bytes(2, "little") + (183).to_bytes(2
     ("change", "kind", "reason"),
     [
         (without(PROGRAM), UsageError, f"has no {PROGRAM}; it needs {PROGRAM} and {BACKENDS}/"),
-        (without(BACKENDS), UsageError, f"has no {BACKENDS}/, so it can serve nothing"),
+        (without(BACKENDS), UsageError, f"has no {BACKENDS}/, so it cannot serve any model"),
         (lambda folder: (folder / PROGRAM).chmod(0o644), UsageError, f"{PROGRAM}: is not executable; chmod \\+x"),
-        (replaced_by(ARM), MissingCapability, f"{PROGRAM}: is no program for this machine"),
-        (replaced_by(b"no program\n"), MissingCapability, f"{PROGRAM}: is no program for this machine"),
-        (replaced_by(b"#!/no/such/shell\n"), MissingCapability, "the interpreter that it names is missing here"),
+        (replaced_by(ARM), MissingCapability, f"{PROGRAM}: is not a program for this machine"),
+        (replaced_by(b"no program\n"), MissingCapability, f"{PROGRAM}: is not a program for this machine"),
+        (replaced_by(b"#!/no/such/shell\n"), MissingCapability, "its program interpreter is missing on this system"),
         (lambda folder: folder.chmod(0o777), UsageError, "other users can write it .mode 0777., .*chmod go-w"),
         (lambda folder: (folder / PROGRAM).chmod(0o757), UsageError, f"{PROGRAM}: other users can write it"),
         (lambda folder: (folder / BACKENDS / "onnxruntime").chmod(0o777), UsageError, "other users can write it"),
@@ -469,7 +469,7 @@ def test_how_resxs_own_server_computes_is_not_asked_of_another(
 ) -> None:
     done = resx("serve", f"--repository={repository.root}", word, "--server-dir=anywhere")
     assert done.code == 2
-    assert "leave them out with --server-dir" in done.err
+    assert "remove them with --server-dir" in done.err
 
 
 def test_a_model_whose_backend_the_folder_lacks_is_named_with_those_it_has(tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_a_state_that_could_not_be_written_is_written_once_it_can_be(tmp_path: P
     found = states.read_state(folder)
     assert found is not None
     assert found.restarts == 1
-    assert "can be written again" in said[-1]
+    assert "writable again" in said[-1]
 
 
 def test_a_full_disk_is_told_by_its_folder(disk: tuple[Path, Callable[[int], object]]) -> None:

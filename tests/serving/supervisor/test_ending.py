@@ -63,7 +63,7 @@ def test_a_closed_terminal_ends_a_server_as_sigterm_does(number: signal.Signals,
         process.send_signal(number)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert "finish what was accepted" in told
+    assert "finishing in-flight requests" in told
     assert is_free(repository)
 
 
@@ -73,7 +73,7 @@ def test_under_nohup_a_closed_terminal_ends_nothing(repository: Repository) -> N
         process.send_signal(signal.SIGHUP)
         assert detaching.stop(repository), "it served until now"
         _, told = process.communicate(timeout=60)
-    assert told.count("finish what was accepted") == 1
+    assert told.count("finishing in-flight requests") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])

@@ -60,7 +60,7 @@ def test_what_was_rolled_back_to_answers_after_a_stop_and_no_other_state_folder_
     publish_tiny(repository, "tiny", seed=3)
     told = run("gc", "--keep=1", env=other)
     assert "tiny version 2 is kept: " in told
-    assert "if that is gone for good, delete model_repository/.in-use." in told
+    assert "if it no longer exists, delete model_repository/.in-use." in told
 
     again = serve(run)
     assert (again["models"], again["newer"]) == ({"tiny": [2]}, {"tiny": 4})

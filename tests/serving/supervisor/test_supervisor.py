@@ -192,7 +192,7 @@ def test_a_wheel_of_other_bytes_is_refused(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("RESX_CACHE", str(tmp_path))
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / triton_installation.WHEEL).write_bytes(b"something else")
-    with pytest.raises(MissingCapability, match="not the wheel this version of resx was made for"):
+    with pytest.raises(MissingCapability, match="not the wheel this version of resx expects"):
         triton_installation.install()
     assert triton_installation.find_installed() is None
 
