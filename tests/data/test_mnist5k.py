@@ -80,6 +80,7 @@ def _package_with(content: bytes | None, folder: Path) -> Path:
         (gzip.compress(b"0," * 200_000)[:-20], "other images|damaged"),
         (gzip.compress(b"0," * 40_000_000, 1), "other images|damaged"),
     ],
+    ids=["missing", "no gzip", "words", "above 255", "empty", "few", "cut off", "too long"],  # gzip holds the time
 )
 def test_a_file_that_is_not_the_expected_one_is_one_line_with_the_remedy(
     content: bytes | None, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
