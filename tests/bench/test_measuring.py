@@ -351,7 +351,7 @@ def test_a_server_that_disappears_leaves_what_was_measured_marked(
         (["--slo", "p99=15ms", "--baseline", "nothing.json"], "--baseline"),
         (["--scenario", "offline", "--concurrency", "2"], "remove --concurrency"),
         (["--scenario", "server", "--rate", "20", "--slo", "p90=15ms"], "give p99"),
-        (["-o", "missing/r.json"], "there is no folder missing"),
+        (["-o", "missing/r.json"], "no such folder: missing"),
         (["-o", "/proc/r.json"], "/proc cannot be written to"),
         (["--report", "."], "is a folder"),
         (["--data", "nowhere"], "no such folder"),

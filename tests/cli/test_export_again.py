@@ -109,7 +109,7 @@ def test_reproduce_takes_nothing_but_the_card(resx: Callable[..., Finished]) -> 
     done = resx("export", "resnet20", "--fp16", "--reproduce", "card.json")
     assert (done.code, done.err) == (
         2,
-        "error: --reproduce card.json: the card determines everything; remove fp16, source out\n",
+        "error: --reproduce card.json: the card determines everything; remove fp16, source\n",
     )
     assert resx("export", "-q").code == 2
 

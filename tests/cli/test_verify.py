@@ -155,7 +155,7 @@ def test_files_of_another_interface_are_refused(resx: Resx, files: tuple[Path, P
         build_from_spec(spec, seed=0).eval(), spec, tmp_path / "other.onnx", precision="fp32", input_type="uint8"
     )
     for words, arguments in (
-        ("compare files of one kind", [files[0], "other.onnx"]),
+        ("compare files of the same kind", [files[0], "other.onnx"]),
         ("no such file", [files[0], "none.onnx"]),
         ("give a second .onnx file", [files[0]]),
         ("give a bound above 0", [*files, "--rtol", "0"]),

@@ -200,7 +200,7 @@ def test_ctrl_c_while_publishing_waits_until_all_are_there() -> None:
         (["resnet20", "--pareto", "2"], ["no trained weights"]),
         (["torchvision:resnet18", "--pareto", "2"], ["not a run"]),
         (["r", "--pareto", "2", "--format", "tensorrt"], ["--format tensorrt", "onnxruntime"]),
-        (["r", "--pareto", "2", "--weights", "imagenet"], ["--weights", "leave the option out"]),
+        (["r", "--pareto", "2", "--weights", "imagenet"], ["--weights", "remove the option"]),
         (["model_repository/r-d5/1/model.onnx", "--pareto", "2"], ["not a run"]),
         (["r", "--pareto", "2", "--plan", "m.plan"], ["--plan"]),
     ],
@@ -216,7 +216,7 @@ def test_a_name_that_another_model_has_is_refused(home: Home, tmp_path: Path) ->
     shutil.copytree(home.repository.root / "r-d5", repository / "r-d4")
     single = home.repository.card("r-d5").model_copy(update={"name": "r-d4", "family": None})
     (repository / "r-d4/1/card.json").write_text(single.model_dump_json())
-    with pytest.raises(UsageError, match="r-d4: a model of its own.*another --name"):
+    with pytest.raises(UsageError, match="r-d4: an independent model already has a name .*another --name"):
         printed_by(home.folder, "export", "r", "--pareto", "2", "--repository", str(repository))
     assert Repository(repository).names() == ["r-d4"]
 
@@ -241,7 +241,7 @@ def test_a_bound_is_a_time_with_its_unit(text: str, ms: float) -> None:
 
 @pytest.mark.parametrize("text", ["5 apples", "0", "0ms", "-5ms", "nan", "nanms", "inf", "5", "", "5ms 3ms", "1e999s"])
 def test_what_is_no_bound_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--best-under .*: give a time above 0 with its unit"):
+    with pytest.raises(UsageError, match="--best-under .*: give a time with its unit"):
         parse_bound(text)
 
 

@@ -161,7 +161,7 @@ def test_endpoints_are_parts_of_their_model(tmp_path: Path, resx: Callable[..., 
     publish(repository, card(), ServingOptions(image_endpoint=True))
     assert repository.names() == ["tiny"]
     assert repository.endpoints("tiny") == ["tiny_preprocess", "tiny_image"]
-    with pytest.raises(UsageError, match="tiny_image: is the image endpoint of tiny.*give tiny"):
+    with pytest.raises(UsageError, match="tiny_image: is the image endpoint of tiny.*use tiny"):
         repository.version_folder("tiny_image")
     for command in ("info", "verify"):
         done = resx(command, "tiny_image", f"--repository={repository.root}")

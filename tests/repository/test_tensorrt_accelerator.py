@@ -145,11 +145,11 @@ def test_networks_that_differ_in_weights_alone_have_other_graph_names(tmp_path: 
         ),
         (
             ("--accelerator", "tensorrt", "--format", "tensorrt"),
-            "--accelerator tensorrt: --format tensorrt makes an engine already",
+            "--accelerator tensorrt: --format tensorrt builds an engine already",
         ),
         (
             ("--accelerator", "tensorrt", "--format", "tensorrt-rtx"),
-            "--accelerator tensorrt: --format tensorrt-rtx makes an engine already",
+            "--accelerator tensorrt: --format tensorrt-rtx builds an engine already",
         ),
     ],
 )

@@ -167,7 +167,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(tmp_path: Path, location
 
 @pytest.mark.parametrize("entry", [{"offset": "-1"}, {"length": "many"}, {"length": "9" * 30}, {"offset": "٣"}])
 def test_a_place_that_is_no_number_is_refused(tmp_path: Path, entry: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match="of tensor w is no number of bytes"):
+    with pytest.raises(UsageError, match="of tensor w is not a number of bytes"):
         onnx_reader.read_model(named(tmp_path, "m.onnx.data", **entry))
 
 
@@ -230,7 +230,7 @@ def test_above_2_gb_a_file_is_refused_before_it_is_read(
 ) -> None:
     path = large(tmp_path / "large")
     for read in (onnx_reader.read_model, onnx_reader.files_of, open_session):
-        with pytest.raises(UsageError, match=r"m\.onnx: 2\.1 GB with its weights; .* 2 GB at most"):
+        with pytest.raises(UsageError, match=r"m\.onnx: 2\.1 GB with its weights; an ONNX file can hold 2 GB"):
             read(path)
     done = resx("export", path, "--fp16", "-q")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1), done.err
@@ -259,5 +259,5 @@ def test_tensors_that_share_a_few_bytes_a_thousand_times_are_refused_unread(tmp_
             tensor.external_data.add(key=key, value=value)
         model.graph.initializer.append(tensor)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(UsageError, match=r"m\.onnx: its tensors take 10,000,240 bytes, but only 100,000 that lie"):
+    with pytest.raises(UsageError, match=r"m\.onnx: its tensors take 10,000,240 bytes out of 100,000 that lie"):
         onnx_reader.read_model(path)

@@ -200,7 +200,7 @@ def test_resume_refuses_a_folder_that_changed(resx: Resx, published: Repository,
     done = resx(*command(published, folder, out, "--resume")[3:])
 
     assert done.code == 2
-    assert "changed since the run began: 1 file removed" in done.err
+    assert "changed since the run started: 1 file removed" in done.err
     assert "00000.jpg" in done.err
 
 

@@ -48,7 +48,7 @@ def test_a_server_gives_the_rows_of_the_file(
     ("arguments", "words"),
     [
         (["tinny"], "tinny"),
-        (["tiny:7"], "`resx status` lists them"),
+        (["tiny:7"], "`resx status` lists the models"),
         (["tiny", "--device", "cpu"], "remove one of the two"),
         (["tiny", "--protocol", "http"], "contradicts --protocol"),
     ],

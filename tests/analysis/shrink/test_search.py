@@ -270,7 +270,7 @@ def test_wrong_usage_of_shrink_is_one_line_and_leaves_nothing(
 ) -> None:
     run, new = trained("resnet"), tmp_path / "new"
     refused(resx("shrink", run, "-o", new), 2, "choose one target: --drop")
-    refused(resx("shrink", run, "--drop", "1", "--pareto", "-o", new), 2, "give one of")
+    refused(resx("shrink", run, "--drop", "1", "--pareto", "-o", new), 2, "choose one target")
     refused(resx("shrink", run, "--drop", "5", "-o", new), 2, "--drop 5: 4 of 5 blocks can be removed")
     refused(resx("shrink", trained("plain"), "--drop", "1", "-o", new), 2, "no block can be removed", "no shortcut")
     refused(resx("shrink", trained("densenet"), "--drop", "1", "-o", new), 2, "no block can be removed", "channels")

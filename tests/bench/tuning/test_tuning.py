@@ -204,7 +204,7 @@ def test_an_export_for_another_runtime_is_put_in_force_and_each_version_answers_
         assert rollback(client, repository, name).version == 1
         assert client.config(name)["backend"] == "onnxruntime"
         assert rollback(client, repository, name).version == 2
-        with pytest.raises(UsageError, match="cannot be kept beside 1"):
+        with pytest.raises(UsageError, match="cannot stay loaded beside 1"):
             deploy(client, repository, name, 1, manner=Manner(keep_previous=True))
         done = resx("tune", name, "--undo", f"--repository={repository.root}", "--json")
         assert done.code == 0, done.err

@@ -225,7 +225,7 @@ def test_a_file_that_gives_more_or_fewer_rows_is_refused_and_the_node_named(
     model, culprit = ROWS_CHANGED[name]
     with pytest.raises(ParityError) as caught:
         export_file(model, tmp_path, verify=verify)
-    assert "gives more or fewer rows than it is asked for" in str(caught.value)
+    assert "returns a different number of rows than its batch" in str(caught.value)
     assert culprit in str(caught.value)
 
 

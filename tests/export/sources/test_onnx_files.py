@@ -383,10 +383,10 @@ def unknown_operator() -> ModelProto:
         (two_outputs, r"has 2 outputs \(scores, f\)"),
         (lambda: network(data_type=TensorProto.INT64), r"takes given INT64 \[batch, 3, 8, 8\]; .* uint8 or float32"),
         (not_finite, r"weight w2 is not finite"),
-        (future_opset, r"opset 999, and onnx .* knows"),
+        (future_opset, r"opset 999, but onnx .* supports"),
         (fixed_inside, r"fails on an input \[3, 3, 8, 8\]: .*; it declares a batch of 3"),
         (unknown_operator, r"onnxruntime rejects it"),
-        (lambda: network(shape=("n", 0, 8, 8)), r"open in an axis other than the batch"),
+        (lambda: network(shape=("n", 0, 8, 8)), r"with a dynamic axis besides the batch"),
     ],
     ids=["two inputs", "two outputs", "int64", "NaN", "opset", "fixed inside", "unknown operator", "empty"],
 )

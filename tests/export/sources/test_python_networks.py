@@ -197,8 +197,8 @@ def test_a_function_of_the_users_is_exported_and_verified(
         ("mine:quits", "calling it failed: SystemExit: bye"),
         ("mine:ready", "is a module already"),
         ("mine:torch", "is module, not a function"),
-        ("mine:Alone", "another answer than 3 copies of it"),
-        ("mine:Crowd", "another answer than 9 copies of it"),
+        ("mine:Alone", "3 copies of it get different answers"),
+        ("mine:Crowd", "9 copies of it get different answers"),
         ("mine:Pair", "fails on a batch of 1"),
         ("mine:Keyword", "fails on [2, 3, 20, 20] (TypeError: Keyword.forward() takes 1 positional argument"),
         ("mine:Others", "gives dict (out, aux); return only the logits"),
@@ -208,7 +208,7 @@ def test_a_function_of_the_users_is_exported_and_verified(
         ("quitting:f", "importing quitting failed: SystemExit: 3"),
         ("nosuchmodule:x", "No module named 'nosuchmodule'"),
         ("torchvision:alexnt", "did you mean alexnet"),
-        ("torchvision:fcn_resnet50", "no such model"),
+        ("torchvision:fcn_resnet50", "no such classifier"),
         ("../x:y", "give torchvision:NAME, or module:function"),
         ("mine:small()", "give torchvision:NAME, or module:function"),
     ],
@@ -430,7 +430,7 @@ def test_a_function_of_the_users_builds_as_many_classes_as_it_likes(
 
     torch.save({f"model.{name}": t for name, t in nets.make(14).state_dict().items()}, "w.pth")
     with pytest.raises(
-        UsageError, match=("holds 14 classes, nets:make has 10: let nets:make return a network with 14 cl")
+        UsageError, match=("holds 14 classes, nets:make has 10: let nets:make return a network of 14 cl")
     ):
         load_source("nets:make", weights="w.pth", seed=0)
     with pytest.raises(UsageError, match=r"--set classes=14: nets:make builds its own network"):

@@ -98,7 +98,7 @@ def test_a_file_of_a_folder_that_was_written_again_at_its_size_is_refused(
     done = resumed(resx, published, str(folder), out)
 
     assert done.code == 2
-    assert f"changed since the run began: 1 file with another modification time ({path})" in done.err
+    assert f"changed since the run started: 1 file with another modification time ({path})" in done.err
     assert "--overwrite" in done.err
     assert "--ignore-times" in done.err
     path.write_bytes(content)
@@ -131,7 +131,7 @@ def test_the_order_of_a_list_counts(resx: Resx, published: Repository, begin: Be
     done = resumed(resx, published, str(listed), out)
 
     assert done.code == 2
-    assert "its rows changed since the run began (4 then, 4 now" in done.err
+    assert "its rows changed since the run started (4 then, 4 now" in done.err
 
 
 def test_a_table_whose_rows_were_turned_round_at_equal_size_is_refused(

@@ -62,7 +62,7 @@ def test_each_version_answers_as_its_own_runtime_and_precision_do(served: tuple[
 def test_two_that_differ_cannot_be_kept_beside_each_other(served: tuple[Repository, TritonClient]) -> None:
     repository, client = served
     deploy(client, repository, "tiny", 1)
-    with pytest.raises(UsageError, match=r"version 1 cannot stay loaded beside 2: .*leave out --keep-previous"):
+    with pytest.raises(UsageError, match=r"version 1 cannot be kept beside 2: .*leave out --keep-previous"):
         deploy(client, repository, "tiny", 2, manner=Manner(keep_previous=True))
     assert client.model_versions()["tiny"] == [1]
 

@@ -138,7 +138,7 @@ def test_a_canary_that_fails_on_the_second_server_puts_the_first_back(fleet: Fle
         )
     assert done.code == 3, done.err
     assert done.out.splitlines() == [
-        f"grpc://{fleet.urls[0]}: rolled back, version 1 is served again",
+        f"grpc://{fleet.urls[0]}: rolled back, version 1 answers again",
         f"grpc://{fleet.urls[1]}: version 3 refused, version 1 answers",
     ]
     (error,) = [line for line in done.err.splitlines() if line.startswith("error:")]
@@ -189,7 +189,7 @@ def test_a_model_that_no_server_had_is_unloaded_again(fleet: Fleet) -> None:
 def test_a_repository_with_another_version_of_that_number_is_refused(fleet: Fleet) -> None:
     add_version_3(fleet, fleet.source, file_of=1)
     add_version_3(fleet, fleet.repositories[1], file_of=2)
-    with pytest.raises(UsageError, match="is another version of that number.*no server was changed"):
+    with pytest.raises(UsageError, match="is a different version with the same number.*no server was changed"):
         fleet.roll_out(3)
     assert fleet.answering() == [1, 1]
 

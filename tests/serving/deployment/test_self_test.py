@@ -114,7 +114,7 @@ def test_only_the_pinned_library_is_touched_and_only_in_one_place(tmp_path: Path
     after = library.read_bytes()
     assert len(after) == len(content)
     assert {index for index, byte in enumerate(after) if byte != content[index]} == {0x1B4287, 0x1B4288}
-    with pytest.raises(MissingCapability, match="of another wheel"):
+    with pytest.raises(MissingCapability, match="from a different wheel"):
         response_cache.keep_failures_out(tmp_path)
 
 

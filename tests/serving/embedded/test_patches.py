@@ -86,14 +86,14 @@ def test_the_switch_is_on_at_1_alone(monkeypatch: pytest.MonkeyPatch, text: str,
 @pytest.mark.parametrize("text", ["yes", "2", "true"])
 def test_another_word_for_the_switch_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv(patch_set.SWITCH, text)
-    with pytest.raises(UsageError, match=f"RESX_UNPATCHED={text}: give 1"):
+    with pytest.raises(UsageError, match=f"RESX_UNPATCHED={text}: use 1"):
         patch_set.is_patched()
 
 
 def test_a_file_that_is_not_the_known_one_is_left_as_it_is(tmp_path: Path) -> None:
     file = tmp_path / "library.so"
     file.write_bytes(b"abcdef")
-    with pytest.raises(MissingCapability, match=r"library\.so: of another wheel .*RESX_UNPATCHED=1"):
+    with pytest.raises(MissingCapability, match=r"library\.so: from a different wheel .*RESX_UNPATCHED=1"):
         rewrite(file, [Edit(0, b"ab", b"xy"), Edit(4, b"--", b"zz")])
     assert file.read_bytes() == b"abcdef"
     rewrite(file, [Edit(0, b"ab", b"xy"), Edit(4, b"ef", b"zz")])

@@ -102,5 +102,5 @@ def test_only_the_pinned_library_is_touched_and_only_in_three_places(tmp_path: P
     after = (tmp_path / batcher.LIBRARY).read_bytes()
     changed = [index for index, (old, new) in enumerate(zip(content, after, strict=True)) if old != new]
     assert set(changed) <= {*range(1889342, 1889346), *range(1890002, 1890006), *range(3094237, 3094240)}
-    with pytest.raises(MissingCapability, match="of another wheel"):
+    with pytest.raises(MissingCapability, match="from a different wheel"):
         batcher.patch_batcher(tmp_path)

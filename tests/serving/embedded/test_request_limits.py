@@ -315,7 +315,7 @@ def test_only_the_pinned_program_is_changed_and_only_in_the_listed_places(tmp_pa
     listed = {at + index for at, before, _ in request_limits.edits() for index in range(len(before))}
     assert len(changed) == len(original)
     assert {index for index, byte in enumerate(changed) if byte != original[index]} <= listed
-    with pytest.raises(MissingCapability, match="of another wheel"):
+    with pytest.raises(MissingCapability, match="from a different wheel"):
         request_limits.limit_requests(program)
 
 

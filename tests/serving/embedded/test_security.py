@@ -298,7 +298,7 @@ def test_only_the_pinned_files_are_touched_and_only_their_modes(tmp_path: Path) 
     for name in region_modes.FILES:
         closed = (tmp_path / name).read_bytes()
         assert closed == bytes.fromhex("00ba80010000bec2000000e800 0f1f00be80010000e8 a4010000")
-    with pytest.raises(MissingCapability, match="of another wheel"):
+    with pytest.raises(MissingCapability, match="from a different wheel"):
         region_modes.close_regions(tmp_path)
 
 

@@ -459,7 +459,7 @@ def test_the_device_of_another_server_is_what_the_driver_shows() -> None:
     wishes = (("auto", none), ("auto", Gpus(count=1)), ("gpu", Gpus(count=2)), ("cpu", Gpus(count=1)))
     devices = [choose_folder_device(wish, gpus=lambda found=found: found) for wish, found in wishes]  # type: ignore[misc]
     assert devices == ["cpu", "gpu", "gpu", "cpu"]
-    with pytest.raises(MissingCapability, match="--device gpu: no NVIDIA driver is installed; --device cpu"):
+    with pytest.raises(MissingCapability, match="--device gpu: no NVIDIA driver is installed; use --device cpu"):
         choose_folder_device("gpu", gpus=lambda: none)
 
 

@@ -27,7 +27,7 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         console.print(f"server of {folder}, {UNGUARDED}", markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
         console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
-    others = ", the others keep serving" if payload["models"] else ""
+    others = ", the other models keep serving" if payload["models"] else ""
     for name, why in payload.get("set_aside", {}).items():
         line = f"{name} is set aside{others}: {why}; `resx deploy {owner_of(name)}` tries it again"
         console.print(line, markup=False, soft_wrap=True)
