@@ -57,8 +57,8 @@ def require_bf16(*, can_compute: Callable[[], bool] = computes_in_bf16) -> None:
     """
     if not can_compute():
         raise MissingCapability(
-            f"bf16: {processor()} ({instruction_set()}) has no BF16 instructions, by OpenVINO's own word; remove --bf16 "
-            "here, or export on a processor with AVX512_BF16 or AMX"
+            f"bf16: {processor()} ({instruction_set()}) has no BF16 instructions, by OpenVINO's own word; remove "
+            "--bf16 here, or export on a processor with AVX512_BF16 or AMX"
         )
 
 
