@@ -55,7 +55,7 @@ def test_a_refusal_is_one_line_and_leaves_nothing(tmp_path: Path, resx: Callable
     torch.save({"model": state(1), "args": argparse.Namespace(lr=0.1)}, tmp_path / "k.pth")
     done = resx(*COMMAND, "-q", "--weights", "k.pth")
     assert (done.code, done.err.count("\n"), done.err.strip().isprintable()) == (2, 1, True)
-    assert "it also holds argparse.Namespace; save the tensors alone: python -c" in done.err
+    assert "it also holds argparse.Namespace; save only the tensors: python -c" in done.err
     done = resx(*COMMAND, "-q", "--weights-entry", "ema")
     assert (done.code, done.err) == (2, "error: --weights-entry ema: selects a part of a file; add --weights FILE\n")
     assert not (tmp_path / "model_repository").exists()

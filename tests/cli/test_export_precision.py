@@ -41,7 +41,7 @@ def run_on_digits(folder: Path, *, data: str = "digits") -> ModelSpec:
         (["--int8", "--calibrate", "none"], 2, ["--calibrate none", "neither a folder"]),
         (["--int8", "--calibrate", "digits", "--calibrate-method", "mean"], 2, ["--calibrate-method mean", "minmax"]),
         (["--target", "tpu"], 2, ["--target tpu", "cpu, gpu"]),
-        (["--bf16", "--target", "gpu"], 4, ["bf16", "take --fp16"]),
+        (["--bf16", "--target", "gpu"], 4, ["bf16", "use --fp16"]),
     ],
 )
 def test_what_cannot_be_done_is_said_before_the_work(

@@ -21,18 +21,18 @@ def write(folder: Path, model: ModelProto | None = None, name: str = "net") -> P
     return onnx_files.saved(network() if model is None else model, folder, name)
 
 
-needs_bf16 = pytest.mark.skipif(not computes_in_bf16(), reason="this processor has no BF16, by OpenVINO's own word")
+needs_bf16 = pytest.mark.skipif(not computes_in_bf16(), reason="this processor has no BF16, according to OpenVINO")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--fp16", "--runtime", "openvino"], 2, ["--fp16 --runtime openvino", "take --bf16"]),
+        (["--fp16", "--runtime", "openvino"], 2, ["--fp16 --runtime openvino", "use --bf16"]),
         (["--bf16", "--runtime", "onnxruntime", "--target", "cpu"], 2, ["--bf16 --runtime onnxruntime", "OpenVINO"]),
-        (["--runtime", "openvino", "--target", "gpu"], 2, ["--runtime openvino", "leave one of the two out"]),
-        (["--runtime", "openvino", "--accelerator", "tensorrt"], 2, ["--accelerator tensorrt", "leave one"]),
-        (["--runtime", "openvino", "--format", "tensorrt"], 2, ["--runtime openvino", "--format tensorrt makes"]),
-        (["--runtime", "onnxruntime", "--format", "tensorrt-rtx"], 2, ["--runtime onnxruntime", "leave one"]),
+        (["--runtime", "openvino", "--target", "gpu"], 2, ["--runtime openvino", "remove one of the two"]),
+        (["--runtime", "openvino", "--accelerator", "tensorrt"], 2, ["--accelerator tensorrt", "remove one"]),
+        (["--runtime", "openvino", "--format", "tensorrt"], 2, ["--runtime openvino", "--format tensorrt builds"]),
+        (["--runtime", "onnxruntime", "--format", "tensorrt-rtx"], 2, ["--runtime onnxruntime", "remove one"]),
         (["--runtime", "tvm"], 2, ["--runtime tvm", "onnxruntime, openvino"]),
         (["--runtime", ""], 2, ["SOURCE is missing"]),
     ],
@@ -131,7 +131,9 @@ def test_an_operator_that_openvino_lacks_ends_the_export_before_the_work(resx: R
     assert resx("export", "det.onnx").code == 0
     for name, operator in (("det", "Det"), ("scaler", "ai.onnx.ml.Scaler")):
         done = resx("export", f"{name}.onnx", "--runtime", "openvino", "--name", "n", "-q")
-        refused(done, 1, f"{name}.onnx: OpenVINO rejects it", f"no operator {operator}", "--runtime onnxruntime")
+        refused(
+            done, 1, f"{name}.onnx: OpenVINO rejects it", f"not support operator {operator}", "--runtime onnxruntime"
+        )
     assert not (tmp_path / "model_repository/n").exists()
 
 

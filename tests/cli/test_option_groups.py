@@ -79,7 +79,7 @@ def test_the_fields_of_a_group_are_required_where_they_have_no_default() -> None
         (("predict", "m", "p", "-o", "x.csv", "--ray-cpus", "1"), "--ray-actors, --ray-cpus: apply to a Ray cluster"),
         (("predict", "m", "p", "-o", "x.csv", "--protocol", ""), "--protocol, --ca, --cert, --key, --header: apply"),
         (("deploy", "m", "--replicas", "2"), "--replicas: is for manifests"),
-        (("deploy", "m", "--render", "kubernetes", "--trial", "2"), "--trial: is for a running server"),
+        (("deploy", "m", "--render", "kubernetes", "--trial", "2"), "--trial: applies to a running server"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused_though_its_value_is_the_default(

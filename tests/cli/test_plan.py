@@ -69,7 +69,7 @@ def test_a_plan_names_its_cost_and_draws(home: Path, tmp_path: Path, resx: Calla
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--rate", "100", "--slo", "p99=2ms", "--bench", "bench.json"), 3, ("a request alone takes", "p99=2ms")),
+        (("--rate", "100", "--slo", "p99=2ms", "--bench", "bench.json"), 3, ("a single request takes", "p99=2ms")),
         (("--rate", "100", "--slo", "p99=50ms", "--bench", "other.json"), 2, ("other.json: is of other, not of tiny",)),
         (("--rate", "100", "--slo", "p99=50ms", "--bench", "missing.json"), 2, ("missing.json",)),
         (("--rate", "100", "--slo", "50ms", "--bench", "bench.json"), 2, ("--slo 50ms", "p99=15ms")),

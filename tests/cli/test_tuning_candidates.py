@@ -47,7 +47,7 @@ def test_each_pair_that_goes_together_is_searched(
     ("runtimes", "precisions", "why"),
     [
         ("onnxruntime", "fp32,bf16", "no bfloat16 convolution"),
-        ("openvino", "fp32,fp16", "computes fp16 files in fp32"),
+        ("openvino", "fp32,fp16", "runs fp16 files in fp32"),
     ],
 )
 def test_a_word_that_goes_with_nothing_is_refused_with_the_reason(runtimes: str, precisions: str, why: str) -> None:
@@ -66,6 +66,8 @@ def test_the_newest_verified_version_of_each_runtime_and_precision_counts(tmp_pa
     found = published_candidates(repository, "m", 1)
     assert [candidate.key for candidate in found] == [(1, "onnxruntime", "fp32"), (2, "openvino", "fp32")]
     assert [candidate.version for candidate in published_candidates(repository, "m", 4)] == [2, 4]
+    (repository.version_folder("m", 2) / FILE_NAME).unlink()
+    assert [candidate.version for candidate in published_candidates(repository, "m", 4)] == [4]
 
 
 def test_what_no_version_is_is_exported_beside_and_nothing_is_published(tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_what_can_be_taken_for_a_part_or_a_class_is_refused(tmp_path: Path, fold
         load(tmp_path)
 
     assert words in str(raised.value)
-    assert "use " in str(raised.value) or "give " in str(raised.value)
+    assert "use " in str(raised.value)
     assert "\n" not in str(raised.value)
 
 

@@ -23,7 +23,7 @@ from resx.runtimes.openvino_package import computes_in_bf16, load_openvino, reas
 from tests.support import onnx_files
 from tests.support.tiny_models import publish_tiny
 
-needs_bf16 = pytest.mark.skipif(not computes_in_bf16(), reason="this processor has no BF16, by OpenVINO's own word")
+needs_bf16 = pytest.mark.skipif(not computes_in_bf16(), reason="this processor has no BF16, according to OpenVINO")
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def test_an_operator_that_openvino_lacks_is_named_in_one_line(
 ) -> None:
     path = write_operator(tmp_path / "model.onnx", operator, domain)
     content = path.read_bytes() if as_bytes else None
-    with pytest.raises(ExportError, match=rf"no operator {named}.*; take --runtime onnxruntime$"):
+    with pytest.raises(ExportError, match=rf"not support operator {named}.*; use --runtime onnxruntime$"):
         OpenVinoModel(path, content=content)
 
 

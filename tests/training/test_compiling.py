@@ -65,6 +65,6 @@ def test_without_a_compiler_it_is_exit_code_4_and_no_run(tmp_path: Path) -> None
     )
     assert done.returncode == 4, done.stderr
     assert "error: --compile: torch.compile does not work here" in done.stderr.splitlines()[-1]
-    assert "leave out --compile" in done.stderr.splitlines()[-1]
+    assert "remove --compile" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run").exists()

@@ -76,7 +76,7 @@ def test_more_epochs_without_extend_are_refused_with_the_remedy(
 ) -> None:
     train(TrainingRun(spec=small_spec, data=small_data, config=config, folder=tmp_path))
 
-    with pytest.raises(UsageError, match=r"epochs was 3, is 8; use that again, --extend to train until epoch 8"):
+    with pytest.raises(UsageError, match=r"epochs was 3, is 8; use the same number, --extend to train until epoch 8"):
         train(
             TrainingRun(
                 spec=small_spec,

@@ -314,7 +314,7 @@ def _samples_per_s(log: dict[str, Any]) -> float | None:
 
 
 def _remarks(job: Job, answers: Answers) -> tuple[str, ...]:
-    too_short = f"LoadGen was told {job.duration_s:g} s; MLPerf's rules ask {MLPERF_LEAST_S:g} s of a submission"
+    too_short = f"LoadGen was set to {job.duration_s:g} s; MLPerf's rules require {MLPERF_LEAST_S:g} s for a submission"
     remarks = {
         too_short: job.duration_s < MLPERF_LEAST_S,
         answers.reference: not answers.checked,

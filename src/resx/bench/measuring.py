@@ -202,7 +202,7 @@ def measure(target: Target, plan: LoadPlan, extras: Extras = Extras(), repeat: i
     """
     require_batch(target.model, target.interface, plan.batch_size)
     if extras.shared_memory and target.interface.input_type == "BYTES":
-        raise UsageError(f"--shared-memory: {target.model} takes strings, which have no fixed size; leave it out")
+        raise UsageError(f"--shared-memory: {target.model} takes strings, which have no fixed size; remove it")
     make = extras.payloads or (lambda target, batch_size: unchecked_payloads(target, batch_size, plan.seed))
     payloads = make(target, plan.batch_size)
     with TritonClient(target.address, timeout_s=plan.timeout_s) as client:

@@ -2,9 +2,10 @@
 
 The same file may answer otherwise there. Without VNNI (AVX2, or AVX-512 alone) products of 8 bits are added in pairs in
 16 bits, which overflow: a resnet50 of NNCF, whose layers but the first have weights of 8 bits, was off by 0.1 of the
-logits' scale on photographs, 0.2 on noise. And single kernels have been wrong on single instruction sets (onnxruntime
-1.23.1 on VNNI and AMX, its issue 26324). So an int8 version's card keeps the answers to rows made for this, from the
-processor that it was verified on, and they are asked again where 8-bit instructions differ.
+logits' scale on photographs, 0.2 on noise (seen with ONEDNN_MAX_CPU_ISA=AVX2). And single kernels have been wrong on
+single instruction sets (onnxruntime 1.23.1 on VNNI and AMX, its issue 26324). So an int8 version's card keeps the
+answers to rows made for this, from the processor that it was verified on, and they are asked again where 8-bit
+instructions differ.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def repeat_parity(card: Card, ask: Ask, *, max_batch_size: int, processor: str) 
         return difference
     why = " (without VNNI its products of 8 bits overflow)" if saturates_int8(processor) else ""
     raise ParityError(
-        f"int8 {differs(card, processor)}{why}: answers differ by {difference:.3g} of their scale, "
-        f"allowed {kept.tolerance:g}, cosine {cosine:.4f}, at least {_LEAST_COSINE:g}; export it on a processor like "
-        "this one, or take --fp16 or fp32"
+        f"int8 {differs(card, processor)}{why}: answers differ by {difference:.3g} of their scale, allowed "
+        f"{kept.tolerance:g}, cosine {cosine:.4f}, at least {_LEAST_COSINE:g}; export it on a processor like this one, "
+        "or use fp32 or --fp16"
     )
 
 

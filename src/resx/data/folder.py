@@ -72,7 +72,7 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
     """
     image = ImageFormat(image_size=image_size, resize=round(image_size * 8 / 7), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     if not root.is_dir():
-        raise UsageError(f"{root}: no such folder; give one with a folder of images per class")
+        raise UsageError(f"{root}: no such folder; use one with a folder of images per class")
     folders, beside = list_folders(root)
     layout = find_layout(root, folders)
     found = [_find_images(place) for place in layout.parts]
@@ -132,7 +132,7 @@ def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]
     folders, beside = list_folders(root)
     if not folders:
         images = f" ({len(beside.paths)} images lie directly in it)" if beside.paths else ""
-        raise UsageError(f"{root}: no folder per class in it{images}; give one with a folder of images per class")
+        raise UsageError(f"{root}: no folder per class in it{images}; use one with a folder of images per class")
     listings = [list_images(folder) for folder in folders]
     for folder, listing in zip(folders, listings, strict=True):
         name = one_line(folder.name)

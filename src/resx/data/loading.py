@@ -58,7 +58,7 @@ def load_data(name: str, *, image_size: int | None = None, bad_images: BadImages
     if kind == "folder":
         return load_folder(Path(place), image_size=224 if image_size is None else image_size, bad_images=bad_images)
     if image_size not in (None, 32):
-        raise UsageError(f"image_size={image_size}: CIFAR's images have 32 pixels; leave it out")
+        raise UsageError(f"image_size={image_size}: CIFAR images have 32 pixels; remove it")
     images = load_cifar(Path(place), fine=kind == "cifar100")
     arrays = (images.train.images[:], images.train.targets, images.held_out.images[:], images.held_out.targets)
     return replace(images, fingerprint=fingerprint_of_content(kind, (array.tobytes() for array in arrays)))

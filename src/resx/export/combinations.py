@@ -40,27 +40,27 @@ _REFUSED: Final[tuple[tuple[dict[str, str], str, str], ...]] = (
     (
         {"accelerator": "tensorrt", "target": "cpu"},
         "target cpu",
-        "TensorRT computes on a GPU, and refuses the CPU's int8; give target gpu",
+        "TensorRT runs on a GPU and does not accept int8 quantized for CPUs; use target gpu",
     ),
     (
         {"runtime": "openvino", "accelerator": "tensorrt"},
         "--runtime openvino",
-        "--accelerator tensorrt works inside onnxruntime; leave one of the two out",
+        "--accelerator tensorrt works inside onnxruntime; remove one of the two",
     ),
     (
         {"runtime": "openvino", "target": "gpu"},
         "--runtime openvino",
-        "computes on the CPU here, and --target gpu makes a file for the GPU; leave one of the two out",
+        "computes on the CPU here, but --target gpu makes a file for the GPU; remove one of the two",
     ),
     (
         {"runtime": "openvino", "precision": "fp16"},
         "--fp16 --runtime openvino",
-        "OpenVINO computes fp16 files in fp32 on a CPU, so nothing is gained; take --bf16, or --runtime onnxruntime",
+        "OpenVINO runs fp16 files in fp32 on a CPU, which gains nothing; use --bf16, or --runtime onnxruntime",
     ),
     (
         {"runtime": "onnxruntime", "precision": "bf16", "target": "cpu"},
         "--bf16 --runtime onnxruntime",
-        "onnxruntime has no bfloat16 convolution on the CPU; leave --runtime out, and OpenVINO computes it",
+        "onnxruntime has no bfloat16 convolution on the CPU; remove --runtime to use OpenVINO",
     ),
 )
 

@@ -111,8 +111,8 @@ def require_bf16() -> None:
         onnxruntime.InferenceSession(probe.SerializeToString(), session_options(1), providers=["CPUExecutionProvider"])
     except Exception as error:
         raise MissingCapability(
-            "bf16: onnxruntime has no bfloat16 convolution on the CPU, so the file could not be verified; "
-            "take --fp16 or --int8"
+            "bf16: onnxruntime has no bfloat16 convolution on the CPU, so the file could not be verified; use --fp16 "
+            "or --int8"
         ) from error
 
 

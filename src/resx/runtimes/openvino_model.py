@@ -121,7 +121,7 @@ def _runnable(path: Path) -> str | bytes:
 
 def _refusal(error: Exception) -> str:
     unknown = re.search(r"No conversion rule found for operations: (.+)", str(error))
-    return f"it has no operator {unknown[1]}; take --runtime onnxruntime" if unknown else reason_of(error)
+    return f"it does not support operator {unknown[1]}; use --runtime onnxruntime" if unknown else reason_of(error)
 
 
 def _require_one_each(path: Path, compiled: Any) -> None:
@@ -145,6 +145,6 @@ def _require_precision(path: Path, compiled: Any, asked: PrecisionHint, layers: 
     if taken != asked or wrong:
         counts = ", ".join(f"{number} in {precision}" for precision, number in layers.items())
         raise MissingCapability(
-            f"{path}: OpenVINO was asked for {asked} and computes in {taken} here (layers: {counts or 'none'}); "
-            "take --runtime onnxruntime"
+            f"{path}: OpenVINO was asked for {asked} and computes in {taken} here (layers: {counts or 'none'}); use "
+            "--runtime onnxruntime"
         )

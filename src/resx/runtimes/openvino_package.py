@@ -57,8 +57,8 @@ def require_bf16(*, can_compute: Callable[[], bool] = computes_in_bf16) -> None:
     """
     if not can_compute():
         raise MissingCapability(
-            f"bf16: {processor()} ({instruction_set()}) has no BF16 instructions, by OpenVINO's own word; remove "
-            "--bf16 here, or export on a processor with AVX512_BF16 or AMX"
+            f"bf16: {processor()} ({instruction_set()}) has no BF16 instructions, according to OpenVINO; remove --bf16 "
+            "here, or export on a processor with AVX512_BF16 or AMX"
         )
 
 
@@ -70,7 +70,7 @@ def require_int8() -> None:
     """
     if "INT8" not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise MissingCapability(
-            f"int8: OpenVINO has no 8-bit kernels for {processor()} ({instruction_set()}), by its own word; take "
+            f"int8: OpenVINO has no 8-bit kernels for {processor()} ({instruction_set()}), as it reports itself; use "
             "--runtime onnxruntime"
         )
 

@@ -121,7 +121,7 @@ def _require_package(backend: str, device: Device) -> None:
         load_onnxruntime(device)
         return
     if device != "cpu":
-        raise UsageError(f"--device {device}: OpenVINO computes this model, on the CPU; leave the option out")
+        raise UsageError(f"--device {device}: OpenVINO runs this model on the CPU; remove the option")
     load_openvino()
 
 

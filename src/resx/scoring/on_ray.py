@@ -208,7 +208,9 @@ def on_ray(file: ModelFile, pool: Pool, note: Callable[[str], None]) -> Iterator
             model is two files, and actors get one.
     """
     if file.path.suffix == ".xml":
-        raise MissingCapability(f"--ray: {file.path.name} needs its .bin, and actors get one file; leave --ray out")
+        raise MissingCapability(
+            f"--ray: {file.path.name} needs its .bin, but Ray's actors get one file only; remove --ray"
+        )
     _require_answer(pool.address)
     with silence_descriptor(sys.stdout):
         with silence_descriptor(sys.stderr):

@@ -240,8 +240,8 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
         require_same(folder, "other settings", begun, config, but=("epochs",) if extend else ())
     elif begun != config:
         raise UsageError(
-            f"{folder}: started with other settings: epochs was {begun.epochs}, is {config.epochs}; use that again, "
-            f"--extend to train until epoch {config.epochs}, or --force"
+            f"{folder}: started with other settings: epochs was {begun.epochs}, is {config.epochs}; use the same "
+            f"number, --extend to train until epoch {config.epochs}, or --force"
         )
     path = folder / RESUME
     if not path.exists():

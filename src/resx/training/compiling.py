@@ -54,7 +54,7 @@ def require_compiler(place: torch.device) -> None:
     except Exception as error:  # each of its backends has errors of its own
         raise MissingCapability(
             f"--compile: torch.compile does not work here ({first_line(error)}); it needs a C++ compiler, "
-            "and Triton on a GPU; or leave out --compile"
+            "and Triton on a GPU; or remove --compile"
         ) from error
 
 

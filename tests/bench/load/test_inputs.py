@@ -101,7 +101,7 @@ def test_the_rows_of_a_file_say_the_shape(tmp_path: Path) -> None:
     closed, rows = Inputs.read([], data).close("m", interface())
     assert rows is not None
     assert (closed.input_dims, rows.shape) == ((3, 8, 9), (5, 3, 8, 9))
-    with pytest.raises(UsageError, match=r"has inputs \[3, 8, 9\]; leave --shape out"):
+    with pytest.raises(UsageError, match=r"has inputs \[3, 8, 9\]; remove --shape"):
         Inputs.read(["x:3,8,8"], data).close("m", interface())
 
 

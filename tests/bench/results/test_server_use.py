@@ -104,7 +104,7 @@ def test_where_the_kernel_does_not_share_memory_out_it_is_the_resident_set() -> 
 def test_without_knowledge_the_reason_stands_in_its_place() -> None:
     why = "the server at 10.0.0.5:8001 is not on this machine"
     terminal, csv, page = shown(server_use_missing=why)
-    assert f"memory and CPU time of the server: unknown, as {why}" in terminal
+    assert f"memory and CPU time of the server: unknown: {why}" in terminal
     assert csv.splitlines()[1].endswith(",,")
     assert why in page
     assert "server ms" not in terminal

@@ -302,8 +302,8 @@ def test_only_a_difference_that_the_pairs_are_sure_of_counts(
     ("arguments", "words"),
     [
         (["tiny", "--slo", "p99=5"], "--slo p99=5"),
-        (["tiny", "--slo", "p99=5ms", "--objective", "latency"], "leave out --objective latency"),
-        (["tiny", "--slo", "p99=5ms", "--client-elsewhere"], "leave out --client-elsewhere"),
+        (["tiny", "--slo", "p99=5ms", "--objective", "latency"], "remove --objective latency"),
+        (["tiny", "--slo", "p99=5ms", "--client-elsewhere"], "remove --client-elsewhere"),
         (["tiny", "--plot", "front.txt"], "--plot front.txt"),
         (["nothing"], "nothing"),
         (["tiny", "--objective", "beauty"], "--objective beauty"),

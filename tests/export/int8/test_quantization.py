@@ -252,7 +252,7 @@ def test_bf16_is_written_and_refused_where_nothing_computes_it(tmp_path: Path) -
     file = onnx_writer.write_onnx(model, spec, tmp_path / "m.onnx", precision="bf16", input_type="uint8")
     num_weights, num_short = onnx_reader.weight_counts(file)
     assert num_short / num_weights > 0.95
-    with pytest.raises(MissingCapability, match="take --fp16"):
+    with pytest.raises(MissingCapability, match="use --fp16"):
         export_version(tiny(), ExportOptions(precision="bf16", target="gpu"), tmp_path, name="m", command="x")
 
 

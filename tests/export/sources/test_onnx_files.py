@@ -319,7 +319,7 @@ def test_a_file_in_fp16_is_taken_as_it_is_and_never_called_int8(tmp_path: Path) 
     )
     assert (card.fp16_share, card.steps[-1].max_abs) == (1.0, 0.0)
     assert card.operators_before == card.operators_after
-    with pytest.raises(UsageError, match="has 16-bit weights, but int8 starts from fp32"):
+    with pytest.raises(UsageError, match="has 16-bit weights, and int8 is made of fp32"):
         source.require_convertible("int8", stored_in="int8")
 
 

@@ -62,7 +62,7 @@ def test_each_version_answers_as_its_own_runtime_and_precision_do(served: tuple[
 def test_two_that_differ_cannot_be_kept_beside_each_other(served: tuple[Repository, TritonClient]) -> None:
     repository, client = served
     deploy(client, repository, "tiny", 1)
-    with pytest.raises(UsageError, match=r"version 1 cannot be kept beside 2: .*leave out --keep-previous"):
+    with pytest.raises(UsageError, match=r"version 1 cannot be kept beside 2: .*remove --keep-previous"):
         deploy(client, repository, "tiny", 2, manner=Manner(keep_previous=True))
     assert client.model_versions()["tiny"] == [1]
 
@@ -81,5 +81,5 @@ def test_a_version_is_scored_in_process_by_its_own_runtime(
     backend = repository.card("tiny", version).runtime_name
     assert file.config["backend"] == backend
     if backend == "openvino":
-        with pytest.raises(UsageError, match="--device cuda: OpenVINO computes this model, on the CPU"):
+        with pytest.raises(UsageError, match="--device cuda: OpenVINO runs this model on the CPU"):
             Sessions(content, file.model, file.config, instances=1, device="cuda")

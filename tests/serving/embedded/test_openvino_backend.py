@@ -134,7 +134,7 @@ def test_a_processor_without_bf16_is_never_computed_on_in_fp32_instead(tmp_path:
 
 @pytest.mark.parametrize("kind", ["GPU", "MODEL"])
 def test_an_instance_for_a_gpu_is_refused(tmp_path: Path, kind: str) -> None:
-    with pytest.raises(ValueError, match=f"KIND_{kind} in config.pbtxt: .*on the CPU alone.*write KIND_CPU"):
+    with pytest.raises(ValueError, match=f"KIND_{kind} in config.pbtxt: .*on the CPU only.*write KIND_CPU"):
         session.open_model(str(tmp_path / "model.onnx"), {}, FOUR, kind, core=Processor("FP32", "BF16"))
 
 
@@ -282,7 +282,7 @@ def test_a_model_in_bf16_is_refused_before_the_server_starts_on_a_processor_with
 def test_an_instance_for_a_gpu_is_refused_before_it_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "config.pbtxt").write_text('backend: "openvino" instance_group { kind: KIND_GPU }')
     for device in ("cpu", "gpu"):
-        with pytest.raises(UsageError, match="OpenVINO computes on the CPU alone; write KIND_CPU"):
+        with pytest.raises(UsageError, match="OpenVINO runs on the CPU only; write KIND_CPU"):
             require_device_for(tmp_path, device)  # type: ignore[arg-type]
 
 
@@ -309,7 +309,7 @@ def test_the_native_server_computes_them_in_a_process_of_their_own_and_says_so(t
     try:
         done = run(two, "serve", "--native", "--detach", *PORTS)
         assert done.code == 0, done.err
-        assert "by_openvino is computed in a process of its own: --native is for onnxruntime" in done.err
+        assert "by_openvino runs in its own process: --native supports onnxruntime only" in done.err
         assert "tiny is computed" not in done.err
         running = RunningTriton(repository=two)
         with running.client() as client:

@@ -267,7 +267,7 @@ def test_following_the_log_ends_with_the_server(repository: Repository) -> None:
 
 
 def test_two_logs_of_nothing_are_usage_errors(resx: Callable[..., Finished]) -> None:
-    assert "no server of this repository has run" in resx("logs").err
+    assert "no server has run for this repository" in resx("logs").err
     done = resx("logs", "-f", "--json")
     assert (done.code, done.out) == (2, "")
     assert "--json and --follow" in done.err

@@ -79,7 +79,7 @@ OTHERS = {
     "a tar archive, not weights": tarred(),
     "a ZIP archive with run/best.pth in it; unpack it": zipped({"run/log.txt": b"", "run/best.pth": b""}),
     "a ZIP archive without weights": zipped({"readme.md": b""}),
-    "an ONNX model, not weights; export it alone": helper.make_model(GRAPH).SerializeToString(),
+    "an ONNX model, not weights; export it directly": helper.make_model(GRAPH).SerializeToString(),
     "an ONNX model, not": helper.make_model(GRAPH, producer_name="pytorch").SerializeToString(),
     "a TensorFlow Lite model": b"\x1c\0\0\0TFL3" + bytes(99),
 }  # fmt: skip
@@ -137,14 +137,14 @@ def test_a_harmless_class_is_named_with_a_command_that_saves_the_tensors_alone(t
     torch.save({"model": STATE, "hyper_parameters": {"deep": HARMLESS[name]}}, tmp_path / "w.pth")
     told = refusal(tmp_path / "w.pth")
     assert told.startswith(f"not a plain file of weights: it also holds {name}")
-    assert "save the tensors alone: python -c" in told
+    assert "save only the tensors: python -c" in told
 
 
 @pytest.mark.parametrize("is_old", [False, True])
 def test_that_command_saves_the_tensors_alone(tmp_path: Path, is_old: bool) -> None:
     content = {"model": STATE, "epoch": 3, "hyper_parameters": HARMLESS, "args": argparse.Namespace()}
     torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=not is_old)
-    python, *arguments = shlex.split(refusal(tmp_path / "w.pth").partition("save the tensors alone: ")[2])
+    python, *arguments = shlex.split(refusal(tmp_path / "w.pth").partition("save only the tensors: ")[2])
     assert python == "python"
     subprocess.run([sys.executable, *arguments], cwd=tmp_path, check=True, timeout=600)
     assert list(read_checkpoint(tmp_path / "tensors.pth")) == [f"model.{key}" for key in STATE]

@@ -261,7 +261,7 @@ def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path: Path, clean: St
 def test_an_optimizer_alone_holds_no_network(tmp_path: Path) -> None:
     optimizer = {"state": {i: {"exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)} for i in range(4)}}
     for content in (optimizer, {"optimizer": optimizer}):
-        with pytest.raises(UsageError, match=r"no weights of a network \(optimizer state: exp_avg, exp_avg_sq\)"):
+        with pytest.raises(UsageError, match=r"contains no network weights \(optimizer state: exp_avg, exp_avg_sq\)"):
             load(tmp_path / "w.pth", content)
 
 

@@ -146,8 +146,8 @@ def plan_replicas(
     alone_ms = _alone_ms(times, question.slo)
     if alone_ms > question.slo.bound_ms:
         raise ObjectiveMissed(
-            f"--slo {_words(question.slo)}: a request alone takes {alone_ms:.3g} ms, so no number of replicas holds "
-            "it; give a higher bound, or a faster model or machine"
+            f"--slo {_words(question.slo)}: a single request takes {alone_ms:.3g} ms, so no number of replicas can "
+            "meet it; raise the bound, or use a faster model or machine"
         )
     capacity = times.service().capacity_per_s(batching)
     tried: dict[int, Estimate] = {}

@@ -71,13 +71,13 @@ class Inputs:
         """
         if takes_a_file(interface):
             if self.rows is not None or interface.input_name in self.shapes:
-                raise UsageError(f"{model}: takes image files; leave --shape out, or give --data a folder of images")
+                raise UsageError(f"{model}: takes image files; remove --shape, or set --data to a folder of images")
             return interface, None
         shape = self.shapes.get(interface.input_name)
         rows = None if self.rows is None else read_rows(self.rows, model, interface)
         if rows is not None:
             if shape not in {None, rows.shape[1:]}:
-                raise UsageError(f"--shape: {self.rows} has inputs {[*rows.shape[1:]]}; leave --shape out")
+                raise UsageError(f"--shape: {self.rows} has inputs {[*rows.shape[1:]]}; remove --shape")
             shape = rows.shape[1:]
         if shape is not None and not _fits(shape, interface):
             raise UsageError(f"--shape {_shape_text(interface.input_name, shape)}: {_takes(model, interface)}")

@@ -306,7 +306,7 @@ def _server_use(measurements: Sequence[Measurement]) -> str:
     ]
     if not rows:
         why = next((measured.server_use_missing for measured in measurements if measured.server_use_missing), "")
-        return f"<p>Memory and CPU time: unknown, as {escape(why)}.</p>" if why else ""
+        return f"<p>Memory and CPU time: unknown: {escape(why)}.</p>" if why else ""
     return Table(
         caption="What the server and its processes took of their machine, all loaded models included",
         headings=["Load", "CPU per request, ms", "Cores busy", "Memory (PSS), MB", "RSS, MB", "Processes"],

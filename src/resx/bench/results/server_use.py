@@ -35,7 +35,7 @@ class UseBefore:
     """What the server had taken when a window opened."""
 
     server_pid: int | None = None
-    missing: str = "the load never began"
+    missing: str = "the load did not start"
     """Why nothing can be known; empty: it can."""
     cpu_s: dict[int, float] = field(default_factory=dict)
     """By process."""

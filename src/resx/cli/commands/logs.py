@@ -38,7 +38,7 @@ def logs(
     if follow and printing.json:
         raise UsageError("--json and --follow: give one of them")
     if not log.exists():
-        raise UsageError(f"{repository}: no server of this repository has run; `resx serve` starts one")
+        raise UsageError(f"{repository}: no server has run for this repository; start one with `resx serve`")
     position = log.stat().st_size
     tail = files.last_lines(log, lines)
     if printing.json:

@@ -31,7 +31,7 @@ def profile(
     *,
     printing: OutputOptions,
     schema: Annotated[
-        bool, rare_option("--schema", metavar="", help="Print the JSON schema of a profile, and end.")
+        bool, rare_option("--schema", metavar="", help="Print the JSON schema of a profile and exit.")
     ] = False,
 ) -> None:
     """Show where a model's time goes, by layer and block, and how near it comes to this machine's peak.

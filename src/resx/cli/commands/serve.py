@@ -104,7 +104,9 @@ def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | N
     reason = missing_python(server_dir)
     if asked and not reason:
         for name in filter(lambda name: is_openvino(repository.root / name), repository.names()):
-            out.note(f"{name} is computed in a process of its own: --native is for onnxruntime, and this is OpenVINO's")
+            out.note(
+                f"{name} runs in its own process: --native supports onnxruntime only, and this model uses OpenVINO"
+            )
     if asked is False or not reason:
         return
     if asked is None and not server_dir:
@@ -120,7 +122,7 @@ def _say_whose_int8_is_asked_again(out: Output, repository: Repository) -> None:
     from resx.serving.embedded.int8_versions import find_foreign_int8
 
     for name, version, _card, verified in find_foreign_int8(repository, instruction_set()):
-        out.note(f"{name} version {version}: int8 {verified}; asked again before it serves")
+        out.note(f"{name} version {version}: int8 {verified}; checked again before it is served")
 
 
 def _serve_here(

@@ -112,7 +112,7 @@ def tune(
         raise UsageError(f"--duration {duration:g}: give a time above 0 s")
     if slo and (objective == "latency" or client_elsewhere):
         raise UsageError(
-            f"--slo {slo}: searches for the highest rate, as it was measured; leave out "
+            f"--slo {slo}: searches for the highest rate, as it was measured; remove "
             f"{'--client-elsewhere' if client_elsewhere else f'--objective {objective}'}"
         )
     if plot is not None:

@@ -168,8 +168,7 @@ class FormatOptions:
             )
         if self.runtime and kind != "onnx":
             raise UsageError(
-                f"--runtime {self.runtime}: --format {kind} makes an engine, which TensorRT computes; leave one of the "
-                "two out"
+                f"--runtime {self.runtime}: --format {kind} builds a TensorRT engine; remove one of the two"
             )
         if accelerator and self.target == "cpu":
             raise UsageError(

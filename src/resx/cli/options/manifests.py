@@ -92,7 +92,9 @@ class ManifestOptions:
         own = {field.name for field in fields(self)}
         for name, option in typed.items():
             if self.system and name not in own | _SHARED:
-                raise UsageError(f"{option}: is for a running server, and --render asks none; leave one of them out")
+                raise UsageError(
+                    f"{option}: applies to a running server, but --render contacts none; remove one of the two"
+                )
             if not self.system and name in own:
                 raise UsageError(f"{option}: is for manifests; give --render kubernetes, kserve or helm too")
 

@@ -20,12 +20,14 @@ _option = partial(typer.Option, rich_help_panel="Measurement")
 Runtime: TypeAlias = Annotated[
     str, _option(metavar="NAME", help="onnxruntime or openvino. Default: the version's own; for --bf16 openvino.")
 ]
-Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Compute in bfloat16, which OpenVINO does.")]
-Threads: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="0: every core that this process may use.")]
-Batch: TypeAlias = Annotated[int, _option(min=1, max=4096, metavar="N", help="Images at a time.")]
-Runs: TypeAlias = Annotated[int, _option(min=1, max=10_000, metavar="N", help="Runs, with and without counters each.")]
+Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Compute in bfloat16 (OpenVINO only).")]
+Threads: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="0: all usable cores.")]
+Batch: TypeAlias = Annotated[int, _option(min=1, max=4096, metavar="N", help="Batch size.")]
+Runs: TypeAlias = Annotated[
+    int, _option(min=1, max=10_000, metavar="N", help=("Number of runs, each with and without counters."))
+]
 ImageSize: TypeAlias = Annotated[
-    int | None, _option(min=1, max=4096, metavar="N", help="Of an .onnx file that leaves its image size open.")
+    int | None, _option(min=1, max=4096, metavar="N", help="Image size for an .onnx file with a dynamic one.")
 ]
 
 
@@ -51,7 +53,7 @@ class Profiling:
 
         chosen = choose("--runtime", self.runtime or ("openvino" if self.bf16 else own), RUNTIMES)
         if self.bf16 and chosen == "onnxruntime":
-            raise UsageError("--bf16: onnxruntime does not compute in it on the CPU; give --runtime openvino")
+            raise UsageError("--bf16: onnxruntime has no bf16 on the CPU; use --runtime openvino")
         keeps_own = not self.runtime and not self.bf16
         return ProfileOptions(
             runtime=chosen,

@@ -67,7 +67,7 @@ def _published(
     if path.suffix != ".xml":
         return onnx_subject(read_model(path), options, title), options
     if options.runtime != "openvino":
-        raise UsageError(f"--runtime {options.runtime}: {title} is OpenVINO's IR; leave the option out")
+        raise UsageError(f"--runtime {options.runtime}: {title} is OpenVINO's IR; remove the option")
     return ir_subject(path, options, title), options
 
 

@@ -94,7 +94,7 @@ def read_wishes(runtimes: str, precisions: str, calibrate: str) -> FileWishes:
 def published_candidates(repository: Repository, name: str, answering: int) -> list[Candidate]:
     """Return the version that answers, and the newest verified one of each other runtime and precision.
 
-    Those of other weights are left out.
+    Those of other weights are left out, and those without a card, whose answers nobody can check.
     """
     from resx.serving.deployment.tuned_configuration import Candidate
 
@@ -102,6 +102,8 @@ def published_candidates(repository: Repository, name: str, answering: int) -> l
     source = now.card.source.weights_sha256
     found = {now.key[1:]: now}
     for version in reversed(repository.versions(name)):
+        if not repository.has_card(name, version):
+            continue
         other = Candidate(repository=repository, name=name, version=version)
         if other.card.verified and other.card.source.weights_sha256 == source:
             found.setdefault(other.key[1:], other)
@@ -138,7 +140,7 @@ def wanted_candidates(
     now = next(candidate for candidate in published if candidate.version == answering)
     card = now.card
     if card.engine is not None or card.accelerator is not None:
-        raise UsageError(f"{now.name}: a GPU computes its versions; leave --runtimes and --precisions out")
+        raise UsageError(f"{now.name}: its versions run on a GPU; remove --runtimes and --precisions")
     there = {(candidate.card.runtime_name, candidate.card.precision): candidate for candidate in published}
     found = {now.key: now}
     for runtime, precision in wishes.pairs(list(there)):
@@ -147,7 +149,7 @@ def wanted_candidates(
             try:
                 candidate = _export(now, card, runtime, precision, wishes, scratch, on_step)
             except (ParityError, ExportError) as error:
-                on_left_out(f"{runtime} {precision}: left out, as {one_line(str(error))}")
+                on_left_out(f"{runtime} {precision}: skipped: {one_line(str(error))}")
                 continue
         found[candidate.key] = candidate
     return tuple(found.values())

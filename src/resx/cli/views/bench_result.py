@@ -150,7 +150,7 @@ def _memory_lines(result: BenchResult) -> Iterator[str]:
         where = f" at {url}" if len(uses) > 1 else ""
         yield f"the server{where} took up to {most.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
     yield from dict.fromkeys(
-        f"memory and CPU time of the server: unknown, as {measured.server_use_missing}"
+        f"memory and CPU time of the server: unknown: {measured.server_use_missing}"
         for measured in result.measurements
         if measured.server_use_missing
     )
@@ -179,7 +179,7 @@ def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
         else (f"; the client could not send {limit:.4g}/s in time on this machine, so the server may do more")
     )
     return (
-        f"{slo['asked']} holds up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
+        f"{slo['asked']} is met up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
         f"{slo['share_of_capacity']:.0%} of the closed loop's {_closed_loop_text(slo)}{more}"
     )
 
@@ -189,7 +189,7 @@ def _closed_loop_text(slo: dict[str, float | str | bool | None]) -> str:
     before, after, wandered = (slo.get(key) for key in ("capacity_per_s", "capacity_after_per_s", "wandered"))
     if not isinstance(after, float) or not isinstance(wandered, float):
         return f"{before:.4g}/s"
-    return f"{before:.4g}/s before and {after:.4g}/s after (the machine wandered by {wandered:+.0%})"
+    return f"{before:.4g}/s before and {after:.4g}/s after (the machine drifted by {wandered:+.0%})"
 
 
 def show_scenario(out: Output, result: ScenarioResult) -> None:

@@ -37,7 +37,7 @@ def show_paths(
     if between := payload.get("between"):
         lines.append(f"{between['share']:.2%} of the paths have {between['low']} to {between['high']} blocks")
     if gradients is None:
-        lines.append("lengths alone: gradients need the weights of a run")
+        lines.append("path lengths only: gradients need a trained run")
     else:
         lines.append(
             f"paths of {gradients.span.low} to {gradients.span.high} blocks carry {gradients.span.share:.1%} of the "

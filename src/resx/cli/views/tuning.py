@@ -53,7 +53,7 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
     console.print("front, *: no other setting is better in both images/s and single ms", markup=False)
     console.print("CPU ms: of the server per request; MB: of the server, with the current setting loaded", markup=False)
     if missing := next((trial.server_use_missing for trial in tuning.trials if trial.server_use_missing), ""):
-        console.print(f"memory and CPU time: unknown, as {missing}", markup=False, soft_wrap=True)
+        console.print(f"memory and CPU time: unknown: {missing}", markup=False, soft_wrap=True)
     if tuning.num_pairs > 1:
         console.print(_compare(tuning), markup=False, soft_wrap=True)
     print_lines(console, end)
@@ -62,7 +62,8 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
 def _compare(tuning: Tuning) -> str:
     both = f"{setting_text(tuning.chosen)} / {setting_text(tuning.before)}"
     if tuning.ratio is None:
-        why = f"holds {tuning.slo} at no rate" if tuning.slo else f"takes over {MOST_SLOWER:g} times as long alone"
+        slower = f"takes over {MOST_SLOWER:g} times as long for a single request"
+        why = f"meets {tuning.slo} at no rate" if tuning.slo else slower
         return f"{both}: the latter {why}, in {tuning.num_pairs} pairs"
     what = "single ms" if tuning.objective == "latency" else "images/s"
     return f"{both}, {what}: {tuning.ratio:.3f} (95 %: {tuning.low:.3f} to {tuning.high:.3f}, {tuning.num_pairs} pairs)"

@@ -21,13 +21,14 @@ _ACCELERATORS = {"tensorrt": "TensorRT inside onnxruntime"}
 
 def headline(console: Console, card: Card, file: Path) -> None:
     """Print what the file is, in one line."""
-    small = f"{card.quantisation.int8_share:.1%} of the weights int8" if card.quantisation else ""
-    small = f"quantized before: {card.quantised_before.text}" if card.quantised_before else small
+    small = f"{card.fp16_share:.1%} of the weights in 16 bits, " if card.fp16_share else ""
+    small = f"{card.quantisation.int8_share:.1%} of the weights int8, " if card.quantisation else small
+    small = f"quantized before: {card.quantised_before.text}, " if card.quantised_before else small
     by = f" by {_ACCELERATORS[card.accelerator]}" if card.accelerator else ""
     by = " by OpenVINO" if card.runtime_name == "openvino" else by
     console.print(
         f"{file.parent}: {card.precision} for the {card.target}{by}, {file.stat().st_size / 1e6:.1f} MB, "
-        f"{small or f'{card.fp16_share:.1%} of the weights in 16 bits'}, weights {card.source.weights}",
+        f"{small}weights {card.source.weights}",
         markup=False,
         soft_wrap=True,
     )

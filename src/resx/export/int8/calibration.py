@@ -45,8 +45,8 @@ Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 """Lowest and highest value of each tensor, by its name."""
 
 REMEDY = (
-    "give --calibrate digits, a folder of images or a .npz file of your data (or --calibrate random --no-verify, for a "
-    "trial of speed)"
+    "give --calibrate digits, a folder of images or a .npz file of your data (or --calibrate random --no-verify, to "
+    "measure speed only)"
 )
 
 

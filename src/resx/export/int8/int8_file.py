@@ -210,7 +210,7 @@ def _restore_accuracy(
     drop = nncf_quantization.accuracy_drop(writer.prepared, model, validation)
     if drop <= nncf_quantization.LARGEST_DROP:
         return []
-    on_step(f"{step}: {drop:.1%} lost, which layers?")
+    on_step(f"{step}: {drop:.1%} lost; find the layers")
     restored = writer.write([layer.layer for layer in found], validation)
     ranking = _rank(writer, model, options)
     back = nncf_quantization.layers_in_fp32(restored, [layer.layer for layer in ranking])

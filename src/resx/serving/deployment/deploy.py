@@ -168,7 +168,7 @@ def _bring(
     if manner.keep_previous and not alike:
         raise UsageError(
             f"{name}: version {old} cannot be kept beside {new}: their runtime or precision differs, and a model has "
-            "one configuration; leave out --keep-previous"
+            "one configuration; remove --keep-previous"
         )
     if manner.rehearse and old is not None and (new > old or not alike):
         on_step(f"test version {new} under another name")
@@ -241,7 +241,7 @@ def _load_bare(model: ServedModel, version: Published) -> Deployed:
     """Load a model that has no configuration; Triton reads from the newest file what there is to know."""
     client, name = model.client, model.name
     if version.version != model.repository.versions(name)[-1]:
-        raise UsageError(f"{name}: has no {CONFIG_FILE}, so Triton loads its newest version; leave out --version")
+        raise UsageError(f"{name}: has no {CONFIG_FILE}, so Triton loads its newest version; remove --version")
     loaded = model.loaded()
     client.load(name)
     serving = model.loaded()[-1]

@@ -78,8 +78,7 @@ def require_device_for(model_folder: Path, device: Device, *, missing: Callable[
     message = read(config)
     if message.backend == OPENVINO and any(group.kind == group.KIND_GPU for group in message.instance_group):
         raise UsageError(
-            f"{model_folder.name}: {CONFIG_FILE} asks for KIND_GPU, and OpenVINO computes on the CPU alone; "
-            "write KIND_CPU"
+            f"{model_folder.name}: {CONFIG_FILE} asks for KIND_GPU, but OpenVINO runs on the CPU only; write KIND_CPU"
         )
     if device == "gpu":
         if asks_for_tensorrt(message) and (why := missing(TENSORRT)):

@@ -54,7 +54,7 @@ def ask_foreign_int8(repository: Repository, processor: str) -> Iterator[Foreign
 
 def _ask(folder: Path, card: Card, processor: str) -> tuple[bool, str]:
     if card.int8_rows is None:
-        return True, "its card keeps no rows to ask again; `resx verify` compares it with its source"
+        return True, "its card has no answers to compare with; run `resx verify`"
     from resx.runtimes.model_file import open_model
 
     try:
@@ -64,5 +64,5 @@ def _ask(folder: Path, card: Card, processor: str) -> tuple[bool, str]:
     except ParityError as error:
         return False, str(error)
     except ResxError as error:
-        return True, f"could not be asked ({error})"
-    return True, f"asked again, within {difference:.1e} of the scale"
+        return True, f"could not be checked ({error})"
+    return True, f"checked again, within {difference:.1e} of the scale"

@@ -143,7 +143,7 @@ def _require_few_objects(path: Path) -> None:
     except Exception:  # damaged: torch says so
         return
     if num_opcodes > _MAX_OPCODES:
-        raise UsageError(f"{path}: holds more than {_MAX_OPCODES:,} objects beside its tensors; save the tensors alone")
+        raise UsageError(f"{path}: holds more than {_MAX_OPCODES:,} objects beside its tensors; save only the tensors")
 
 
 def _refusal(path: Path) -> str:
@@ -159,16 +159,16 @@ def _refusal(path: Path) -> str:
     line = "torch.save(model.state_dict(), 'weights.pth')"
     if any(name.startswith("torch.nn.modules.") for name in foreign):
         return (
-            f"not a plain file of weights: it holds a whole pickled network ({show_name(foreign[0])}); "
-            f"load it with the code that made it and save the tensors alone: {line}"
+            f"not a plain file of weights: it holds a whole pickled network ({show_name(foreign[0])}); load it with "
+            f"the code that made it and save only the tensors: {line}"
         )
     if not _is_written_by_torch(path):
         return f"not a plain file of weights: a Python pickle that torch.save did not write ({names}); use {line}"
     if set(foreign) <= set(_HARMLESS):
-        return f"not a plain file of weights: it also holds {names}; save the tensors alone: {_command(path, foreign)}"
+        return f"not a plain file of weights: it also holds {names}; save only the tensors: {_command(path, foreign)}"
     return (
-        f"not a plain file of weights: it also holds {names}, which may run code; "
-        f"where it was made, save the tensors alone: {line}"
+        f"not a plain file of weights: it also holds {names}, which may run code; where it was made, save only the "
+        f"tensors: {line}"
     )
 
 
@@ -200,7 +200,7 @@ def _opcodes_in(path: Path) -> Iterator[tuple[str, object]]:
         with zipfile.ZipFile(path) as archive:
             name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
             if (size := archive.getinfo(name).file_size) > _MAX_PICKLE_BYTES:
-                raise UsageError(f"{path}: {size:,} bytes beside its tensors; save the tensors alone")
+                raise UsageError(f"{path}: {size:,} bytes beside its tensors; save only the tensors")
             with archive.open(name) as file:
                 yield from _opcodes(file)
         return

@@ -82,7 +82,7 @@ def _require_torch_archive(path: Path) -> None:
     weights = [name for name in names if Path(name).suffix in (".pth", ".pt", ".ckpt", ".safetensors")]
     if "constants.pkl" in inside or any(name.startswith("code/") for name in inside):
         line = "torch.save(torch.jit.load('FILE').state_dict(), 'weights.pth')"
-        raise UsageError(f"{path}: a TorchScript archive, which holds code; save its weights alone: {line}")
+        raise UsageError(f"{path}: a TorchScript archive, which holds code; save only its weights: {line}")
     if "data.pkl" in inside:
         unpacked, size = sum(entry.file_size for entry in entries), path.stat().st_size
         if unpacked > _MOST_UNPACKED * size + _FREE_BYTES:
@@ -113,7 +113,7 @@ def _describe(start: bytes) -> str:
     if start[4:8] == b"TFL3":
         return f"a TensorFlow Lite model, not weights; {_CONVERT}"
     if _ONNX.match(start):
-        return "an ONNX model, not weights; export it alone: resx export FILE.onnx"
+        return "an ONNX model, not weights; export it directly: resx export FILE.onnx"
     if _TENSORFLOW.match(start):
         return f"a TensorFlow model, not weights; {_CONVERT}"
     if said := _text_described(start):

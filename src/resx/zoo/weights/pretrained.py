@@ -148,8 +148,8 @@ def require_published_classes(published: PublishedWeights, classes: int) -> None
     """
     if classes != len(published.labels):
         raise UsageError(
-            f"--set classes={classes}: the published weights have {len(published.labels)} classes; "
-            "leave it out, or give --weights FILE"
+            f"--set classes={classes}: the published weights have {len(published.labels)} classes; remove it, or give "
+            "--weights FILE"
         )
 
 

@@ -261,7 +261,7 @@ def _largest_part(own: Mapping[str, Tensor], file: Mapping[str, Stored], source:
     optimizer = [_OPTIMIZER_KEY.fullmatch(key) for key in file]
     if all(optimizer):
         what = ", ".join(sorted({found[1] for found in optimizer if found})[:3])
-        raise UsageError(f"{source}: holds no weights of a network (optimizer state: {what}); save model.state_dict()")
+        raise UsageError(f"{source}: contains no network weights (optimizer state: {what}); save model.state_dict()")
     prefix = main_prefix(file)
     names = {present_name(key.removeprefix(prefix)): key for key in file if key.startswith(prefix) and is_needed(key)}
     keys = {name: key for name, key in names.items() if name in own}

@@ -90,8 +90,8 @@ def require_cpu(kind: str) -> None:
     """
     if kind != "CPU":
         raise ValueError(
-            f"an instance of KIND_{kind} in config.pbtxt: the backend openvino computes on the CPU alone, as NVIDIA's "
-            "does; write KIND_CPU"
+            f"an instance of KIND_{kind} in config.pbtxt: the backend openvino runs on the CPU only, as NVIDIA's does; "
+            "write KIND_CPU"
         )
 
 
