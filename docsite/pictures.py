@@ -101,38 +101,38 @@ class Bar:
     most: float
 
 
-_ROW = re.compile(r"^\| ([^|]+) \| ([\d.]+) \(([\d.]+) to ([\d.]+)\) \|", flags=re.MULTILINE)
-_BAR, _LABEL, _ROW_HEIGHT = 170, 160, 30
+_RANGE = r"([\d.e+]+) \(([\d.e+]+) to ([\d.e+]+)\)"
+_ROW = re.compile(rf"^\| ([^|]+) \| {_RANGE} \| {_RANGE} \|", flags=re.MULTILINE)
+_BAR, _LABEL, _ROW_HEIGHT = 170, 250, 30
 
 
 def read_servers(page: str) -> dict[str, list[Bar]]:
-    """Return the servers of each model on docs/benchmarks.md; what ran without a server comes last."""
-    models = {}
+    """Return the servers of each network on docs/benchmarks.md, by images per second with eight requests in flight."""
+    networks = {}
     for section in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
         title, _, body = section.partition("\n")
-        bars = [
-            Bar(server=name.replace("`", ""), median=float(median), least=float(least), most=float(most))
-            for name, median, least, most in _ROW.findall(body)
+        if not body.strip().startswith("| server |"):
+            continue
+        table = body.strip().partition("\n\n")[0]
+        networks[title.strip()] = [
+            Bar(server=name, median=float(median), least=float(least), most=float(most))
+            for name, *_alone, median, least, most in _ROW.findall(table)
         ]
-        if bars:
-            # The peers of a model that Triton serves in int8 stay in fp32.
-            name, _, precision = title.strip().partition("-")
-            models[f"{name}, Triton in {precision}" if precision else name] = bars
-    return models
+    return networks
 
 
-def draw_servers(models: dict[str, list[Bar]], colors: Colors) -> str:
-    """Return each model's servers as bars, side by side, as an SVG."""
-    rows = max(map(len, models.values()))
-    width, height = _LABEL + len(models) * (_BAR + 70) + _MARGIN, rows * _ROW_HEIGHT + 76
+def draw_servers(networks: dict[str, list[Bar]], colors: Colors) -> str:
+    """Return each network's servers as bars, side by side, as an SVG."""
+    rows = max(map(len, networks.values()))
+    width, height = _LABEL + len(networks) * (_BAR + 70) + _MARGIN, rows * _ROW_HEIGHT + 76
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
         'font-family="system-ui, sans-serif">',
-        "<title>Images per second of the same file behind each server</title>",
+        "<title>Images per second of the same networks behind each server</title>",
     ]
-    for number, (model, bars) in enumerate(models.items()):
+    for number, (network, bars) in enumerate(networks.items()):
         left = _LABEL + number * (_BAR + 70)
-        parts.append(f'<text x="{left}" y="24" fill="{colors.text}" font-size="16" font-weight="600">{model}</text>')
+        parts.append(f'<text x="{left}" y="24" fill="{colors.text}" font-size="16" font-weight="600">{network}</text>')
         for row, bar in enumerate(bars):
             parts += _draw_bar(bar, left, 40 + row * _ROW_HEIGHT, max(one.most for one in bars), colors, number == 0)
     note = "images per second, 8 requests in flight, median and range of 3 rounds; docs/benchmarks.md"
@@ -141,8 +141,8 @@ def draw_servers(models: dict[str, list[Bar]], colors: Colors) -> str:
 
 
 def _draw_bar(bar: Bar, left: float, top: float, most: float, colors: Colors, is_named: bool) -> Iterator[str]:
-    name = re.sub(r"^no server.*", "no server", bar.server.replace("Triton, ", ""))
-    color = colors.good if bar.server.startswith("Triton") else colors.edge
+    name = bar.server.replace(", same file", "")
+    color = colors.good if bar.server.startswith("resx") else colors.edge
     scale, middle = _BAR / most, top + _ROW_HEIGHT / 2
     if is_named:
         yield (

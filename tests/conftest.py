@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from resx.repository.versions import Repository
+from resx.runtimes.float_state import keep_float_state
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.supervisor.detaching import serve_detached, stop
 from tests.support.command import Finished, Resx, WarmResx, run_resx
@@ -47,6 +48,13 @@ def modules_of_the_working_folder() -> Iterator[None]:
     """Take away what resx's own entry sets for whatever it starts, where a test called it in this process."""
     yield
     os.environ.pop("PYTHONSAFEPATH", None)
+
+
+@pytest.fixture(autouse=True)
+def float_state() -> Iterator[None]:
+    """Keep denormal numbers for the next test: a backend in this process lets OpenVINO take them away for good."""
+    with keep_float_state():
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -20,6 +20,7 @@ from resx.repository.versions import Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.openvino_model import OpenVinoModel, compile_options
 from resx.runtimes.openvino_package import computes_in_bf16, load_openvino, reason_of, require_bf16
+from resx.runtimes.profiling.openvino_counters import OpenVinoProbe
 from tests.support import onnx_files
 from tests.support.tiny_models import publish_tiny
 
@@ -98,6 +99,19 @@ def test_a_product_that_is_denormal_counts_as_zero(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
     assert not OpenVinoModel(path).tensor(np.full((1, 3, 4, 4), 1e-10, np.float32)).any()
+
+
+def test_the_callers_own_denormal_numbers_stay(published: Callable[[str], Path]) -> None:
+    assert float("1e-310") / 4
+    model = OpenVinoModel(published("uint8"))
+    assert float("1e-310") / 4, "after the model was compiled"
+    model.tensor(images("uint8", 2))
+    assert float("1e-310") / 4, "after it computed"
+    (given,) = onnx.load(published("uint8")).graph.input
+    feed = {given.name: images("uint8", 1)}
+    counted = OpenVinoProbe(published("uint8").read_bytes(), feed, threads=1, where="m", hint="f32")
+    counted.run()
+    assert float("1e-310") / 4, "after it was profiled"
 
 
 def test_weights_beside_the_file_and_a_file_that_was_converted_answer_alike(

@@ -20,6 +20,7 @@ from resx.errors import ExportError, MissingCapability, UsageError
 from resx.machine import usable_cores
 from resx.runtimes import onnx_reader
 from resx.runtimes.answers import rows_of
+from resx.runtimes.float_state import keep_float_state, read_float_state
 from resx.runtimes.openvino_package import load_openvino, reason_of, require_bf16
 
 _COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
@@ -68,11 +69,11 @@ class OpenVinoModel:
             require_bf16()
         model = _runnable(path) if content is None else content
         core = self._openvino.Core()
+        options = compile_options(precision_hint, threads or usable_cores())
         try:
-            network = core.read_model(model)
-            self._compiled = core.compile_model(
-                network, "CPU", compile_options(precision_hint, threads or usable_cores())
-            )
+            with keep_float_state():
+                self._compiled = core.compile_model(core.read_model(model), "CPU", options)
+                self._float_state = read_float_state()
         except Exception as error:  # RuntimeError and others: OpenVINO's errors have no base of their own
             raise ExportError(f"{path}: OpenVINO rejects it: {_refusal(error)}") from error
         _require_one_each(path, self._compiled)
@@ -99,7 +100,8 @@ class OpenVinoModel:
         """
         try:
             # As a tensor: an array of another type would be cast without a word.
-            self._request.infer([self._openvino.Tensor(np.ascontiguousarray(images))])
+            with keep_float_state(self._float_state):
+                self._request.infer([self._openvino.Tensor(np.ascontiguousarray(images))])
         except Exception as error:
             raise ExportError(f"{self._path}: fails on an input {list(images.shape)}: {reason_of(error)}") from error
         return np.array(self._request.get_output_tensor(0).data)

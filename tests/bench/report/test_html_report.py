@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import itertools
 import json
 import re
@@ -15,7 +17,7 @@ from resx.bench.report.comparison_charts import members
 from resx.bench.report.html_report import html
 from resx.bench.report.html_style import DARK, LIGHT
 from resx.bench.report.latency_charts import histogram_steps
-from resx.bench.results.result import BenchResult, InProcess, Interval, Ratio, Repeated, Second
+from resx.bench.results.result import BenchResult, InProcess, Interval, Ratio, Repeated, Second, Stability
 from resx.pareto import pareto_front
 from tests.support import debian
 from tests.support.report_page import Element, measurement, read_page, result
@@ -83,6 +85,33 @@ def test_an_invalid_load_is_told_with_its_reason_and_marked_in_the_table() -> No
     flagged = [row for row in page.one("loads").all("tr") if list(row.all(style="flag"))]
     assert len(flagged) == 1
     assert "concurrency 2" in flagged[0].text
+
+
+def test_a_load_whose_throughput_varied_is_neither_good_nor_invalid() -> None:
+    steady, varied = (
+        measurement(),
+        measurement(concurrency=2, stability=Stability(rates_per_s=(1, 2, 3), spread=0.5, stable=False)),
+    )
+    page = page_of(result(steady, varied))
+    verdict = next(page.all(style="verdict"))
+    assert verdict.attributes["class"].split() == ["verdict", "warn"]
+    assert "Valid, but unstable" in verdict.text
+    assert "the throughput of 1 varied" in verdict.text
+    (flag,) = page.one("loads").all(style="flag")
+    assert (flag.text, flag.attributes["class"]) == ("UNSTABLE", "flag warn")
+    assert next(page_of(result(steady)).all(style="verdict")).attributes["class"] == "verdict good"
+    worse = measurement(concurrency=4, invalid=("3 % were sent late",))
+    assert next(page_of(result(varied, worse)).all(style="verdict")).attributes["class"] == "verdict bad"
+
+
+def test_a_table_can_be_copied_as_csv() -> None:
+    load = measurement(rate=1234.0, samples=300, model='of, "both"')
+    page = page_of(result(load, measurement(model="other")))
+    text = "".join(next(page.one("loads").all("pre")).words)
+    (row, _) = csv.DictReader(io.StringIO(text))
+    assert (row["Load"], row["p99, ms"]) == (f'of, "both", {load.title}', "")
+    assert float(row["Images/s"]) == pytest.approx(load.images_per_s, abs=0.05)
+    assert len(list(page.all("table"))) == len(list(page.all("pre")))
 
 
 def test_the_table_holds_the_figures_of_every_load() -> None:
@@ -265,7 +294,10 @@ def test_every_part_has_its_name_and_its_place_in_the_order_of_the_keyboard() ->
     assert {link.attributes["href"][1:] for link in page.all("a")} <= set(ids)
     assert next(page.all("a")).attributes["href"] == "#main"  # the skip link comes first
     for picture in page.all("svg"):
-        assert picture.attributes.get("aria-label" if picture.attributes.get("role") == "img" else "aria-hidden")
+        assert picture.attributes.get("aria-label" if picture.attributes.get("role") == "group" else "aria-hidden")
+    for datum in page.all("g", "datum"):
+        assert (datum.attributes["tabindex"], datum.attributes["role"]) == ("0", "img")
+        assert datum.attributes["aria-label"] == next(datum.all("text", "tip")).text
     for table in page.all("table"):
         assert next(table.all("caption")).text
         assert all(heading.attributes.get("scope") in {"col", "row"} for heading in table.all("th"))
@@ -282,7 +314,7 @@ def test_every_part_has_its_name_and_its_place_in_the_order_of_the_keyboard() ->
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 def test_contrast_suffices(theme: dict[str, str]) -> None:
     for ground in ("ground", "raised"):
-        for text in ("ink", "quiet", "link", "good", "bad"):
+        for text in ("ink", "quiet", "link", "good", "warn", "bad"):
             assert _contrast(theme[text], theme[ground]) >= 4.5, text
     for style in range(6):
         assert _contrast(theme[f"c{style}"], theme["ground"]) >= 3
@@ -314,7 +346,7 @@ addEventListener("load", () => {{
     return {{figure: mark.closest("figure").id, width: box.width, height: box.height,
              left: place.left, right: place.right}};
   }});
-  const sizes = [...page.querySelectorAll("figure svg[role=img] text")].map(
+  const sizes = [...page.querySelectorAll("figure svg[role=group] text")].map(
     text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a);
   document.getElementById("seen").textContent = JSON.stringify({{
     text: page.body.innerText, marks, smallest: Math.min(...sizes), wide: root.scrollWidth, seen: root.clientWidth,

@@ -8,19 +8,10 @@ import pytest
 
 from resx.bench.results.samples import Samples
 from resx.bench.tuning.highest_rate import parse_slo
-from resx.bench.tuning.tuning import (
-    Bench,
-    Search,
-    answers_per_s,
-    batch_settings,
-    delays_us,
-    front,
-    halve,
-    outcome,
-    shortest_ms,
-    thread_settings,
-    worth,
-)
+from resx.bench.tuning.ranking import front, halve, shortest_ms, worth
+from resx.bench.tuning.setting_space import batch_settings, delays_us, thread_settings
+from resx.bench.tuning.trials import Bench, Search, answers_per_s
+from resx.bench.tuning.tuning import outcome
 from resx.card.tuning import Objective, Setting, Trial, Tuning
 from resx.errors import ResxError, UsageError
 from resx.repository import config_pbtxt

@@ -244,6 +244,23 @@ def test_memory_that_cannot_be_measured_is_an_estimate_and_says_so(repository: R
     assert "\n" not in remark
 
 
+def test_memory_is_measured_in_the_runtime_that_serves_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny", runtime="openvino")
+    card, file = repository.card("tiny", 1), repository.root / "tiny" / "1" / "model.onnx"
+    openvino, remark = memory.memory_of(card, file, batch=1, threads=1)
+    assert remark == ""
+    of_onnxruntime = card.model_copy(update={"runtime": None})
+    assert memory.memory_of(of_onnxruntime, file, batch=1, threads=1)[0] != openvino
+
+    monkeypatch.setattr(memory, "find_spec", lambda package: None if package == "openvino" else object())
+    _, remark = memory.memory_of(card, file, batch=1, threads=1)
+    assert "openvino is not installed here; install the extra openvino" in remark
+    assert memory.memory_of(of_onnxruntime, file, batch=1, threads=1)[1] == ""
+
+
 def test_a_batch_above_the_exported_one_is_scaled_and_not_tried(repository: Repository) -> None:
     card, file = repository.card(NAME), repository.root / NAME / "1" / "model.onnx"
     enormous, remark = memory.memory_of(card, file, batch=65_536, threads=1)

@@ -232,7 +232,7 @@ def test_a_dry_run_shows_the_change_and_the_checks_and_changes_nothing(
     shown = resx("deploy", "tiny", "--dry-run", "--repository", repository.root)
     assert shown.code == 0, shown.err
     assert "where version 1 answers; nothing was changed" in shown.out
-    assert "2. load version 3 as ~tiny, ask its canary, unload it" in shown.out
+    assert "2. load version 3 as ~tiny, run its self-test, unload it" in shown.out
     changed = [line for line in shown.out.splitlines() if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
     policy = "version_policy {{ specific {{ versions: [{}] }} }}"
     assert changed == ["-" + policy.format(1), "+" + policy.format(3)]

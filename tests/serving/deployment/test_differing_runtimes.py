@@ -15,6 +15,7 @@ from resx.runtimes.openvino_package import computes_in_bf16
 from resx.scoring.in_process import Sessions, find_model
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import Manner, deploy
+from resx.serving.deployment.dry_run import plan
 from resx.serving.deployment.rollback import rollback
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import running_server
@@ -65,6 +66,30 @@ def test_two_that_differ_cannot_be_kept_beside_each_other(served: tuple[Reposito
     with pytest.raises(UsageError, match=r"version 1 cannot be kept beside 2: .*remove --keep-previous"):
         deploy(client, repository, "tiny", 2, manner=Manner(keep_previous=True))
     assert client.model_versions()["tiny"] == [1]
+
+
+def test_a_dry_run_lists_what_the_deployment_then_does(served: tuple[Repository, TritonClient]) -> None:
+    repository, client = served
+    for old, new in ((1, 2), (2, 1)):
+        deploy(client, repository, "tiny", old)
+        found = plan(client, repository, "tiny", new, Manner(trial_s=1.0)).checks
+        tried = f"load version {new} as ~tiny, run its self-test, unload it"
+        assert found[1:3] == (
+            tried,
+            f"load version {new} in place of version {old}, whose runtime or precision differs",
+        )
+        assert not [step for step in found if "standby" in step or step == f"unload version {old}"]
+        steps: list[str] = []
+        deploy(client, repository, "tiny", new, manner=Manner(trial_s=0.1), on_step=steps.append)
+        assert f"test version {new} under another name" in steps
+        assert not [step for step in steps if "standby" in step]
+        with pytest.raises(UsageError, match="remove --keep-previous"):
+            plan(client, repository, "tiny", old, Manner(keep_previous=True))
+    deploy(client, repository, "tiny", 1)
+    assert plan(client, repository, "tiny", 4, Manner(trial_s=1.0)).checks[-2:] == (
+        "monitor it for 1 s, version 1 on standby",
+        "unload version 1",
+    )
 
 
 @pytest.mark.parametrize("version", [1, 2, 3, 4])

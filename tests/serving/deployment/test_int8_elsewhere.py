@@ -63,7 +63,7 @@ def test_doctor_asks_the_files_again_and_says_which_are_wrong_here(repository: R
     found = {one.name: one for one in ask_foreign_int8(repository, instruction_set())}
     assert sorted(found) == ["other", "wrong"]
     assert (found["other"].passed, found["wrong"].passed) == (True, False)
-    assert f"verified on {OTHER}, served on {instruction_set()}: asked again" in found["other"].detail
+    assert f"verified on {OTHER}, served on {instruction_set()}: checked again" in found["other"].detail
     states = {one.what: (one.state, one.remedy) for one in check_machine(repository.root)}
     assert states["other version 1"] == ("found", "")
     assert states["wrong version 1"] == ("wrong", "export it on this processor, or in another precision")
@@ -127,7 +127,7 @@ def test_serve_says_which_versions_are_asked_again_and_sets_a_wrong_one_aside(
     free = ("--http-port", "0", "--grpc-port", "0", "--metrics-port", "0")
     try:
         done = resx("serve", "--detach", *free, "--repository", repository.root)
-        assert f"other version 1: int8 verified on {OTHER}, served on {instruction_set()}; asked again" in done.err
+        assert f"other version 1: int8 verified on {OTHER}, served on {instruction_set()}; checked again" in done.err
         assert "other version 1" in done.out
         assert "wrong is set aside" in done.out
     finally:

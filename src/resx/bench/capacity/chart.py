@@ -27,7 +27,9 @@ def draw(plan: CapacityPlan, batching: Batching, question: Question, path: Path)
                 label = f"{name}, {replicas} replica{'s' if replicas > 1 else ''}"
                 if points:
                     axes.plot(*zip(*points, strict=True), line, color=colour, marker="o", ms=2.5, label=label)
-        axes.axhline(question.slo.bound_ms, color=look.text, linewidth=1, linestyle=":", label=f"asked: {plan.slo}")
-        axes.axvline(plan.rate_per_s, color=look.text, linewidth=1, label=f"asked: {plan.rate_per_s:g}/s")
-        axes.set(xlabel="requests a second, all replicas", ylabel="latency, ms", ylim=(0, 2 * question.slo.bound_ms))
+        bound = question.slo.bound_ms
+        axes.axhspan(0, bound, color=look.main, alpha=0.08, linewidth=0, label=f"meets {plan.slo}")
+        axes.axhline(bound, color=look.text, linewidth=1, linestyle=":")
+        axes.axvline(plan.rate_per_s, color=look.text, linewidth=1, label=f"requested: {plan.rate_per_s:g}/s")
+        axes.set(xlabel="requests a second, all replicas", ylabel="latency, ms", ylim=(0, 2 * bound))
         axes.legend(fontsize=8)

@@ -148,7 +148,7 @@ class Plot:
     def svg(self, label: str, body: str) -> str:
         """Return the picture; `label` says in words what it shows."""
         return (
-            f'<svg viewBox="0 0 {self.width} {self.height}" role="img" aria-label="{escape(label)}" '
+            f'<svg viewBox="0 0 {self.width} {self.height}" role="group" aria-label="{escape(label)}" '
             f'preserveAspectRatio="xMidYMid meet">{body}</svg>'
         )
 
@@ -175,31 +175,38 @@ def line(points: Sequence[tuple[float, float] | None], style: int, *, extra: str
 
 
 def mark(x: float, y: float, style: int, title: str, *, hollow: bool = False, size: float = 3.6) -> str:
-    """Return a mark in the series' shape; `title` is what a pointer that rests on it shows."""
+    """Return a mark in the series' shape; `title` is what it shows under a pointer or the keyboard's focus."""
     shape = style % NUM_STYLES
     classes = f"mark s{shape}{' hollow' if hollow else ''}"
-    inner = f"<title>{escape(title)}</title>"
     if shape == 0:
-        return f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}">{inner}</circle>'
+        return _datum(f'<circle class="{classes}" cx="{x:.1f}" cy="{y:.1f}" r="{size:.1f}"/>', title)
     places = "L".join(f"{x + dx * size:.1f} {y + dy * size:.1f}" for dx, dy in _OUTLINES[shape])
-    return f'<path class="{classes}" d="M{places}Z">{inner}</path>'
+    return _datum(f'<path class="{classes}" d="M{places}Z"/>', title)
+
+
+def _datum(shape: str, title: str) -> str:
+    """Let a shape be reached by keyboard and show its figures in the picture's top right corner.
+
+    Style sheet alone: the page has no scripts. A shape without figures is a legend's.
+    """
+    if not title:
+        return shape
+    words = escape(title)
+    tip = f'<text class="tip" x="100%" y="25" text-anchor="end" aria-hidden="true">{words}</text>'
+    return f'<g class="datum" tabindex="0" role="img" aria-label="{words}">{shape}{tip}</g>'
 
 
 def cross(x: float, y: float, title: str) -> str:
     """Return the mark of a failure."""
     arm = 4
-    return (
-        f'<path class="mark failure" d="M{x - arm:.1f} {y - arm:.1f}l{2 * arm} {2 * arm}m0 {-2 * arm}l{-2 * arm} '
-        f'{2 * arm}"><title>{escape(title)}</title></path>'
-    )
+    strokes = f"M{x - arm:.1f} {y - arm:.1f}l{2 * arm} {2 * arm}m0 {-2 * arm}l{-2 * arm} {2 * arm}"
+    return _datum(f'<path class="mark failure" d="{strokes}"/>', title)
 
 
 def bar(x: float, y: float, width: float, height: float, style: str, title: str) -> str:
     """Return a filled rectangle; one without extent keeps a hair's breadth, so that it can be found."""
-    return (
-        f'<rect class="mark {style}" x="{x:.1f}" y="{y:.1f}" width="{max(width, 0.3):.1f}" '
-        f'height="{max(height, 0.3):.1f}"><title>{escape(title)}</title></rect>'
-    )
+    size = f'width="{max(width, 0.3):.1f}" height="{max(height, 0.3):.1f}"'
+    return _datum(f'<rect class="mark {style}" x="{x:.1f}" y="{y:.1f}" {size}/>', title)
 
 
 def swatch(style: int, *, hollow: bool = False, dashed: bool = False) -> str:
@@ -219,4 +226,4 @@ def fill_swatch(style: str) -> str:
 
 def _unmarked(sample: str) -> str:
     """A sample stands for no datum, so it is no mark."""
-    return sample.replace('class="mark ', 'class="sample ').replace("<title></title>", "")
+    return sample.replace('class="mark ', 'class="sample ')

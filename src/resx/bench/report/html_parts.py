@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Literal, TypeAlias
 
 from resx.bench.results.result import Measurement
 
 MISSING = "n/a"
+Flag: TypeAlias = Literal["INVALID", "UNSTABLE"]
 
 
 def decimal(value: float | None, digits: int = 2) -> str:
@@ -64,8 +68,8 @@ class Table:
     rows: Sequence[Sequence[str]]
     words: frozenset[int] = field(default=frozenset())
     """Columns that hold words; all others but the first hold numbers."""
-    flagged: frozenset[int] = field(default=frozenset())
-    """Rows whose figures must not be used."""
+    flags: Mapping[int, Flag] = field(default_factory=dict)
+    """What stands beside a row's name: that its figures must not be used, or varied."""
 
     def html(self) -> str:
         """Return the table in a container of its own that scrolls; cells are escaped."""
@@ -73,13 +77,28 @@ class Table:
         body = "".join(self._row(number, row) for number, row in enumerate(self.rows))
         return (
             f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(self.caption)}"><table>'
-            f"<caption><span>{escape(self.caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+            f"<caption><span>{escape(self.caption)}</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+            f'</table></div><details class="csv"><summary>As CSV, to copy</summary><pre tabindex="0" '
+            f'aria-label="{escape(self.caption)}, as CSV">{escape(self.csv())}</pre></details>'
         )
+
+    def csv(self) -> str:
+        """Return the table for a spreadsheet: numbers without separators, nothing where there is none."""
+        file = io.StringIO()
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(self.headings)
+        writer.writerows([self._plain(at, cell) for at, cell in enumerate(row)] for row in self.rows)
+        return file.getvalue()
+
+    def _plain(self, column: int, cell: str) -> str:
+        if cell in {MISSING, "–"}:
+            return ""
+        return cell.replace(",", "") if column and column not in self.words else cell
 
     def _row(self, number: int, row: Sequence[str]) -> str:
         name = escape(row[0])
-        if number in self.flagged:
-            name += ' <strong class="flag">INVALID</strong>'
+        if flag := self.flags.get(number):
+            name += f' <strong class="flag{" warn" if flag == "UNSTABLE" else ""}">{flag}</strong>'
         cells = "".join(f"<td{self._class(at)}>{_cell(cell)}</td>" for at, cell in enumerate(row[1:], 1))
         return f'<tr><th scope="row">{name}</th>{cells}</tr>'
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import Literal, TypeAlias
 
 from resx.bench.report import comparison_charts, latency_charts, load_charts
-from resx.bench.report.html_parts import MISSING, ReportFigure, Table, brief, count, decimal, labels, percent
+from resx.bench.report.html_parts import MISSING, Flag, ReportFigure, Table, brief, count, decimal, labels, percent
 from resx.bench.report.html_style import STYLE
 from resx.bench.results.gpu_sampling import Spread
 from resx.bench.results.result import BenchResult, Interval, Measurement
@@ -27,6 +28,8 @@ _SLO_WORDS = {
 }  # fmt: skip
 # Without scripts, fonts, pictures or connections, even if a name should ever get by unescaped.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+_State: TypeAlias = Literal["good", "warn", "bad"]
+_SIGNS: dict[_State, str] = {"good": "✓", "warn": "⚠\ufe0e", "bad": "✗"}  # \ufe0e: as text, not as a picture
 _PATTERN = (
     '<svg class="swatch" aria-hidden="true" style="position:absolute"><defs><pattern id="waiting" width="6" height="6" '
     'patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="6" height="6"/><path d="M1.5 0V6"/>'
@@ -83,13 +86,13 @@ def _subtitle(result: BenchResult) -> str:
 def _verdict(result: BenchResult) -> str:
     """The headline: may these figures be used, and why not; then the figures one looks for first."""
     named = list(zip(labels(result.measurements), result.measurements, strict=True))
-    word, told, bad = _headline(result)
+    word, told, state = _headline(result)
     stopped = any(m.interrupted for m in result.measurements)
     interrupted = "<p>The measurement was interrupted; these are the figures up to that point.</p>" if stopped else ""
     reasons = _grouped((reason, name) for name, m in named for reason in m.invalid)
     remarks = _grouped((remark, name) for name, m in named for remark in m.remarks)
     return (
-        f'<div class="verdict{" bad" if bad else ""}"><h2><b>{"✗" if bad else "✓"} {word}</b>: {escape(told)}</h2>'
+        f'<div class="verdict {state}"><h2><b>{_SIGNS[state]} {word}</b>: {escape(told)}</h2>'
         + interrupted
         + _list("Why", reasons, len(named))
         + _list("Remarks", remarks, len(named))
@@ -97,11 +100,22 @@ def _verdict(result: BenchResult) -> str:
     )
 
 
-def _headline(result: BenchResult) -> tuple[str, str, bool]:
-    """Return the verdict's word, what it means, and whether it is a bad one."""
+def _flags(measurements: Sequence[Measurement]) -> dict[int, Flag]:
+    """Return which loads' figures must not be used, and which varied."""
+    found: dict[int, Flag] = {}
+    for number, measured in enumerate(measurements):
+        if measured.invalid:
+            found[number] = "INVALID"
+        elif measured.requests and not measured.stability.stable:
+            found[number] = "UNSTABLE"
+    return found
+
+
+def _headline(result: BenchResult) -> tuple[str, str, _State]:
+    """Return the verdict's word, what it means, and how good it is."""
     number, invalid = len(result.measurements), sum(bool(m.invalid) for m in result.measurements)
     if not number:
-        return "INVALID", "nothing was measured", True
+        return "INVALID", "nothing was measured", "bad"
     if result.slo is not None:
         asked, rate = result.slo.get("asked"), result.slo.get("rate_per_s")
         beyond = (
@@ -109,11 +123,15 @@ def _headline(result: BenchResult) -> tuple[str, str, bool]:
             "sustain"
         )
         if not isinstance(rate, int | float):
-            return "Not found", f"no rate was found that meets {asked}", True
-        return "Found", f"{brief(rate)} requests per second meet {asked}{beyond if invalid else ''}", False
-    if not invalid:
-        return "Valid", f"the figures of {'the one load' if number == 1 else f'all {number} loads'} may be used", False
-    return "INVALID", f"the figures of {invalid} of {count(number, 'load')} must not be used", True
+            return "Not found", f"no rate was found that meets {asked}", "bad"
+        return "Found", f"{brief(rate)} requests per second meet {asked}{beyond if invalid else ''}", "good"
+    if invalid:
+        return "INVALID", f"the figures of {invalid} of {count(number, 'load')} must not be used", "bad"
+    usable = f"the figures of {'the one load' if number == 1 else f'all {number} loads'} may be used"
+    if unstable := len(_flags(result.measurements)):
+        varied = "its throughput" if number == 1 else f"the throughput of {unstable}"
+        return "Valid, but unstable", f"{usable}, but {varied} varied while it was measured", "warn"
+    return "Valid", usable, "good"
 
 
 def _grouped(found: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
@@ -190,8 +208,8 @@ def _loads(measurements: Sequence[Measurement]) -> str:
                 *([served] if efficiency else []),
             ]
         )
-    flagged = frozenset(number for number, m in enumerate(measurements) if m.invalid)
-    first = Table(caption="What each load achieved", headings=headings, rows=rows, flagged=flagged).html()
+    flags = _flags(measurements)
+    first = Table(caption="What each load achieved", headings=headings, rows=rows, flags=flags).html()
     return f"{first}<details><summary>The client's side of each load</summary>{_client(measurements, names)}</details>"
 
 

@@ -5,12 +5,12 @@ Text has a contrast of at least 4.5 to the ground and marks of at least 3, in bo
 
 LIGHT = {
     "ground": "#ffffff", "raised": "#f6f7f8", "ink": "#1c2024", "quiet": "#59636e", "rule": "#dfe3e8",
-    "good": "#1a6e3c", "bad": "#b3261e", "link": "#0b5cad",
+    "good": "#1a6e3c", "warn": "#8a5a00", "shade": "#00000033", "bad": "#b3261e", "link": "#0b5cad",
     "c0": "#0b62b0", "c1": "#c2410c", "c2": "#00795a", "c3": "#96347f", "c4": "#7f6200", "c5": "#4a5563",
 }  # fmt: skip
 DARK = {
     "ground": "#14171a", "raised": "#1d2125", "ink": "#e6e9ec", "quiet": "#a2acb6", "rule": "#333a41",
-    "good": "#6fd39a", "bad": "#ff9086", "link": "#84b9f5",
+    "good": "#6fd39a", "warn": "#f0b45a", "shade": "#ffffff38", "bad": "#ff9086", "link": "#84b9f5",
     "c0": "#6fb1f5", "c1": "#ff9a6b", "c2": "#4fd1a5", "c3": "#e79bd3", "c4": "#e0be57", "c5": "#b4bec9",
 }  # fmt: skip
 
@@ -49,10 +49,12 @@ nav ul{list-style:none;margin:0;padding:0;display:flex;flex-wrap:wrap;gap:2px 20
 nav a{display:inline-block;padding:4px 0;text-decoration:none}
 nav a:hover{text-decoration:underline}
 .verdict{border-left:4px solid var(--good);background:var(--raised);padding:18px 22px;margin-top:28px}
+.verdict.warn{border-left-color:var(--warn)}
 .verdict.bad{border-left-color:var(--bad)}
 .verdict h2{margin:0;font-size:19px}
 .verdict h2 b{color:var(--good);font-weight:700}
 .verdict.bad h2 b,.flag{color:var(--bad)}
+.verdict.warn h2 b,.flag.warn{color:var(--warn)}
 .verdict ul{margin:10px 0 0;padding-left:20px}
 .verdict li{margin:3px 0;max-width:90ch}
 .verdict h3{margin:14px 0 0;font-size:14.5px}
@@ -62,7 +64,12 @@ nav a:hover{text-decoration:underline}
 .facts dd{margin:2px 0 0;font-size:25px;line-height:1.25;font-weight:600;font-variant-numeric:tabular-nums;
   letter-spacing:-.01em}
 .facts dd small{display:block;font-size:13.5px;font-weight:400;letter-spacing:0;color:var(--quiet);margin-top:2px}
-.scroll{overflow-x:auto;margin:0 0 8px;-webkit-overflow-scrolling:touch}
+.scroll{overflow-x:auto;margin:0 0 8px;-webkit-overflow-scrolling:touch;
+  /* A shade at the edge behind which columns are hidden: the covers scroll along, the shades do not. */
+  background:linear-gradient(90deg,var(--ground) 40%,transparent) 0 0/40px 100% no-repeat local,
+    linear-gradient(270deg,var(--ground) 40%,transparent) 100% 0/40px 100% no-repeat local,
+    linear-gradient(90deg,var(--shade),transparent) 0 0/16px 100% no-repeat scroll,
+    linear-gradient(270deg,var(--shade),transparent) 100% 0/16px 100% no-repeat scroll}
 table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums;min-width:100%}
 caption{text-align:left;font-size:13.5px;padding:0 0 8px}
 caption span{display:inline-block;max-width:calc(100vw - 32px)}
@@ -75,8 +82,10 @@ tbody th{min-width:132px;white-space:normal}
 .missing{color:var(--quiet)}
 details{margin-top:10px;font-size:14px}
 summary{cursor:pointer;color:var(--link);padding:4px 0;width:fit-content}
+.csv pre{user-select:all;overflow:auto;max-height:260px;margin:4px 0;padding:10px 12px;background:var(--raised);
+  font-size:12.5px}
 details .scroll{margin-top:8px;max-height:420px;overflow-y:auto}
-.scroll+.plates{margin-top:36px}
+.csv+.plates{margin-top:36px}
 .plates{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:52px 56px;align-items:start}
 figure{margin:0;min-width:0}
 figure.many{grid-column:1/-1}
@@ -104,7 +113,11 @@ svg .name{fill:var(--ink);paint-order:stroke;stroke:var(--ground);stroke-width:4
 .hollow{fill:var(--ground);stroke:var(--c);stroke-width:1.6}
 .failure{fill:none;stroke:var(--bad);stroke-width:2.2}
 rect.mark{stroke:none}
-.mark:hover{stroke:var(--ink);stroke-width:2}
+.datum:hover .mark,.datum:focus .mark{stroke:var(--ink);stroke-width:2}
+.datum:focus{outline:none}
+svg .tip{visibility:hidden;fill:var(--ink);font-weight:600;paint-order:stroke;stroke:var(--ground);stroke-width:5px;
+  stroke-linejoin:round;pointer-events:none}
+.datum:hover .tip,.datum:focus .tip{visibility:visible}
 .queue{fill:url(#waiting)}.input{fill:var(--c4)}.infer{fill:var(--c0)}.output{fill:var(--c3)}
 #waiting path{stroke:var(--c1);stroke-width:2.4}
 #waiting rect{fill:var(--c1);opacity:.25}
@@ -124,7 +137,7 @@ footer{margin-top:56px;padding-top:18px;padding-bottom:44px;font-size:13.5px}
   .verdict{padding:16px}
   .facts{grid-template-columns:repeat(2,minmax(0,1fr));gap:20px 16px}
   .facts dd{font-size:21px}
-  tbody th{min-width:104px;max-width:136px;overflow-wrap:anywhere}
+  tbody th{position:sticky;left:0;background:var(--ground);min-width:104px;max-width:136px;overflow-wrap:anywhere}
   figure:not(.many) svg text{font-size:13.5px}
   h2{margin-top:44px}
 }

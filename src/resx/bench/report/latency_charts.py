@@ -107,7 +107,7 @@ def _worst_slice(shown: Sequence[tuple[str, Measurement]]) -> str:
 
 
 def _sample_cross() -> str:
-    return charts.cross(15, 7, "").replace('class="mark ', 'class="sample ').replace("<title></title>", "")
+    return charts.cross(15, 7, "").replace('class="mark ', 'class="sample ')
 
 
 def curves(measurements: Sequence[Measurement]) -> ReportFigure | None:

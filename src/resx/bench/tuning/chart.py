@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from resx.bench.report.figure_file import draw_into
-from resx.bench.tuning.tuning import front, latest
+from resx.bench.tuning.ranking import front, latest
 from resx.card.tuning import Setting, Trial, Tuning
 
 

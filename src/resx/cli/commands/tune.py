@@ -25,7 +25,8 @@ from resx.errors import MissingCapability, UsageError
 from resx.files.reading import read_text
 
 if TYPE_CHECKING:
-    from resx.bench.tuning.tuning import Search, TuningResult
+    from resx.bench.tuning.trials import Search
+    from resx.bench.tuning.tuning import TuningResult
     from resx.card.tuning import Tuning
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
@@ -98,7 +99,7 @@ def tune(
     """
     from resx.bench.report.figure_file import require_drawable
     from resx.bench.tuning.highest_rate import parse_slo
-    from resx.bench.tuning.tuning import Search
+    from resx.bench.tuning.trials import Search
     from resx.card.tuning import OBJECTIVES
     from resx.repository.versions import Repository
 
@@ -157,6 +158,7 @@ def _search(
 ) -> None:
     from resx.bench.tuning import tuning
     from resx.bench.tuning.chart import draw
+    from resx.bench.tuning.trials import Bench
     from resx.serving.client.client import TritonClient
     from resx.serving.deployment.served_model import alone
     from resx.serving.deployment.tuned_configuration import put_in_force, setting_of
@@ -175,7 +177,7 @@ def _search(
                 on_step=step,
                 on_left_out=out.note,
             )
-        bench = tuning.Bench(
+        bench = Bench(
             client=client,
             address=address,
             repository=repository,

@@ -31,7 +31,7 @@ def ending(name: str, *, better: bool, dry_run: bool, version: int) -> str:
 
 def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
     """Print every setting that was tried, and the pairs of the best and the current one."""
-    from resx.bench.tuning.tuning import front, latest
+    from resx.bench.tuning.ranking import front, latest
 
     best = front(tuning.trials)
     rows = [

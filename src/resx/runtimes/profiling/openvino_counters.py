@@ -12,6 +12,7 @@ import numpy as np
 
 from resx.card.runtime import PrecisionHint
 from resx.errors import ExportError
+from resx.runtimes.float_state import keep_float_state, read_float_state
 from resx.runtimes.openvino_model import compile_options
 from resx.runtimes.openvino_package import load_openvino, reason_of
 from resx.runtimes.profiling.counters import ComputedIn, Counts, Feed, RuntimeNode
@@ -48,7 +49,9 @@ class OpenVinoProbe:
             network = core.read_model(model)
             network.reshape({name: list(array.shape)})
             options = compile_options(hint, threads) | {"PERF_COUNT": counting}
-            self._compiled = core.compile_model(network, "CPU", options)
+            with keep_float_state():
+                self._compiled = core.compile_model(network, "CPU", options)
+                self._float_state = read_float_state()
             self._request = self._compiled.create_infer_request()
             self._request.set_tensor(name, openvino.Tensor(array))
         except Exception as error:  # RuntimeError and others: OpenVINO's errors have no base of their own
@@ -63,7 +66,8 @@ class OpenVinoProbe:
             ExportError: OpenVINO fails on the input.
         """
         try:
-            self._request.infer()
+            with keep_float_state(self._float_state):
+                self._request.infer()
         except Exception as error:
             raise ExportError(f"{self._where}: fails in OpenVINO: {reason_of(error)}") from error
         if self._counting:

@@ -1,16 +1,18 @@
 """What one instance of a model takes: its file is opened in a process of its own and runs its largest batch.
 
-    python -m resx.serving.clusters.memory FILE BATCH THREADS      prints the bytes that this took, at its peak
+    python -m resx.serving.clusters.memory FILE RUNTIME HINT THREADS TYPE N,C,H,W      prints the bytes at its peak
 
-What is counted is the process's peak (VmHWM), less what Python and onnxruntime take by themselves.
+It is opened in the card's own runtime and precision, which differ in what they take. What is counted is the
+process's peak (VmHWM), less what Python and the runtime take by themselves.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from resx.card.card import Card
@@ -33,23 +35,20 @@ def memory_of(card: Card, file: Path, *, batch: int, threads: int) -> tuple[int,
         card: the version's.
         file: the version's model file.
         batch: the largest that the server sends.
-        threads: of the instance; 0: onnxruntime's own number.
+        threads: of the instance; 0: the runtime's own number.
     """
     if card.engine is not None:
         return _estimate(file, f"{card.name}: memory is an estimate: a TensorRT plan can be measured on its GPU only")
-    if importlib.util.find_spec("onnxruntime") is None:
-        reason = "onnxruntime is not installed here; install the extra cpu and render again"
+    package = card.runtime_name
+    if find_spec(package) is None:
+        extra = "cpu" if package == "onnxruntime" else package
+        reason = f"{package} is not installed here; install the extra {extra} and render again"
         return _estimate(file, f"{card.name}: memory is an estimate: {reason}")
     tried = min(batch, card.max_batch_size)
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "resx.serving.clusters.memory",
-        str(file.absolute()),
-        str(tried),
-        str(threads),
-    ]
+    hint = (card.runtime and card.runtime.precision_hint) or "f32"
+    dims = ",".join(str(dim) for dim in (card.signature.batch or tried, *card.signature.input_dims))
+    words = (str(file.absolute()), package, hint, str(threads), card.signature.input_type, dims)
+    command = [sys.executable, "-P", "-m", "resx.serving.clusters.memory", *words]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -64,20 +63,18 @@ def _estimate(file: Path, remark: str) -> tuple[int, str]:
     return 256 + math.ceil(3 * file.stat().st_size / _MIB), remark
 
 
-def _measure(file: str, batch: int, threads: int) -> int:
-    """Return the bytes that opening a file and running `batch` rows of zeros adds to this process's peak."""
+def _measure(file: str, runtime: str, hint: str, threads: str, input_type: str, shape: str) -> int:
+    """Return the bytes that opening a file and running rows of zeros adds to this process's peak."""
     import numpy as np
-    import onnxruntime
 
+    from resx.runtimes.model_file import open_file
+
+    importlib.import_module(runtime)
     before = _peak_bytes()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 4
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    shape = [dim if isinstance(dim, int) else batch for dim in given.shape]
-    rows = np.zeros(shape, np.uint8 if given.type == "tensor(uint8)" else np.float32)
+    model = open_file(Path(file), runtime, hint, threads=int(threads) or None)  # type: ignore[arg-type]
+    rows = np.zeros([int(dim) for dim in shape.split(",")], input_type)
     for _ in range(2):
-        session.run(None, {given.name: rows})
+        model.tensor(rows)
     return _peak_bytes() - before
 
 
@@ -88,4 +85,4 @@ def _peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(str(_measure(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
+    sys.stdout.write(str(_measure(*sys.argv[1:])))

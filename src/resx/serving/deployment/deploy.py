@@ -24,7 +24,6 @@ from resx.card.card import Card
 from resx.errors import MissingCapability, ResxError, ServerError, UsageError
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.repository.openvino_backend import computed_alike
 from resx.repository.versions import Published, Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
@@ -32,6 +31,7 @@ from resx.serving.deployment.file_checks import VersionRejected, check_files, re
 from resx.serving.deployment.first_answer import require_answer
 from resx.serving.deployment.rehearsal import forget_rehearsal, rehearse, require_room
 from resx.serving.deployment.served_model import ServedModel, alone, canary, find_served, processor_of
+from resx.serving.deployment.version_switch import plan_switch
 from resx.serving.embedded.devices import require_device_for
 from resx.serving.embedded.server_backends import missing_python, require_runnable
 from resx.serving.running.server_state import OURS, make_folder
@@ -159,34 +159,23 @@ def _bring(
     """Rehearse, load, prove, switch and watch; return the canary's difference, with the model as it is to stay."""
     client, name, new = model.client, model.name, version.version
     old = max(loaded, default=None)
-    if manner.keep_previous and old is not None and old > new:
-        raise UsageError(
-            f"{name}: version {old} cannot stay loaded beside {new}: requests without a version go to the newest; "
-            "remove --keep-previous"
-        )
-    alike = old is None or _computed_alike(model.repository, name, old, new)
-    if manner.keep_previous and not alike:
-        raise UsageError(
-            f"{name}: version {old} cannot be kept beside {new}: their runtime or precision differs, and a model has "
-            "one configuration; remove --keep-previous"
-        )
-    if manner.rehearse and old is not None and (new > old or not alike):
+    switch = plan_switch(model.repository, name, old, new, keep_previous=manner.keep_previous)
+    if manner.rehearse and switch.is_rehearsed:
         on_step(f"test version {new} under another name")
         if model.server == OURS:
             require_room(version)
         with rejecting(name, new, f"version {old} kept serving"), rehearse(client, version) as alias:
             canary(client, alias, new, card)
-    beside = sorted({new} if old is None or not alike else {old, new})
     try:
         on_step(f"load version {new} and check its answer")
-        model.switch(beside)
+        model.switch(switch.beside)
         if card is not None and (other := int8_processor.differs(card, processor_of(client))):
             on_step(f"repeat int8's parity, as it was {other}")
         difference = canary(client, name, new, card)
-        if old is not None and new > old and manner.trial_s:
-            on_step(f"monitor version {new} for {manner.trial_s:g} s, version {old} on standby")
+        if switch.is_monitored and manner.trial_s:
+            on_step(f"monitor version {new} for {manner.trial_s:g} s{switch.standby}")
             _try_out(client, name, new, card, manner.trial_s)
-        if not manner.keep_previous and len(beside) > 1:
+        if not manner.keep_previous and len(switch.beside) > 1:
             model.switch([new])
     except (ResxError, KeyboardInterrupt) as error:
         after = model.restore(loaded)
@@ -194,13 +183,6 @@ def _bring(
             raise
         raise VersionRejected(f"{say_which(name, new, error)}; {after}") from error
     return difference
-
-
-def _computed_alike(repository: Repository, name: str, *versions: int) -> bool:
-    if not all(repository.has_card(name, version) for version in versions):
-        return True
-    first, second = (repository.card(name, version) for version in versions)
-    return computed_alike(first, second)
 
 
 def load_endpoints(model: ServedModel) -> None:

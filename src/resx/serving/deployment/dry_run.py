@@ -15,6 +15,7 @@ from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import Manner
 from resx.serving.deployment.file_checks import check_files
 from resx.serving.deployment.served_model import ServedModel, find_served
+from resx.serving.deployment.version_switch import VersionSwitch, plan_switch
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,7 +35,7 @@ def plan(client: TritonClient, repository: Repository, name: str, version: int |
     """Return what deploying would do. The files are checked already.
 
     Raises:
-        UsageError: the repository has no such model or version.
+        UsageError: the repository has no such model or version, or --keep-previous cannot be followed.
         VersionRejected: a file is not the one that was verified.
         MissingCapability: the server cannot be reached, or cannot run such a version.
     """
@@ -56,16 +57,23 @@ def _checks(model: ServedModel, version: int, card: Card | None, old: int | None
     found = ["files have the hashes in the card: checked now"] if card else ["no card to compare with"]
     if not model.has_config:
         return [*found, f"load {name} as its file describes it"]
-    proof = "ask its canary" if card else "check that it loads"
-    if manner.rehearse and old is not None and version > old:
+    proof = "run its self-test" if card else "check that it loads"
+    switch = plan_switch(model.repository, name, old, version, keep_previous=manner.keep_previous)
+    if manner.rehearse and switch.is_rehearsed:
         found.append(f"load version {version} as ~{name}, {proof}, unload it")
-    found.append(f"load version {version}" + (f", version {old} keeps serving" if old and version < old else ""))
+    found.append(f"load version {version}" + _during_the_load(switch))
     found.append(f"run its self-test, within {card.canary.tolerance:g}" if card else proof)
-    if old is not None and version > old and manner.trial_s:
-        found.append(f"monitor it for {manner.trial_s:g} s, version {old} on standby")
-    if old not in {None, version}:
+    if switch.is_monitored and manner.trial_s:
+        found.append(f"monitor it for {manner.trial_s:g} s{switch.standby}")
+    if old not in {None, version} and switch.alike:
         found.append(f"keep version {old} loaded" if manner.keep_previous else f"unload version {old}")
     return [*found, *(f"load {endpoint}" for endpoint in model.repository.endpoints(name))]
+
+
+def _during_the_load(switch: VersionSwitch) -> str:
+    if not switch.alike:
+        return f" in place of version {switch.old}, whose runtime or precision differs"
+    return f", version {switch.old} keeps serving" if switch.old and switch.new < switch.old else ""
 
 
 def _diff(model: ServedModel, version: int) -> list[str]:
