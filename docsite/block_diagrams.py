@@ -1,8 +1,8 @@
 """Draw the block diagrams of docs/models.md: `python -m docsite.block_diagrams` writes docs/assets/blocks-*.svg.
 
-A diagram is a row of panels. A panel is a table of boxes on a grid of columns and rows, and of arrows between them. A text
-that begins with `~` gets a dashed box: it does not run. One that ends with `*` gets a green box: that layer takes the
-survival probability p when the model is folded. Each diagram is drawn twice, for light and for dark pages.
+A diagram is a row of panels. A panel is a table of boxes on a grid of columns and rows, and of arrows between them.
+A text that begins with `~` gets a dashed box: it does not run. One that ends with `*` gets a green box: it takes the
+the survival probability p when the model is folded. Each diagram is drawn twice, for light and for dark pages.
 """
 
 from __future__ import annotations
@@ -165,11 +165,11 @@ def draw_diagram(panels: tuple[Panel, ...], colors: Colors) -> str:
     is_folded = any(text.endswith("*") for panel in panels for text in panel.boxes.values())
     height = _TOP + _ROW * max(row for panel in panels for _, row in panel.boxes) + (52 if is_folded else 26)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
         'font-family="system-ui, sans-serif" font-size="14">',
         f"<title>{', '.join(panel.title for panel in panels)}</title>",
         '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
-        f'<path d="M0 0 8 4 0 8z" fill="{colors.edge}"/></marker>',
+        f'<path d="M0 0 8 4 0 8z" fill="{colors.soft}"/></marker>',
     ]
     left = _BETWEEN
     for panel in panels:
@@ -183,7 +183,7 @@ def draw_diagram(panels: tuple[Panel, ...], colors: Colors) -> str:
 def _draw_panel(panel: Panel, colors: Colors) -> Iterator[str]:
     yield _text(_COLUMN // 2 - _HALF_WIDTH, 24, panel.title, colors.text, "start", "600")
     for arrow in panel.arrows:
-        yield f'<path d="{_route(arrow, panel)}" fill="none" stroke="{colors.edge}" marker-end="url(#tip)"/>'
+        yield f'<path d="{_route(arrow, panel)}" fill="none" stroke="{colors.soft}" marker-end="url(#tip)"/>'
         if arrow.label:
             yield _draw_label(arrow, panel, colors)
     for cell, text in panel.boxes.items():
