@@ -165,8 +165,8 @@ def draw_diagram(panels: tuple[Panel, ...], colors: Colors) -> str:
     is_folded = any(text.endswith("*") for panel in panels for text in panel.boxes.values())
     height = _TOP + _ROW * max(row for panel in panels for _, row in panel.boxes) + (52 if is_folded else 26)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" role="img" '
-        'font-family="system-ui, sans-serif" font-size="14">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        'role="img" font-family="system-ui, sans-serif" font-size="14">',
         f"<title>{', '.join(panel.title for panel in panels)}</title>",
         '<marker id="tip" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
         f'<path d="M0 0 8 4 0 8z" fill="{colors.soft}"/></marker>',
