@@ -1,4 +1,4 @@
-"""resx: from a name of the ResNet family to a measured, served model."""
+"""Train, export, serve and benchmark ResNet-family models."""
 
 from __future__ import annotations
 

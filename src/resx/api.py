@@ -1,6 +1,6 @@
-"""The Python API: what `import resx` gives.
+"""The Python API of `import resx`.
 
-torch is imported when a function is called, not before, so that the client commands run where it is not installed.
+A function imports torch when it is called, so the client commands run without torch.
 """
 
 from __future__ import annotations
@@ -14,16 +14,21 @@ if TYPE_CHECKING:
 def build(name: str, *, classes: int | None = None, survival: float = 1.0, seed: int | None = None) -> nn.Module:
     """Build a variant with random weights, in training mode.
 
+    The network maps images [N, 3, H, W], float32 and normalized per channel, to logits [N, classes]. Weight names are
+    torchvision's for every network that torchvision has.
+
     Args:
         name: one of `list_models()`.
-        classes: number of classes; None takes the variant's own (1000 for ImageNet, 10 for CIFAR).
-        survival: p_L, the probability in (0, 1] that the last block survives a training step; earlier
-            blocks survive more often, along a straight line from 1 (Huang et al. 2016, section 3).
-            1 builds a constant-depth network.
-        seed: of the weights. None continues torch's global generator; a number leaves it untouched.
+        classes: number of classes, 2 or more. None uses the variant's own: 1000 for ImageNet, 10 for CIFAR.
+        survival: p_L in (0, 1], the probability that the last of L blocks survives a training step. Block l survives
+            with p_l = 1 - l/L (1 - p_L) (Huang et al. 2016, arXiv:1603.09382, section 3). 1 means constant depth.
+        seed: seed of the weights. None uses torch's global generator. A number does not change the global generator.
+
+    Returns:
+        A `torch.nn.Module` in training mode, on the CPU.
 
     Raises:
-        UsageError: the name is unknown, or a value is out of its range.
+        UsageError: the name is unknown, a value is out of range, or `survival` is below 1 and no block can be dropped.
     """
     from resx.zoo import building, catalog
 
@@ -32,9 +37,19 @@ def build(name: str, *, classes: int | None = None, survival: float = 1.0, seed:
 
 
 def fold(model: nn.Module) -> nn.Module:
-    """Return a copy of `model` in evaluation mode whose survival probabilities are part of its weights.
+    """Fold the survival probabilities of stochastic depth into the weights.
 
-    See `resx.export.graph.survival_folding.fold_survival`.
+    In evaluation, a block multiplies its branch by p (Huang et al. 2016, arXiv:1603.09382, equation 5). Folding scales
+    the last layer of the branch instead, so the network has no multiplication and gives the same logits to rounding.
+
+    Args:
+        model: a network of `build`, or a module that contains its blocks. It is not changed.
+
+    Returns:
+        A copy in evaluation mode with the same weight names, in which every block survives with probability 1.
+
+    Raises:
+        ExportError: a branch does not end in a convolution, linear layer or batch norm with its own weights.
     """
     from resx.export.graph.survival_folding import fold_survival
 
@@ -42,7 +57,7 @@ def fold(model: nn.Module) -> nn.Module:
 
 
 def list_models() -> list[str]:
-    """Return the names that `build` knows, in the order of their families."""
+    """Return the names of all variants that `build` accepts, grouped by family."""
     from resx.zoo import catalog
 
     return list(catalog.VARIANTS)

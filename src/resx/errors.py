@@ -1,13 +1,13 @@
-"""Every error resx raises on purpose, and the exit code it gives the shell.
+"""The errors of resx, and the exit code of each in the shell.
 
     ResxError                1   failed while running
-    +-- ExportError          1   a model that cannot be written or folded
-    +-- ServerError          1   a server that answered with an error
-    |   +-- ServerBusy       1   a server whose queue is full
-    +-- UsageError           2   a name, file or option that cannot be used
-    +-- ParityError          3   a model that does not compute what its source computes
-    +-- ObjectiveMissed      3   an objective that nothing measured holds, or a figure worse than its baseline
-    +-- MissingCapability    4   a GPU, package or server that this machine lacks
+    +-- ExportError          1   a model cannot be folded or exported
+    +-- ServerError          1   a server answered with an error
+    |   +-- ServerBusy       1   a server's queue is full
+    +-- UsageError           2   a name, file or option is invalid
+    +-- ParityError          3   a model differs from its source
+    +-- ObjectiveMissed      3   no measurement meets the objective, or a figure is worse than its baseline
+    +-- MissingCapability    4   this machine lacks a GPU, package or server
 
 A message is one line: the value, the rule, the remedy.
 """
@@ -17,43 +17,43 @@ from collections.abc import Iterable
 
 
 class ResxError(Exception):
-    """Base of all errors with a message for the user."""
+    """Base class of all errors with a message for the user. `exit_code` is the exit code of the command."""
 
     exit_code = 1
 
 
 class ExportError(ResxError):
-    """A model that cannot be folded or written in the form that was asked for."""
+    """A model cannot be folded, or cannot be exported in the requested format or precision."""
 
 
 class ServerError(ResxError):
-    """A server that was reached and refused, or failed, what was asked of it."""
+    """A server was reached, but refused or failed the request."""
 
 
 class ServerBusy(ServerError):  # noqa: N818 - a state that passes, not a mistake
-    """A server that refused a request at once because its queue is full; the same request may succeed later."""
+    """A server refused a request at once because its queue is full. The same request may succeed later."""
 
 
 class UsageError(ResxError):
-    """A name, file or option that cannot be used."""
+    """A name, file or option is invalid."""
 
     exit_code = 2
 
 
 class ParityError(ResxError):
-    """A model that does not compute what its source computes."""
+    """A model's answers differ from those of its source by more than the tolerance."""
 
     exit_code = 3
 
 
 class ObjectiveMissed(ResxError):  # noqa: N818 - what was measured is right, and not enough
-    """An objective (latency, accuracy, rate) that nothing holds, or a figure that is worse than its baseline."""
+    """No measurement meets an objective (latency, accuracy, rate), or a figure is worse than its baseline."""
 
     exit_code = 3
 
 
 class MissingCapability(ResxError):  # noqa: N818 - the field says "missing capability", not "...Error"
-    """A GPU, package or server that this machine lacks; the message says what would help."""
+    """This machine lacks a GPU, package or server. The message names the remedy."""
 
     exit_code = 4
 

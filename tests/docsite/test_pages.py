@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docsite import cli_pages, console_pages, pictures, schema_pages
+from docsite import block_diagrams, cli_pages, console_pages, pictures, schema_pages
 
 from tests.support.command import ROOT, Resx
 
@@ -64,6 +64,9 @@ def test_the_pictures_are_those_that_the_command_draws(name: str, colors: pictur
         "make docs-pictures"
     )
     assert (DOCS / f"assets/line-{name}.svg").read_text() == pictures.draw_line(colors), "make docs-pictures"
+    for diagram, panels in block_diagrams.DIAGRAMS.items():
+        drawn = block_diagrams.draw_diagram(panels, colors)
+        assert (DOCS / f"assets/blocks-{diagram}-{name}.svg").read_text() == drawn, "make docs-pictures"
 
 
 def test_the_recorded_terminal_loads_nothing_from_elsewhere() -> None:

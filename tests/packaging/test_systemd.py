@@ -1,4 +1,4 @@
-"""The unit file that is shipped: systemd accepts it, and it says what docs/serving.md promises."""
+"""The unit file that is shipped: systemd accepts it, and it says what docs/serving-services.md promises."""
 
 import configparser
 import shutil

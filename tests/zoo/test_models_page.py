@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+from docsite.block_diagrams import DIAGRAMS, PREACTIVATION, Panel
+
 import resx
 from resx.zoo.families.preresnet import ORDERS
 
@@ -27,5 +29,21 @@ def test_every_name_is_on_the_page_and_no_other() -> None:
     assert _names() == set(resx.list_models())
 
 
-def test_every_unit_of_the_preactivation_figure_is_drawn() -> None:
-    assert all(f"\n{variant} " in PAGE for variant in ORDERS)
+def _steps(panel: Panel) -> list[str]:
+    """The steps of a chain; two that share a box come one after the other."""
+    return [step for text in panel.boxes.values() for step in text.strip("*").split(", ")]
+
+
+def test_every_unit_of_the_preactivation_figure_is_drawn_in_its_order() -> None:
+    assert {panel.title for panel in PREACTIVATION} == set(ORDERS)
+    for panel in PREACTIVATION:
+        order = ORDERS[panel.title]  # type: ignore[index]
+        end = len(order.layer) - order.num_after_addition
+        expected = ["x", *order.layer, *order.layer[:end], "× p", "+", *order.layer[end:]]
+        assert _steps(panel) == expected, panel.title
+
+
+def test_every_diagram_is_shown() -> None:
+    for name in DIAGRAMS:
+        assert f"(assets/blocks-{name}-light.svg#only-light)" in PAGE
+        assert f"(assets/blocks-{name}-dark.svg#only-dark)" in PAGE

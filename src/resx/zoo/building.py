@@ -1,4 +1,4 @@
-"""From a spec to a module, and from a module to its counts."""
+"""Build a network from its spec, and count its parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -39,13 +39,17 @@ class NetworkSize:
 
 
 def build_from_spec(spec: ModelSpec, *, seed: int | None) -> Network:
-    """Build the network with random weights, in training mode.
+    """Build the network of a spec with random weights, in training mode.
 
-    `seed` None continues torch's global generator; a number gives the same weights every time and leaves
-    the global generator as it was.
+    It maps images [N, 3, H, W], float32 and normalized, to logits [N, classes].
+
+    Args:
+        spec: architecture, number of classes, survival schedule and dropped blocks.
+        seed: seed of the weights. None uses torch's global generator. A number gives the same weights every time and
+            does not change the global generator.
 
     Raises:
-        UsageError: the spec is of a foreign network.
+        UsageError: the spec describes a foreign network, which resx cannot build.
     """
     with seed_torch(seed):
         network = _network(spec.architecture, spec.classes)
@@ -56,7 +60,7 @@ def build_from_spec(spec: ModelSpec, *, seed: int | None) -> Network:
 
 
 def drop_blocks(network: nn.Module, blocks: Sequence[nn.Module]) -> None:
-    """Take blocks out of a network; the names of the others stay as they are, so that their weights still fit."""
+    """Remove blocks from a network. The other blocks keep their names, so their weights still fit."""
     dropped = {id(block) for block in blocks}
     found = [
         (parent, name)
@@ -70,7 +74,7 @@ def drop_blocks(network: nn.Module, blocks: Sequence[nn.Module]) -> None:
 
 @contextlib.contextmanager
 def seed_torch(seed: int | None) -> Iterator[None]:
-    """Seed torch inside the block and leave its global generator as it was; None does neither."""
+    """Seed torch inside the `with` block, and restore its global generator afterwards; None does nothing."""
     if seed is None:
         yield
         return

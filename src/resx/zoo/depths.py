@@ -1,4 +1,4 @@
-"""Architectures by the numbers that papers name them by: depth, cardinality, growth rate. Needs no torch."""
+"""Architectures by depth, cardinality and growth rate, as in the papers. Needs no torch."""
 
 from __future__ import annotations
 
@@ -43,42 +43,42 @@ _HIGHWAY = {
 
 
 def resnet(depth: int) -> ResNetArchitecture:
-    """Return the ImageNet ResNet of that depth (18, 34, 50, 101, 152 or 200 layers).
+    """Return the ImageNet ResNet with 18, 34, 50, 101, 152 or 200 layers (He et al. 2015, table 1).
 
     Raises:
-        UsageError: the family has no such depth. So do all functions here.
+        UsageError: the family has no such depth. This holds for all functions of this module.
     """
     block, stages = _imagenet("ResNet", depth)
     return ResNetArchitecture(block=block, stage_depths=stages)
 
 
 def resnet_cifar(depth: int) -> ResNetArchitecture:
-    """Return the CIFAR ResNet of 6n + 2 layers (section 4.2)."""
+    """Return the CIFAR ResNet with 6n + 2 layers (He et al. 2015, section 4.2)."""
     stages = _three_stages("a CIFAR ResNet", depth, layers_per_n=6, others=2)
     return ResNetArchitecture(block="basic", stage_depths=stages, width=16, stem="cifar", shortcut="padding")
 
 
 def plain(depth: int) -> ResNetArchitecture:
-    """Return the ImageNet network of 18 or 34 layers without its shortcuts."""
+    """Return the ImageNet network with 18 or 34 layers and no shortcuts (He et al. 2015, table 1)."""
     if depth not in (18, 34):
         raise UsageError(f"depth={depth}: the plain networks have 18 or 34 layers; give one of them")
     return ResNetArchitecture(block="basic", stage_depths=_IMAGENET[depth][1], shortcut="none")
 
 
 def plain_cifar(depth: int) -> ResNetArchitecture:
-    """Return the CIFAR network of 6n + 2 layers without its shortcuts."""
+    """Return the CIFAR network with 6n + 2 layers and no shortcuts (He et al. 2015, section 4.2)."""
     stages = _three_stages("a plain CIFAR network", depth, layers_per_n=6, others=2)
     return ResNetArchitecture(block="basic", stage_depths=stages, width=16, stem="cifar", shortcut="none")
 
 
 def wide_resnet(depth: int, *, factor: int) -> ResNetArchitecture:
-    """Return an ImageNet ResNet whose bottlenecks' 3x3 convolutions have `factor` times the channels."""
+    """Return an ImageNet ResNet with `factor` times the channels in the bottlenecks' 3x3 convolutions."""
     block, stages = _imagenet("wide ResNet", depth)
     return ResNetArchitecture(block=block, stage_depths=stages, inner_width=64 * factor)
 
 
 def resnext(depth: int, *, cardinality: int, group_width: int) -> ResNetArchitecture:
-    """Return an ImageNet ResNeXt of `cardinality` paths that are `group_width` channels wide in the first stage."""
+    """Return an ImageNet ResNeXt with `cardinality` paths of `group_width` channels in the first stage."""
     block, stages = _imagenet("ResNeXt", depth)
     return ResNetArchitecture(
         block=block, stage_depths=stages, cardinality=cardinality, inner_width=cardinality * group_width
@@ -86,7 +86,7 @@ def resnext(depth: int, *, cardinality: int, group_width: int) -> ResNetArchitec
 
 
 def resnext_cifar(depth: int, *, cardinality: int, group_width: int) -> ResNetArchitecture:
-    """Return the CIFAR ResNeXt of 9n + 2 layers (Xie et al. 2016, section 5.3)."""
+    """Return the CIFAR ResNeXt with 9n + 2 layers (Xie et al. 2016, section 5.3)."""
     stages = _three_stages("a CIFAR ResNeXt", depth, layers_per_n=9, others=2)
     return ResNetArchitecture(
         block="bottleneck",
@@ -98,7 +98,7 @@ def resnext_cifar(depth: int, *, cardinality: int, group_width: int) -> ResNetAr
 
 
 def preresnet(depth: int, *, variant: BlockVariant = "full_preactivation") -> PreResNetArchitecture:
-    """Return the ImageNet pre-activation ResNet of that depth."""
+    """Return the ImageNet pre-activation ResNet with `depth` layers (He et al. 2016)."""
     block, stages = _imagenet("pre-activation ResNet", depth)
     return PreResNetArchitecture(block=block, stage_depths=stages, variant=variant)
 
@@ -106,9 +106,10 @@ def preresnet(depth: int, *, variant: BlockVariant = "full_preactivation") -> Pr
 def preresnet_cifar(
     depth: int, *, block: BlockKind, variant: BlockVariant = "full_preactivation"
 ) -> PreResNetArchitecture:
-    """Return the CIFAR pre-activation ResNet of 6n + 2 layers in basic blocks, or 9n + 2 in bottlenecks.
+    """Return the CIFAR pre-activation ResNet with 6n + 2 layers in basic blocks, or 9n + 2 in bottlenecks.
 
-    As in the paper's appendix, bottlenecks have projections where the shape changes; basic blocks keep option A.
+    As in the appendix of He et al. 2016, bottlenecks that change the shape have projections; basic blocks have
+    option A.
     """
     is_basic = block == "basic"
     stages = _three_stages(f"a CIFAR ResNet of {block} blocks", depth, layers_per_n=6 if is_basic else 9, others=2)
@@ -123,7 +124,7 @@ def preresnet_cifar(
 
 
 def densenet_cifar(depth: int, *, growth_rate: int) -> DenseNetArchitecture:
-    """Return the CIFAR DenseNet of 3n + 4 layers, without bottleneck and compression (section 4.2)."""
+    """Return the CIFAR DenseNet with 3n + 4 layers, no bottleneck or compression (Huang et al. 2017, section 4.2)."""
     stages = _three_stages("a CIFAR DenseNet", depth, layers_per_n=3, others=4)
     return DenseNetArchitecture(
         block_depths=stages, growth_rate=growth_rate, stem_width=16, bottleneck=0, compression=1.0, stem="cifar"
@@ -131,20 +132,20 @@ def densenet_cifar(depth: int, *, growth_rate: int) -> DenseNetArchitecture:
 
 
 def densenet_bc_cifar(depth: int, *, growth_rate: int) -> DenseNetArchitecture:
-    """Return the CIFAR DenseNet of 6n + 4 layers with bottleneck and compression 0.5."""
+    """Return the CIFAR DenseNet-BC with 6n + 4 layers, bottlenecks and compression 0.5 (Huang et al. 2017)."""
     stages = _three_stages("a CIFAR DenseNet-BC", depth, layers_per_n=6, others=4)
     return DenseNetArchitecture(block_depths=stages, growth_rate=growth_rate, stem_width=2 * growth_rate, stem="cifar")
 
 
 def highway(depth: int) -> HighwayArchitecture:
-    """Return the CIFAR highway network of 19 or 32 layers."""
+    """Return the CIFAR highway network with 19 or 32 layers (Srivastava et al. 2015)."""
     if depth not in _HIGHWAY:
         raise UsageError(f"depth={depth}: the highway networks have 19 or 32 layers; give one of them")
     return _HIGHWAY[depth]
 
 
 def vgg(depth: int, *, batch_norm: bool) -> VGGArchitecture:
-    """Return the VGG of 11, 13, 16 or 19 layers."""
+    """Return the VGG with 11, 13, 16 or 19 layers (Simonyan and Zisserman 2014, table 1)."""
     if depth not in _VGG:
         raise UsageError(f"depth={depth}: VGG has {_listed(_VGG)} layers; give one of them")
     return VGGArchitecture(stage_depths=_VGG[depth], stage_widths=(64, 128, 256, 512, 512), batch_norm=batch_norm)

@@ -1,12 +1,11 @@
-"""Fold survival probabilities into weights: stochastic depth leaves no trace in an exported graph.
+"""Fold survival probabilities into weights, so that an exported graph has no operator of stochastic depth.
 
-In evaluation a branch's output is multiplied by p (Huang et al. 2016, equation 5). Where the branch ends
-in a layer that is affine in its parameters, p (W x + b) = (p W) x + (p b), so scaling that layer's weight
-and bias gives the same function without the multiplication. For a batch norm, whose statistics are
-constants in evaluation, the parameters are its gamma and beta; a ReLU behind the layer lets a positive p
-through. A dense layer ends in a convolution whose output is concatenated: the same holds, as only the new
-channels are scaled. A highway layer's branch is multiplied by a gate, which no such scaling reaches;
-`resx.zoo.families.highway` derives what folds it.
+In evaluation, a branch's output is multiplied by p (Huang et al. 2016, arXiv:1603.09382, equation 5). If the branch
+ends in a layer that is affine in its parameters, p (W x + b) = (p W) x + (p b). Scaling that layer's weight and bias
+therefore gives the same function without the multiplication. The parameters of a batch norm are its gamma and beta,
+because its statistics are constants in evaluation. A ReLU after the layer passes a positive p on. A dense layer ends in
+a convolution whose output is concatenated, so scaling changes only its new channels. A highway layer multiplies its
+branch by a gate, which no such scaling can change; `resx.zoo.families.highway` derives its folding.
 """
 
 import copy
@@ -22,14 +21,17 @@ _AFFINE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.BatchNorm1d, nn.BatchN
 
 
 def fold_survival(model: nn.Module) -> nn.Module:
-    """Return a copy of `model`, in evaluation mode, in which every branch survives with probability 1.
+    """Return a copy of `model` in evaluation mode, in which every branch survives with probability 1.
 
-    The copy computes what `model.eval()` computes, to rounding, under the same weight names. `model`
-    itself is left as it is. Folding a folded model changes nothing.
+    The copy gives the answers of `model.eval()` to rounding and has the same weight names. `model` itself is not
+    changed. Folding a folded model changes nothing. Source: Huang et al. 2016 (arXiv:1603.09382), equation 5.
+
+    Args:
+        model: any module; its `StochasticBranch` modules are folded.
 
     Raises:
-        ExportError: a branch does not end in a convolution, linear layer or batch norm with weights of
-            its own, or is a highway layer outside its network.
+        ExportError: a branch does not end in a convolution, linear layer or batch norm with its own weights, or a
+            highway layer is outside of its network.
     """
     folded = copy.deepcopy(model).eval()
     uses = _uses(folded)

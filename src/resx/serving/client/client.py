@@ -1,6 +1,6 @@
-"""One client for any Triton, over http or grpc, with resx's errors.
+"""A client for any Triton server, over HTTP or gRPC, with resx's errors.
 
-What a server says is believed only as far as `answers` can parse it. One object serves one thread.
+`answers` parses and limits every response, because a server may be broken or hostile. Use one client per thread.
 """
 
 from __future__ import annotations
@@ -30,32 +30,35 @@ _UNLISTABLE_S = 2.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """The logits for one request, and which version gave them."""
+    """The logits [N, classes] of one request, and the version that computed them."""
 
     logits: npt.NDArray[np.float32]
     version: int
 
 
 class TritonClient:
-    """A connection to one server."""
+    """A connection to one Triton server. Use it in one thread, and close it (or use it in a `with` block).
+
+    Every method may raise `MissingCapability` if no server answers, and `ServerError` if the server reports an error
+    or its response does not match the request.
+    """
 
     def __init__(self, address: Address, *, timeout_s: float = 60.0, retries: int = 0) -> None:
-        """Prepare a connection; nothing is sent before the first call.
+        """Prepare a connection. Nothing is sent before the first call.
 
         Args:
-            address: the server's.
-            timeout_s: for one answer, all of it; the environment's RESX_TIMEOUT_S where that is less.
-            retries: how often an inference, or the question for a model's interface, is sent again after its
-                connection or the process behind it was lost, waiting 0.1 s, 0.2 s and so on to 2 s in between.
-                These change nothing, so they may reach the server twice. Every other error, and every other
-                call, is reported at once.
+            address: the server's address, with its TLS settings, headers and control key.
+            timeout_s: seconds for one complete response; RESX_TIMEOUT_S in the environment if that is lower.
+            retries: how often an inference, or a query of a model's interface, is repeated after the connection or
+                the model's process was lost. The waits are 0.1 s, 0.2 s and so on, up to 2 s. These requests
+                change nothing on the server, so repeating them is safe. Other calls and errors are not repeated.
         """
         self.address = address
         self._transport = Transport(address, timeout_s=timeout_s, retries=retries)
 
     @property
     def num_sent_again(self) -> int:
-        """Requests that were lost and repeated, each time counted."""
+        """Number of repeated requests."""
         return self._transport.num_sent_again
 
     def __enter__(self) -> Self:
@@ -67,14 +70,14 @@ class TritonClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection. An open one would hold up the server's shutdown."""
+        """Close the connection. An open connection delays the server's shutdown."""
         self._transport.close()
 
     def server_version(self) -> str:
         """Return the server's version.
 
         Raises:
-            MissingCapability: nothing answers there, or what answers is no inference server.
+            MissingCapability: no server answers, or it is not an inference server.
         """
         try:
             found = self._transport.words("get_server_metadata", "ServerMetadataResponse")
@@ -85,14 +88,14 @@ class TritonClient:
         return shorten(found.get("version", "of no version"))
 
     def is_live(self) -> bool:
-        """Say whether a server answers there."""
+        """Return whether the server answers."""
         try:
             return bool(self._transport.call("is_server_live"))
         except ResxError:
             return False
 
     def model_versions(self, state: str = "READY") -> dict[str, list[int]]:
-        """Return the versions that are ready, by model; or those in another of Triton's states, like UNLOADING."""
+        """Return the versions in one of Triton's states (READY, UNLOADING, ...), by model."""
         try:
             return model_index.versions_in(self._index(), state)
         except Unexpected as error:
@@ -118,44 +121,51 @@ class TritonClient:
                 time.sleep(0.1)
 
     def is_model_ready(self, model: str) -> bool:
-        """Say whether the server calls a model's newest version ready; its process may be dead all the same."""
+        """Return whether the server reports a model's newest version as ready. Its process may still be dead."""
         return bool(self._transport.call("is_model_ready", {"model_name": model}))
 
     def is_ensemble(self, model: str) -> bool:
-        """Say whether a loaded model only passes requests on to others."""
+        """Return whether a loaded model is an ensemble, which passes its requests on to other models."""
         return bool(self.config(model).get("platform") == "ensemble")
 
     def config(self, model: str) -> dict[str, Any]:
-        """Return a model's configuration, with what the server completed.
+        """Return a model's configuration, as completed by the server.
 
         Raises:
-            NotLoaded: it is not loaded.
+            NotLoaded: the model is not loaded.
         """
         return self._config(model, None)
 
     def interface(self, model: str, version: int | None = None) -> Interface:
-        """Return what a model takes and gives.
+        """Return the names, types and shapes of a model's input and output.
 
         Raises:
-            UsageError: the model is not loaded, takes more than one tensor, or cannot have that name.
+            UsageError: the model is not loaded, has more than one input, or its name is invalid.
         """
         if printable(model) != model:
             raise UsageError(f"{model}: not valid UTF-8; `resx status` lists the models")
         return self._interface_in(model, self._transport.patiently(lambda: self._loaded_config(model, version)))
 
     def require_loaded(self, model: str, version: int | None = None) -> None:
-        """Check that a model can be asked.
+        """Check that a model is loaded.
 
         Raises:
-            NotLoaded: it cannot; the message holds the server's reason where it tried to load the model.
+            NotLoaded: it is not. If the server failed to load it, the message has the server's reason.
         """
         self._transport.patiently(lambda: self._loaded_config(model, version))
 
     def infer(self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None) -> Answer:
-        """Return the logits [N, classes] for one request of images [N, 3, H, W]; more axes are flattened.
+        """Send one request and return its logits [N, classes]; further axes of the output are flattened.
+
+        Args:
+            model: the model's name.
+            interface: from `interface(model)`.
+            images: [N, 3, H, W] in the input's type: uint8 pixels, or normalized float32.
+            version: None for the newest loaded version.
 
         Raises:
-            WrongAnswer: it is not a row of so many values for each image.
+            NotLoaded: the model or version is not loaded.
+            WrongAnswer: the answer does not have one row of logits per image.
         """
         found = self._infer(model, interface, images, version)
         try:
@@ -165,16 +175,20 @@ class TritonClient:
         return Answer(logits=logits, version=found.version)
 
     def answering(self, model: str, interface: Interface, sent: npt.NDArray[Any], version: int | None = None) -> int:
-        """Return which version answers a request, whatever its answer holds."""
+        """Send a request and return the version that answered it; the values of the answer are not checked."""
         return self._infer(model, interface, sent, version).version
 
     def classify(
         self, model: str, interface: Interface, images: npt.NDArray[Any], version: int | None = None
     ) -> list[list[Prediction]]:
-        """Return per image all classes, most likely first, under the labels that the server knows.
+        """Return all classes of each image, most likely first, with the server's labels.
 
-        Uses Triton's classification extension, whose strings are `logit:index:label`. A model of a fixed batch
-        has no batch axis to Triton, which then takes all its rows for one.
+        Uses Triton's classification extension, whose strings are `logit:index:label`. A model with a fixed batch has
+        no batch axis in Triton, so Triton returns all its rows as one.
+
+        Raises:
+            UsageError: the model's configuration does not give the number of classes.
+            WrongAnswer: the answer does not have the requested rows and classes.
         """
         num_classes = interface.num_classes
         if not num_classes:
@@ -187,11 +201,11 @@ class TritonClient:
         return answers.by_row(rows[0], num_classes) if interface.fixed_batch else rows
 
     def classify_file(self, endpoint: str, content: bytes) -> list[Prediction]:
-        """Return all classes of a JPEG, PNG or WebP file, most likely first; the server decodes it.
+        """Return all classes of a JPEG, PNG or WebP file, most likely first. The server decodes the file.
 
         Args:
-            endpoint: the model that takes files, `NAME_image`.
-            content: the file's bytes.
+            endpoint: the image endpoint, `NAME_image`.
+            content: the bytes of the file.
 
         Raises:
             UsageError: the endpoint is not loaded, or the server cannot decode the file.
@@ -210,12 +224,13 @@ class TritonClient:
         return self._predictions(endpoint, found, 1, num_classes)[0]
 
     def load(self, model: str, config_json: str | None = None, files: Mapping[str, bytes] | None = None) -> None:
-        """Load a model, or bring it to its newest version.
+        """Load a model, or update it to its newest version.
 
         Args:
-            model: its name.
-            config_json: in place of its config.pbtxt.
-            files: in place of its folder, by `file:` and the path in it; with these, `config_json` is needed.
+            model: the model's name.
+            config_json: a configuration that replaces its config.pbtxt.
+            files: contents that replace its folder; the keys are `file:` and the path in the folder. These need
+                `config_json`.
         """
         options = {"config": config_json, "files": None if files is None else dict(files)}
         self._transport.call("load_model", {"model_name": model} | options, control=True)
@@ -225,7 +240,7 @@ class TritonClient:
         self._transport.call("unload_model", {"model_name": model}, control=True)
 
     def statistics(self, model: str, version: int | None = None) -> list[dict[str, Any]]:
-        """Return Triton's own counters per loaded version, as its statistics extension words them."""
+        """Return Triton's statistics of each loaded version, with the names of its statistics extension."""
         options = of_model(model, version)
         found = self._transport.words("get_inference_statistics", "ModelStatisticsResponse", options)
         return [{"inference_stats": {}} | entry for entry in found.get("model_stats", [])]
@@ -234,9 +249,9 @@ class TritonClient:
         """Let the server read a region of system shared memory on its own machine.
 
         Args:
-            name: that requests will call it by.
-            key: of the region, as shm_open takes it.
-            num_bytes: from its beginning.
+            name: the region's name in requests.
+            key: the region's name for shm_open.
+            num_bytes: size of the region, from its beginning.
 
         Raises:
             ResxError: the server refuses.
@@ -245,7 +260,7 @@ class TritonClient:
         self._transport.call("register_system_shared_memory", options, control=True)
 
     def unregister_shared_memory(self, name: str) -> None:
-        """Let the server forget a region."""
+        """Unregister a region of shared memory."""
         self._transport.call("unregister_system_shared_memory", {"name": name}, control=True)
 
     def ask(
@@ -254,13 +269,13 @@ class TritonClient:
         """Return one output of any model.
 
         Args:
-            model: its name.
-            given: type, as Triton calls it in requests, and values by input.
+            model: the model's name.
+            given: for each input its type, as in Triton's requests (`FP32`), and its values.
             output: the output's name.
-            version: None: the newest that is loaded.
+            version: None for the newest loaded version.
 
         Raises:
-            WrongAnswer: it cannot be read, or has no such output.
+            WrongAnswer: the answer cannot be read, or has no such output.
         """
         return self._transport.infer(model, version, given, output, 0)
 

@@ -144,7 +144,7 @@ class Transition(nn.Sequential):
 class DenseNet(Network):
     """Stem, dense blocks with transitions between them, average pooling, linear layer.
 
-    Input [N, 3, H, W] normalised floats; output [N, classes] logits.
+    Input: normalized floats [N, 3, H, W]. Output: logits [N, classes].
     """
 
     def __init__(self, architecture: DenseNetArchitecture, *, classes: int) -> None:

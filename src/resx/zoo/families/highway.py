@@ -114,7 +114,7 @@ class Highway(Network):
 
     Dropout stands before each stage and before the linear layer.
 
-    Input [N, 3, H, W] normalised floats; output [N, classes] logits.
+    Input: normalized floats [N, 3, H, W]. Output: logits [N, classes].
     """
 
     def __init__(self, architecture: HighwayArchitecture, *, classes: int) -> None:

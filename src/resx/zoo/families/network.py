@@ -1,10 +1,10 @@
-"""What every family's network has: blocks, and an order of parts that compute what the network computes.
+"""The interface of every network: its blocks, and its parts in the order of the forward pass.
 
-    part    forward
-    glue    what is before the first block, between blocks (pooling, transitions) and behind the last one
-    block   what can be taken out: a residual block, a dense or highway layer, a convolution with what follows it
+    part    contents
+    glue    the layers before the first block, between blocks (pooling, transitions) and after the last block
+    block   a removable unit: a residual block, a dense or highway layer, a convolution with its batch norm and ReLU
 
-Shapes: a part takes and gives [N, C, H, W]; the last one gives logits [N, classes].
+A part maps [N, C, H, W] to [N, C, H, W]; the last one returns logits [N, classes].
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,35 +15,35 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkPart:
-    """A part of a network, which shares its weights."""
+    """A part of a network. It shares the network's weights."""
 
     module: nn.Module
     is_block: bool = False
     name: str = ""
-    """A block's, where the network has no name for the module."""
+    """The name of a block whose module has no name in the network."""
     appends: bool = False
-    """Whether a block puts its features behind its input, which it leaves as it is: a dense layer."""
+    """Whether a block appends its features to its unchanged input, as a dense layer does."""
 
 
 class Network(nn.Module):
-    """A network of this project's families."""
+    """A network of one of the families: images [N, 3, H, W], normalized floats, to logits [N, classes]."""
 
     def blocks(self) -> Iterator[nn.Module]:
         """Yield the blocks, first to last."""
         raise NotImplementedError
 
     def parts(self) -> Iterator[NetworkPart]:
-        """Yield the parts in their order."""
+        """Yield the parts in the order of the forward pass."""
         raise NotImplementedError
 
 
 def glue(*modules: nn.Module) -> NetworkPart:
-    """Return modules one after the other as a part that is no block."""
+    """Return modules in sequence as a part that is not a block."""
     return NetworkPart(module=nn.Sequential(*modules))
 
 
 def layer_parts(prefix: str, layers: Iterable[tuple[str, nn.Module]]) -> Iterator[NetworkPart]:
-    """Yield each convolution with the batch norm and ReLU behind it as a block, and what is none as glue."""
+    """Yield each convolution with its batch norm and ReLU as a block, and every other layer as glue."""
     pending: list[nn.Module] = []
     name = ""
     for own_name, layer in layers:

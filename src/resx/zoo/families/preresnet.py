@@ -153,7 +153,7 @@ class PreActivationUnit(StochasticBranch):
 class PreResNet(Network):
     """Stem, stages of units, last activation, average pooling, linear layer.
 
-    Input [N, 3, H, W] normalised floats; output [N, classes] logits.
+    Input: normalized floats [N, 3, H, W]. Output: logits [N, classes].
     """
 
     def __init__(self, architecture: PreResNetArchitecture, *, classes: int) -> None:

@@ -36,7 +36,7 @@ from resx.zoo.families.resnext import FORMS
 class ResNet(Network):
     """Stem, stages of residual blocks, average pooling, linear layer.
 
-    Input [N, 3, H, W] normalised floats; output [N, classes] logits.
+    Input: normalized floats [N, 3, H, W]. Output: logits [N, classes].
     """
 
     def __init__(self, architecture: ResNetArchitecture, *, classes: int) -> None:

@@ -23,7 +23,7 @@ from resx.zoo.families.residual_blocks import Bottleneck, BottleneckShape, Resid
 
 
 class Path(nn.Module):
-    """One of C paths: 1x1 and 3x3 convolution of inner / C channels; in form (a) the last 1x1 too."""
+    """One of C paths: a 1x1 and a 3x3 convolution with inner / C channels, and in form (a) the last 1x1."""
 
     def __init__(self, shape: BottleneckShape, *, ends_in_conv3: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Path(nn.Module):
 
 
 class AggregatedBottleneck(ResidualBlock):
-    """Form (a)."""
+    """Form (a): C paths of 1x1, 3x3 and 1x1 convolutions, summed, then a batch norm."""
 
     def __init__(self, shape: BottleneckShape, shortcut: nn.Module | None) -> None:
         super().__init__(shortcut)
@@ -64,7 +64,7 @@ class AggregatedBottleneck(ResidualBlock):
 
 
 class ConcatenatedBottleneck(ResidualBlock):
-    """Form (b)."""
+    """Form (b): C paths of 1x1 and 3x3 convolutions, concatenated, then a 1x1 convolution and a batch norm."""
 
     def __init__(self, shape: BottleneckShape, shortcut: nn.Module | None) -> None:
         super().__init__(shortcut)
@@ -94,13 +94,17 @@ _SPLIT_BY_OUTPUT = ("conv1.", "bn1.", "conv2.", "bn2.")
 
 
 def convert_form(model: nn.Module, form: BottleneckForm) -> nn.Module:
-    """Return a copy of `model` whose bottlenecks are written in another form, with the same answers to rounding.
+    """Return a copy of `model` with its bottlenecks in another form (Xie et al. 2016, arXiv:1611.05431, figure 3).
 
-    Weights are moved, never computed with, so converting there and back restores them bit for bit. `model`
-    is left as it is.
+    The copy gives the same answers to rounding. The conversion only moves weights, so converting back restores every
+    bit. `model` itself is not changed.
+
+    Args:
+        model: a ResNeXt, or a ResNet with bottlenecks.
+        form: `aggregated` (a), `concatenated` (b) or `grouped` (c).
 
     Raises:
-        UsageError: the model has no bottleneck.
+        UsageError: the model has no bottlenecks.
     """
     converted = copy.deepcopy(model)
     found = [

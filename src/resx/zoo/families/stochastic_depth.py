@@ -21,20 +21,21 @@ from torch import Tensor, nn
 
 
 class StochasticBranch(nn.Module):
-    """A module that joins the output of a branch to its input, where the branch survives with some probability.
+    """A block with a branch f_l that survives a training step with probability p_l (Huang et al. 2016, equation 5).
 
-    A subclass says what branch and shortcut are, how they are joined, and what is left without the branch.
+    A subclass defines the branch, the shortcut, their join, and the output without the branch. Tensors are
+    [N, C, H, W]; a block may change C, H and W.
     """
 
     survival: float = 1.0
-    """p_l in (0, 1]; 1 always keeps the branch and adds no operation."""
+    """p_l in (0, 1]. 1 always keeps the branch and adds no operation."""
 
     def branch(self, x_NCHW: Tensor) -> Tensor:
-        """Return f_l(x), what the block learns."""
+        """Return f_l(x)."""
         raise NotImplementedError
 
     def shortcut(self, x_NCHW: Tensor) -> Tensor:
-        """Return what the branch's output is added to."""
+        """Return the tensor that the branch's output is added to."""
         raise NotImplementedError
 
     def joined(self, x_NCHW: Tensor) -> Tensor:
@@ -42,20 +43,20 @@ class StochasticBranch(nn.Module):
         raise NotImplementedError
 
     def skipped(self, x_NCHW: Tensor) -> Tensor:
-        """Return the block's output without its branch, which does not run."""
+        """Return the block's output without its branch. The branch does not run."""
         raise NotImplementedError
 
     def apart(self, branch_x_NCHW: Tensor, shortcut_x_NCHW: Tensor) -> Tensor:
-        """Return the block's output where branch and shortcut take different inputs: `joined(x)` is `apart(x, x)`.
+        """Return the block's output for different inputs of branch and shortcut; `joined(x)` is `apart(x, x)`.
 
-        The gradients with respect to the two are what flows back through each way alone.
+        The gradients of the two inputs are the gradients through the branch alone and the shortcut alone.
         """
         raise NotImplementedError
 
     def branch_end(self) -> nn.Module:
         """Return the layer that folding scales.
 
-        Its output is the branch's output, or that but for a ReLU: p ReLU(z) = ReLU(p z) for p > 0.
+        It is the last layer of the branch, or the last one before a ReLU: p ReLU(z) = ReLU(p z) for p > 0.
         """
         raise NotImplementedError
 
@@ -70,11 +71,11 @@ class StochasticBranch(nn.Module):
         return self.survival >= 1.0 or bool(torch.rand(()) < self.survival)
 
     def expected(self, branch: Tensor) -> Tensor:
-        """Return a branch's output as it is in training, and scaled to its expectation in evaluation."""
+        """Return a branch's output, which evaluation multiplies by p_l (its expectation)."""
         return branch if self.training or self.survival >= 1.0 else self.survival * branch
 
 
 def set_survival(branches: Sequence[StochasticBranch], probabilities: Sequence[float]) -> None:
-    """Give the branches, first to last, their survival probabilities."""
+    """Set the survival probabilities of the branches, first to last."""
     for branch, survival in zip(branches, probabilities, strict=True):
         branch.survival = survival

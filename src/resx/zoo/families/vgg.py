@@ -22,7 +22,7 @@ from resx.zoo.families.network import Network, NetworkPart, glue, layer_parts
 class VGG(Network):
     """Stages of 3x3 convolutions with max pooling after each, then three linear layers.
 
-    Input [N, 3, H, W] normalised floats; output [N, classes] logits.
+    Input: normalized floats [N, 3, H, W]. Output: logits [N, classes].
     """
 
     def __init__(self, architecture: VGGArchitecture, *, classes: int) -> None:
