@@ -74,9 +74,8 @@ def test_a_variant_that_is_missing_is_exported_served_and_asked(
 def test_a_run_is_served_in_the_foreground_by_a_process_without_pytorch(repository: Repository, tmp_path: Path) -> None:
     make_run(tmp_path / "runs" / "small")
     command = [sys.executable, "-m", "resx", "serve", "runs/small", *PORTS]
-    with subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as serving:
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, cwd=tmp_path, **piped) as serving:
         try:
             wait_until(lambda: running_server(repository) is not None or serving.poll() is not None, "ready", 300)
             assert serving.poll() is None
@@ -105,7 +104,12 @@ def test_a_model_of_the_repository_is_never_exported_again(repository: Repositor
 
 
 def test_what_cannot_be_served_is_one_line(repository: Repository, resx: Resx, tmp_path: Path) -> None:
-    refused(resx("serve", "resnet5"), 2, "resnet5: no model in model_repository, no variant", "did you mean resnet50")
+    refused(
+        resx("serve", "resnet5"),
+        2,
+        "resnet5: no model in model_repository, no variant",
+        "did you mean resnet56, resnet50",
+    )
     publish_tiny(repository, "digits", image_endpoint=True)
     (tmp_path / "folder").mkdir()
     (tmp_path / "m.onnx").write_bytes(b"")
@@ -122,7 +126,7 @@ def test_what_cannot_be_served_is_one_line(repository: Repository, resx: Resx, t
         refused(resx("serve", *words), 2, reason)
     refused(resx("serve", "--repository=none"), 2, "none: no such model repository")
     assert repository.names() == ["digits"]
+    (repository.root / "empty").mkdir()
+    (repository.root / "empty" / "config.pbtxt").write_text("")
     with pytest.raises(UsageError, match="no version"):
-        (repository.root / "empty").mkdir()
-        (repository.root / "empty" / "config.pbtxt").write_text("")
         find_served_name(repository, "empty")

@@ -260,7 +260,7 @@ def test_plain_http_gives_labels_with_their_probabilities_in_json(
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         (output,) = json.loads(answer.read())["outputs"]
-    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "BYTES", [1, 3])
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "BYTES", [3])
     split = [line.split(":", 2) for line in output["data"]]
     assert [label for _, _, label in split] == [guess["label"] for guess in expected]
     assert [float(value) for value, _, _ in split] == pytest.approx([one["probability"] for one in expected], abs=2e-6)

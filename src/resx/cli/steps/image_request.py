@@ -1,4 +1,4 @@
-"""What `resx query --curl` asks of the server before it prints a request: is there an image endpoint, and its output."""
+"""What `resx query --curl` asks the server before it prints a request: whether it has an image endpoint, and which."""
 
 from __future__ import annotations
 

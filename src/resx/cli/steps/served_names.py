@@ -65,7 +65,7 @@ def begin_anew() -> None:
     """Run this command again in place of this process, which would keep PyTorch in memory while the server runs."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "resx", *sys.argv[1:]])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "resx", *sys.argv[1:]])  # noqa: S606
 
 
 def _kind_of(repository: Repository, text: str) -> str:

@@ -1,8 +1,8 @@
 """One request to an image endpoint, as code that needs nothing of resx: curl, Python or JavaScript.
 
-Each sends the file's bytes behind a JSON head, as Triton's binary data extension wants them, and asks for labels by its
-classification extension, whose strings are `value:index:label`. Secrets stay out: a header is named, and its value comes
-from the environment of whoever runs the code.
+Each sends the file's bytes behind a JSON head, as Triton's binary data extension has it, and asks for labels by the
+classification extension, whose strings are `value:index:label`. Secrets stay out: a header is named, and its value is
+read from the environment where the code runs.
 """
 
 from __future__ import annotations
@@ -75,23 +75,27 @@ def write_code(request: ImageRequest, language: Language) -> list[str]:
 
 
 def _curl(request: ImageRequest) -> list[str]:
-    before, size, after = f'{{"inputs":[{{"name":"{FILE_INPUT}","datatype":"UINT8","shape":[', "'$size'", "}}]"
-    head = f'{before}{size}],"parameters":{{"binary_data_size":{size}{after},"outputs":{_in_shell(request.outputs)}}}'
+    size = "'$size'"
+    head = (
+        f'{{"inputs":[{{"name":"{FILE_INPUT}","datatype":"UINT8","shape":[{size}],'
+        f'"parameters":{{"binary_data_size":{size}}}}}],"outputs":{_in_single_quotes(request.outputs)}}}'
+    )
     options = ["-sS", "-w '\\n'", "-H 'Content-Type: application/octet-stream'", f'-H "{_LENGTH}: ${{#head}}"']
     options += [f'-H "{name}: ${{{variable}:?}}"' for name, variable in _in_double_quotes(request.variables)]
     if tls := request.address.tls:
         files = {"--cacert": tls.ca, "--cert": tls.cert, "--key": tls.key}
         options += [f"{option} {shlex.quote(path)}" for option, path in files.items() if path]
+    options += ["--data-binary @-", shlex.quote(request.url)]
     return [
         *(f"# {line}" for line in _explain(request)),
         f"image={shlex.quote(request.image)}",
         'size=$(($(wc -c < "$image")))',
         f"head='{head}'",
-        f'{{ printf %s "$head"; cat < "$image"; }} | curl {" ".join(options)} --data-binary @- {shlex.quote(request.url)}',
+        f'{{ printf %s "$head"; cat < "$image"; }} | curl {" ".join(options)}',
     ]
 
 
-def _in_shell(text: str) -> str:
+def _in_single_quotes(text: str) -> str:
     """Return a text as it stands inside single quotes."""
     return text.replace("'", "'\\''")
 
@@ -145,11 +149,8 @@ def _javascript(request: ImageRequest) -> list[str]:
         run = f"NODE_EXTRA_CA_CERTS={shlex.quote(tls.ca)} {run}"
     headers = [f'"{_LENGTH}": String(head.length)']
     headers += [f"{_text(name)}: process.env[{_text(variable)}]" for name, variable in request.variables.items()]
-    shown = (
-        '`${(100 * value).toFixed(2)}%  ${label.join(":")}`'
-        if request.gives_probabilities
-        else 'value, label.join(":")'
-    )
+    label = 'label.join(":")'
+    shown = f"`${{(100 * value).toFixed(2)}}%  ${{{label}}}`" if request.gives_probabilities else f"value, {label}"
     return [
         *(f"// {line}" for line in (f"Save as ask.mjs and run with Node 18 or later: {run}", *_explain(request))),
         'import { readFile } from "node:fs/promises";',
