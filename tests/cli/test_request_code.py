@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resx.cli.views.request_code import LANGUAGES, ImageRequest, Language, write_code
+from resx.cli.options.request_code import LANGUAGES, Language
+from resx.cli.steps.request_code import ImageRequest, write_code
 from resx.repository import image_endpoint
 from resx.serving.client.address import Access, parse_address
 from resx.serving.deployment.deploy import deploy

@@ -27,9 +27,9 @@ def query(
     name: Annotated[str, typer.Argument(help="A model that is loaded, or a published one.")],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     server: Connection,
+    code: CodeOptions,
     printing: OutputOptions,
     limits: ImageLimits,
-    code: CodeOptions,
     top: Top = 5,
     version: Version = 0,
     raw: Annotated[
@@ -56,7 +56,7 @@ def query(
         raise UsageError(f"{option}, --version: the image endpoint uses the newest version; remove one of the two")
     if language:
         from resx.cli.steps.image_request import find_image_request
-        from resx.cli.views.request_code import write_code
+        from resx.cli.steps.request_code import write_code
 
         lines = write_code(find_image_request(server, name, images, top=top, language=language), language)
         printed = {"model": name, "language": language, "code": "".join(f"{line}\n" for line in lines)}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from resx.errors import UsageError
 
-if TYPE_CHECKING:
-    from resx.cli.views.request_code import Language
+Language: TypeAlias = Literal["curl", "python", "javascript"]
+LANGUAGES: tuple[Language, ...] = ("curl", "python", "javascript")
 
 _option = partial(typer.Option, rich_help_panel="Code")
 
@@ -40,8 +40,6 @@ class CodeOptions:
         Raises:
             UsageError: several were.
         """
-        from resx.cli.views.request_code import LANGUAGES
-
         asked = [language for language in LANGUAGES if getattr(self, language)]
         if len(asked) > 1:
             raise UsageError(f"{', '.join(f'--{language}' for language in asked)}: choose one language")

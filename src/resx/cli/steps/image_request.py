@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from resx.cli.options.connection import Connection
-from resx.cli.views.request_code import ImageRequest, Language
+from resx.cli.options.request_code import Language
+from resx.cli.steps.request_code import ImageRequest
 from resx.data.image_decoding import check_image_file
 from resx.errors import UsageError
 from resx.repository.image_endpoint import IMAGE, PROBABILITIES, takes_a_file

@@ -12,17 +12,16 @@ import re
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from resx.cli.options.request_code import Language
 from resx.errors import UsageError
 from resx.repository.image_endpoint import FILE_INPUT, PROBABILITIES
 
 if TYPE_CHECKING:
     from resx.serving.client.address import Address
 
-Language: TypeAlias = Literal["curl", "python", "javascript"]
-LANGUAGES: tuple[Language, ...] = ("curl", "python", "javascript")
 _LENGTH = "Inference-Header-Content-Length"
 
 
