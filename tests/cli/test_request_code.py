@@ -19,7 +19,7 @@ from resx.cli.steps.request_code import ImageRequest, write_code
 from resx.repository import image_endpoint
 from resx.serving.client.address import Access, parse_address
 from resx.serving.deployment.deploy import deploy
-from tests.support.command import Resx, refused
+from tests.support.command import ROOT, Resx, refused
 from tests.support.running_triton import RunningTriton
 from tests.support.tls_proxy import Certificates, make_certificates, tls_proxy
 
@@ -178,6 +178,15 @@ def test_what_has_no_code_is_one_line(endpoint: RunningTriton, resx: Resx, photo
 def request_to(url: str, *, output: str = "probabilities", shown: Access | None = None) -> ImageRequest:
     address = parse_address(url, "http", control_key="", shown=shown or Access())
     return ImageRequest(address=address, endpoint="m_image", image="p.jpg", output=output, top=5)
+
+
+def test_the_page_shows_what_is_printed() -> None:
+    address = parse_address("127.0.0.1:8000", "http", control_key="", shown=Access())
+    request = ImageRequest(address=address, endpoint="digits_image", image="digit.png", output="probabilities", top=3)
+    page = (ROOT / "docs/image-endpoint.md").read_text()
+    for language, fence in zip(LANGUAGES, ("sh", "python", "javascript"), strict=True):
+        code = "".join(f"{line}\n" for line in write_code(request, language))
+        assert f"```{fence}\n{code}```\n" in page
 
 
 def test_an_older_endpoint_gives_its_logits_as_they_are() -> None:
