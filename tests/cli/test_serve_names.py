@@ -112,8 +112,12 @@ def test_what_cannot_be_served_is_one_line(repository: Repository, resx: Resx, t
     )
     publish_tiny(repository, "digits", image_endpoint=True)
     (tmp_path / "folder").mkdir()
+    (make_run(tmp_path / "begun") / "model.safetensors").unlink()
+    make_run(tmp_path / "no name")
     (tmp_path / "m.onnx").write_bytes(b"")
     for words, reason in (
+        (["begun"], "begun/model.safetensors: no such file; the run has not finished its first epoch"),
+        (["no name"], "name 'no name': give 1 to 128 letters"),
         (["digit"], "did you mean digits"),
         (["digits_image"], "is the image endpoint of digits"),
         (["folder"], "folder: not a run (has no spec.json)"),
