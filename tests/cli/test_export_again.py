@@ -36,7 +36,7 @@ def test_the_same_export_is_not_made_twice_and_its_bytes_come_again(
     assert (first.code, first.json["kept"]) == (0, False), first.err
     again = resx("export", "resnet20", "--fp16", "--json", env=cached)
     assert again.json == first.json | {"kept": True}
-    assert again.err == ""
+    assert [line.partition(" has random")[0] for line in again.err.splitlines()] == ["warning: resnet20"]
 
     other = resx("export", "resnet20", "--fp16", "--name", "other", "--json", env=cached)
     assert (other.json["kept"], other.json["name"]) == (True, "other")
@@ -47,6 +47,13 @@ def test_the_same_export_is_not_made_twice_and_its_bytes_come_again(
     served_otherwise = resx("export", "resnet20", "--fp16", "--threads", "1", "--json", env=cached)
     assert (served_otherwise.json["kept"], served_otherwise.json["version"]) == (True, 2)
     assert "intra_op_thread_count" in (tmp_path / "model_repository/resnet20/config.pbtxt").read_text()
+
+    code = tmp_path / "model_repository/resnet20_preprocess/1/model.py"
+    for _ in ("made", "renewed"):
+        asked = resx("export", "resnet20", "--fp16", "--threads", "1", "--image-endpoint", "--json", env=cached)
+        assert (asked.json["kept"], asked.json["version"]) == (True, 2), asked.err
+        assert "class TritonPythonModel" in code.read_text()
+        code.write_text("of an older version")
 
     card = tmp_path / "model_repository/other/1/card.json"
     jsonschema.validate(json.loads(card.read_text()), json.loads((ROOT / "docs/card.schema.json").read_text()))

@@ -18,6 +18,8 @@ from PIL import Image
 
 import resx.serving.embedded
 from resx.card.card import Card, write_card
+from resx.card.kinds import OutputKind
+from resx.card.output_kind import as_shown
 from resx.data import photographs as geometry
 from resx.errors import UsageError
 from resx.files.reading import ReadLimits
@@ -31,7 +33,8 @@ from tests.support.command import Finished
 from tests.support.image_files import METADATA, NOISE, RAMP_16_BIT, encoded, frames, png, turned
 from tests.support.running_triton import RunningTriton
 
-MODEL = Path(resx.serving.embedded.__file__).parent / "backends" / "preprocess" / "model.py"
+BACKENDS = Path(resx.serving.embedded.__file__).parent / "backends"
+MODEL = BACKENDS / "preprocess" / "model.py"
 
 
 def publish(repository: Repository, of: Card, options: ServingOptions) -> None:
@@ -44,7 +47,11 @@ def publish(repository: Repository, of: Card, options: ServingOptions) -> None:
 @pytest.fixture
 def preprocess(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.setitem(sys.modules, "triton_python_backend_utils", ModuleType("triton_python_backend_utils"))
-    spec = importlib.util.spec_from_file_location("preprocess_under_test", MODEL)
+    return load_code(MODEL)
+
+
+def load_code(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("code_under_test", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -83,13 +90,22 @@ def test_the_pixels_are_those_of_a_query(
     assert np.array_equal(ours, served)
 
 
+@pytest.mark.usefixtures("preprocess")
+@pytest.mark.parametrize("shape", [(1, 10), (1, 7, 1, 1), (3, 2)])
+def test_the_probabilities_are_those_of_a_query(shape: tuple[int, ...]) -> None:
+    logits = np.random.default_rng(0).normal(0, 500, shape).astype(np.float32)
+    served = load_code(BACKENDS / "postprocess" / "model.py").softmax(logits)
+    assert served.dtype == np.float32
+    assert np.allclose(served, as_shown(logits.reshape(len(logits), -1), "logits"), atol=1e-6)
+
+
 def test_the_endpoints_bounds_are_those_of_every_other_reader(preprocess: ModuleType) -> None:
     assert ReadLimits(pixels=preprocess.MAX_PIXELS, file_bytes=preprocess.MAX_FILE_BYTES) == ReadLimits()
 
 
 def configured(preprocess: ModuleType, of: Card) -> Any:
     """Return the backend's model as Triton sets it up from the endpoint's configuration."""
-    (made, _) = image_endpoint.endpoints(of)
+    made = image_endpoint.endpoints(of)[0]
     parsed = config_pbtxt.parse(made.files["config.pbtxt"])
     parameters = {key: {"string_value": value.string_value} for key, value in parsed.parameters.items()}
     config = {"parameters": parameters, "output": [{"dims": [str(dim) for dim in parsed.output[0].dims]}]}
@@ -145,22 +161,37 @@ def test_a_line_of_pixels_is_a_bomb_too(preprocess: ModuleType, tmp_path: Path) 
 
 
 def test_the_configurations_are_what_tritons_protobuf_reads() -> None:
-    preprocess, ensemble = image_endpoint.endpoints(card("float32"))
+    preprocess, postprocess, ensemble = image_endpoint.endpoints(card("float32"))
     parsed = config_pbtxt.parse(preprocess.files["config.pbtxt"])
     assert (parsed.name, parsed.backend, parsed.max_batch_size) == ("tiny_preprocess", "python", 0)
     assert list(parsed.output[0].dims) == [1, 3, 16, 16]
     assert parsed.output[0].data_type == config_pbtxt.parse("input { data_type: TYPE_FP32 }").input[0].data_type
     assert parsed.parameters["resx.mean"].string_value == "0.4914,0.4822,0.4465"
     parsed = config_pbtxt.parse(ensemble.files["config.pbtxt"])
-    assert [step.model_name for step in parsed.ensemble_scheduling.step] == ["tiny_preprocess", "tiny"]
-    assert parsed.output[0].label_filename == "labels.txt"
+    steps = [step.model_name for step in parsed.ensemble_scheduling.step]
+    assert steps == ["tiny_preprocess", "tiny", "tiny_postprocess"]
+    outputs = [(output.name, list(output.dims), output.label_filename) for output in parsed.output]
+    assert outputs == [("logits", [1, 10], "labels.txt"), ("probabilities", [1, 10], "labels.txt")]
+    parsed = config_pbtxt.parse(postprocess.files["config.pbtxt"])
+    assert (parsed.name, parsed.backend) == ("tiny_postprocess", "python")
+    assert [output.name for output in parsed.output] == ["logits", "probabilities"]
+
+
+@pytest.mark.parametrize("kind", ["probabilities", "scores"])
+def test_an_output_that_is_no_logits_is_called_what_it_is_and_gets_no_softmax(kind: OutputKind) -> None:
+    plain = card()
+    of = plain.model_copy(update={"source": plain.source.model_copy(update={"output_kind": kind})})
+    preprocess, ensemble = image_endpoint.endpoints(of)
+    parsed = config_pbtxt.parse(ensemble.files["config.pbtxt"])
+    assert [output.name for output in parsed.output] == [kind]
+    assert [step.model_name for step in parsed.ensemble_scheduling.step] == [preprocess.name, "tiny"]
 
 
 def test_endpoints_are_parts_of_their_model(tmp_path: Path, resx: Callable[..., Finished]) -> None:
     repository = Repository(tmp_path / "model_repository")
     publish(repository, card(), ServingOptions(image_endpoint=True))
     assert repository.names() == ["tiny"]
-    assert repository.endpoints("tiny") == ["tiny_preprocess", "tiny_image"]
+    assert repository.endpoints("tiny") == ["tiny_preprocess", "tiny_postprocess", "tiny_image"]
     with pytest.raises(UsageError, match="tiny_image: is the image endpoint of tiny.*use tiny"):
         repository.version_folder("tiny_image")
     for command in ("info", "verify"):
@@ -206,6 +237,33 @@ def test_raw_and_decoded_queries_agree(
     for one, other in zip(decoded, raw, strict=True):
         assert [guess["label"] for guess in one["top"]] == [guess["label"] for guess in other["top"]]
         assert one["top"][0]["probability"] == pytest.approx(other["top"][0]["probability"], rel=1e-4)
+
+
+@pytest.mark.triton
+def test_plain_http_gives_labels_with_their_probabilities_in_json(
+    endpoint: RunningTriton, resx: Callable[..., Finished], tmp_path: Path
+) -> None:
+    (tmp_path / "p.png").write_bytes(FILES["png"])
+    expected = resx("query", "tiny", "p.png", "--url", endpoint.url(), "--json", "--top=3").json["images"][0]["top"]
+    content = FILES["png"]
+    head = json.dumps(
+        {
+            "inputs": [{"name": "file", "datatype": "UINT8", "shape": [len(content)],
+                        "parameters": {"binary_data_size": len(content)}}],
+            "outputs": [{"name": "probabilities", "parameters": {"classification": 3}}],
+        }
+    ).encode()  # fmt: skip
+    request = urllib.request.Request(
+        f"{endpoint.url('http')}/v2/models/tiny_image/infer",
+        data=head + content,
+        headers={"Inference-Header-Content-Length": str(len(head))},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        (output,) = json.loads(answer.read())["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("probabilities", "BYTES", [3])
+    split = [line.split(":", 2) for line in output["data"]]
+    assert [label for _, _, label in split] == [guess["label"] for guess in expected]
+    assert [float(value) for value, _, _ in split] == pytest.approx([one["probability"] for one in expected], abs=2e-6)
 
 
 @pytest.mark.triton

@@ -234,7 +234,7 @@ def _contents(request: ExportRequest) -> list[str] | None:
         data = _data_of_run(path)
         if data != "digits":
             return None
-        found += [sha256_of(path / name) for name in ("model.safetensors", "spec.json", "training.json")]
+        found += [_sha256_if_there(path / name) for name in ("model.safetensors", "spec.json", "training.json")]
     if kind == "onnx":
         from resx.runtimes.onnx_reader import files_of
 

@@ -62,6 +62,7 @@ def publish_kept(
     if newest is not None and repository.is_served_so(name, card, serving):
         there = repository.card(name)
         if there.files == card.files:
+            repository.renew_endpoints(card, serving)
             return there, newest
     with repository.stage() as staged:
         for file in card.files:

@@ -4,7 +4,7 @@
         NAME/
             config.pbtxt  labels.txt      of all versions
             N/                            a version: model.onnx and card.json, never changed once there
-        NAME_preprocess/  NAME_image/     its image endpoint, if it has one
+        NAME_preprocess/  NAME_postprocess/  NAME_image/     its image endpoint, if it has one
 
 Versions are staged beside the repository, not in it, as Triton takes every folder in it for a model.
 Publishing holds a lock on the repository's folder, so two exports at once give two versions.
@@ -181,9 +181,19 @@ class Repository:
                 image_endpoint.endpoints(card)
                 image_endpoint.require_free_names(self.root, name)
             published = self._publish_next(staged, name, config, labels)
-            if options.image_endpoint or self.endpoints(name):
-                image_endpoint.write_endpoints(self.root, card, self.staging_parent())
+            self._write_endpoints(card, options)
             return published
+
+    def renew_endpoints(self, card: Card, options: ServingOptions) -> None:
+        """Write what is missing or older of a published model's image endpoint, if it is to have one, or has.
+
+        Raises:
+            UsageError: the model takes no single images, or a name is another model's.
+        """
+        with exclusive(self.root):
+            if options.image_endpoint:
+                image_endpoint.require_free_names(self.root, card.name)
+            self._write_endpoints(card, options)
 
     def publish_configured(self, staged: Path, card: Card, config: str) -> Published:
         """Make the staged version the newest one of a model that is there, under this text of config.pbtxt.
@@ -206,6 +216,10 @@ class Repository:
             image_endpoint.require_free_names(self.root, card.name)
         if self.versions(card.name):
             self._require_same_interface(card.name, config_pbtxt.config_message(card, options))
+
+    def _write_endpoints(self, card: Card, options: ServingOptions) -> None:
+        if options.image_endpoint or self.endpoints(card.name):
+            image_endpoint.write_endpoints(self.root, card, self.staging_parent())
 
     def _publish_next(self, staged: Path, name: str, config: str, labels: str) -> Published:
         versions = self.versions(name)

@@ -126,14 +126,14 @@ def _answers(good: Sequence[npt.NDArray[Any]], model: Model, compute: Compute) -
     if not good:
         return []
     try:
-        return list(_shown(np.concatenate(good), model, compute))
+        return list(compute_shown(np.concatenate(good), model, compute))
     except WrongAnswer as error:
         if len(good) == 1:
             return [printable(str(error))]
         return [one for x in good for one in _answers([x], model, compute)]
 
 
-def _shown(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
+def compute_shown(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
     """Return probabilities, or scores, [N, classes] for a batch of the model's input.
 
     Raises:

@@ -100,7 +100,7 @@ def test_a_python_model_is_refused_by_name_and_so_is_an_ensemble_that_needs_it(r
 def test_models_of_resx_and_models_that_are_no_code_are_not_refused(repository: Repository) -> None:
     publish_tiny(repository, "m", image_endpoint=True)
     add_reshape(repository, "r", 4)
-    for name in ("m", "m_preprocess", "m_image", "r", "missing"):
+    for name in ("m", "m_preprocess", "m_postprocess", "m_image", "r", "missing"):
         require_none_of_others(repository.root, name)
 
 

@@ -164,7 +164,7 @@ def test_odd_paths_are_served_brought_back_and_never_run(
 
     served = run("serve", "--detach", "--json", *ANY_PORTS, *words).json
     try:
-        assert served["models"] == {"tiny": [1], "tiny_image": [1], "tiny_preprocess": [1]}
+        assert served["models"] == {name: [1] for name in ("tiny", "tiny_image", "tiny_postprocess", "tiny_preprocess")}
         os.kill(state()["server_pid"], signal.SIGKILL)
         wait_until(lambda: state()["restarts"] == 1, "the server was brought back")
         publish_tiny(repository, "later")

@@ -31,6 +31,7 @@ from tests.support.tiny_models import publish_tiny
 
 pytestmark = pytest.mark.triton
 IMAGE = np.zeros((1, 3, 16, 16), np.uint8)
+PARTS = ("seen_preprocess", "seen_postprocess", "seen_image")
 
 
 @pytest.fixture(scope="module")
@@ -261,7 +262,7 @@ def test_a_model_that_hangs_is_ended_and_set_aside(repository: Repository) -> No
 def test_an_image_endpoint_goes_with_its_model_and_comes_back_with_it(
     repository: Repository, published: Repository, resx: Callable[..., Finished]
 ) -> None:
-    for part in ("seen", "seen_preprocess", "seen_image"):
+    for part in ("seen", *PARTS):
         shutil.copytree(published.root / part, repository.root / part)
     folder = repository.version_folder("seen")
     right = (folder / "card.json").read_text()
@@ -269,18 +270,18 @@ def test_an_image_endpoint_goes_with_its_model_and_comes_back_with_it(
     bad_models.misjudged(folder)
     with undisturbed(repository, state):
         os.kill(stubs_of(state, "seen")[0], signal.SIGKILL)  # loaded again, it must prove itself
-        is_set_aside(repository, "seen", "seen_preprocess", "seen_image")
+        is_set_aside(repository, "seen", *PARTS)
     assert current(repository).set_aside["seen_image"] == "it needs seen"
     (folder / "card.json").write_text(right)
     with TritonClient(state.address("grpc")) as client:
         deploy(client, repository, "seen")
-        assert client.model_versions().keys() == {"good", "seen", "seen_preprocess", "seen_image"}
+        assert client.model_versions().keys() == {"good", "seen", *PARTS}
         wait_until(lambda: current(repository).set_aside == {}, "back")
 
         (repository.root / "seen_preprocess" / "1" / "model.py").write_text("no python")
         with undisturbed(repository, state):
             os.kill(stubs_of(state, "seen_preprocess")[0], signal.SIGKILL)
-            is_set_aside(repository, "seen_preprocess", "seen_image")
+            is_set_aside(repository, *PARTS)
         assert client.model_versions().keys() == {"good", "seen"}, "tensors are still answered"
     assert "`resx deploy seen` tries it again" in resx("status", f"--repository={repository.root}").out
 

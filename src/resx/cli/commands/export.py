@@ -24,6 +24,7 @@ from resx.cli.options.source import AllowCode, SourceOptions, require_own_source
 from resx.cli.options.validation import choose
 from resx.cli.output import Output
 from resx.cli.steps import depth_family, export_formats
+from resx.cli.views import random_weights
 from resx.cli.views.export_result import exported_as_json, show_export
 from resx.errors import UsageError
 from resx.machine import usable_cores
@@ -144,6 +145,7 @@ def export(
         exported_as_json(model_name, as_file.file_format, made.card, made.file, made.version, kept=made.is_kept),
         lambda console: show_export(console, shown.card, shown.file, shown.next_step, kept=shown.is_kept),
     )
+    random_weights.warn(out, model_name, is_random=shown.card.source.is_random)
 
 
 def _warn(out: Output, serving: ServingOptions) -> None:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from resx.cli.options.connection import Connection, Retries
+from resx.cli.options.connection import OF_A_SERVER, Connection, Retries
+from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.repository import Version
+from resx.cli.options.request_code import CodeOptions
 from resx.cli.options.top import Top
-from resx.cli.output import table
+from resx.cli.output import print_lines, table
 from resx.cli.views import random_weights
 from resx.errors import UsageError
 
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
 
 
 def query(
-    name: Annotated[str, typer.Argument(help="A model that is loaded.")],
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="A model that is loaded, or a published one.")],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     server: Connection,
+    code: CodeOptions,
     printing: OutputOptions,
     limits: ImageLimits,
     top: Top = 5,
@@ -38,31 +42,42 @@ def query(
 ) -> None:
     """Ask the server what is on each image: the most likely labels with their probabilities, or scores.
 
-    Example: resx query resnet50 photo.jpg
+    If no server runs and none is named, the published version is computed in this process.
+
+    Examples: resx query resnet50 photo.jpg; resx query resnet50 photo.jpg --curl
     """
-    from resx.repository.config_pbtxt import output_kind_of
-    from resx.serving.client.client import TritonClient
-    from resx.serving.client.image_queries import classify_files, classify_raw_files, load_images
+    from resx.cli.steps.image_answers import AskedImages, ask_server, compute_here
+    from resx.serving.client.server_errors import ConnectionLost
 
     limits.apply()
-    address = server.address()
-    if raw and version:
-        raise UsageError("--raw, --version: the image endpoint uses the newest version; remove one of the two")
-    decoded = [] if raw else load_images(images)
-    with TritonClient(address, retries=retries) as client:
-        interface = client.interface(name, version or None)
-        kind = output_kind_of(interface.parameters)
-        if raw:
-            answers = classify_raw_files(client, name, images, top=top)
-        else:
-            answers = classify_files(client, name, decoded, top=top, version=version or None, names=images)
+    out, language = printing.open(), code.language()
+    if version and (raw or language):
+        option = "--raw" if raw else f"--{language}"
+        raise UsageError(f"{option}, --version: the image endpoint uses the newest version; remove one of the two")
+    if language:
+        from resx.cli.steps.image_request import find_image_request
+        from resx.cli.steps.request_code import write_code
+
+        lines = write_code(find_image_request(server, name, images, top=top, language=language), language)
+        printed = {"model": name, "language": language, "code": "".join(f"{line}\n" for line in lines)}
+        out.result(printed, lambda console: print_lines(console, lines))
+        return
+    asked = AskedImages(model=name, images=images, top=top, version=version or None)
+    try:
+        answered = ask_server(server.address(), asked, raw=raw, retries=retries)
+    except ConnectionLost as lost:
+        if raw or not typed_options(context).keys().isdisjoint({"url", *OF_A_SERVER}):
+            raise
+        answered = compute_here(server.repository, asked, lost)
+        out.note("No server runs; computed in this process. `resx serve` starts one.")
+    kind = answered.kind
     number = "score" if kind == "scores" else "probability"
     entries: list[dict[str, Any]] = [
         {
             "image": str(path),
             "top": [{"label": guess.label, "index": guess.index, number: guess.value} for guess in guesses],
         }
-        for path, guesses in zip(images, answers, strict=True)
+        for path, guesses in zip(images, answered.guesses, strict=True)
     ]
 
     def show(console: Console) -> None:
@@ -72,18 +87,18 @@ def query(
                 guess.label,
                 f"{guess.value:.4g}" if kind == "scores" else f"{guess.value:.2%}",
             ]
-            for path, guesses in zip(images, answers, strict=True)
+            for path, guesses in zip(images, answered.guesses, strict=True)
             for place, guess in enumerate(guesses)
         ]
         console.print(table("", ["image", "label", number], rows, left=2))
 
     payload = {
         "model": name,
-        "url": str(address),
+        "url": answered.url,
+        "in_process": answered.url is None,
         "output": kind,
-        "random_weights": interface.has_random_weights,
+        "random_weights": answered.is_random,
         "images": entries,
     }
-    out = printing.open()
     out.result(payload, show)
-    random_weights.warn(out, name, is_random=interface.has_random_weights)
+    random_weights.warn(out, name, is_random=answered.is_random)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +13,7 @@ from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.options.server import Native, PortOptions, RecoveryOptions, ServerDir, ServingDevice
 from resx.cli.options.validation import choose
 from resx.cli.output import Output, readers_may_leave
+from resx.cli.views import random_weights
 from resx.cli.views.ready_server import show_ready
 from resx.errors import ResxError, UsageError
 
@@ -28,6 +30,15 @@ def serve(
     listening: PortOptions,
     recovery: RecoveryOptions,
     printing: OutputOptions,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Models to load. A variant or a run's folder that is not in the repository is exported first. "
+            "Default: all.",
+            show_default=False,
+        ),
+    ] = None,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     load: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.")
@@ -48,7 +59,7 @@ def serve(
     A model that crashes, hangs or gives a wrong answer is loaded again, or set aside; the other models are served
     on. A server that dies or hangs is started again, on the same ports and with the same versions.
 
-    Example: resx serve --detach
+    Examples: resx serve --detach; resx serve resnet50
     """
     from resx.gpus import WISHES
     from resx.repository.versions import Repository
@@ -62,30 +73,61 @@ def serve(
     wish = choose("--device", device, WISHES)
     if load and load_none:
         raise UsageError("--load and --load-none: give one of them")
-    if not repository.is_dir():
+    if names and load_none:
+        raise UsageError(f"{names[0]} and --load-none: give one of them")
+    if not names and not repository.is_dir():
         raise UsageError(f"{repository}: no such model repository; create one with `resx export`, or set --repository")
     published = Repository(repository)
     published.require_text_path()
-    models = [] if load_none else load or None
-    for name in models or []:
+    for name in load or []:
         published.version_folder(name)
     if server_dir is not None and native is not None:
         raise UsageError("--native and --isolated apply to resx's own server; remove them with --server-dir")
     where = str(require_server_folder(server_dir)[0]) if server_dir is not None else ""
+    asked = _bring(out, published, names or [], detach=detach)
+    models = [] if load_none else list(dict.fromkeys((*(load or ()), *asked))) or None
     _say_what_is_missing(out, published, asked=native, server_dir=where)
     _say_whose_int8_is_asked_again(out, published)
     if server_dir is None:
         require_servable(published, models, wish)
         require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
     if detach:
-        wanted = ["--load-none"] if load_none else [f"--load={name}" for name in load or []]
+        wanted = ["--load-none"] if load_none else [f"--load={name}" for name in models or []]
         wanted += [*recovery.arguments(), f"--device={wish}", *_server_arguments(native, where)]
         with out.steps() as step:
             step("start the server, load the models and run their self-tests")
             state = serve_detached(published, ports, wanted)
         show_ready(out, published, state, [], [])
+        _say_how_to_ask(out, published, asked)
         return
-    _serve_here(out, published, ports, models, recovery.policy(), native=native, wish=wish, server_dir=where)
+    _serve_here(
+        out, published, ports, models, recovery.policy(), asked=asked, native=native, wish=wish, server_dir=where
+    )
+
+
+def _bring(out: Output, repository: Repository, texts: list[str], *, detach: bool) -> list[str]:
+    """Return the names of the models that are asked for; those that are missing are exported first."""
+    from resx.cli.steps.served_names import begin_anew, export_missing, find_served_name
+    from resx.serving.running.server_state import running_server, served_already
+
+    found = [find_served_name(repository, text) for text in texts]
+    missing = [(name, source) for name, source in found if source]
+    if missing and (state := running_server(repository)):
+        raise served_already(repository, state)
+    for name, source in missing:
+        export_missing(out, repository, name, source)
+    if missing and not detach and not any(source for _, source in (find_served_name(repository, one) for one in texts)):
+        begin_anew()
+    return [name for name, _ in found]
+
+
+def _say_how_to_ask(out: Output, repository: Repository, names: list[str]) -> None:
+    for name in names:
+        there = "" if repository.root == DEFAULT_REPOSITORY else f" --repository {shlex.quote(str(repository.root))}"
+        out.note(f"ask: resx query {name} photo.jpg{there}")
+        newest = repository.versions(name)[-1]
+        is_random = repository.has_card(name, newest) and repository.card(name, newest).source.is_random
+        random_weights.warn(out, name, is_random=is_random)
 
 
 def _server_arguments(native: bool | None, server_dir: str) -> list[str]:
@@ -132,6 +174,7 @@ def _serve_here(
     models: list[str] | None,
     policy: Policy,
     *,
+    asked: list[str],
     native: bool | None,
     wish: Wish,
     server_dir: str,
@@ -154,6 +197,7 @@ def _serve_here(
             is_ready = True
             with readers_may_leave():
                 show_ready(out, repository, state, deployed, errors)
+                _say_how_to_ask(out, repository, asked)
             tell("Serving. Ctrl-C to stop.")
 
         run(

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from resx.serving.client.address import Address
 
 _option = partial(typer.Option, rich_help_panel="Server")
+OF_A_SERVER = ("protocol", "ca", "cert", "key", "header")
+"""Options that mean nothing without a server, beside its URL."""
 
 Url: TypeAlias = Annotated[
     str,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from resx.cli.options.connection import USUAL_ACCESS, Retries, ServerAccess
+from resx.cli.options.connection import OF_A_SERVER, USUAL_ACCESS, Retries, ServerAccess
 from resx.cli.options.grouping import output_option
 from resx.cli.options.resuming import IgnoreTimes, Resume
 from resx.cli.options.validation import choose
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _source_option = partial(typer.Option, rich_help_panel="Source")
 _server_option = partial(typer.Option, rich_help_panel="Server")
 _ray_option = partial(typer.Option, rich_help_panel="Ray")
-_OF_A_SERVER = ("protocol", "ca", "cert", "key", "header")
 _OF_RAY = ("ray_actors", "ray_cpus")
 
 Column: TypeAlias = Annotated[
@@ -132,7 +131,7 @@ class ScoringPlace:
             raise UsageError(f"--server, --device {self.device}: the server chooses its device; remove one of the two")
         if not self.ray and any(name in typed for name in _OF_RAY):
             raise UsageError("--ray-actors, --ray-cpus: apply to a Ray cluster; add --ray")
-        if not self.server and any(name in typed for name in _OF_A_SERVER):
+        if not self.server and any(name in typed for name in OF_A_SERVER):
             raise UsageError("--protocol, --ca, --cert, --key, --header: apply to a server; add --server")
 
     def address(self, repository: Path) -> Address:

@@ -6,9 +6,9 @@ from resx.cli.output import Output
 
 
 def warn(out: Output, name: str, *, is_random: bool) -> None:
-    """Say on stderr that predictions mean nothing, if so."""
+    """Say on stderr that its answers mean nothing, if so."""
     if is_random:
         out.note(
-            f"{name} has random weights: its predictions mean nothing; train it (`resx train`), or export it with "
+            f"warning: {name} has random weights: its answers mean nothing; train it (`resx train`), or export it with "
             "--weights"
         )

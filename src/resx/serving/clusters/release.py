@@ -5,7 +5,7 @@
         NAME/config.pbtxt       the repository's, with this version alone in its version policy
         NAME/labels.txt ...     what else lies beside it
         NAME/VERSION/           as published
-        NAME_preprocess/ NAME_image/     its image endpoint, if it has one
+        NAME_preprocess/ NAME_postprocess/ NAME_image/     its image endpoint, if it has one
 
 A folder's name says what is in it, so nothing that is published later changes what a pod loads, and Triton, which
 copies a bucket's folder of a model whole, copies one version.

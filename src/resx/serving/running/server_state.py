@@ -326,6 +326,12 @@ def read_chosen(repository: Repository, name: str) -> dict[str, tuple[int, ...]]
         return {}
 
 
+def version_to_start(repository: Repository, name: str) -> int | None:
+    """Return the version that the repository's own server starts with: the one deployed last; None: the newest."""
+    choice = read_chosen(repository, name).get(OURS, ())
+    return max((version for version in choice if version in repository.versions(name)), default=None)
+
+
 def used_versions(repository: Repository, name: str) -> set[int]:
     """Return what this user's servers serve of a model, start with, or go back to."""
     found = {*read_deployed(repository).get(name, ()), *previous(repository, name).values()}

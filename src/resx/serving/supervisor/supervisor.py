@@ -128,9 +128,8 @@ def _to_start(repository: Repository, models: Sequence[str] | None) -> dict[str,
         choice = states.read_chosen(repository, name).get(states.OURS)
         if choice == () and models is None:
             continue
-        there = [version for version in choice or () if version in repository.versions(name)]
         has_config = is_file(repository.root / name / CONFIG_FILE)  # without one Triton loads the newest
-        found[name] = max(there) if there and has_config else None
+        found[name] = states.version_to_start(repository, name) if has_config else None
     return found
 
 
