@@ -82,10 +82,13 @@ def calibration_figure(calibration: Calibration | None) -> ReportFigure | None:
         name="reliability",
         title="Calibration",
         pictures=[("", plot.svg("Share of right answers by the probability of the answer", "".join(parts)))],
-        words="Of perfectly calibrated probabilities the bars end on the dashed line. The expected calibration error is "
-        f"{percent(calibration.error, 2)}, over {len(calibration.bins)} bins of equal width; bins without images have "
-        f"no bar ({MISSING} in the table).",
-        legend=[(charts.fill_swatch("mark s0"), "share right"), (charts.swatch(1, dashed=True), "perfect calibration")],
+        words="Of perfectly calibrated probabilities the bars end on the dashed line. The expected calibration error "
+        f"is {percent(calibration.error, 2)}, over {len(calibration.bins)} bins of equal width; bins without images "
+        f"have no bar ({MISSING} in the table).",
+        legend=[
+            (charts.fill_swatch("sample s0"), "share right"),
+            (charts.swatch(1, dashed=True), "perfect calibration"),
+        ],
         table=Table(
             caption="Bins of the calibration error",
             headings=["Probability", "Images", "Mean probability", "Share right"],
