@@ -48,6 +48,16 @@ def test_other_names_are_refused_in_a_line_that_names_them(
     assert ("--by-position" in text) == (len(labels) == len(classes))
 
 
+def test_placeholders_are_no_names_unless_the_data_have_them_too() -> None:
+    placeholders = [f"class-{number}" for number in range(11)]
+
+    assert match(placeholders, [f"digit-{number}" for number in range(11)]).by == "position"
+    folders = match(placeholders, sorted(placeholders))
+    assert (folders.by, folders.outputs.tolist()[:3]) == ("name", [0, 1, 10])
+    with pytest.raises(UsageError, match="has 2 classes and m 11 outputs"):
+        match(placeholders, ["a", "b"])
+
+
 def test_without_names_or_where_they_do_not_count_the_order_decides() -> None:
     for found in (match([], ["a", "b"], outputs=2), match(["x", "y"], ["a", "b"], by_position=True)):
         assert (found.outputs.tolist(), found.by) == ([0, 1], "position")

@@ -25,6 +25,8 @@ def test_p_is_that_of_mcnemars_exact_test(lost: int, won: int) -> None:
     tail = sum(math.comb(number, k) for k in range(max(lost, won), number + 1)) / 2**number
     assert found.p_value == pytest.approx(min(1.0, 2 * tail))
     assert (found.both_right, found.only_first_right, found.only_second_right, found.both_wrong) == (both, lost, won, 0)
+    assert found.low is not None
+    assert found.high is not None
     assert found.low <= found.difference <= found.high
     assert found.difference == pytest.approx((won - lost) / (both + number))
 
@@ -32,7 +34,7 @@ def test_p_is_that_of_mcnemars_exact_test(lost: int, won: int) -> None:
 def test_models_that_agree_have_no_difference() -> None:
     found = compare([0, 1, 2], [0, 1, 2], [0, 1, 0])
 
-    assert (found.p_value, found.difference, found.low, found.high) == (1.0, 0.0, 0.0, 0.0)
+    assert (found.p_value, found.difference, found.low, found.high) == (1.0, 0.0, None, None)
     assert (found.num_flips, found.flips, found.both_wrong) == (0, (), 1)
 
 

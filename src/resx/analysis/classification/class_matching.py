@@ -1,4 +1,7 @@
-"""Which class of a data set is which output of a model: by name, or by position where a model names none."""
+"""Which class of a data set is which output of a model: by name, or by position where a model names none.
+
+A model that was exported without names has `class-0`, `class-1`, ... in their place.
+"""
 
 from __future__ import annotations
 
@@ -47,15 +50,17 @@ def match_classes(
     Raises:
         UsageError: the model and the data do not have the same classes.
     """
-    if by_position or not any(labels):
+    named = [_plain(label) for label in labels] + [""] * (num_outputs - len(labels))
+    wanted = [_plain(name) for name in classes]
+    # Folders may be called class-0, class-1, ... too, and class-10 comes before class-2 there.
+    is_unnamed = {*named} != {*wanted} and all(name in ("", f"class-{place}") for place, name in enumerate(named))
+    if by_position or is_unnamed:
         if num_outputs != len(classes):
             raise UsageError(
                 f"{data}: has {len(classes)} classes and {model} {num_outputs} outputs; use data with the model's "
                 "classes"
             )
         return ClassMatch(outputs=np.arange(num_outputs), by="position")
-    named = [_plain(label) for label in labels] + [""] * (num_outputs - len(labels))
-    wanted = [_plain(name) for name in classes]
     missing = [name for name in classes if _plain(name) not in named]
     extra = [label or f"output {place}" for place, label in enumerate(named) if label not in wanted]
     # Only where numbers agree can the order say which is which.

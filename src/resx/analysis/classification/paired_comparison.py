@@ -39,9 +39,9 @@ class PairedComparison(FrozenModel):
     both_wrong: int
     difference: float
     """The second's accuracy less the first's."""
-    low: float
-    high: float
-    """Of the difference's 95 % interval."""
+    low: float | None
+    high: float | None
+    """Of the difference's 95 % interval; None where every image is right or wrong in both, which says nothing of it."""
     p_value: float
     """McNemar's exact test, two-sided."""
     num_flips: int
@@ -62,7 +62,7 @@ def compare_answers(
     before, after = (answer == targets for answer in predicted)
     lost, won = int((before & ~after).sum()), int((~before & after).sum())
     low, high = _interval(won, lost, len(targets))
-    flipped = np.flatnonzero(predicted[0] != predicted[1])
+    flipped = np.flatnonzero(predicted[0] != predicted[1]).tolist()
     return PairedComparison(
         first=first,
         second=second,
@@ -88,9 +88,9 @@ def compare_answers(
     )
 
 
-def _interval(won: int, lost: int, num_images: int) -> tuple[float, float]:
+def _interval(won: int, lost: int, num_images: int) -> tuple[float, float] | tuple[None, None]:
     if not won + lost:
-        return 0.0, 0.0
+        return None, None
     interval = stats.binomtest(won, won + lost).proportion_ci(confidence_level=CONFIDENCE)
     low, high = ((2 * end - 1) * (won + lost) / num_images for end in interval)
     return float(low), float(high)

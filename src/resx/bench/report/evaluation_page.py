@@ -138,9 +138,12 @@ def _paired(
 
 def paired_words(paired: PairedComparison) -> str:
     """Return what a paired comparison says, in words."""
+    bounds = ""
+    if paired.low is not None and paired.high is not None:
+        bounds = f" (95 % interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f})"
     return (
-        f"{paired.second} is {100 * paired.difference:+.2f} points from {paired.first} (95 % interval "
-        f"{100 * paired.low:+.2f} to {100 * paired.high:+.2f}); McNemar's exact test: p = {paired.p_value:.3g}. "
+        f"{paired.second} has {100 * paired.difference:+.2f} points of accuracy against {paired.first}{bounds}; "
+        f"McNemar's exact test: p = {paired.p_value:.3g}. "
         f"{count(paired.num_flips, 'image')} of {paired.num_images:,} answered differently."
     )
 

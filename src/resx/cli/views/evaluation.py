@@ -35,16 +35,22 @@ def evaluation_as_json(found: FoundEvaluations) -> dict[str, Any]:
 
 
 def show_evaluation(console: Console, found: FoundEvaluations, *, every_class: bool, page: Path | None) -> None:
-    """Print the figures of each model, its classes and confusions, and how the two differ."""
-    for one in found.evaluations:
-        _show(console, one, every_class=every_class)
+    """Print a model's figures, its classes and confusions; of another its figures, and how the two differ."""
+    first, *others = found.evaluations
+    print_lines(console, [*_figures(first), "in parentheses: 95 % intervals (Wilson)"])
+    _show_classes(console, first.classes, every_class=every_class)
+    if len(first.classes) <= _MOST_IN_MATRIX:
+        _show_matrix(console, first)
+    _show_confused(console, first)
+    for other in others:
+        print_lines(console, _figures(other))
     if found.paired is not None:
         _show_pair(console, found.paired)
     if page is not None:
         print_lines(console, [f"wrote {page}"])
 
 
-def _show(console: Console, found: Evaluation, *, every_class: bool) -> None:
+def _figures(found: Evaluation) -> list[str]:
     matched = "" if found.classes_matched_by == "name" else "; classes matched by position"
     skipped = f"; skipped {found.images.num_skipped} that cannot be read" if found.images.num_skipped else ""
     lines = [
@@ -60,11 +66,10 @@ def _show(console: Console, found: Evaluation, *, every_class: bool) -> None:
         lines.append(
             f"calibration error: {found.calibration.error:.2%} (ECE, {len(found.calibration.bins)} bins of equal width)"
         )
-    lines.append("in parentheses: 95 % intervals (Wilson)")
-    print_lines(console, lines)
-    _show_classes(console, found.classes, every_class=every_class)
-    if len(found.classes) <= _MOST_IN_MATRIX:
-        _show_matrix(console, found)
+    return lines
+
+
+def _show_confused(console: Console, found: Evaluation) -> None:
     if found.most_confused:
         pairs = found.most_confused[:_CONFUSED]
         rows = [[_short(p.label), _short(p.answered), f"{p.num_images:,}", f"{p.share:.1%}"] for p in pairs]
