@@ -142,7 +142,7 @@ def paired_words(paired: PairedComparison) -> str:
     if paired.low is not None and paired.high is not None:
         bounds = f" (95 % interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f})"
     return (
-        f"{paired.second} has {100 * paired.difference:+.2f} points of accuracy against {paired.first}{bounds}; "
+        f"{paired.second} against {paired.first}: {100 * paired.difference:+.2f} points of top-1{bounds}; "
         f"McNemar's exact test: p = {paired.p_value:.3g}. "
         f"{count(paired.num_flips, 'image')} of {paired.num_images:,} answered differently."
     )
