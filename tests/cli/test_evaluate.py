@@ -202,6 +202,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(resx: Resx, run: Path, 
     publish_tiny(Repository(tmp_path / "model_repository"), "tiny")
     digits = ("--data", "digits")
     cases = [
+        (("", *digits), "THING is empty"),
         (("nothing", *digits), "no run, .onnx file, variant or model"),
         (("tyni", *digits), "did you mean tiny"),
         (("tiny:7", *digits), "7"),
@@ -280,9 +281,11 @@ def test_a_run_whose_data_changed_is_evaluated_with_a_warning(resx: Resx, run: P
 
     (folder / DATA).write_bytes(fingerprint_of_content("digits", (b"others",)).packed)
 
-    changed, same = resx("evaluate", folder), resx("evaluate", run)
+    changed, same, seen = resx("evaluate", folder), resx("evaluate", run), resx("evaluate", run, "--part", "train")
 
-    assert (changed.code, same.code) == (0, 0)
+    assert (changed.code, same.code, seen.code) == (0, 0, 0)
+    assert "1,442 training images of digits" in seen.out
+    assert "was trained on these images" in seen.err
     assert "warning: digits changed since" in changed.err
     assert "warning" not in same.err
 

@@ -55,6 +55,8 @@ def open_model(text: str, asking: Asking, held: contextlib.ExitStack, *, is_alon
     from resx.zoo.catalog import VARIANTS, names_onnx_file
     from resx.zoo.spec import SPEC_FILE
 
+    if not text:
+        raise UsageError("THING is empty: name a run's folder, an .onnx file, a variant or a published model")
     path, repository = Path(text), Repository(asking.server.repository)
     if path.suffix.lower() in _ENGINES:
         raise UsageError(f"{text}: is a TensorRT engine; serve it and evaluate it there: NAME --url URL")

@@ -76,22 +76,26 @@ def _load(models: Sequence[Opened], wanted: ImagesWanted, out: Output) -> Evalua
         if wanted.data:
             raise
         raise UsageError(f"{run}: its data cannot be loaded ({error}); set --data") from error
-    changes = [change for model in models for change in _changes(model, text, images)]
-    for remark in (*images.remarks, *changes):
+    warnings = [warning for model in models for warning in _warn(model, text, images)]
+    for remark in (*images.remarks, *warnings):
         out.note(remark)
     return images
 
 
-def _changes(model: Opened, text: str, images: EvaluationImages) -> list[str]:
-    """Say if a run's own data are no longer what it was trained on: the held-out part may be another then."""
-    if model.run is None or images.fingerprint is None:
+def _warn(model: Opened, text: str, images: EvaluationImages) -> list[str]:
+    """Say if a run was trained on some of the images, or may have been as its data are not what they were."""
+    if model.run is None:
         return []
     from resx.files.fingerprint import compare
     from resx.training.checkpoint import DATA
     from resx.training.run_origin import read_config
 
+    if read_config(model.run).data != text:
+        return []
+    if images.part != "held-out":
+        return [f"warning: {model.run} was trained on these images: the figures say nothing of new ones"]
     stored = model.run / DATA
-    if not stored.is_file() or read_config(model.run).data != text:
+    if images.fingerprint is None or not stored.is_file():
         return []
     changed = compare(stored, images.fingerprint, ignore_times=True)
     if not changed:
