@@ -21,6 +21,7 @@ from resx.cli.commands.bench import bench
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
 from resx.cli.commands.doctor import doctor
+from resx.cli.commands.evaluate import evaluate
 from resx.cli.commands.export import export
 from resx.cli.commands.gc import gc
 from resx.cli.commands.info import info
@@ -54,7 +55,7 @@ COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Research": (lesion, paths, shrink),
     "Export": (export, verify),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
-    "Measuring": (bench, tune, plan, profile),
+    "Measuring": (evaluate, bench, tune, plan, profile),
     "Machine": (doctor, demo),
 }
 """By group, in the order of `resx --help`; each function's name is the command's."""

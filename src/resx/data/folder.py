@@ -24,12 +24,12 @@ import numpy.typing as npt
 
 from resx.data.dataset import BadImages, DataSet, Split
 from resx.data.digits import every_fifth_of_each_class
-from resx.data.duplicate_images import find_copies
-from resx.data.folder_layout import find_layout, require_undivided
+from resx.data.duplicate_images import Copies, find_copies
+from resx.data.folder_layout import Layout, find_layout, require_undivided
 from resx.data.image_decoding import open_image, read_image_file
 from resx.data.image_geometry import pixels, resized_size
 from resx.errors import UsageError
-from resx.files.fingerprint import fingerprint_of_files
+from resx.files.fingerprint import Fingerprint, fingerprint_of_files
 from resx.files.listing import ImageListing, add_counts, list_folders, list_images
 from resx.machine import usable_cores
 from resx.names import LABEL_RULE, is_label
@@ -62,6 +62,40 @@ class FolderImages:
         return out
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _FolderFiles:
+    """The images of a data set's parts, with what was found beside them."""
+
+    layout: Layout
+    parts: list[list[tuple[Path, str]]]
+    """(path, class) of every image that can be read."""
+    classes: tuple[str, ...]
+    image: ImageFormat
+    bad: tuple[Path, ...]
+    """Images that cannot be read."""
+    listings: list[ImageListing]
+    loose: list[Path]
+    """Images in no class's folder."""
+    fingerprint: Fingerprint
+
+    def data_set(self, train: Split, held_out: Split, notes: tuple[str, ...], copies: Copies) -> DataSet:
+        """Return the data set of two parts."""
+        return DataSet(
+            name="folder",
+            labels=self.classes,
+            image=self.image,
+            train=train,
+            held_out=held_out,
+            skipped=tuple(map(str, self.bad)),
+            hidden=sum(listing.hidden for listing in self.listings),
+            others=add_counts(listing.others for listing in self.listings),
+            notes=(*notes, *_loose(self.loose)),
+            copies=tuple(map(str, copies.held_out_too)),
+            conflicting=tuple(map(str, copies.conflicting)),
+            fingerprint=self.fingerprint,
+        )
+
+
 def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSet:
     """Find the classes and images of a folder; none is kept in memory.
 
@@ -70,6 +104,34 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
             different classes or cannot be told from classes, a class's name cannot be a label, or images cannot be
             decoded and `bad_images` is `refuse` (they are counted and named) or a class has no others.
     """
+    files = _find_files(root, image_size, bad_images)
+    splits = [_split(part, files.classes, files.image) for part in files.parts]
+    train, held_out = splits if len(splits) > 1 else _divide(splits[0])
+    if not len(held_out):
+        raise UsageError(f"{root}: too few images to hold some out; use 5 or more per class")
+    copies = find_copies(_label(train), _label(held_out))
+    kept = _leave_out(train, copies.held_out_too)
+    if gone := sorted(set(train.targets.tolist()) - set(kept.targets.tolist())):
+        raise UsageError(
+            f"{root}: every training image of class {files.classes[gone[0]]} is held out too, byte for byte "
+            f"({len(copies.held_out_too)} of all {len(train)} training images are); use other training images"
+        )
+    return files.data_set(kept, held_out, files.layout.notes, copies)
+
+
+def load_whole_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSet:
+    """Find the classes and images of a folder, of which nothing is to be trained on: all images are held out.
+
+    Raises:
+        UsageError: as `load_folder`, but that few images are enough.
+    """
+    files = _find_files(root, image_size, bad_images)
+    every = _split([entry for part in files.parts for entry in part], files.classes, files.image)
+    none = _choose(every, np.zeros(len(every), dtype=np.bool_))
+    return files.data_set(none, every, (), find_copies((), _label(every)))
+
+
+def _find_files(root: Path, image_size: int, bad_images: BadImages) -> _FolderFiles:
     image = ImageFormat(image_size=image_size, resize=round(image_size * 8 / 7), mean=IMAGENET_MEAN, std=IMAGENET_STD)
     if not root.is_dir():
         raise UsageError(f"{root}: no such folder; use one with a folder of images per class")
@@ -85,29 +147,14 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
     classes = _common_classes(layout.parts, parts)
     bad = {} if bad_images == "unchecked" else _undecodable((path for part in parts for path, _ in part), image)
     _require_readable(root, parts, bad, skip=bad_images == "skip")
-    splits = [_split([entry for entry in part if entry[0] not in bad], classes, image) for part in parts]
-    train, held_out = splits if len(splits) > 1 else _divide(splits[0])
-    if not len(held_out):
-        raise UsageError(f"{root}: too few images to hold some out; use 5 or more per class")
-    copies = find_copies(_label(train), _label(held_out))
-    kept = _leave_out(train, copies.held_out_too)
-    if gone := sorted(set(train.targets.tolist()) - set(kept.targets.tolist())):
-        raise UsageError(
-            f"{root}: every training image of class {classes[gone[0]]} is held out too, byte for byte "
-            f"({len(copies.held_out_too)} of all {len(train)} training images are); use other training images"
-        )
-    return DataSet(
-        name="folder",
-        labels=classes,
+    return _FolderFiles(
+        layout=layout,
+        parts=[[entry for entry in part if entry[0] not in bad] for part in parts],
+        classes=classes,
         image=image,
-        train=kept,
-        held_out=held_out,
-        skipped=tuple(str(path) for path in bad),
-        hidden=sum(listing.hidden for listing in listings),
-        others=add_counts(listing.others for listing in listings),
-        notes=(*layout.notes, *_loose(loose)),
-        copies=tuple(map(str, copies.held_out_too)),
-        conflicting=tuple(map(str, copies.conflicting)),
+        bad=tuple(bad),
+        listings=listings,
+        loose=loose,
         fingerprint=fingerprint_of_files(root, (path for part in parts for path, _ in part)),
     )
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from resx.card.output_kind import as_shown
 from resx.errors import ResxError
 from resx.scoring.in_process import ModelFile, Sessions
-from resx.scoring.rows import NOT_FINITE, compute_shown
+from resx.scoring.rows import NOT_FINITE, answer_rows
 from resx.serving.client.image_queries import Guess, model_input
 
 
@@ -28,7 +29,8 @@ def classify_in_process(
     answers: list[list[Guess]] = []
     for start in range(0, len(images), model.batch_size):
         part = slice(start, start + model.batch_size)
-        for row in compute_shown(model_input(images[part], model.interface, names[part]), model, compute):
+        rows = answer_rows(model_input(images[part], model.interface, names[part]), model, compute)
+        for row in as_shown(rows, model.output_kind):
             if not np.isfinite(row).all():
                 raise ResxError(f"{model.name}: {NOT_FINITE}")
             best = np.argsort(-row, kind="stable")[:top]

@@ -126,15 +126,15 @@ def _answers(good: Sequence[npt.NDArray[Any]], model: Model, compute: Compute) -
     if not good:
         return []
     try:
-        return list(compute_shown(np.concatenate(good), model, compute))
+        return list(as_shown(answer_rows(np.concatenate(good), model, compute), model.output_kind))
     except WrongAnswer as error:
         if len(good) == 1:
             return [printable(str(error))]
         return [one for x in good for one in _answers([x], model, compute)]
 
 
-def compute_shown(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
-    """Return probabilities, or scores, [N, classes] for a batch of the model's input.
+def answer_rows(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.NDArray[np.float32]:
+    """Return the model's output [N, classes] for a batch of its input, filled up where it takes no other size.
 
     Raises:
         WrongAnswer: there is not a row for each image.
@@ -145,7 +145,7 @@ def compute_shown(x: npt.NDArray[Any], model: Model, compute: Compute) -> npt.ND
     answer = compute(x)
     if answer.ndim != 2 or len(answer) != len(x):
         raise WrongAnswer(f"{model.name} answered {len(x)} images with {len(answer)} rows")
-    return as_shown(answer[:num_rows], model.output_kind)
+    return answer[:num_rows]
 
 
 def _table(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 U = TypeVar("U")
-_DECODERS_NICE = 5
+DECODERS_NICE = 5
 _MAX_WEIGHT = 256 * MIB
 _REMOTE_DECODERS = 32
 """Reading a bucket is waiting."""
@@ -54,7 +54,7 @@ def score_rows(source: ImageSource, model: Model, compute: Compute, top: int, wo
         ResxError: what `compute` raises.
     """
     size = model.batch_size
-    with _pool(workers.decoders, nice=_DECODERS_NICE) as decoding, _pool(workers.in_flight) as computing:
+    with open_pool(workers.decoders, nice=DECODERS_NICE) as decoding, open_pool(workers.in_flight) as computing:
         ready = partial(prepare, interface=model.interface)
         prepared = ahead(decoding, ready, source.rows(), 2 * size + 16, lambda row: row.held_bytes)
         finish = partial(score, model=model, compute=compute, top=top)
@@ -89,7 +89,8 @@ def batch(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 @contextlib.contextmanager
-def _pool(num_threads: int, *, nice: int = 0) -> Iterator[ThreadPoolExecutor]:
+def open_pool(num_threads: int, *, nice: int = 0) -> Iterator[ThreadPoolExecutor]:
+    """Give a pool of threads; at the end what has not begun is dropped."""
     pool = ThreadPoolExecutor(num_threads, initializer=_be_nice, initargs=(nice,))
     try:
         yield pool

@@ -11,8 +11,8 @@ from html import escape
 from typing import Literal, TypeAlias
 
 from resx.bench.report import comparison_charts, latency_charts, load_charts
+from resx.bench.report.html_page import page
 from resx.bench.report.html_parts import MISSING, Flag, ReportFigure, Table, brief, count, decimal, labels, percent
-from resx.bench.report.html_style import STYLE
 from resx.bench.results.gpu_sampling import Spread
 from resx.bench.results.result import BenchResult, Interval, Measurement
 from resx.bench.results.samples import MIN_SAMPLES
@@ -26,15 +26,8 @@ _SLO_WORDS = {
     "client_limit_per_s": "Rate the client could not send in time, requests/s", "why": "Why none was found",
     "interrupted": "Interrupted",
 }  # fmt: skip
-# Without scripts, fonts, pictures or connections, even if a name should ever get by unescaped.
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _State: TypeAlias = Literal["good", "warn", "bad"]
 _SIGNS: dict[_State, str] = {"good": "✓", "warn": "⚠\ufe0e", "bad": "✗"}  # \ufe0e: as text, not as a picture
-_PATTERN = (
-    '<svg class="swatch" aria-hidden="true" style="position:absolute"><defs><pattern id="waiting" width="6" height="6" '
-    'patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="6" height="6"/><path d="M1.5 0V6"/>'
-    "</pattern></defs></svg>"
-)
 
 
 def html(result: BenchResult, others: Sequence[BenchResult] = ()) -> str:
@@ -54,23 +47,12 @@ def html(result: BenchResult, others: Sequence[BenchResult] = ()) -> str:
         ("environment", "Environment", _environment(result)),
         ("reading", "How to read this", _reading()),
     ]
-    present = [(name, heading, body) for name, heading, body in sections if body]
-    links = "".join(f'<li><a href="#{name}">{heading}</a></li>' for name, heading, _ in present if heading)
-    body = "".join(
-        f'<section id="{name}">{f"<h2>{heading}</h2>" if heading else ""}{content}</section>'
-        for name, heading, content in present
-    )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}: benchmark</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n"
-        f'<a class="skip" href="#main">Skip to the verdict</a>{_PATTERN}\n'
-        f"<header><h1>{escape(title)}: benchmark</h1>{_subtitle(result)}"
-        f'<nav aria-label="Sections"><ul>{links}</ul></nav></header>\n'
-        f'<main id="main" tabindex="-1">\n{body}\n</main>\n'
-        f"<footer><p>Written by resx {escape(result.environment.resx)}.</p></footer>\n</body>\n</html>\n"
+    return page(
+        f"{title}: benchmark",
+        subtitle=_subtitle(result),
+        sections=sections,
+        first="verdict",
+        resx=result.environment.resx,
     )
 
 

@@ -1,0 +1,60 @@
+"""`resx evaluate`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from resx.cli.options.connection import Connection, Retries
+from resx.cli.options.evaluation import EvaluationOutput, ImagesWanted
+from resx.cli.options.images import ImageLimits
+from resx.cli.options.output import OutputOptions
+from resx.cli.options.seed import Seed
+from resx.cli.options.source import SourceOptions
+from resx.cli.steps.evaluated_models import Asking
+from resx.cli.steps.evaluation_run import evaluate_and_compare
+from resx.cli.views import random_weights
+from resx.cli.views.evaluation import evaluation_as_json, show_evaluation
+
+
+def evaluate(
+    thing: Annotated[
+        str,
+        typer.Argument(
+            metavar="THING",
+            help="A run, a variant, an .onnx file, or a published model (NAME or NAME:VERSION); with --url a served "
+            "one.",
+        ),
+    ],
+    from_source: SourceOptions,
+    wanted: ImagesWanted,
+    server: Connection,
+    files: EvaluationOutput,
+    printing: OutputOptions,
+    limits: ImageLimits,
+    against: Annotated[
+        str, typer.Option(metavar="OTHER", help="Compare with another model on the same images, image by image.")
+    ] = "",
+    retries: Retries = 8,
+    seed: Seed = 0,
+) -> None:
+    """Measure a classifier on labeled images: accuracy, precision and recall by class, confusions, calibration.
+
+    Every share has its 95 % interval. Classes are matched by name. With --against, McNemar's exact test and the images
+    that the two answer differently.
+
+    Example: resx evaluate runs/digits --against digits -o report.html
+    """
+    limits.apply()
+    wanted.chosen_part()
+    files.require_writable()
+    asking = Asking(source=from_source, server=server, retries=retries, seed=seed)
+    out = printing.open()
+    found = evaluate_and_compare((thing, *([against] if against else [])), asking, wanted, files.page, out)
+    out.result(
+        evaluation_as_json(found),
+        lambda console: show_evaluation(console, found, every_class=files.every_class, page=files.page),
+    )
+    for one in found.evaluations:
+        random_weights.warn(out, one.model, is_random=one.random_weights)

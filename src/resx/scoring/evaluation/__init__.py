@@ -1,0 +1,1 @@
+"""A model asked about labeled images: which images, which model, its answers."""
