@@ -16,7 +16,7 @@ import typer
 
 from resx import machine, streams
 from resx._version import __version__
-from resx.cli import output
+from resx.cli import failures, output
 from resx.cli.commands.bench import bench
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
@@ -41,13 +41,12 @@ from resx.cli.commands.train import train
 from resx.cli.commands.tune import tune
 from resx.cli.commands.undeploy import undeploy
 from resx.cli.commands.verify import verify
+from resx.cli.failures import INTERRUPTED, Failure, failure, failure_of
 from resx.cli.options.grouping import Command, help_of, ungroup
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
 from resx.files import home
 from resx.text import join_lines, printable
-
-INTERRUPTED = 130
 
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Models": (models, info, train),
@@ -125,11 +124,10 @@ def _run() -> int:
         with contextlib.suppress(AttributeError):
             sys.stdout.flush()
     except ResxError as error:
-        output.fail(str(error).replace("\n", " "))
-        return error.exit_code
+        return _fail(failure_of(error))
     except _WRONG_USAGE as error:
-        output.fail(f"{join_lines(error.format_message())} (see --help)")  # type: ignore[attr-defined]
-        return 2
+        message = join_lines(error.format_message())  # type: ignore[attr-defined]
+        return _fail(Failure(code=2, message=message, remedy="see --help"), line=f"{message} (see --help)")
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -137,22 +135,27 @@ def _run() -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except MemoryError:
-        output.fail("out of memory; close other programs, or process less at once")
-        return 1
+        return _fail(failure("out of memory; close other programs, or process less at once", 1))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        output.fail(f"{where}{error.strerror or error}")
-        return 1
+        return _fail(failure(f"{where}{error.strerror or error}", 1))
     except ImportError as error:
         lacking = missing(error)
         if lacking is None:
             raise
-        output.fail(join_lines(str(lacking)))
-        return lacking.exit_code
+        return _fail(failure(join_lines(str(lacking)), lacking.exit_code))
     if code == INTERRUPTED:
         # Ctrl-C inside an exec of a string (dataclasses and named tuples are made so, hence an import of torch) sets a
         # flag by which `python -m` kills itself with SIGINT at its end, though the interrupt was caught. The next exec
         # of a string clears it.
         exec("")  # noqa: S102
-        output.fail("interrupted")
+        return _fail(failure_of(KeyboardInterrupt()))
     return code if isinstance(code, int) else 0
+
+
+def _fail(failed: Failure, *, line: str = "") -> int:
+    """Say why, in one line and with `--json` as an object too; return the exit code."""
+    output.fail(line or "; ".join(filter(None, (failed.message, failed.remedy))))
+    if failures.wants_json(sys.argv[1:]):
+        output.fail_as_json(failed)
+    return failed.code

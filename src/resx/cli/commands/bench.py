@@ -21,6 +21,7 @@ from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
 if TYPE_CHECKING:
     from resx.bench.load.inputs import Inputs
     from resx.bench.load.wire import Target
+    from resx.bench.loadgen import ScenarioResult
     from resx.bench.result_files import ResultFiles
     from resx.bench.results.result import BenchResult
     from resx.cli.steps.bench_run import BenchRequest
@@ -90,14 +91,14 @@ def bench(
         return
     result = job.run()
     written = job.write(wanted, result)
-    show_result(out, result)
+    verdict = KeyboardInterrupt() if job.interrupted else _verdict(result, old, share)
+    show_result(out, result, verdict)
     for target in job.targets:
         random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
     for path in written:
         out.note(f"written: {path}")
-    if job.interrupted:
-        raise KeyboardInterrupt
-    _judge(result, old, share)
+    if verdict is not None:
+        raise verdict
 
 
 def _targets(names: list[str], server: LoadConnection, inputs: Inputs) -> list[Target]:
@@ -149,13 +150,28 @@ def _run_scenario(job: BenchRequest, study: StudyOptions, wanted: ResultFiles) -
     result = job.run_scenario(study.scenario, study.loadgen_logs, bound.bound_ms if bound else 0.0)
     if wanted.json:
         write_atomic(wanted.json, result.model_dump_json(indent=2) + "\n")
-    show_scenario(job.out, result)
+    verdict = _scenario_verdict(result, slo)
+    show_scenario(job.out, result, verdict)
+    if verdict is not None:
+        raise verdict
+
+
+def _scenario_verdict(result: ScenarioResult, slo: str) -> ResxError | None:
+    """Return the error that a run of LoadGen ends with."""
     if result.answers.wrong:
-        raise ParityError(f"INVALID: {result.reasons[-1]}")
+        return ParityError(f"INVALID: {result.reasons[-1]}")
     if result.latency_bound_met is False and not result.errors:
-        raise ObjectiveMissed(f"--slo {slo}: {result.reasons[0]}")
-    if not result.valid:
-        raise ResxError(f"INVALID: {result.reasons[0]}")
+        return ObjectiveMissed(f"--slo {slo}: {result.reasons[0]}")
+    return None if result.valid else ResxError(f"INVALID: {result.reasons[0]}")
+
+
+def _verdict(result: BenchResult, old: BenchResult | None, share: float) -> ResxError | KeyboardInterrupt | None:
+    """Return what the command ends with; the result is printed first."""
+    try:
+        _judge(result, old, share)
+    except (ResxError, KeyboardInterrupt) as ending:
+        return ending
+    return None
 
 
 def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,8 @@ from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from resx.cli.results.versions import Collected
 
 
 def gc(
@@ -46,7 +48,7 @@ def gc(
     with contextlib.ExitStack() as open_clients:
         clients = [open_clients.enter_context(TritonClient(address)) for address in addresses]
         old = collect(published, [name] if name else [], keep, clients=clients, dry_run=dry_run, on_kept=spared.append)
-    payload: dict[str, Any] = {
+    payload: Collected = {
         "dry_run": dry_run,
         "deleted": [{"name": one.name, "version": one.version, "size_bytes": one.size_bytes} for one in old],
         "kept": [{"name": one.name, "version": one.version, "reason": one.reason} for one in spared],

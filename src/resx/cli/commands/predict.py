@@ -109,10 +109,13 @@ def predict(
             soft_wrap=True,
         )
 
-    out.result(payload, show)
-    random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)
+    verdict = None
     if done.errors == done.rows:
-        raise ResxError(f"{output}: all {done.rows:,} rows failed, the first with: {done.first_error}")
+        verdict = ResxError(f"{output}: all {done.rows:,} rows failed, the first with: {done.first_error}")
+    out.result(payload, show, verdict)
+    random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)
+    if verdict is not None:
+        raise verdict
 
 
 def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> AbstractContextManager[ScoringEngine]:

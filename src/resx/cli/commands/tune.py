@@ -27,6 +27,7 @@ from resx.files.reading import read_text
 if TYPE_CHECKING:
     from resx.bench.tuning.tuning import Search, TuningResult
     from resx.card.tuning import Tuning
+    from resx.cli.results.measurements import TuningUndone
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
 
@@ -257,6 +258,6 @@ def _undo(out: Output, address: Address, repository: Repository, name: str) -> N
         except MissingCapability:
             alive = False
         gone, version = take_back(client if alive else None, repository, name)
-    payload = {"name": name, "removed": gone, "version": version, "deployed": alive}
+    payload: TuningUndone = {"name": name, "removed": gone, "version": version, "deployed": alive}
     line = f"{name} version {gone} was deleted, and the configuration is the previous one, of version {version}"
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

@@ -23,6 +23,7 @@ from resx.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
     from resx.export.checks.accuracy import Accuracies
+    from resx.export.checks.file_comparison import Comparison
     from resx.serving.deployment.verification import LabelledData
 
 _files_option = partial(typer.Option, rich_help_panel="Two files")
@@ -117,13 +118,19 @@ def verify(
 
         found = verify_version(folder, address, accuracy.labelled(), allowed_code=allow_code or [], on_step=step)
     card = read_card(folder)
+    failed = next((check for check in found.checks if not check.passed), None)
+    verdict = None
+    if failed is not None:
+        verdict = ParityError(
+            f"{subject} version {folder.name}: {failed.what}: {failed.detail}; export the model again"
+        )
     out.result(
         verification_as_json(subject, int(folder.name), card, found),
         lambda console: show_verification(console, card, found),
+        verdict,
     )
-    for check in found.checks:
-        if not check.passed:
-            raise ParityError(f"{subject} version {folder.name}: {check.what}: {check.detail}; export the model again")
+    if verdict is not None:
+        raise verdict
 
 
 def _compare(
@@ -144,20 +151,31 @@ def _compare(
         if how.bisect and not found.passed:
             step("compare every tensor")
             divergence = first_divergence(*files, rtol=how.rtol, seed=seed)
+    verdict = _difference(found, accuracies, files, how.rtol)
     out.result(
         comparison_as_json(found, accuracies, divergence),
         lambda console: show_comparison(console, found, accuracies, divergence),
+        verdict,
     )
+    if verdict is not None:
+        raise verdict
+
+
+def _difference(
+    found: Comparison, accuracies: Accuracies | None, files: tuple[Path, Path], rtol: float
+) -> ParityError | None:
+    """Return the error that a comparison ends with."""
     if not found.passed:
         worst = max(found.outputs, key=lambda one: one.smallest_rtol)
-        raise ParityError(
+        return ParityError(
             f"{files[1]}: {worst.output} differs from {files[0]}'s by {worst.smallest_rtol:.3g} of its scale, allowed "
-            f"{how.rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
+            f"{rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
         )
     if accuracies is not None and not accuracies.passed:
-        raise ParityError(
+        return ParityError(
             f"{files[1]}: accuracy falls by {accuracies.drop:.1%}: {accuracies.text}; one point is allowed"
         )
+    return None
 
 
 def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch: int) -> Accuracies:
