@@ -16,7 +16,7 @@ import typer
 
 from resx import machine, streams
 from resx._version import __version__
-from resx.cli import failures, output
+from resx.cli import completion, failures, output
 from resx.cli.commands.bench import bench
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
@@ -42,7 +42,7 @@ from resx.cli.commands.tune import tune
 from resx.cli.commands.undeploy import undeploy
 from resx.cli.commands.verify import verify
 from resx.cli.failures import INTERRUPTED, Failure, failure, failure_of
-from resx.cli.options.grouping import Command, help_of, ungroup
+from resx.cli.options.grouping import Command, Group, help_of, ungroup
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
 from resx.files import home
@@ -60,8 +60,10 @@ COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
 
 app = typer.Typer(
     name="resx",
+    cls=Group,
     help="Train, export, serve and benchmark ResNet-family models.\n\n"
-    "Example: resx export resnet50 && resx serve --detach && resx query resnet50 photo.jpg",
+    "Examples: resx demo; resx export resnet50 --weights imagenet && resx serve --detach; "
+    "resx query resnet50 photo.jpg && resx bench resnet50",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -117,6 +119,9 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 
 def _run() -> int:
+    if completion.is_asked(os.environ):
+        return completion.answer(lambda: app(standalone_mode=False), os.environ)
+    output.expect_answer()
     try:
         home.settle_home()
         _require_text(sys.argv[1:])

@@ -171,6 +171,11 @@ def fail(message: str) -> None:
         sys.stderr.write(f"error: {one_line(message)}\n")
 
 
+def expect_answer() -> None:
+    """Take stdout for empty: a command begins."""
+    _ANSWERED.clear()
+
+
 def fail_as_json(failed: Failure) -> None:
     """Print an error as the one JSON object on stdout; nothing where the result is there, which says it itself."""
     if not _ANSWERED.is_set():

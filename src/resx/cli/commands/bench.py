@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model_version
 from resx.cli.options.bench_files import BenchFiles
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.grouping import rare_option
@@ -36,7 +37,10 @@ def bench(
     printing: OutputOptions,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server."),
+        typer.Argument(
+            help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server.",
+            autocompletion=complete_model_version,
+        ),
     ] = None,
     seed: Seed = 0,
     schema: Annotated[
@@ -191,7 +195,7 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
     wrong = [measured for measured in measurements if measured.answers.wrong]
     if wrong:
         raise ParityError(
-            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --served` shows details"
+            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --url {wrong[0].url}` shows details"
         )
     if cached := next(filter(None, (why_unusable(measured.cached_share) for measured in measurements)), ""):
         raise ResxError(f"INVALID: {cached}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.connection import Connection
 from resx.cli.options.output import DryRun, OutputOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 def gc(
     printing: OutputOptions,
-    name: Annotated[str, typer.Argument(help="A model. Default: all that `resx export` made.")] = "",
+    name: Annotated[str, typer.Argument(help="A model. Default: all that `resx export` made.", autocompletion=complete_model)] = "",
     keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep of each model.")] = 3,
     dry_run: DryRun = False,
     repository: RepositoryPath = DEFAULT_REPOSITORY,

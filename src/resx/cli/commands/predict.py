@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model_version
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 def predict(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A published model, NAME or NAME:VERSION. Default: the newest version.")],
+    name: Annotated[str, typer.Argument(
+            help="A published model, NAME or NAME:VERSION. Default: the newest version.",
+            autocompletion=complete_model_version,
+        ),],
     source: Annotated[
         str,
         typer.Argument(
@@ -127,7 +131,7 @@ def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> Abst
     from resx.scoring.through_server import find_served
 
     asked, models = parse_name(name), Repository(repository)
-    if place.server:
+    if place.url:
         return contextlib.nullcontext(
             find_served(place.address(repository), *asked, in_flight=place.in_flight, retries=place.retries)
         )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.connection import Connection, Retries
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def query(
-    name: Annotated[str, typer.Argument(help="A model that is loaded.")],
+    name: Annotated[str, typer.Argument(help="A model that is loaded.", autocompletion=complete_model)],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     server: Connection,
     printing: OutputOptions,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
 from resx.cli.options.output import DryRun, OutputOptions
@@ -35,11 +36,11 @@ _search_option = partial(typer.Option, rich_help_panel="Search")
 
 
 def tune(
-    name: Annotated[str, typer.Argument(help="A model of the repository.")],
+    name: Annotated[str, typer.Argument(help="A model of the repository.", autocompletion=complete_model)],
     objective: Annotated[
         str,
         typer.Option(
-            metavar="NAME",
+            metavar="[balanced|throughput|latency]",
             help="balanced: most images per second with single requests within 1.2x of the quickest; throughput; or "
             "latency, of single requests.",
         ),
@@ -59,13 +60,13 @@ def tune(
     runtimes: Annotated[
         str,
         _search_option(
-            metavar="NAME,...", help="onnxruntime, openvino; exports what is missing. Default: the versions'."
+            metavar="[onnxruntime|openvino],...", help="Exports what is missing. Default: the versions'."
         ),
     ] = "",
     precisions: Annotated[
         str,
         _search_option(
-            metavar="NAME,...", help="fp32, fp16, bf16, int8; exports what is missing. Default: the versions'."
+            metavar="[fp32|fp16|bf16|int8],...", help="Exports what is missing. Default: the versions'."
         ),
     ] = "",
     calibrate: Calibrate = "",

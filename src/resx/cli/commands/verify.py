@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from resx.cli.completion import complete_model
+from resx.cli.options.aliases import Alias
 from resx.cli.options.connection import ProtocolName, ServerAccess
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
@@ -50,8 +52,10 @@ VerifyData: TypeAlias = Annotated[
 NumImages: TypeAlias = Annotated[
     int, typer.Option(min=1, metavar="N", help="At most N images of --data, spread evenly over its held-out part.")
 ]
-Served: TypeAlias = Annotated[
-    str, typer.Option(metavar="URL", help="Also compare this server's answers with the file's.")
+ServedAt: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="URL", help="Also compare this server's answers with the file's."),
+    Alias(name="--served"),
 ]
 
 
@@ -80,13 +84,15 @@ class AccuracyOptions:
 
 
 def verify(
-    subject: Annotated[str, typer.Argument(metavar="NAME|A.onnx", help="A model of the repository, or a file.")],
+    subject: Annotated[str, typer.Argument(
+            metavar="NAME|A.onnx", help="A model of the repository, or a file.", autocompletion=complete_model
+        ),],
     accuracy: AccuracyOptions,
     comparison: ComparisonOptions,
     other: Annotated[Path | None, typer.Argument(metavar="[B.onnx]", help="The file to compare it with.")] = None,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     version: Version = 0,
-    served: Served = "",
+    url: ServedAt = "",
     protocol: ProtocolName = "",
     *,
     printing: OutputOptions,
@@ -96,7 +102,7 @@ def verify(
 ) -> None:
     """Re-verify a published version, or compare two ONNX files.
 
-    Example: resx verify densenet169 --served 127.0.0.1:8001
+    Example: resx verify densenet169 --url 127.0.0.1:8001
     """
     from resx.card.card import read_card
     from resx.repository.versions import Repository
@@ -112,7 +118,7 @@ def verify(
         _compare(out, (Path(subject), other), comparison, accuracy, seed=seed)
         return
     folder = Repository(repository).version_folder(subject, version or None)
-    address = ServerAccess(protocol=protocol).address(served, repository) if served else None
+    address = ServerAccess(protocol=protocol).address(url, repository) if url else None
     with out.steps() as step:
         from resx.serving.deployment.verification import verify_version
 

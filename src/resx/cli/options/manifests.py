@@ -23,7 +23,7 @@ _SHARED = {"name", "version", "repository", "json", "quiet"}
 System: TypeAlias = Annotated[
     str,
     _option(
-        "--render", metavar="SYSTEM", help="Print manifests, without a server: kubernetes, kserve or helm (a chart)."
+        "--render", metavar="[kubernetes|kserve|helm]", help="Print manifests, without a server; helm: a chart."
     ),
 ]
 Image: TypeAlias = Annotated[
@@ -39,7 +39,7 @@ Store: TypeAlias = Annotated[
         "Default: pvc:model-repository.",
     ),
 ]
-Scaler: TypeAlias = Annotated[str, _option(metavar="NAME", help="hpa, keda or none. Default: none.")]
+Scaler: TypeAlias = Annotated[str, _option(metavar="[hpa|keda|none]", help="Default: none.")]
 Monitor: TypeAlias = Annotated[
     bool, _option("--monitor", metavar="", help="Add a ServiceMonitor for Prometheus's operator.")
 ]

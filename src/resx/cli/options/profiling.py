@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _option = partial(typer.Option, rich_help_panel="Measurement")
 
 Runtime: TypeAlias = Annotated[
-    str, _option(metavar="NAME", help="onnxruntime or openvino. Default: the version's own; for --bf16 openvino.")
+    str, _option(metavar="[onnxruntime|openvino]", help="Default: the version's own; for --bf16 openvino.")
 ]
 Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Compute in bfloat16 (OpenVINO only).")]
 Threads: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="0: all usable cores.")]
