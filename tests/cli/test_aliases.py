@@ -18,7 +18,9 @@ from tests.support.command import Resx
 
 ROOT_COMMAND = typer.main.get_command(app)
 NAMES = [command.__name__ for commands in COMMANDS.values() for command in commands]
-TALKS_TO_A_SERVER = ("status", "deploy", "rollback", "undeploy", "gc", "query", "predict", "bench", "tune", "plan", "verify")  # fmt: skip
+TALKS_TO_A_SERVER = (
+    "status", "deploy", "rollback", "undeploy", "gc", "query", "predict", "bench", "tune", "plan", "verify",
+)  # fmt: skip
 
 
 def read(*arguments: str) -> tuple[NetworkOptions, RecipeOptions, dict[str, str]]:
@@ -98,7 +100,8 @@ def test_two_names_of_a_server_are_refused_and_the_older_one_works(resx: Resx) -
 
 @pytest.mark.parametrize("name", TALKS_TO_A_SERVER)
 def test_every_command_that_asks_a_server_calls_it_url(name: str) -> None:
-    shown = {one for param in ROOT_COMMAND.commands[name].params if not getattr(param, "hidden", False) for one in param.opts}  # type: ignore[attr-defined]  # fmt: skip
+    params = ROOT_COMMAND.commands[name].params  # type: ignore[attr-defined]
+    shown = {one for param in params if not getattr(param, "hidden", False) for one in param.opts}
     assert "--url" in shown
     assert not {"--server", "--served"} & shown
 

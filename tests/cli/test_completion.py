@@ -1,4 +1,4 @@
-"""What a shell proposes, as its own scripts ask for it: variants, runs, models, versions and choices; quickly, quietly."""
+"""What a shell proposes, asked as its own scripts ask: variants, runs, models, versions and choices."""
 
 from __future__ import annotations
 

@@ -195,7 +195,8 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
     wrong = [measured for measured in measurements if measured.answers.wrong]
     if wrong:
         raise ParityError(
-            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --url {wrong[0].url}` shows details"
+            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --url {wrong[0].url}` shows "
+            "details"
         )
     if cached := next(filter(None, (why_unusable(measured.cached_share) for measured in measurements)), ""):
         raise ResxError(f"INVALID: {cached}")

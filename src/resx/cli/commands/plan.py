@@ -50,7 +50,7 @@ def plan(
             min=0,
             callback=finite,
             metavar="MS",
-            help="500 for NVIDIA's container, as docs/serving-speed.md explains.",
+            help="Milliseconds that the batcher sleeps: 500 in NVIDIA's container (docs/serving-speed.md).",
         ),
     ] = 0.0,
     bench: Annotated[

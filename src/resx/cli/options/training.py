@@ -45,8 +45,8 @@ TrainedSize: TypeAlias = Annotated[
 RecipeName: TypeAlias = Annotated[
     str | None,
     _recipe_option(
-        metavar="[digits|he2015-cifar|he2015-imagenet|he2016-preact|huang2016-depth|huang2016-depth-1202|huang2017-dense|"
-        "xie2017-resnext|srivastava2015-highway]",
+        metavar="[digits|he2015-cifar|he2015-imagenet|he2016-preact|huang2016-depth|huang2016-depth-1202|"
+        "huang2017-dense|xie2017-resnext|srivastava2015-highway]",
         help="The paper whose settings are taken. Default: digits for the digits and MNIST, "
         "he2015-imagenet for a folder's images from 96 pixels on, he2015-cifar for the rest.",
     ),
@@ -80,8 +80,8 @@ SkippedBlocks: TypeAlias = Annotated[
     str | None,
     _recipe_option(
         metavar="[rest|move]",
-        help="What a step does to blocks that stochastic depth skipped: nothing, or move by weight decay and momentum as "
-        "in the paper's code. Default: the recipe's.",
+        help="What a step does to blocks that stochastic depth skipped: nothing, or move by weight decay and momentum "
+        "as in the paper's code. Default: the recipe's.",
     ),
 ]
 LabelSmoothing: TypeAlias = Annotated[
