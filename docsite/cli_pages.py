@@ -14,6 +14,7 @@ from resx.cli.help_page import examples_of
 from resx.cli.main import COMMANDS
 from resx.cli.options.grouping import help_of, ungroup
 
+
 def render_pages() -> dict[str, str]:
     """Return the pages below docs/: their paths with their Markdown."""
     pages = {f"reference/cli/{one.__name__}.md": _page(one) for group in COMMANDS.values() for one in group}
@@ -25,8 +26,8 @@ def _index() -> str:
         "# Command line",
         "",
         "Generated from the commands; `resx COMMAND --help` says the same.",
-        "Results go to stdout (`--json`: one object), everything else to stderr; [For programs](../programs.md) has the",
-        "exit codes, errors and types.",
+        "Results go to stdout (`--json`: one object), everything else to stderr.",
+        "[For programs](../programs.md) has the exit codes, errors and types.",
         "",
     ]
     for group, commands in COMMANDS.items():

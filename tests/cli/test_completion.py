@@ -62,7 +62,7 @@ def in_bash(folder: Path, *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("train", "resnet10"), ["resnet101", "resnet1001"]),
+        (("train", "resnet10"), ["resnet101"]),
         (("export", "runs/d"), ["runs/dense", "runs/digits"]),
         (("lesion", ""), ["runs/dense", "runs/digits"]),
         (("shrink", "runs/di"), ["runs/digits"]),
@@ -82,7 +82,7 @@ def in_bash(folder: Path, *words: str) -> list[str]:
         (("tune", "m", "--precisions", "fp32,b"), ["fp32,bf16"]),
         (("bench", "m", "--conc"), ["--concurrency"]),
         (("depl",), ["deploy"]),
-        (("train", "resnet20", "--l"), ["--label-smoothing", "--learning-rate"]),
+        (("train", "resnet20", "--l"), ["--learning-rate", "--label-smoothing"]),
     ],
 )
 def test_bash_gets_what_fits(folder: Path, words: tuple[str, ...], expected: list[str]) -> None:
@@ -165,7 +165,7 @@ def test_choices_are_read_off_a_metavar() -> None:
 
 def test_an_error_of_any_kind_proposes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
-        print("half")
+        sys.stdout.write("half")
         raise ZeroDivisionError
 
     assert answer(fail, {"_RESX_COMPLETE": "complete_zsh"}) == 1

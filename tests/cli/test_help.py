@@ -81,7 +81,6 @@ def test_a_help_reads_well_at_80_columns(name: str) -> None:
             assert {*option.opts, *option.secondary_opts} <= shown
             if choices_of(option.metavar):
                 assert str(option.metavar) in words_of(text)
-    assert "Options" in titles(text)
     assert "--help" in text[text.index(f"╭─ {OUTPUT_PANEL} ") :]
 
 

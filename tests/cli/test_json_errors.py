@@ -45,12 +45,12 @@ def test_a_wrong_option_of_any_command_is_an_object_with_json(resx: Resx, name: 
 
 def typed_wrongly() -> list[tuple[str, str]]:
     """Return a numeric option of every command that has one."""
-    found = []
-    for name in NAMES:
-        for one in ROOT_COMMAND.commands[name].params:  # type: ignore[attr-defined]
-            if one.param_type_name == "option" and one.metavar in ("N", "X", "SECONDS", "MS", "P", "SHARE", "POINTS"):
-                found.append((name, max(one.opts, key=len)))
-    return found
+    return [
+        (name, max(one.opts, key=len))
+        for name in NAMES
+        for one in ROOT_COMMAND.commands[name].params  # type: ignore[attr-defined]
+        if one.param_type_name == "option" and one.metavar in ("N", "X", "SECONDS", "MS", "P", "SHARE", "POINTS")
+    ]
 
 
 @pytest.mark.parametrize(("name", "option"), typed_wrongly())
@@ -128,7 +128,7 @@ def test_an_interrupt_is_an_object_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("survival=0: give a probability in (0, 1]", ("survival=0: give a probability in (0, 1]", None)),
+        ("survival=0: give a probability in (0, 1]", ("survival=0", "give a probability in (0, 1]")),
         ("runs/a: exists already; choose another -o", ("runs/a: exists already", "choose another -o")),
         ("a: no b; remove --slo; give --rate", ("a: no b", "remove --slo; give --rate")),
         ("torch is not installed; pip install torch", ("torch is not installed", "pip install torch")),
@@ -137,6 +137,12 @@ def test_an_interrupt_is_an_object_too(tmp_path: Path) -> None:
         ("a: gone; `resx logs` shows why", ("a: gone", "`resx logs` shows why")),
         ("a: half; --resume continues it", ("a: half", "--resume continues it")),
         ("a: b; used by another", ("a: b; used by another", None)),
+        ("a: b; settings differ: user 3", ("a: b; settings differ: user 3", None)),
+        ("--url: is in use", ("--url: is in use", None)),
+        (
+            "NAME is missing: name a model; `resx status` lists them",
+            ("NAME is missing", "name a model; `resx status` lists them"),
+        ),
     ],
 )
 def test_a_message_is_told_from_its_remedy(text: str, expected: tuple[str, str | None]) -> None:

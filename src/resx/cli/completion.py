@@ -30,16 +30,18 @@ def is_asked(environment: MutableMapping[str, str]) -> bool:
 
 def answer(propose: Callable[[], object], environment: MutableMapping[str, str]) -> int:
     """Print what `propose` does, without the part of a word that bash has; whatever fails proposes nothing."""
-    begun = _join_words(environment) if environment[_VARIABLE] == "complete_bash" else ""
-    said, code = io.StringIO(), 0
+    said, code, begun = io.StringIO(), 0, ""
     try:
+        begun = _join_words(environment) if environment[_VARIABLE] == "complete_bash" else ""
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(io.StringIO()):
             propose()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except Exception:  # a shell in the midst of a line shows no error
         return 1
-    sys.stdout.write("".join(line.removeprefix(begun) for line in said.getvalue().splitlines(keepends=True)))
+    proposed = said.getvalue()
+    if proposed.strip():
+        sys.stdout.write("".join(line.removeprefix(begun) for line in proposed.splitlines(keepends=True)))
     return code
 
 
@@ -113,7 +115,8 @@ def complete_model_version(context: typer.Context, incomplete: str) -> list[str]
 
 def complete_version(context: typer.Context) -> list[str]:
     """Propose the versions of the model that is named already."""
-    name = context.params.get("name") or context.params.get("subject")
+    # While an option has no value yet, the words before it are no parameters.
+    name = context.params.get("name") or context.params.get("subject") or next(iter(context.args), None)
     return [str(version) for version in _versions(_repository(context) / str(name))] if name else []
 
 

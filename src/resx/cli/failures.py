@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from resx.errors import ResxError
 
 INTERRUPTED = 130
 _ADVICE = re.compile(
-    r"(add|build|change|check|choose|close|continue|copy|create|delete|did you mean|export|find|fix|free|give|install|"
-    r"keep|leave|list|load|make|measure|name|pip|process|put|raise|remove|rename|repeat|restore|run|save|say|see|send|"
-    r"serve|set|start|stop|train|try|unpack|untie|upgrade|use|wait|write|or give|`resx|--[a-z])(?![a-z])",
-    re.IGNORECASE,
+    # Behind a semicolon a word of advice, a command or an option; behind a colon words that mean nothing else there.
+    r"; (?=(?:add|build|change|check|choose|close|continue|copy|create|delete|did you mean|export|find|fix|free|give|"
+    r"install|keep|leave|list|load|make|measure|name|or give|pip|put|raise|remove|rename|repeat|restore|run|save|say|"
+    r"see|send|serve|set|start|stop|train|try|unpack|untie|upgrade|use|wait|write|`resx|--[a-z-]+)(?![a-z]))"
+    r"|: (?=(?:add|choose|give|name|remove|use) )"
 )
 
 
@@ -24,6 +25,8 @@ class Failure:
 
     code: int
     """The exit code."""
+    line: str
+    """What a person reads: message and remedy."""
     message: str
     """The value and the rule."""
     remedy: str | None
@@ -31,29 +34,32 @@ class Failure:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints under `error`."""
-        return asdict(self)
+        return {"code": self.code, "message": self.message, "remedy": self.remedy}
 
 
 def failure_of(error: ResxError | KeyboardInterrupt) -> Failure:
     """Return an error as a program reads it."""
     if isinstance(error, KeyboardInterrupt):
-        return Failure(code=INTERRUPTED, message="interrupted", remedy=None)
+        return failure("interrupted", INTERRUPTED)
     return failure(str(error), error.exit_code)
 
 
 def failure(text: str, code: int) -> Failure:
     """Return a failure of a message of one line: `value: rule; remedy`."""
-    message, remedy = split_remedy(text.replace("\n", " "))
-    return Failure(code=code, message=message, remedy=remedy)
+    line = text.replace("\n", " ")
+    message, remedy = split_remedy(line)
+    return Failure(code=code, line=line, message=message, remedy=remedy)
+
+
+def wrong_usage(message: str) -> Failure:
+    """Return a failure of what Typer cannot read."""
+    return Failure(code=2, line=f"{message} (see --help)", message=message, remedy="see --help")
 
 
 def split_remedy(text: str) -> tuple[str, str | None]:
-    """Split a message before the first part that says what to do: `value: rule; remedy`."""
-    parts = text.split("; ")
-    for index, part in enumerate(parts[1:], start=1):
-        if _ADVICE.match(part):
-            return "; ".join(parts[:index]), "; ".join(parts[index:])
-    return text, None
+    """Split a message before the first words that say what to do: `value: rule; remedy`, or `value: remedy`."""
+    found = _ADVICE.search(text)
+    return (text[: found.start()], text[found.end() :]) if found else (text, None)
 
 
 def wants_json(arguments: Sequence[str]) -> bool:

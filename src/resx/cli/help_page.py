@@ -29,12 +29,23 @@ def print_page(command: Any, context: Any, commands: Iterable[Any] = ()) -> None
 
     console = Console(highlight=False, markup=False, emoji=False)
     console.width = min(console.width, _WIDEST_PAGE)
-    console.print(f"\n {command.get_usage(context)}\n", style="bold", soft_wrap=True)
+    usage = " ".join([context.command_path, "[OPTIONS]", *_usage_of(command, commands)])
+    console.print(f"\n Usage: {usage}\n", style="bold", soft_wrap=True)
     for paragraph in (command.help or "").split("\n\n"):
         _print_paragraph(console, paragraph)
     shown = [one for one in command.get_params(context) if not getattr(one, "hidden", False)]
     _print_panels(console, shown, _panel_of, lambda one: (_names(one), _meaning(one)))
     _print_panels(console, commands, lambda one: one.rich_help_panel, _command)
+
+
+def _usage_of(command: Any, commands: Iterable[Any]) -> Iterator[str]:
+    """Yield what stands behind the options."""
+    for parameter in command.params:
+        if parameter.param_type_name == "argument":
+            word = _names(parameter).plain
+            yield word if parameter.required or word.startswith("[") else f"[{word}]"
+    if commands:
+        yield "COMMAND [ARGS]..."
 
 
 def examples_of(paragraph: str) -> list[str]:

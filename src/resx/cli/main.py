@@ -41,7 +41,7 @@ from resx.cli.commands.train import train
 from resx.cli.commands.tune import tune
 from resx.cli.commands.undeploy import undeploy
 from resx.cli.commands.verify import verify
-from resx.cli.failures import INTERRUPTED, Failure, failure, failure_of
+from resx.cli.failures import INTERRUPTED, Failure, failure, failure_of, wrong_usage
 from resx.cli.options.grouping import Command, Group, help_of, ungroup
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
@@ -131,8 +131,7 @@ def _run() -> int:
     except ResxError as error:
         return _fail(failure_of(error))
     except _WRONG_USAGE as error:
-        message = join_lines(error.format_message())  # type: ignore[attr-defined]
-        return _fail(Failure(code=2, message=message, remedy="see --help"), line=f"{message} (see --help)")
+        return _fail(wrong_usage(join_lines(error.format_message())))  # type: ignore[attr-defined]
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -158,9 +157,9 @@ def _run() -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(failed: Failure, *, line: str = "") -> int:
+def _fail(failed: Failure) -> int:
     """Say why, in one line and with `--json` as an object too; return the exit code."""
-    output.fail(line or "; ".join(filter(None, (failed.message, failed.remedy))))
+    output.fail(failed.line)
     if failures.wants_json(sys.argv[1:]):
         output.fail_as_json(failed)
     return failed.code

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def gc(
     printing: OutputOptions,
-    name: Annotated[str, typer.Argument(help="A model. Default: all that `resx export` made.", autocompletion=complete_model)] = "",
+    name: Annotated[
+        str, typer.Argument(help="A model. Default: all that `resx export` made.", autocompletion=complete_model)
+    ] = "",
     keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep of each model.")] = 3,
     dry_run: DryRun = False,
     repository: RepositoryPath = DEFAULT_REPOSITORY,

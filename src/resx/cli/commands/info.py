@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 def info(
     printing: OutputOptions,
     thing: Annotated[
-        str, typer.Argument(
-            help="A variant, a run's folder, a model of the repository, or an .onnx file.", autocompletion=complete_thing
+        str,
+        typer.Argument(
+            help="A variant, a run's folder, a model of the repository, or an .onnx file.",
+            autocompletion=complete_thing,
         ),
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,

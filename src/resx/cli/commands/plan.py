@@ -31,7 +31,9 @@ _replicas_option = partial(typer.Option, rich_help_panel="Replicas")
 
 
 def plan(
-    name: Annotated[str, typer.Argument(help="A model; NAME:VERSION for one version.", autocompletion=complete_model_version)],
+    name: Annotated[
+        str, typer.Argument(help="A model; NAME:VERSION for one version.", autocompletion=complete_model_version)
+    ],
     rate: Annotated[
         float, typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas.")
     ],
@@ -41,7 +43,10 @@ def plan(
         str, _replicas_option(metavar="[random|round-robin|least-connections]", help="How requests reach the replicas.")
     ] = "random",
     cost_per_hour: Annotated[
-        float | None, _replicas_option("--cost-per-hour", callback=finite, metavar="X", help="Price of one replica, in any currency.")
+        float | None,
+        _replicas_option(
+            "--cost-per-hour", callback=finite, metavar="X", help="Price of one replica, in any currency."
+        ),
     ] = None,
     batcher_sleep: Annotated[
         float,

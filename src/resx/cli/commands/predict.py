@@ -31,10 +31,13 @@ if TYPE_CHECKING:
 
 def predict(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(
+    name: Annotated[
+        str,
+        typer.Argument(
             help="A published model, NAME or NAME:VERSION. Default: the newest version.",
             autocompletion=complete_model_version,
-        ),],
+        ),
+    ],
     source: Annotated[
         str,
         typer.Argument(

@@ -31,7 +31,8 @@ def serve(
     printing: OutputOptions,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     load: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.", autocompletion=complete_model)
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.", autocompletion=complete_model),
     ] = None,
     load_none: Annotated[
         bool, typer.Option("--load-none", metavar="", help="Load no model; use `resx deploy`.")

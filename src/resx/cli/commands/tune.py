@@ -59,15 +59,11 @@ def tune(
     undo: Annotated[bool, typer.Option("--undo", metavar="", help="Undo the last tuning of the model.")] = False,
     runtimes: Annotated[
         str,
-        _search_option(
-            metavar="[onnxruntime|openvino],...", help="Exports what is missing. Default: the versions'."
-        ),
+        _search_option(metavar="[onnxruntime|openvino],...", help="Exports what is missing. Default: the versions'."),
     ] = "",
     precisions: Annotated[
         str,
-        _search_option(
-            metavar="[fp32|fp16|bf16|int8],...", help="Exports what is missing. Default: the versions'."
-        ),
+        _search_option(metavar="[fp32|fp16|bf16|int8],...", help="Exports what is missing. Default: the versions'."),
     ] = "",
     calibrate: Calibrate = "",
     concurrency: Annotated[

@@ -84,9 +84,12 @@ class AccuracyOptions:
 
 
 def verify(
-    subject: Annotated[str, typer.Argument(
+    subject: Annotated[
+        str,
+        typer.Argument(
             metavar="NAME|A.onnx", help="A model of the repository, or a file.", autocompletion=complete_model
-        ),],
+        ),
+    ],
     accuracy: AccuracyOptions,
     comparison: ComparisonOptions,
     other: Annotated[Path | None, typer.Argument(metavar="[B.onnx]", help="The file to compare it with.")] = None,

@@ -44,7 +44,9 @@ FormatName: TypeAlias = Annotated[
         help="tensorrt: a plan for this machine's GPU; tensorrt-rtx: an engine, built anywhere.",
     ),
 ]
-Target: TypeAlias = Annotated[str, typer.Option(metavar="[cpu|gpu]", help="What the file is optimized for. Default: detect.")]
+Target: TypeAlias = Annotated[
+    str, typer.Option(metavar="[cpu|gpu]", help="What the file is optimized for. Default: detect.")
+]
 RuntimeOption: TypeAlias = Annotated[
     str,
     typer.Option(

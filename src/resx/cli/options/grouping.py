@@ -118,7 +118,7 @@ def typed_options(context: typer.Context) -> dict[str, str]:
 class Group(TyperGroup):
     """The program: its commands, in groups."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's own
         """Print the help."""
         print_page(self, ctx, self.commands.values())
 
@@ -126,7 +126,7 @@ class Group(TyperGroup):
 class Command(TyperCommand):
     """A command whose --help stands beside --json."""
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's own
         """Print the help."""
         print_page(self, ctx)
 

@@ -21,7 +21,10 @@ _input_option = partial(typer.Option, rich_help_panel="Input and checks")
 
 Concurrency: TypeAlias = Annotated[
     str,
-    _load_option(metavar="N,...", help="Closed loop, in-flight requests: a number, a list, 1:16 (1, 2, 4, 8, 16), or START:END:STEP."),
+    _load_option(
+        metavar="N,...",
+        help="Closed loop, in-flight requests: a number, a list, 1:16 (1, 2, 4, 8, 16), or START:END:STEP.",
+    ),
 ]
 Rate: TypeAlias = Annotated[
     str, _load_option(metavar="N,...", help="Open loop, requests per second: a number, a list, or START:END:STEP.")

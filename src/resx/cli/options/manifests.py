@@ -22,9 +22,7 @@ _SHARED = {"name", "version", "repository", "json", "quiet"}
 
 System: TypeAlias = Annotated[
     str,
-    _option(
-        "--render", metavar="[kubernetes|kserve|helm]", help="Print manifests, without a server; helm: a chart."
-    ),
+    _option("--render", metavar="[kubernetes|kserve|helm]", help="Print manifests, without a server; helm: a chart."),
 ]
 Image: TypeAlias = Annotated[
     str, _option(metavar="IMAGE", help="Triton's image, by tag or digest. Default: NVIDIA's, pinned.")

@@ -27,7 +27,8 @@ Runs: TypeAlias = Annotated[
     int, _option(min=1, max=10_000, metavar="N", help=("Number of runs, each with and without counters."))
 ]
 ImageSize: TypeAlias = Annotated[
-    int | None, _option(min=1, max=4096, metavar="N", help="Image size in pixels, for an .onnx file with a dynamic one.")
+    int | None,
+    _option(min=1, max=4096, metavar="N", help="Image size in pixels, for an .onnx file with a dynamic one."),
 ]
 
 

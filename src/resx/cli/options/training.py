@@ -37,7 +37,10 @@ Survival: TypeAlias = Annotated[
     Alias(name="--stochastic-depth-prob", read=survival_of),
 ]
 SurvivalScheduleName: TypeAlias = Annotated[
-    str, _source_option(metavar="[linear|uniform]", help="linear: from 1 at the first block to p_L; uniform: p_L for every block.")
+    str,
+    _source_option(
+        metavar="[linear|uniform]", help="linear: from 1 at the first block to p_L; uniform: p_L for every block."
+    ),
 ]
 TrainedSize: TypeAlias = Annotated[
     int | None, _source_option(min=8, metavar="N", help="Image size in pixels. Default: the data's own.")
@@ -88,7 +91,8 @@ LabelSmoothing: TypeAlias = Annotated[
     float, _recipe_option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.")
 ]
 ClipNorm: TypeAlias = Annotated[
-    float, _recipe_option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off)."),
+    float,
+    _recipe_option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off)."),
     Alias(name="--clip-grad"),
 ]
 TrainingDevice: TypeAlias = Annotated[
