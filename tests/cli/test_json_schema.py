@@ -67,7 +67,6 @@ def test_what_needs_nothing_prints_what_is_described(resx: Resx, command: str, a
 def test_an_export_and_what_is_asked_of_it_print_what_is_described(resx: Resx, tmp_path: Path) -> None:
     file = tmp_path / "model_repository/a/1/model.onnx"
     require_described(resx("export", "resnet20", "--name", "a", "--json"), "export")
-    require_described(resx("export", "resnet20", "--name", "a", "--json", "--force"), "export")
     require_described(resx("export", "--reproduce", file.with_name("card.json"), "--json"), "export")
     require_described(resx("info", "a", "--json"), "info")
     require_described(resx("info", file, "--json"), "info")
@@ -79,8 +78,6 @@ def test_an_export_and_what_is_asked_of_it_print_what_is_described(resx: Resx, t
     require_described(resx("deploy", "a", "--render", "helm", "-o", "chart", "--json"), "deploy")
     Image.new("RGB", (40, 40), (10, 200, 30)).save(tmp_path / "p.png")
     require_described(resx("predict", "a", "p.png", "-o", "o.csv", "--json"), "predict")
-    again = require_described(resx("predict", "a", "p.png", "-o", "o.csv", "--resume", "--json"), "predict")
-    assert again["finished_already"]
 
 
 def test_a_failed_comparison_is_described_with_its_error(resx: Resx) -> None:

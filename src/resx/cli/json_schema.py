@@ -70,7 +70,7 @@ def schema() -> dict[str, Any]:
     for kind, part in of_kind.items():
         if kind is not errors.Error:
             definition = definitions[part["$ref"].rpartition("/")[2]]
-            definition["properties"][ERROR] = failed
+            definition["properties"].setdefault(ERROR, failed)  # of a study of lesions it is an error rate
     commands = {name: _any_of([of_kind[kind] for kind in group]) for name, group in RESULTS.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

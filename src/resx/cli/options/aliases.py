@@ -56,7 +56,7 @@ def alias_parameters(parameter: Parameter) -> Iterator[Parameter]:
         option = copy(next(one for one in parameter.annotation.__metadata__ if isinstance(one, OptionInfo)))
         option.default, option.param_decls = ..., (alias.name,)
         option.hidden, option.show_default = True, False
-        kind = Annotated[get_args(parameter.annotation)[0] | None, option]
+        kind: Any = Annotated[get_args(parameter.annotation)[0] | None, option]
         yield parameter.replace(name=_parameter_of(parameter, alias), annotation=kind, default=None)
 
 
