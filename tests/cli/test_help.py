@@ -33,6 +33,7 @@ from resx.training.config import SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
 from resx.zoo.spec import SURVIVAL_SCHEDULES
+from tests.support.command import Resx
 
 NAMES = [command.__name__ for commands in COMMANDS.values() for command in commands]
 
@@ -94,6 +95,13 @@ def test_a_help_has_examples_that_can_be_copied(name: str) -> None:
     for example in examples:
         assert example.startswith(f"resx {name}")
         assert f"   {example}\n" in text, "an example has a line of its own"
+
+
+def test_without_a_command_the_help_is_all_that_is_said(resx: Resx) -> None:
+    done = resx()
+
+    assert (done.code, done.err) == (2, "")
+    assert titles(done.out) == titles(help_of())
 
 
 def test_the_first_page_has_three_examples() -> None:

@@ -10,6 +10,7 @@ Typer's own page puts names, types and texts into columns of a table, and cuts t
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -20,17 +21,21 @@ if TYPE_CHECKING:
 _WIDEST_PAGE = 120
 _WIDEST_NAME = 26
 """Columns: what is longer has a line of its own, its text below."""
+_TINY = 1e-3
+"""A least value below it means anything above zero."""
 _NAME, _VALUE, _QUIET = "bold cyan", "yellow", "dim"
 
 
 def print_page(command: Any, context: Any, commands: Iterable[Any] = ()) -> None:
     """Print the help of a command of Typer's, or of a group with its commands."""
-    from rich.console import Console
+    from resx.cli.console import SafeConsole
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = SafeConsole(sys.stdout, width=None)
     console.width = min(console.width, _WIDEST_PAGE)
     usage = " ".join([context.command_path, "[OPTIONS]", *_usage_of(command, commands)])
-    console.print(f"\n Usage: {usage}\n", style="bold", soft_wrap=True)
+    console.print()
+    console.print(f" Usage: {usage}", style="bold", soft_wrap=True)
+    console.print()
     for paragraph in (command.help or "").split("\n\n"):
         _print_paragraph(console, paragraph)
     shown = [one for one in command.get_params(context) if not getattr(one, "hidden", False)]
@@ -164,4 +169,6 @@ def _bounds(parameter: Any) -> str:
     least, most = getattr(parameter, "min", None), getattr(parameter, "max", None)
     if least is not None and most is not None:
         return f"{least:,} to {most:,}"
-    return "" if least is None else f"{least:g} or more"
+    if least is None:
+        return ""
+    return f"{least:g} or more" if least == 0 or least >= _TINY else "above 0"
