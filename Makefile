@@ -124,6 +124,7 @@ schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json
 	$(BIN)/resx bench --schema > docs/bench.schema.json
 	$(BIN)/resx profile --schema > docs/profile.schema.json
+	$(BIN)/python -m resx.cli.json_schema > docs/json.schema.json
 
 manifests: $(STAMP)  ## write deploy/kubernetes, deploy/kserve and deploy/helm
 	$(BIN)/python -m resx.serving.clusters.kustomization deploy

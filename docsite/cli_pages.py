@@ -10,17 +10,9 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from resx.cli.help_page import examples_of
 from resx.cli.main import COMMANDS
 from resx.cli.options.grouping import help_of, ungroup
-
-EXIT_CODES = {
-    0: "done",
-    1: "failed while running",
-    2: "wrong usage or input",
-    3: "a verification failed, or an objective was not met",
-    4: "something is missing on this machine; the message says what would help",
-    130: "interrupted",
-}
 
 
 def render_pages() -> dict[str, str]:
@@ -35,6 +27,7 @@ def _index() -> str:
         "",
         "Generated from the commands; `resx COMMAND --help` says the same.",
         "Results go to stdout (`--json`: one object), everything else to stderr.",
+        "[For programs](../programs.md) has the exit codes, errors and types.",
         "",
     ]
     for group, commands in COMMANDS.items():
@@ -43,9 +36,7 @@ def _index() -> str:
             purpose, *_ = help_of(one).split("\n\n")
             lines.append(f"| [`resx {one.__name__}`]({one.__name__}.md) | {_cell(_text(purpose))} |")
         lines.append("")
-    lines += ["## Exit codes", "", "| code | meaning |", "|---|---|"]
-    lines += [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _page(command: Callable[..., None]) -> str:
@@ -53,9 +44,8 @@ def _page(command: Callable[..., None]) -> str:
     parameters = [one for one in signature(ungroup(command)).parameters.values() if one.annotation is not typer.Context]
     lines = [f"# resx {name}", ""]
     for paragraph in help_of(command).split("\n\n"):
-        label, _, examples = paragraph.partition(": ")
-        if label in ("Example", "Examples"):
-            lines += ["```console", *(f"$ {example.strip()}" for example in examples.split("; ")), "```", ""]
+        if examples := examples_of(paragraph):
+            lines += ["```console", *(f"$ {example}" for example in examples), "```", ""]
         else:
             lines += [_text(paragraph), ""]
     arguments = [_argument(one) for one in parameters if isinstance(_info(one), ArgumentInfo)]

@@ -21,6 +21,11 @@ _ABOUT = {
         "`resx bench NAME -o FILE` writes it, and `--json` prints it.",
         "resx bench --schema",
     ),
+    "json": (
+        "Every command's JSON",
+        "What `resx COMMAND --json` prints, by command; [For programs](programs.md) has errors and exit codes.",
+        "make schemas",
+    ),
 }
 """Title, purpose, and the command that prints the schema. Another command's result is what its `--json` prints."""
 
@@ -59,7 +64,7 @@ def _file_name(name: str, number: int) -> str:
 
 def _pages(name: str, heading: str, purpose: str, command: str) -> list[str]:
     schema = json.loads((DOCS / f"{name}.schema.json").read_text())
-    source = f"Generated from [{name}.schema.json](../{name}.schema.json), which `{command}` prints."
+    source = f"Generated from [{name}.schema.json](../{name}.schema.json), which `{command}` writes."
     pages = [[f"# {heading}", "", purpose, "", source, "", *_table(schema)]]
     homes = {}
     for part, definition in schema.get("$defs", {}).items():

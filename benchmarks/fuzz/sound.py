@@ -165,8 +165,8 @@ _URL = ("--url", "http://127.0.0.1:PORT")
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("query", MODEL, "images/a/0.png", *_URL, "--protocol", "http"),
     ("status", *_URL),
-    ("predict", MODEL, "images", "-o", "rows.csv", "--server", "http://127.0.0.1:PORT", "--protocol", "http"),
-    ("verify", MODEL, "--served", "http://127.0.0.1:PORT", "--protocol", "http"),
+    ("predict", MODEL, "images", "-o", "rows.csv", "--url", "http://127.0.0.1:PORT", "--protocol", "http"),
+    ("verify", MODEL, "--url", "http://127.0.0.1:PORT", "--protocol", "http"),
     ("bench", MODEL, *_URL, "--protocol", "http", "--duration", "0.3", "--warmup", "0.1"),
     ("deploy", MODEL, *_URL),
     ("deploy", MODEL, "--dry-run", *_URL),

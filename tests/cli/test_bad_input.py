@@ -128,8 +128,9 @@ def test_ctrl_c_in_an_export_leaves_the_repository_as_it_was(tmp_path: Path) -> 
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
-    script = f"{sys.executable} -m resx models --json | head -c 1"
+@pytest.mark.parametrize("command", ["models --json", "export --help", "--help"])
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path, command: str) -> None:
+    script = f"{sys.executable} -m resx {command} | head -c 1"
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )

@@ -52,7 +52,7 @@ def test_a_page_gets_what_its_commands_print(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in cli_pages.render_pages() if not path.endswith("index.md")])
 def test_a_commands_page_has_the_options_of_its_help(path: str, resx: Resx) -> None:
     shown = resx(Path(path).stem, "--help").out
-    options = set(re.findall(r"^│ +(?:-\w,? +)?(--[a-z0-9-]+)", shown, flags=re.MULTILINE)) - {"--help"}
+    options = set(re.findall(r"^│ (?:-\w, )?(--[a-z0-9-]+)", shown, flags=re.MULTILINE)) - {"--help"}
     documented = set(re.findall(r"`(--[a-z0-9-]+)`", cli_pages.render_pages()[path]))
     assert options <= documented
 

@@ -67,7 +67,7 @@ def test_options_of_a_server_want_one(resx: Resx, images: Path) -> None:
     done = resx("predict", "tiny", images, "-o", "out.csv", "--protocol", "http")
 
     assert done.code == 2
-    assert "add --server" in done.err
+    assert "add --url" in done.err
 
 
 def test_a_server_that_is_away_is_told_as_query_tells_it(resx: Resx, images: Path, tmp_path: Path) -> None:

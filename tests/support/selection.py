@@ -56,6 +56,8 @@ INTEGRATION = (
     "analysis/shrink/",
     "cli/test_export_again.py",
     "cli/test_export_precision.py",
+    "cli/test_json_schema.py::test_a_run_prints",
+    "cli/test_json_schema.py::test_an_export_and",
     "cli/test_render.py",
     "cli/test_terminal.py",
     "cli/test_verify.py",

@@ -16,7 +16,7 @@ import typer
 
 from resx import machine, streams
 from resx._version import __version__
-from resx.cli import output
+from resx.cli import completion, failures, output
 from resx.cli.commands.bench import bench
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
@@ -42,13 +42,12 @@ from resx.cli.commands.train import train
 from resx.cli.commands.tune import tune
 from resx.cli.commands.undeploy import undeploy
 from resx.cli.commands.verify import verify
-from resx.cli.options.grouping import Command, help_of, ungroup
+from resx.cli.failures import INTERRUPTED, Failure, failure, failure_of, wrong_usage
+from resx.cli.options.grouping import Command, Group, help_of, ungroup
 from resx.cli.packages import missing
 from resx.errors import ResxError, UsageError
 from resx.files import home
 from resx.text import join_lines, printable
-
-INTERRUPTED = 130
 
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Models": (models, info, train),
@@ -62,8 +61,10 @@ COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
 
 app = typer.Typer(
     name="resx",
+    cls=Group,
     help="Train, export, serve and benchmark ResNet-family models.\n\n"
-    "Example: resx export resnet50 && resx serve --detach && resx query resnet50 photo.jpg",
+    "Examples: resx demo; resx export resnet50 --weights imagenet && resx serve --detach; "
+    "resx query resnet50 photo.jpg && resx bench resnet50",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -119,6 +120,9 @@ def _require_text(arguments: Sequence[str]) -> None:
 
 
 def _run() -> int:
+    if completion.is_asked(os.environ):
+        return completion.answer(lambda: app(standalone_mode=False), os.environ)
+    output.expect_answer()
     try:
         home.settle_home()
         _require_text(sys.argv[1:])
@@ -126,11 +130,11 @@ def _run() -> int:
         with contextlib.suppress(AttributeError):
             sys.stdout.flush()
     except ResxError as error:
-        output.fail(str(error).replace("\n", " "))
-        return error.exit_code
+        return _fail(failure_of(error))
     except _WRONG_USAGE as error:
-        output.fail(f"{join_lines(error.format_message())} (see --help)")  # type: ignore[attr-defined]
-        return 2
+        message = join_lines(error.format_message())  # type: ignore[attr-defined]
+        # Nothing was typed: the help is on stdout, and says it all.
+        return _fail(wrong_usage(message)) if message else 2
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -138,22 +142,27 @@ def _run() -> int:
     except KeyboardInterrupt:
         code = INTERRUPTED
     except MemoryError:
-        output.fail("out of memory; close other programs, or process less at once")
-        return 1
+        return _fail(failure("out of memory; close other programs, or process less at once", 1))
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        output.fail(f"{where}{error.strerror or error}")
-        return 1
+        return _fail(failure(f"{where}{error.strerror or error}", 1))
     except ImportError as error:
         lacking = missing(error)
         if lacking is None:
             raise
-        output.fail(join_lines(str(lacking)))
-        return lacking.exit_code
+        return _fail(failure(join_lines(str(lacking)), lacking.exit_code))
     if code == INTERRUPTED:
         # Ctrl-C inside an exec of a string (dataclasses and named tuples are made so, hence an import of torch) sets a
         # flag by which `python -m` kills itself with SIGINT at its end, though the interrupt was caught. The next exec
         # of a string clears it.
         exec("")  # noqa: S102
-        output.fail("interrupted")
+        return _fail(failure_of(KeyboardInterrupt()))
     return code if isinstance(code, int) else 0
+
+
+def _fail(failed: Failure) -> int:
+    """Say why, in one line and with `--json` as an object too; return the exit code."""
+    output.fail(failed.line)
+    if failures.wants_json(sys.argv[1:]):
+        output.fail_as_json(failed)
+    return failed.code

@@ -12,11 +12,14 @@ import functools
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
+from resx.cli.failures import Failure, failure_of
+from resx.errors import ResxError
 from resx.files.disk_space import OUT_OF_ROOM
 from resx.text import one_line, printable
 
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _WIDTH_IN_A_PIPE = 200
-
+_ANSWERED = threading.Event()
+"""Set once stdout holds its one JSON object."""
 
 _SECONDS_OF_SILENCE = 10.0
 """In a log, where no spinner turns: then a step says how far it is."""
@@ -39,12 +43,21 @@ class Output:
     as_json: bool
     quiet: bool
 
-    def result(self, payload: Mapping[str, Any], show: Callable[[Console], None]) -> None:
-        """Print the result: `payload` as one JSON object, or what `show` prints for people."""
+    def result(
+        self,
+        payload: Mapping[str, Any],
+        show: Callable[[Console], None],
+        error: ResxError | KeyboardInterrupt | None = None,
+    ) -> None:
+        """Print the result: `payload` as one JSON object, or what `show` prints for people.
+
+        Args:
+            payload: what `--json` prints; `resx.cli.results` has its type.
+            show: prints the same for people.
+            error: that is raised next: a result that failed says in its JSON why.
+        """
         if self.as_json:
-            # json escapes what is no ASCII, C1 and the marks that reorder text among it, and C0; not DEL.
-            text = json.dumps(_printable(payload), allow_nan=False).replace("\x7f", "\\u007f")
-            sys.stdout.write(f"{text}\n")
+            _write_json({**payload, "error": failure_of(error).as_json()} if error else payload)
         else:
             show(_console_on(_terminal_behind(sys.stdout)))
         sys.stdout.flush()
@@ -156,6 +169,26 @@ def fail(message: str) -> None:
     """Print an error's one line on stderr; what a name in it would do to a terminal is shown escaped."""
     with readers_may_leave():
         sys.stderr.write(f"error: {one_line(message)}\n")
+
+
+def expect_answer() -> None:
+    """Take stdout for empty: a command begins."""
+    _ANSWERED.clear()
+
+
+def fail_as_json(failed: Failure) -> None:
+    """Print an error as the one JSON object on stdout; nothing where the result is there, which says it itself."""
+    if not _ANSWERED.is_set():
+        with readers_may_leave():
+            _write_json({"error": failed.as_json()})
+            sys.stdout.flush()
+
+
+def _write_json(payload: Mapping[str, Any]) -> None:
+    # json escapes what is no ASCII, C1 and the marks that reorder text among it, and C0; not DEL.
+    text = json.dumps(_printable(payload), allow_nan=False).replace("\x7f", "\\u007f")
+    _ANSWERED.set()
+    sys.stdout.write(f"{text}\n")
 
 
 def _printable(value: Any) -> Any:

@@ -62,9 +62,9 @@ def find_model(repository: Repository, name: str, version: int | None) -> ModelF
     card = cards.read_card(folder) if (folder / cards.FILE_NAME).is_file() else None
     config = {"max_batch_size": 0, **served_config(folder.parent, card)}
     if card is not None and card.engine is not None:
-        raise MissingCapability(f"{name}: its file is {card.model_file}, a TensorRT engine; use --server")
+        raise MissingCapability(f"{name}: its file is {card.model_file}, a TensorRT engine; use --url")
     if (backend := backend_of(config)) == "tensorrt":
-        raise MissingCapability(f"{name}: its file is a TensorRT engine; use --server")
+        raise MissingCapability(f"{name}: its file is a TensorRT engine; use --url")
     session = load_session(backend)
     with _refusing(name):
         path = Path(session.model_path(str(folder), config))
@@ -98,7 +98,7 @@ def load_onnxruntime(device: Device) -> Any:
     except ImportError as error:
         raise MissingCapability(
             "onnxruntime is not installed; pip install 'resx[cpu]' or onnxruntime alone (--device cuda: 'resx[gpu]' or "
-            "onnxruntime-gpu), or give --server"
+            "onnxruntime-gpu), or give --url"
         ) from error
     provider = PROVIDERS[device]
     if provider not in onnxruntime.get_available_providers():

@@ -19,6 +19,8 @@ ARRIVALS: tuple[Arrivals, ...] = ("poisson", "constant")
 MAX_CONCURRENCY = 1024
 MAX_RATE_PER_S = 100_000.0
 MAX_PROCESSES = 64
+MAX_RATES = 1024
+"""Of a range."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,14 +89,14 @@ def concurrencies(text: str) -> list[int]:
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d{1,6})(?::(\d{1,6})(?::(\d{1,6}))?)?\s*", part)
         if match is None:
-            raise UsageError(f"--concurrency {text}: give a number, a list such as 1,4,8, or 1:16")
+            raise UsageError(f"--concurrency {text}: give a number, a list such as 1,4,8, 1:16 or START:END:STEP")
         first, last, step = (int(group) if group else None for group in match.groups())
         assert first is not None
         if last is None:
             found.append(first)
             continue
         if first < 1 or last < first or step == 0:
-            raise UsageError(f"--concurrency {part}: give FIRST:LAST or FIRST:LAST:STEP, ascending, from 1")
+            raise UsageError(f"--concurrency {part}: give START:END or START:END:STEP, ascending, from 1")
         if step is not None:
             found += range(first, last + 1, step)
             continue
@@ -106,15 +108,34 @@ def concurrencies(text: str) -> list[int]:
 
 
 def rates(text: str) -> list[float]:
-    """Read `50` or `50,100,200`.
+    """Read `50`, `50,100,200` or `50:200:50` (in steps).
 
     Raises:
-        UsageError: a part is not a number above 0.
+        UsageError: a part is not a number above 0, or no such range.
     """
-    try:
-        found = [float(part) for part in text.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--rate {text}: give requests a second, a number or a list such as 50,100") from error
-    if not all(0 < rate <= MAX_RATE_PER_S for rate in found):
-        raise UsageError(f"--rate {text}: give more than 0 and at most {MAX_RATE_PER_S:g} requests a second")
+    found: list[float] = []
+    for part in text.split(","):
+        try:
+            numbers = [float(number) for number in part.split(":")]
+        except ValueError as error:
+            raise UsageError(
+                f"--rate {text}: give requests a second: a number, a list such as 50,100, or START:END:STEP"
+            ) from error
+        if not all(0 < number <= MAX_RATE_PER_S for number in numbers):
+            raise UsageError(f"--rate {text}: give more than 0 and at most {MAX_RATE_PER_S:g} requests a second")
+        if len(numbers) == 1:
+            found += numbers
+        else:
+            found += _rates_in_steps(part, numbers)
     return found
+
+
+def _rates_in_steps(part: str, numbers: list[float]) -> list[float]:
+    """Return the rates from a start to an end, both included if a step meets it."""
+    if len(numbers) != 3 or numbers[1] < numbers[0]:
+        raise UsageError(f"--rate {part}: a range is START:END:STEP, ascending; give 50:200:50")
+    start, end, step = numbers
+    count = int((end - start) / step + 1e-9) + 1
+    if count > MAX_RATES:
+        raise UsageError(f"--rate {part}: is {count} rates; give at most {MAX_RATES}, with a larger STEP")
+    return [round(start + step * index, 9) for index in range(count)]

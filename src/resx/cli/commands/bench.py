@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model_version
 from resx.cli.options.bench_files import BenchFiles
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.grouping import rare_option
@@ -21,6 +22,7 @@ from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
 if TYPE_CHECKING:
     from resx.bench.load.inputs import Inputs
     from resx.bench.load.wire import Target
+    from resx.bench.loadgen import ScenarioResult
     from resx.bench.result_files import ResultFiles
     from resx.bench.results.result import BenchResult
     from resx.cli.steps.bench_run import BenchRequest
@@ -35,7 +37,10 @@ def bench(
     printing: OutputOptions,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server."),
+        typer.Argument(
+            help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server.",
+            autocompletion=complete_model_version,
+        ),
     ] = None,
     seed: Seed = 0,
     schema: Annotated[
@@ -90,14 +95,14 @@ def bench(
         return
     result = job.run()
     written = job.write(wanted, result)
-    show_result(out, result)
+    verdict = KeyboardInterrupt() if job.interrupted else _verdict(result, old, share)
+    show_result(out, result, verdict)
     for target in job.targets:
         random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
     for path in written:
         out.note(f"written: {path}")
-    if job.interrupted:
-        raise KeyboardInterrupt
-    _judge(result, old, share)
+    if verdict is not None:
+        raise verdict
 
 
 def _targets(names: list[str], server: LoadConnection, inputs: Inputs) -> list[Target]:
@@ -149,13 +154,28 @@ def _run_scenario(job: BenchRequest, study: StudyOptions, wanted: ResultFiles) -
     result = job.run_scenario(study.scenario, study.loadgen_logs, bound.bound_ms if bound else 0.0)
     if wanted.json:
         write_atomic(wanted.json, result.model_dump_json(indent=2) + "\n")
-    show_scenario(job.out, result)
+    verdict = _scenario_verdict(result, slo)
+    show_scenario(job.out, result, verdict)
+    if verdict is not None:
+        raise verdict
+
+
+def _scenario_verdict(result: ScenarioResult, slo: str) -> ResxError | None:
+    """Return the error that a run of LoadGen ends with."""
     if result.answers.wrong:
-        raise ParityError(f"INVALID: {result.reasons[-1]}")
+        return ParityError(f"INVALID: {result.reasons[-1]}")
     if result.latency_bound_met is False and not result.errors:
-        raise ObjectiveMissed(f"--slo {slo}: {result.reasons[0]}")
-    if not result.valid:
-        raise ResxError(f"INVALID: {result.reasons[0]}")
+        return ObjectiveMissed(f"--slo {slo}: {result.reasons[0]}")
+    return None if result.valid else ResxError(f"INVALID: {result.reasons[0]}")
+
+
+def _verdict(result: BenchResult, old: BenchResult | None, share: float) -> ResxError | KeyboardInterrupt | None:
+    """Return what the command ends with; the result is printed first."""
+    try:
+        _judge(result, old, share)
+    except (ResxError, KeyboardInterrupt) as ending:
+        return ending
+    return None
 
 
 def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
@@ -175,7 +195,8 @@ def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
     wrong = [measured for measured in measurements if measured.answers.wrong]
     if wrong:
         raise ParityError(
-            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --served` shows details"
+            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --url {wrong[0].url}` shows "
+            "details"
         )
     if cached := next(filter(None, (why_unusable(measured.cached_share) for measured in measurements)), ""):
         raise ResxError(f"INVALID: {cached}")

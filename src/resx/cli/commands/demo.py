@@ -44,12 +44,13 @@ def demo(
         summary = walk(
             output or Path(temporary), epochs=epochs, duration_s=duration, seed=seed, step=step, note=out.note
         )
-    out.result(summary.model_dump(mode="json"), lambda console: show_summary(console, summary))
     wrong = [
         f"{model.name} over {protocol}"
         for model in summary.served
         for protocol, same in model.same.items()
         if same < summary.num_images
     ]
-    if wrong:
-        raise ParityError(f"served answers differ from PyTorch's: {', '.join(wrong)}")
+    verdict = ParityError(f"served answers differ from PyTorch's: {', '.join(wrong)}") if wrong else None
+    out.result(summary.model_dump(mode="json"), lambda console: show_summary(console, summary), verdict)
+    if verdict is not None:
+        raise verdict

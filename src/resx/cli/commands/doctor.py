@@ -11,6 +11,8 @@ from resx.cli.output import table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resx.cli.results.machine import Machine
+
 
 def doctor(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITORY) -> None:
     """Check Python, PyTorch, ONNX Runtime, TensorRT, Triton, C++, GPU, Docker, ports and disk.
@@ -20,7 +22,7 @@ def doctor(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSIT
     from resx.serving.embedded.machine_checks import check_machine
 
     findings = check_machine(repository)
-    payload = {
+    payload: Machine = {
         "checks": [
             {
                 "what": f.what,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_source
 from resx.cli.options.checks import CheckOptions
 from resx.cli.options.engine import FormatOptions
 from resx.cli.options.grouping import rare_option, typed_options
@@ -46,7 +47,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function."
+            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function.",
+            autocompletion=complete_source,
         ),
     ] = "",
     name: Annotated[

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.connection import Connection
 from resx.cli.options.output import DryRun, OutputOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
@@ -15,10 +16,14 @@ from resx.cli.output import print_lines, table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resx.cli.results.versions import Collected
+
 
 def gc(
     printing: OutputOptions,
-    name: Annotated[str, typer.Argument(help="A model. Default: all that `resx export` made.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="A model. Default: all that `resx export` made.", autocompletion=complete_model)
+    ] = "",
     keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep of each model.")] = 3,
     dry_run: DryRun = False,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
@@ -46,7 +51,7 @@ def gc(
     with contextlib.ExitStack() as open_clients:
         clients = [open_clients.enter_context(TritonClient(address)) for address in addresses]
         old = collect(published, [name] if name else [], keep, clients=clients, dry_run=dry_run, on_kept=spared.append)
-    payload: dict[str, Any] = {
+    payload: Collected = {
         "dry_run": dry_run,
         "deleted": [{"name": one.name, "version": one.version, "size_bytes": one.size_bytes} for one in old],
         "kept": [{"name": one.name, "version": one.version, "reason": one.reason} for one in spared],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli.completion import complete_thing
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.files.reading import MAX_RESULT_BYTES, read_text
@@ -19,7 +20,11 @@ if TYPE_CHECKING:
 def info(
     printing: OutputOptions,
     thing: Annotated[
-        str, typer.Argument(help="A variant, a run's folder, a model of the repository, or an .onnx file.")
+        str,
+        typer.Argument(
+            help="A variant, a run's folder, a model of the repository, or an .onnx file.",
+            autocompletion=complete_thing,
+        ),
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     bibtex: Annotated[

@@ -14,6 +14,7 @@ from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
+    from resx.cli.results.servers import Log
     from resx.repository.versions import Repository
 
 
@@ -42,7 +43,8 @@ def logs(
     position = log.stat().st_size
     tail = files.last_lines(log, lines)
     if printing.json:
-        printing.open().result({"log": str(log), "lines": tail}, lambda _console: None)
+        payload: Log = {"log": str(log), "lines": tail}
+        printing.open().result(payload, lambda _console: None)
         return
     sys.stdout.write("".join(f"{line}\n" for line in tail))
     sys.stdout.flush()

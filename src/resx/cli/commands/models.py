@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from resx.cli.options.output import OutputOptions
 from resx.cli.output import table
+
+if TYPE_CHECKING:
+    from resx.cli.results.networks import Variant
 
 
 def models(printing: OutputOptions) -> None:
@@ -13,7 +18,7 @@ def models(printing: OutputOptions) -> None:
     """
     from resx.zoo.catalog import VARIANTS
 
-    entries = [
+    entries: list[Variant] = [
         {
             "name": name,
             "family": variant.family,

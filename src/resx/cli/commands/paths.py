@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli.completion import complete_source
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.seed import Seed
@@ -23,7 +24,10 @@ if TYPE_CHECKING:
 
 
 def paths(
-    source: Annotated[str, typer.Argument(help="A run's folder, or a variant: path lengths only.")],
+    source: Annotated[
+        str,
+        typer.Argument(help="A run's folder, or a variant: path lengths only.", autocompletion=complete_source),
+    ],
     between: Annotated[
         tuple[int, int] | None,
         typer.Option(metavar="LOW HIGH", help="Also print the share of paths with LOW to HIGH blocks."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model_version
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
 from resx.cli.options.load import Arrivals, Shape
@@ -30,17 +31,22 @@ _replicas_option = partial(typer.Option, rich_help_panel="Replicas")
 
 
 def plan(
-    name: Annotated[str, typer.Argument(help="A model; NAME:VERSION for one version.")],
+    name: Annotated[
+        str, typer.Argument(help="A model; NAME:VERSION for one version.", autocompletion=complete_model_version)
+    ],
     rate: Annotated[
         float, typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas.")
     ],
     slo: Annotated[str, typer.Option(metavar="pNN=TIME", help="The latency bound, as p99=50ms.")],
     arrivals: Arrivals = "poisson",
     balancing: Annotated[
-        str, _replicas_option(metavar="NAME", help="random, round-robin or least-connections.")
+        str, _replicas_option(metavar="[random|round-robin|least-connections]", help="How requests reach the replicas.")
     ] = "random",
     cost_per_hour: Annotated[
-        float | None, _replicas_option("--cost-per-hour", callback=finite, metavar="X", help="Of one replica.")
+        float | None,
+        _replicas_option(
+            "--cost-per-hour", callback=finite, metavar="X", help="Price of one replica, in any currency."
+        ),
     ] = None,
     batcher_sleep: Annotated[
         float,
@@ -49,7 +55,7 @@ def plan(
             min=0,
             callback=finite,
             metavar="MS",
-            help="500 for NVIDIA's container, as docs/serving-speed.md explains.",
+            help="Milliseconds that the batcher sleeps: 500 in NVIDIA's container (docs/serving-speed.md).",
         ),
     ] = 0.0,
     bench: Annotated[

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model_version
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 
 def predict(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A published model, NAME or NAME:VERSION. Default: the newest version.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A published model, NAME or NAME:VERSION. Default: the newest version.",
+            autocompletion=complete_model_version,
+        ),
+    ],
     source: Annotated[
         str,
         typer.Argument(
@@ -109,10 +116,13 @@ def predict(
             soft_wrap=True,
         )
 
-    out.result(payload, show)
-    random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)
+    verdict = None
     if done.errors == done.rows:
-        raise ResxError(f"{output}: all {done.rows:,} rows failed, the first with: {done.first_error}")
+        verdict = ResxError(f"{output}: all {done.rows:,} rows failed, the first with: {done.first_error}")
+    out.result(payload, show, verdict)
+    random_weights.warn(out, engine.model.name, is_random=engine.model.interface.has_random_weights)
+    if verdict is not None:
+        raise verdict
 
 
 def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> AbstractContextManager[ScoringEngine]:
@@ -124,7 +134,7 @@ def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> Abst
     from resx.scoring.through_server import find_served
 
     asked, models = parse_name(name), Repository(repository)
-    if place.server:
+    if place.url:
         return contextlib.nullcontext(
             find_served(place.address(repository), *asked, in_flight=place.in_flight, retries=place.retries)
         )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resx.cli.completion import complete_thing
 from resx.cli.options.figure import Plot
 from resx.cli.options.grouping import output_option, rare_option
 from resx.cli.options.output import OutputOptions
@@ -21,7 +22,12 @@ from resx.errors import UsageError
 def profile(
     profiling: Profiling,
     thing: Annotated[
-        str, typer.Argument(metavar="THING", help="A model, NAME or NAME:VERSION; an .onnx file; a run or a variant.")
+        str,
+        typer.Argument(
+            metavar="THING",
+            help="A model, NAME or NAME:VERSION; an .onnx file; a run or a variant.",
+            autocompletion=complete_thing,
+        ),
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     every: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.connection import OF_A_SERVER, Connection, Retries
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
@@ -24,7 +25,9 @@ if TYPE_CHECKING:
 
 def query(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="A model that is loaded, or a published one.")],
+    name: Annotated[
+        str, typer.Argument(help="A model that is loaded, or a published one.", autocompletion=complete_model)
+    ],
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     server: Connection,
     code: CodeOptions,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.options.server import Native, PortOptions, RecoveryOptions, ServerDir, ServingDevice
@@ -41,7 +42,8 @@ def serve(
     ] = None,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     load: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.")
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.", autocompletion=complete_model),
     ] = None,
     load_none: Annotated[
         bool, typer.Option("--load-none", metavar="", help="Load no model; use `resx deploy`.")

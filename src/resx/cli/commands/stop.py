@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
+
+if TYPE_CHECKING:
+    from resx.cli.results.servers import Stopped
 
 
 def stop(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITORY) -> None:
@@ -16,6 +21,5 @@ def stop(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITOR
 
     ended = stop_server(Repository(repository))
     line = f"stopped process {ended.pid}" if ended else f"{repository}: no server is running"
-    printing.open().result(
-        {"stopped": ended.pid if ended else None}, lambda console: console.print(line, markup=False, soft_wrap=True)
-    )
+    payload: Stopped = {"stopped": ended.pid if ended else None}
+    printing.open().result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

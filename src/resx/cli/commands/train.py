@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from resx.cli.completion import complete_variant
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.seed import Seed
@@ -14,7 +15,7 @@ from resx.cli.steps.training_job import TrainingJob
 
 
 def train(
-    name: Annotated[str, typer.Argument(help="A variant: see `resx models`.")],
+    name: Annotated[str, typer.Argument(help="A variant: see `resx models`.", autocompletion=complete_variant)],
     network: NetworkOptions,
     with_recipe: RecipeOptions,
     computation: ComputationOptions,

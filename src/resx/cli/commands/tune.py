@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
 from resx.cli.options.output import DryRun, OutputOptions
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from resx.bench.tuning.trials import Search
     from resx.bench.tuning.tuning import TuningResult
     from resx.card.tuning import Tuning
+    from resx.cli.results.measurements import TuningUndone
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
 
@@ -35,11 +37,11 @@ _search_option = partial(typer.Option, rich_help_panel="Search")
 
 
 def tune(
-    name: Annotated[str, typer.Argument(help="A model of the repository.")],
+    name: Annotated[str, typer.Argument(help="A model of the repository.", autocompletion=complete_model)],
     objective: Annotated[
         str,
         typer.Option(
-            metavar="NAME",
+            metavar="[balanced|throughput|latency]",
             help="balanced: most images per second with single requests within 1.2x of the quickest; throughput; or "
             "latency, of single requests.",
         ),
@@ -58,15 +60,11 @@ def tune(
     undo: Annotated[bool, typer.Option("--undo", metavar="", help="Undo the last tuning of the model.")] = False,
     runtimes: Annotated[
         str,
-        _search_option(
-            metavar="NAME,...", help="onnxruntime, openvino; exports what is missing. Default: the versions'."
-        ),
+        _search_option(metavar="[onnxruntime|openvino],...", help="Exports what is missing. Default: the versions'."),
     ] = "",
     precisions: Annotated[
         str,
-        _search_option(
-            metavar="NAME,...", help="fp32, fp16, bf16, int8; exports what is missing. Default: the versions'."
-        ),
+        _search_option(metavar="[fp32|fp16|bf16|int8],...", help="Exports what is missing. Default: the versions'."),
     ] = "",
     calibrate: Calibrate = "",
     concurrency: Annotated[
@@ -259,6 +257,6 @@ def _undo(out: Output, address: Address, repository: Repository, name: str) -> N
         except MissingCapability:
             alive = False
         gone, version = take_back(client if alive else None, repository, name)
-    payload = {"name": name, "removed": gone, "version": version, "deployed": alive}
+    payload: TuningUndone = {"name": name, "removed": gone, "version": version, "deployed": alive}
     line = f"{name} version {gone} was deleted, and the configuration is the previous one, of version {version}"
     out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

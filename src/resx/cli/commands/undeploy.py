@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from resx.cli.options.connection import Connection
 from resx.cli.options.deployment import DeployedName
 from resx.cli.options.output import OutputOptions
+
+if TYPE_CHECKING:
+    from resx.cli.results.servers import Undeployed
 
 
 def undeploy(name: DeployedName, server: Connection, printing: OutputOptions) -> None:
@@ -21,5 +26,5 @@ def undeploy(name: DeployedName, server: Connection, printing: OutputOptions) ->
         versions = take_away(client, Repository(server.repository), name)
     gone = f"{name} version {', '.join(map(str, versions))} is no longer served on {address}"
     line = f"{gone}; `resx deploy {name}` loads it again"
-    payload = {"name": name, "versions": versions, "url": str(address)}
+    payload: Undeployed = {"name": name, "versions": versions, "url": str(address)}
     printing.open().result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from resx.cli.completion import complete_model
+from resx.cli.options.aliases import Alias
 from resx.cli.options.connection import ProtocolName, ServerAccess
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
@@ -23,6 +25,7 @@ from resx.errors import ParityError, UsageError
 
 if TYPE_CHECKING:
     from resx.export.checks.accuracy import Accuracies
+    from resx.export.checks.file_comparison import Comparison
     from resx.serving.deployment.verification import LabelledData
 
 _files_option = partial(typer.Option, rich_help_panel="Two files")
@@ -49,8 +52,10 @@ VerifyData: TypeAlias = Annotated[
 NumImages: TypeAlias = Annotated[
     int, typer.Option(min=1, metavar="N", help="At most N images of --data, spread evenly over its held-out part.")
 ]
-Served: TypeAlias = Annotated[
-    str, typer.Option(metavar="URL", help="Also compare this server's answers with the file's.")
+ServedAt: TypeAlias = Annotated[
+    str,
+    typer.Option(metavar="URL", help="Also compare this server's answers with the file's."),
+    Alias(name="--served"),
 ]
 
 
@@ -79,13 +84,18 @@ class AccuracyOptions:
 
 
 def verify(
-    subject: Annotated[str, typer.Argument(metavar="NAME|A.onnx", help="A model of the repository, or a file.")],
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|A.onnx", help="A model of the repository, or a file.", autocompletion=complete_model
+        ),
+    ],
     accuracy: AccuracyOptions,
     comparison: ComparisonOptions,
     other: Annotated[Path | None, typer.Argument(metavar="[B.onnx]", help="The file to compare it with.")] = None,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     version: Version = 0,
-    served: Served = "",
+    url: ServedAt = "",
     protocol: ProtocolName = "",
     *,
     printing: OutputOptions,
@@ -95,7 +105,7 @@ def verify(
 ) -> None:
     """Re-verify a published version, or compare two ONNX files.
 
-    Example: resx verify densenet169 --served 127.0.0.1:8001
+    Example: resx verify densenet169 --url 127.0.0.1:8001
     """
     from resx.card.card import read_card
     from resx.repository.versions import Repository
@@ -111,19 +121,25 @@ def verify(
         _compare(out, (Path(subject), other), comparison, accuracy, seed=seed)
         return
     folder = Repository(repository).version_folder(subject, version or None)
-    address = ServerAccess(protocol=protocol).address(served, repository) if served else None
+    address = ServerAccess(protocol=protocol).address(url, repository) if url else None
     with out.steps() as step:
         from resx.serving.deployment.verification import verify_version
 
         found = verify_version(folder, address, accuracy.labelled(), allowed_code=allow_code or [], on_step=step)
     card = read_card(folder)
+    failed = next((check for check in found.checks if not check.passed), None)
+    verdict = None
+    if failed is not None:
+        verdict = ParityError(
+            f"{subject} version {folder.name}: {failed.what}: {failed.detail}; export the model again"
+        )
     out.result(
         verification_as_json(subject, int(folder.name), card, found),
         lambda console: show_verification(console, card, found),
+        verdict,
     )
-    for check in found.checks:
-        if not check.passed:
-            raise ParityError(f"{subject} version {folder.name}: {check.what}: {check.detail}; export the model again")
+    if verdict is not None:
+        raise verdict
 
 
 def _compare(
@@ -144,20 +160,31 @@ def _compare(
         if how.bisect and not found.passed:
             step("compare every tensor")
             divergence = first_divergence(*files, rtol=how.rtol, seed=seed)
+    verdict = _difference(found, accuracies, files, how.rtol)
     out.result(
         comparison_as_json(found, accuracies, divergence),
         lambda console: show_comparison(console, found, accuracies, divergence),
+        verdict,
     )
+    if verdict is not None:
+        raise verdict
+
+
+def _difference(
+    found: Comparison, accuracies: Accuracies | None, files: tuple[Path, Path], rtol: float
+) -> ParityError | None:
+    """Return the error that a comparison ends with."""
     if not found.passed:
         worst = max(found.outputs, key=lambda one: one.smallest_rtol)
-        raise ParityError(
+        return ParityError(
             f"{files[1]}: {worst.output} differs from {files[0]}'s by {worst.smallest_rtol:.3g} of its scale, allowed "
-            f"{how.rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
+            f"{rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
         )
     if accuracies is not None and not accuracies.passed:
-        raise ParityError(
+        return ParityError(
             f"{files[1]}: accuracy falls by {accuracies.drop:.1%}: {accuracies.text}; one point is allowed"
         )
+    return None
 
 
 def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch: int) -> Accuracies:

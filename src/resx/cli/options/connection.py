@@ -36,13 +36,13 @@ Urls: TypeAlias = Annotated[
         "another, all or none. Default: the server that `resx serve` runs for the repository.",
     ),
 ]
-ProtocolName: TypeAlias = Annotated[str, _option("--protocol", metavar="NAME", help="grpc or http. Default: grpc.")]
+ProtocolName: TypeAlias = Annotated[str, _option("--protocol", metavar="[grpc|http]", help="Default: grpc.")]
 LoadProtocolName: TypeAlias = Annotated[
     str,
     _option(
         "--protocol",
-        metavar="NAME",
-        help="http or grpc. Default: http, which costs the client less; grpc for a --url without http://.",
+        metavar="[http|grpc]",
+        help="Default: http, which costs the client less; grpc for a --url without http://.",
     ),
 ]
 Ca: TypeAlias = Annotated[str, _option("--ca", metavar="FILE", help="CA of a grpcs:// or https:// server.")]

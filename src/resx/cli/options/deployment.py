@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from resx.cli.completion import complete_model
 from resx.cli.options.validation import finite
 
 if TYPE_CHECKING:
     from resx.serving.deployment.deploy import Manner
 
-DeployedName: TypeAlias = Annotated[str, typer.Argument(help="A model of the repository.")]
+DeployedName: TypeAlias = Annotated[
+    str, typer.Argument(help="A model of the repository.", autocompletion=complete_model)
+]
 NoWait: TypeAlias = Annotated[
     bool, typer.Option("--no-wait", metavar="", help="Fail if another command is deploying the model.")
 ]

@@ -40,24 +40,26 @@ FormatName: TypeAlias = Annotated[
     str,
     typer.Option(
         "--format",
-        metavar="FORMAT",
-        help="onnx; tensorrt: a plan for this machine's GPU; tensorrt-rtx: an engine, built anywhere.",
+        metavar="[onnx|tensorrt|tensorrt-rtx]",
+        help="tensorrt: a plan for this machine's GPU; tensorrt-rtx: an engine, built anywhere.",
     ),
 ]
-Target: TypeAlias = Annotated[str, typer.Option(metavar="NAME", help="Optimize for cpu or gpu. Default: detect.")]
+Target: TypeAlias = Annotated[
+    str, typer.Option(metavar="[cpu|gpu]", help="What the file is optimized for. Default: detect.")
+]
 RuntimeOption: TypeAlias = Annotated[
     str,
     typer.Option(
         "--runtime",
-        metavar="NAME",
-        help="What computes the file: onnxruntime or openvino. Default: onnxruntime; for --bf16 on the CPU openvino.",
+        metavar="[onnxruntime|openvino]",
+        help="What computes the file. Default: onnxruntime; for --bf16 on the CPU openvino.",
     ),
 ]
 AcceleratorName: TypeAlias = Annotated[
     str,
     _option(
         "--accelerator",
-        metavar="NAME",
+        metavar="[tensorrt]",
         help="For onnx: tensorrt runs the file on the GPU by TensorRT inside the server's onnxruntime.",
     ),
 ]

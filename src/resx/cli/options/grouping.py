@@ -13,21 +13,31 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import MISSING, fields, is_dataclass
 from inspect import Parameter, Signature, getdoc, signature
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand, TyperGroup, TyperOption
+from typer.models import OptionInfo
+
+from resx.cli.completion import choice_completer
+from resx.cli.help_page import print_page
+from resx.cli.options.aliases import alias_parameters, field_of, settle_aliases
 
 OUTPUT_PANEL = "Output"
 RARE_PANEL = "Rarely needed"
 output_option = functools.partial(typer.Option, rich_help_panel=OUTPUT_PANEL)
 rare_option = functools.partial(typer.Option, rich_help_panel=RARE_PANEL)
+_CONTEXT = "alias_context"
 
 
 def ungroup(command: Callable[..., None]) -> Callable[..., None]:
-    """Return `command` with each parameter that is a dataclass replaced by the dataclass's fields, at any depth."""
+    """Return `command` with each parameter that is a dataclass replaced by the dataclass's fields, at any depth.
+
+    Options with aliases get these beside them, and those with choices propose them to a shell.
+    """
     hints = get_type_hints(command, include_extras=True)
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
     parameters = [
@@ -35,16 +45,36 @@ def ungroup(command: Callable[..., None]) -> Callable[..., None]:
         for name, parameter in signature(command).parameters.items()
         for one in (_options_of(hints[name]) if name in groups else [parameter.replace(annotation=hints[name])])
     ]
+    aliases = {one.name: one for one in parameters if [*alias_parameters(one)]}
+    parameters += [alias for one in aliases.values() for alias in alias_parameters(one)]
+    own_context = next((one.name for one in parameters if one.annotation is typer.Context), None)
+    if aliases and own_context is None:
+        parameters.append(Parameter(_CONTEXT, Parameter.KEYWORD_ONLY, annotation=typer.Context))
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
+        if aliases:
+            settle_aliases(given, aliases, given[own_context] if own_context else given.pop(_CONTEXT))
         made = {name: _group(hint, given) for name, hint in groups.items()}
         command(**given, **made)
 
-    shown = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
+    shown = [
+        parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=_proposing(parameter.annotation))
+        for parameter in parameters
+    ]
     run.__dict__["__signature__"] = Signature(shown)
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
     return run
+
+
+def _proposing(annotation: Any) -> Any:
+    """Return an option's annotation with what proposes its choices to a shell."""
+    kind, *marks = get_args(annotation) if hasattr(annotation, "__metadata__") else (annotation,)
+    for index, mark in enumerate(marks):
+        if isinstance(mark, OptionInfo) and (complete := choice_completer(mark.metavar)):
+            marks[index] = copy(mark)
+            marks[index].autocompletion = complete
+    return Annotated[(kind, *marks)] if marks else annotation
 
 
 def _fields_of(group: Any) -> Iterator[tuple[str, Any, Any]]:
@@ -77,7 +107,7 @@ def help_of(command: Callable[..., None]) -> str:
 def typed_options(context: typer.Context) -> dict[str, str]:
     """Return what stands on the command line, whatever its value: parameters' names with their longest spelling."""
     return {
-        name: max(parameter.opts, key=len)
+        field_of(name): max(parameter.opts, key=len)
         for parameter in context.command.params
         if (name := parameter.name or "")
         and (source := context.get_parameter_source(name)) is not None
@@ -85,8 +115,20 @@ def typed_options(context: typer.Context) -> dict[str, str]:
     }
 
 
+class Group(TyperGroup):
+    """The program: its commands, in groups."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's own
+        """Print the help."""
+        print_page(self, ctx, self.commands.values())
+
+
 class Command(TyperCommand):
     """A command whose --help stands beside --json."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's own
+        """Print the help."""
+        print_page(self, ctx)
 
     def get_help_option(self, ctx: Any) -> TyperOption | None:
         """Return --help."""

@@ -21,12 +21,15 @@ _input_option = partial(typer.Option, rich_help_panel="Input and checks")
 
 Concurrency: TypeAlias = Annotated[
     str,
-    _load_option(metavar="N,...", help="Closed loop, in-flight requests: a number, a list, or 1:16 (1, 2, 4, 8, 16)."),
+    _load_option(
+        metavar="N,...",
+        help="Closed loop, in-flight requests: a number, a list, 1:16 (1, 2, 4, 8, 16), or START:END:STEP.",
+    ),
 ]
 Rate: TypeAlias = Annotated[
-    str, _load_option(metavar="N,...", help="Open loop, requests per second: a number or a list.")
+    str, _load_option(metavar="N,...", help="Open loop, requests per second: a number, a list, or START:END:STEP.")
 ]
-Arrivals: TypeAlias = Annotated[str, _load_option(metavar="NAME", help="Open-loop arrivals: poisson or constant.")]
+Arrivals: TypeAlias = Annotated[str, _load_option(metavar="[poisson|constant]", help="Open-loop arrivals.")]
 BatchSize: TypeAlias = Annotated[
     int, _load_option("--batch-size", "-b", min=1, metavar="N", help="Images per request.")
 ]
@@ -62,8 +65,8 @@ FailAbove: TypeAlias = Annotated[
 Scenario: TypeAlias = Annotated[
     str,
     _study_option(
-        metavar="NAME",
-        help="MLPerf's LoadGen: single-stream, multi-stream, server (with --rate and --slo p99=...) or offline.",
+        metavar="[single-stream|multi-stream|server|offline]",
+        help="Run MLPerf's LoadGen; server needs --rate and --slo p99=...",
     ),
 ]
 LoadgenLogs: TypeAlias = Annotated[

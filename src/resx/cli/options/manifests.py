@@ -22,9 +22,7 @@ _SHARED = {"name", "version", "repository", "json", "quiet"}
 
 System: TypeAlias = Annotated[
     str,
-    _option(
-        "--render", metavar="SYSTEM", help="Print manifests, without a server: kubernetes, kserve or helm (a chart)."
-    ),
+    _option("--render", metavar="[kubernetes|kserve|helm]", help="Print manifests, without a server; helm: a chart."),
 ]
 Image: TypeAlias = Annotated[
     str, _option(metavar="IMAGE", help="Triton's image, by tag or digest. Default: NVIDIA's, pinned.")
@@ -39,7 +37,7 @@ Store: TypeAlias = Annotated[
         "Default: pvc:model-repository.",
     ),
 ]
-Scaler: TypeAlias = Annotated[str, _option(metavar="NAME", help="hpa, keda or none. Default: none.")]
+Scaler: TypeAlias = Annotated[str, _option(metavar="[hpa|keda|none]", help="Default: none.")]
 Monitor: TypeAlias = Annotated[
     bool, _option("--monitor", metavar="", help="Add a ServiceMonitor for Prometheus's operator.")
 ]

@@ -26,7 +26,7 @@ InputName: TypeAlias = Annotated[
     str,
     _option(
         "--input",
-        metavar="TYPE",
+        metavar="[uint8|float32]",
         help="uint8: normalized in the graph; float32: the normalized tensor. Default: uint8, or the .onnx file's.",
     ),
 ]
@@ -41,8 +41,8 @@ CalibrateMethod: TypeAlias = Annotated[
     str,
     _option(
         "--calibrate-method",
-        metavar="METHOD",
-        help="entropy (default), minmax or percentile; with --runtime openvino mean (default), minmax or percentile.",
+        metavar="[entropy|minmax|percentile|mean]",
+        help="entropy: onnxruntime alone, its default; mean: OpenVINO alone, its default.",
     ),
 ]
 KeepFp32: TypeAlias = Annotated[

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 _option = partial(typer.Option, rich_help_panel="Measurement")
 
 Runtime: TypeAlias = Annotated[
-    str, _option(metavar="NAME", help="onnxruntime or openvino. Default: the version's own; for --bf16 openvino.")
+    str, _option(metavar="[onnxruntime|openvino]", help="Default: the version's own; for --bf16 openvino.")
 ]
 Bf16: TypeAlias = Annotated[bool, _option("--bf16", metavar="", help="Compute in bfloat16 (OpenVINO only).")]
-Threads: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="0: all usable cores.")]
+Threads: TypeAlias = Annotated[int, _option(min=0, metavar="N", help="Threads; 0: all usable cores.")]
 Batch: TypeAlias = Annotated[int, _option(min=1, max=4096, metavar="N", help="Batch size.")]
 Runs: TypeAlias = Annotated[
     int, _option(min=1, max=10_000, metavar="N", help=("Number of runs, each with and without counters."))
 ]
 ImageSize: TypeAlias = Annotated[
-    int | None, _option(min=1, max=4096, metavar="N", help="Image size for an .onnx file with a dynamic one.")
+    int | None,
+    _option(min=1, max=4096, metavar="N", help="Image size in pixels, for an .onnx file with a dynamic one."),
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from resx.cli.completion import complete_version
 from resx.errors import UsageError
 
 DEFAULT_REPOSITORY = Path("model_repository")
@@ -14,7 +15,9 @@ DEFAULT_REPOSITORY = Path("model_repository")
 RepositoryPath: TypeAlias = Annotated[
     Path, typer.Option("--repository", metavar="DIR", help="The model repository.", envvar="RESX_REPOSITORY")
 ]
-Version: TypeAlias = Annotated[int, typer.Option(min=0, metavar="N", help="0: the newest.")]
+Version: TypeAlias = Annotated[
+    int, typer.Option(min=0, metavar="N", help="0: the newest.", autocompletion=complete_version)
+]
 
 
 def parse_name(text: str) -> tuple[str, int | None]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
+from resx.cli.options.aliases import Alias
 from resx.cli.options.connection import OF_A_SERVER, USUAL_ACCESS, Retries, ServerAccess
 from resx.cli.options.grouping import output_option
 from resx.cli.options.resuming import IgnoreTimes, Resume
@@ -33,19 +34,18 @@ ImagesFrom: TypeAlias = Annotated[
     _source_option(metavar="DIR", help="Folder for images that Parquet names by path. Default: the table's folder."),
 ]
 ScoringDevice: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="cpu or cuda, for this process or --ray. Default: cpu.")
+    str, typer.Option(metavar="[cpu|cuda]", help="For this process or --ray. Default: cpu.")
 ]
 ServerUrl: TypeAlias = Annotated[
     str,
     _server_option(
-        "--server",
-        "--url",
         metavar="URL",
         help="Compute on a Triton server: host:port, or grpc://, grpcs://, http:// or https:// and host:port.",
     ),
+    Alias(name="--server"),
 ]
 InFlight: TypeAlias = Annotated[
-    int, _server_option(min=1, max=64, metavar="N", help="In-flight batches at the --server.")
+    int, _server_option(min=1, max=64, metavar="N", help="In-flight batches at the server.")
 ]
 RayAddress: TypeAlias = Annotated[
     str,
@@ -111,7 +111,7 @@ class ScoringPlace:
     """Where the scores are computed: here, on a server, or on a cluster."""
 
     device: ScoringDevice = ""
-    server: ServerUrl = ""
+    url: ServerUrl = ""
     in_flight: InFlight = 4
     retries: Retries = 8
     access: ServerAccess = USUAL_ACCESS
@@ -125,18 +125,18 @@ class ScoringPlace:
         Raises:
             UsageError: there are some.
         """
-        if self.server and self.ray:
-            raise UsageError(f"--server, --ray {self.ray}: both choose where to compute; give only one")
-        if self.server and self.device:
-            raise UsageError(f"--server, --device {self.device}: the server chooses its device; remove one of the two")
+        if self.url and self.ray:
+            raise UsageError(f"--url, --ray {self.ray}: both choose where to compute; give only one")
+        if self.url and self.device:
+            raise UsageError(f"--url, --device {self.device}: the server chooses its device; remove one of the two")
         if not self.ray and any(name in typed for name in _OF_RAY):
             raise UsageError("--ray-actors, --ray-cpus: apply to a Ray cluster; add --ray")
-        if not self.server and any(name in typed for name in OF_A_SERVER):
-            raise UsageError("--protocol, --ca, --cert, --key, --header: apply to a server; add --server")
+        if not self.url and any(name in typed for name in OF_A_SERVER):
+            raise UsageError("--protocol, --ca, --cert, --key, --header: apply to a server; add --url")
 
     def address(self, repository: Path) -> Address:
         """Return the server's address."""
-        return self.access.address(self.server, repository)
+        return self.access.address(self.url, repository)
 
     def kind(self) -> Device:
         """Return what computes, on this machine or on a cluster's nodes."""

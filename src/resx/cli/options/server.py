@@ -52,9 +52,7 @@ Native: TypeAlias = Annotated[
 ]
 ServingDevice: TypeAlias = Annotated[
     str,
-    typer.Option(
-        metavar="NAME", help="auto, cpu or gpu. auto: the GPU where there is one, and an error if it cannot be used."
-    ),
+    typer.Option(metavar="[auto|cpu|gpu]", help="auto: the GPU where there is one, and an error if it cannot be used."),
 ]
 ServerDir: TypeAlias = Annotated[
     Path | None,

@@ -7,9 +7,10 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from resx.cli.completion import complete_run
 from resx.cli.options.grouping import output_option
 
-RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A run's folder.")]
+RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A run's folder.", autocompletion=complete_run)]
 StudiedData: TypeAlias = Annotated[
     str,
     typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from resx.cli.options.aliases import Alias, survival_of
 from resx.cli.options.grouping import output_option
 from resx.cli.options.resuming import Force, IgnoreTimes, Resume
 from resx.cli.options.source import Settings
@@ -32,9 +33,14 @@ Survival: TypeAlias = Annotated[
         metavar="P",
         help="p_L: probability that the last block survives a step; 1 is constant depth. Default: the recipe's.",
     ),
+    Alias(name="--drop-path", read=survival_of),
+    Alias(name="--stochastic-depth-prob", read=survival_of),
 ]
 SurvivalScheduleName: TypeAlias = Annotated[
-    str, _source_option(metavar="NAME", help="linear: from 1 at the first block to p_L; uniform: p_L for every block.")
+    str,
+    _source_option(
+        metavar="[linear|uniform]", help="linear: from 1 at the first block to p_L; uniform: p_L for every block."
+    ),
 ]
 TrainedSize: TypeAlias = Annotated[
     int | None, _source_option(min=8, metavar="N", help="Image size in pixels. Default: the data's own.")
@@ -42,9 +48,9 @@ TrainedSize: TypeAlias = Annotated[
 RecipeName: TypeAlias = Annotated[
     str | None,
     _recipe_option(
-        metavar="NAME",
-        help="digits, he2015-cifar, he2015-imagenet, he2016-preact, huang2016-depth, huang2016-depth-1202, "
-        "huang2017-dense, xie2017-resnext or srivastava2015-highway. Default: digits for the digits and MNIST, "
+        metavar="[digits|he2015-cifar|he2015-imagenet|he2016-preact|huang2016-depth|huang2016-depth-1202|"
+        "huang2017-dense|xie2017-resnext|srivastava2015-highway]",
+        help="The paper whose settings are taken. Default: digits for the digits and MNIST, "
         "he2015-imagenet for a folder's images from 96 pixels on, he2015-cifar for the rest.",
     ),
 ]
@@ -57,6 +63,7 @@ StepSize: TypeAlias = Annotated[
 LearningRate: TypeAlias = Annotated[
     float | None,
     _recipe_option(min=1e-9, callback=finite, metavar="X", help="Peak learning rate. Default: the recipe's."),
+    Alias(name="--lr"),
 ]
 WeightDecay: TypeAlias = Annotated[
     float | None, _recipe_option(min=0, callback=finite, metavar="X", help="Weight decay. Default: the recipe's.")
@@ -75,25 +82,27 @@ Validation: TypeAlias = Annotated[
 SkippedBlocks: TypeAlias = Annotated[
     str | None,
     _recipe_option(
-        metavar="NAME",
-        help="What a step does to blocks that stochastic depth skipped: rest, or move by weight decay and momentum as "
-        "in the paper's code. Default: the recipe's.",
+        metavar="[rest|move]",
+        help="What a step does to blocks that stochastic depth skipped: nothing, or move by weight decay and momentum "
+        "as in the paper's code. Default: the recipe's.",
     ),
 ]
 LabelSmoothing: TypeAlias = Annotated[
     float, _recipe_option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.")
 ]
 ClipNorm: TypeAlias = Annotated[
-    float, _recipe_option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off).")
+    float,
+    _recipe_option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off)."),
+    Alias(name="--clip-grad"),
 ]
 TrainingDevice: TypeAlias = Annotated[
-    str, _computer_option(metavar="NAME", help="auto, cpu or gpu. auto takes a GPU where there is one.")
+    str, _computer_option(metavar="[auto|cpu|gpu]", help="auto takes a GPU where there is one.")
 ]
 TrainingPrecision: TypeAlias = Annotated[
     str | None,
     _computer_option(
-        metavar="NAME",
-        help="fp32, bf16, fp16 or auto, of the forward pass. auto: bf16 on a GPU that computes it, fp16 on "
+        metavar="[auto|fp32|bf16|fp16]",
+        help="Numbers of the forward pass. auto: bf16 on a GPU that computes it, fp16 on "
         "others, fp32 on the CPU. Default: fp32.",
     ),
 ]

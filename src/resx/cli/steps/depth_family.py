@@ -16,6 +16,7 @@ from resx.errors import UsageError
 if TYPE_CHECKING:
     from resx.analysis.shrink.depth_family import DepthFamily
     from resx.card.runtime import RuntimeName
+    from resx.cli.results.servers import DeployedBest
     from resx.data.dataset import DataSet
     from resx.export.request import ExportRequest
     from resx.repository.versions import Repository
@@ -141,7 +142,7 @@ def deploy_best(
                 manner=replace(manner, rehearse=False),
                 on_step=step,
             )
-    payload = {
+    payload: DeployedBest = {
         "family": choice.chosen.family.name, "name": choice.chosen.card.name, "version": choice.chosen.version,
         "url": str(address), "bound_ms": bound_ms, "decided_by": "measured" if choice.measured else "recorded",
         "deployed": not dry_run, "previous": done.previous if done else None,

@@ -12,6 +12,7 @@ from resx.cli.views.fleet_rollout import outcome_as_json, outcome_line
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
+    from resx.cli.results.servers import FleetDeployed, FleetPlan
     from resx.repository.versions import Repository
     from resx.serving.deployment.deploy import Manner
     from resx.serving.deployment.fleet import FleetServer
@@ -57,14 +58,14 @@ def deploy_to_all(
 
     with out.steps() as step:
         rollout = roll_out(members, repository, name, version, manner=manner, on_step=step)
-    payload = {
+    payload: FleetDeployed = {
         "name": rollout.name,
         "version": rollout.version,
         "deployed": rollout.ended_by is None,
         "servers": [outcome_as_json(outcome) for outcome in rollout.outcomes],
     }
     lines = [outcome_line(rollout, outcome) for outcome in rollout.outcomes]
-    out.result(payload, lambda console: print_lines(console, lines))
+    out.result(payload, lambda console: print_lines(console, lines), rollout.ended_by)
     checked = any(outcome.done is not None and outcome.done.checked for outcome in rollout.outcomes)
     is_random = checked and repository.card(name, rollout.version).source.is_random
     random_weights.warn(out, name, is_random=is_random)
@@ -79,7 +80,7 @@ def show_plans(
     from resx.serving.deployment.fleet import plans
 
     found = plans(members, repository, name, version, manner)
-    payload = {
+    payload: FleetPlan = {
         "name": name,
         "version": found[0][0].version,
         "servers": [

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resx.bench.results.gpu_sampling import GpuUse
     from resx.bench.results.result import BenchResult, Measurement, Ratio
     from resx.bench.results.server_use import ServerUse
+    from resx.errors import ResxError
 
 COLUMNS = ["load", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed",
            "queue ms", "compute ms", "mean batch", "client ms"]  # fmt: skip
@@ -31,9 +32,9 @@ def progress_text(progress: LoadProgress, left_s: float) -> str:
     return f"{per_s:.0f}/s{shown}{failed}  {progress.in_flight} in flight  {max(0.0, left_s):.0f} s left"
 
 
-def show_result(out: Output, result: BenchResult) -> None:
-    """Print a benchmark."""
-    out.result(result.model_dump(mode="json"), lambda console: _show(console, result))
+def show_result(out: Output, result: BenchResult, verdict: ResxError | KeyboardInterrupt | None = None) -> None:
+    """Print a benchmark, and in JSON the error that it ends with."""
+    out.result(result.model_dump(mode="json"), lambda console: _show(console, result), verdict)
 
 
 def _show(console: Console, result: BenchResult) -> None:
@@ -192,8 +193,8 @@ def _closed_loop_text(slo: dict[str, float | str | bool | None]) -> str:
     return f"{before:.4g}/s before and {after:.4g}/s after (the machine drifted by {wandered:+.0%})"
 
 
-def show_scenario(out: Output, result: ScenarioResult) -> None:
-    """Print what LoadGen says."""
+def show_scenario(out: Output, result: ScenarioResult, verdict: ResxError | None = None) -> None:
+    """Print what LoadGen says, and in JSON the error that the command ends with."""
     rows = [
         [
             result.scenario,
@@ -213,7 +214,7 @@ def show_scenario(out: Output, result: ScenarioResult) -> None:
             console.print(text, markup=False, soft_wrap=True)
         console.print(f"logs: {result.summary}", markup=False, soft_wrap=True)
 
-    out.result(result.model_dump(mode="json"), show)
+    out.result(result.model_dump(mode="json"), show, verdict)
 
 
 def row(measured: Measurement) -> list[str]:

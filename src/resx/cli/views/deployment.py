@@ -8,6 +8,7 @@ from resx.cli.output import Output, print_lines
 from resx.cli.views import random_weights
 
 if TYPE_CHECKING:
+    from resx.cli.results import servers
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
     from resx.serving.deployment.deploy import Deployed
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 def show_deployed(out: Output, address: Address, done: Deployed, repository: Repository) -> None:
     """Print which version answers, and what was before it."""
     is_random = done.checked and repository.card(done.name, done.version).source.is_random
-    payload = {
+    payload: servers.Deployed = {
         "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
         "canary_difference": done.canary_difference, "checked": done.checked, "previous_kept": done.kept,
         "random_weights": is_random,
@@ -32,7 +33,7 @@ def show_deployed(out: Output, address: Address, done: Deployed, repository: Rep
 
 def show_plan(out: Output, address: Address, planned: Plan) -> None:
     """Print what would be done; nothing was changed."""
-    payload = {
+    payload: servers.DeployPlan = {
         "name": planned.name,
         "version": planned.version,
         "answering": planned.answering,

@@ -10,6 +10,7 @@ from resx.cli.views.export_result import deploying
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resx.cli.results.servers import FamilyCandidate
     from resx.repository.depth_family_export import Exported
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
@@ -61,7 +62,7 @@ def show_exported(console: Console, name: str, exported: list[Exported], reposit
     print_lines(console, lines)
 
 
-def tried_as_json(one: Tried) -> dict[str, Any]:
+def tried_as_json(one: Tried) -> FamilyCandidate:
     """Return what `--json` prints of a candidate."""
     family = one.candidate.family
     return {

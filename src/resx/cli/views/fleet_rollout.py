@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from resx.cli.results.servers import FleetServer
     from resx.serving.deployment.fleet import Rollout, ServerOutcome
 
 
-def outcome_as_json(outcome: ServerOutcome) -> dict[str, Any]:
+def outcome_as_json(outcome: ServerOutcome) -> FleetServer:
     """Return what `--json` prints of one server."""
     done = outcome.done
     return {

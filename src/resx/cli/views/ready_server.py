@@ -9,6 +9,7 @@ from resx.machine import cpu_quota, quota_note
 from resx.text import one_line
 
 if TYPE_CHECKING:
+    from resx.cli.results.servers import Ready
     from resx.errors import ResxError
     from resx.repository.versions import Repository
     from resx.serving.deployment.deploy import Deployed
@@ -32,7 +33,7 @@ def show_ready(
     missing = sorted(names - set(ready))
     newest = {name: repository.versions(name)[-1] for name in names & ready.keys()}
     newer = {name: version for name, version in newest.items() if version > ready[name][-1]}
-    payload = {
+    payload: Ready = {
         "http": f"127.0.0.1:{state.http_port}", "grpc": f"127.0.0.1:{state.grpc_port}",
         "metrics": f"127.0.0.1:{state.metrics_port}", "pid": state.pid, "log": state.log,
         "models": ready, "not_loaded": missing, "newer": newer, "skipped": skipped_entries(repository),
