@@ -84,6 +84,11 @@ INTEGRATION = (
     "test_fuzz.py",
     "test_untrusted_files.py",
     "data/test_bit_flips.py",
+    # Commands that export, serve or score several times over.
+    "cli/test_serve_names.py::test_a_variant_that_is_missing",
+    "cli/test_serve_names.py::test_a_run_is_served_in_the_foreground",
+    "cli/test_evaluate.py::test_what_cannot_be_evaluated",
+    "cli/test_json_errors.py::test_a_failed_check_stands",
     # A page in a browser.
     "bench/report/test_html_report.py::test_a_browser",
 )
