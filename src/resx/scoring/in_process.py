@@ -21,6 +21,7 @@ from resx.names import LABEL_RULE, is_label
 from resx.repository.config_pbtxt import OPENVINO
 from resx.repository.interface import Unexpected, interface_of
 from resx.repository.versions import Repository
+from resx.runtimes.float_state import keep_float_state, read_float_state
 from resx.runtimes.openvino_package import load_openvino
 from resx.scoring.rows import Model
 from resx.serving.client.image_queries import preparation_for
@@ -148,10 +149,18 @@ def _open_openvino(file: Path | bytes, config: dict[str, Any], name: str) -> Run
         else:
             path = file
         try:
-            opened = session.open_model(str(path), config, this_process())
+            with keep_float_state():
+                opened = session.open_model(str(path), config, this_process())
+                inside = read_float_state()
         except Exception as error:
             raise ResxError(f"{name}: OpenVINO cannot open it: {first_line(error)}") from error
-    return lambda names, inputs: opened.run(names, inputs, opened.options)
+
+    def run(names: list[str], inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        with keep_float_state(inside):
+            answer: list[npt.NDArray[Any]] = opened.run(names, inputs, opened.options)
+        return answer
+
+    return run
 
 
 def _open_onnxruntime(file: Path | bytes, config: dict[str, Any], device: Device, name: str) -> Run:
