@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.options.connection import Connection
-from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.output import DryRun, TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.output import print_lines, table
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def gc(
-    printing: OutputOptions,
+    printing: TableOptions,
     name: Annotated[str, typer.Argument(help="A model. Default: all that `resx export` made.")] = "",
     keep: Annotated[int, typer.Option(metavar="N", help="Newest versions to keep of each model.")] = 3,
     dry_run: DryRun = False,

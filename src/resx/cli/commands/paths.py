@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.study import Figures, StudiedData, StudyFolder
 from resx.cli.output import Output
@@ -34,7 +34,7 @@ def paths(
     output: StudyFolder = None,
     figures: Figures = True,
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from resx.cli.options.connection import ProtocolName, ServerAccess
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath, Version
 from resx.cli.options.seed import Seed
 from resx.cli.options.source import AllowCode
@@ -88,7 +88,7 @@ def verify(
     served: Served = "",
     protocol: ProtocolName = "",
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
     allow_code: AllowCode = None,
     limits: ImageLimits,
@@ -119,7 +119,7 @@ def verify(
     card = read_card(folder)
     out.result(
         verification_as_json(subject, int(folder.name), card, found),
-        lambda console: show_verification(console, card, found),
+        lambda console: show_verification(console, f"{subject} v{folder.name}", card, found),
     )
     for check in found.checks:
         if not check.passed:
