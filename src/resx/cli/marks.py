@@ -46,7 +46,7 @@ def show_done(console: Console, *facts: str, good: bool = True) -> None:
     """Print what was done in one line: a tick, and what there is to say of it; empty facts are left out."""
     from rich.text import Text
 
-    console.print(mark(console, good=good) + Text(f" {in_one_line(console, *facts)}", style=""), soft_wrap=True)
+    console.print(Text.assemble(mark(console, good=good), f" {in_one_line(console, *facts)}"), soft_wrap=True)
 
 
 def in_one_line(console: Console, *facts: str) -> str:

@@ -10,19 +10,18 @@ import re
 from collections.abc import Callable
 
 _IRREGULAR = {
-    "begin": ("beginning", "began"),
     "build": ("building", "built"),
     "draw": ("drawing", "drew"),
     "find": ("finding", "found"),
-    "put": ("putting", "put"),
     "run": ("running", "ran"),
     "stop": ("stopping", "stopped"),
     "write": ("writing", "wrote"),
 }
-_REGULAR = frozenset(
-    "ask calibrate check compare compile compute copy deploy export fetch fold load measure monitor open publish "
-    "quantize query reload repeat replace restore resume retry reuse start test train unpack verify wait".split()
-)
+_REGULAR = frozenset((
+    "ask", "calibrate", "check", "compare", "compile", "compute", "copy", "deploy", "export", "fetch", "fold",
+    "load", "measure", "monitor", "open", "publish", "quantize", "query", "repeat", "replace", "restore", "resume",
+    "retry", "reuse", "start", "test", "train", "unpack", "verify", "wait",
+))  # fmt: skip
 _BEGINNING = re.compile(r"^(?P<before>(?:\[\d+/\d+\] )?)(?P<name>(?:\S+: )?)(?P<verb>[a-z]+)\b")
 _FURTHER = re.compile(r"(, | and )([a-z]+)\b")
 

@@ -365,7 +365,7 @@ def tune(
         bench: measures.
         largest: batch that the files take.
         least: images that a request must be able to hold: those of the canary.
-        on_trial: told of each trial: which one of how many of its round, as `threads, setting 3 of 12`, and its setting.
+        on_trial: told of each trial: which of its round, as `threads, setting 3 of 12`, and its setting.
         on_done: given each trial.
 
     Raises:

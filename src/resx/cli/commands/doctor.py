@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resx.cli.marks import command_line, show_done, show_next, verdict
 from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
-from resx.cli.marks import command_line, show_done, show_next, verdict
 from resx.cli.output import table
 
 if TYPE_CHECKING:
@@ -17,7 +17,12 @@ if TYPE_CHECKING:
     from resx.serving.embedded.machine_checks import Finding
 
 _GPU_ONLY = ("tensorrt", "tensorrt-rtx-cu12", "GPU")
-_OPTIONAL = {"openvino": "OpenVINO", "Docker": "Docker", "C++ compiler": "a C++ compiler", "Python in Triton": "image endpoints"}
+_OPTIONAL = {
+    "openvino": "OpenVINO",
+    "Docker": "Docker",
+    "C++ compiler": "a C++ compiler",
+    "Python in Triton": "image endpoints",
+}
 """What a server on the CPU does without, as the verdict names it."""
 
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli.marks import show_next
 from resx.cli.options.connection import Connection, Retries
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import Version
 from resx.cli.options.top import Top
-from resx.cli.marks import show_next
 from resx.cli.output import table
 from resx.cli.views import random_weights
 from resx.cli.views.next_step import to_measure

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 COLUMNS = ["load", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed",
            "queue ms", "compute ms", "mean batch", "client ms"]  # fmt: skip
-_LEAST = ("client ms", "service p50 ms", "server ms", "compute ms", "queue ms", "batch", "mean batch", "max ms", "p90 ms",
-          "failed")  # fmt: skip
+_LEAST = ("client ms", "service p50 ms", "server ms", "compute ms", "queue ms", "batch", "mean batch", "max ms",
+          "p90 ms", "failed")  # fmt: skip
 """In which order they go where a terminal is narrow."""
 
 

@@ -26,8 +26,12 @@ def show_profile(console: Console, found: Profile, *, every: bool, plot: Path | 
     columns = ["ms", "time %", "GMAC", "GFLOP/s", "peak %", "MB"]
     block_rows = [[_block_name(one), *_figures(one, counted)] for one in _chosen(blocks, every=every)]
     layer_rows = [[_layer_name(one), *_figures(one, counted)] for one in _chosen(layers, every=every)]
-    console.print(table("", ["block", *columns], [*block_rows, *_rest(blocks, block_rows, "blocks", counted)], least=_LEAST))
-    console.print(table("", ["layer", *columns], [*layer_rows, *_rest(layers, layer_rows, "layers", counted)], least=_LEAST))
+    console.print(
+        table("", ["block", *columns], [*block_rows, *_rest(blocks, block_rows, "blocks", counted)], least=_LEAST)
+    )
+    console.print(
+        table("", ["layer", *columns], [*layer_rows, *_rest(layers, layer_rows, "layers", counted)], least=_LEAST)
+    )
     lines = [
         "time: by the runtime's counters; GMAC: multiply-adds (1 is 2 FLOPs); MB: read and written",
         f"not attributed to a layer: {found.unattributed_us / 1000:.3g} ms",

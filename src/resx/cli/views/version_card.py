@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.fitting_table import Cell
 from resx.cli.marks import in_one_line, verdict
 from resx.cli.output import table
 
@@ -82,7 +83,7 @@ def proof(console: Console, card: Card) -> None:
     from resx.card.card import tf32_text
 
     steps = [*card.steps, *(card.gpu_parity.steps if card.gpu_parity else ())]
-    rows = [
+    rows: list[list[Cell]] = [
         [
             step.step,
             str(step.num_images),
