@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resx.cli.fitting_table import Cell
 from resx.cli.marks import command_line, show_done, show_next, verdict
 from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
@@ -49,7 +50,7 @@ def doctor(printing: TableOptions, repository: RepositoryPath = DEFAULT_REPOSITO
     }
 
     def show(console: Console) -> None:
-        rows = [[f.what, _state(f), f.detail, f.needed_for, f.remedy] for f in findings]
+        rows: list[list[Cell]] = [[f.what, _state(f), f.detail, f.needed_for, f.remedy] for f in findings]
         columns = ["what", "state", "detail", "needed for", "remedy"]
         console.print(table("", columns, rows, left=5, least=("needed for", "remedy")))
         lacking, optional = judge(findings)

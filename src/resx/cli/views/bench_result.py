@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
+from resx.cli.fitting_table import Cell
 from resx.cli.marks import show_next, verdict
 from resx.cli.output import Output, table
 
@@ -208,7 +209,7 @@ def _closed_loop_text(slo: dict[str, float | str | bool | None]) -> str:
 
 def show_scenario(out: Output, result: ScenarioResult) -> None:
     """Print what LoadGen says."""
-    rows = [
+    rows: list[list[Cell]] = [
         [
             result.scenario,
             "n/a" if result.samples_per_s is None else f"{result.samples_per_s:.1f}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from resx.cli.fitting_table import Cell
 from resx.cli.marks import show_done, verdict
 from resx.cli.output import table
 from resx.cli.views.version_card import accelerated
@@ -48,7 +49,7 @@ def show_comparison(
     console: Console, found: Comparison, accuracies: Accuracies | None, divergence: Divergence | None
 ) -> None:
     """Print how far the outputs of two files are from one another."""
-    rows = [
+    rows: list[list[Cell]] = [
         [
             one.output,
             str(one.num_rows),
@@ -103,9 +104,9 @@ def _steps(card: Card, found: Verification) -> list[tuple[str, Parity]]:
 
 def show_verification(console: Console, title: str, card: Card, found: Verification) -> None:
     """Print each check's verdict, and the differences that were measured."""
-    rows = [[c.what, _verdict(passed=c.passed, skipped=c.skipped), c.detail] for c in found.checks]
+    rows: list[list[Cell]] = [[c.what, _verdict(passed=c.passed, skipped=c.skipped), c.detail] for c in found.checks]
     console.print(table("", ["check", "verdict", "detail"], rows, left=3))
-    measured = [
+    measured: list[list[Cell]] = [
         [
             when,
             step.step,
