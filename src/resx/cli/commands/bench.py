@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from resx.cli.completion import complete_model_version
+from resx.cli.marks import command_line
 from resx.cli.options.bench_files import BenchFiles
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.grouping import rare_option
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.load import InputOptions, LoadOptions, StudyOptions
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.views import random_weights
 from resx.cli.views.bench_result import show_result, show_scenario
+from resx.cli.views.next_step import in_repository
 from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
 
 if TYPE_CHECKING:
@@ -34,7 +37,7 @@ def bench(
     sent: InputOptions,
     server: LoadConnection,
     files: BenchFiles,
-    printing: OutputOptions,
+    printing: TableOptions,
     names: Annotated[
         list[str] | None,
         typer.Argument(
@@ -96,13 +99,26 @@ def bench(
     result = job.run()
     written = job.write(wanted, result)
     verdict = KeyboardInterrupt() if job.interrupted else _verdict(result, old, share)
-    show_result(out, result, verdict)
+    show_result(out, result, _next_step(job, names, server), verdict)
     for target in job.targets:
         random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
     for path in written:
         out.note(f"written: {path}")
     if verdict is not None:
         raise verdict
+
+
+def _next_step(job: BenchRequest, names: list[str], server: LoadConnection) -> str:
+    """Return what one may do with the figures: look for a better setting, where the model's card is here."""
+    from resx.bench.results.result import is_local
+
+    target, _, elsewhere = names[0].partition("@")
+    place, asked = in_repository(server.repository, elsewhere or server.url), job.targets[0].owner or job.targets[0]
+    if len(names) == 1 and ":" not in target and is_local(asked.address):
+        with contextlib.suppress(UsageError):
+            if job.repository.has_card(asked.model, asked.answering):
+                return command_line("tune", asked.model, "--dry-run", *place)
+    return command_line("status", *place)
 
 
 def _targets(names: list[str], server: LoadConnection, inputs: Inputs) -> list[Target]:

@@ -8,7 +8,7 @@ from resx.cli.options.connection import FleetConnection
 from resx.cli.options.deployment import BestUnder, DeployedName, DeployOptions
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.manifests import ManifestOptions
-from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.output import DryRun, TableOptions
 from resx.cli.options.repository import Version
 from resx.cli.steps import depth_family, fleet_rollout, manifests
 from resx.cli.views.deployment import show_deployed, show_plan
@@ -24,7 +24,7 @@ def deploy(
     *,
     how: DeployOptions,
     server: FleetConnection,
-    printing: OutputOptions,
+    printing: TableOptions,
     rendering: ManifestOptions,
 ) -> None:
     """Switch to a new version. If its self-test fails, the old one keeps serving.
@@ -68,4 +68,4 @@ def deploy(
     if dry_run:
         show_plan(out, address, planned)
     else:
-        show_deployed(out, address, done, published)
+        show_deployed(out, address, done, published, url=server.url)

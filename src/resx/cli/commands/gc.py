@@ -9,7 +9,7 @@ import typer
 
 from resx.cli.completion import complete_model
 from resx.cli.options.connection import Connection
-from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.output import DryRun, TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.output import print_lines, table
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def gc(
-    printing: OutputOptions,
+    printing: TableOptions,
     name: Annotated[
         str, typer.Argument(help="A model. Default: all that `resx export` made.", autocompletion=complete_model)
     ] = "",

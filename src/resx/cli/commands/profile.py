@@ -10,7 +10,7 @@ import typer
 from resx.cli.completion import complete_thing
 from resx.cli.options.figure import Plot
 from resx.cli.options.grouping import output_option, rare_option
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.profiling import Profiling
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.steps.profiled_model import find_subject
@@ -35,7 +35,7 @@ def profile(
     ] = False,
     plot: Plot = None,
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     schema: Annotated[
         bool, rare_option("--schema", metavar="", help="Print the JSON schema of a profile and exit.")
     ] = False,

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.completion import complete_model
+from resx.cli.marks import show_next
 from resx.cli.options.connection import OF_A_SERVER, Connection, Retries
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import Version
 from resx.cli.options.request_code import CodeOptions
 from resx.cli.options.top import Top
 from resx.cli.output import print_lines, table
 from resx.cli.views import random_weights
+from resx.cli.views.next_step import to_measure
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def query(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     server: Connection,
     code: CodeOptions,
-    printing: OutputOptions,
+    printing: TableOptions,
     limits: ImageLimits,
     top: Top = 5,
     version: Version = 0,
@@ -88,12 +90,14 @@ def query(
             [
                 str(path) if place == 0 else "",
                 guess.label,
-                f"{guess.value:.4g}" if kind == "scores" else f"{guess.value:.2%}",
+                f"{guess.value:.4g}" if kind == "scores" else f"{100 * guess.value:.2f}",
             ]
             for path, guesses in zip(images, answered.guesses, strict=True)
             for place, guess in enumerate(guesses)
         ]
-        console.print(table("", ["image", "label", number], rows, left=2))
+        column = number if kind == "scores" else f"{number} %"
+        console.print(table("", ["image", "label", column], rows, left=2, least=("image",)))
+        show_next(console, to_measure(name, server.repository, server.url))
 
     payload = {
         "model": name,

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resx.cli.options.connection import Connection
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
+from resx.cli.views.ready_server import metrics_url
 from resx.cli.views.server_status import show_status
 from resx.errors import MissingCapability, ResxError
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from resx.serving.running.server_state import ServerState
 
 
-def status(server: Connection, printing: OutputOptions) -> None:
+def status(server: Connection, printing: TableOptions) -> None:
     """Show whether a server runs, each model's versions, requests and times, and what had to be brought back.
 
     p50 is the median of the last minute, from the embedded server's metrics; mean is since the model was loaded.
@@ -81,6 +82,11 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         return {}
     last = state.last_recovery
     return {
+        "addresses": {
+            "HTTP": f"http://127.0.0.1:{state.http_port}",
+            "gRPC": f"grpc://127.0.0.1:{state.grpc_port}",
+            "metrics": metrics_url(state.metrics_port),
+        },
         "pid": state.pid,
         "native": state.native,
         "device": state.device,

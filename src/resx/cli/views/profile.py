@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from resx.runtimes.profiling.profile import Block, Layer, Profile, Work
 
 _SHOWN = 10
+_LEAST = ("MB", "GMAC")
 _MOST_IN_NAME = 30
 
 
@@ -22,11 +23,15 @@ def show_profile(console: Console, found: Profile, *, every: bool, plot: Path | 
     print_lines(console, _heading(found))
     counted = found.counted_us or 1.0
     blocks, layers = found.blocks, found.layers
-    columns = ["ms", "time", "GMAC", "GFLOP/s", "of peak", "MB"]
+    columns = ["ms", "time %", "GMAC", "GFLOP/s", "peak %", "MB"]
     block_rows = [[_block_name(one), *_figures(one, counted)] for one in _chosen(blocks, every=every)]
     layer_rows = [[_layer_name(one), *_figures(one, counted)] for one in _chosen(layers, every=every)]
-    console.print(table("", ["block", *columns], [*block_rows, *_rest(blocks, block_rows, "blocks", counted)]))
-    console.print(table("", ["layer", *columns], [*layer_rows, *_rest(layers, layer_rows, "layers", counted)]))
+    console.print(
+        table("", ["block", *columns], [*block_rows, *_rest(blocks, block_rows, "blocks", counted)], least=_LEAST)
+    )
+    console.print(
+        table("", ["layer", *columns], [*layer_rows, *_rest(layers, layer_rows, "layers", counted)], least=_LEAST)
+    )
     lines = [
         "time: by the runtime's counters; GMAC: multiply-adds (1 is 2 FLOPs); MB: read and written",
         f"not attributed to a layer: {found.unattributed_us / 1000:.3g} ms",
@@ -74,10 +79,10 @@ def _rest(
 def _figures(part: Work, counted_us: float) -> list[str]:
     return [
         f"{part.time_us / 1000:.3f}",
-        f"{part.time_us / counted_us:.1%}",
+        f"{100 * part.time_us / counted_us:.1f}",
         f"{part.macs / 1e9:.3f}" if part.macs else "",
         f"{part.gflops:.0f}" if part.macs else "",
-        "" if part.peak_share is None else f"{part.peak_share:.0%}",
+        "" if part.peak_share is None else f"{100 * part.peak_share:.0f}",
         f"{part.traffic / 1e6:.2f}",
     ]
 
