@@ -56,3 +56,10 @@ def test_words_go_on_in_the_next_line_and_a_cell_may_have_a_color() -> None:
     assert max(map(len, lines)) <= 60
     assert sum(line.count("word") for line in lines) == 30
     assert sum("passed" in line for line in lines) == 1
+
+
+def test_a_matrix_has_as_many_columns_as_fit() -> None:
+    made = table("", ["", *map(str, range(12))], [["0 digit-0", *["35"] * 12]], is_matrix=True)
+    assert len(made.fitting(80)) == 13
+    assert len(made.fitting(40)) < 13
+    assert max(map(len, printed(made, 40)[:-1])) <= 40

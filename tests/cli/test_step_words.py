@@ -60,6 +60,7 @@ def test_wrong_usage_is_one_line_and_nothing_failed(capsys: pytest.CaptureFixtur
 
 def test_a_pace_gives_the_time_that_is_left() -> None:
     assert with_time_left("25 of 100 images", 10.0) == "25 of 100 images, 30 s left"
+    assert with_time_left("1,000 of 4,000 images", 10.0) == "1,000 of 4,000 images, 30 s left"
     assert with_time_left("1 of 100 images", 10.0) == "1 of 100 images, 16 min left"
     assert with_time_left("25 of 100 images", 0.1) == "25 of 100 images"
     assert with_time_left("0 of 100 images", 10.0) == "0 of 100 images"

@@ -34,6 +34,8 @@ class FittingTable:
     """So many columns, the first ones, are words, which may go on in the next line; the others are numbers."""
     least: tuple[str, ...]
     """Columns in the order in which they go; the others follow from the right."""
+    is_matrix: bool = False
+    """All columns are alike: as many are shown as fit."""
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         """Give the columns that fit, and name those that do not."""
@@ -50,8 +52,9 @@ class FittingTable:
     def fitting(self, width: int) -> list[int]:
         """Return the places of the columns to show in that many characters."""
         shown = list(range(len(self.columns)))
+        most = len(shown) if self.is_matrix else max(2, width // _CHARACTERS_PER_COLUMN)
         for place in self._order():
-            if self._least_width(shown) <= width and len(shown) <= max(2, width // _CHARACTERS_PER_COLUMN):
+            if self._least_width(shown) <= width and len(shown) <= most:
                 break
             shown.remove(place)
         return shown

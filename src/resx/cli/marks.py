@@ -56,9 +56,11 @@ def in_one_line(console: Console, *facts: str) -> str:
 
 
 def show_next(console: Console, command: str) -> None:
-    """Print the command that comes next; it works as it is printed."""
+    """Print the command that comes next, if there is one; it works as it is printed."""
     from rich.text import Text
 
+    if not command:
+        return
     console.print(Text.assemble(("Next:", "bold"), f" {one_line(command)}"), soft_wrap=True)
 
 

@@ -42,7 +42,7 @@ _SOON_S = 2.0
 """Before that, how long a step has taken tells nothing of how long it will take."""
 _REFUSED = (2, 4)
 """Exit codes of errors that say all in one line: nothing was begun that could be said to have failed."""
-_SHARE_DONE = re.compile(r"^(\d+) of (\d+)\b")
+_SHARE_DONE = re.compile(r"^([\d,]+) of ([\d,]+)\b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -159,21 +159,36 @@ class Live:
 def with_time_left(detail: str, elapsed_s: float) -> str:
     """Return how far a step is, `3 of 9 images`, with the time that the rest takes at that pace."""
     found = _SHARE_DONE.match(detail)
-    if found is None or elapsed_s < _SOON_S or not int(found[1]):
+    if found is None or elapsed_s < _SOON_S:
         return detail
-    left_s = elapsed_s * max(0, int(found[2]) / int(found[1]) - 1)
+    done, total = (int(number.replace(",", "") or 0) for number in found.groups())
+    if not done:
+        return detail
+    left_s = elapsed_s * max(0, total / done - 1)
     return f"{detail}, {f'{left_s:.0f} s' if left_s < 120 else f'{left_s / 60:.0f} min'} left"
 
 
 def table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]], *, left: int = 1, least: Sequence[str] = ()
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    left: int = 1,
+    least: Sequence[str] = (),
+    is_matrix: bool = False,
 ) -> FittingTable:
     """Return a table whose first `left` columns are words and the others numbers.
 
-    Where it is too narrow for all, the columns that `least` names go in this order, then the others from the right.
+    Where it is too narrow for all, the columns that `least` names go in this order, then the others from the right. Of
+    a matrix, whose columns are alike, all that fit are shown; of another table no more than one reads at a glance.
     """
     return FittingTable(
-        title=title, columns=tuple(columns), rows=tuple(map(tuple, rows)), num_words=left, least=tuple(least)
+        title=title,
+        columns=tuple(columns),
+        rows=tuple(map(tuple, rows)),
+        num_words=left,
+        least=tuple(least),
+        is_matrix=is_matrix,
     )
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.completion import complete_model_version
-from resx.cli.marks import command_line
 from resx.cli.options.bench_files import BenchFiles
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.grouping import rare_option
@@ -19,7 +18,6 @@ from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.views import random_weights
 from resx.cli.views.bench_result import show_result, show_scenario
-from resx.cli.views.next_step import in_repository
 from resx.errors import ObjectiveMissed, ParityError, ResxError, UsageError
 
 if TYPE_CHECKING:
@@ -113,12 +111,12 @@ def _next_step(job: BenchRequest, names: list[str], server: LoadConnection) -> s
     from resx.bench.results.result import is_local
 
     target, _, elsewhere = names[0].partition("@")
-    place, asked = in_repository(server.repository, elsewhere or server.url), job.targets[0].owner or job.targets[0]
+    asked = job.targets[0].owner or job.targets[0]
     if len(names) == 1 and ":" not in target and is_local(asked.address):
         with contextlib.suppress(UsageError):
             if job.repository.has_card(asked.model, asked.answering):
-                return command_line("tune", asked.model, "--dry-run", *place)
-    return command_line("status", *place)
+                return server.command("tune", asked.model, "--dry-run", url=elsewhere)
+    return server.command("status", url=elsewhere)
 
 
 def _targets(names: list[str], server: LoadConnection, inputs: Inputs) -> list[Target]:

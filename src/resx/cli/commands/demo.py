@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import finite
 from resx.errors import ParityError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def demo(
@@ -56,6 +59,10 @@ def demo(
         if same < summary.num_images
     ]
     verdict = ParityError(f"served answers differ from PyTorch's: {', '.join(wrong)}") if wrong else None
-    out.result(summary.model_dump(mode="json"), lambda console: show_summary(console, summary, next_step), verdict)
+
+    def show(console: Console) -> None:
+        show_summary(console, summary, "" if verdict else next_step)
+
+    out.result(summary.model_dump(mode="json"), show, verdict)
     if verdict is not None:
         raise verdict

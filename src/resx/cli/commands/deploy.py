@@ -68,4 +68,4 @@ def deploy(
     if dry_run:
         show_plan(out, address, planned)
     else:
-        show_deployed(out, address, done, published, url=server.url)
+        show_deployed(out, address, done, published, next_step=server.command("status"))

@@ -78,4 +78,7 @@ def _device(findings: Sequence[Finding]) -> str:
 
 
 def _state(finding: Finding) -> Text:
-    return verdict(finding.state, good=None if finding.on_first_use else finding.found and not finding.is_wrong)
+    """Return the state in green or red, in neither where a server on the CPU does without."""
+    if finding.is_wrong or finding.what not in {*_GPU_ONLY, *_OPTIONAL}:
+        return verdict(finding.state, good=None if finding.on_first_use else finding.found and not finding.is_wrong)
+    return verdict(finding.state, good=True if finding.found and not finding.on_first_use else None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.completion import complete_variant
 from resx.cli.options.output import TableOptions
 from resx.cli.output import table
 from resx.errors import UsageError, nearest
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 def models(
     printing: TableOptions,
-    pattern: Annotated[str, typer.Argument(help="Only these, such as '*50*'. Default: all.", show_default=False)] = "",
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            help="Only these, such as '*50*'. Default: all.", show_default=False, autocompletion=complete_variant
+        ),
+    ] = "",
 ) -> None:
     """List every variant: parameters, multiply-adds, input, published figure, paper.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -67,4 +68,8 @@ def profile(
         found = profile_model(subject, options, on_round=on_round)
     if plot is not None:
         draw(found, plot)
-    out.result(found.model_dump(mode="json"), lambda console: show_profile(console, found, every=every, plot=plot))
+    next_step = "" if every else shlex.join(["resx", *sys.argv[1:], "--all"])
+    out.result(
+        found.model_dump(mode="json"),
+        lambda console: show_profile(console, found, every=every, plot=plot, next_step=next_step),
+    )

@@ -18,7 +18,7 @@ from resx.cli.options.request_code import CodeOptions
 from resx.cli.options.top import Top
 from resx.cli.output import print_lines, table
 from resx.cli.views import random_weights
-from resx.cli.views.next_step import to_measure
+from resx.cli.views.next_step import to_serve
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def query(
     Examples: resx query resnet50 photo.jpg; resx query resnet50 photo.jpg --curl
     """
     from resx.cli.steps.image_answers import AskedImages, ask_server, compute_here
+    from resx.repository.versions import Repository
     from resx.serving.client.server_errors import ConnectionLost
 
     limits.apply()
@@ -74,7 +75,7 @@ def query(
         if raw or not typed_options(context).keys().isdisjoint({"url", *OF_A_SERVER}):
             raise
         answered = compute_here(server.repository, asked, lost)
-        out.note("No server runs; computed in this process. `resx serve` starts one.")
+        out.note("No server runs; computed in this process.")
     kind = answered.kind
     number = "score" if kind == "scores" else "probability"
     entries: list[dict[str, Any]] = [
@@ -97,7 +98,8 @@ def query(
         ]
         column = number if kind == "scores" else f"{number} %"
         console.print(table("", ["image", "label", column], rows, left=2, least=("image",)))
-        show_next(console, to_measure(name, server.repository, server.url))
+        here = answered.url is None
+        show_next(console, to_serve(name, Repository(server.repository)) if here else server.command("bench", name))
 
     payload = {
         "model": name,

@@ -22,7 +22,6 @@ from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
 from resx.cli.steps.tuning_candidates import FileWishes, published_candidates, read_wishes, wanted_candidates
-from resx.cli.views.next_step import to_measure
 from resx.cli.views.tuning import ending, setting_text, show_tuning
 from resx.errors import MissingCapability, UsageError
 from resx.files.reading import read_text
@@ -130,8 +129,8 @@ def tune(
     )
     wishes = read_wishes(runtimes, precisions, calibrate)
     with published.stage() if wishes.names_some else contextlib.nullcontext(published.root) as scratch:
-        measure_it = to_measure(name, server.repository, server.url)
-        _search(out, address, published, name, search, wishes, scratch, measure_it, dry_run=dry_run, plot=plot)
+        measure = server.command("bench", name)
+        _search(out, address, published, name, search, wishes, scratch, measure, dry_run=dry_run, plot=plot)
 
 
 def _cores(asked: int, address: Address) -> int:
@@ -153,7 +152,7 @@ def _search(
     search: Search,
     wishes: FileWishes,
     scratch: Path,
-    measure_it: str,
+    measure: str,
     *,
     dry_run: bool,
     plot: Path | None,
@@ -212,7 +211,7 @@ def _search(
     end = ending(name, evidence, better=better, version=deployed.version if deployed else 0)
     # The same search again, as nothing says what it found: the trials of a dry run are in no card.
     apply_it = shlex.join(["resx", *(word for word in sys.argv[1:] if word != "--dry-run")])
-    next_step = apply_it if better and dry_run else measure_it
+    next_step = apply_it if better and dry_run else measure
     out.result(payload, lambda console: show_tuning(console, evidence, end, next_step, str(plot or "")))
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resx.cli.marks import command_line, show_done, show_next
+from resx.cli.marks import show_done, show_next
 from resx.cli.options.connection import Connection
 from resx.cli.options.deployment import DeployedName
 from resx.cli.options.output import OutputOptions
-from resx.cli.views.next_step import in_repository
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +32,6 @@ def undeploy(name: DeployedName, server: Connection, printing: OutputOptions) ->
 
     def show(console: Console) -> None:
         show_done(console, gone, f"no longer served on {address}", "its files stay")
-        show_next(console, command_line("deploy", name, *in_repository(server.repository, server.url)))
+        show_next(console, server.command("deploy", name))
 
     printing.open().result(payload, show)

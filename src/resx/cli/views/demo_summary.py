@@ -42,12 +42,13 @@ class Summary(FrozenModel):
 
 
 def show_summary(console: Console, summary: Summary, next_step: str) -> None:
-    """Print accuracy, and what was served of each precision."""
+    """Print accuracy, and what was served of each precision; `next_step` is empty where answers were wrong."""
     show_done(
         console,
         "Trained, folded, exported, served and measured resnet20",
         f"{summary.accuracy:.2%} of {summary.num_images} held-out digits right",
         f"folding changed the logits by {summary.fold_max_abs / summary.scale:.0e} of their scale at most",
+        good=bool(next_step),
     )
     rows = [
         [

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from resx.cli.marks import command_line, show_done, show_next
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import Output, print_lines
 from resx.cli.views import random_weights
-from resx.cli.views.next_step import in_repository
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def show_deployed(
-    out: Output, address: Address, done: Deployed, repository: Repository, *, url: str, verb: str = "Deployed"
+    out: Output, address: Address, done: Deployed, repository: Repository, *, next_step: str, verb: str = "Deployed"
 ) -> None:
-    """Print which version answers, what was before it, and how to look at it; `url`: as it was typed."""
+    """Print which version answers, what was before it, and the command that looks at it."""
     is_random = done.checked and repository.card(done.name, done.version).source.is_random
     payload: servers.Deployed = {
         "name": done.name, "version": done.version, "previous": done.previous, "url": str(address),
@@ -34,7 +33,7 @@ def show_deployed(
         replaced = done.previous if done.previous != done.version else None
         facts = proof_facts(done, replaced)
         show_done(console, f"{verb} {done.name} v{done.version}", f"on {address}", *facts)
-        show_next(console, command_line("status", *in_repository(repository.root, url)))
+        show_next(console, next_step)
 
     out.result(payload, show)
     random_weights.warn(out, done.name, is_random=is_random)

@@ -10,22 +10,16 @@ from resx.repository.versions import Repository
 _USUAL = Path("model_repository")
 
 
-def in_repository(root: Path, url: str = "") -> list[str]:
-    """Return the options that lead to the same repository and server; none where both are the usual ones."""
-    repository = [] if root == _USUAL else ["--repository", str(root)]
-    return [*repository, *(["--url", url] if url else [])]
+def in_repository(root: Path) -> list[str]:
+    """Return the options that lead to the same repository; none for the usual one."""
+    return [] if root == _USUAL else ["--repository", str(root)]
 
 
-def to_serve(name: str, repository: Repository) -> str:
+def to_serve(name: str, repository: Repository, version: int | None = None) -> str:
     """Return the command that gets a published model served: by a new server, or by the one that runs."""
     from resx.serving.running.server_state import running_server
 
     place = in_repository(repository.root)
     if running_server(repository) is None:
         return command_line("serve", "--detach", *place)
-    return command_line("deploy", name, *place)
-
-
-def to_measure(name: str, root: Path, url: str = "") -> str:
-    """Return the command that measures a served model."""
-    return command_line("bench", name, *in_repository(root, url))
+    return command_line("deploy", name, *(["--version", str(version)] if version else []), *place)

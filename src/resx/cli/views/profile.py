@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
@@ -18,8 +19,10 @@ _LEAST = ("MB", "GMAC")
 _MOST_IN_NAME = 30
 
 
-def show_profile(console: Console, found: Profile, *, every: bool, plot: Path | None) -> None:
+def show_profile(console: Console, found: Profile, *, every: bool, plot: Path | None, next_step: str) -> None:
     """Print the whole, the blocks and the layers; unless `every`, those that take longest and the rest in one row."""
+    facts = (f"{found.run_ms:.4g} ms per run (median of {found.num_runs})", f"{found.images_per_s:.4g} images/s")
+    show_done(console, f"Profiled {found.subject}", *facts, f"fastest {found.best_ms:.4g} ms")
     print_lines(console, _heading(found))
     counted = found.counted_us or 1.0
     blocks, layers = found.blocks, found.layers
@@ -40,6 +43,7 @@ def show_profile(console: Console, found: Profile, *, every: bool, plot: Path | 
     if plot is not None:
         lines.append(f"wrote {plot}")
     print_lines(console, lines)
+    show_next(console, next_step)
 
 
 def _heading(found: Profile) -> list[str]:
@@ -48,10 +52,8 @@ def _heading(found: Profile) -> list[str]:
     share = "" if whole.peak_share is None else f", {whole.peak_share:.0%} of the peak"
     peaks = "; ".join(f"{peak.gflops:.0f} GFLOP/s in {peak.computed_in}" for peak in found.peaks)
     return [
-        f"{found.subject}: {found.runtime} {found.runtime_version}{hint}, {found.threads} threads, batch {found.batch}",
+        f"{found.runtime} {found.runtime_version}{hint}, {found.threads} threads, batch {found.batch}",
         f"{found.processor}, {found.instruction_set}",
-        f"a run: {found.run_ms:.4g} ms (median of {found.num_runs}), {found.images_per_s:.4g} images/s; fastest "
-        f"{found.best_ms:.4g} ms",
         f"fastest run: {2e-9 * whole.macs:.3g} GFLOP at {whole.gflops:.3g} GFLOP/s{share}, "
         f"{whole.traffic / 1e6:.3g} MB",
         f"peak: {peaks} ({found.peaks[0].measured_by})" if found.peaks else "peak: not measured",

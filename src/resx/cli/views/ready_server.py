@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from resx.cli.marks import show_done, show_next
+from resx.cli.marks import command_line, show_done, show_next
 from resx.cli.output import Output, print_lines
-from resx.cli.views.next_step import to_measure
+from resx.cli.views.next_step import in_repository
 from resx.machine import cpu_quota, quota_note
 from resx.text import one_line
 
@@ -23,14 +24,19 @@ UNGUARDED = "without the guard on requests of resx's own server (docs/security.m
 
 
 def show_ready(
-    out: Output, repository: Repository, state: ServerState, deployed: list[Deployed], errors: list[ResxError]
+    out: Output,
+    repository: Repository,
+    state: ServerState,
+    deployed: list[Deployed],
+    errors: list[ResxError],
+    asked: Sequence[str] = (),
 ) -> None:
-    """Print what the server answers, and what of the repository it does not."""
+    """Print where the server answers and what, which models it does not serve, and how to ask those that were named."""
     from resx.repository.skipped_folders import skipped_entries, skipped_lines
     from resx.serving.client.client import TritonClient
 
     for error in errors:
-        out.note(f"not loaded: {error}")
+        out.note(f"warning: not loaded: {error}")
     with TritonClient(state.address("grpc"), timeout_s=10) as client:
         ready = client.model_versions()
     names = set(repository.names())
@@ -63,8 +69,10 @@ def show_ready(
         http, grpc = f"http://127.0.0.1:{state.http_port}", f"grpc://127.0.0.1:{state.grpc_port}"
         show_done(console, f"Ready: {http}", grpc, f"process {state.pid}")
         print_lines(console, lines)
-        if measurable := [name for name in ready if name in repository.names()]:
-            show_next(console, to_measure(measurable[0], repository.root))
+        place = in_repository(repository.root)
+        print_lines(console, [f"Ask:  {command_line('query', name, 'photo.jpg', *place)}" for name in asked])
+        if measurable := [name for name in (*asked, *ready) if name in ready and name in repository.names()]:
+            show_next(console, command_line("bench", measurable[0], *place))
 
     out.result(payload, show)
 

@@ -13,6 +13,8 @@ from resx.cli.views.ready_server import UNGUARDED
 if TYPE_CHECKING:
     from rich.console import Console
 
+_PROTOCOLS = {"http": "HTTP", "grpc": "gRPC", "metrics": "metrics"}
+
 
 def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str], str]) -> None:
     """Print the server, its models and GPUs, and what had to be brought back."""
@@ -25,7 +27,7 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         title += f"  process {payload['pid']}, {how}{payload['phase']}, up {_duration(payload['uptime_s'])}"
     console.print(title, markup=False, soft_wrap=True)
     if addresses := payload.get("addresses"):
-        print_lines(console, [f"{name + ':':<8} {address}" for name, address in addresses.items()])
+        print_lines(console, [f"{_PROTOCOLS[name] + ':':<8} {address}" for name, address in addresses.items()])
     if folder := payload.get("server_dir"):
         console.print(f"server of {folder}, {UNGUARDED}", markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
@@ -49,8 +51,8 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
     columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
     least = ("mean ms", "versions", "failed")
     console.print(table("", columns, rows, left=3, least=least) if rows else "no model is loaded")
-    if rows and "pid" in payload:
-        console.print("requests: resx's own self-tests, about one a second, are among them")
+    if any(model["self_tests"] is not None for model in payload["models"]):
+        console.print("requests: without resx's self-tests, which p50 and mean include")
     print_lines(console, [gpu_line(gpu) for gpu in payload["gpus"] or ()])
     if last := payload.get("last_restart"):
         times = "time" if payload["restarts"] == 1 else "times"

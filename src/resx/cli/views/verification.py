@@ -77,6 +77,9 @@ def show_comparison(
             markup=False,
             soft_wrap=True,
         )
+    if found.passed and (accuracies is None or accuracies.passed):
+        worst = max(one.smallest_rtol for one in found.outputs)
+        show_done(console, "The files agree", f"largest difference {worst:.0e} of an output's scale")
 
 
 def verification_as_json(name: str, version: int, card: Card, found: Verification) -> dict[str, Any]:
