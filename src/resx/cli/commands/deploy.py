@@ -12,6 +12,7 @@ from resx.cli.options.output import DryRun, TableOptions
 from resx.cli.options.repository import Version
 from resx.cli.steps import depth_family, fleet_rollout, manifests
 from resx.cli.views.deployment import show_deployed, show_plan
+from resx.cli.views.next_step import to_apply
 from resx.errors import UsageError
 
 
@@ -51,7 +52,10 @@ def deploy(
                 f"--version {version}: --best-under uses each model's newest version; remove one of the two"
             )
         bound_ms, members = parse_bound(best_under), candidates(published, name)
-        depth_family.deploy_best(server.address(), published, members, bound_ms, manner, dry_run=dry_run, out=out)
+        next_step = to_apply() if dry_run else server.command("status")
+        depth_family.deploy_best(
+            server.address(), published, members, bound_ms, manner, dry_run=dry_run, next_step=next_step, out=out
+        )
         return
     published.version_folder(name, version or None)
     if "," in server.url:

@@ -22,6 +22,7 @@ from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
 from resx.cli.steps.tuning_candidates import FileWishes, published_candidates, read_wishes, wanted_candidates
+from resx.cli.views.next_step import to_apply
 from resx.cli.views.tuning import ending, setting_text, show_tuning
 from resx.errors import MissingCapability, UsageError
 from resx.files.reading import read_text
@@ -210,8 +211,7 @@ def _search(
     }
     end = ending(name, evidence, better=better, version=deployed.version if deployed else 0)
     # The same search again, as nothing says what it found: the trials of a dry run are in no card.
-    apply_it = shlex.join(["resx", *(word for word in sys.argv[1:] if word != "--dry-run")])
-    next_step = apply_it if better and dry_run else measure
+    next_step = to_apply() if better and dry_run else measure
     out.result(payload, lambda console: show_tuning(console, evidence, end, next_step, str(plot or "")))
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from resx.cli.marks import show_done, show_next
 from resx.cli.output import Output, print_lines
 from resx.cli.views import random_weights
+from resx.cli.views.next_step import to_apply
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,4 +62,9 @@ def show_plan(out: Output, address: Address, planned: Plan) -> None:
     lines = [f"{planned.name} version {planned.version} on {address}, where {answering}; nothing was changed"]
     lines += [f"  {number}. {check}" for number, check in enumerate(planned.checks, 1)]
     lines += planned.diff or ["configuration: unchanged"]
-    out.result(payload, lambda console: print_lines(console, lines))
+
+    def show(console: Console) -> None:
+        print_lines(console, lines)
+        show_next(console, to_apply())
+
+    out.result(payload, show)

@@ -79,8 +79,8 @@ def tried_as_json(one: Tried) -> FamilyCandidate:
     }
 
 
-def show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None) -> None:
-    """Print the candidates with their latencies, and the one that was chosen."""
+def show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None, next_step: str) -> None:
+    """Print the candidates with their latencies, the one that was chosen, and what comes next."""
     rows = [
         [
             one.candidate.card.name,
@@ -101,3 +101,4 @@ def show_choice(console: Console, choice: Choice, address: Address, done: Deploy
         show_done(console, f"Deployed {name} v{done.version}", f"on {address}", *proof_facts(done, None))
     else:
         print_lines(console, [f"{name} would be deployed if the server agrees; nothing was changed"])
+    show_next(console, next_step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from resx.cli.marks import command_line
@@ -23,3 +24,11 @@ def to_serve(name: str, repository: Repository, version: int | None = None) -> s
     if running_server(repository) is None:
         return command_line("serve", "--detach", *place)
     return command_line("deploy", name, *(["--version", str(version)] if version else []), *place)
+
+
+def to_apply() -> str:
+    """Return the command that was typed without --dry-run; empty where it names a header, which may be a secret."""
+    words = sys.argv[1:]
+    if any(word.partition("=")[0] == "--header" for word in words):
+        return ""
+    return command_line(*(word for word in words if word != "--dry-run"))

@@ -110,19 +110,17 @@ class SelfTestLedger:
         return tuple(found)
 
     def _write(self, testing: str = "") -> None:
-        """Replace the file, without fsync; where it cannot be written nothing is left that is out of date."""
+        """Write the file; whoever reads half of it looks again. What cannot be written leaves nothing out of date."""
         by_model: dict[str, dict[int, int]] = {}
         for (name, version), answered in self._answered.items():
             by_model.setdefault(name, {})[version] = answered
-        staged = self._path.with_name(f".{FILE}.{os.getpid()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            staged.write_text(SelfTests(answered=by_model, testing=testing).model_dump_json())
-            staged.chmod(0o600)
-            staged.replace(self._path)
+            with open(os.open(self._path, flags, 0o600), "w", encoding="utf-8") as file:
+                file.write(SelfTests(answered=by_model, testing=testing).model_dump_json())
         except OSError:
-            for path in (staged, self._path):
-                with contextlib.suppress(OSError):
-                    path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                self._path.unlink(missing_ok=True)
 
 
 def num_answered(client: TritonClient, name: str, version: int) -> int:
