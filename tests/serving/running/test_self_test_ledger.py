@@ -54,7 +54,14 @@ def test_status_counts_what_others_ask_and_no_self_test(repository: Repository, 
     wait_until(lambda: requests(resx)["tiny"] == 3, "Triton counts a request soon after its answer")
     assert requests(resx)["tiny_image"] == 1
     assert requests(resx)["idle"] == 0
-    assert "requests: without resx's self-tests" in resx("status").out
+    shown, state = resx("status").out, current(repository)
+    assert "requests: without resx's self-tests" in shown
+    for line in (
+        f"HTTP:    http://127.0.0.1:{state.http_port}\n",
+        f"gRPC:    grpc://127.0.0.1:{state.grpc_port}\n",
+        f"metrics: http://127.0.0.1:{state.metrics_port}/metrics\n",
+    ):
+        assert line in shown
 
     publish_tiny(repository, "tiny", seed=1)
     assert resx("deploy", "tiny").code == 0

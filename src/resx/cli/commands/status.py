@@ -68,9 +68,7 @@ def status(server: Connection, printing: TableOptions) -> None:
     printing.open().result(payload, lambda console: show_status(console, payload, published.owner))
 
 
-def leave_out_self_tests(
-    repository: Repository, name: str, look: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
+def leave_out_self_tests(repository: Repository, name: str, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return a model's status in which its requests are those of others."""
     from resx.serving.running.self_test_ledger import look_beside
     from resx.serving.running.server_state import folder_of

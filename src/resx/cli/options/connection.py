@@ -141,9 +141,9 @@ class Connection:
         """
         if self.access.header:
             return ""
-        access = [("url", url or self.url), *((name, getattr(self.access, name)) for name in OF_A_SERVER[:-1])]
-        typed = [word for name, value in access if value for word in (f"--{name}", value)]
-        repository = [] if self.repository == DEFAULT_REPOSITORY else ["--repository", self.repository]
+        access = {"url": url or self.url} | {name: str(getattr(self.access, name)) for name in OF_A_SERVER[:-1]}
+        typed = [word for name, value in access.items() if value for word in (f"--{name}", value)]
+        repository = [] if self.repository == DEFAULT_REPOSITORY else ["--repository", str(self.repository)]
         return command_line(*words, *repository, *typed)
 
 

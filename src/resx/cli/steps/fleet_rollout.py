@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from resx.cli.options.connection import Connection
 from resx.cli.marks import show_next
+from resx.cli.options.connection import Connection
 from resx.cli.output import Output, print_lines
 from resx.cli.views import random_weights
 from resx.cli.views.fleet_rollout import outcome_as_json, outcome_line

@@ -67,8 +67,8 @@ def _show_figures(console: Console, found: Evaluation) -> None:
     lines = [
         f"right: {found.top1.right:,} of {found.images.num_images:,}",
         *([] if found.top5 is None else [f"top-5: {_interval(found.top5)} %"]),
-        f"macro: precision {100 * macro.precision:.1f} %, recall {100 * macro.recall:.1f} %, F1 {100 * macro.f1:.1f} %; "
-        f"weighted F1 {100 * found.weighted.f1:.1f} %",
+        f"macro: precision {100 * macro.precision:.1f} %, recall {100 * macro.recall:.1f} %, "
+        f"F1 {100 * macro.f1:.1f} %; weighted F1 {100 * found.weighted.f1:.1f} %",
         f"calibration: {bins}",
     ]
     print_lines(console, lines)

@@ -116,7 +116,7 @@ class SelfTestLedger:
             by_model.setdefault(name, {})[version] = answered
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            with open(os.open(self._path, flags, 0o600), "w", encoding="utf-8") as file:
+            with os.fdopen(os.open(self._path, flags, 0o600), "w", encoding="utf-8") as file:
                 file.write(SelfTests(answered=by_model, testing=testing).model_dump_json())
         except OSError:
             with contextlib.suppress(OSError):
