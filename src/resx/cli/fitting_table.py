@@ -42,7 +42,8 @@ class FittingTable:
         from rich.text import Text
 
         shown = self.fitting(options.max_width)
-        yield ""
+        if self.title:
+            yield Text(one_line(self.title))
         yield self._draw(shown)
         yield ""
         if len(shown) < len(self.columns):
@@ -81,8 +82,6 @@ class FittingTable:
         from rich.table import Table
 
         drawn = Table(
-            title=self.title or None,
-            title_justify="left",
             box=box.SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,

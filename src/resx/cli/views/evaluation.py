@@ -58,7 +58,7 @@ def show_evaluation(
 def _show_figures(console: Console, found: Evaluation) -> None:
     skipped = f"skipped {found.images.num_skipped} that cannot be read" if found.images.num_skipped else ""
     matched = "" if found.classes_matched_by == "name" else "classes matched by position"
-    right = f"top-1 {_interval(found.top1)} %"
+    right = f"top-1 {_interval(found.top1, ' %')}"
     show_done(console, f"Evaluated {found.model}", found.images.origin, skipped, matched, right)
     macro, calibration = found.macro, found.calibration
     bins = "none, as its outputs are no probabilities of the classes"
@@ -66,7 +66,7 @@ def _show_figures(console: Console, found: Evaluation) -> None:
         bins = f"error {100 * calibration.error:.2f} % (ECE, {len(calibration.bins)} bins of equal width)"
     lines = [
         f"right: {found.top1.right:,} of {found.images.num_images:,}",
-        *([] if found.top5 is None else [f"top-5: {_interval(found.top5)} %"]),
+        *([] if found.top5 is None else [f"top-5: {_interval(found.top5, ' %')}"]),
         f"macro: precision {100 * macro.precision:.1f} %, recall {100 * macro.recall:.1f} %, "
         f"F1 {100 * macro.f1:.1f} %; weighted F1 {100 * found.weighted.f1:.1f} %",
         f"calibration: {bins}",
@@ -128,8 +128,10 @@ def _show_pair(console: Console, paired: PairedComparison) -> None:
         console.print(table(title, ["image", "class", paired.first, paired.second], flips, left=4))
 
 
-def _interval(share: Share | None) -> str:
-    return "n/a" if share is None else f"{100 * share.share:.1f} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+def _interval(share: Share | None, unit: str = "") -> str:
+    if share is None:
+        return "n/a"
+    return f"{100 * share.share:.1f}{unit} ({100 * share.low:.1f} to {100 * share.high:.1f})"
 
 
 def _short(name: str) -> str:
