@@ -63,3 +63,8 @@ def test_a_matrix_has_as_many_columns_as_fit() -> None:
     assert len(made.fitting(80)) == 13
     assert len(made.fitting(40)) < 13
     assert max(map(len, printed(made, 40)[:-1])) <= 40
+
+
+def test_a_name_is_whole_where_a_column_of_words_has_room_to_give() -> None:
+    made = table("", ["what", "detail"], [["tensorrt-rtx-cu12", "word " * 30]], left=2)
+    assert "tensorrt-rtx-cu12" in " ".join(printed(made, 40)).split()

@@ -69,13 +69,16 @@ class FittingTable:
         return sum(map(self._least_column, shown)) + _GAP * (len(shown) - 1)
 
     def _least_column(self, place: int) -> int:
-        from rich.cells import cell_len
-
-        texts = [self.columns[place], *(row[place] for row in self.rows)]
-        longest = max(cell_len(one_line(text) if isinstance(text, str) else text.plain) for text in texts)
+        longest = self._longest_cell(place)
         if place >= self.num_words:
             return longest
         return min(longest, _LEAST_WORDS if place else _LEAST_KEY)
+
+    def _longest_cell(self, place: int) -> int:
+        from rich.cells import cell_len
+
+        texts = [self.columns[place], *(row[place] for row in self.rows)]
+        return max(cell_len(one_line(text) if isinstance(text, str) else text.plain) for text in texts)
 
     def _draw(self, shown: Sequence[int]) -> Table:
         from rich import box
@@ -88,9 +91,11 @@ class FittingTable:
             collapse_padding=True,
         )
         for place in shown:
-            is_number = place >= self.num_words
             drawn.add_column(
-                self.columns[place], justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
+                self.columns[place],
+                justify="left" if place < self.num_words else "right",
+                no_wrap=self._longest_cell(place) == self._least_column(place),
+                overflow="fold",
             )
         for row in self.rows:
             drawn.add_row(*(row[place] for place in shown))

@@ -20,7 +20,7 @@ _IRREGULAR = {
 _REGULAR = frozenset((
     "ask", "calibrate", "check", "compare", "compile", "compute", "copy", "deploy", "evaluate", "export", "fetch",
     "fold", "load", "measure", "monitor", "open", "publish", "quantize", "query", "repeat", "replace", "restore",
-    "resume", "retry", "reuse", "start", "test", "train", "unpack", "verify", "wait",
+    "resume", "retry", "reuse", "simulate", "start", "test", "train", "unpack", "verify", "wait",
 ))  # fmt: skip
 _BEGINNING = re.compile(r"^(?P<before>(?:\[\d+/\d+\] )?)(?P<name>(?:\S+: )?)(?P<verb>[a-z]+)\b")
 _FURTHER = re.compile(r"(, | and )([a-z]+)\b")

@@ -64,7 +64,7 @@ def tune(
         bench: measures.
         largest: batch that the files take.
         least: images that a request must be able to hold: those of the canary.
-        on_trial: told of each trial: which of its round, as `threads, setting 3 of 12`, and its setting.
+        on_trial: told of each trial: which of its round, as `setting 3 of 12, threads`, and its setting.
         on_done: given each trial.
 
     Raises:
@@ -78,7 +78,7 @@ def tune(
 
     def run(stage: Stage) -> Callable[[Setting, float], Trial]:
         def one(setting: Setting, seconds: float) -> Trial:
-            on_trial(f"{stage}, {counted.next()}", setting)
+            on_trial(f"{counted.next()}, {stage}", setting)
             held = max((trial.images_per_s for trial in trials), default=0.0)
             start = _CAUTION * held / bench.images_per_request(setting) if held else None
             trials.append(bench.trial(setting, stage, seconds, on_cpu, start))

@@ -154,7 +154,7 @@ def version(console: Console, card: Card, file: Path, versions: list[int], *, ve
         "weights": f"{card.source.weights}{f', sha256 {card.source.weights_sha256}' if verbose else ''}",
         "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
         "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
-        "normalisation": normalization(card)
+        "normalization": normalization(card)
         or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
         f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
         "runtime": runtime_text(card),
