@@ -65,7 +65,7 @@ def test_status_counts_what_others_ask_and_no_self_test(repository: Repository, 
 
     publish_tiny(repository, "tiny", seed=1)
     assert resx("deploy", "tiny").code == 0
-    assert set(requests(resx).values()) <= {0, 1}, "1: the endpoint is not loaded anew"
+    wait_until(lambda: set(requests(resx).values()) == {0}, "the supervisor looks at what was deployed")
     assert resx("query", "tiny", "photo.png").code == 0
     wait_until(lambda: requests(resx)["tiny"] == 1, "the new version's own")
 
@@ -90,11 +90,25 @@ def test_a_look_waits_for_the_self_test_that_is_under_way(tmp_path: Path) -> Non
             note(next(notes))  # it changes during the second look
         return len(looks)
 
-    assert look_beside(folder, "m", look) == (3, {1: 8})
+    assert look_beside(folder, "m", [1], look) == (3, {1: 8})
+
+
+def test_a_look_waits_for_a_version_that_was_deployed_just_now(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text(SelfTests(answered={"m": {1: 7}}).model_dump_json())
+    (tmp_path / FILE).chmod(0o600)
+    looks = []
+
+    def look() -> int:
+        looks.append(len(looks))
+        if len(looks) == 2:
+            (tmp_path / FILE).write_text(SelfTests(answered={"m": {2: 1}}).model_dump_json())
+        return len(looks)
+
+    assert look_beside(tmp_path, "m", [2], look) == (3, {2: 1})
 
 
 def test_without_notes_a_look_is_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resx.serving.running.self_test_ledger._SETTLES_S", 0.0)
-    assert look_beside(tmp_path, "m", lambda: 5) == (5, None)
+    assert look_beside(tmp_path, "m", [1], lambda: 5) == (5, None)
     (tmp_path / FILE).write_text("{")
-    assert look_beside(tmp_path, "m", lambda: 5) == (5, None)
+    assert look_beside(tmp_path, "m", [1], lambda: 5) == (5, None)

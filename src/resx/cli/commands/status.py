@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,7 +58,9 @@ def status(server: Connection, printing: TableOptions) -> None:
                 with contextlib.suppress(NotLoaded):  # unloaded since
                     look = partial(model_status, client, name, versions, medians)
                     watched = name in deployed and name not in payload.get("recovering", {})
-                    payload["models"].append(leave_out_self_tests(published, name, look) if watched else look())
+                    payload["models"].append(
+                        leave_out_self_tests(published, name, deployed[name], look) if watched else look()
+                    )
             payload["gpus"] = _gpus(address)
             for model in payload["models"]:
                 model["ready"] &= model["name"] not in payload.get("recovering", {})
@@ -68,12 +70,14 @@ def status(server: Connection, printing: TableOptions) -> None:
     printing.open().result(payload, lambda console: show_status(console, payload, published.owner))
 
 
-def leave_out_self_tests(repository: Repository, name: str, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def leave_out_self_tests(
+    repository: Repository, name: str, deployed: Iterable[int], look: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
     """Return a model's status in which its requests are those of others."""
     from resx.serving.running.self_test_ledger import look_beside
     from resx.serving.running.server_state import folder_of
 
-    found, noted = look_beside(folder_of(repository), name, look)
+    found, noted = look_beside(folder_of(repository), name, deployed, look)
     if noted is None:
         return found
     own = sum(noted.get(version, 0) for version in found["versions"])

@@ -101,9 +101,10 @@ class SelfTestLedger:
             return 0
 
     def _when_deployed(self, name: str) -> tuple[tuple[int, int], ...]:
-        """Return what changes whenever the model, or its image endpoint, is deployed: that is asked through it."""
+        """Return what changes when the model or its image endpoint is deployed: the one is asked through the other."""
         found = []
-        for part in (name, *self._repository.endpoints(name)):
+        owner = self._repository.owner(name)
+        for part in (owner, *self._repository.endpoints(owner)):
             with contextlib.suppress(OSError):  # undeployed just now
                 record = (self._path.parent / states.DEPLOYED / part).stat()
                 found.append((record.st_ino, record.st_mtime_ns))
@@ -129,26 +130,30 @@ def num_answered(client: TritonClient, name: str, version: int) -> int:
     return sum(int(entry.get("success", {}).get("count", 0)) for entry in statistics)
 
 
-def look_beside(folder: Path, name: str, look: Callable[[], Found]) -> tuple[Found, dict[int, int] | None]:
+def look_beside(
+    folder: Path, name: str, versions: Iterable[int], look: Callable[[], Found]
+) -> tuple[Found, dict[int, int] | None]:
     """Look at a model's statistics while none of its self-tests is under way.
 
     Args:
         folder: the state folder of its server.
-        name: the model's, which the server watches.
+        name: the model's.
+        versions: those that the server watches.
         look: asks for the statistics.
 
     Returns:
         What was found, and how many of the requests are resx's own, by version; None if nothing says.
     """
-    deadline = time.monotonic() + _SETTLES_S
+    wanted, deadline = set(versions), time.monotonic() + _SETTLES_S
     while True:
         before = _read(folder)
         found = look()
-        noted = before.answered.get(name) if before else None
-        is_settled = noted is not None and before is not None and before.testing != name
         after = _read(folder)
-        is_settled &= after is not None and after.testing != name and after.answered.get(name) == noted
-        if is_settled or time.monotonic() >= deadline:
+        noted = before.answered.get(name) if before else None
+        is_known = noted is not None and wanted <= noted.keys()
+        is_testing = any(notes is not None and notes.testing == name for notes in (before, after))
+        is_same = after is not None and after.answered.get(name) == noted
+        if (is_known and is_same and not is_testing) or time.monotonic() >= deadline:
             return found, noted
         time.sleep(_LOOK_AGAIN_S)
 
