@@ -294,7 +294,7 @@ def test_an_interrupt_leaves_no_page(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "resx", "evaluate", "resnet110", "--data", "digits", "--part", "all"]
     with subprocess.Popen([*command, "-o", "page.html"], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        next(line for line in process.stderr if "load the images" in line)  # the model is asked next
+        next(line for line in process.stderr if "Loaded the images" in line)  # the model is asked next
         process.send_signal(signal.SIGINT)
         _, rest = process.communicate(timeout=600)
 

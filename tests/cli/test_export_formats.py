@@ -99,7 +99,7 @@ def test_an_option_that_does_not_fit_the_format_is_refused_before_the_work(
     done = resx("export", "resnet20", *options)
     assert done.code == 2
     assert message in done.err.splitlines()[-1]
-    assert "build resnet20" not in done.err
+    assert "Built resnet20" not in done.err
     assert not list(tmp_path.iterdir())
 
 

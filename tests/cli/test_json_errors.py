@@ -118,7 +118,7 @@ def test_an_interrupt_is_an_object_too(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "resx", "export", "resnet110", "--json"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        next(line for line in process.stderr if "fold" in line)
+        next(line for line in process.stderr if "Folded" in line)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=600)
     assert process.returncode == INTERRUPTED

@@ -214,7 +214,7 @@ def test_the_same_port_twice_is_refused() -> None:
         Ports(http=9, grpc=9).resolved()
 
 
-@pytest.mark.parametrize(("moment", "line_before"), [("training", "load PyTorch"), ("measuring", "over http")])
+@pytest.mark.parametrize(("moment", "line_before"), [("training", "Loaded PyTorch"), ("measuring", "over http")])
 def test_ctrl_c_at_any_moment_of_the_demo_leaves_no_server_and_no_file(
     tmp_path: Path, moment: str, line_before: str
 ) -> None:
