@@ -20,10 +20,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.every_variant import COLUMNS, export
 from PIL import Image
 from sklearn.datasets import load_sample_image
-
-from benchmarks.every_variant import COLUMNS, export
 
 FAMILIES = {
     "ResNet": "resnet18", "ResNet-D": "resnet26d", "ResNet-T": "resnet14t", "SE-ResNet": "seresnet18",

@@ -51,8 +51,9 @@ def test_a_path_is_not_taken_for_a_name() -> None:
 @pytest.mark.parametrize(
     ("source", "name"),
     [
-        ("timm:resnet18", "resnet18"), ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"), ("hf:timm/vgg11.tv_in1k", "vgg11.tv_in1k"),
-        ("hf:org/name@main", "name"), ("hf:org/name@refs/pr/1", "name"), ("torchvision:vgg11", "vgg11"), ("a.b:make", "make"),
+        ("timm:resnet18", "resnet18"), ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"), ("a.b:make", "make"),
+        ("hf:timm/vgg11.tv_in1k", "vgg11.tv_in1k"), ("hf:org/name@main", "name"), ("hf:org/name@refs/pr/1", "name"),
+        ("torchvision:vgg11", "vgg11"),
     ],
 )  # fmt: skip
 def test_a_network_of_a_collection_is_published_under_its_own_name(source: str, name: str) -> None:

@@ -55,4 +55,4 @@ def short_name(text: str) -> str:
     """Return what the network is called without its collection: the last part of its name."""
     if (folder := hub_folder(text)) is not None:
         return folder.resolve().name
-    return text.rpartition(":")[2].rpartition("/")[2].partition("@")[0]
+    return text.rpartition(":")[2].partition("@")[0].rpartition("/")[2]

@@ -228,7 +228,7 @@ class ModelSpec(FrozenModel):
 
 
 class ImageFormat(FrozenModel):
-    """How a data set's images reach the network: size in pixels, resize before the crop, normalisation, filter, crop."""
+    """How images reach a network: size in pixels, resize before the crop, normalisation, filter, kind of crop."""
 
     image_size: ImageSize
     resize: Resize

@@ -274,9 +274,7 @@ def test_a_part_that_looks_at_shapes_is_left_whole_and_the_rest_is_fused(
     ],
     ids=["in front", "behind", "pooling", "pooled"],
 )
-def test_a_layer_with_code_of_its_own_is_not_taken_for_torchs(
-    layers: tuple[nn.Module, ...], target: Target
-) -> None:
+def test_a_layer_with_code_of_its_own_is_not_taken_for_torchs(layers: tuple[nn.Module, ...], target: Target) -> None:
     model = with_statistics(nn.Sequential(*layers))
     assert largest_difference(model, batchnorm_fusion.fuse(model, target=target), 2, 6, 9, 9) < 1e-5
 

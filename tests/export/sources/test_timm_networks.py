@@ -35,7 +35,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet.r160_in1k", "test_convnext", "test_vit", "test_nfnet"])
+@pytest.mark.parametrize(
+    "name", ["test_resnet", "test_efficientnet.r160_in1k", "test_convnext", "test_vit", "test_nfnet"]
+)
 def test_a_network_of_timms_is_exported_in_both_precisions(name: str, tmp_path: Path) -> None:
     source = load_source(f"timm:{name}", weights="none", seed=0)
     assert (source.name, source.description.is_random) == (name, True)
@@ -131,7 +133,9 @@ def test_without_a_network_one_line_says_what_to_download_and_where_it_goes(
 def test_weights_that_lie_elsewhere_than_on_the_hub_are_named_with_their_place() -> None:
     config = {"url": "https://example.org/weights/net-12345678.pth"}
     said = str(explain("timm:x", config, ConnectionError("no route to host")))
-    assert said.startswith("timm:x: https://example.org/weights/net-12345678.pth cannot be downloaded (no route to host)")
+    assert said.startswith(
+        "timm:x: https://example.org/weights/net-12345678.pth cannot be downloaded (no route to host)"
+    )
     assert said.endswith("checkpoints/net-12345678.pth")
 
 

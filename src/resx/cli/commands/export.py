@@ -45,8 +45,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, timm:NAME, hf:ORG/NAME, "
-            "module:function."
+            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, timm:NAME, "
+            "hf:ORG/NAME, module:function."
         ),
     ] = "",
     name: Annotated[

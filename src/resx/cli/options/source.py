@@ -21,7 +21,8 @@ _OF_A_RUN = ("weights", "weights_entry", "settings", "image_size")
 """What a run has itself."""
 
 Weights: TypeAlias = Annotated[
-    str, _option(metavar="WORD|FILE", help="For a variant or timm:NAME: none (random), imagenet (published), or a file.")
+    str,
+    _option(metavar="WORD|FILE", help="For a variant, torchvision: or timm:: none (random), imagenet, or a file."),
 ]
 WeightsEntry: TypeAlias = Annotated[
     str, _option(metavar="NAME", help="For --weights FILE: which of its networks. Default: the only one, or the EMA.")

@@ -1,4 +1,4 @@
-"""Networks of somebody else's making: torchvision's, timm's and the Hub's by name, or what a function of the user's gives.
+"""Networks of somebody else's making: torchvision's, timm's and the Hub's by name, or what a user's function returns.
 
 They are exported, verified and served like the zoo's; what resx does not know of them is their blocks.
 """
@@ -45,7 +45,7 @@ def load_foreign(
 
     Args:
         text: `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME`, or `module:function`: the function takes no arguments and
-            returns a module; the module is looked for in the working folder first. It is code: only what the user named.
+            returns a module; the module is looked for in the working folder first. It is code: what the user named.
         weights: `none` (what the function gives, or the Hub; random for torchvision and timm), `imagenet` (torchvision
             and timm), or a file.
         seed: of random weights.

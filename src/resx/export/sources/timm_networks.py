@@ -1,7 +1,7 @@
 """timm's networks by name, and those that the Hugging Face Hub holds in timm's form (`config.json` and weights).
 
 timm builds a network and loads its weights (`timm.create_model`); its `pretrained_cfg` says how images are prepared and
-what the classes are called (`timm_preprocessing`). timm from 1.0.26 on: older ones unpickle what a file of weights holds.
+what the classes are called (`timm_preprocessing`). timm from 1.0.26 on: older ones unpickle what files of weights hold.
 """
 
 from __future__ import annotations

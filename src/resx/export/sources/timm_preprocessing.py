@@ -47,7 +47,7 @@ def image_format(text: str, config: Mapping[str, Any], image_size: int | None) -
         if word not in known:
             raise UsageError(f"{text}: prepares images with {what} {word!r}; resx supports {' and '.join(known)}")
     if not 0 < share <= 1:
-        raise UsageError(f"{text}: crop_pct={share}: resx supports shares of the image in (0, 1]")
+        raise UsageError(f"{text}: crop_pct={share}: resx takes a share of the image, in (0, 1], and pads none")
     try:
         return ImageFormat(
             image_size=height,

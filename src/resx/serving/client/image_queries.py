@@ -199,9 +199,7 @@ def _word(interface: Interface, key: str, known: Sequence[_Word]) -> _Word:
     for one in known:
         if word == one:
             return one
-    raise UsageError(
-        f"{key} {word!r} in the model's config.pbtxt: resx supports {' or '.join(known)}; export it again"
-    )
+    raise UsageError(f"{key} {word!r} in the model's config.pbtxt: resx supports {' or '.join(known)}; export it again")
 
 
 def _numbers(interface: Interface, key: str) -> tuple[float, ...]:
