@@ -58,11 +58,14 @@ _WIDTH = 48
 def main() -> int:
     """Export them, one after the other; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="*", help="pattern of timm's names")
+    parser.add_argument("--only", default="*", help="patterns of timm's names, with commas between them")
     parser.add_argument("--within", type=float, default=float("inf"), help="seconds after which none is begun")
     parser.add_argument("--serve-every", type=int, default=0, help="serve every N-th; 0: none")
     asked, options = parser.parse_known_args()
-    chosen = {family: name for family, name in FAMILIES.items() if fnmatch.fnmatch(name, asked.only)}
+    patterns = asked.only.split(",")
+    chosen = {
+        family: name for family, name in FAMILIES.items() if any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+    }
     print(f"{'family, timm:NAME':<{_WIDTH}} {COLUMNS}")
     begun, tried, failed, served = time.monotonic(), 0, 0, 0
     for number, (family, name) in enumerate(chosen.items(), 1):

@@ -69,7 +69,7 @@ def test_layer_scales_of_random_weights_are_no_millionths() -> None:
     source = load_source("timm:test_convnext", weights="none", seed=0)
     scales = [value for name, value in source.model.named_parameters() if name.endswith("gamma")]
     assert scales
-    assert all((value == 1).all() for value in scales)
+    assert all((value >= 0.1).all() for value in scales)
 
 
 def test_a_file_of_weights_and_a_number_of_classes_fit_a_network_of_timms(tmp_path: Path) -> None:

@@ -285,11 +285,13 @@ def _load_variant(named: SourceArguments) -> LoadedSource:
 
 
 def _fit_to_photographs(model: nn.Module, spec: ModelSpec, seed: int) -> str:
-    """Fit the batch norms of a network of random weights, and return how the card says so.
+    """Fit the batch norms of a network of random weights, and return how the card says so; nothing where it has none.
 
     With their initial statistics, mean 0 and variance 1, it is not what any training gives: its activations grow with
     every block, and 1000 layers overflow even fp32.
     """
+    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        return ""
     fit_batch_norms(model, spec, [photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed)])
     return ", batch norms fitted to photographs"
 

@@ -28,6 +28,8 @@ from resx.zoo.weights import pretrained
 
 _SMALLEST_SCALE = 0.1
 """A vector of one number up to this is a layer scale, which training makes larger."""
+_BRANCH_SCALE = 0.25
+"""Of a branch, in place of none: large enough to be seen, and small enough not to carry rounding through 50 of them."""
 
 
 def load_timm(
@@ -159,7 +161,7 @@ def _num_classes(model: nn.Module) -> int:
 
 
 def _start_branches(model: nn.Module) -> None:
-    """Give random weights to what timm starts at zero or nearly so, for training.
+    """Give weights to what timm starts at zero or nearly so, for training.
 
     Residual branches end in a norm or a layer of zeros, or in a scale of 0.000001: with them a network computes its
     skip connections alone, and no check of random weights would see a fault in a branch.
@@ -171,7 +173,7 @@ def _start_branches(model: nn.Module) -> None:
                 if is_zero and name == "weight" and values.ndim > 1:
                     nn.init.kaiming_normal_(values)
                 elif (is_zero and name == "weight" and is_vector) or (is_vector and _is_small_scale(values)):
-                    nn.init.ones_(values)
+                    nn.init.constant_(values, _BRANCH_SCALE)
 
 
 def _is_small_scale(values: torch.Tensor) -> bool:

@@ -33,7 +33,8 @@ def image_format(text: str, config: Mapping[str, Any], image_size: int | None) -
     try:
         at_test_size = image_size is not None and image_size == (config.get("test_input_size") or (0,))[-1]
         found = resolve_data_config({"img_size": image_size}, pretrained_cfg=dict(config), use_test_size=at_test_size)
-        channels, height, width = (config.get("input_size") or (3, 0, 0))[0], *found["input_size"][1:]
+        height, width = found["input_size"][1:]
+        channels = (config.get("input_size") or (3,))[0]
         share = float(found["crop_pct"])
         resize = math.floor(height / share)
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
