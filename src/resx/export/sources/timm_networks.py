@@ -87,6 +87,8 @@ def load_from_hub(
         UsageError: there is no such repository, timm did not write it, or it is no classifier of square images.
         MissingCapability: it could not be downloaded.
     """
+    import timm  # noqa: F401 - before anything is downloaded for it
+
     given = {"--weights": weights if weights != "none" else "", "--set": " ".join(settings), "--weights-entry": entry}
     for option, value in given.items():
         if value:
