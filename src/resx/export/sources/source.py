@@ -223,8 +223,6 @@ def _load_network(named: SourceArguments) -> LoadedSource:
             settings=named.settings,
             entry=named.weights_entry,
         )
-        if named.weights == "none" and origin.startswith("random"):
-            origin += _fit_to_photographs(model, spec, named.seed)
         return _describe(model, spec, name=spec.name, kind=kind, weights=origin, seed=named.seed)
     if named.settings and kind != "variant":
         raise UsageError(f"--set {named.settings[0]}: {text} is built already; remove the option")
@@ -275,25 +273,16 @@ def _load_variant(named: SourceArguments) -> LoadedSource:
         path = Path(weights)
     model = build_from_spec(spec, seed=seed)
     if weights == "none":
-        origin = f"random (seed {seed}){_fit_to_photographs(model, spec, seed)}"
+        # With their initial statistics, mean 0 and variance 1, a network of random weights is not what any training
+        # gives: its activations grow with every block, and 1000 layers overflow even fp32.
+        fit_batch_norms(model, spec, [photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed)])
+        origin = f"random (seed {seed}), batch norms fitted to photographs"
     else:
         origin = pretrained.load_file(
             model, path, network=name, set_classes="--set classes={}", entry=named.weights_entry
         )
         origin = f"imagenet ({path.name})" if weights == "imagenet" else origin
     return _describe(model.eval(), spec, name=name, kind="variant", weights=origin, seed=seed)
-
-
-def _fit_to_photographs(model: nn.Module, spec: ModelSpec, seed: int) -> str:
-    """Fit the batch norms of a network of random weights, and return how the card says so; nothing where it has none.
-
-    With their initial statistics, mean 0 and variance 1, it is not what any training gives: its activations grow with
-    every block, and 1000 layers overflow even fp32.
-    """
-    if not any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        return ""
-    fit_batch_norms(model, spec, [photograph_crops(_NUM_FITTING_IMAGES, spec.image_size, seed=seed)])
-    return ", batch norms fitted to photographs"
 
 
 def _describe(
