@@ -14,7 +14,7 @@ from resx.errors import UsageError
 from resx.names import TENSOR_RULE, is_tensor_name
 from resx.text import one_line
 from resx.values import FrozenModel
-from resx.zoo.spec import Channels, Interpolation, Labels, ModelSpec, Resize, require_divisors
+from resx.zoo.spec import Channels, Crop, Interpolation, Labels, ModelSpec, Resize, require_divisors
 
 
 class Signature(FrozenModel):
@@ -36,6 +36,8 @@ class Signature(FrozenModel):
     std: Channels | None = None
     interpolation: Interpolation = "bilinear"
     """The filter that `resize` takes."""
+    crop: Crop = "center"
+    """Whether `resize` is of the shorter side or, with `squash`, of both."""
 
     @pydantic.field_validator("input_name", "output_name")
     @classmethod
@@ -105,6 +107,7 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
         mean=spec.mean,
         std=spec.std,
         interpolation=spec.interpolation,
+        crop=spec.crop,
     )
 
 

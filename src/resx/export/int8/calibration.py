@@ -196,11 +196,19 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibra
     if not paths:
         raise UsageError(f"--calibrate {folder}: contains no images (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
     _, height, width = signature.input_dims
-    resize, interpolation = signature.resize or min(height, width), signature.interpolation
+    resize = signature.resize or min(height, width)
     chosen = [paths[index] for index in pick_evenly(len(paths), num_images)]
     images = np.stack(
         [
-            pixels(load_image(path), height=height, width=width, resize=resize, interpolation=interpolation, name=path)
+            pixels(
+                load_image(path),
+                height=height,
+                width=width,
+                resize=resize,
+                interpolation=signature.interpolation,
+                crop=signature.crop,
+                name=path,
+            )
             for path in chosen
         ]
     )
