@@ -15,13 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from resx.zoo.catalog import VARIANTS
-
-COLUMNS = f"{'exit':>4} {'s':>6} {'max/S':>9} {'mean/S':>9} {'flips':>12}  near tie"
 
 
 def main() -> int:
@@ -30,25 +26,19 @@ def main() -> int:
     parser.add_argument("--only", default="*", help="pattern of names")
     asked, options = parser.parse_known_args()
     names = [name for name in VARIANTS if fnmatch.fnmatch(name, asked.only)]
-    print(f"{'variant':<20} {COLUMNS}")
+    print(f"{'variant':<20} {'exit':>4} {'s':>6} {'max/S':>9} {'mean/S':>9} {'flips':>12}  near tie")
     refused = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="resx-") as folder:
-            code, line = export(name, options, Path(folder))
-        print(f"{name:<20} {line}", flush=True)
-        refused += [] if code == 0 else [name]
+            begun = time.monotonic()
+            command = [sys.executable, "-m", "resx", "export", name, *options, "--repository", folder]
+            done = subprocess.run([*command, "--force", "--json", "-q"], capture_output=True, text=True, check=False)
+            took_s = time.monotonic() - begun
+        facts = _facts(json.loads(done.stdout)["steps"][-1]) if done.returncode == 0 else done.stderr.strip()
+        print(f"{name:<20} {done.returncode:>4} {took_s:>6.0f} {facts}", flush=True)
+        refused += [] if done.returncode == 0 else [name]
     print(f"{len(names) - len(refused)} of {len(names)} exported with {' '.join(options) or 'fp32'}")
     return 1 if refused else 0
-
-
-def export(source: str, options: Sequence[str], repository: Path) -> tuple[int, str]:
-    """Export a source; return the exit code, and what came of it as `COLUMNS` names it, or the error."""
-    begun = time.monotonic()
-    command = [sys.executable, "-m", "resx", "export", source, *options, "--repository", str(repository)]
-    done = subprocess.run([*command, "--force", "--json", "-q"], capture_output=True, text=True, check=False)
-    took_s = time.monotonic() - begun
-    facts = _facts(json.loads(done.stdout)["steps"][-1]) if done.returncode == 0 else done.stderr.strip()
-    return done.returncode, f"{done.returncode:>4} {took_s:>6.0f} {facts}"
 
 
 def _facts(step: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 
+from resx.card.origin import SourceArguments
 from resx.card.signature import normalised_pixels, signature_of
 from resx.data.folder import decode
 from resx.data.image_geometry import pixels
@@ -22,6 +23,7 @@ from resx.export.sources.source import load_source
 from resx.export.sources.timm_preprocessing import class_labels, image_format
 from resx.repository import config_pbtxt
 from resx.repository.interface import Interface
+from resx.scoring.evaluation.loaded_subjects import open_source
 from resx.serving.client import image_queries
 from resx.zoo.spec import ImageFormat
 from tests.support.cards import card
@@ -129,10 +131,12 @@ def test_the_preprocessing_is_part_of_spec_card_and_configuration_and_prepares_e
     )
     source = load_source(f"hf:{squashing}", weights="none", seed=0)
     signature = signature_of(source.description.network, "uint8")
+    arguments = SourceArguments(source=f"hf:{squashing}", weights="none", seed=0, image_size=None, settings=())
     for taken in (
         image_queries.model_input([image], interface)[0],
         decode(tmp_path / "photo.png", how),
         load_calibration(str(tmp_path), signature, num_images=1, seed=0, run=None).images[0],
+        open_source(arguments).prepare(image, "photo.png")[0],
     ):
         ours = normalised_pixels(taken[None], how.mean, how.std)[0]
         assert grey_levels_apart(ours, theirs, how) <= 1
