@@ -7,7 +7,7 @@ TOOLS := .tools
 # Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures gpu fleet digits-table shrink-table schemas manifests wheel lock audit images clean
+.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures gpu fleet digits-table shrink-table timm-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -119,6 +119,9 @@ digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds ea
 
 shrink-table: $(STAMP)  ## resnet110 without 20 of its 54 blocks: accuracy and served latency; trains for half an hour
 	$(BIN)/python benchmarks/shrink_table.py
+
+timm-table: $(STAMP)  ## one network of each of timm's families: export, fp16, preprocessing, serving; writes docs/timm.md
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.timm_families -o docs/timm.md
 
 schemas: $(STAMP)  ## write the published JSON schemas into docs/
 	$(BIN)/resx info --schema > docs/card.schema.json

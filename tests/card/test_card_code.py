@@ -91,7 +91,8 @@ def test_the_commands_refuse_it_too_and_run_it_where_its_module_is_allowed(
 @pytest.mark.parametrize(
     ("source", "module"),
     [
-        ("os:system", "os"), ("timm:resnet18", "timm"), ("hf:anything", "hf"), ("a.b.c:make", "a.b.c"),
+        ("os:system", "os"), ("timm:resnet18", ""), ("hf:anything", ""), ("hf:org/name", ""), ("timm.x:f", "timm.x"),
+        ("a.b.c:make", "a.b.c"),
         ("torch.hub:load", "torch.hub"), ("torchvision.models:resnet18", "torchvision.models"),
         ("Torchvision:resnet18", "Torchvision"), ("torchvision:resnet18", ""), ("resnet20", ""), ("/etc/passwd", ""),
         ("../run/model.pth", ""), ("theirs.onnx", ""), (":make", ""), ("checks:", ""), ("", ""), ("a/b:make", ""),

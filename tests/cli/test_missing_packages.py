@@ -30,7 +30,7 @@ print(json.dumps(ended))
 """Many commands in one process: each start of Python would take longer than the command."""
 MODEL = ["torch", "torchvision", "onnx", "onnxscript", "safetensors", "sklearn", "onnxruntime"]
 OTHERS = ["matplotlib", "pyarrow", "fsspec", "ray", "tensorrt", "tensorrt_rtx", "tensorboard", "mlperf_loadgen",
-          "openvino", "nncf"]  # fmt: skip
+          "openvino", "nncf", "timm", "huggingface_hub"]  # fmt: skip
 PORTS = "--http-port 0 --grpc-port 0 --metrics-port 0"
 BARE = [
     "train resnet20 --data digits -o new", "train resnet20 --data folder:pictures -o new",
@@ -38,7 +38,8 @@ BARE = [
     "shrink run --drop 2 -o new", "shrink run --pareto -o new",
     "export resnet18", "export resnet18 --fp16", "export resnet18 --int8 --calibrate random", "export run",
     "export run --pareto 2", "export file.onnx", "export file.onnx --int8 --calibrate pictures",
-    "export torchvision:resnet18", "export module:function", "export resnet18 --weights imagenet",
+    "export torchvision:resnet18", "export timm:resnet18", "export hf:org/name", "export module:function",
+    "export resnet18 --weights imagenet",
     "export resnet18 --weights weights.pth", "export resnet18 --format tensorrt", "export resnet18 --json",
     "export resnet18 --runtime openvino", "export resnet18 --bf16", "export resnet18 --format tensorrt-rtx --fp16",
     "verify tiny", "verify file.onnx file.onnx", "evaluate run", "evaluate resnet20 --data digits",
@@ -146,6 +147,9 @@ def test_the_client_commands_need_no_torch(folder: Path, triton: RunningTriton) 
         (["onnxscript"], "export module:net --image-size 8", "cpu"),
         (["torch", "torchvision"], "export model_repository/tiny/1/model.onnx --name other", "cpu"),
         (["torchvision"], "export torchvision:resnet18", "cpu"),
+        (["timm"], "export timm:resnet18", "timm"),
+        (["timm"], "export hf:org/name", "timm"),
+        (["huggingface_hub"], "export hf:org/name", "timm"),
         (["sklearn"], "train resnet20 --data digits -o new", "cpu"),
         (["safetensors"], "export run", "cpu"),
         (["tensorboard"], "train resnet20 --data digits --tensorboard -o new", "tensorboard"),

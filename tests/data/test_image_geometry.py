@@ -82,6 +82,22 @@ def test_an_input_that_is_not_square_is_filled_by_the_image() -> None:
     assert (pixels(image, height=8, width=20, resize=8)[0] == 255).all()
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_an_image_that_is_squashed_loses_nothing_but_the_margin_of_both_sides(interpolation: Interpolation) -> None:
+    mode = F.InterpolationMode(interpolation)
+    for index, size in enumerate(SIZES):
+        image = PHOTOGRAPHS[index % 2].resize(size)
+        ours = pixels(image, height=24, width=24, resize=27, interpolation=interpolation, crop="squash")
+        theirs = F.center_crop(F.resize(image, [27, 27], interpolation=mode, antialias=True), [24, 24])
+        assert np.array_equal(ours.transpose(1, 2, 0), np.asarray(theirs)), size
+
+
+def test_a_strip_is_squashed_where_cropping_it_would_take_gigabytes() -> None:
+    strip = Image.new("RGB", (60_000, 1), "red")
+    assert (pixels(strip, height=8, width=8, resize=9, crop="squash")[0] == 255).all()
+    assert pixels(strip, height=8, width=20, resize=9, crop="squash").shape == (3, 8, 20)
+
+
 def test_what_would_be_resized_to_gigabytes_is_refused() -> None:
     with pytest.raises(UsageError, match="60000 x 1 pixels: too long and thin"):
         pixels(Image.new("RGB", (60_000, 1)), height=224, width=224, resize=256)

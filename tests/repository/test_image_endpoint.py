@@ -27,8 +27,8 @@ from resx.repository import config_pbtxt, image_endpoint
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Repository
 from resx.serving.deployment.deploy import deploy
-from resx.zoo.spec import INTERPOLATIONS, Interpolation
-from tests.support.cards import bicubic_card, card
+from resx.zoo.spec import CROPS, INTERPOLATIONS, Crop, Interpolation
+from tests.support.cards import bicubic_card, card, changed_card
 from tests.support.command import Finished
 from tests.support.image_files import METADATA, NOISE, RAMP_16_BIT, encoded, frames, png, turned
 from tests.support.running_triton import RunningTriton
@@ -76,18 +76,20 @@ FILES = {
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("sizes", [(16, 16, 16), (224, 224, 256), (17, 30, 21)])
 @pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+@pytest.mark.parametrize("crop", CROPS)
 def test_the_pixels_are_those_of_a_query(
-    preprocess: ModuleType, tmp_path: Path, name: str, sizes: tuple[int, int, int], interpolation: Interpolation
+    preprocess: ModuleType,
+    tmp_path: Path,
+    name: str,
+    sizes: tuple[int, int, int],
+    interpolation: Interpolation,
+    crop: Crop,
 ) -> None:
     (tmp_path / name).write_bytes(FILES[name])
     height, width, resize = sizes
-    ours = geometry.pixels(
-        geometry.load_image(tmp_path / name), height=height, width=width, resize=resize, interpolation=interpolation
-    )
-    served = preprocess.pixels(
-        preprocess.decode(FILES[name]), height=height, width=width, resize=resize, interpolation=interpolation
-    )
-    assert np.array_equal(ours, served)
+    how: dict[str, Any] = {"height": height, "width": width, "resize": resize, "interpolation": interpolation}
+    ours = geometry.pixels(geometry.load_image(tmp_path / name), **how, crop=crop)
+    assert np.array_equal(ours, preprocess.pixels(preprocess.decode(FILES[name]), **how, crop=crop))
 
 
 @pytest.mark.usefixtures("preprocess")
@@ -117,14 +119,19 @@ def configured(preprocess: ModuleType, of: Card) -> Any:
 def test_the_endpoint_resizes_as_its_model_was_trained(preprocess: ModuleType) -> None:
     assert configured(preprocess, card()).interpolation == "bilinear"
     assert configured(preprocess, bicubic_card()).interpolation == "bicubic"
+    assert configured(preprocess, card()).crop == "center"
+    assert configured(preprocess, changed_card(crop="squash")).crop == "squash"
 
 
 def test_an_endpoint_of_an_unknown_filter_does_not_load(preprocess: ModuleType) -> None:
-    config = {
+    config: dict[str, Any] = {
         "parameters": {"resx.resize": {"string_value": "16"}, "resx.interpolation": {"string_value": "box"}},
         "output": [{"dims": ["1", "3", "16", "16"]}],
     }
     with pytest.raises(ValueError, match=r"resx\.interpolation 'box': give bilinear or bicubic"):
+        preprocess.TritonPythonModel().initialize({"model_config": json.dumps(config)})
+    config["parameters"] = {"resx.resize": {"string_value": "16"}, "resx.crop": {"string_value": "border"}}
+    with pytest.raises(ValueError, match=r"resx\.crop 'border': give center or squash"):
         preprocess.TritonPythonModel().initialize({"model_config": json.dumps(config)})
 
 

@@ -37,8 +37,13 @@ def card(input_type: InputType = "uint8", weights: str = "runs/tiny/model.safete
 
 
 def bicubic_card() -> Card:
+    return changed_card(interpolation="bicubic")
+
+
+def changed_card(**fields: str) -> Card:
+    """Return a card whose spec has other fields."""
     plain = card()
-    spec = tiny_spec().model_copy(update={"interpolation": "bicubic"})
+    spec = tiny_spec().model_copy(update=fields)
     return plain.model_copy(update={"source": plain.source.model_copy(update={"spec": spec})})
 
 

@@ -9,6 +9,7 @@ import resx
 from resx.errors import UsageError
 from resx.zoo import building
 from resx.zoo.catalog import VARIANTS, kind_of, variant
+from resx.zoo.foreign_names import short_name
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
@@ -45,6 +46,29 @@ def test_an_unknown_name_offers_the_nearest(wrong: str, offered: str) -> None:
 def test_a_path_is_not_taken_for_a_name() -> None:
     with pytest.raises(UsageError, match="not a run"):
         kind_of("../x")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("timm:resnet18", "resnet18"), ("timm:resnet18.a1_in1k", "resnet18.a1_in1k"), ("a.b:make", "make"),
+        ("hf:timm/vgg11.tv_in1k", "vgg11.tv_in1k"), ("hf:org/name@main", "name"), ("hf:org/name@refs/pr/1", "name"),
+        ("torchvision:vgg11", "vgg11"),
+    ],
+)  # fmt: skip
+def test_a_network_of_a_collection_is_published_under_its_own_name(source: str, name: str) -> None:
+    assert (kind_of(source), short_name(source)) == ("foreign", name)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["timm:", "timm:a b", "timm:.x", "timm:x.", "timm:../x", "hf:", "hf:x", "hf:a/b/c", "hf:a/", "hf:/b", "hf:-a/b",
+     "hf:a/b@", "hf:a b/c", "hf:.", "hf:../nowhere", "hf:a/b\n", "torchvision:", "torchvision:a.b"],
+)  # fmt: skip
+def test_a_malformed_name_of_a_collection_is_one_line(source: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        kind_of(source)
+    assert "; give " in str(caught.value) or ": give " in str(caught.value)
 
 
 @pytest.mark.parametrize("survival", [0.0, -0.1, 1.5])

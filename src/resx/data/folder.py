@@ -160,14 +160,22 @@ def _find_files(root: Path, image_size: int, bad_images: BadImages) -> _FolderFi
 
 
 def decode(path: Path, image: ImageFormat) -> npt.NDArray[np.uint8]:
-    """Decode a file to UINT8 [3, H, W]: shorter side to `resize`, centre crop of `image_size`, RGB.
+    """Decode a file to UINT8 [3, H, W]: resized, and cropped to `image_size` in the center, RGB.
 
     Raises:
         UsageError: it is no image that `open_image` reads, or too long and thin.
     """
     size = image.image_size
     with open_image(read_image_file(path), path) as found:
-        return pixels(found, height=size, width=size, resize=image.resize, interpolation=image.interpolation, name=path)
+        return pixels(
+            found,
+            height=size,
+            width=size,
+            resize=image.resize,
+            interpolation=image.interpolation,
+            crop=image.crop,
+            name=path,
+        )
 
 
 def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]]:
@@ -242,7 +250,7 @@ def _undecodable(paths: Iterable[Path], image: ImageFormat) -> dict[Path, str]:
         try:
             size = image.image_size
             with open_image(read_image_file(path), path) as found:
-                resized_size(found, height=size, width=size, resize=image.resize)
+                resized_size(found, height=size, width=size, resize=image.resize, crop=image.crop)
         except UsageError as error:
             return str(error).removeprefix(f"{path}: ")
         return ""

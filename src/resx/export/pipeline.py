@@ -42,6 +42,7 @@ from resx.runtimes import onnx_reader
 from resx.runtimes.external_data import require_within_limit
 from resx.runtimes.model_file import CpuModel, describe_runtime
 from resx.runtimes.onnxruntime_model import require_bf16
+from resx.zoo.foreign_names import HUB, TIMM
 
 Announce: TypeAlias = Callable[[str], None]
 """Told what is done next."""
@@ -228,7 +229,7 @@ def _describe(
         canary=_canary(opened, signature, options, precision),
         int8_rows=_int8_rows(opened, signature, options) if precision == "int8" else None,
         files={MODEL_FILE: sha256_of(path)},
-        tools=_tools(),
+        tools=_tools(source),
     )
 
 
@@ -255,8 +256,10 @@ def _int8_rows(session: CpuModel, signature: Signature, options: ExportOptions) 
     )
 
 
-def _tools() -> dict[str, str]:
-    packages = ("torch", "onnx", "onnxscript", "numpy")
+def _tools(source: Exportable) -> dict[str, str]:
+    arguments = source.description.arguments
+    is_timms = arguments is not None and arguments.source.partition(":")[0] in (TIMM, HUB)
+    packages = ("torch", "onnx", "onnxscript", "numpy", *(("timm",) if is_timms else ()))
     versions = {package: metadata.version(package) for package in packages}
     for package in ("onnxruntime", "onnxruntime-gpu", "openvino"):
         try:

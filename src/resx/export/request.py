@@ -26,12 +26,13 @@ from resx.files.staging import sha256_of
 from resx.machine import instruction_set
 from resx.values import FrozenModel
 from resx.zoo.catalog import kind_of, module_of
+from resx.zoo.foreign_names import HUB, TIMM, hub_folder
 
 if TYPE_CHECKING:
     from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
 
-_TOOLS = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy",
+_TOOLS = ("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy",
           "scikit-learn")  # fmt: skip
 CODE = ("zoo", "data", "training", "card", "runtimes", "export")
 """The rooms that an export is made by."""
@@ -113,6 +114,7 @@ def source_base(card: Card, source: SourceArguments, version_folder: Path) -> Pa
     here = Path.cwd()
     named = [
         *([source.source] if card.source.kind in ("run", "onnx") else ()),
+        *(str(folder) for folder in [hub_folder(source.source)] if folder is not None),
         *([source.weights] if source.weights not in NAMED_WEIGHTS else ()),
         *([source.file.labels] if source.file.labels else ()),
     ]
@@ -202,7 +204,8 @@ def key_of(request: ExportRequest) -> str | None:
 
     The processor's instruction set is part of it: parity was measured on that one.
 
-    None where the bytes cannot be known: a function of the user's, a run whose data lie in folders.
+    None where the bytes cannot be known: a function of the user's, a run whose data lie in folders, weights that a
+    repository of the Hub holds today.
     """
     contents = _contents(request)
     if contents is None:
@@ -228,7 +231,8 @@ def _contents(request: ExportRequest) -> list[str] | None:
     kind = kind_of(arguments.source)
     path = Path(arguments.source)
     found: list[str] = []
-    if module_of(arguments.source):
+    collection = arguments.source.partition(":")[0]
+    if module_of(arguments.source) or collection == HUB or (collection == TIMM and arguments.weights == "imagenet"):
         return None
     if kind == "run":
         data = _data_of_run(path)

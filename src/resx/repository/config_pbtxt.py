@@ -158,6 +158,8 @@ def image_parameters(card: Card) -> dict[str, str]:
     parameters = {} if signature.resize is None else {"resx.resize": str(signature.resize)}
     if signature.interpolation != "bilinear":  # the default, which older configurations do not name
         parameters["resx.interpolation"] = signature.interpolation
+    if signature.crop != "center":  # the same
+        parameters["resx.crop"] = signature.crop
     if signature.input_type == "float32" and signature.mean and signature.std:
         parameters |= {"resx.mean": _numbers(signature.mean), "resx.std": _numbers(signature.std)}
     return parameters

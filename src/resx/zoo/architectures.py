@@ -333,7 +333,7 @@ class ForeignArchitecture(DescribedNetwork):
 
     family: Literal["foreign"] = "foreign"
     source: str
-    """As the user named it: `torchvision:NAME` or `module:function`."""
+    """As the user named it: `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME` or `module:function`."""
 
     @property
     def num_blocks(self) -> int:

@@ -12,6 +12,7 @@ from typing import Literal
 from resx.errors import UsageError, nearest
 from resx.zoo import depths, papers
 from resx.zoo.architectures import Architecture, DenseNetArchitecture
+from resx.zoo.foreign_names import COLLECTIONS, require_foreign_name
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, SPEC_FILE, ModelSpec
 
 PAPERS = {
@@ -24,8 +25,6 @@ PAPERS = {
     "highway": papers.SRIVASTAVA_2015,
     "vgg": papers.SIMONYAN_2014,
 }
-TORCHVISION = "torchvision"
-"""What stands before the colon where the network is torchvision's."""
 
 # Of the CIFAR-10 training images, for pixels in [0, 1].
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
@@ -77,7 +76,7 @@ def variant(name: str) -> Variant:
 def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
     """Say what the user named, before anything heavy is imported.
 
-    A run's folder, a variant, an .onnx file, or a foreign network: `torchvision:NAME` or `module:function`.
+    A run's folder, a variant, an .onnx file, or a foreign network (`resx.zoo.foreign_names`).
 
     Raises:
         UsageError: it is none of them.
@@ -85,15 +84,16 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
     folder = Path(text)
     if (folder / SPEC_FILE).is_file():
         return "run"
+    if text.partition(":")[0] in COLLECTIONS and ":" in text:
+        require_foreign_name(text)
+        return "foreign"
     if names_onnx_file(text):
         if not folder.is_file():
             what = "is a folder" if folder.is_dir() else "no such file"
             raise UsageError(f"{text}: {what}; give the path of an .onnx file")
         return "onnx"
-    module, colon, attribute = text.partition(":")
-    if colon:
-        if not all(part.isidentifier() for part in module.split(".")) or not attribute.isidentifier():
-            raise UsageError(f"{text}: give torchvision:NAME, or module:function with a function that takes nothing")
+    if ":" in text:
+        require_foreign_name(text)
         return "foreign"
     if text not in VARIANTS and (folder.is_dir() or "/" in text):
         what = f"has no {SPEC_FILE}" if folder.is_dir() else "is not there"
@@ -105,10 +105,10 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
 
 
 def module_of(text: str) -> str:
-    """Return the module that loading a source would import and run; empty where it is data, or torchvision's."""
+    """Return the module that loading a source would import and run; empty where it is data, or a collection's."""
     module = text.partition(":")[0]
     try:
-        return module if kind_of(text) == "foreign" and module != TORCHVISION else ""
+        return module if kind_of(text) == "foreign" and module not in COLLECTIONS else ""
     except UsageError:  # it cannot be loaded at all
         return ""
 

@@ -24,8 +24,8 @@ from resx.zoo.architectures import Architecture
 from resx.zoo.limits import MAX_CLASSES, MAX_IMAGE_SIZE, require_size
 
 __all__ = [
-    "IMAGENET_MEAN", "IMAGENET_STD", "INTERPOLATIONS", "SPEC_FILE", "SURVIVAL_SCHEDULES", "Channels", "FrozenModel",
-    "ImageFormat", "Interpolation", "ModelSpec", "SurvivalSchedule", "parse_channels", "read_spec",
+    "CROPS", "IMAGENET_MEAN", "IMAGENET_STD", "INTERPOLATIONS", "SPEC_FILE", "SURVIVAL_SCHEDULES", "Channels", "Crop",
+    "FrozenModel", "ImageFormat", "Interpolation", "ModelSpec", "SurvivalSchedule", "parse_channels", "read_spec",
     "survival_probabilities",
 ]  # fmt: skip
 
@@ -38,6 +38,9 @@ Resize: TypeAlias = Annotated[int, Field(ge=1, le=4 * MAX_IMAGE_SIZE)]
 Labels: TypeAlias = Annotated[tuple[str, ...], Field(max_length=MAX_CLASSES), FailFast()]
 Interpolation: TypeAlias = Literal["bilinear", "bicubic"]
 INTERPOLATIONS: tuple[Interpolation, ...] = ("bilinear", "bicubic")
+Crop: TypeAlias = Literal["center", "squash"]
+"""How an image that is not square becomes square: cut at its longer side, or squeezed (timm's crop_mode)."""
+CROPS: tuple[Crop, ...] = ("center", "squash")
 
 SPEC_FILE = "spec.json"
 
@@ -91,12 +94,14 @@ class ModelSpec(FrozenModel):
     image_size: ImageSize
     """Height and width of the input in pixels."""
     resize: Resize
-    """The shorter side is brought to this many pixels before the centre crop of `image_size`."""
+    """The shorter side is brought to this many pixels before the centre crop of `image_size`; with the crop `squash`,
+    both sides are."""
     mean: Channels
     """Of each channel, for pixels in [0, 1]."""
     std: Channels
     interpolation: Interpolation = "bilinear"
     """The filter that resizes, always with antialiasing."""
+    crop: Crop = "center"
     survival: float = Field(default=1.0, gt=0.0, le=1.0, allow_inf_nan=False)
     """p_L, the last block's survival probability; 1 is constant depth."""
     survival_schedule: SurvivalSchedule = "linear"
@@ -223,13 +228,14 @@ class ModelSpec(FrozenModel):
 
 
 class ImageFormat(FrozenModel):
-    """How a data set's images reach the network: size in pixels, resize before the crop, normalisation, filter."""
+    """How images reach a network: size in pixels, resize before the crop, normalisation, filter, kind of crop."""
 
     image_size: ImageSize
     resize: Resize
     mean: Channels
     std: Channels
     interpolation: Interpolation = "bilinear"
+    crop: Crop = "center"
 
 
 def survival_probabilities(num_blocks: int, last: float, schedule: SurvivalSchedule = "linear") -> list[float]:

@@ -193,3 +193,92 @@ def test_operators_are_counted_in_onnxs_words() -> None:
     assert counts["Conv"] == counts["BatchNormalization"] == 7
     assert counts["Gemm"] == 1
     assert counts["Add"] == 3
+
+
+class LooksAtTheSize(nn.Module):
+    """As the head of timm's VGG: what it does depends on the size of its image, which a trace has no number for."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] < 3:
+            x = nn.functional.adaptive_avg_pool2d(x, (3, 3))
+        return self.conv(x)
+
+
+class LoopsOverChannels(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + sum(x[:, channel : channel + 1] for channel in range(x.shape[1]))
+
+
+class PadsItself(nn.Conv2d):
+    """As timm's Conv2dSame: its padding is 0, and its code pads by the size of the image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = max(0, (-(-x.shape[-1] // 2) - 1) * 2 + 3 - x.shape[-1])
+        return self._conv_forward(nn.functional.pad(x, (width, 0, width, 0)), self.weight, self.bias)
+
+
+class PoolsItself(nn.AvgPool2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if x.shape[-1] > 4 else x * x)
+
+
+class Doubles(nn.Identity):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x if x.shape[-1] > 1 else x
+
+
+class Branches(nn.Module):
+    """A block whose own code branches, with a batch norm in it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) if x.shape[2] > 4 else x
+
+
+@pytest.mark.parametrize(
+    ("inside", "norms_left"),
+    [
+        (LooksAtTheSize(8), 0), (nn.Sequential(LooksAtTheSize(8), LooksAtTheSize(8)), 0), (LoopsOverChannels(), 0),
+        (nn.Sequential(LoopsOverChannels(), LooksAtTheSize(8)), 0), (Branches(8), 1), (Doubles(), 0),
+    ],
+    ids=["size", "size twice", "channels", "both", "block", "identity"],
+)  # fmt: skip
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_part_that_looks_at_shapes_is_left_whole_and_the_rest_is_fused(
+    inside: nn.Module, norms_left: int, target: Target
+) -> None:
+    model = with_statistics(
+        nn.Sequential(nn.Conv2d(6, 8, 3), nn.BatchNorm2d(8), inside, nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4))
+    )
+    fused = batchnorm_fusion.fuse(model, target=target)
+    assert num_norms(fused) == norms_left
+    assert largest_difference(model, fused, 2, 6, 9, 9) < 1e-5
+    assert batchnorm_fusion.operators(model)["Conv"] == 2
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(
+    "layers",
+    [
+        (nn.BatchNorm2d(6), PadsItself(6, 8, 3, stride=2)),
+        (PadsItself(6, 8, 3, stride=2), nn.BatchNorm2d(8)),
+        (nn.Conv2d(6, 8, 1), PoolsItself(2)),
+        (PadsItself(6, 8, 1, stride=1), nn.AvgPool2d(2)),
+    ],
+    ids=["in front", "behind", "pooling", "pooled"],
+)
+def test_a_layer_with_code_of_its_own_is_not_taken_for_torchs(layers: tuple[nn.Module, ...], target: Target) -> None:
+    model = with_statistics(nn.Sequential(*layers))
+    assert largest_difference(model, batchnorm_fusion.fuse(model, target=target), 2, 6, 9, 9) < 1e-5
+
+
+def test_the_networks_own_code_that_looks_at_shapes_is_the_reason_not_to_fuse() -> None:
+    with pytest.raises(ExportError, match="control flow"):
+        batchnorm_fusion.trace(Branches(4))

@@ -209,8 +209,8 @@ def test_a_function_of_the_users_is_exported_and_verified(
         ("nosuchmodule:x", "No module named 'nosuchmodule'"),
         ("torchvision:alexnt", "did you mean alexnet"),
         ("torchvision:fcn_resnet50", "no such classifier"),
-        ("../x:y", "give torchvision:NAME, or module:function"),
-        ("mine:small()", "give torchvision:NAME, or module:function"),
+        ("../x:y", "give torchvision:NAME, timm:NAME, hf:ORG/NAME, or module:function"),
+        ("mine:small()", "give torchvision:NAME, timm:NAME, hf:ORG/NAME, or module:function"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(

@@ -48,7 +48,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, module:function.",
+            help="A variant (see `resx models`), a run's folder, an .onnx file, torchvision:NAME, timm:NAME, "
+            "hf:ORG/NAME, module:function.",
             autocompletion=complete_source,
         ),
     ] = "",
@@ -220,6 +221,8 @@ def _reproduce(path: Path, typed: Mapping[str, str], out: Output, allowed_code: 
 
 
 def _default_name(source: str, kind: str) -> str:
+    from resx.zoo.foreign_names import short_name
+
     if kind == "run":
         return Path(source).resolve().name
-    return Path(source).stem if kind == "onnx" else source.rpartition(":")[2]
+    return Path(source).stem if kind == "onnx" else short_name(source)

@@ -21,7 +21,8 @@ _OF_A_RUN = ("weights", "weights_entry", "settings", "image_size")
 """What a run has itself."""
 
 Weights: TypeAlias = Annotated[
-    str, _option(metavar="WORD|FILE", help="For a variant: none (random), imagenet, or a file.")
+    str,
+    _option(metavar="WORD|FILE", help="For a variant, torchvision: or timm:: none (random), imagenet, or a file."),
 ]
 WeightsEntry: TypeAlias = Annotated[
     str, _option(metavar="NAME", help="For --weights FILE: which of its networks. Default: the only one, or the EMA.")
@@ -40,7 +41,7 @@ ImageSize: TypeAlias = Annotated[
         min=1,
         max=4096,
         metavar="N",
-        help="Image size in pixels, for torchvision:, module: or a file that leaves it open.",
+        help="Image size in pixels, for torchvision:, timm:, hf:, module: or a file that leaves it open.",
     ),
 ]
 Mean: TypeAlias = Annotated[

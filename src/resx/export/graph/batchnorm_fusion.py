@@ -24,7 +24,8 @@ from __future__ import annotations
 import copy
 import operator
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +73,9 @@ def fuse(network: nn.Module, *, target: Target) -> nn.Module:
     _merge_pairs(traced, _into_the_layer_behind)
     if target == "cpu":
         _pool_first(traced)
-        for name, module in list(traced.named_modules()):
+        called = dict.fromkeys(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
+        for name in called:  # not what lies in a module that was left whole: its code may look into it
+            module = traced.get_submodule(name)
             if isinstance(module, nn.BatchNorm2d) and _has_statistics(module) and not _is_computed_anew(module):
                 _replace(traced, name, depthwise(module))
     traced.graph.lint()
@@ -90,16 +93,47 @@ def _leave_out_what_does_nothing(traced: fx.GraphModule) -> None:
             traced.graph.erase_node(node)
 
 
+class _Tracer(fx.Tracer):
+    """Follows a network's code, but for modules of the given classes, which stay calls in its graph."""
+
+    def __init__(self, whole: Collection[type[nn.Module]]) -> None:
+        super().__init__()
+        self.whole = whole
+        self.inside: list[nn.Module] = []
+        """The modules whose code runs, the innermost last; where it fails they stay here."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module is called rather than followed."""
+        return type(m) in self.whole or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Note where the trace is."""
+        self.inside.append(m)
+        answer = super().call_module(m, forward, args, kwargs)
+        self.inside.pop()
+        return answer
+
+
 def trace(network: nn.Module) -> fx.GraphModule:
     """Return a copy in evaluation mode as torch.fx's graph of calls.
 
+    A module within whose code branches or loops over its input stays one call, with all others of its class: what lies
+    around it can be merged all the same (the head of timm's VGG, which looks at the size of its image).
+
     Raises:
-        ExportError: the network's code branches or loops over its input, or does what torch.fx has no symbol for.
+        ExportError: the network's own code branches or loops over its input, or does what torch.fx has no symbol for.
     """
-    try:
-        return fx.symbolic_trace(copy.deepcopy(network).eval())
-    except Exception as error:  # it runs the network's own code on symbols
-        raise ExportError(first_line(error, with_type=True)) from error
+    copied, whole = copy.deepcopy(network).eval(), set[type[nn.Module]]()
+    while True:
+        tracer = _Tracer(whole)
+        try:
+            return fx.GraphModule(copied, tracer.trace(copied), type(network).__name__)
+        except Exception as error:  # it runs the network's own code on symbols
+            if not tracer.inside or type(tracer.inside[-1]) in whole:
+                raise ExportError(first_line(error, with_type=True)) from error
+            whole.add(type(tracer.inside[-1]))
 
 
 def depthwise(norm: nn.BatchNorm2d) -> nn.Conv2d:
@@ -204,6 +238,8 @@ def _pool_first(traced: fx.GraphModule) -> None:
         layer, pooling = (traced.get_submodule(str(node.target)) for node in (conv, pool))
         if not isinstance(layer, nn.Conv2d) or not isinstance(pooling, nn.AvgPool2d) or num_calls[conv.target] > 1:
             continue
+        if _is_computed_anew(layer) or _is_computed_anew(pooling):
+            continue
         is_pointwise = layer.kernel_size == layer.stride == (1, 1) and layer.padding == (0, 0)
         # Padding would average zeros in, which the convolution's bias behind it would turn into others.
         if (
@@ -234,8 +270,13 @@ def _affine(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _is_computed_anew(layer: nn.Module) -> bool:
-    """Whether what the layer computes is not what its weights say: spectral norm, weight norm, hooks of the user's."""
-    return bool(layer._forward_hooks or layer._forward_pre_hooks) or is_parametrized(layer)
+    """Whether what the layer computes is not what its weights say.
+
+    Spectral norm, weight norm, hooks of the user's; and a convolution, say, whose class adds code of its own to
+    torch's: the trace keeps one whole that it cannot follow.
+    """
+    is_torchs = type(layer).__module__.startswith("torch.nn.")
+    return not is_torchs or bool(layer._forward_hooks or layer._forward_pre_hooks) or is_parametrized(layer)
 
 
 def _has_statistics(norm: nn.Module) -> bool:

@@ -31,7 +31,6 @@ from resx.card.kinds import CalibrationMethod
 from resx.card.signature import Signature
 from resx.data.dataset import Images, pick_evenly
 from resx.data.image_decoding import load_image
-from resx.data.image_geometry import pixels
 from resx.data.loading import load_data
 from resx.errors import UsageError
 from resx.files.listing import list_images
@@ -195,15 +194,8 @@ def _from_folder(folder: Path, signature: Signature, num_images: int) -> Calibra
     paths, skipped = listed.paths, f"; skipped {listed.skipped}" if listed.skipped else ""
     if not paths:
         raise UsageError(f"--calibrate {folder}: contains no images (PNG, JPEG, WebP, ...){skipped}; {REMEDY}")
-    _, height, width = signature.input_dims
-    resize, interpolation = signature.resize or min(height, width), signature.interpolation
     chosen = [paths[index] for index in pick_evenly(len(paths), num_images)]
-    images = np.stack(
-        [
-            pixels(load_image(path), height=height, width=width, resize=resize, interpolation=interpolation, name=path)
-            for path in chosen
-        ]
-    )
+    images = np.stack([signature.take(load_image(path), path) for path in chosen])
     return Calibration(images=images, origin=f"images of {printable(str(folder))}{skipped}")
 
 

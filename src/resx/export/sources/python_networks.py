@@ -1,4 +1,4 @@
-"""Networks of somebody else's making: torchvision's by name, or whatever a function of the user's returns.
+"""Networks of somebody else's making: torchvision's, timm's and the Hub's by name, or what a user's function returns.
 
 They are exported, verified and served like the zoo's; what resx does not know of them is their blocks.
 """
@@ -11,19 +11,23 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 
+import pydantic
 import torch
 from torch import Tensor, nn
 
 from resx.errors import UsageError, first_line, nearest
+from resx.export.sources import timm_networks
+from resx.export.sources.foreign_network import ForeignNetwork, requested_classes
 from resx.export.sources.wrappers import LogitsOf, is_scripted, logits_in, unwrap
+from resx.files.json_faults import first_fault
 from resx.zoo.architectures import ForeignArchitecture
 from resx.zoo.building import seed_torch
-from resx.zoo.catalog import TORCHVISION
+from resx.zoo.foreign_names import COLLECTIONS, HUB, TIMM, TORCHVISION, short_name
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat, ModelSpec
 from resx.zoo.weights import pretrained
 
@@ -34,68 +38,69 @@ _AUXILIARY_HEADS = {"googlenet": "aux1.", "inception_v3": "AuxLogits."}
 _BATCHES = (3, 9)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Network:
-    model: nn.Module
-    image: ImageFormat
-    labels: tuple[str, ...] = ()
-    origin: str
-    """Of the weights, for the card."""
-
-
 def load_foreign(
     text: str, *, weights: str, seed: int, image_size: int | None, settings: Sequence[str] = (), entry: str = ""
 ) -> tuple[nn.Module, ModelSpec, str]:
     """Return the network in evaluation mode, its spec, and where its weights came from.
 
     Args:
-        text: `torchvision:NAME`, or `module:function`: the function takes no arguments and returns a module;
-            the module is looked for in the working folder first. It is code: only what the user named.
-        weights: `none` (what the function gives, random for torchvision), `imagenet` (torchvision only), or
-            a file.
+        text: `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME`, or `module:function`: the function takes no arguments and
+            returns a module; the module is looked for in the working folder first. It is code: what the user named.
+        weights: `none` (what the function gives, or the Hub; random for torchvision and timm), `imagenet` (torchvision
+            and timm), or a file.
         seed: of random weights.
-        image_size: pixels each way; None takes torchvision's for that network, or 224.
-        settings: `classes=N` for torchvision, and nothing else.
+        image_size: pixels each way; None takes the collection's for that network, or 224.
+        settings: `classes=N` for torchvision and timm, and nothing else.
         entry: which part of the file of weights to take, if it holds the network several times.
 
     Raises:
         UsageError: there is no such network, or it does not give [N, classes] for [N, 3, H, W].
         MissingCapability: published weights could not be downloaded.
     """
-    module, _, name = text.partition(":")
-    if module == TORCHVISION:
-        found = _of_torchvision(text, weights, seed, _classes(text, settings), entry)
+    found = _load(text, weights=weights, seed=seed, image_size=image_size, settings=settings, entry=entry)
+    image = found.image
+    model, num_classes = _classifier(text, found.model.eval(), image.image_size)
+    if text.partition(":")[0] not in COLLECTIONS:
+        _require_any_batch(text, model, image.image_size)
+    try:
+        spec = ModelSpec(
+            name=short_name(text),
+            architecture=ForeignArchitecture(source=text),
+            classes=num_classes,
+            labels=found.labels,
+            **image.model_dump(),
+        )
+    except pydantic.ValidationError as error:
+        raise UsageError(f"{text}: {first_fault(error)}") from error
+    return model, spec, found.origin
+
+
+def _load(
+    text: str, *, weights: str, seed: int, image_size: int | None, settings: Sequence[str], entry: str
+) -> ForeignNetwork:
+    collection = text.partition(":")[0]
+    if collection == HUB:
+        return timm_networks.load_from_hub(
+            text, weights=weights, seed=seed, image_size=image_size, settings=settings, entry=entry
+        )
+    if collection == TIMM:
+        classes = requested_classes(text, settings)
+        return timm_networks.load_timm(
+            text, weights=weights, seed=seed, image_size=image_size, classes=classes, entry=entry
+        )
+    if collection == TORCHVISION:
+        found = _of_torchvision(text, weights, seed, requested_classes(text, settings), entry)
     elif settings:
         raise UsageError(f"--set {settings[0]}: {text} builds its own network; change the function instead")
     else:
         found = _of_user(text, weights, seed, entry)
-    image = found.image
-    if image_size is not None:
-        image = image.model_copy(update={"image_size": image_size, "resize": image_size})
-    model, num_classes = _classifier(text, found.model.eval(), image.image_size)
-    if module != TORCHVISION:
-        _require_any_batch(text, model, image.image_size)
-    spec = ModelSpec(
-        name=name,
-        architecture=ForeignArchitecture(source=text),
-        classes=num_classes,
-        labels=found.labels,
-        **image.model_dump(),
-    )
-    return model, spec, found.origin
+    if image_size is None:
+        return found
+    image = found.image.model_copy(update={"image_size": image_size, "resize": image_size})
+    return replace(found, image=image)
 
 
-def _classes(text: str, settings: Sequence[str]) -> int | None:
-    """Return N of `classes=N`, the one setting that all of torchvision's networks have; None: the network's own."""
-    if not settings:
-        return None
-    field, _, number = settings[-1].partition("=")
-    if len(settings) > 1 or field != "classes" or not (number.isascii() and number.isdigit()) or int(number) < 2:
-        raise UsageError(f"--set {' '.join(settings)}: {text} takes classes=N only, with N of 2 or more")
-    return int(number)
-
-
-def _of_torchvision(text: str, weights: str, seed: int, classes: int | None, entry: str) -> _Network:
+def _of_torchvision(text: str, weights: str, seed: int, classes: int | None, entry: str) -> ForeignNetwork:
     """Return torchvision's network; with published weights, by its own builder, whichever way they came here."""
     from torchvision import models
 
@@ -105,16 +110,16 @@ def _of_torchvision(text: str, weights: str, seed: int, classes: int | None, ent
         raise UsageError(f"torchvision:{name}: torchvision has no such classifier{nearest(name, known)}")
     default = pretrained.published_weights(name)
     if weights == "none":
-        return _Network(model=_build(name, seed, classes), image=default.image, origin=f"random (seed {seed})")
+        return ForeignNetwork(model=_build(name, seed, classes), image=default.image, origin=f"random (seed {seed})")
     path, published, origin = Path(weights), pretrained.published_as(name, Path(weights)), weights
     if weights == "imagenet":
-        pretrained.require_published_classes(default, classes or len(default.labels))
+        pretrained.require_published_classes(len(default.labels), classes)
         path, published = pretrained.fetch(default.url, default.file_name), default
         origin = f"imagenet ({path.name})"
     if published is not None:
-        pretrained.require_published_classes(published, classes or len(published.labels))
+        pretrained.require_published_classes(len(published.labels), classes)
         model = pretrained.build_published(name, published, path)
-        return _Network(model=model, image=published.image, labels=published.labels, origin=origin)
+        return ForeignNetwork(model=model, image=published.image, labels=published.labels, origin=origin)
     auxiliary = name not in _AUXILIARY_HEADS or any(
         key.startswith(_AUXILIARY_HEADS[name]) for key in pretrained.read_weights(path)
     )
@@ -122,7 +127,7 @@ def _of_torchvision(text: str, weights: str, seed: int, classes: int | None, ent
     origin = pretrained.load_file(model, path, network=text, set_classes="--set classes={}", entry=entry)
     if name in _AUXILIARY_HEADS:
         origin += " (built with transform_input=False)"
-    return _Network(model=model, image=default.image, origin=origin)
+    return ForeignNetwork(model=model, image=default.image, origin=origin)
 
 
 def _build(name: str, seed: int, classes: int | None, *, auxiliary: bool = True) -> nn.Module:
@@ -135,7 +140,7 @@ def _build(name: str, seed: int, classes: int | None, *, auxiliary: bool = True)
         return models.get_model(name, weights=None, **options)
 
 
-def _of_user(text: str, weights: str, seed: int, entry: str) -> _Network:
+def _of_user(text: str, weights: str, seed: int, entry: str) -> ForeignNetwork:
     if weights == "imagenet":
         raise UsageError(f"{text}: no published ImageNet weights; give --weights FILE or --weights none")
     model = _call(text, seed)
@@ -144,7 +149,7 @@ def _of_user(text: str, weights: str, seed: int, entry: str) -> _Network:
         set_classes = f"let {text} return a network of {{}} classes"
         origin = pretrained.load_file(model, Path(weights), network=text, set_classes=set_classes, entry=entry)
     image = ImageFormat(image_size=224, resize=256, mean=IMAGENET_MEAN, std=IMAGENET_STD)
-    return _Network(model=model, image=image, origin=origin)
+    return ForeignNetwork(model=model, image=image, origin=origin)
 
 
 def _call(text: str, seed: int) -> nn.Module:

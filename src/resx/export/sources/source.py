@@ -158,16 +158,16 @@ def load_source(
     """Load what the user named.
 
     Args:
-        text: a variant's name, the path of a run folder or of an .onnx file, `torchvision:NAME` or
-            `module:function`.
+        text: a variant's name, the path of a run folder or of an .onnx file, `torchvision:NAME`, `timm:NAME`,
+            `hf:ORG/NAME` or `module:function`.
         weights: for a variant: `none` (random, from `seed`), `imagenet`, or the path of a file. A run has
             its own, and takes only `none`.
         seed: of random weights and of the photographs' crops.
-        settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`; of a torchvision network
-            `classes=N`.
+        settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`; of torchvision's and timm's
+            networks `classes=N`.
         weights_entry: which part of the file of weights to take, if it holds the network several times.
-        image_size: pixels each way, for a foreign network or a file that leaves them open; None takes
-            torchvision's, or 224.
+        image_size: pixels each way, for a foreign network or a file that leaves them open; None takes its
+            collection's, or 224.
         file: what an .onnx file does not say itself.
 
     Raises:
@@ -223,7 +223,7 @@ def _load_network(named: SourceArguments) -> LoadedSource:
             settings=named.settings,
             entry=named.weights_entry,
         )
-        return _describe(model, spec, name=text.rpartition(":")[2], kind=kind, weights=origin, seed=named.seed)
+        return _describe(model, spec, name=spec.name, kind=kind, weights=origin, seed=named.seed)
     if named.settings and kind != "variant":
         raise UsageError(f"--set {named.settings[0]}: {text} is built already; remove the option")
     if named.image_size is not None:
@@ -266,7 +266,7 @@ def _load_variant(named: SourceArguments) -> LoadedSource:
     spec = variant(name).spec.with_settings(named.settings)
     if weights == "imagenet":
         published = pretrained.published_weights(name)
-        pretrained.require_published_classes(published, spec.classes)
+        pretrained.require_published_classes(len(published.labels), spec.classes)
         spec = pretrained.with_published(spec, published)
         path = pretrained.fetch(published.url, published.file_name)
     else:

@@ -18,7 +18,6 @@ from torch import nn
 from resx.card.origin import SourceArguments
 from resx.card.output_kind import is_squashed, kind_of_answers
 from resx.card.signature import Signature, signature_of
-from resx.data.image_geometry import pixels
 from resx.errors import UsageError
 from resx.export.checks.parity import torch_logits
 from resx.export.sources.onnx_files import LoadedFile
@@ -111,8 +110,4 @@ def _edge(signature: Signature) -> int | None:
 
 
 def _prepare(signature: Signature, image: Image.Image, name: str) -> npt.NDArray[np.uint8]:
-    assert signature.resize is not None
-    height, width = signature.input_dims[-2:]
-    return pixels(
-        image, height=height, width=width, resize=signature.resize, interpolation=signature.interpolation, name=name
-    )[None]
+    return signature.take(image, name)[None]

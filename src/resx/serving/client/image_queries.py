@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, overload
+from typing import Any, Final, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,9 @@ from resx.repository.image_endpoint import IMAGE
 from resx.repository.interface import MAX_SIDE, Interface, shorten
 from resx.serving.client.answers import Prediction
 from resx.serving.client.client import TritonClient
-from resx.zoo.spec import INTERPOLATIONS, Interpolation
+from resx.zoo.spec import CROPS, INTERPOLATIONS, Crop, Interpolation
 
+_Word = TypeVar("_Word", bound=str)
 IMAGE_TYPES: Final[dict[str, type[np.generic]]] = {"UINT8": np.uint8, "FP32": np.float32, "FP16": np.float16}
 """What images are sent as, by Triton's names."""
 
@@ -84,6 +85,7 @@ class Preparation:
     width: int
     resize: int
     interpolation: Interpolation
+    crop: Crop
     kind: type[np.generic]
     mean_and_std: tuple[tuple[float, ...], ...] = ()
     """Empty for a model that normalises by itself."""
@@ -103,7 +105,8 @@ def preparation_for(interface: Interface) -> Preparation:
         height=height,
         width=width,
         resize=_resize(interface),
-        interpolation=_interpolation(interface),
+        interpolation=_word(interface, "resx.interpolation", INTERPOLATIONS),
+        crop=_word(interface, "resx.crop", CROPS),
         kind=IMAGE_TYPES[interface.input_type],
         mean_and_std=() if normalises else tuple(_numbers(interface, key) for key in ("resx.mean", "resx.std")),
     )
@@ -119,7 +122,13 @@ def model_input(images: Sequence[Image.Image], interface: Interface, names: Sequ
     batch = np.stack(
         [
             pixels(
-                image, height=how.height, width=how.width, resize=how.resize, interpolation=how.interpolation, name=name
+                image,
+                height=how.height,
+                width=how.width,
+                resize=how.resize,
+                interpolation=how.interpolation,
+                crop=how.crop,
+                name=name,
             )
             for image, name in zip(images, names or [""] * len(images), strict=True)
         ]
@@ -184,15 +193,13 @@ def _guesses(predictions: Sequence[Prediction], kind: OutputKind) -> list[Guess]
     ]
 
 
-def _interpolation(interface: Interface) -> Interpolation:
-    name = interface.parameters.get("resx.interpolation", "bilinear")
-    for known in INTERPOLATIONS:
-        if name == known:
-            return known
-    raise UsageError(
-        f"resx.interpolation {name!r} in the model's config.pbtxt: resx supports {' or '.join(INTERPOLATIONS)}; export "
-        "it again"
-    )
+def _word(interface: Interface, key: str, known: Sequence[_Word]) -> _Word:
+    """Return the word of a parameter; the first known one where the configuration has none."""
+    word = interface.parameters.get(key, known[0])
+    for one in known:
+        if word == one:
+            return one
+    raise UsageError(f"{key} {word!r} in the model's config.pbtxt: resx supports {' or '.join(known)}; export it again")
 
 
 def _numbers(interface: Interface, key: str) -> tuple[float, ...]:

@@ -140,16 +140,15 @@ def fetch(url: str, file_name: str) -> Path:
     return path
 
 
-def require_published_classes(published: PublishedWeights, classes: int) -> None:
-    """Check that a network which published weights go into has as many classes as they.
+def require_published_classes(published: int, wanted: int | None) -> None:
+    """Check that a network which published weights go into has as many classes as they; None: as many as they have.
 
     Raises:
         UsageError: it has not.
     """
-    if classes != len(published.labels):
+    if wanted is not None and wanted != published:
         raise UsageError(
-            f"--set classes={classes}: the published weights have {len(published.labels)} classes; remove it, or give "
-            "--weights FILE"
+            f"--set classes={wanted}: the published weights have {published} classes; remove it, or give --weights FILE"
         )
 
 

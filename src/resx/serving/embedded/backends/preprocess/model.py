@@ -33,6 +33,7 @@ MAX_FILE_BYTES = 32 * 2**20
 MAX_PIXELS = 64_000_000
 """Of the decoded image, and of the resized one: a line of 1 x 60,000 pixels is a bomb too."""
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+CROPS = ("center", "squash")
 _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
@@ -53,6 +54,9 @@ class TritonPythonModel:
         self.interpolation = texts.get("resx.interpolation", "bilinear")
         if self.interpolation not in FILTERS:
             raise ValueError(f"resx.interpolation {self.interpolation!r}: give {' or '.join(FILTERS)}")
+        self.crop = texts.get("resx.crop", "center")
+        if self.crop not in CROPS:
+            raise ValueError(f"resx.crop {self.crop!r}: give {' or '.join(CROPS)}")
         self.normalisation = None
         if "resx.mean" in texts:
             self.normalisation = tuple(
@@ -71,7 +75,12 @@ class TritonPythonModel:
             content = np.from_dlpack(pb_utils.get_input_tensor_by_name(request, "file")).tobytes()
             image = decode(content)
             x_CHW = pixels(
-                image, height=self.height, width=self.width, resize=self.resize, interpolation=self.interpolation
+                image,
+                height=self.height,
+                width=self.width,
+                resize=self.resize,
+                interpolation=self.interpolation,
+                crop=self.crop,
             )
             return pb_utils.InferenceResponse([_tensor("image", self._normalised(x_CHW)[None])])
         except BadImageError as error:
@@ -146,14 +155,27 @@ def reason(content: bytes, error: Exception) -> str:
     return f"truncated {kind}: it ends before its image does" if is_cut else f"damaged {kind}"
 
 
-def pixels(image: Image.Image, *, height: int, width: int, resize: int, interpolation: str = "bilinear") -> Array:
+def pixels(
+    image: Image.Image,
+    *,
+    height: int,
+    width: int,
+    resize: int,
+    interpolation: str = "bilinear",
+    crop: str = "center",
+) -> Array:
     """Return the center of an RGB image as UINT8 [3, height, width], its shorter side brought to `resize` first.
+
+    With `squash`, both sides are.
 
     Raises:
         BadImageError: it is so long and thin that resizing it would take too much memory.
     """
     short, long = min(image.size), max(image.size)
-    sides = [resize if side == short else int(resize * long / short) for side in image.size]
+    if crop == "squash":
+        sides = [resize * side // min(width, height) for side in (width, height)]
+    else:
+        sides = [resize if side == short else int(resize * long / short) for side in image.size]
     size = (max(width, sides[0]), max(height, sides[1]))
     if size[0] * size[1] > MAX_PIXELS:
         raise BadImageError(f"image of {image.width} x {image.height} pixels: too long and thin")
