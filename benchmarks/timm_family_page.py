@@ -36,14 +36,15 @@ FAMILIES = {
 """A small one of each. FastViT's smallest has no attention; CSATv2, GC-ResNeXt and BAT-ResNeXt have it beside their
 convolutions."""
 
-OTHER_MODULES = frozenset(
-    "beit byoanet cait coat convit cpubone crossvit davit deepseek_vit deit edgenext efficientformer "
-    "efficientformer_v2 efficientvim efficientvit_mit efficientvit_msra eva gcvit gemma4_vit hiera hieradet_sam2 "
-    "iformer levit lowformer maxxvit mlp_mixer mobilenetv5 mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 "
-    "qwen3_vit sequencer shvit swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt "
-    "twins visformer vision_transformer vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam "
-    "vitamin volo xcit".split()
-)
+OTHER_MODULES = {
+    "beit", "byoanet", "cait", "coat", "convit", "cpubone", "crossvit", "davit", "deepseek_vit", "deit", "edgenext",
+    "efficientformer", "efficientformer_v2", "efficientvim", "efficientvit_mit", "efficientvit_msra", "eva",
+    "gcvit", "gemma4_vit", "hiera", "hieradet_sam2", "iformer", "levit", "lowformer", "maxxvit", "mlp_mixer",
+    "mobilenetv5", "mobilevit", "mvitv2", "naflexvit", "nest", "nextvit", "pit", "pvt_v2", "qwen3_vit", "sequencer",
+    "shvit", "swiftformer", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "tiny_vit", "tnt",
+    "twins", "visformer", "vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos",
+    "vision_transformer_sam", "vitamin", "volo", "xcit",
+}  # fmt: skip
 """timm's modules of transformers, of perceptrons, and of networks that are half attention."""
 
 COLUMNS = ("Family", "timm:", "Parameters", "Pixels", "fp32", "fp16", "Preprocessing", "Served", "s")
