@@ -1,6 +1,8 @@
 """The page and the chart of a comparison, from its figures.
 
-python -m benchmarks.peer_page build/peers.json [-o docs/benchmarks.md]
+    python -m benchmarks.peer_page build/peers.json [MORE.json ...] [-o docs/benchmarks.md]
+
+A further file's rows take the place of the same network's and contender's before it; the page names every command.
 """
 
 from __future__ import annotations
@@ -23,6 +25,15 @@ def write_page(results: Mapping[str, Any], path: Path) -> None:
     chart = path.with_suffix(".svg")
     _draw(results, chart)
     path.write_text(_page(results, chart.name))
+
+
+def join_results(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the first run's figures with the rows of the later ones put in their place, and all their commands."""
+    runs: dict[str, dict[str, Any]] = {}
+    for one in files:
+        for network, rows in one["runs"].items():
+            runs.setdefault(network, {}).update(rows)
+    return {**files[0], "runs": runs, "command": "\n    ".join(one["command"] for one in files)}
 
 
 def bar_lines(results: Mapping[str, Any]) -> tuple[list[str], int]:
@@ -58,7 +69,9 @@ def _page(results: Mapping[str, Any], chart: str) -> str:
         [
             "# Benchmarks: the same networks behind other servers",
             "",
-            "Written by this command; every figure is of one run of it:",
+            "Written from one run of each of these commands; a later one's rows replace an earlier one's:"
+            if "\n" in results["command"]
+            else "Written by this command; every figure is of one run of it:",
             "",
             f"    {results['command']}",
             "",
@@ -169,7 +182,7 @@ def _draw(results: Mapping[str, Any], path: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Write the page and the chart of a comparison.")
-    parser.add_argument("figures", type=Path, help="what `python -m benchmarks.peers` wrote")
+    parser.add_argument("figures", type=Path, nargs="+", help="what `python -m benchmarks.peers` wrote")
     parser.add_argument("-o", "--output", type=Path, default=Path("docs/benchmarks.md"))
     given = parser.parse_args()
-    write_page(json.loads(given.figures.read_text()), given.output)
+    write_page(join_results([json.loads(path.read_text()) for path in given.figures]), given.output)

@@ -117,7 +117,7 @@ def test_ctrl_c_in_an_export_leaves_the_repository_as_it_was(tmp_path: Path) -> 
     command = [sys.executable, "-m", "resx", "export", "resnet110"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        next(line for line in process.stderr if "fold" in line)  # the source runs next
+        next(line for line in process.stderr if "Folded" in line)  # the source runs next
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=600)

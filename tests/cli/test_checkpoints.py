@@ -39,7 +39,7 @@ def test_the_average_in_a_checkpoint_gives_the_bytes_of_the_clean_file(
 
 def test_the_chosen_entry_is_in_the_card_and_taken_again(tmp_path: Path, resx: Callable[..., Finished]) -> None:
     torch.save({"model": state(1), "model_ema": state(2)}, tmp_path / "k.pth")
-    command = (*COMMAND, "--set", SETTINGS[1], "--no-verify", "-q")
+    command = (*COMMAND, "--set", SETTINGS[1], "--no-verify", "-q", "-v")
     done = resx(*command, "--weights", tmp_path / "k.pth", "--weights-entry", "model")
     assert done.code == 0, done.err
     assert "k.pth (entry model)" in done.out

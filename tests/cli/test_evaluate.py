@@ -96,7 +96,7 @@ def test_a_run_is_evaluated_on_its_held_out_images_with_the_figures_of_scikit_le
         assert one["support"] == row["support"]
     for name, row in (("macro", expected["macro avg"]), ("weighted", expected["weighted avg"])):
         assert list(found[name].values()) == [row["precision"], row["recall"], row["f1-score"]]
-    assert "evaluate" in done.err
+    assert "✓ Evaluated " in done.err
 
 
 def test_a_table_says_which_images_were_used_with_intervals_at_80_columns(resx: Resx, run: Path) -> None:

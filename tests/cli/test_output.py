@@ -47,11 +47,13 @@ def test_json_knows_no_number_that_json_does_not_know(value: float) -> None:
         Output(as_json=True, quiet=False).result({"x": value}, lambda _console: None)
 
 
-@pytest.mark.parametrize(("silence", "expected"), [(0.0, ["a: 1 of 9", "a", "ab", "b"]), (1e9, ["a", "ab", "b"])])
+@pytest.mark.parametrize(
+    ("silence", "expected"), [(0.0, ["A: 1 of 9", "✓ A", "✓ Ab", "✓ B"]), (1e9, ["✓ A", "✓ Ab", "✓ B"])]
+)
 def test_a_log_says_now_and_then_how_a_step_goes_and_each_step_once(
     silence: float, expected: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(output, "_SECONDS_OF_SILENCE", silence)
+    monkeypatch.setattr(output, "SECONDS_OF_SILENCE", silence)
     with Output(as_json=False, quiet=False).steps() as step:
         for text in ("a", "a: 1 of 9", "ab", "b"):
             step(text)

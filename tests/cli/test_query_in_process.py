@@ -16,7 +16,7 @@ from tests.support.command import Resx, refused
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
 
-NOTE = "No server runs; computed in this process. `resx serve` starts one."
+NOTE = "No server runs; computed in this process."
 
 
 @pytest.fixture

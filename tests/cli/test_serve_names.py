@@ -54,7 +54,7 @@ def test_a_variant_that_is_missing_is_exported_served_and_asked(
 
     assert done.code == 0, done.err
     assert "resnet20 was not in model_repository; exported as resnet20 version 1" in done.err
-    assert "ask: resx query resnet20 photo.jpg\n" in done.err
+    assert done.out.endswith("Ask:  resx query resnet20 photo.jpg\nNext: resx bench resnet20\n")
     assert done.err.count(WARNING) == 1
     assert "other is not loaded" in done.out
     asked = resx("query", "resnet20", "photo.jpg", "--json")
@@ -85,7 +85,7 @@ def test_a_run_is_served_in_the_foreground_by_a_process_without_pytorch(reposito
             os.kill(serving.pid, signal.SIGINT)
             out = serving.communicate(timeout=60)[0]
     assert "runs/small was not in model_repository; exported as small version 1" in out
-    assert "ask: resx query small photo.jpg" in out
+    assert "Ask:  resx query small photo.jpg\n" in out
 
 
 def test_a_run_is_there_if_its_weights_are(repository: Repository, resx: Resx, tmp_path: Path) -> None:

@@ -83,8 +83,8 @@ def test_each_step_is_left_on_the_screen_once_with_its_time(columns: int, tmp_pa
     seen = "".join(line.ljust(columns) if len(line) == columns else line + "\n" for line in screen(written, columns))
     seconds = r"  \d+\.\d s\n"
     assert re.fullmatch(
-        rf"a note in between\n  load PyTorch{seconds}  export a network .* in one line{seconds}  publish{seconds}"
-        rf"  load and check its answer{seconds}the end\n\s*",
+        rf"a note in between\n✓ Loaded PyTorch{seconds}✓ Exported a network .* in one line{seconds}✓ Published{seconds}"
+        rf"✓ Loaded and checked its answer{seconds}the end\n\s*",
         seen,
     ), seen
 
@@ -99,3 +99,4 @@ def test_a_real_command_leaves_its_steps_once(tmp_path: Path) -> None:
     assert steps
     assert [line for line in seen if line] == steps, "no spinner and no second copy is left"
     assert len({re.sub(r"\d+\.\d s$", "", line) for line in steps}) == len(steps)
+    assert all(re.match("✓ [A-Z]", line) for line in steps), steps

@@ -43,7 +43,7 @@ SHOWN = (
 _END = "-- the end --"
 _ACTED_ON = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 # What rich writes on a terminal: colours, the cursor's line, column and visibility.
-_OF_RICH = re.compile(r"\x1b\[(\d+A|2K|\?25[lh]|0m|(1;)?3[2-6]m|9[0-1]m)|\r")
+_OF_RICH = re.compile(r"\x1b\[(\d+A|2K|\?25[lh]|[0-2]m|(1;)?3[1-6]m|9[0-1]m)|\r")
 
 
 def require_text(text: str) -> None:

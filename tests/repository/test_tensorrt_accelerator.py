@@ -112,7 +112,7 @@ def test_an_older_version_is_computed_in_its_own_precision(tmp_path: Path, resx:
     files = [repository.version_folder("resnet20", version) / "model.onnx" for version in (1, 2)]
     assert len({onnx.load(file).graph.name for file in files}) == 2
     shown = resx("info", "resnet20")
-    assert "fp16 for the gpu by TensorRT inside onnxruntime" in shown.out
+    assert "fp16 for the GPU by TensorRT inside onnxruntime" in shown.out
     again = resx("export", "--reproduce", "model_repository/resnet20/2")
     assert again.code == 0, again.err
 

@@ -11,6 +11,7 @@ import errno
 import functools
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from resx.cli.failures import Failure, failure_of
+from resx.cli.fitting_table import Cell, FittingTable
+from resx.cli.marks import labeled, mark
+from resx.cli.step_words import finished, running
 from resx.errors import ResxError
 from resx.files.disk_space import OUT_OF_ROOM
 from resx.text import one_line, printable
@@ -26,22 +30,31 @@ from resx.text import one_line, printable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.status import Status
-    from rich.table import Table
 
-_WIDTH_IN_A_PIPE = 200
 _ANSWERED = threading.Event()
 """Set once stdout holds its one JSON object."""
 
-_SECONDS_OF_SILENCE = 10.0
+_AS_WIDE_AS_NEEDED = 10_000
+"""In a pipe, and with --wide: a row is one line, and every column is shown."""
+SECONDS_OF_SILENCE = 10.0
 """In a log, where no spinner turns: then a step says how far it is."""
+_SOON_S = 2.0
+"""Before that, how long a step has taken tells nothing of how long it will take."""
+_REFUSED = (2, 4)
+"""Exit codes of errors that say all in one line: nothing was begun that could be said to have failed."""
+_SHARE_DONE = re.compile(r"^([\d,]+) of ([\d,]+)\b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """Where a command's words go; made from the `--json` and `-q` that it was given."""
+    """Where a command's words go; made from the `--json`, `-q`, `--wide` and `-v` that it was given."""
 
     as_json: bool
     quiet: bool
+    wide: bool = False
+    """Tables have all their columns, however wide the terminal is."""
+    verbose: bool = False
+    """Results have all their details."""
 
     def result(
         self,
@@ -59,17 +72,29 @@ class Output:
         if self.as_json:
             _write_json({**payload, "error": failure_of(error).as_json()} if error else payload)
         else:
-            show(_console_on(_terminal_behind(sys.stdout)))
+            show(_console_on(_terminal_behind(sys.stdout), wide=self.wide))
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Say something on stderr, unless quiet."""
+        """Say something on stderr, unless quiet; `warning:` at its beginning is in yellow."""
         if not self.quiet:
-            stderr_console().print(text, soft_wrap=True)
+            stderr_console().print(labeled(text), soft_wrap=True)
+
+    def note_step(self, name: str, took_s: float, *, failed: bool) -> None:
+        """Say on stderr that a step ended, unless quiet."""
+        if self.quiet:
+            return
+        from rich.text import Text
+
+        console, words = stderr_console(), running(name) if failed else finished(name)
+        line = Text.assemble(mark(console, good=not failed), f" {one_line(words)}", (f"  {took_s:.1f} s", "dim"))
+        console.print(line, soft_wrap=True)
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[Callable[[str], None]]:
-        """Give a function that announces the next step; each is printed with its time when it ends.
+        """Give a function that announces the next step; each is printed once, with a tick and its time, when it ends.
+
+        The words are made of the step's, as `cli.step_words` says. A step in which something failed gets a cross.
 
         On a terminal the running step shows a spinner. A text that begins with the running step's, and goes on behind a
         colon, says how it goes: beside the spinner, or as a line of its own where there is none, every ten seconds.
@@ -83,7 +108,13 @@ class Output:
         console = stderr_console()
         with console.status("") if console.is_terminal and not self.quiet else contextlib.nullcontext() as status:
             live = Live(self, status)
-            yield live
+            try:
+                yield live
+            except BaseException as error:
+                if not (isinstance(error, ResxError) and error.exit_code in _REFUSED):
+                    with readers_may_leave():
+                        live.finish(failed=True)
+                raise
             live.finish()
 
 
@@ -97,7 +128,7 @@ class Live:
     def begin(self, name: str) -> None:
         """End the step before, if there is one, and begin another; or say how the running one goes."""
         if self._name and name.startswith(f"{self._name}: "):
-            self._say(name.removeprefix(f"{self._name}: "))
+            self._say(with_time_left(name.removeprefix(f"{self._name}: "), time.monotonic() - self._start))
             return
         self.finish()
         self._name, self._start = name, time.monotonic()
@@ -109,33 +140,56 @@ class Live:
         if self._status is not None:
             from rich.text import Text
 
-            self._status.update(Text(one_line(f"{self._name}  {detail}")))  # of a str it would take markup
+            self._status.update(Text(one_line(f"{running(self._name)}  {detail}")))  # of a str it would take markup
 
     def _say(self, detail: str) -> None:
         """Show how it goes; where there is no spinner, now and then as a line."""
         self.show(detail)
-        if self._status is None and time.monotonic() - self._said >= _SECONDS_OF_SILENCE:
+        if self._status is None and time.monotonic() - self._said >= SECONDS_OF_SILENCE:
             self._said = time.monotonic()
-            self._out.note(f"  {self._name}: {detail}")
+            self._out.note(f"  {running(self._name)}: {detail}")
 
-    def finish(self) -> None:
+    def finish(self, *, failed: bool = False) -> None:
         """Print the step with its time."""
         if self._name:
-            self._out.note(f"  {self._name}  {time.monotonic() - self._start:.1f} s")
-            self._name = ""
+            name, self._name = self._name, ""
+            self._out.note_step(name, time.monotonic() - self._start, failed=failed)
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Table:
-    """Return a table whose first `left` columns are words and the others numbers."""
-    from rich import box
-    from rich.table import Table
+def with_time_left(detail: str, elapsed_s: float) -> str:
+    """Return how far a step is, `3 of 9 images`, with the time that the rest takes at that pace."""
+    found = _SHARE_DONE.match(detail)
+    if found is None or elapsed_s < _SOON_S:
+        return detail
+    done, total = (int(number.replace(",", "") or 0) for number in found.groups())
+    if not done:
+        return detail
+    left_s = elapsed_s * max(0, total / done - 1)
+    return f"{detail}, {f'{left_s:.0f} s' if left_s < 120 else f'{left_s / 60:.0f} min'} left"
 
-    made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
-    for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index < left else "right", overflow="fold")
-    for row in rows:
-        made.add_row(*row)
-    return made
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    *,
+    left: int = 1,
+    least: Sequence[str] = (),
+    is_matrix: bool = False,
+) -> FittingTable:
+    """Return a table whose first `left` columns are words and the others numbers.
+
+    Where it is too narrow for all, the columns that `least` names go in this order, then the others from the right. Of
+    a matrix, whose columns are alike, all that fit are shown; of another table no more than one reads at a glance.
+    """
+    return FittingTable(
+        title=title,
+        columns=tuple(columns),
+        rows=tuple(map(tuple, rows)),
+        num_words=left,
+        least=tuple(least),
+        is_matrix=is_matrix,
+    )
 
 
 def print_lines(console: Console, lines: Iterable[str]) -> None:
@@ -168,7 +222,11 @@ def _drop_if_closed(stream: TextIO) -> None:
 def fail(message: str) -> None:
     """Print an error's one line on stderr; what a name in it would do to a terminal is shown escaped."""
     with readers_may_leave():
-        sys.stderr.write(f"error: {one_line(message)}\n")
+        console = stderr_console()
+        if console.is_terminal:
+            console.print(labeled(f"error: {message}"), soft_wrap=True)
+        else:
+            sys.stderr.write(f"error: {one_line(message)}\n")
 
 
 def expect_answer() -> None:
@@ -214,8 +272,9 @@ def _terminal_behind(stream: TextIO) -> TextIO:
     return stream
 
 
-@functools.lru_cache(maxsize=2)
-def _console_on(stream: TextIO) -> Console:
+@functools.lru_cache(maxsize=3)
+def _console_on(stream: TextIO, *, wide: bool = False) -> Console:
     from resx.cli.console import SafeConsole
 
-    return SafeConsole(stream, width=None if stream.isatty() or "COLUMNS" in os.environ else _WIDTH_IN_A_PIPE)
+    fits = not wide and (stream.isatty() or "COLUMNS" in os.environ)
+    return SafeConsole(stream, width=None if fits else _AS_WIDE_AS_NEEDED)

@@ -105,7 +105,7 @@ def _require_writable(source: Exportable, options: ExportOptions, folder: Path, 
 def _prepare_network(reference: Reference, on_step: Announce) -> tuple[Exportable, tuple[Parity, ...]]:
     """Return the network as it is written, folded and with its paths as grouped convolutions, and its checks."""
     source, steps = reference.source, list[Parity]()
-    on_step("fold")
+    on_step("fold the survival probabilities")
     folded = source.folded()
     if folded is not source:
         steps += reference.require_network("fold", folded)

@@ -93,7 +93,7 @@ def test_the_commands_take_files_and_headers_from_the_environment(
             "deploy", "tiny", "--repository", triton.repository.root, "--url", url, "--trial=0", env=environment
         )
         assert done.code == 0, done.err
-        assert f"tiny version 1 answers on {url}" in done.out
+        assert f"✓ Deployed tiny v1 · on {url} · " in done.out
         given = ["--ca", certificates.ca, "--header", "x-three: 3rd", "--url", url]
         status = resx("status", *given, "--json", env={"RESX_CONTROL_KEY": key})
         assert status.code == 0, status.err

@@ -236,6 +236,7 @@ def test_a_dry_run_shows_the_change_and_the_checks_and_changes_nothing(
     changed = [line for line in shown.out.splitlines() if line[:1] in "+-" and line[:3] not in {"+++", "---"}]
     policy = "version_policy {{ specific {{ versions: [{}] }} }}"
     assert changed == ["-" + policy.format(1), "+" + policy.format(3)]
+    assert shown.out.endswith(f"\nNext: resx deploy tiny --repository {repository.root}\n")
     assert (client.model_versions(), read_deployed(repository)) == ({"tiny": [1]}, {"tiny": (1,)})
     assert sorted(path for path in states.folder_of(repository).rglob("*") if path.is_file()) == before
     plain = resx("deploy", "tiny", "--dry-run", "--version=1", "--json", "--repository", repository.root).json

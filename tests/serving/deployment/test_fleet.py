@@ -104,7 +104,8 @@ def test_a_version_comes_to_both_in_turn_and_into_the_repository_of_each(fleet: 
     assert done.code == 0, done.err
     lines = done.out.splitlines()
     assert [line.partition(": tiny")[0] for line in lines] == [f"grpc://{url}" for url in fleet.urls]
-    assert all("tiny version 2 answers: canary within" in line and ", version 1 before" in line for line in lines)
+    proof = "tiny version 2 is deployed: self-test passed (error "
+    assert all(proof in line and line.endswith(", replaced version 1") for line in lines)
     steps = done.err.splitlines()
     first = [number for number, step in enumerate(steps) if fleet.urls[0] in step]
     second = [number for number, step in enumerate(steps) if fleet.urls[1] in step]

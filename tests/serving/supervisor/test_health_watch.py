@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -15,6 +16,7 @@ from resx.repository.versions import Repository
 from resx.serving.client.address import parse_address
 from resx.serving.client.client import TritonClient
 from resx.serving.embedded.triton_process import Stub, TritonProcess
+from resx.serving.running.self_test_ledger import SelfTestLedger
 from resx.serving.supervisor import health_watch
 from resx.serving.supervisor.health_watch import (
     CanaryWatch,
@@ -145,14 +147,15 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     ids=["a little", "turned round", "NaN", "error"],
 )
 def test_a_model_that_begins_to_answer_its_canary_wrongly_is_a_fault(
-    served: Repository, monkeypatch: pytest.MonkeyPatch, wrong: Answer, reason: str
+    served: Repository, monkeypatch: pytest.MonkeyPatch, wrong: Answer, reason: str, tmp_path: Path
 ) -> None:
     """Canaries are asked one after the other: when the third wrong answer goes out, the first has been judged."""
     monkeypatch.setattr(health_watch, "_COST", 1.0)  # a busy machine is asked as often as an idle one
     model = Model()
     with hostile(infer=model.infer) as server:
         address = parse_address(server.url, "http")
-        watch = CanaryWatch(address, served, lambda: {"m": (1,)}, interval_s=0.01, timeout_s=600)
+        ledger = SelfTestLedger(tmp_path, served)
+        watch = CanaryWatch(address, served, lambda: {"m": (1,)}, ledger=ledger, interval_s=0.01, timeout_s=600)
         watch.start()
         try:
             model.wait_for_canaries(3)

@@ -222,7 +222,7 @@ def test_the_only_model_is_set_aside_and_the_server_stays(
     assert status.code == 0
     assert "good is set aside: good version 1: the served answer differs" in status.out
     assert "no model is loaded" in status.out
-    assert out.startswith("ready: http://127.0.0.1:")
+    assert out.startswith("✓ Ready: http://127.0.0.1:")
     lines = [line.strip() for line in err.splitlines()]
     assert lines[0].startswith("start tritonserver  "), "steps have their times"
     assert lines[1] == "Serving. Ctrl-C to stop."

@@ -149,7 +149,8 @@ def test_a_signal_ends_it_cleanly_in_the_foreground(repository: Repository, numb
         process.send_signal(number)
         out, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
-    assert "ready: http://127.0.0.1:" in out
+    assert "✓ Ready: http://127.0.0.1:" in out
+    assert err.count("Serving. Ctrl-C to stop.") == 1
     assert "Traceback" not in err
     assert not alive(state.server_pid)
     assert not shared_memory(process.pid)

@@ -154,12 +154,12 @@ def plan_replicas(
 
     def holds(replicas: int) -> bool:
         if replicas not in tried:
-            on_try(f"{replicas} replicas")
+            on_try(f"simulate {replicas} replica{'s' if replicas > 1 else ''}")
             tried[replicas] = estimate(times, batching, question, replicas, question.rate_per_s)
         return tried[replicas].holds
 
     replicas = _least(holds, max(1, math.floor(question.rate_per_s / capacity)), question)
-    on_try("headroom")
+    on_try("find the headroom")
     highest = _highest_rate(times, batching, question, replicas, replicas * capacity)
     fewer = None
     if replicas > 1:

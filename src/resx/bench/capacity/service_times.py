@@ -143,13 +143,13 @@ def measure_now(
     found = []
     for concurrency in concurrencies_for(batching):
         plan = LoadPlan(concurrency=concurrency, duration_s=duration_s, warmup_s=min(1.0, duration_s / 4), seed=seed)
-        on_load(f"measuring {target.model}, {plan.title}")
+        on_load(f"measure {target.model}, {plan.title}")
         found.append(measure(target, plan, Extras(measure_ceiling=False)))
     rate_per_s = min(MAX_RATE_PER_S, max(CALM * max(one.requests_per_s for one in found), 1.0))
     # Some more than count, as arrivals are random; a slow model does not get them, and does not need them.
     calm_s = min(max(2 * duration_s, 1.2 * _SAMPLES_OF_CALM / rate_per_s), _MOST_CALM * duration_s)
     plan = LoadPlan(rate_per_s=rate_per_s, duration_s=calm_s, warmup_s=min(1.0, duration_s / 4), seed=seed)
-    on_load(f"measuring {target.model}, {plan.title}")
+    on_load(f"measure {target.model}, {plan.title}")
     return result_of(target, [*found, measure(target, plan, Extras(measure_ceiling=False))])
 
 

@@ -25,10 +25,12 @@ def halve(
     duration_s: float,
     seed: int,
     quickest_ms: float = math.inf,
+    on_round: Callable[[int], None] = lambda _num_settings: None,
 ) -> Setting:
     """Return the best of the settings: in each round a third stays, and `before`, with twice the time.
 
-    `quickest_ms`: the shortest lone request of the settings that were measured before.
+    `quickest_ms`: the shortest lone request of the settings that were measured before. `on_round` is told how many
+    settings a round measures.
 
     Raises:
         ResxError: not one could be measured; the first one's reason.
@@ -36,6 +38,7 @@ def halve(
     """
     left, order = list(settings), np.random.default_rng(seed)
     while True:
+        on_round(len(left))
         trials = [run(left[index], duration_s) for index in order.permutation(len(left))]
         good = [trial for trial in trials if not trial.invalid]
         quickest_ms = min([quickest_ms, *(trial.single_ms or math.inf for trial in good)])

@@ -64,7 +64,7 @@ def tune(
         bench: measures.
         largest: batch that the files take.
         least: images that a request must be able to hold: those of the canary.
-        on_trial: told of each trial, which stage and setting.
+        on_trial: told of each trial: which of its round, as `setting 3 of 12, threads`, and its setting.
         on_done: given each trial.
 
     Raises:
@@ -74,9 +74,11 @@ def tune(
     asked, before, trials = bench.search, bench.before, list[Trial]()
     on_cpu = bench.threads_matter()
 
+    counted = _Counted()
+
     def run(stage: Stage) -> Callable[[Setting, float], Trial]:
         def one(setting: Setting, seconds: float) -> Trial:
-            on_trial(stage, setting)
+            on_trial(f"{counted.next()}, {stage}", setting)
             held = max((trial.images_per_s for trial in trials), default=0.0)
             start = _CAUTION * held / bench.images_per_request(setting) if held else None
             trials.append(bench.trial(setting, stage, seconds, on_cpu, start))
@@ -87,15 +89,36 @@ def tune(
 
     options = (asked.objective, asked.duration_s, asked.seed)
     files = [candidate.key for candidate in bench.candidates]
-    best = halve(thread_settings(before, files, asked.cores, on_cpu=on_cpu), before, run("threads"), *options)
+    settings = thread_settings(before, files, asked.cores, on_cpu=on_cpu)
+    best = halve(settings, before, run("threads"), *options, on_round=counted.begin)
     alone_ms = next((trial.single_ms for trial in reversed(trials) if trial.setting == best), None)
     batching = batch_settings(before, best, largest, least, delays_us(alone_ms))
-    best = halve(batching, before, run("batching"), *options, quickest_ms=shortest_ms(trials))
+    quickest_ms = shortest_ms(trials)
+    best = halve(batching, before, run("batching"), *options, quickest_ms=quickest_ms, on_round=counted.begin)
     if best == before:
         pairs: list[tuple[float, float]] = []
     else:
+        counted.begin(2 * asked.num_pairs, "pairs of best and current, run")
         pairs = list(_pairs(bench, before, best, run("batching")))
     return outcome(before, best, pairs, tuple(trials), on_cpu)
+
+
+@dataclass(kw_only=True, slots=True)
+class _Counted:
+    """Which trial of a round it is."""
+
+    what: str = ""
+    number: int = 0
+    total: int = 0
+
+    def begin(self, total: int, what: str = "setting") -> None:
+        """Begin a round of so many trials."""
+        self.what, self.number, self.total = what, 0, total
+
+    def next(self) -> str:
+        """Count one, and return its place."""
+        self.number += 1
+        return f"{self.what} {self.number} of {self.total}"
 
 
 def _pairs(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,7 @@ from resx.cli.options.connection import LoadConnection
 from resx.cli.options.grouping import rare_option
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.load import InputOptions, LoadOptions, StudyOptions
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.views import random_weights
 from resx.cli.views.bench_result import show_result, show_scenario
@@ -34,7 +35,7 @@ def bench(
     sent: InputOptions,
     server: LoadConnection,
     files: BenchFiles,
-    printing: OutputOptions,
+    printing: TableOptions,
     names: Annotated[
         list[str] | None,
         typer.Argument(
@@ -96,13 +97,26 @@ def bench(
     result = job.run()
     written = job.write(wanted, result)
     verdict = KeyboardInterrupt() if job.interrupted else _verdict(result, old, share)
-    show_result(out, result, verdict)
+    show_result(out, result, _next_step(job, names, server), verdict)
     for target in job.targets:
         random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
     for path in written:
         out.note(f"written: {path}")
     if verdict is not None:
         raise verdict
+
+
+def _next_step(job: BenchRequest, names: list[str], server: LoadConnection) -> str:
+    """Return what one may do with the figures: look for a better setting, where the model's card is here."""
+    from resx.bench.results.result import is_local
+
+    target, _, elsewhere = names[0].partition("@")
+    asked = job.targets[0].owner or job.targets[0]
+    if len(names) == 1 and ":" not in target and is_local(asked.address):
+        with contextlib.suppress(UsageError):
+            if job.repository.has_card(asked.model, asked.answering):
+                return server.command("tune", asked.model, "--dry-run", url=elsewhere)
+    return server.command("status", url=elsewhere)
 
 
 def _targets(names: list[str], server: LoadConnection, inputs: Inputs) -> list[Target]:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.marks import command_line
 from resx.cli.options.grouping import output_option
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import finite
 from resx.errors import ParityError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def demo(
@@ -27,7 +31,7 @@ def demo(
         ),
     ] = None,
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
     """Train, fold, export, serve, query and measure a stochastic-depth ResNet-20 on real digits, in minutes.
@@ -44,6 +48,10 @@ def demo(
         summary = walk(
             output or Path(temporary), epochs=epochs, duration_s=duration, seed=seed, step=step, note=out.note
         )
+    if output is None:  # nothing is left to go on with
+        next_step = command_line("train", "resnet20", "--data", "digits", "-o", "runs/digits")
+    else:
+        next_step = command_line("serve", "--detach", "--repository", output / "model_repository")
     wrong = [
         f"{model.name} over {protocol}"
         for model in summary.served
@@ -51,6 +59,10 @@ def demo(
         if same < summary.num_images
     ]
     verdict = ParityError(f"served answers differ from PyTorch's: {', '.join(wrong)}") if wrong else None
-    out.result(summary.model_dump(mode="json"), lambda console: show_summary(console, summary), verdict)
+
+    def show(console: Console) -> None:
+        show_summary(console, summary, "" if verdict else next_step)
+
+    out.result(summary.model_dump(mode="json"), show, verdict)
     if verdict is not None:
         raise verdict

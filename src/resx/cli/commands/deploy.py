@@ -8,10 +8,11 @@ from resx.cli.options.connection import FleetConnection
 from resx.cli.options.deployment import BestUnder, DeployedName, DeployOptions
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.manifests import ManifestOptions
-from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.output import DryRun, TableOptions
 from resx.cli.options.repository import Version
 from resx.cli.steps import depth_family, fleet_rollout, manifests
 from resx.cli.views.deployment import show_deployed, show_plan
+from resx.cli.views.next_step import to_apply
 from resx.errors import UsageError
 
 
@@ -24,7 +25,7 @@ def deploy(
     *,
     how: DeployOptions,
     server: FleetConnection,
-    printing: OutputOptions,
+    printing: TableOptions,
     rendering: ManifestOptions,
 ) -> None:
     """Switch to a new version. If its self-test fails, the old one keeps serving.
@@ -51,7 +52,10 @@ def deploy(
                 f"--version {version}: --best-under uses each model's newest version; remove one of the two"
             )
         bound_ms, members = parse_bound(best_under), candidates(published, name)
-        depth_family.deploy_best(server.address(), published, members, bound_ms, manner, dry_run=dry_run, out=out)
+        next_step = to_apply() if dry_run else server.command("status")
+        depth_family.deploy_best(
+            server.address(), published, members, bound_ms, manner, dry_run=dry_run, next_step=next_step, out=out
+        )
         return
     published.version_folder(name, version or None)
     if "," in server.url:
@@ -68,4 +72,4 @@ def deploy(
     if dry_run:
         show_plan(out, address, planned)
     else:
-        show_deployed(out, address, done, published)
+        show_deployed(out, address, done, published, next_step=server.command("status"))

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.completion import complete_source
+from resx.cli.marks import show_done
 from resx.cli.options.checks import CheckOptions
 from resx.cli.options.engine import FormatOptions
 from resx.cli.options.grouping import rare_option, typed_options
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import DetailOptions
 from resx.cli.options.precision import PrecisionOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.options.seed import Seed
@@ -43,7 +44,7 @@ def export(
     served: ServedOptions,
     checks: CheckOptions,
     as_file: FormatOptions,
-    printing: OutputOptions,
+    printing: DetailOptions,
     source: Annotated[
         str,
         typer.Argument(
@@ -146,7 +147,15 @@ def export(
     shown = made
     out.result(
         exported_as_json(model_name, as_file.file_format, made.card, made.file, made.version, kept=made.is_kept),
-        lambda console: show_export(console, shown.card, shown.file, shown.next_step, kept=shown.is_kept),
+        lambda console: show_export(
+            console,
+            shown.card,
+            shown.file,
+            shown.version,
+            shown.next_step,
+            kept=shown.is_kept,
+            verbose=out.verbose,
+        ),
     )
     random_weights.warn(out, model_name, is_random=shown.card.source.is_random)
 
@@ -187,7 +196,7 @@ def _reproduce(path: Path, typed: Mapping[str, str], out: Output, allowed_code: 
     from resx.card.card import FILE_NAME, named_source, read_card
     from resx.errors import ParityError
 
-    others = sorted(set(typed) - {"reproduce", "allow_code", "json", "quiet"})
+    others = sorted(set(typed) - {"reproduce", "allow_code", "json", "quiet", "wide", "verbose"})
     if others:
         raise UsageError(f"--reproduce {path}: the card determines everything; remove {', '.join(others)}")
     folder = path.parent if path.name == FILE_NAME else path
@@ -207,11 +216,8 @@ def _reproduce(path: Path, typed: Mapping[str, str], out: Output, allowed_code: 
             f"{path}: the file made now has sha256 {found.sha256_made[:12]}..., the card's {found.sha256_recorded[:12]}"
             f"...: {'its source has other weights today' if found.source_changed else why}"
         )
-    line = f"{card.name}: the same bytes again, sha256 {found.sha256_made}"
-    out.result(
-        found.model_dump(mode="json") | {"identical": True},
-        lambda console: console.print(line, markup=False, soft_wrap=True),
-    )
+    facts = (f"Reproduced {card.name}", "the same bytes", f"sha256 {found.sha256_made}")
+    out.result(found.model_dump(mode="json") | {"identical": True}, lambda console: show_done(console, *facts))
 
 
 def _default_name(source: str, kind: str) -> str:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.completion import complete_model
+from resx.cli.marks import show_next
 from resx.cli.options.connection import Connection
-from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.output import DryRun, TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.output import print_lines, table
+from resx.cli.views.next_step import to_apply
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def gc(
-    printing: OutputOptions,
+    printing: TableOptions,
     name: Annotated[
         str, typer.Argument(help="A model. Default: all that `resx export` made.", autocompletion=complete_model)
     ] = "",
@@ -65,5 +67,7 @@ def gc(
     def show(console: Console) -> None:
         console.print(table(total, ["model", "version", "MB"], rows) if rows else total)
         print_lines(console, lines)
+        if dry_run and old:
+            show_next(console, to_apply())
 
     printing.open().result(payload, show)

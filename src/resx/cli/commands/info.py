@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.completion import complete_thing
-from resx.cli.options.output import OutputOptions
+from resx.cli.marks import command_line, show_next
+from resx.cli.options.output import DetailOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.files.reading import MAX_RESULT_BYTES, read_text
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    printing: OutputOptions,
+    printing: DetailOptions,
     thing: Annotated[
         str,
         typer.Argument(
@@ -40,6 +41,7 @@ def info(
     """
     from resx.card.card import schema_text
     from resx.cli.views import version_card
+    from resx.cli.views.next_step import to_serve
     from resx.errors import UsageError
     from resx.repository.versions import Repository
 
@@ -51,19 +53,24 @@ def info(
     if bibtex:
         typer.echo(_bibtex(thing, repository), nl=False)
         return
-    facts = _facts(thing, repository)
+    facts, out = _facts(thing, repository), printing.open()
 
     def show(console: Console) -> None:
         if facts["kind"] == "published model":
             published = Repository(repository)
             card = published.card(thing)
             versions = published.versions(thing)
-            version_card.version(console, card, published.version_folder(thing) / card.model_file, versions)
+            file = published.version_folder(thing) / card.model_file
+            version_card.version(console, card, file, versions, verbose=out.verbose)
+            show_next(console, to_serve(thing, published))
             return
         for key, value in _flat(facts):
-            console.print(f"{key:<28} {value}", markup=False, soft_wrap=True)
+            if out.verbose or not key.startswith("operators."):
+                console.print(f"{key:<28} {value}", markup=False, soft_wrap=True)
+        if facts["kind"] != "onnx file":  # of which nobody knows whether it takes images
+            show_next(console, command_line("export", thing))
 
-    printing.open().result(facts, show)
+    out.result(facts, show)
 
 
 def _bibtex(thing: str, repository: Path) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.resuming import Force, Resume
 from resx.cli.options.seed import Seed
 from resx.cli.options.study import Figures, RunFolder, StudiedData, StudyFolder
@@ -35,7 +35,7 @@ def lesion(
     resume: Resume = False,
     force: Force = False,
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:

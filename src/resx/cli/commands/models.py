@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import fnmatch
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
-from resx.cli.options.output import OutputOptions
+import typer
+
+from resx.cli.completion import complete_variant
+from resx.cli.options.output import TableOptions
 from resx.cli.output import table
+from resx.errors import UsageError, nearest
 
 if TYPE_CHECKING:
     from resx.cli.results.networks import Variant
 
 
-def models(printing: OutputOptions) -> None:
+def models(
+    printing: TableOptions,
+    pattern: Annotated[
+        str,
+        typer.Argument(
+            help="Only these, such as '*50*'. Default: all.", show_default=False, autocompletion=complete_variant
+        ),
+    ] = "",
+) -> None:
     """List every variant: parameters, multiply-adds, input, published figure, paper.
 
-    Example: resx models
+    Examples: resx models; resx models 'densenet*'
     """
     from resx.zoo.catalog import VARIANTS
 
+    chosen = {name: VARIANTS[name] for name in matching(pattern or "*", VARIANTS)}
     entries: list[Variant] = [
         {
             "name": name,
@@ -30,19 +45,33 @@ def models(printing: OutputOptions) -> None:
             "error_percent": variant.error_percent,
             "paper": variant.paper,
         }
-        for name, variant in VARIANTS.items()
+        for name, variant in chosen.items()
     ]
     rows = [
         [
             name,
             variant.family,
-            f"{variant.num_parameters / 1e6:.2f} M",
-            f"{variant.gmacs:.2f}",
-            f"{variant.spec.image_size} px",
             variant.published,
             variant.paper,
+            f"{variant.num_parameters / 1e6:.2f}",
+            f"{variant.gmacs:.2f}",
+            str(variant.spec.image_size),
         ]
-        for name, variant in VARIANTS.items()
+        for name, variant in chosen.items()
     ]
-    columns = ["name", "family", "parameters", "GMACs", "input", "published", "paper"]
-    printing.open().result({"models": entries}, lambda console: console.print(table("", columns, rows, left=2)))
+    columns = ["name", "family", "published", "paper", "Mparams", "GMACs", "input px"]
+    made = table("", columns, rows, left=4, least=("paper", "family"))
+    printing.open().result({"models": entries}, lambda console: console.print(made))
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the names that a glob matches, whatever the case.
+
+    Raises:
+        UsageError: there is none.
+    """
+    known = list(names)
+    if found := [name for name in known if fnmatch.fnmatchcase(name, pattern.lower())]:
+        return found
+    bare = "".join(character for character in pattern.lower() if character not in "*?[]!")
+    raise UsageError(f"{pattern}: no variant matches{nearest(bare, known) or '; `resx models` lists them all'}")

@@ -9,7 +9,7 @@ import typer
 
 from resx.cli.completion import complete_source
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.study import Figures, StudiedData, StudyFolder
 from resx.cli.output import Output
@@ -38,7 +38,7 @@ def paths(
     output: StudyFolder = None,
     figures: Figures = True,
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:

@@ -13,7 +13,7 @@ from resx.cli.completion import complete_model_version
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
 from resx.cli.options.load import Arrivals, Shape
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.views.capacity_plan import show_plan
@@ -72,7 +72,7 @@ def plan(
     *,
     server: LoadConnection,
     plot: Plot = None,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
     """Say how many replicas hold a latency bound at a rate, by simulating them from measured service times.
@@ -113,7 +113,7 @@ def plan(
             times, batching = _read(name, bench, server, batcher_sleep)
         found = plan_replicas(times, batching, question, step)
         if plot is not None:
-            step(f"drawing {plot}")
+            step(f"draw {plot}")
             draw(found, batching, question, plot)
     out.result(found.model_dump(mode="json"), lambda console: show_plan(console, found, plot))
 

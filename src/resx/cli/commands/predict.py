@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.completion import complete_model_version
+from resx.cli.marks import show_done
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
@@ -109,11 +110,11 @@ def predict(
 
     def show(console: Console) -> None:
         resumed = f", {done.rows - done.scored_rows:,} of them by an earlier run" if done.resumed_parts else ""
-        console.print(
-            f"{output}: {done.rows:,} rows{resumed}, {done.errors:,} with an error; "
+        show_done(
+            console,
+            f"Wrote {output}: {done.rows:,} rows{resumed}, {done.errors:,} with an error",
             f"{done.images_per_s:,.1f} images/s in {done.seconds:,.1f} s",
-            markup=False,
-            soft_wrap=True,
+            good=done.errors < done.rows,
         )
 
     verdict = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 from resx.cli.completion import complete_thing
 from resx.cli.options.figure import Plot
 from resx.cli.options.grouping import output_option, rare_option
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.profiling import Profiling
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.steps.profiled_model import find_subject
@@ -35,7 +36,7 @@ def profile(
     ] = False,
     plot: Plot = None,
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     schema: Annotated[
         bool, rare_option("--schema", metavar="", help="Print the JSON schema of a profile and exit.")
     ] = False,
@@ -67,4 +68,8 @@ def profile(
         found = profile_model(subject, options, on_round=on_round)
     if plot is not None:
         draw(found, plot)
-    out.result(found.model_dump(mode="json"), lambda console: show_profile(console, found, every=every, plot=plot))
+    next_step = "" if every else shlex.join(["resx", *sys.argv[1:], "--all"])
+    out.result(
+        found.model_dump(mode="json"),
+        lambda console: show_profile(console, found, every=every, plot=plot, next_step=next_step),
+    )

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.completion import complete_model
+from resx.cli.marks import show_next
 from resx.cli.options.connection import OF_A_SERVER, Connection, Retries
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import Version
 from resx.cli.options.request_code import CodeOptions
 from resx.cli.options.top import Top
 from resx.cli.output import print_lines, table
 from resx.cli.views import random_weights
+from resx.cli.views.next_step import to_serve
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def query(
     images: Annotated[list[Path], typer.Argument(help="PNG, JPEG or WebP files.")],
     server: Connection,
     code: CodeOptions,
-    printing: OutputOptions,
+    printing: TableOptions,
     limits: ImageLimits,
     top: Top = 5,
     version: Version = 0,
@@ -50,6 +52,7 @@ def query(
     Examples: resx query resnet50 photo.jpg; resx query resnet50 photo.jpg --curl
     """
     from resx.cli.steps.image_answers import AskedImages, ask_server, compute_here
+    from resx.repository.versions import Repository
     from resx.serving.client.server_errors import ConnectionLost
 
     limits.apply()
@@ -72,7 +75,7 @@ def query(
         if raw or not typed_options(context).keys().isdisjoint({"url", *OF_A_SERVER}):
             raise
         answered = compute_here(server.repository, asked, lost)
-        out.note("No server runs; computed in this process. `resx serve` starts one.")
+        out.note("No server runs; computed in this process.")
     kind = answered.kind
     number = "score" if kind == "scores" else "probability"
     entries: list[dict[str, Any]] = [
@@ -88,12 +91,15 @@ def query(
             [
                 str(path) if place == 0 else "",
                 guess.label,
-                f"{guess.value:.4g}" if kind == "scores" else f"{guess.value:.2%}",
+                f"{guess.value:.4g}" if kind == "scores" else f"{100 * guess.value:.2f}",
             ]
             for path, guesses in zip(images, answered.guesses, strict=True)
             for place, guess in enumerate(guesses)
         ]
-        console.print(table("", ["image", "label", number], rows, left=2))
+        column = number if kind == "scores" else f"{number} %"
+        console.print(table("", ["image", "label", column], rows, left=2, least=("image",)))
+        here = answered.url is None
+        show_next(console, to_serve(name, Repository(server.repository)) if here else server.command("bench", name))
 
     payload = {
         "model": name,

@@ -23,4 +23,4 @@ def rollback(name: DeployedName, server: Connection, printing: OutputOptions, no
     address = server.address()
     with TritonClient(address) as client, out.steps() as step:
         done = roll_back(client, published, name, manner=Manner(wait=not no_wait), on_step=step)
-    show_deployed(out, address, done, published)
+    show_deployed(out, address, done, published, next_step=server.command("status"), verb="Rolled back to")

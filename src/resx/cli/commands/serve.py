@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -99,8 +98,8 @@ def serve(
         with out.steps() as step:
             step("start the server, load the models and run their self-tests")
             state = serve_detached(published, ports, wanted)
-        show_ready(out, published, state, [], [])
-        _say_how_to_ask(out, published, asked)
+        show_ready(out, published, state, [], [], asked)
+        _warn_of_random_weights(out, published, asked)
         return
     _serve_here(
         out, published, ports, models, recovery.policy(), asked=asked, native=native, wish=wish, server_dir=where
@@ -123,10 +122,8 @@ def _bring(out: Output, repository: Repository, texts: list[str], *, detach: boo
     return [name for name, _ in found]
 
 
-def _say_how_to_ask(out: Output, repository: Repository, names: list[str]) -> None:
+def _warn_of_random_weights(out: Output, repository: Repository, names: list[str]) -> None:
     for name in names:
-        there = "" if repository.root == DEFAULT_REPOSITORY else f" --repository {shlex.quote(str(repository.root))}"
-        out.note(f"ask: resx query {name} photo.jpg{there}")
         newest = repository.versions(name)[-1]
         is_random = repository.has_card(name, newest) and repository.card(name, newest).source.is_random
         random_weights.warn(out, name, is_random=is_random)
@@ -198,8 +195,8 @@ def _serve_here(
                 starting.close()
             is_ready = True
             with readers_may_leave():
-                show_ready(out, repository, state, deployed, errors)
-                _say_how_to_ask(out, repository, asked)
+                show_ready(out, repository, state, deployed, errors, asked)
+                _warn_of_random_weights(out, repository, asked)
             tell("Serving. Ctrl-C to stop.")
 
         run(

@@ -10,7 +10,7 @@ import typer
 
 from resx.cli.options.grouping import output_option
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.shrinking import BlockSearch, TargetSize
 from resx.cli.options.study import RunFolder, StudiedData
@@ -46,7 +46,7 @@ def shrink(
         ),
     ] = None,
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resx.cli.options.connection import Connection
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
+from resx.cli.views.ready_server import metrics_url
 from resx.cli.views.server_status import show_status
 from resx.errors import MissingCapability, ResxError
 
 if TYPE_CHECKING:
+    from resx.repository.versions import Repository
     from resx.serving.client.address import Address
     from resx.serving.running.server_state import ServerState
 
 
-def status(server: Connection, printing: OutputOptions) -> None:
+def status(server: Connection, printing: TableOptions) -> None:
     """Show whether a server runs, each model's versions, requests and times, and what had to be brought back.
 
-    p50 is the median of the last minute, from the embedded server's metrics; mean is since the model was loaded.
+    Requests to the server that `resx serve` runs are counted since the model was deployed, without resx's self-tests;
+    p50, the median of the last minute, and mean include those.
 
     Example: resx status
     """
@@ -44,14 +48,19 @@ def status(server: Connection, printing: OutputOptions) -> None:
     address = server.address()
     payload: dict[str, Any] = {"url": str(address), "triton": None, "models": [], "gpus": None}
     payload["skipped"] = skipped_entries(published)
-    payload |= _fate(state, states.read_deployed(published))
+    deployed = states.read_deployed(published) if state else {}
+    payload |= _fate(state, deployed)
     try:
         with TritonClient(address, timeout_s=10) as client:
             payload["triton"] = client.server_version()
             medians = medians_ms(state.metrics_port) if state else {}
             for name, versions in client.model_versions().items():
                 with contextlib.suppress(NotLoaded):  # unloaded since
-                    payload["models"].append(model_status(client, name, versions, medians))
+                    look = partial(model_status, client, name, versions, medians)
+                    watched = name in deployed and name not in payload.get("recovering", {})
+                    payload["models"].append(
+                        leave_out_self_tests(published, name, deployed[name], look) if watched else look()
+                    )
             payload["gpus"] = _gpus(address)
             for model in payload["models"]:
                 model["ready"] &= model["name"] not in payload.get("recovering", {})
@@ -59,6 +68,22 @@ def status(server: Connection, printing: OutputOptions) -> None:
         if state is None or state.phase == "serving":
             raise
     printing.open().result(payload, lambda console: show_status(console, payload, published.owner))
+
+
+def leave_out_self_tests(
+    repository: Repository, name: str, deployed: Iterable[int], look: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """Return a model's status in which its requests are those of others."""
+    from resx.serving.running.self_test_ledger import look_beside
+    from resx.serving.running.server_state import folder_of
+
+    found, noted = look_beside(folder_of(repository), name, deployed, look)
+    if noted is None:
+        return found
+    own = sum(noted.get(version, 0) for version in found["versions"])
+    requests = max(0, found["requests"] - own)
+    times = {} if requests else {"p50_ms": None, "mean_ms": None}
+    return found | {"requests": requests, "self_tests": own} | times
 
 
 def _gpus(address: Address) -> list[dict[str, Any]] | None:
@@ -81,6 +106,11 @@ def _fate(state: ServerState | None, served: Collection[str]) -> dict[str, Any]:
         return {}
     last = state.last_recovery
     return {
+        "addresses": {
+            "http": f"http://127.0.0.1:{state.http_port}",
+            "grpc": f"grpc://127.0.0.1:{state.grpc_port}",
+            "metrics": metrics_url(state.metrics_port),
+        },
         "pid": state.pid,
         "native": state.native,
         "device": state.device,

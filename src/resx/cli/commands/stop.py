@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resx.cli.marks import show_done
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from resx.cli.results.servers import Stopped
 
 
@@ -20,6 +23,12 @@ def stop(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITOR
     from resx.serving.supervisor.detaching import stop as stop_server
 
     ended = stop_server(Repository(repository))
-    line = f"stopped process {ended.pid}" if ended else f"{repository}: no server is running"
+
+    def show(console: Console) -> None:
+        if ended:
+            show_done(console, f"Stopped the server of {repository}", f"process {ended.pid}")
+        else:
+            console.print(f"{repository}: no server is running", soft_wrap=True)
+
     payload: Stopped = {"stopped": ended.pid if ended else None}
-    printing.open().result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+    printing.open().result(payload, show)

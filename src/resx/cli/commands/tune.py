@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.completion import complete_model
+from resx.cli.marks import show_done
 from resx.cli.options.connection import LoadConnection
 from resx.cli.options.figure import Plot
-from resx.cli.options.output import DryRun, OutputOptions
+from resx.cli.options.output import DryRun, TableOptions
 from resx.cli.options.precision import Calibrate
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
 from resx.cli.steps.tuning_candidates import FileWishes, published_candidates, read_wishes, wanted_candidates
+from resx.cli.views.next_step import to_apply
 from resx.cli.views.tuning import ending, setting_text, show_tuning
 from resx.errors import MissingCapability, UsageError
 from resx.files.reading import read_text
@@ -83,7 +85,7 @@ def tune(
     *,
     server: LoadConnection,
     plot: Plot = None,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
     """Find runtime, precision, instances, threads, busy-waiting, batches and delay by measurement.
@@ -128,7 +130,8 @@ def tune(
     )
     wishes = read_wishes(runtimes, precisions, calibrate)
     with published.stage() if wishes.names_some else contextlib.nullcontext(published.root) as scratch:
-        _search(out, address, published, name, search, wishes, scratch, dry_run=dry_run, plot=plot)
+        measure = server.command("bench", name)
+        _search(out, address, published, name, search, wishes, scratch, measure, dry_run=dry_run, plot=plot)
 
 
 def _cores(asked: int, address: Address) -> int:
@@ -150,6 +153,7 @@ def _search(
     search: Search,
     wishes: FileWishes,
     scratch: Path,
+    measure: str,
     *,
     dry_run: bool,
     plot: Path | None,
@@ -197,7 +201,7 @@ def _search(
         better, deployed = found.is_better(search.objective), None
         if better and not dry_run:
             with out.steps() as step:
-                step("deploy it")
+                step("deploy the best setting")
                 chosen = bench.candidate(found.best)
                 deployed = put_in_force(client, repository, chosen, evidence, threads=found.threads_matter)
     payload = evidence.model_dump(mode="json") | {
@@ -205,10 +209,10 @@ def _search(
         "better": better,
         "version": deployed.version if deployed else None,
     }
-    end = [ending(name, better=better, dry_run=dry_run, version=deployed.version if deployed else 0)]
-    if plot is not None:
-        end.append(f"wrote {plot}")
-    out.result(payload, lambda console: show_tuning(console, evidence, end))
+    end = ending(name, evidence, better=better, version=deployed.version if deployed else 0)
+    # The same search again, as nothing says what it found: the trials of a dry run are in no card.
+    next_step = to_apply() if better and dry_run else measure
+    out.result(payload, lambda console: show_tuning(console, evidence, end, next_step, str(plot or "")))
 
 
 def _config(repository: Repository, name: str) -> str:
@@ -258,5 +262,5 @@ def _undo(out: Output, address: Address, repository: Repository, name: str) -> N
             alive = False
         gone, version = take_back(client if alive else None, repository, name)
     payload: TuningUndone = {"name": name, "removed": gone, "version": version, "deployed": alive}
-    line = f"{name} version {gone} was deleted, and the configuration is the previous one, of version {version}"
-    out.result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+    facts = [f"Undid the tuning of {name}", f"deleted v{gone}", f"the configuration is v{version}'s again"]
+    out.result(payload, lambda console: show_done(console, *facts))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resx.cli.marks import show_done, show_next
 from resx.cli.options.connection import Connection
 from resx.cli.options.deployment import DeployedName
 from resx.cli.options.output import OutputOptions
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from resx.cli.results.servers import Undeployed
 
 
@@ -24,7 +27,11 @@ def undeploy(name: DeployedName, server: Connection, printing: OutputOptions) ->
     address = server.address()
     with TritonClient(address) as client:
         versions = take_away(client, Repository(server.repository), name)
-    gone = f"{name} version {', '.join(map(str, versions))} is no longer served on {address}"
-    line = f"{gone}; `resx deploy {name}` loads it again"
     payload: Undeployed = {"name": name, "versions": versions, "url": str(address)}
-    printing.open().result(payload, lambda console: console.print(line, markup=False, soft_wrap=True))
+    gone = f"Unloaded {name} {', '.join(f'v{version}' for version in versions)}"
+
+    def show(console: Console) -> None:
+        show_done(console, gone, f"no longer served on {address}", "its files stay")
+        show_next(console, server.command("deploy", name))
+
+    printing.open().result(payload, show)

@@ -14,7 +14,7 @@ from resx.cli.completion import complete_model
 from resx.cli.options.aliases import Alias
 from resx.cli.options.connection import ProtocolName, ServerAccess
 from resx.cli.options.images import ImageLimits
-from resx.cli.options.output import OutputOptions
+from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath, Version
 from resx.cli.options.seed import Seed
 from resx.cli.options.source import AllowCode
@@ -98,7 +98,7 @@ def verify(
     url: ServedAt = "",
     protocol: ProtocolName = "",
     *,
-    printing: OutputOptions,
+    printing: TableOptions,
     seed: Seed = 0,
     allow_code: AllowCode = None,
     limits: ImageLimits,
@@ -135,7 +135,7 @@ def verify(
         )
     out.result(
         verification_as_json(subject, int(folder.name), card, found),
-        lambda console: show_verification(console, card, found),
+        lambda console: show_verification(console, f"{subject} v{folder.name}", card, found),
         verdict,
     )
     if verdict is not None:

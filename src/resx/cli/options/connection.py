@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
 import typer
 
+from resx.cli.marks import command_line
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.options.validation import choose
 from resx.errors import UsageError
@@ -132,6 +133,18 @@ class Connection:
     def address(self, url: str = "") -> Address:
         """Return the address of `url`, or of the server that was typed."""
         return self.access.address(url or self.url, self.repository)
+
+    def command(self, *words: str, url: str = "") -> str:
+        """Return a command of resx for the same repository and server; `url`: another one.
+
+        It is empty where the command would need a header that was typed: that may be a secret.
+        """
+        if self.access.header:
+            return ""
+        access = {"url": url or self.url} | {name: str(getattr(self.access, name)) for name in OF_A_SERVER[:-1]}
+        typed = [word for name, value in access.items() if value for word in (f"--{name}", value)]
+        repository = [] if self.repository == DEFAULT_REPOSITORY else ["--repository", str(self.repository)]
+        return command_line(*words, *repository, *typed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

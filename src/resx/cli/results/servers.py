@@ -56,11 +56,14 @@ class ServedModel(TypedDict):
     versions: list[int]
     ready: bool
     requests: int
+    """Answered ones, without `self_tests`."""
     failed: int
     p50_ms: float | None
-    """Of the last minute; None without requests or metrics."""
+    """Of the last minute, self-tests included; None without requests or metrics."""
     mean_ms: float | None
-    """Since it was loaded."""
+    """Since it was loaded, self-tests included; None without requests."""
+    self_tests: int | None
+    """Requests by which resx tested it, and all before it was deployed; None: not known, `requests` has them too."""
 
 
 @described
@@ -87,6 +90,15 @@ class Restart(TypedDict):
 
 
 @described
+class Addresses(TypedDict):
+    """Where a server listens, as URLs."""
+
+    http: str
+    grpc: str
+    metrics: str
+
+
+@described
 class Status(TypedDict):
     """`resx status --json`. What is optional is known only of a server that `resx serve` runs here."""
 
@@ -96,6 +108,7 @@ class Status(TypedDict):
     models: list[ServedModel]
     gpus: list[Gpu] | None
     skipped: dict[str, str]
+    addresses: NotRequired[Addresses]
     pid: NotRequired[int]
     native: NotRequired[bool]
     device: NotRequired[str]

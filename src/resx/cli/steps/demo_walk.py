@@ -5,6 +5,7 @@ It uses all the rooms; nothing here computes.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from resx.export.reference import Exportable
 
 CONCURRENCY = 8
+_ACTS = 7
+"""Load, train, two exports, start the server, measure two models."""
 MAX_BATCH = 16
 
 
@@ -40,24 +43,28 @@ def walk(
     folder: Path, *, epochs: int, duration_s: float, seed: int, step: Callable[[str], None], note: Callable[[str], None]
 ) -> Summary:
     """Go through the whole line in `folder`; the server that it starts is stopped whatever happens."""
-    step("load PyTorch and the digits")
+    act = functools.partial(_numbered, step)
+    act(1)("load PyTorch and the digits")
     from resx.data.digits import digits
     from resx.export.sources.source import load_source
 
     data = digits()
-    _train(folder / "runs/digits", data, epochs=epochs, seed=seed, step=step, note=note)
+    _train(folder / "runs/digits", data, epochs=epochs, seed=seed, step=act(2), note=note)
     source = load_source(str(folder / "runs/digits"), weights="none", seed=seed)
     expected = source.logits(data.held_out.images[np.arange(len(data.held_out))])
     repository = Repository(folder / "model_repository")
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
-    exported = [_export(source, repository, precision, seed=seed, step=step) for precision in precisions]
+    exported = [
+        _export(source, repository, precision, seed=seed, step=act(number))
+        for number, precision in enumerate(precisions, start=3)
+    ]
 
-    step("start Triton, load both models and run their self-tests")
+    act(5)("start Triton, load both models and run their self-tests")
     state = serve_detached(repository, Ports(http=0, grpc=0, metrics=0))
     try:
         served = tuple(
-            _use(state, card, version, data, expected, duration_s=duration_s, seed=seed, step=step)
-            for card, version in exported
+            _use(state, card, version, data, expected, duration_s=duration_s, seed=seed, step=act(number))
+            for number, (card, version) in enumerate(exported, start=6)
         )
         with TritonClient(state.address("grpc")) as client:
             triton = client.server_version()
@@ -74,6 +81,11 @@ def walk(
         concurrency=CONCURRENCY,
         served=served,
     )
+
+
+def _numbered(step: Callable[[str], None], number: int) -> Callable[[str], None]:
+    """Return what announces the steps of one act, which says which one it is."""
+    return lambda text: step(f"[{number}/{_ACTS}] {text}")
 
 
 def _train(

@@ -121,9 +121,10 @@ def deploy_best(
     manner: Manner,
     *,
     dry_run: bool,
+    next_step: str,
     out: Output,
 ) -> None:
-    """Deploy the most accurate member that holds the bound, and print how it was found."""
+    """Deploy the most accurate member that holds the bound, and print how it was found and what comes next."""
     from resx.serving.client.client import TritonClient
     from resx.serving.deployment.best_under import choose
     from resx.serving.deployment.deploy import deploy
@@ -149,4 +150,4 @@ def deploy_best(
         "canary_difference": done.canary_difference if done else None, "previous_kept": bool(done and done.kept),
         "members": [tried_as_json(one) for one in choice.tried],
     }  # fmt: skip
-    out.result(payload, lambda console: show_choice(console, choice, address, done))
+    out.result(payload, lambda console: show_choice(console, choice, address, done, next_step))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resx.cli.options.engine import FormatOptions
-from resx.cli.views.export_result import deploying
+from resx.cli.views.next_step import to_serve
 from resx.errors import UsageError
 from resx.names import checked_name
 
@@ -174,6 +174,6 @@ def _published(job: ExportJob, card: Card, version: Published, *, more: str = ""
         card=card,
         file=version.folder / card.model_file,
         version=version.version,
-        next_step=f"{deploying(job.name, job.repository)}{more}",
+        next_step=f"{to_serve(job.name, job.repository)}{more}",
         is_kept=is_kept,
     )

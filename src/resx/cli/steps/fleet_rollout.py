@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resx.cli.marks import show_next
 from resx.cli.options.connection import Connection
 from resx.cli.output import Output, print_lines
 from resx.cli.views import random_weights
 from resx.cli.views.fleet_rollout import outcome_as_json, outcome_line
+from resx.cli.views.next_step import to_apply
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from resx.cli.results.servers import FleetDeployed, FleetPlan
     from resx.repository.versions import Repository
     from resx.serving.deployment.deploy import Manner
@@ -102,4 +106,9 @@ def show_plans(
         steps = [f"copy it into {member.repository.root}"] if copies else []
         lines += [f"  {number}. {check}" for number, check in enumerate([*steps, *one.checks], 1)]
         lines += one.diff or ["configuration: unchanged"]
-    out.result(payload, lambda console: print_lines(console, lines))
+
+    def show(console: Console) -> None:
+        print_lines(console, lines)
+        show_next(console, to_apply())
+
+    out.result(payload, show)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from statistics import median
 from typing import TYPE_CHECKING
 
+from resx.cli.fitting_table import Cell
+from resx.cli.marks import show_next, verdict
 from resx.cli.output import Output, table
 
 if TYPE_CHECKING:
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ["load", "batch", "images/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "failed",
            "queue ms", "compute ms", "mean batch", "client ms"]  # fmt: skip
+_LEAST = ("client ms", "service p50 ms", "server ms", "compute ms", "queue ms", "batch", "mean batch", "max ms",
+          "p90 ms", "failed")  # fmt: skip
+"""In which order they go where a terminal is narrow."""
 
 
 def progress_text(progress: LoadProgress, left_s: float) -> str:
@@ -32,9 +37,17 @@ def progress_text(progress: LoadProgress, left_s: float) -> str:
     return f"{per_s:.0f}/s{shown}{failed}  {progress.in_flight} in flight  {max(0.0, left_s):.0f} s left"
 
 
-def show_result(out: Output, result: BenchResult, verdict: ResxError | KeyboardInterrupt | None = None) -> None:
-    """Print a benchmark, and in JSON the error that it ends with."""
-    out.result(result.model_dump(mode="json"), lambda console: _show(console, result), verdict)
+def show_result(
+    out: Output, result: BenchResult, next_step: str, error: ResxError | KeyboardInterrupt | None = None
+) -> None:
+    """Print a benchmark, and what to do next where its figures may be used; in JSON the error that it ends with."""
+
+    def show(console: Console) -> None:
+        _show(console, result)
+        if error is None:
+            show_next(console, next_step)
+
+    out.result(result.model_dump(mode="json"), show, error)
 
 
 def _show(console: Console, result: BenchResult) -> None:
@@ -57,7 +70,7 @@ def _show(console: Console, result: BenchResult) -> None:
         *(["model"] if len(targets) > 1 else []),
         *COLUMNS,
         *(["server ms"] if knows_use else []),
-        *(["service p50"] if has_open else []),
+        *(["service p50 ms"] if has_open else []),
         *(["of in-process"] if efficient else []),
     ]
     rows = []
@@ -69,12 +82,16 @@ def _show(console: Console, result: BenchResult) -> None:
         if efficient:
             cells.append(f"{measured.in_process.efficiency:.2f}" if measured.in_process else "n/a")
         rows.append(cells)
-    console.print(table("", columns, rows))
+    left = 2 if len(targets) > 1 else 1
+    console.print(table("", columns, rows, left=left, least=_LEAST))
     if front := front_rows(result):
-        console.print(table("", ["model", "blocks", "accuracy", "p50 ms", "images/s", "front"], front))
+        console.print(table("", ["model", "blocks", "accuracy %", "p50 ms", "images/s", "front"], front))
         console.print("front, *: no other model is better in both accuracy and latency", markup=False)
     for text in _remarks(result):
-        console.print(text, markup=False, soft_wrap=True)
+        if text.startswith("INVALID") or ": INVALID" in text:
+            console.print(verdict(text, good=False), soft_wrap=True)
+        else:
+            console.print(text, markup=False, soft_wrap=True)
 
 
 def front_rows(result: BenchResult) -> list[list[str]]:
@@ -92,7 +109,7 @@ def front_rows(result: BenchResult) -> list[list[str]]:
     rows, fastest = [], float("inf")
     for target, accuracy, blocks, p50_ms, rate in members:
         is_on_front, fastest = p50_ms < fastest, min(fastest, p50_ms)
-        rows.append([target, blocks, f"{accuracy:.2%}", _ms(p50_ms), f"{rate:.1f}", "*" if is_on_front else ""])
+        rows.append([target, blocks, f"{100 * accuracy:.2f}", _ms(p50_ms), f"{rate:.1f}", "*" if is_on_front else ""])
     return rows
 
 
@@ -193,28 +210,28 @@ def _closed_loop_text(slo: dict[str, float | str | bool | None]) -> str:
     return f"{before:.4g}/s before and {after:.4g}/s after (the machine drifted by {wandered:+.0%})"
 
 
-def show_scenario(out: Output, result: ScenarioResult, verdict: ResxError | None = None) -> None:
+def show_scenario(out: Output, result: ScenarioResult, error: ResxError | None = None) -> None:
     """Print what LoadGen says, and in JSON the error that the command ends with."""
-    rows = [
+    rows: list[list[Cell]] = [
         [
             result.scenario,
             "n/a" if result.samples_per_s is None else f"{result.samples_per_s:.1f}",
             *(f"{value:.2f}" for value in (result.p50_ms, result.p90_ms, result.p99_ms, result.max_ms)),
             str(result.num_samples),
             str(sum(result.errors.values())),
-            "VALID" if result.valid else "INVALID",
+            verdict("VALID" if result.valid else "INVALID", good=result.valid),
         ]
     ]
     columns = ["scenario", "samples/s", "p50 ms", "p90 ms", "p99 ms", "max ms", "samples", "failed", "verdict"]
 
     def show(console: Console) -> None:
         console.print(f"{result.model}, LoadGen {result.loadgen_version}", markup=False)
-        console.print(table("", columns, rows))
+        console.print(table("", columns, rows, least=("samples", "p90 ms", "max ms")))
         for text in (*(f"INVALID: {reason}" for reason in result.reasons), *result.remarks):
             console.print(text, markup=False, soft_wrap=True)
         console.print(f"logs: {result.summary}", markup=False, soft_wrap=True)
 
-    out.result(result.model_dump(mode="json"), show, verdict)
+    out.result(result.model_dump(mode="json"), show, error)
 
 
 def row(measured: Measurement) -> list[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.fitting_table import Cell
+from resx.cli.marks import show_done, verdict
 from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
@@ -18,15 +20,12 @@ def show_plan(console: Console, found: CapacityPlan, plot: Path | None) -> None:
     """Print the number, how far it is from the bound, and what one replica less would do."""
     times = found.service
     means = ", ".join(f"{size}: {times.mean_ms[size - 1]:.2f}" for size in times.runs if size <= len(times.mean_ms))
-    console.print(
-        f"{found.model}: {found.replicas} replica{'s' if found.replicas > 1 else ''} meet {found.slo} at "
-        f"{found.rate_per_s:g}/s ({found.arrivals}, {found.balancing})",
-        markup=False,
-        soft_wrap=True,
-    )
+    how_many = f"{found.replicas} replicas meet" if found.replicas > 1 else "1 replica meets"
+    load = f"{found.rate_per_s:g}/s ({found.arrivals}, {found.balancing})"
+    show_done(console, f"{found.model}: {how_many} {found.slo} at {load}")
     shown = [found.expected] if found.one_fewer is None else [found.expected, found.one_fewer]
-    columns = ["replicas", "p50 ms", "p99 ms", "utilisation", "mean batch", "refused", "holds"]
-    console.print(table("", columns, [_row(one) for one in shown], left=0))
+    columns = ["replicas", "p50 ms", "p99 ms", "used %", "mean batch", "refused %", "holds"]
+    console.print(table("", columns, [_row(one) for one in shown], left=0, least=("mean batch", "p50 ms")))
     lines = [
         f"headroom: they meet it up to {found.highest_rate_per_s:.4g}/s, {found.headroom:.2f} of the requested rate; "
         f"with full batches a replica answers {found.capacity_per_s:.4g}/s",
@@ -42,15 +41,15 @@ def show_plan(console: Console, found: CapacityPlan, plot: Path | None) -> None:
     print_lines(console, lines)
 
 
-def _row(one: Estimate) -> list[str]:
+def _row(one: Estimate) -> list[Cell]:
     return [
         str(one.replicas),
         _ms(one.p50_ms),
         _ms(one.p99_ms),
-        f"{one.utilisation:.0%}",
+        f"{100 * one.utilisation:.0f}",
         f"{one.mean_batch_size:.1f}",
-        f"{one.refused:.2%}",
-        "yes" if one.holds else "no",
+        f"{100 * one.refused:.2f}",
+        verdict("yes" if one.holds else "no", good=one.holds),
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from resx.bench.results.result import Measurement
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import table
 from resx.values import FrozenModel
 
@@ -40,22 +41,24 @@ class Summary(FrozenModel):
     served: tuple[ServedSummary, ...]
 
 
-def show_summary(console: Console, summary: Summary) -> None:
-    """Print accuracy, and what was served of each precision."""
-    console.print(
-        f"resnet20, survival 0.5 at the last block: {summary.accuracy:.2%} of {summary.num_images} held-out digits "
-        f"right; folding changed the logits by {summary.fold_max_abs:.1e} at most (scale {summary.scale:.3g})",
-        soft_wrap=True,
+def show_summary(console: Console, summary: Summary, next_step: str) -> None:
+    """Print accuracy, and what was served of each precision; `next_step` is empty where answers were wrong."""
+    show_done(
+        console,
+        "Trained, folded, exported, served and measured resnet20",
+        f"{summary.accuracy:.2%} of {summary.num_images} held-out digits right",
+        f"folding changed the logits by {summary.fold_max_abs / summary.scale:.0e} of their scale at most",
+        good=bool(next_step),
     )
     rows = [
         [
             model.name,
-            f"{model.size_kb:.0f} kB",
-            f"{model.fp16_share:.0%}",
+            f"{model.size_kb:.0f}",
+            f"{100 * model.fp16_share:.0f}",
             f"{model.max_abs:.1e}",
             f"{model.same['grpc']}/{summary.num_images}",
             f"{model.same['http']}/{summary.num_images}",
-            f"{model.accuracy:.2%}",
+            f"{100 * model.accuracy:.2f}",
             f"{model.measured.images_per_s:.0f}",
             *(
                 "n/a" if value is None else f"{value:.2f}"
@@ -64,6 +67,9 @@ def show_summary(console: Console, summary: Summary) -> None:
         ]
         for model in summary.served
     ]
-    columns = ["served", "file", "fp16", "max difference", "as PyTorch, grpc", "as PyTorch, http", "accuracy",
-               "images/s", "p50 ms", "p90 ms", "p99 ms"]  # fmt: skip
-    console.print(table(f"served by Triton {summary.triton}, concurrency {summary.concurrency}", columns, rows))
+    columns = ["served", "kB", "fp16 %", "max error", "same, grpc", "same, http", "accuracy %", "images/s", "p50 ms",
+               "p90 ms", "p99 ms"]  # fmt: skip
+    least = ("kB", "p90 ms", "fp16 %", "same, http", "max error")
+    title = f"served by Triton {summary.triton}, concurrency {summary.concurrency}; same: class as PyTorch's"
+    console.print(table(title, columns, rows, least=least))
+    show_next(console, next_step)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import print_lines, table
-from resx.cli.views.export_result import deploying
+from resx.cli.views.deployment import proof_facts
+from resx.cli.views.next_step import to_serve
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,22 +46,22 @@ def show_exported(console: Console, name: str, exported: list[Exported], reposit
             one.card.name,
             str(one.version.version),
             f"{one.family.num_blocks} of {one.family.whole_blocks}",
-            f"{one.family.accuracy:.2%}",
+            f"{100 * one.family.accuracy:.2f}",
             f"{one.family.latency_ms:.3g}",
             f"{(one.version.folder / one.card.model_file).stat().st_size / 1e6:.1f}",
         ]
         for one in exported
     ]
-    console.print(table("", ["model", "version", "blocks", "accuracy", "ms", "MB"], rows))
+    console.print(table("", ["model", "version", "blocks", "accuracy %", "ms", "MB"], rows))
     first = exported[0].family
     lines = [] if exported[0].is_new else ["the family is unchanged and published already; --force exports it again"]
     lines += [
         f"accuracy on {first.num_images} {first.accuracy_on}; ms at batch 1 in onnxruntime, {first.threads} threads "
         f"of {first.processor}",
         f"resx deploy {name} --best-under TIME chooses by the latency on the server, which is higher",
-        f"next: {deploying(exported[0].card.name, repository)}",
     ]
     print_lines(console, lines)
+    show_next(console, to_serve(exported[0].card.name, repository))
 
 
 def tried_as_json(one: Tried) -> FamilyCandidate:
@@ -77,27 +79,26 @@ def tried_as_json(one: Tried) -> FamilyCandidate:
     }
 
 
-def show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None) -> None:
-    """Print the candidates with their latencies, and the one that was chosen."""
+def show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None, next_step: str) -> None:
+    """Print the candidates with their latencies, the one that was chosen, and what comes next."""
     rows = [
         [
             one.candidate.card.name,
             f"{one.candidate.family.num_blocks} of {one.candidate.family.whole_blocks}",
-            f"{one.candidate.family.accuracy:.2%}",
+            f"{100 * one.candidate.family.accuracy:.2f}",
             f"{one.candidate.family.latency_ms:.3g}",
             "-" if one.measured_ms is None else f"{one.measured_ms:.3g}",
             one.verdict,
         ]
         for one in choice.tried
     ]
-    columns = ["model", "blocks", "accuracy", "ms recorded", "ms measured", f"under {choice.bound_ms:g} ms"]
-    console.print(table("", columns, rows))
+    columns = ["model", "blocks", "accuracy %", "recorded ms", "measured ms", f"under {choice.bound_ms:g} ms"]
+    console.print(table("", columns, rows, least=("recorded ms",)))
     decided = f"measured on {address}" if choice.measured else "recorded in the cards at export, in process"
     name = choice.chosen.card.name
-    lines = [f"decided by the latency {decided}"]
-    lines.append(
-        f"{name} version {done.version} answers on {address}: canary within {done.canary_difference:.1e}"
-        if done
-        else f"{name} would be deployed if the server agrees; nothing was changed"
-    )
-    print_lines(console, lines)
+    print_lines(console, [f"decided by the latency {decided}"])
+    if done:
+        show_done(console, f"Deployed {name} v{done.version}", f"on {address}", *proof_facts(done, None))
+    else:
+        print_lines(console, [f"{name} would be deployed if the server agrees; nothing was changed"])
+    show_next(console, next_step)

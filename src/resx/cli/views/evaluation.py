@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
@@ -34,46 +35,50 @@ def evaluation_as_json(found: FoundEvaluations) -> dict[str, Any]:
     return first | {"against": others[0], "comparison": found.paired.model_dump(mode="json")}
 
 
-def show_evaluation(console: Console, found: FoundEvaluations, *, every_class: bool, page: Path | None) -> None:
+def show_evaluation(
+    console: Console, found: FoundEvaluations, *, every_class: bool, page: Path | None, next_step: str
+) -> None:
     """Print a model's figures, its classes and confusions; of another its figures, and how the two differ."""
     first, *others = found.evaluations
-    print_lines(console, [*_figures(first), "in parentheses: 95 % intervals (Wilson)"])
+    _show_figures(console, first)
+    print_lines(console, ["in parentheses: 95 % intervals (Wilson)"])
     _show_classes(console, first.classes, every_class=every_class)
     if len(first.classes) <= _MOST_IN_MATRIX:
         _show_matrix(console, first)
     _show_confused(console, first)
     for other in others:
-        print_lines(console, _figures(other))
+        _show_figures(console, other)
     if found.paired is not None:
         _show_pair(console, found.paired)
     if page is not None:
         print_lines(console, [f"wrote {page}"])
+    show_next(console, next_step)
 
 
-def _figures(found: Evaluation) -> list[str]:
-    matched = "" if found.classes_matched_by == "name" else "; classes matched by position"
-    skipped = f"; skipped {found.images.num_skipped} that cannot be read" if found.images.num_skipped else ""
+def _show_figures(console: Console, found: Evaluation) -> None:
+    skipped = f"skipped {found.images.num_skipped} that cannot be read" if found.images.num_skipped else ""
+    matched = "" if found.classes_matched_by == "name" else "classes matched by position"
+    right = f"top-1 {_interval(found.top1, ' %')}"
+    show_done(console, f"Evaluated {found.model}", found.images.origin, skipped, matched, right)
+    macro, calibration = found.macro, found.calibration
+    bins = "none, as its outputs are no probabilities of the classes"
+    if calibration is not None:
+        bins = f"error {100 * calibration.error:.2f} % (ECE, {len(calibration.bins)} bins of equal width)"
     lines = [
-        f"{found.model}: {found.images.origin}{skipped}{matched}",
-        f"top-1: {_interval(found.top1)}, {found.top1.right:,} right",
-        *([] if found.top5 is None else [f"top-5: {_interval(found.top5)}"]),
-        f"macro: precision {found.macro.precision:.1%}, recall {found.macro.recall:.1%}, F1 {found.macro.f1:.1%}; "
-        f"weighted F1 {found.weighted.f1:.1%}",
+        f"right: {found.top1.right:,} of {found.images.num_images:,}",
+        *([] if found.top5 is None else [f"top-5: {_interval(found.top5, ' %')}"]),
+        f"macro: precision {100 * macro.precision:.1f} %, recall {100 * macro.recall:.1f} %, "
+        f"F1 {100 * macro.f1:.1f} %; weighted F1 {100 * found.weighted.f1:.1f} %",
+        f"calibration: {bins}",
     ]
-    if found.calibration is None:
-        lines.append("calibration: none, as its outputs are no probabilities of the classes")
-    else:
-        lines.append(
-            f"calibration error: {found.calibration.error:.2%} (ECE, {len(found.calibration.bins)} bins of equal width)"
-        )
-    return lines
+    print_lines(console, lines)
 
 
 def _show_confused(console: Console, found: Evaluation) -> None:
     if found.most_confused:
         pairs = found.most_confused[:_CONFUSED]
-        rows = [[_short(p.label), _short(p.answered), f"{p.num_images:,}", f"{p.share:.1%}"] for p in pairs]
-        console.print(table("Most confused", ["class", "answered as", "images", "of the class"], rows, left=2))
+        rows = [[_short(p.label), _short(p.answered), f"{p.num_images:,}", f"{100 * p.share:.1f}"] for p in pairs]
+        console.print(table("Most confused", ["class", "answered as", "images", "of the class %"], rows, left=2))
 
 
 def _show_classes(console: Console, classes: tuple[ClassFigures, ...], *, every_class: bool) -> None:
@@ -88,12 +93,12 @@ def _show_classes(console: Console, classes: tuple[ClassFigures, ...], *, every_
             f"{one.support:,}",
             _interval(one.precision),
             _interval(one.recall),
-            "n/a" if one.f1 is None else f"{one.f1:.1%}",
+            "n/a" if one.f1 is None else f"{100 * one.f1:.1f}",
         ]
         for one in shown
     ]
     title = f"The {len(shown)} of {len(classes)} classes with the lowest F1; --all shows every class" if is_cut else ""
-    console.print(table(title, ["class", "images", "precision", "recall", "F1"], rows))
+    console.print(table(title, ["class", "images", "precision %", "recall %", "F1 %"], rows))
 
 
 def _show_matrix(console: Console, found: Evaluation) -> None:
@@ -102,7 +107,7 @@ def _show_matrix(console: Console, found: Evaluation) -> None:
         [f"{number} {_short(one.label)}", *(f"{count:,}" if count else "" for count in cells)]
         for number, (one, cells) in enumerate(zip(found.classes, found.confusion, strict=True))
     ]
-    console.print(table("Confusion matrix: classes down, answers across", ["", *columns], rows))
+    console.print(table("Confusion matrix: classes down, answers across", ["", *columns], rows, is_matrix=True))
 
 
 def _show_pair(console: Console, paired: PairedComparison) -> None:
@@ -123,8 +128,10 @@ def _show_pair(console: Console, paired: PairedComparison) -> None:
         console.print(table(title, ["image", "class", paired.first, paired.second], flips, left=4))
 
 
-def _interval(share: Share | None) -> str:
-    return "n/a" if share is None else f"{share.share:.1%} ({100 * share.low:.1f} to {100 * share.high:.1f})"
+def _interval(share: Share | None, unit: str = "") -> str:
+    if share is None:
+        return "n/a"
+    return f"{100 * share.share:.1f}{unit} ({100 * share.low:.1f} to {100 * share.high:.1f})"
 
 
 def _short(name: str) -> str:

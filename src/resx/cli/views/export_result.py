@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resx.cli.views.version_card import accelerated, headline, normalization, proof, runtime_text
+from resx.cli.marks import show_done, show_next
+from resx.cli.views import version_card
+from resx.cli.views.version_card import accelerated, normalization, runtime_text
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from resx.card.card import Card
-    from resx.repository.versions import Repository
 
 _SHOWN = 3
 """Layers that are named; the card has all."""
@@ -48,23 +48,24 @@ def _normalization(card: Card) -> dict[str, Any] | None:
     return {"mean": card.signature.mean, "std": card.signature.std} | origin.model_dump(mode="json")
 
 
-def show_export(console: Console, card: Card, file: Path, next_step: str, *, kept: bool) -> None:
-    """Print what was made, the proof of it, and what to do next."""
-    headline(console, card, file)
-    if kept:
-        console.print("unchanged, reused; --force exports again")
-    proof(console, card)
+def show_export(
+    console: Console, card: Card, file: Path, version: int | None, next_step: str, *, kept: bool, verbose: bool
+) -> None:
+    """Print what was made in one line, what one should know of it, and what to do next; `verbose`: all the proof."""
+    where = f"{card.name} v{version}" if version else str(file)
+    again = "unchanged, --force exports again" if kept else ""
+    show_done(console, f"{'Reused' if kept else 'Exported'} {where}", *version_card.summary(card, file), again)
+    if verbose:
+        version_card.headline(console, card, file)
+        version_card.proof(console, card)
+    elif card.quantisation:
+        console.print(version_card.calibration(card.quantisation), soft_wrap=True)
     if how := normalization(card):
         advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
         console.print(f"normalization: {how}{advice}", markup=False, soft_wrap=True)
-    for line in (*remarks(card), f"next: {next_step}"):
+    for line in remarks(card):
         console.print(line, markup=False, soft_wrap=True)
-
-
-def deploying(name: str, repository: Repository) -> str:
-    """Return the commands by which a published model is served, from where the command was given."""
-    there = "" if repository.root == Path("model_repository") else f" --repository {shlex.quote(str(repository.root))}"
-    return f"resx serve --detach{there}; or, with a running server: resx deploy {name}{there}"
+    show_next(console, next_step)
 
 
 def _some(names: tuple[str, ...]) -> str:

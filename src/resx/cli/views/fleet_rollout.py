@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resx.cli.views.deployment import proof_facts
+
 if TYPE_CHECKING:
     from resx.cli.results.servers import FleetServer
     from resx.serving.deployment.fleet import Rollout, ServerOutcome
@@ -29,10 +31,8 @@ def outcome_line(rollout: Rollout, outcome: ServerOutcome) -> str:
     where, done = outcome.member.address, outcome.done
     before = f"version {outcome.before} answers" if outcome.before else "it is not loaded"
     if outcome.happened == "deployed" and done:
-        proof = f"canary within {done.canary_difference:.1e}" if done.checked else "not checked: it has no card"
-        was = f", version {outcome.before} before" if outcome.before not in {None, rollout.version} else ""
-        kept = ", still loaded" if done.kept else ""
-        return f"{where}: {rollout.name} version {rollout.version} answers: {proof}{was}{kept}"
+        facts = proof_facts(done, outcome.before if outcome.before != rollout.version else None)
+        return f"{where}: {rollout.name} version {rollout.version} is deployed: {', '.join(facts)}"
     if outcome.happened == "rolled back":
         return f"{where}: rolled back, {before} again" if outcome.before else f"{where}: rolled back, {before}"
     if outcome.happened == "not rolled back":

@@ -19,7 +19,7 @@ def show_study(console: Console, found: LesionStudy, output: Path | None) -> Non
         [
             str(one.block),
             one.name,
-            f"{one.error:.2%}",
+            f"{100 * one.error:.2f}",
             f"{100 * (one.error - found.error):+.2f}",
             "changes shape" if one.changes_shape else "",
         ]
@@ -30,7 +30,7 @@ def show_study(console: Console, found: LesionStudy, output: Path | None) -> Non
         markup=False,
         soft_wrap=True,
     )
-    console.print(table("", ["block", "name", "error", "points", ""], rows, left=2))
+    console.print(table("", ["block", "name", "error %", "points", "note"], rows, left=2))
     _print_spreads(console, f"without k random blocks, {found.plan.draws} draws each:", found.deleted)
     if found.swapped:
         _print_spreads(console, "after k exchanges of two random blocks of one shape:", found.swapped)
@@ -48,8 +48,8 @@ def show_study(console: Console, found: LesionStudy, output: Path | None) -> Non
 
 def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...]) -> None:
     rows = [
-        [str(one.k), f"{one.mean:.2%}", f"{100 * one.std:.2f}", f"{one.lowest:.2%}", f"{one.highest:.2%}"]
+        [str(one.k), *(f"{100 * share:.2f}" for share in (one.mean, one.std, one.lowest, one.highest))]
         for one in spreads
     ]
     console.print(title, markup=False, soft_wrap=True)
-    console.print(table("", ["k", "mean error", "std", "lowest", "highest"], rows, left=0))
+    console.print(table("", ["k", "mean error %", "std", "lowest %", "highest %"], rows, left=0))

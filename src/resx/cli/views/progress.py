@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 
-from resx.cli.output import Output, stderr_console
+from resx.cli.output import SECONDS_OF_SILENCE, Output, stderr_console, with_time_left
 
 OnProgress = Callable[[int, int], None]
 """Takes how many are done, and of how many."""
@@ -13,7 +14,7 @@ OnProgress = Callable[[int, int], None]
 
 @contextlib.contextmanager
 def show_bar(out: Output, what: str, *, with_rate: bool = False) -> Iterator[OnProgress]:
-    """Give a callback that moves a bar with the time left on a terminal; elsewhere it is silent.
+    """Give a callback that moves a bar with the time left on a terminal; elsewhere a line says it every ten seconds.
 
     With `with_rate` the bar begins anew at the first call, whose count was done before and has no part in the rate.
     """
@@ -33,9 +34,13 @@ def show_bar(out: Output, what: str, *, with_rate: bool = False) -> Iterator[OnP
     with Progress(*columns, console=console, transient=True, disable=out.quiet or not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         begun = not with_rate
+        start_s = said_s = time.monotonic()
 
         def on_progress(done: int, total: int) -> None:
-            nonlocal begun
+            nonlocal begun, said_s
+            if not console.is_terminal and time.monotonic() - said_s >= SECONDS_OF_SILENCE:
+                said_s = time.monotonic()
+                out.note(f"  {what}: {with_time_left(f'{done} of {total}', said_s - start_s)}")
             if begun:
                 bar.update(task, completed=done, total=total)
             else:

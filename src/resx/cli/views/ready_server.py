@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resx.cli.marks import command_line, show_done, show_next
 from resx.cli.output import Output, print_lines
+from resx.cli.views.next_step import in_repository
 from resx.machine import cpu_quota, quota_note
 from resx.text import one_line
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from resx.cli.results.servers import Ready
     from resx.errors import ResxError
     from resx.repository.versions import Repository
@@ -19,14 +24,19 @@ UNGUARDED = "without the guard on requests of resx's own server (docs/security.m
 
 
 def show_ready(
-    out: Output, repository: Repository, state: ServerState, deployed: list[Deployed], errors: list[ResxError]
+    out: Output,
+    repository: Repository,
+    state: ServerState,
+    deployed: list[Deployed],
+    errors: list[ResxError],
+    asked: Sequence[str] = (),
 ) -> None:
-    """Print what the server answers, and what of the repository it does not."""
+    """Print where the server answers and what, which models it does not serve, and how to ask those that were named."""
     from resx.repository.skipped_folders import skipped_entries, skipped_lines
     from resx.serving.client.client import TritonClient
 
     for error in errors:
-        out.note(f"not loaded: {error}")
+        out.note(f"warning: not loaded: {error}")
     with TritonClient(state.address("grpc"), timeout_s=10) as client:
         ready = client.model_versions()
     names = set(repository.names())
@@ -40,12 +50,12 @@ def show_ready(
         "cpu_quota": cpu_quota(), "server_dir": state.server_dir or None,
     }  # fmt: skip
     differences = {
-        entry.name: f", canary within {entry.canary_difference:.1e}"
+        entry.name: f", self-test passed (error {entry.canary_difference:.0e})"
         if entry.checked
-        else (", not checked: it has no card")
+        else ", not checked: it has no card"
         for entry in deployed
     }
-    lines = [f"ready: http://127.0.0.1:{state.http_port}  grpc://127.0.0.1:{state.grpc_port}  (process {state.pid})"]
+    lines = [f"  metrics: {metrics_url(state.metrics_port)}"]
     lines += [f"  {_of_folder(state)}"] if state.server_dir else []
     lines += [f"  {name} version {versions[-1]}{differences.get(name, '')}" for name, versions in ready.items()]
     lines += [f"  {name} version {version} is newer: resx deploy {name}" for name, version in newer.items()]
@@ -54,7 +64,22 @@ def show_ready(
     lines += [f"  {name} is set aside: {why.removeprefix(f'{name}: ')}" for name, why in aside.items()]
     lines += [f"  {line}" for line in skipped_lines(skipped_entries(repository))]
     lines += [f"  {note}"] if (note := quota_note()) else []
-    out.result(payload, lambda console: print_lines(console, lines))
+
+    def show(console: Console) -> None:
+        http, grpc = f"http://127.0.0.1:{state.http_port}", f"grpc://127.0.0.1:{state.grpc_port}"
+        show_done(console, f"Ready: {http}", grpc, f"process {state.pid}")
+        print_lines(console, lines)
+        place = in_repository(repository.root)
+        print_lines(console, [f"Ask:  {command_line('query', name, 'photo.jpg', *place)}" for name in asked])
+        if measurable := [name for name in (*asked, *ready) if name in ready and name in repository.names()]:
+            show_next(console, command_line("bench", measurable[0], *place))
+
+    out.result(payload, show)
+
+
+def metrics_url(port: int) -> str:
+    """Return where a server exports its metrics for Prometheus."""
+    return f"http://127.0.0.1:{port}/metrics"
 
 
 def _of_folder(state: ServerState) -> str:

@@ -6,11 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resx.cli.marks import verdict
 from resx.cli.output import print_lines, table
 from resx.cli.views.ready_server import UNGUARDED
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_PROTOCOLS = {"http": "HTTP", "grpc": "gRPC", "metrics": "metrics"}
 
 
 def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable[[str], str]) -> None:
@@ -23,6 +26,8 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         how = ("native, " if own else "") + ("on the GPU, " if payload["device"] == "gpu" else "")
         title += f"  process {payload['pid']}, {how}{payload['phase']}, up {_duration(payload['uptime_s'])}"
     console.print(title, markup=False, soft_wrap=True)
+    if addresses := payload.get("addresses"):
+        print_lines(console, [f"{_PROTOCOLS[name] + ':':<8} {address}" for name, address in addresses.items()])
     if folder := payload.get("server_dir"):
         console.print(f"server of {folder}, {UNGUARDED}", markup=False, soft_wrap=True)
     if trouble := payload.get("trouble"):
@@ -35,7 +40,7 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         [
             model["name"],
             ", ".join(map(str, model["versions"])),
-            "yes" if model["ready"] else "NO",
+            verdict("yes", good=True) if model["ready"] else verdict("NO", good=False),
             str(model["requests"]),
             str(model["failed"]),
             _number(model["p50_ms"]),
@@ -44,7 +49,10 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         for model in payload["models"]
     ]
     columns = ["model", "versions", "ready", "requests", "failed", "p50 ms", "mean ms"]
-    console.print(table("", columns, rows, left=3) if rows else "no model is loaded")
+    least = ("mean ms", "versions", "failed")
+    console.print(table("", columns, rows, left=3, least=least) if rows else "no model is loaded")
+    if any(model["self_tests"] is not None for model in payload["models"]):
+        console.print("requests: without resx's self-tests, which p50 and mean include")
     print_lines(console, [gpu_line(gpu) for gpu in payload["gpus"] or ()])
     if last := payload.get("last_restart"):
         times = "time" if payload["restarts"] == 1 else "times"

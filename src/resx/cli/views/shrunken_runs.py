@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.marks import command_line, show_done, show_next
 from resx.cli.output import table
 
 if TYPE_CHECKING:
@@ -21,9 +21,17 @@ def show_runs(console: Console, whole: ShrunkenNetwork, records: list[tuple[Path
     def row(folder: str, member: ShrunkenNetwork, accuracy: float) -> list[str]:
         latency = "" if member.latency_ms is None else f"{member.latency_ms:.3g}"
         dropped = ", ".join(map(str, member.dropped_blocks))
-        return [folder, str(member.num_blocks), f"{accuracy:.2%}", latency, dropped]
+        return [folder, str(member.num_blocks), f"{100 * accuracy:.2f}", latency, dropped]
 
     rows = [row(records[0][1].source, whole, whole.accuracy)]
     rows += [row(str(folder), record.member, record.accuracy) for folder, record in records]
-    console.print(table("", ["run", "blocks", "held-out accuracy", "ms", "without blocks"], rows))
-    console.print(f"next: resx export {shlex.quote(str(records[-1][0]))}", markup=False, soft_wrap=True)
+    console.print(table("", ["run", "blocks", "accuracy %", "ms", "without blocks"], rows, least=("without blocks",)))
+    last, record = records[-1]
+    lost = 100 * (whole.accuracy - record.accuracy)
+    show_done(
+        console,
+        f"Wrote {last}" if len(records) == 1 else f"Wrote {len(records)} runs",
+        f"{record.member.num_blocks} of {whole.num_blocks} blocks",
+        f"accuracy {record.accuracy:.2%} on held-out images ({-lost:+.2f} points)",
+    )
+    show_next(console, command_line("export", last))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resx.cli.output import Output, print_lines, stderr_console
+from resx.cli.marks import command_line, show_done, show_next
+from resx.cli.output import Output, stderr_console
 from resx.cli.views.progress import show_bar
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from resx.data.dataset import DataSet
     from resx.training.config import TrainingConfig
     from resx.training.loop import OnEpoch, OnStep
@@ -67,13 +69,19 @@ def show_run(
     }  # fmt: skip
     num_classes = len(data.labels) - len(data.not_held_out)
     of_classes = f" of {num_classes} of {len(data.labels)} classes" if data.not_held_out else ""
-    lines = [
-        f"{folder}: {spec.name}, {last['epoch']} epochs, {last['accuracy']:.2%} of {len(data.held_out)} held-out "
-        f"images{of_classes} right (best: {best['accuracy']:.2%} after epoch {best['epoch']}, chosen on the "
-        f"{chosen_on} images)",
-        f"next: resx export {shlex.quote(str(folder))}",
+    facts = [
+        f"Trained {spec.name}",
+        f"{last['epoch']} epoch{'' if last['epoch'] == 1 else 's'}",
+        f"{last['accuracy']:.2%} of {len(data.held_out)} held-out images{of_classes} right",
+        f"best {best['accuracy']:.2%} after epoch {best['epoch']}, chosen on the {chosen_on} images",
+        str(folder),
     ]
-    out.result(payload, lambda console: print_lines(console, lines))
+
+    def show(console: Console) -> None:
+        show_done(console, *facts)
+        show_next(console, command_line("export", folder))
+
+    out.result(payload, show)
 
 
 def _computer(config: TrainingConfig, device: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from resx.card.tuning import MOST_SLOWER
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
@@ -20,17 +21,18 @@ def setting_text(setting: Setting) -> str:
     return f"{setting.file_text}, {setting.threads_text}{batch}"
 
 
-def ending(name: str, *, better: bool, dry_run: bool, version: int) -> str:
-    """Return what became of the best setting."""
+def ending(name: str, tuning: Tuning, *, better: bool, version: int) -> list[str]:
+    """Return what became of the best setting: facts of one line; `version` is 0 where none was deployed."""
     if not better:
-        return "no setting is significantly better than the current one; nothing was changed"
-    if dry_run:
-        return "--dry-run: nothing was changed"
-    return f"{name} version {version} uses it; `resx tune {name} --undo` undoes it"
+        return ["No setting is significantly better than the current one", "nothing was changed"]
+    found = setting_text(tuning.chosen)
+    if not version:
+        return [f"Found a better setting for {name}: {found}", "nothing was changed (--dry-run)"]
+    return [f"Tuned {name} v{version}: {found}", f"`resx tune {name} --undo` undoes it"]
 
 
-def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
-    """Print every setting that was tried, and the pairs of the best and the current one."""
+def show_tuning(console: Console, tuning: Tuning, end: Sequence[str], next_step: str, plot: str) -> None:
+    """Print every setting that was tried, the pairs of the best and the current one, and how it ended."""
     from resx.bench.tuning.ranking import front, latest
 
     best = front(tuning.trials)
@@ -49,14 +51,17 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str]) -> None:
     ]
     throughput = f"images/s at {tuning.slo}" if tuning.slo else "images/s"
     columns = ["setting", throughput, "p50 ms", "p99 ms", "single ms", "CPU ms", "MB", "front"]
-    console.print(table("", columns, rows))
+    console.print(table("", columns, rows, least=("MB", "CPU ms", "p99 ms", "p50 ms")))
     console.print("front, *: no other setting is better in both images/s and single ms", markup=False)
     console.print("CPU ms: of the server per request; MB: of the server, with the current setting loaded", markup=False)
     if missing := next((trial.server_use_missing for trial in tuning.trials if trial.server_use_missing), ""):
         console.print(f"memory and CPU time: unknown: {missing}", markup=False, soft_wrap=True)
     if tuning.num_pairs > 1:
         console.print(_compare(tuning), markup=False, soft_wrap=True)
-    print_lines(console, end)
+    if plot:
+        print_lines(console, [f"wrote {plot}"])
+    show_done(console, *end)
+    show_next(console, next_step)
 
 
 def _compare(tuning: Tuning) -> str:

@@ -5,17 +5,25 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from resx.cli.fitting_table import Cell
+from resx.cli.marks import show_done, verdict
 from resx.cli.output import table
 from resx.cli.views.version_card import accelerated
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from resx.card.card import Card
     from resx.card.parity_result import Parity
     from resx.export.checks.accuracy import Accuracies
     from resx.export.checks.file_comparison import Comparison, Divergence
     from resx.serving.deployment.verification import Verification
+
+
+_SMALLEST = "least --rtol"
+"""With which it would pass."""
+_LEAST = (_SMALLEST, "p99", "mean", "scale", "rows", "images")
 
 
 def comparison_as_json(
@@ -41,7 +49,7 @@ def show_comparison(
     console: Console, found: Comparison, accuracies: Accuracies | None, divergence: Divergence | None
 ) -> None:
     """Print how far the outputs of two files are from one another."""
-    rows = [
+    rows: list[list[Cell]] = [
         [
             one.output,
             str(one.num_rows),
@@ -50,14 +58,14 @@ def show_comparison(
             f"{one.mean_abs:.2e}",
             f"{one.p99_abs:.2e}",
             f"{one.cosine:.6f}",
-            f"{one.top1_agreement:.1%}",
-            f"--rtol {one.smallest_rtol:.2e}",
-            "passed" if one.passed else "failed",
+            f"{100 * one.top1_agreement:.1f}",
+            f"{one.smallest_rtol:.2e}",
+            _verdict(passed=one.passed),
         ]
         for one in found.outputs
     ]
-    columns = ["output", "rows", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with", "verdict"]
-    console.print(table("", columns, rows))
+    columns = ["output", "rows", "scale", "max", "mean", "p99", "cosine", "top-1 %", _SMALLEST, "verdict"]
+    console.print(table("", columns, rows, least=_LEAST))
     sizes = ", ".join(map(str, found.batch_sizes))
     console.print(f"{found.num_noise} inputs of noise, {found.num_photographs} photographs, batches of {sizes}")
     if accuracies:
@@ -69,6 +77,9 @@ def show_comparison(
             markup=False,
             soft_wrap=True,
         )
+    if found.passed and (accuracies is None or accuracies.passed):
+        worst = max(one.smallest_rtol for one in found.outputs)
+        show_done(console, "The files agree", f"largest difference {worst:.0e} of an output's scale")
 
 
 def verification_as_json(name: str, version: int, card: Card, found: Verification) -> dict[str, Any]:
@@ -94,11 +105,11 @@ def _steps(card: Card, found: Verification) -> list[tuple[str, Parity]]:
     return [*(("export", step) for step in card.steps), *([("now", found.again)] if found.again else [])]
 
 
-def show_verification(console: Console, card: Card, found: Verification) -> None:
+def show_verification(console: Console, title: str, card: Card, found: Verification) -> None:
     """Print each check's verdict, and the differences that were measured."""
-    rows = [[c.what, "skipped" if c.skipped else "passed" if c.passed else "failed", c.detail] for c in found.checks]
+    rows: list[list[Cell]] = [[c.what, _verdict(passed=c.passed, skipped=c.skipped), c.detail] for c in found.checks]
     console.print(table("", ["check", "verdict", "detail"], rows, left=3))
-    measured = [
+    measured: list[list[Cell]] = [
         [
             when,
             step.step,
@@ -108,17 +119,27 @@ def show_verification(console: Console, card: Card, found: Verification) -> None
             f"{step.mean_abs:.2e}",
             "-" if step.p99_abs is None else f"{step.p99_abs:.2e}",
             "-" if step.cosine is None else f"{step.cosine:.6f}",
-            f"{step.top1_agreement:.1%}",
-            f"--rtol {_smallest(step):.2e}",
-            "passed" if step.passed else "failed",
+            f"{100 * step.top1_agreement:.1f}",
+            f"{_smallest(step):.2e}",
+            _verdict(passed=step.passed),
         ]
         for when, step in _steps(card, found)
     ]
-    columns = ["measured", "step", "images", "scale", "max", "mean", "p99", "cosine", "top-1", "would pass with"]
+    columns = ["measured", "step", "images", "scale", "max", "mean", "p99", "cosine", "top-1 %", _SMALLEST]
     if measured:
-        console.print(table("", [*columns, "verdict"], measured, left=2))
+        console.print(table("", [*columns, "verdict"], measured, left=2, least=_LEAST))
     if text := accelerated(card):
         console.print(text, markup=False, soft_wrap=True)
+    if all(check.passed for check in found.checks):
+        done = [check for check in found.checks if not check.skipped]
+        skipped = f"{len(found.checks) - len(done)} skipped" if len(done) < len(found.checks) else ""
+        show_done(console, f"Verified {title}", f"{len(done)} checks passed", skipped)
+
+
+def _verdict(*, passed: bool, skipped: bool = False) -> Text:
+    if skipped:
+        return verdict("skipped", good=None)
+    return verdict("passed" if passed else "failed", good=passed)
 
 
 def _smallest(step: Parity) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.fitting_table import Cell
+from resx.cli.marks import in_one_line, verdict
 from resx.cli.output import table
 
 if TYPE_CHECKING:
@@ -17,6 +19,28 @@ if TYPE_CHECKING:
 
 
 _ACCELERATORS = {"tensorrt": "TensorRT inside onnxruntime"}
+
+
+def summary(card: Card, file: Path) -> list[str]:
+    """Return the facts of a version: what it computes in, what for, its size, and how near it is to its source."""
+    by = f" by {_ACCELERATORS[card.accelerator]}" if card.accelerator else ""
+    by = " by OpenVINO" if card.runtime_name == "openvino" else by
+    return [
+        f"{card.precision}{' for the GPU' if card.target == 'gpu' else ''}{by}",
+        f"{file.stat().st_size / 1e6:.1f} MB",
+        "random weights" if card.source.is_random else "",
+        nearness(card),
+    ]
+
+
+def nearness(card: Card) -> str:
+    """Return how near the file is to its source, in a few words."""
+    if not card.steps:
+        return "not verified"
+    last, source = card.steps[-1], "the source file" if card.source.spec is None else "PyTorch"
+    if card.quantisation and last.cosine is not None:
+        return f"top-1 as {source} for {last.top1_agreement:.1%} of the images (cosine {last.cosine:.4f})"
+    return f"matches {source} (max error {last.max_abs:.0e})"
 
 
 def headline(console: Console, card: Card, file: Path) -> None:
@@ -59,22 +83,22 @@ def proof(console: Console, card: Card) -> None:
     from resx.card.card import tf32_text
 
     steps = [*card.steps, *(card.gpu_parity.steps if card.gpu_parity else ())]
-    rows = [
+    rows: list[list[Cell]] = [
         [
             step.step,
             str(step.num_images),
             f"{step.max_abs:.2e}",
             f"{step.mean_abs:.2e}",
             f"{step.scale:.3g}",
-            f"{step.top1_agreement:.1%}",
+            f"{100 * step.top1_agreement:.1f}",
             "-" if step.cosine is None else f"{step.cosine:.5f}",
-            "passed" if step.passed else "failed",
+            verdict("passed" if step.passed else "failed", good=step.passed),
         ]
         for step in steps
     ]
     if rows:
-        columns = ["against the source", "images", "max", "mean", "scale", "top-1", "cosine", "verdict"]
-        console.print(table("", columns, rows))
+        columns = ["against the source", "images", "max", "mean", "scale", "top-1 %", "cosine", "verdict"]
+        console.print(table("", columns, rows, least=("scale", "mean")))
         for text in filter(None, map(_classes, steps)):
             console.print(text, markup=False, soft_wrap=True)
         if text := tf32_text(card):
@@ -115,9 +139,9 @@ def normalization(card: Card) -> str:
     )
 
 
-def version(console: Console, card: Card, file: Path, versions: list[int]) -> None:
-    """Print all that a person wants to know of a published version."""
-    headline(console, card, file)
+def version(console: Console, card: Card, file: Path, versions: list[int], *, verbose: bool) -> None:
+    """Print what a person wants to know of a published version; `verbose`: hashes, tools and the proof, too."""
+    console.print(in_one_line(console, f"{card.name} v{versions[-1]}", *summary(card, file)), soft_wrap=True)
     signature = card.signature
     batch = f"{signature.batch}" if signature.batch else f"1 to {card.max_batch_size}"
     labels = f", labels {signature.labels[0]} ... {signature.labels[-1]}" if signature.labels else ""
@@ -127,24 +151,29 @@ def version(console: Console, card: Card, file: Path, versions: list[int]) -> No
     facts = {
         "versions": ", ".join(map(str, versions)),
         "source": f"{card.source.kind} {ours.name if ours else card.source.weights}{f' ({form})' if form else ''}",
-        "weights": f"sha256 {card.source.weights_sha256}",
+        "weights": f"{card.source.weights}{f', sha256 {card.source.weights_sha256}' if verbose else ''}",
         "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
         "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
-        "normalisation": normalization(card)
+        "normalization": normalization(card)
         or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
         f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
         "runtime": runtime_text(card),
         "family": _family(card.family) if card.family else "",
-        "opset": str(card.opset),
         "verified on": card.verified_on,
-        "files": ", ".join(f"{name} sha256 {digest}" for name, digest in card.files.items()),
-        "tools": ", ".join(f"{name} {tool}" for name, tool in card.tools.items()),
         "made": f"{card.created} by: {card.command}",
     }  # fmt: skip
+    if verbose:
+        facts |= {
+            "opset": str(card.opset),
+            "files": ", ".join(f"{name} sha256 {digest}" for name, digest in card.files.items()),
+            "tools": ", ".join(f"{name} {tool}" for name, tool in card.tools.items()),
+        }
     for name, text in facts.items():
         if text:
             console.print(f"{name:<14} {text}", markup=False, soft_wrap=True)
-    proof(console, card)
+    if verbose:
+        headline(console, card, file)
+        proof(console, card)
 
 
 def _family(family: Family) -> str:
@@ -160,17 +189,20 @@ def _numbers(values: tuple[float, ...] | None) -> str:
 
 
 def _quantisation(console: Console, quantisation: Quantisation) -> None:
-    what = "NOISE, no real images: " if quantisation.is_random else ""
-    by = f"; by NNCF {quantisation.tool_version}" if quantisation.tool == "nncf" else ""
-    console.print(
-        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}{by}; "
-        f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32"
-        + (f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""),
-        markup=False,
-        soft_wrap=True,
-    )
+    console.print(calibration(quantisation), markup=False, soft_wrap=True)
     if quantisation.kept_fp32:
         rows = [
             [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32
         ]
         console.print(table("", ["kept in fp32", "power lost to 8 bits"], rows))
+
+
+def calibration(quantisation: Quantisation) -> str:
+    """Return what an int8 file was calibrated on, and how many of its layers are not int8."""
+    what = "NOISE, no real images: " if quantisation.is_random else ""
+    by = f"; by NNCF {quantisation.tool_version}" if quantisation.tool == "nncf" else ""
+    tried = f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""
+    return (
+        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}{by}; "
+        f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32{tried}"
+    )

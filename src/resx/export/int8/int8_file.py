@@ -147,7 +147,7 @@ def _onnxruntime_recipe(
     key = calibrations.table_key(prepared, options.calibration, options.method)
     ranges = _ranges(prepared, key, options, form, on_step)
     return _Recipe(
-        step="quantise",
+        step="quantize the weights",
         quantise=lambda kept, _: quantization.quantise(prepared, ranges, target=form.target, keep_fp32=kept),
         tool="onnxruntime",
         tool_version=onnxruntime_version(),

@@ -113,7 +113,7 @@ def build_engine(
         grouped = grouped_half_convolutions(model)
         if not grouped:
             raise ExportError(str(failure)) from None
-        on_step(f"build failed ({failure.reason}): again with {len(grouped)} grouped convolutions in fp32")
+        on_step(f"retry the build ({failure.reason}) with {len(grouped)} grouped convolutions in fp32")
         rewritten = with_grouped_in_fp32(model)
         try:
             return _build(trt, path, rewritten, options, name=name, precision=precision, in_fp32=tuple(grouped))

@@ -42,6 +42,7 @@ def model_status(
         "failed": total("fail", "count"),
         "p50_ms": medians.get((name, versions[-1])),
         "mean_ms": round(total("success", "ns") / answered / 1e6, 3) if answered else None,
+        "self_tests": None,
     }
 
 

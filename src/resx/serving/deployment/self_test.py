@@ -37,7 +37,7 @@ def run_self_test(client: TritonClient, served_as: str, version: int, card: Card
     """
     images, canary = canary_rows.canary_input(card.signature, card.canary.num_images), card.canary
     never_seen = _never_seen(card, interface)
-    if len(never_seen) and (interface.fixed_batch or interface.max_batch_size < 2):
+    if num_requests(interface) > 1:
         answer = _answer(client, served_as, version, card, interface, never_seen)
         if not np.isfinite(answer).all():
             raise ParityError(f"{card.name} version {version}: {_NOT_FINITE}")
@@ -51,6 +51,11 @@ def run_self_test(client: TritonClient, served_as: str, version: int, card: Card
     if not difference <= canary.tolerance:
         raise ParityError(f"{card.name} version {version}: {_verdict(canary, answer, difference)}")
     return difference
+
+
+def num_requests(interface: Interface) -> int:
+    """Return how many requests a self-test sends."""
+    return 2 if _num_never_seen(interface) and (interface.fixed_batch or interface.max_batch_size < 2) else 1
 
 
 def repeat_int8(
@@ -72,9 +77,12 @@ def repeat_int8(
 
 def _never_seen(card: Card, interface: Interface) -> npt.NDArray[Any]:
     """Return a request's rows of noise, other ones each time; none for a model without a cache."""
-    num_rows = (interface.max_batch_size if interface.fixed_batch else 1) if interface.has_cache else 0
-    shape = (num_rows, *card.signature.input_dims)
+    shape = (_num_never_seen(interface), *card.signature.input_dims)
     return card.signature.as_input(np.random.default_rng().integers(0, 256, size=shape, dtype=np.uint8))
+
+
+def _num_never_seen(interface: Interface) -> int:
+    return (interface.max_batch_size if interface.fixed_batch else 1) if interface.has_cache else 0
 
 
 def _answer(

@@ -51,6 +51,7 @@ RESPONSE_CACHE_BYTES = 64 * 2**20
 """For the models whose config.pbtxt asks for it, together; memory that is not used is not taken."""
 _FOLDER = "triton"
 """Of the cache."""
+_WHEEL_MB, _LOOK_S = 55, 0.5
 _UNPACKED_BYTES = 300_000_000
 OPEN_FILES = 256
 """It has 66 open with one small model; the rest is for connections and other models."""
@@ -202,27 +203,52 @@ def _fetch_wheel(on_step: Callable[[str], None]) -> Path:
     require_own_cache(target)
     by_hand = f"download {WHEEL} from PyPI elsewhere and put it at {target}"
     if not target.is_file():
-        on_step(f"fetch Triton {TRITON_VERSION} ({PACKAGE} {PACKAGE_VERSION}, 55 MB, once)")
+        on_step(step := f"fetch Triton {TRITON_VERSION} ({PACKAGE} {PACKAGE_VERSION}, {_WHEEL_MB} MB, once)")
         with tempfile.TemporaryDirectory() as folder:
             command = [
                 sys.executable, "-P", "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
                 "--only-binary=:all:", "--dest", folder, f"{PACKAGE}=={PACKAGE_VERSION}",
             ]  # fmt: skip
-            done = subprocess.run(
-                command,
-                env=pip_environment(f"{PACKAGE} {PACKAGE_VERSION}"),
-                capture_output=True,
-                text=True,
-                check=False,
+            # pip writes into its own temporary folder first: inside of ours, what has come can be seen.
+            environment = pip_environment(f"{PACKAGE} {PACKAGE_VERSION}") | {"TMPDIR": folder}
+            code, said = _run_and_watch(
+                command, environment, lambda: on_step(f"{step}: {_megabytes_in(Path(folder))} of {_WHEEL_MB} MB")
             )
             fetched = Path(folder) / WHEEL
-            if done.returncode or not fetched.is_file():
-                reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
+            if code or not fetched.is_file():
+                reason = (said.strip().splitlines() or ["pip gave no reason"])[-1]
                 raise MissingCapability(f"{PACKAGE} {PACKAGE_VERSION} could not be fetched ({reason}); {by_hand}")
             write_atomic(target, fetched.read_bytes(), mode=CACHED_FILE)
     if sha256_of(target) != WHEEL_SHA256:
         raise MissingCapability(f"{target}: not the wheel this version of resx expects; delete it, or {by_hand}")
     return target
+
+
+def _run_and_watch(command: list[str], environment: dict[str, str], on_wait: Callable[[], None]) -> tuple[int, str]:
+    """Run a command and return its exit code and what it wrote to stderr; `on_wait` is called meanwhile."""
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            while True:
+                try:
+                    _, said = process.communicate(timeout=_LOOK_S)
+                except subprocess.TimeoutExpired:
+                    on_wait()
+                else:
+                    return process.returncode, said
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _megabytes_in(folder: Path) -> int:
+    """Return how much of the wheel has come; files may vanish while they are counted."""
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            size += path.stat().st_size if path.is_file() else 0
+    return min(_WHEEL_MB, size // 10**6)
 
 
 def _unpack(wheel: Path, root: Path, python: Version = THIS) -> None:

@@ -27,8 +27,9 @@ from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
 from resx.serving.client.server_errors import ConnectionLost, ModelProcessLost, NoAnswerInTime, NotLoaded
 from resx.serving.deployment.file_checks import say_which
-from resx.serving.deployment.self_test import run_self_test
+from resx.serving.deployment.self_test import num_requests, run_self_test
 from resx.serving.embedded.triton_process import Stub, TritonProcess, is_child, is_zombie
+from resx.serving.running.self_test_ledger import SelfTestLedger
 from resx.serving.supervisor.decisions import Kind
 
 _COST = 0.02
@@ -122,6 +123,7 @@ class CanaryWatch(threading.Thread):
         repository: Repository,
         deployed: Callable[[], Mapping[str, tuple[int, ...]]],
         *,
+        ledger: SelfTestLedger,
         interval_s: float,
         timeout_s: float,
     ) -> None:
@@ -129,7 +131,7 @@ class CanaryWatch(threading.Thread):
         super().__init__(daemon=True, name="canary")
         self._faults: queue.SimpleQueue[Fault] = queue.SimpleQueue()
         self._address, self._repository, self._deployed = address, repository, deployed
-        self._interval_s, self._timeout_s = interval_s, timeout_s
+        self._ledger, self._interval_s, self._timeout_s = ledger, interval_s, timeout_s
         self._halt = threading.Event()
         self._due: dict[tuple[str, int], float] = {}
         self._counts: dict[tuple[str, int], RequestCounts] = {}
@@ -154,9 +156,11 @@ class CanaryWatch(threading.Thread):
             while not self._halt.wait(min(0.25, self._interval_s)):
                 asked = [(name, version) for name, versions in self._deployed().items() for version in versions]
                 self._cards = {key: self._cards[key] for key in asked if key in self._cards}
+                self._ledger.keep_up(client, asked)
                 for name, version in asked:
                     if fault := self._ask_if_due(client, name, version):
                         self._cards.pop((name, version), None)  # it may be another file when it is back
+                        self._ledger.forget((name, version))
                         self._faults.put(fault)
                         if fault.model is None:
                             return
@@ -200,7 +204,9 @@ class CanaryWatch(threading.Thread):
         try:
             card = self._card(name, version)
             if card is not None:  # what is served may have been configured anew meanwhile: ask what it takes
-                run_self_test(client, name, version, card, client.interface(name, version))
+                interface = client.interface(name, version)
+                with self._ledger.testing(client, (name, version), num_requests(interface)):
+                    run_self_test(client, name, version, card, interface)
         except NotLoaded:
             return None
         except (NoAnswerInTime, ServerBusy) as error:

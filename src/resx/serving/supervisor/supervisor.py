@@ -39,6 +39,7 @@ from resx.serving.embedded.triton_process import TritonProcess
 from resx.serving.running import logs, processes
 from resx.serving.running import server_state as states
 from resx.serving.running.ending_signals import Terminated, signals_raise, without_interruption
+from resx.serving.running.self_test_ledger import SelfTestLedger
 from resx.serving.running.server_state import Ended, ServerState, running_server
 from resx.serving.supervisor import systemd
 from resx.serving.supervisor.decisions import History, failed_again, next_step
@@ -292,6 +293,7 @@ class _Server:
             self.state.address("grpc"),
             self._repository,
             self._models.healthy,
+            ledger=SelfTestLedger(self._folder, self._repository),
             interval_s=self._policy.canary_interval_s,
             timeout_s=self._policy.canary_timeout_s,
         )
