@@ -47,7 +47,7 @@ OTHER_MODULES = {
 }  # fmt: skip
 """timm's modules of transformers, of perceptrons, and of networks that are half attention."""
 
-COLUMNS = ("Family", "timm:", "Parameters", "Pixels", "fp32", "fp16", "Preprocessing", "Served", "s")
+COLUMNS = ("Family", "timm:", "Parameters", "Pixels", "fp32", "fp16", "Preprocessing", "Served")
 REFUSED, NONE = "refused: ", "-"
 _PAGE = """\
 # timm's convolutional families
@@ -80,7 +80,6 @@ class Row:
     fp16: str = NONE
     preprocessing: str = NONE
     served: str = NONE
-    took_s: str
 
     @property
     def is_refused(self) -> bool:
@@ -115,7 +114,7 @@ def write_page(rows: Mapping[str, Row]) -> str:
     ordered = [rows[name] for name in FAMILIES.values() if name in rows]
     lines = [COLUMNS, *map(astuple, ordered)]
     table = [f"| {' | '.join(line)} |" for line in lines]
-    table.insert(1, "|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    table.insert(1, "|---|---|--:|--:|--:|--:|--:|--:|")
     return _PAGE.format(summary=summarize(ordered), versions=versions(), table="\n".join(table))
 
 
