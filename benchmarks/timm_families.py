@@ -51,7 +51,7 @@ _SIZES: Mapping[str, int] = {}
 _PRELOADED = ["torch", "torch.onnx", "timm", "onnxruntime", "resx.export.pipeline", "resx.repository.publishing"]
 _SERVED_BOUND = 2e-2
 """As a version's self-test holds fp16 to."""
-_WIDTHS = (20, 27, 11, 7, 8, 8, 14, 8, 5)
+_WIDTHS = (20, 27, 11, 7, 8, 8, 14, 8, 4)
 
 
 def main() -> int:
@@ -66,7 +66,7 @@ def main() -> int:
     begun, patterns = time.monotonic(), asked.only.split(",")
     page = asked.output.read_text() if asked.output and asked.output.is_file() else ""
     rows = read_rows(page) if is_of_today(page) else {}
-    print(_line(COLUMNS))
+    print(_line((*COLUMNS, "s")))
     for number, (family, name) in enumerate(FAMILIES.items(), 1):
         is_done = name in rows and not rows[name].is_refused and not asked.again
         if is_done or not any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
@@ -74,8 +74,9 @@ def main() -> int:
         if time.monotonic() - begun > asked.within:
             break
         is_served = asked.serve_every > 0 and number % asked.serve_every == 0
+        started = time.monotonic()
         rows[name] = row = _examine_apart(family, name, is_served=is_served)
-        print(_line(astuple(row)), flush=True)
+        print(_line((*astuple(row), f"{time.monotonic() - started:.0f}")), flush=True)
         if asked.output:
             write_atomic(asked.output, write_page(rows))
     print(summarize(rows.values()))
@@ -95,14 +96,14 @@ def _examine_apart(family: str, name: str, *, is_served: bool) -> Row:
             return pool.submit(examine, family, name, is_served=is_served).result()
         except Exception as error:  # a fault of ours is a row too, and so is a process that was killed
             why = refused(f"{type(error).__name__}: {error}")
-            return Row(family=family, name=name, pixels=NONE, fp32=why, took_s=NONE)
+            return Row(family=family, name=name, pixels=NONE, fp32=why)
 
 
 def examine(family: str, name: str, *, is_served: bool) -> Row:
     """Export a network, compare its files, its preprocessing and its server with timm and PyTorch."""
     from resx.export.sources.source import LoadedSource, load_source
 
-    size, begun, cells = _SIZES.get(name, _SMALL), time.monotonic(), dict[str, str]()
+    size, cells = _SIZES.get(name, _SMALL), dict[str, str]()
     try:
         source = load_source(f"timm:{name}", weights="none", seed=0, image_size=size)
         assert isinstance(source, LoadedSource)
@@ -111,7 +112,7 @@ def examine(family: str, name: str, *, is_served: bool) -> Row:
         cells |= _export(source, is_served=is_served)
     except ResxError as error:
         cells["fp32"] = refused(error)
-    return Row(family=family, name=name, pixels=str(size), took_s=f"{time.monotonic() - begun:.0f}", **cells)
+    return Row(family=family, name=name, pixels=str(size), **cells)
 
 
 def _export(source: LoadedSource, *, is_served: bool) -> dict[str, str]:

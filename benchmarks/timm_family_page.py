@@ -36,17 +36,18 @@ FAMILIES = {
 """A small one of each. FastViT's smallest has no attention; CSATv2, GC-ResNeXt and BAT-ResNeXt have it beside their
 convolutions."""
 
-OTHER_MODULES = frozenset(
-    "beit byoanet cait coat convit cpubone crossvit davit deepseek_vit deit edgenext efficientformer "
-    "efficientformer_v2 efficientvim efficientvit_mit efficientvit_msra eva gcvit gemma4_vit hiera hieradet_sam2 "
-    "iformer levit lowformer maxxvit mlp_mixer mobilenetv5 mobilevit mvitv2 naflexvit nest nextvit pit pvt_v2 "
-    "qwen3_vit sequencer shvit swiftformer swin_transformer swin_transformer_v2 swin_transformer_v2_cr tiny_vit tnt "
-    "twins visformer vision_transformer vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam "
-    "vitamin volo xcit".split()
-)
+OTHER_MODULES = {
+    "beit", "byoanet", "cait", "coat", "convit", "cpubone", "crossvit", "davit", "deepseek_vit", "deit", "edgenext",
+    "efficientformer", "efficientformer_v2", "efficientvim", "efficientvit_mit", "efficientvit_msra", "eva",
+    "gcvit", "gemma4_vit", "hiera", "hieradet_sam2", "iformer", "levit", "lowformer", "maxxvit", "mlp_mixer",
+    "mobilenetv5", "mobilevit", "mvitv2", "naflexvit", "nest", "nextvit", "pit", "pvt_v2", "qwen3_vit", "sequencer",
+    "shvit", "swiftformer", "swin_transformer", "swin_transformer_v2", "swin_transformer_v2_cr", "tiny_vit", "tnt",
+    "twins", "visformer", "vision_transformer", "vision_transformer_hybrid", "vision_transformer_relpos",
+    "vision_transformer_sam", "vitamin", "volo", "xcit",
+}  # fmt: skip
 """timm's modules of transformers, of perceptrons, and of networks that are half attention."""
 
-COLUMNS = ("Family", "timm:", "Parameters", "Pixels", "fp32", "fp16", "Preprocessing", "Served", "s")
+COLUMNS = ("Family", "timm:", "Parameters", "Pixels", "fp32", "fp16", "Preprocessing", "Served")
 REFUSED, NONE = "refused: ", "-"
 _PAGE = """\
 # timm's convolutional families
@@ -79,7 +80,6 @@ class Row:
     fp16: str = NONE
     preprocessing: str = NONE
     served: str = NONE
-    took_s: str
 
     @property
     def is_refused(self) -> bool:
@@ -114,7 +114,7 @@ def write_page(rows: Mapping[str, Row]) -> str:
     ordered = [rows[name] for name in FAMILIES.values() if name in rows]
     lines = [COLUMNS, *map(astuple, ordered)]
     table = [f"| {' | '.join(line)} |" for line in lines]
-    table.insert(1, "|---|---|--:|--:|--:|--:|--:|--:|--:|")
+    table.insert(1, "|---|---|--:|--:|--:|--:|--:|--:|")
     return _PAGE.format(summary=summarize(ordered), versions=versions(), table="\n".join(table))
 
 

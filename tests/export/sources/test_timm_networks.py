@@ -36,7 +36,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["test_resnet", "test_efficientnet.r160_in1k", "test_convnext", "test_vit", "test_nfnet"]
+    "name",
+    [
+        "test_resnet",
+        *(
+            pytest.param(name, marks=pytest.mark.integration)
+            for name in ("test_efficientnet.r160_in1k", "test_convnext", "test_vit", "test_nfnet")
+        ),
+    ],
 )
 def test_a_network_of_timms_is_exported_in_both_precisions(name: str, tmp_path: Path) -> None:
     source = load_source(f"timm:{name}", weights="none", seed=0)
@@ -96,6 +103,7 @@ def test_a_folder_in_timms_form_gives_timms_own_network_with_its_labels(saved: P
     assert np.abs(source.logits(IMAGES) - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.integration
 def test_a_repository_in_the_hubs_cache_needs_no_network(saved: Path, tmp_path: Path, resx: Resx) -> None:
     cached = tmp_path / "hub/models--somebody--pets"
     (cached / "refs").mkdir(parents=True)
@@ -109,6 +117,7 @@ def test_a_repository_in_the_hubs_cache_needs_no_network(saved: Path, tmp_path: 
     assert card.source.network.labels == ("a cat", "a dog", "?")
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("arguments", "page", "folder"),
     [
@@ -234,6 +243,7 @@ def test_what_the_hub_holds_today_is_never_taken_from_the_cache_of_exports() -> 
     assert key("hf:somebody/pets") is None
 
 
+@pytest.mark.integration
 def test_a_card_of_a_folder_is_verified_and_reproduced_from_where_it_was_made(
     saved: Path, tmp_path: Path, resx: Callable[..., object]
 ) -> None:

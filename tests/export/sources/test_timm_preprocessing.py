@@ -102,6 +102,7 @@ def squashing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.integration
 def test_the_preprocessing_is_part_of_spec_card_and_configuration_and_prepares_every_image(
     squashing: Path, tmp_path: Path, resx: Resx
 ) -> None:
@@ -205,6 +206,7 @@ def test_labels_are_described_where_timm_has_words_and_gaps_are_numbered() -> No
     assert class_labels({"label_names": ["", "x" * 3000]}, 2, is_imagenet=False) == ("?", "x" * 1000)
 
 
+@pytest.mark.integration
 def test_a_finished_export_says_nothing_of_timm_where_it_was_not_used(resx: Resx) -> None:
     done: Finished = resx("export", "torchvision:squeezenet1_1", "--image-size", "64", "--json")
     assert done.code == 0, done.err
