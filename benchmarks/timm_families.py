@@ -46,7 +46,12 @@ if TYPE_CHECKING:
     from resx.export.sources.source import LoadedSource
 
 _SMALL = 64
-_SIZES: Mapping[str, int] = {}
+_SIZES: Mapping[str, int] = {
+    "bat_resnext26ts": 128,
+    "inception_resnet_v2": 160,
+    "inception_v3": 96,
+    "inception_v4": 160,
+}
 """Pixels each way of those that cannot take so few."""
 _PRELOADED = ["torch", "torch.onnx", "timm", "onnxruntime", "resx.export.pipeline", "resx.repository.publishing"]
 _SERVED_BOUND = 2e-2

@@ -111,7 +111,10 @@ class Output:
             try:
                 yield live
             except BaseException as error:
-                if not (isinstance(error, ResxError) and error.exit_code in _REFUSED):
+                # A package that is missing is said in one line too (`cli.packages`).
+                if not (
+                    isinstance(error, ImportError) or (isinstance(error, ResxError) and error.exit_code in _REFUSED)
+                ):
                     with readers_may_leave():
                         live.finish(failed=True)
                 raise

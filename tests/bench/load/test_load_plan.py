@@ -145,9 +145,9 @@ def test_the_front_of_a_family_is_shown_where_cards_name_accuracies() -> None:
     measurements = tuple(Measured(measured(*pair)) for pair in (("m-d3", 4.0), ("m-d9", 5.0), ("m-d5", 3.0)))
     result = BenchResult.model_construct(models=facts, measurements=measurements)
     assert front_rows(result) == [
-        ["m-d9", "9 of 9", "99.00%", "5.00", "200.0", "*"],
-        ["m-d5", "5 of 9", "97.00%", "3.00", "333.3", "*"],
-        ["m-d3", "3 of 9", "90.00%", "4.00", "250.0", ""],
+        ["m-d9", "9 of 9", "99.00", "5.00", "200.0", "*"],
+        ["m-d5", "5 of 9", "97.00", "3.00", "333.3", "*"],
+        ["m-d3", "3 of 9", "90.00", "4.00", "250.0", ""],
     ]
     del facts["m-d9"], facts["m-d3"]
     assert front_rows(result) == []
