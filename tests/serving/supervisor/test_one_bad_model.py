@@ -224,7 +224,7 @@ def test_the_only_model_is_set_aside_and_the_server_stays(
     assert "no model is loaded" in status.out
     assert out.startswith("✓ Ready: http://127.0.0.1:")
     lines = [line.strip() for line in err.splitlines()]
-    assert lines[0].startswith("start tritonserver  "), "steps have their times"
+    assert lines[0].startswith("✓ Started tritonserver  "), "steps have their times"
     assert lines[1] == "Serving. Ctrl-C to stop."
     assert [
         line for line in lines if line.startswith("good is set aside, the other models keep serving: good version 1: ")
