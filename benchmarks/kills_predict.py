@@ -97,7 +97,7 @@ def run(folder: Path, asked: argparse.Namespace) -> dict[str, int]:
             counts["refused"] += refused
             counts["wrong"] += tell(not refused, subject, again.stderr)
     for subject in subjects:
-        if is_begun(subject) or not subject.out.exists():
+        if parts_of(subject).exists() or not subject.out.exists():  # killed while it deleted them, too
             command = [*predict, subject.source, "-o", str(subject.out), "--resume"]
             last = subprocess.run(command, capture_output=True, text=True, check=False)
             counts["wrong"] += tell(last.returncode != 0, subject, last.stderr)

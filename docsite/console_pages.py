@@ -27,7 +27,7 @@ _FENCE = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```$", flags=re.DOTALL | re.MULTI
 _TITLE = re.compile(r'title="([^"]+)"')
 PORTS = (8000, 8001, 8002)
 LONGEST_S = 600
-WIDTH = 132
+WIDTH = 100
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +134,8 @@ def record(file: Path, environment: Mapping[str, str]) -> None:
         for step, code, output in run(steps_of(page), Path(folder), {**environment, "RESX_EXPORT_CACHE_GB": "0"}):
             if code:
                 sys.exit(f"{file}: {shlex.quote(step.text)} ended with {code}:\n{output}")
-            outputs[step.place] = output.replace(environment.get("RESX_STATE", "\0"), "~/.local/state/resx")
+            output = output.replace(environment.get("RESX_STATE", "\0"), "~/.local/state/resx")
+            outputs[step.place] = output.replace(str(Path.home()), "~")
     file.write_text(write_outputs(page, outputs))
 
 

@@ -58,7 +58,8 @@ def test_a_script_comes_with_the_verified_file_and_its_card_and_needs_no_gpu(
 ) -> None:
     done = resx("export", "resnet20", "--format", "tensorrt", "--batch-max", "4", "--emit-script", "build/r.sh")
     assert done.code == 0, done.err
-    assert "bash build/r.sh" in done.out
+    assert "on the GPU's machine run: bash build/r.sh; then" in done.out
+    assert "Next:" not in done.out, "what comes next is no command for this machine"
     assert sorted(path.name for path in (tmp_path / "build").iterdir()) == [
         "r.sh",
         "resnet20.card.json",

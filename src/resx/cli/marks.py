@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resx.text import one_line
@@ -62,11 +60,6 @@ def show_next(console: Console, command: str) -> None:
     if not command:
         return
     console.print(Text.assemble(("Next:", "bold"), f" {one_line(command)}"), soft_wrap=True)
-
-
-def command_line(*words: str | Path) -> str:
-    """Return a command of resx as one types it."""
-    return shlex.join(["resx", *map(str, words)])
 
 
 def _can_write(console: Console, text: str) -> bool:

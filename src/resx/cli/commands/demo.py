@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from resx.cli.marks import command_line
+from resx.cli.command_lines import command_line
 from resx.cli.options.grouping import output_option
 from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed

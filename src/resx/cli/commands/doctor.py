@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from resx.cli.command_lines import command_line
 from resx.cli.fitting_table import Cell
-from resx.cli.marks import command_line, show_done, show_next, verdict
+from resx.cli.marks import show_done, show_next, verdict
 from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.output import table

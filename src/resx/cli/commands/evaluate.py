@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from resx.cli.command_lines import command_line, in_repository
 from resx.cli.completion import complete_thing
-from resx.cli.marks import command_line
 from resx.cli.options.connection import Connection, Retries
 from resx.cli.options.evaluation import EvaluationOutput, ImagesWanted
 from resx.cli.options.images import ImageLimits
@@ -20,7 +20,7 @@ from resx.cli.steps.evaluated_models import Asking
 from resx.cli.steps.evaluation_run import evaluate_and_compare
 from resx.cli.views import random_weights
 from resx.cli.views.evaluation import evaluation_as_json, show_evaluation
-from resx.cli.views.next_step import in_repository, to_serve
+from resx.cli.views.next_step import to_serve
 
 
 def evaluate(

@@ -153,6 +153,7 @@ def export(
             shown.file,
             shown.version,
             shown.next_step,
+            shown.advice,
             kept=shown.is_kept,
             verbose=out.verbose,
         ),

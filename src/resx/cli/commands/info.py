@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from resx.cli.command_lines import command_line
 from resx.cli.completion import complete_thing
-from resx.cli.marks import command_line, show_next
+from resx.cli.marks import show_next
 from resx.cli.options.output import DetailOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.files.reading import MAX_RESULT_BYTES, read_text

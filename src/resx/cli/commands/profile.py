@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import Annotated
 
 import typer
 
+from resx.cli.command_lines import typed_again
 from resx.cli.completion import complete_thing
 from resx.cli.options.figure import Plot
 from resx.cli.options.grouping import output_option, rare_option
@@ -68,7 +68,7 @@ def profile(
         found = profile_model(subject, options, on_round=on_round)
     if plot is not None:
         draw(found, plot)
-    next_step = "" if every else shlex.join(["resx", *sys.argv[1:], "--all"])
+    next_step = "" if every else typed_again("--all")
     out.result(
         found.model_dump(mode="json"),
         lambda console: show_profile(console, found, every=every, plot=plot, next_step=next_step),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, TypeAlias
 
 import typer
 
-from resx.cli.marks import command_line
+from resx.cli.command_lines import command_line, in_repository
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.options.validation import choose
 from resx.errors import UsageError
@@ -141,10 +141,10 @@ class Connection:
         """
         if self.access.header:
             return ""
-        access = {"url": url or self.url} | {name: str(getattr(self.access, name)) for name in OF_A_SERVER[:-1]}
+        names = [name for name in OF_A_SERVER if name != "header"]
+        access = {"url": url or self.url} | {name: str(getattr(self.access, name)) for name in names}
         typed = [word for name, value in access.items() if value for word in (f"--{name}", value)]
-        repository = [] if self.repository == DEFAULT_REPOSITORY else ["--repository", str(self.repository)]
-        return command_line(*words, *repository, *typed)
+        return command_line(*words, *in_repository(self.repository), *typed)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

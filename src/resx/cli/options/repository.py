@@ -7,10 +7,11 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from resx.cli import command_lines
 from resx.cli.completion import complete_version
 from resx.errors import UsageError
 
-DEFAULT_REPOSITORY = Path("model_repository")
+DEFAULT_REPOSITORY = command_lines.DEFAULT_REPOSITORY
 
 RepositoryPath: TypeAlias = Annotated[
     Path, typer.Option("--repository", metavar="DIR", help="The model repository.", envvar="RESX_REPOSITORY")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,9 @@ class Made:
     version: int | None
     """None where nothing was published."""
     next_step: str
+    """A command that works as it is printed; empty where something else comes next."""
+    advice: str = ""
+    """What to do elsewhere."""
     is_kept: bool = False
     """Whether it was made by an earlier export of the same."""
 
@@ -148,8 +152,9 @@ def _make_engine(
             card=card,
             file=script.parent / f"{name}.onnx",
             version=None,
-            next_step=f"on the GPU's machine: bash {script}; then this command there with --plan "
-            f"{script.parent / f'{name}.plan'}",
+            next_step="",
+            advice=f"on the GPU's machine run: bash {shlex.quote(str(script))}; then this command there with --plan "
+            f"{shlex.quote(str(script.parent / f'{name}.plan'))}",
         )
     if job.format.file_format == "tensorrt-rtx" and not job.format.publish:
         target = job.format.engine_folder(name)
@@ -160,20 +165,22 @@ def _make_engine(
             card=card,
             file=target / card.model_file,
             version=None,
-            next_step="load it with TensorRT-RTX on the target GPU; use --publish for one that `resx serve` can serve",
+            next_step="",
+            advice="load it with TensorRT-RTX on the target GPU; use --publish for one that `resx serve` can serve",
         )
     card, version = publishing.export_engine_into(
         job.repository, source, options, engine, package, job.serving, name=name, command=command, on_step=on_step
     )
-    elsewhere = "; or in NVIDIA's container: docker compose --profile gpu up --wait"
-    return _published(job, card, version, more="" if job.format.publish else elsewhere)
+    elsewhere = "in NVIDIA's container: docker compose --profile gpu up --wait"
+    return _published(job, card, version, advice="" if job.format.publish else elsewhere)
 
 
-def _published(job: ExportJob, card: Card, version: Published, *, more: str = "", is_kept: bool = False) -> Made:
+def _published(job: ExportJob, card: Card, version: Published, *, advice: str = "", is_kept: bool = False) -> Made:
     return Made(
         card=card,
         file=version.folder / card.model_file,
         version=version.version,
-        next_step=f"{to_serve(job.name, job.repository)}{more}",
+        next_step=to_serve(job.name, job.repository),
+        advice=advice,
         is_kept=is_kept,
     )

@@ -49,7 +49,15 @@ def _normalization(card: Card) -> dict[str, Any] | None:
 
 
 def show_export(
-    console: Console, card: Card, file: Path, version: int | None, next_step: str, *, kept: bool, verbose: bool
+    console: Console,
+    card: Card,
+    file: Path,
+    version: int | None,
+    next_step: str,
+    advice: str,
+    *,
+    kept: bool,
+    verbose: bool,
 ) -> None:
     """Print what was made in one line, what one should know of it, and what to do next; `verbose`: all the proof."""
     where = f"{card.name} v{version}" if version else str(file)
@@ -63,7 +71,7 @@ def show_export(
     if how := normalization(card):
         advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
         console.print(f"normalization: {how}{advice}", markup=False, soft_wrap=True)
-    for line in remarks(card):
+    for line in (*remarks(card), *filter(None, [advice])):
         console.print(line, markup=False, soft_wrap=True)
     show_next(console, next_step)
 

@@ -1,19 +1,9 @@
-"""The command that comes after a result: it works as it is printed, where the first one was typed."""
+"""The commands that come after more than one result: they work where the first one was typed."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from resx.cli.marks import command_line
+from resx.cli.command_lines import command_line, in_repository, typed_again
 from resx.repository.versions import Repository
-
-_USUAL = Path("model_repository")
-
-
-def in_repository(root: Path) -> list[str]:
-    """Return the options that lead to the same repository; none for the usual one."""
-    return [] if root == _USUAL else ["--repository", str(root)]
 
 
 def to_serve(name: str, repository: Repository, version: int | None = None) -> str:
@@ -27,8 +17,5 @@ def to_serve(name: str, repository: Repository, version: int | None = None) -> s
 
 
 def to_apply() -> str:
-    """Return the command that was typed without --dry-run; empty where it names a header, which may be a secret."""
-    words = sys.argv[1:]
-    if any(word.partition("=")[0] == "--header" for word in words):
-        return ""
-    return command_line(*(word for word in words if word != "--dry-run"))
+    """Return the command that was typed, without --dry-run."""
+    return typed_again(without="--dry-run")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from resx.cli.marks import command_line, show_done, show_next
+from resx.cli.command_lines import command_line, in_repository
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import Output, print_lines
-from resx.cli.views.next_step import in_repository
 from resx.machine import cpu_quota, quota_note
 from resx.text import one_line
 

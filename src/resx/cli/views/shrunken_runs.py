@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resx.cli.marks import command_line, show_done, show_next
+from resx.cli.command_lines import command_line
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import table
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resx.cli.marks import command_line, show_done, show_next
+from resx.cli.command_lines import command_line
+from resx.cli.marks import show_done, show_next
 from resx.cli.output import Output, stderr_console
 from resx.cli.views.progress import show_bar
 
