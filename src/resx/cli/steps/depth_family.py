@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from resx.cli.output import Output
 from resx.cli.steps.export_formats import ExportJob
+from resx.cli.steps.interruption import keep_interrupts
 from resx.cli.steps.study_inputs import data_of, require_run
 from resx.cli.views.depth_family import exported_depth_as_json, show_choice, show_exported, tried_as_json
 from resx.cli.views.progress import show_bar
@@ -63,7 +64,7 @@ def export(count: int, job: ExportJob, *, force: bool, out: Output) -> None:
     chosen = spread(family.sizes.members, count, 1 / spec.classes)
     if len(chosen) < count:
         out.note(f"--pareto {count}: the front has {len(chosen)} members; all are exported")
-    with out.steps() as step:
+    with out.steps() as announce, keep_interrupts(announce) as step:
         plan = FamilyExport(
             name=job.name,
             members=_requests(family, chosen, job.request, data),

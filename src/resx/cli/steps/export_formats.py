@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resx.cli.options.engine import FormatOptions
+from resx.cli.steps.interruption import keep_interrupts
 from resx.cli.views.next_step import to_serve
 from resx.errors import UsageError
 from resx.names import checked_name
@@ -101,6 +102,11 @@ def make(job: ExportJob, on_step: Callable[[str], None]) -> Made:
         UsageError: the name cannot be a file's, or something is there already.
         ParityError, ExportError, ResxError: as the format's own function.
     """
+    with keep_interrupts(on_step) as step:
+        return _make(job, step)
+
+
+def _make(job: ExportJob, on_step: Callable[[str], None]) -> Made:
     from resx.export import export_cache
     from resx.export.request import key_of, prepare
 
