@@ -17,6 +17,8 @@ from resx.card.signature import Signature
 from resx.errors import UsageError
 from resx.export.options import ExportOptions
 from resx.export.pipeline import export_version
+from resx.export.reference import ask_source
+from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import load_source
 from resx.repository.versions import Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
@@ -332,3 +334,33 @@ def test_options_that_cannot_be_used_are_one_line(tmp_path: Path, options: str, 
 def test_a_network_takes_square_images_and_no_options_of_files(tmp_path: Path, resx: Resx) -> None:
     refused(resx("export", "torchvision:resnet18", "--image-size", "48x192"), 2, "takes square images")
     refused(resx("export", "resnet18", "--channels", "bgr"), 2, "these options are for .onnx files")
+
+
+def test_a_files_own_rounding_is_that_of_its_weights_and_of_every_node(tmp_path: Path) -> None:
+    source = load_source(str(saved(twin(), tmp_path)), weights="none", seed=0, file=scaled(1))
+    assert isinstance(source, LoadedFile)
+    rounded = source.rounded("fp16")
+    assert rounded is not None
+    before, after = source.logits(pixels(8)), rounded.logits(pixels(8))
+    error = np.abs(after - before).max() / np.abs(before).max()
+    assert 2**-14 < error < 2**-7
+    np.testing.assert_array_equal(after.astype(np.float16).astype(np.float32), after)
+    assert source.rounded("bf16") is None
+
+
+def test_fp16_is_allowed_what_the_files_own_rounding_does(tmp_path: Path) -> None:
+    """A detour by numbers far from zero costs fp16 more digits than the bounds of its precision allow."""
+    model, detour = twin(), np.array(256, np.float32)
+    (gemm,) = [node for node in model.graph.node if node.op_type == "Gemm"]
+    gemm.output[0] = "logits"
+    for operator, given, made in (("Add", "logits", "far"), ("Sub", "far", model.graph.output[0].name)):
+        model.graph.node.append(helper.make_node(operator, [given, "detour"], [made]))
+    model.graph.initializer.append(numpy_helper.from_array(detour, "detour"))
+    source = load_source(str(saved(model, tmp_path)), weights="none", seed=0, file=scaled(1))
+    reference = ask_source(source, ExportOptions(input_type="uint8", precision="fp16"), name="m")
+    usual, allowed = reference.tolerance, reference._tolerance_of_rounding()
+    assert usual.max_rel is not None
+    assert allowed.max_rel is not None
+    scale = max(np.abs(batch).max() for batch in reference.answers)
+    assert allowed.max_rel == pytest.approx(min(2 * 2**-3 / scale, 5 * usual.max_rel), rel=0.2)
+    assert allowed.max_rel > 1.2 * usual.max_rel

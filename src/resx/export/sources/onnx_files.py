@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from resx.export.checks.row_independence import locate_row_change, rows_changed
 from resx.export.graph.onnx_writer import WEIGHTED
 from resx.export.sources import image_front, image_layout, onnx_interface, onnx_rewriting
 from resx.export.sources.onnx_interface import Side
+from resx.export.sources.onnx_rounding import round_file
 from resx.files.staging import sha256_of
 from resx.runtimes import onnx_reader
 from resx.runtimes.answers import RowsChanged
@@ -129,9 +130,15 @@ class LoadedFile:
         """Return the file: its layers are as its maker wrote them."""
         return self
 
-    def rounded(self, precision: Precision) -> None:
-        """Return None: a finished graph's layers cannot be rounded one by one."""
-        del precision
+    def rounded(self, precision: Precision) -> LoadedFile | None:
+        """Return the file with its weights and what its nodes give rounded, to be asked and no more; None for bf16.
+
+        No file is stored in bf16: where OpenVINO rounds is its own affair.
+        """
+        if precision != "fp16":
+            return None
+        model = round_file(self.graph)
+        return replace(self, session=OnnxRuntimeModel(self.path, content=model.SerializeToString()))
 
     @property
     def computes_in(self) -> Precision:
