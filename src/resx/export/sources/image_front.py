@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -73,7 +74,7 @@ class _Front:
     """Of tensors and nodes, all of them taken."""
     nodes: list[NodeProto] = field(default_factory=list)
 
-    def add(self, operator: str, name: str, others: list[str] | None = None, **attributes: int | list[int]) -> None:
+    def add(self, operator: str, name: str, others: list[str] | None = None, **attributes: Any) -> None:
         """Add a node that takes what the last one gave, and other tensors."""
         made = self._free(name)
         inputs = [self.given, *(others or [])]
