@@ -1,7 +1,7 @@
 """LAMB: Adam whose step in each tensor has the length of the tensor (You et al. 2019, arXiv:1904.00962, algorithm 2).
 
-As in the recipes of Wightman et al. 2021 (arXiv:2110.00476): all gradients together are first scaled to an L2 norm of at
-most 1, tensors without weight decay take Adam's own step, and phi is the identity.
+As in the recipes of Wightman et al. 2021 (arXiv:2110.00476): all gradients together are first scaled to an L2 norm of
+at most 1, tensors without weight decay take Adam's own step, and phi is the identity.
 """
 
 from __future__ import annotations
@@ -18,15 +18,8 @@ _LARGEST_NORM = 1.0
 class Lamb(torch.optim.Optimizer):
     """LAMB over parameter groups; each may have a learning rate and a weight decay of its own."""
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        *,
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-6,
-    ) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
+    def __init__(self, groups: Iterable[dict[str, Any]], *, lr: float) -> None:
+        super().__init__(groups, {"lr": lr, "betas": (0.9, 0.999), "eps": 1e-6, "weight_decay": 0.0})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]

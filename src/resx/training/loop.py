@@ -294,6 +294,8 @@ def _metrics_of(work: _Work, split: Split, names: dict[BestBy, str]) -> Metrics:
         "loss": whole.mean_loss,
         "balanced-accuracy": whole.balanced_accuracy,
     }
+    if not math.isfinite(whole.mean_loss):
+        raise ResxError(f"loss on the held-out images is {whole.mean_loss}: {_DIVERGED}")
     return {names[key]: value for key, value in values.items()}
 
 

@@ -26,9 +26,7 @@ def balanced_weights(targets: npt.NDArray[np.int64], num_classes: int) -> Tensor
     return torch.from_numpy((len(targets) / (num_classes * counts)).astype(np.float32))
 
 
-def make_loss(
-    recipe: Recipe, targets: npt.NDArray[np.int64], num_classes: int, device: torch.device = torch.device("cpu")
-) -> Loss:
+def make_loss(recipe: Recipe, targets: npt.NDArray[np.int64], num_classes: int, device: torch.device) -> Loss:
     """Return the loss over a batch.
 
     Args:
