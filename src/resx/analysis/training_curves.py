@@ -29,12 +29,14 @@ def write_curves(metrics: Sequence[Metrics], best_by: BestBy, title: str, folder
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=_SIZE_INCHES, dpi=_DOTS_PER_INCH, facecolor=_LOOK.background, layout="constrained")
     FigureCanvasAgg(figure)
     best = metrics[best_of(metrics, best_by)]["epoch"]
     for axes, lines, what in zip(figure.subplots(1, 2), _panels(metrics[0]), ("loss", "accuracy (%)"), strict=True):
         _draw(axes, metrics, lines, scale=100.0 if "%" in what else 1.0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.axvline(best, color=_LOOK.grid, linestyle="--", zorder=1, label=f"best epoch: {best}")
         axes.legend(frameon=False, labelcolor=_LOOK.text)
         style_axes(axes, _LOOK, x="epoch", y=what)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from resx.errors import UsageError
+from resx.errors import UsageError, nearest
 from resx.training import checkpoint
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec, read_spec
@@ -64,6 +64,9 @@ def load_starting_weights(weights: str, spec: ModelSpec, *, seed: int, entry: st
         labels, path = read.labels or of_run.labels, Path(weights) / checkpoint.WEIGHTS
     else:
         path = Path(weights)
+        if not path.exists():
+            near = nearest(weights, (IMAGENET, RANDOM))
+            raise UsageError(f"--weights {weights}: no such file or run{near}; give imagenet, a run or a file")
     model = build_from_spec(spec, seed=seed)
     where, left_out = pretrained.load_for_training(model, path, entry=entry, labels=labels, own=spec.labels)
     words = f"Weights from {where}"
