@@ -27,6 +27,27 @@ def test_only_the_direction_of_large_gradients_counts() -> None:
     assert torch.allclose(moved(0.01, [3e4, -4e4], 3), moved(0.01, [3e6, -4e6], 3), atol=1e-6)
 
 
+def test_the_steps_are_timms() -> None:
+    from timm.optim import Lamb as TimmsLamb
+
+    torch.manual_seed(0)
+    ours, theirs = (nn.Linear(5, 3) for _ in range(2))
+    theirs.load_state_dict(ours.state_dict())
+    optimizers = [
+        make([{"params": [model.weight], "weight_decay": 0.02}, {"params": [model.bias], "weight_decay": 0.0}], lr=0.05)
+        for make, model in ((Lamb, ours), (TimmsLamb, theirs))
+    ]
+    for step in range(4):
+        images = torch.randn(8, 5) * 10**step
+        for optimizer, model in zip(optimizers, (ours, theirs), strict=True):
+            optimizer.zero_grad()
+            model(images).square().mean().backward()
+            optimizer.step()
+
+    assert torch.allclose(ours.weight, theirs.weight, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(ours.bias, theirs.bias, rtol=1e-4, atol=1e-6)
+
+
 def test_three_steps_are_those_of_the_algorithm() -> None:
     value, mean, square = torch.tensor([3.0, 4.0]), torch.zeros(2), torch.zeros(2)
     gradient = torch.tensor([0.3, -0.2])

@@ -1,7 +1,7 @@
 """LAMB: Adam whose step in each tensor has the length of the tensor (You et al. 2019, arXiv:1904.00962, algorithm 2).
 
-As in the recipes of Wightman et al. 2021 (arXiv:2110.00476): all gradients together are first scaled to an L2 norm of
-at most 1, tensors without weight decay take Adam's own step, and phi is the identity.
+As timm has it, which Wightman et al. 2021 (arXiv:2110.00476) train with: all gradients together are first scaled to an
+L2 norm of at most 1, tensors without weight decay take Adam's own step, and phi is the identity.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from torch import Tensor
 from resx.errors import UsageError, nearest
 from resx.training import checkpoint
 from resx.zoo.building import build_from_spec
-from resx.zoo.spec import ModelSpec, read_spec
+from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from resx.zoo.weights import pretrained
 
 RANDOM, IMAGENET = "none", "imagenet"
@@ -39,7 +39,7 @@ def run_of(weights: str) -> ModelSpec | None:
         return None
     if not checkpoint.is_run(Path(weights)):
         raise UsageError(f"--weights {weights}: this folder is not a run; give a run, a file of weights or imagenet")
-    return read_spec(Path(weights) / checkpoint.SPEC_FILE)
+    return read_spec(Path(weights) / SPEC_FILE)
 
 
 def load_starting_weights(weights: str, spec: ModelSpec, *, seed: int, entry: str = "") -> StartingWeights:
