@@ -140,7 +140,8 @@ def begin_run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_bytes = 4 * sum(parameter.numel() for parameter in _on_meta(spec).parameters())
-    require_free_space(folder, 7 * num_bytes)  # last, best; weights and momentum to resume; the largest staged
+    num_states = 1 + (2 if config.optimizer == "lamb" else 1) + bool(config.ema)
+    require_free_space(folder, (3 + 2 * num_states) * num_bytes)  # last, best; the state to resume, staged; some room
     for left in (METRICS, RESUME, WEIGHTS, BEST, DATA):
         (folder / left).unlink(missing_ok=True)
     if data is not None:
