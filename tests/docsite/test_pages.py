@@ -15,6 +15,7 @@ WITH_COMMANDS = [
     "tutorial.md",
     "how-to/pytorch-model.md",
     "how-to/train-on-a-folder.md",
+    "how-to/fine-tuning.md",
     "how-to/evaluate.md",
     "how-to/from-fastapi.md",
     "how-to/from-triton.md",

@@ -236,7 +236,7 @@ def test_the_best_weights_are_those_of_the_first_most_accurate_epoch(
 def test_an_epoch_is_best_if_it_beats_all_before_it(accuracies: tuple[float, ...], is_best: bool) -> None:
     progress = RunProgress(epochs_done=len(accuracies), metrics=tuple({"accuracy": value} for value in accuracies))
 
-    assert progress.is_best == is_best
+    assert progress.is_best(TrainingConfig(data="digits")) == is_best
 
 
 def test_the_best_epoch_is_chosen_on_validation_images_where_there_are_any(

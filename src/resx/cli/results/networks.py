@@ -121,7 +121,13 @@ class Trained(TypedDict):
     loss: float
     accuracy: float
     """Share of the held-out images."""
+    held_out_loss: float
+    """Cross-entropy, the mean over the held-out images."""
+    balanced_accuracy: float
+    """The mean of the classes' accuracies."""
     validation_accuracy: NotRequired[float]
+    validation_loss: NotRequired[float]
+    validation_balanced_accuracy: NotRequired[float]
     images_per_s: float
     device: str
     precision: str
