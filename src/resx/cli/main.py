@@ -18,6 +18,7 @@ from resx import machine, streams
 from resx._version import __version__
 from resx.cli import completion, failures, output
 from resx.cli.commands.bench import bench
+from resx.cli.commands.compare import compare
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
 from resx.cli.commands.doctor import doctor
@@ -52,7 +53,7 @@ from resx.text import join_lines, printable
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Models": (models, info, train),
     "Research": (lesion, paths, shrink),
-    "Export": (export, verify),
+    "Export": (export, compare, verify),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
     "Measuring": (evaluate, bench, tune, plan, profile),
     "Machine": (doctor, demo),
