@@ -28,6 +28,7 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "models": (networks.Variants,),
     "info": (networks.VariantInfo, networks.RunInfo, networks.PublishedInfo, networks.FileInfo),
     "train": (networks.Trained,),
+    "runs": (networks.Runs,),
     "lesion": (LesionStudy,),
     "paths": (networks.Paths,),
     "shrink": (networks.Shrunken,),

@@ -35,6 +35,7 @@ from resx.cli.commands.predict import predict
 from resx.cli.commands.profile import profile
 from resx.cli.commands.query import query
 from resx.cli.commands.rollback import rollback
+from resx.cli.commands.runs import runs
 from resx.cli.commands.serve import serve
 from resx.cli.commands.shrink import shrink
 from resx.cli.commands.status import status
@@ -51,7 +52,7 @@ from resx.files import home
 from resx.text import join_lines, printable
 
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Models": (models, info, train),
+    "Models": (models, info, train, runs),
     "Research": (lesion, paths, shrink),
     "Export": (export, compare, verify),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),

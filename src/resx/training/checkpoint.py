@@ -18,10 +18,8 @@ weights say which network and settings they belong to, so files of two runs are 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,27 +31,18 @@ from resx.files.disk_space import require_free_space
 from resx.files.fingerprint import Fingerprint, compare
 from resx.files.staging import write_atomic
 from resx.training.config import HOW_COMPUTED, TrainingConfig
+from resx.training.run_metrics import METRICS as METRICS
+from resx.training.run_metrics import VALIDATION_ACCURACY as VALIDATION_ACCURACY
+from resx.training.run_metrics import Metrics as Metrics
+from resx.training.run_metrics import best_of as best_of
 from resx.training.run_origin import CONFIG as CONFIG
 from resx.training.run_origin import Origin, metadata_of, origin_of, read_config, require_one_run, require_same
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from resx.zoo.weights.pretrained import load_weights, read_weights
 
-Metrics: TypeAlias = dict[str, Any]
-
 WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
-VALIDATION_ACCURACY = "validation_accuracy"
-METRICS, DATA = "metrics.jsonl", "data.jsonl.gz"
-
-
-def best_of(metrics: Sequence[Metrics]) -> int:
-    """Return which epoch, from 0, is the first of the most accurate, on validation images where there are any."""
-    accuracies = [_accuracy_to_choose_by(entry) for entry in metrics]
-    return accuracies.index(max(accuracies))
-
-
-def _accuracy_to_choose_by(entry: Metrics) -> float:
-    return float(entry[VALIDATION_ACCURACY if VALIDATION_ACCURACY in entry else "accuracy"])
+DATA = "data.jsonl.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The forms in a picture: latency against accuracy, or against size where accuracy was not measured."""
+"""The forms in pictures: latency against accuracy, or size where that was not measured; throughput against size."""
 
 from __future__ import annotations
 
@@ -37,11 +37,49 @@ def front_figure(found: ExportComparison) -> ReportFigure | None:
         name="forms-chart",
         title=f"{y_title.partition(',')[0]} by latency",
         pictures=[("", plot.svg(f"{y_title} by latency of {len(forms)} forms", "".join(parts)))],
-        words=f"A mark is a form, {which} the better. {whiskers} The dashed line joins the forms on the front: "
-        f"{', '.join(form.name for form in front)}.",
-        legend=[(charts.swatch(style, hollow=not form.on_front), form.name) for style, form in enumerate(forms)],
-        style="many",
+        words=f"A mark is a form, {which} the better. {whiskers} {_front_words(front)}",
+        legend=_legend(forms),
     )
+
+
+def throughput_figure(found: ExportComparison) -> ReportFigure | None:
+    """Return throughput against the files' size; None where no form was measured."""
+    forms = found.measured
+    if not forms:
+        return None
+    speeds = [form.speed for form in forms if form.speed is not None]
+    x_range, y_range = (
+        zero_range([_size(form) for form in forms]),
+        zero_range([speed.images_per_s.high for speed in speeds]),
+    )
+    plot = Plot(width=_WIDTH, height=_HEIGHT, x_range=x_range, y_range=y_range, left=52)
+    batches = " and ".join(dict.fromkeys(str(speed.batch_size) for speed in speeds))
+    parts = [plot.axes("Size, MB", "Images per second")]
+    for style, (form, speed) in enumerate(zip(forms, speeds, strict=True)):
+        x, images = plot.x(_size(form)), speed.images_per_s
+        parts.append(charts.line([(x, plot.y(images.low)), (x, plot.y(images.high))], style))
+        title = f"{form.name}: {brief(images.median)} images/s, {brief(_size(form))} MB"
+        parts.append(charts.mark(x, plot.y(images.median), style, title, hollow=not form.on_front, size=5))
+    fastest = max(forms, key=lambda form: form.speed.images_per_s.median if form.speed else 0.0)
+    return ReportFigure(
+        name="throughput-chart",
+        title="Throughput by size",
+        pictures=[("", plot.svg(f"Images per second by size of {len(forms)} forms", "".join(parts)))],
+        words=f"Images per second at batch {batches}, the higher and the further left the better. Bars reach from the "
+        f"lowest to the highest round. The fastest is {fastest.name}.",
+        legend=_legend(forms),
+    )
+
+
+def _front_words(front: Sequence[Form]) -> str:
+    names = ", ".join(form.name for form in front)
+    if len(front) == 1:
+        return f"No other form is as good in both as {names}, the filled mark."
+    return f"The dashed line joins the filled marks, the forms on the front: {names}."
+
+
+def _legend(forms: Sequence[Form]) -> list[tuple[str, str]]:
+    return [(charts.swatch(style, hollow=not form.on_front), form.name) for style, form in enumerate(forms)]
 
 
 def _mark(plot: Plot, form: Form, style: int, *, by_accuracy: bool) -> list[str]:

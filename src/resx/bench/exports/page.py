@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from html import escape
 
-from resx.bench.exports.chart import front_figure
+from resx.bench.exports.chart import front_figure, throughput_figure
 from resx.bench.exports.comparison import ExportComparison, Form, Spread, latency_ms
 from resx.bench.report.html_page import page
 from resx.bench.report.html_parts import MISSING, Table, brief, count, decimal, percent
@@ -73,8 +73,8 @@ def _facts(best: Form) -> str:
 
 
 def _picture(found: ExportComparison) -> str:
-    figure = front_figure(found)
-    return f'<div class="plates">{figure.html()}</div>' if figure is not None else ""
+    figures = [figure.html() for figure in (front_figure(found), throughput_figure(found)) if figure is not None]
+    return f'<div class="plates">{"".join(figures)}</div>' if figures else ""
 
 
 def _forms(found: ExportComparison) -> str:
@@ -83,11 +83,16 @@ def _forms(found: ExportComparison) -> str:
         return ""
     has_accuracy = any(form.accuracy for form in measured)
     headings = ["Form", "Front", "Size, MB", "Max error", *(["Accuracy", "Flips", "McNemar's p"] * has_accuracy),
-                "p50, ms", "from, to", "Images/s", "from, to", "Memory, MB", "Threads"]  # fmt: skip
+                "p50, ms", "Images/s", "Memory, MB"]  # fmt: skip
     rows = [_row(form, has_accuracy=has_accuracy) for form in measured]
-    return Table(
-        caption=f"Median, lowest and highest of {count(found.rounds, 'round')}", headings=headings, rows=rows
-    ).html()
+    rounds = count(found.rounds, "round")
+    medians = Table(caption=f"Medians of {rounds}", headings=headings, rows=rows).html()
+    ranges = Table(
+        caption=f"Lowest and highest of {rounds}",
+        headings=["Form", "p50, ms", "Images/s", "Threads"],
+        rows=[_ranges(form) for form in measured],
+    )
+    return f"{medians}<details><summary>The range of the rounds</summary>{ranges.html()}</details>"
 
 
 def _row(form: Form, *, has_accuracy: bool) -> list[str]:
@@ -102,15 +107,18 @@ def _row(form: Form, *, has_accuracy: bool) -> list[str]:
         form.name,
         "yes" if form.on_front else "–",
         decimal((form.size_bytes or 0) / 1e6),
-        f"{form.parity.max_abs:.1e}" if form.parity else MISSING,
+        f"{form.parity.max_abs:.2g}" if form.parity else MISSING,
         *(accuracy if has_accuracy else []),
         decimal(speed.p50_ms.median, 3),
-        _range(speed.p50_ms, 3),
         decimal(speed.images_per_s.median, 0),
-        _range(speed.images_per_s, 0),
         MISSING if speed.memory_bytes is None else decimal(speed.memory_bytes / 1e6, 0),
-        str(speed.threads),
     ]
+
+
+def _ranges(form: Form) -> list[str]:
+    assert form.speed is not None
+    speed = form.speed
+    return [form.name, _range(speed.p50_ms, 3), _range(speed.images_per_s, 0), str(speed.threads)]
 
 
 def _range(spread: Spread, digits: int) -> str:

@@ -77,7 +77,7 @@ def _row(form: Form) -> list[str]:
     return [
         f"{form.name} *" if form.on_front else form.name,
         f"{(form.size_bytes or 0) / 1e6:.2f}",
-        f"{form.parity.max_abs:.0e}" if form.parity else "n/a",
+        f"{form.parity.max_abs:.1g}" if form.parity else "n/a",
         f"{100 * accuracy.share:.1f} ({100 * accuracy.low:.1f} to {100 * accuracy.high:.1f})" if accuracy else "n/a",
         f"{form.flips.num_flips:,}" if form.flips else "",
         _spread(form.speed.p50_ms),
