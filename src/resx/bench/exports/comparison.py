@@ -20,7 +20,7 @@ from resx.values import FrozenModel
 FrontBy: TypeAlias = Literal["latency and accuracy", "latency and size"]
 
 
-class Spread(FrozenModel):
+class RoundSpread(FrozenModel):
     """A figure over the rounds."""
 
     median: float
@@ -36,11 +36,11 @@ class Spread(FrozenModel):
 class FormSpeed(FrozenModel):
     """What a form's file did in a process of its own, without a server."""
 
-    p50_ms: Spread
+    p50_ms: RoundSpread
     """Median time of a batch of `single_batch` images, in each round."""
     single_batch: int
     """1, unless the file takes batches of one size only."""
-    images_per_s: Spread
+    images_per_s: RoundSpread
     """At batches of `batch_size`."""
     batch_size: int
     threads: int
@@ -128,9 +128,9 @@ class ExportComparison(FrozenModel):
         return [form for form in self.forms if not form.failed]
 
 
-def spread_of(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float]) -> RoundSpread:
     """Return median, lowest and highest of one value or more."""
-    return Spread(median=statistics.median(values), low=min(values), high=max(values))
+    return RoundSpread(median=statistics.median(values), low=min(values), high=max(values))
 
 
 def latency_ms(form: Form) -> float:

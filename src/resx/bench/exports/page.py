@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape
 
 from resx.bench.exports.chart import front_figure, throughput_figure
-from resx.bench.exports.comparison import ExportComparison, Form, Spread, latency_ms
+from resx.bench.exports.comparison import ExportComparison, Form, RoundSpread, latency_ms
 from resx.bench.report.html_page import page
 from resx.bench.report.html_parts import MISSING, Table, brief, count, decimal, percent
 
@@ -41,7 +41,7 @@ def _result(found: ExportComparison) -> str:
     if best is None:
         return '<div class="verdict bad"><h2><b>No form</b> was exported and measured</h2></div>'
     rule = "highest accuracy, then lowest latency" if found.images else "lowest latency"
-    words = f"the best form: {rule}"
+    words = f"the best form ({rule})"
     if found.picked is not None:
         words = (
             f"published as {found.picked.name} version {found.picked.version}: the best form that meets "
@@ -121,7 +121,7 @@ def _ranges(form: Form) -> list[str]:
     return [form.name, _range(speed.p50_ms, 3), _range(speed.images_per_s, 0), str(speed.threads)]
 
 
-def _range(spread: Spread, digits: int) -> str:
+def _range(spread: RoundSpread, digits: int) -> str:
     return f"{decimal(spread.low, digits)} to {decimal(spread.high, digits)}"
 
 

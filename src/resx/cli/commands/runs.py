@@ -60,4 +60,4 @@ def _draw(found: FoundRuns, folder: Path, path: Path) -> None:
     curves = {run.folder: found.epochs[run.folder] for run in found.runs if run.epochs_done}
     if not curves:
         raise UsageError(f"--plot {path}: no run in {folder} has finished an epoch; remove the option")
-    draw_curves(curves, f"{len(curves)} runs of {folder}" if len(curves) > 1 else next(iter(curves)), path)
+    draw_curves(curves, f"{len(curves)} runs in {folder}" if len(curves) > 1 else next(iter(curves)), path)

@@ -12,7 +12,7 @@ from resx.text import one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.bench.exports.comparison import ExportComparison, Form, Spread
+    from resx.bench.exports.comparison import ExportComparison, Form, RoundSpread
 
 _COLUMNS = ("form", "MB", "max error", "accuracy %", "flips", "p50 ms", "images/s", "memory MB")
 _LEAST = ("memory MB", "max error", "flips")
@@ -86,7 +86,7 @@ def _row(form: Form) -> list[str]:
     ]
 
 
-def _spread(spread: Spread) -> str:
+def _spread(spread: RoundSpread) -> str:
     """Return a median with half the range, both with as many decimals as three digits of the median have."""
     decimals = max(0, 2 - len(str(int(spread.median))) + 1) if spread.median >= 1 else 3
     return f"{spread.median:,.{decimals}f} ±{spread.half_range:,.{decimals}f}"
