@@ -17,6 +17,7 @@ WITH_COMMANDS = [
     "how-to/train-on-a-folder.md",
     "how-to/fine-tuning.md",
     "how-to/evaluate.md",
+    "how-to/compare.md",
     "how-to/from-fastapi.md",
     "how-to/from-triton.md",
     "how-to/reproduce-veit.md",

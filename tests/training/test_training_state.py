@@ -9,11 +9,12 @@ from torch import nn
 
 from resx.data.dataset import DataSet
 from resx.training import checkpoint
-from resx.training.checkpoint import Metrics, RunProgress, best_of
+from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy
 from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
+from resx.training.run_metrics import Metrics, best_of
 from resx.training.training_state import make_average, new_state
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec

@@ -9,8 +9,8 @@ from typing import Any
 
 from resx.analysis.figures import LOOKS, Look, require_matplotlib, style_axes
 from resx.files.staging import write_atomic
-from resx.training.checkpoint import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics, best_of
 from resx.training.config import BestBy
+from resx.training.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics, best_of
 
 NAMES = ("curves.png", "curves.svg")
 _SIZE_INCHES = (9.6, 3.6)

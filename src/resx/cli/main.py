@@ -18,6 +18,7 @@ from resx import machine, streams
 from resx._version import __version__
 from resx.cli import completion, failures, output
 from resx.cli.commands.bench import bench
+from resx.cli.commands.compare import compare
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
 from resx.cli.commands.doctor import doctor
@@ -34,6 +35,7 @@ from resx.cli.commands.predict import predict
 from resx.cli.commands.profile import profile
 from resx.cli.commands.query import query
 from resx.cli.commands.rollback import rollback
+from resx.cli.commands.runs import runs
 from resx.cli.commands.serve import serve
 from resx.cli.commands.shrink import shrink
 from resx.cli.commands.status import status
@@ -50,9 +52,9 @@ from resx.files import home
 from resx.text import join_lines, printable
 
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Models": (models, info, train),
+    "Models": (models, info, train, runs),
     "Research": (lesion, paths, shrink),
-    "Export": (export, verify),
+    "Export": (export, compare, verify),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
     "Measuring": (evaluate, bench, tune, plan, profile),
     "Machine": (doctor, demo),

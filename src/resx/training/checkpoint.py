@@ -19,10 +19,8 @@ one run.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +31,8 @@ from resx.errors import ResxError, UsageError, reason_of
 from resx.files.disk_space import require_free_space
 from resx.files.fingerprint import Fingerprint, compare
 from resx.files.staging import write_atomic
-from resx.training.config import HOW_COMPUTED, BestBy, TrainingConfig
+from resx.training.config import HOW_COMPUTED, TrainingConfig
+from resx.training.run_metrics import METRICS, Metrics, best_of
 from resx.training.run_origin import CONFIG as CONFIG
 from resx.training.run_origin import Origin, metadata_of, origin_of, read_config, require_one_run, require_same
 from resx.training.training_state import TrainingState, restore, tensors_of, weights_of
@@ -41,35 +40,8 @@ from resx.zoo.building import build_from_spec
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from resx.zoo.weights.pretrained import load_weights, read_weights
 
-Metrics: TypeAlias = dict[str, Any]
-
 WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
-HELD_OUT_NAMES: dict[BestBy, str] = {
-    "accuracy": "accuracy",
-    "loss": "held_out_loss",
-    "balanced-accuracy": "balanced_accuracy",
-}
-"""The metrics of the held-out images, by what the best epoch is chosen by."""
-VALIDATION_NAMES: dict[BestBy, str] = {
-    "accuracy": "validation_accuracy",
-    "loss": "validation_loss",
-    "balanced-accuracy": "validation_balanced_accuracy",
-}
-"""Of the validation images, where there are any."""
-VALIDATION_ACCURACY = VALIDATION_NAMES["accuracy"]
-METRICS, DATA = "metrics.jsonl", "data.jsonl.gz"
-
-
-def best_of(metrics: Sequence[Metrics], best_by: BestBy = "accuracy") -> int:
-    """Return which epoch, from 0, is the first of the best, on validation images where there are any."""
-    values = [_value_to_choose_by(entry, best_by) for entry in metrics]
-    return values.index(max(values))
-
-
-def _value_to_choose_by(entry: Metrics, best_by: BestBy) -> float:
-    names = VALIDATION_NAMES if VALIDATION_NAMES[best_by] in entry else HELD_OUT_NAMES
-    value = float(entry[names[best_by]])
-    return -value if best_by == "loss" else value
+DATA = "data.jsonl.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -25,7 +25,7 @@ from resx.data.validation import hold_out_for_validation
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send, steps_per_epoch
-from resx.training.checkpoint import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics, RunProgress
+from resx.training.checkpoint import RunProgress
 from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import BestBy, TrainingConfig, learning_rate_at
 from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
@@ -40,6 +40,7 @@ from resx.training.processes import (
     sum_over_processes,
 )
 from resx.training.run_folder import OwnFolder, claim
+from resx.training.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics
 from resx.training.run_origin import Origin, read_config
 from resx.training.training_state import TrainingState, new_state
 from resx.training.transforms import Transforms, make_transforms

@@ -22,6 +22,7 @@ from resx.training import checkpoint
 from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.loop import OnStep, TrainingRun, train
+from resx.training.run_metrics import Metrics
 from resx.training.run_origin import Origin, read_config
 from resx.training.training_state import TrainingState
 from resx.values import FrozenModel
@@ -117,7 +118,7 @@ def _fine_tuned(
     )
     origin = Origin(spec=sized.spec, training=gentle)
     checkpoint.save_epoch(folder, origin, state, RunProgress(epochs_done=0, metrics=()))
-    entries: list[checkpoint.Metrics] = []
+    entries: list[Metrics] = []
     train(
         TrainingRun(spec=sized.spec, data=data, config=gentle, folder=folder, resume=True),
         on_step=on_step,

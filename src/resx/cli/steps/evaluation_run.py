@@ -41,10 +41,10 @@ def evaluate_and_compare(
         if asking.server.url and not any(model.subject.kind == "served" for model in models):
             raise UsageError(f"--url {asking.server.url}: {things[0]} is computed here; remove the option")
         step("load the images")
-        images = _load(models, wanted, out)
-        matches = [_match(model, images, wanted) for model in models]  # before the first is asked
-        found = [_evaluate(model, images, match, step) for model, match in zip(models, matches, strict=True)]
-        paired = _compare(found, images) if len(found) == 2 else None
+        images = load_wanted(models, wanted, out)
+        matches = [match_model(model, images, wanted) for model in models]  # before the first is asked
+        found = [evaluate_model(model, images, match, step) for model, match in zip(models, matches, strict=True)]
+        paired = compare_found(found, images) if len(found) == 2 else None
         evaluations = tuple(one.evaluation for one in found)
         if page is not None:
             step(f"write {page}")
@@ -54,8 +54,12 @@ def evaluate_and_compare(
     return FoundEvaluations(evaluations=evaluations, paired=paired)
 
 
-def _load(models: Sequence[Opened], wanted: ImagesWanted, out: Output) -> EvaluationImages:
-    """Load the images that were named, or those of the run that a model comes from."""
+def load_wanted(models: Sequence[Opened], wanted: ImagesWanted, out: Output) -> EvaluationImages:
+    """Load the images that were named, or those of the run that a model comes from.
+
+    Raises:
+        UsageError: none are named and no model records any, or they cannot be used.
+    """
     from resx.scoring.evaluation.images import load_images
 
     text, skip, subject = wanted.data, wanted.skip_bad, models[0].subject
@@ -103,7 +107,12 @@ def _warn(model: Opened, text: str, images: EvaluationImages) -> list[str]:
     return [f"warning: {text} changed since {model.run} was trained ({changed.words}): it may have seen these images"]
 
 
-def _match(model: Opened, images: EvaluationImages, wanted: ImagesWanted) -> ClassMatch:
+def match_model(model: Opened, images: EvaluationImages, wanted: ImagesWanted) -> ClassMatch:
+    """Match a model's classes with those of the images.
+
+    Raises:
+        UsageError: they do not fit.
+    """
     from resx.analysis.classification.class_matching import match_classes
 
     subject = model.subject
@@ -117,7 +126,14 @@ def _match(model: Opened, images: EvaluationImages, wanted: ImagesWanted) -> Cla
     )
 
 
-def _evaluate(model: Opened, images: EvaluationImages, match: ClassMatch, step: Callable[[str], None]) -> Evaluated:
+def evaluate_model(
+    model: Opened, images: EvaluationImages, match: ClassMatch, step: Callable[[str], None]
+) -> Evaluated:
+    """Ask a model about every image.
+
+    Raises:
+        ResxError: as `evaluate_subject`.
+    """
     from resx.scoring.evaluation.evaluating import evaluate_subject
 
     name = f"evaluate {model.subject.title}"
@@ -127,7 +143,8 @@ def _evaluate(model: Opened, images: EvaluationImages, match: ClassMatch, step: 
     )
 
 
-def _compare(found: Sequence[Evaluated], images: EvaluationImages) -> PairedComparison:
+def compare_found(found: Sequence[Evaluated], images: EvaluationImages) -> PairedComparison:
+    """Compare two models that answered the same images, image by image."""
     from resx.analysis.classification.paired_comparison import compare_answers
 
     first, second = found

@@ -46,7 +46,7 @@ def show_training(out: Output, config: TrainingConfig, device: str) -> Iterator[
             if begun_at >= 0:
                 per_step_s = (time.monotonic() - began) / (entry["step"] - begun_at)
                 steps_left = entry["step"] / entry["epoch"] * (epochs - entry["epoch"])
-                text += f"  {_duration(per_step_s * steps_left)} left"
+                text += f"  {clock_time(per_step_s * steps_left)} left"
             if not out.quiet:
                 stderr_console().print(text)
 
@@ -57,7 +57,7 @@ def show_run(
     out: Output, spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, metrics: list[dict[str, Any]]
 ) -> None:
     """Print what a run reached."""
-    from resx.training.checkpoint import VALIDATION_ACCURACY, best_of
+    from resx.training.run_metrics import VALIDATION_ACCURACY, best_of
 
     last, best = metrics[-1], metrics[best_of(metrics, config.best_by)]
     chosen_on = "validation" if VALIDATION_ACCURACY in best else "held-out"
@@ -100,7 +100,8 @@ def _computer(config: TrainingConfig, device: str) -> str:
     return f"{where}: {', '.join(how)}"
 
 
-def _duration(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """Return a time as `1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
