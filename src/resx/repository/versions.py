@@ -63,8 +63,10 @@ class Repository:
     """A model repository on disk; it need not exist until something is published."""
 
     root: Path
+    """A text is taken for a path."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
         _require_text(self.root)
 
     def names(self) -> list[str]:

@@ -56,6 +56,13 @@ class Verification:
     accuracies: Accuracies | None = None
     """None where no classes are known."""
 
+    def verdict(self, title: str) -> ParityError | None:
+        """Return the error of the first check that failed; None where all passed."""
+        failed = next((check for check in self.checks if not check.passed), None)
+        if failed is None:
+            return None
+        return ParityError(f"{title}: {failed.what}: {failed.detail}; export the model again")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelledData:
