@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.api.checked_values import refusals_in_one_line
 from resx.api.places import address_at, repository_at
 from resx.names import choose
 from resx.repository.versions import DEFAULT, Repository
@@ -86,7 +87,8 @@ def evaluate(
 
     def arguments(text: str) -> SourceArguments:
         wanted = "none" if kind_of(text) == "onnx" else weights
-        return SourceArguments(source=text, weights=wanted, seed=seed, image_size=image_size, settings=())
+        with refusals_in_one_line():
+            return SourceArguments(source=text, weights=wanted, seed=seed, image_size=image_size, settings=())
 
     asked = ImagesAsked(data=data, part=choose("part", part, PARTS), skip_bad=skip_bad, classes_by_position=by_position)
     published = repository_at(repository)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.api.checked_values import refusals_in_one_line, require_at_least
 from resx.api.places import repository_at
 from resx.api.written_call import written_call
 from resx.errors import UsageError
@@ -139,29 +140,31 @@ def export(
     wanted_input = choose("input_type", input_type, INPUT_TYPES) if input_type else None
     runs_in = choose("runtime", runtime, RUNTIMES) if runtime else usual_runtime(precision, meant)
     methods = calibration_methods(runs_in)
-    request = ExportRequest(
-        source=SourceArguments(
-            source=text,
-            weights=weights,
-            seed=seed,
-            image_size=image_size,
-            settings=tuple(settings),
-            weights_entry=weights_entry,
-            file=_file_arguments(text, mean=mean, std=std, labels=labels, output=output_name),
-        ),
-        precision=precision,
-        target=meant,
-        runtime=runs_in,
-        input_type=wanted_input,
-        max_batch_size=max_batch,
-        verify=verify,
-        atol=atol,
-        rtol=rtol,
-        calibrate=calibrate,
-        calibrate_images=calibrate_images,
-        calibrate_method=choose("calibrate_method", calibrate_method or methods[0], methods),
-        keep_fp32=tuple(keep_fp32),
-    )
+    require_at_least(1, max_batch=max_batch, calibrate_images=calibrate_images)
+    with refusals_in_one_line():
+        request = ExportRequest(
+            source=SourceArguments(
+                source=text,
+                weights=weights,
+                seed=seed,
+                image_size=image_size,
+                settings=tuple(settings),
+                weights_entry=weights_entry,
+                file=_file_arguments(text, mean=mean, std=std, labels=labels, output=output_name),
+            ),
+            precision=precision,
+            target=meant,
+            runtime=runs_in,
+            input_type=wanted_input,
+            max_batch_size=max_batch,
+            verify=verify,
+            atol=atol,
+            rtol=rtol,
+            calibrate=calibrate,
+            calibrate_images=calibrate_images,
+            calibrate_method=choose("calibrate_method", calibrate_method or methods[0], methods),
+            keep_fp32=tuple(keep_fp32),
+        )
     require_computable(request.combination)
     serving = ServingOptions(
         instances=instances,
