@@ -32,6 +32,8 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "shrink": (networks.Shrunken,),
     "export": (versions.Exported, versions.ExportedFamily, versions.Reproduced),
     "verify": (versions.Verified, versions.Compared),
+    "push": (versions.Pushed,),
+    "pull": (versions.Pulled,),
     "serve": (servers.Ready,),
     "stop": (servers.Stopped,),
     "status": (servers.Status,),

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from resx.card import canary_rows, int8_processor, parity_result
 from resx.card import card as cards
 from resx.card.card import Card
+from resx.card.model_card import README
 from resx.card.origin import SourceArguments
 from resx.card.parity_result import Parity
 from resx.errors import ParityError, ResxError, UsageError
@@ -136,7 +137,7 @@ def _file_checks(folder: Path, card: Card) -> list[Check]:
             what=f"{name} belongs to the verified version", passed=False, detail="the card does not list it; remove it"
         )
         for name in sorted(path.name for path in folder.iterdir())
-        if name not in (*card.files, card.model_file, cards.FILE_NAME)
+        if name not in (*card.files, card.model_file, cards.FILE_NAME, README)
     ]
     if card.unproved:
         checks.append(Check(what=f"{card.model_file} is the verified file", passed=False, detail=card.unproved))
