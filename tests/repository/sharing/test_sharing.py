@@ -229,9 +229,7 @@ def test_the_hub_gets_and_gives_the_same(repository: Repository, tmp_path: Path)
 
 
 def _refusal(kind: type[Exception], status: int) -> Exception:
-    import httpx
-
-    response = httpx.Response(status, request=httpx.Request("GET", "https://huggingface.co/a/b"))
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
     return kind("no", response=response)  # type: ignore[call-arg]
 
 
@@ -245,7 +243,7 @@ def _refusal(kind: type[Exception], status: int) -> Exception:
         (
             ConnectionError("no route to host"),
             MissingCapability,
-            "cannot be reached (no route to host); run `hf download",
+            "cannot be reached (no route to host); run `hf d",
         ),
     ],
 )
