@@ -21,6 +21,7 @@ WITH_COMMANDS = [
     "how-to/from-fastapi.md",
     "how-to/from-triton.md",
     "how-to/reproduce-veit.md",
+    "how-to/library.md",
     "reference/python.md",
 ]
 

@@ -33,6 +33,8 @@ from resx.cli.commands.paths import paths
 from resx.cli.commands.plan import plan
 from resx.cli.commands.predict import predict
 from resx.cli.commands.profile import profile
+from resx.cli.commands.pull import pull
+from resx.cli.commands.push import push
 from resx.cli.commands.query import query
 from resx.cli.commands.rollback import rollback
 from resx.cli.commands.runs import runs
@@ -54,7 +56,7 @@ from resx.text import join_lines, printable
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
     "Models": (models, info, train, runs),
     "Research": (lesion, paths, shrink),
-    "Export": (export, compare, verify),
+    "Export": (export, compare, verify, push, pull),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
     "Measuring": (evaluate, bench, tune, plan, profile),
     "Machine": (doctor, demo),

@@ -80,7 +80,7 @@ def export(
     from resx.export.combinations import require_computable
     from resx.export.request import ExportRequest
     from resx.repository.versions import Repository
-    from resx.zoo.catalog import names_onnx_file
+    from resx.zoo.catalog import default_name, names_onnx_file
 
     limits.apply()
     out, typed = printing.open(), typed_options(context)
@@ -103,7 +103,7 @@ def export(
         )
     if not source:
         raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
-    published, model_name = Repository(repository), name or export_formats.default_name(source)
+    published, model_name = Repository(repository), name or default_name(source)
     target = _target(as_file)
     runtime = _runtime(as_file, precision, target)
     if pareto is None:
