@@ -58,9 +58,10 @@ docs-outputs: $(STAMP)  ## run the commands of the tutorial and the README, and 
 	$(BIN)/python -m docsite.console_pages docs/tutorial.md README.md
 	$(BIN)/python -m docsite.session
 
-docs-pictures: $(STAMP)  ## draw the documentation's pictures: block diagrams, the line, the chart of docs/benchmarks.md
+docs-pictures: $(STAMP)  ## draw the documentation's pictures: the line, the house, block diagrams, the chart of docs/benchmarks.md
 	$(BIN)/python -m docsite.pictures
 	$(BIN)/python -m docsite.block_diagrams
+	$(BIN)/python -m docsite.house
 
 bench: $(STAMP)  ## measure: every figure of speed that the documentation quotes
 	$(BIN)/python benchmarks/serving_efficiency.py

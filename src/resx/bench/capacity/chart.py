@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from resx.bench.capacity.capacity_plan import CapacityPlan, Question, estimate
 from resx.bench.capacity.simulation import Batching
-from resx.bench.report.figure_file import draw_into
+from resx.figures import Figure, Look
 
 _POINTS = 14
 
 
-def draw(plan: CapacityPlan, batching: Batching, question: Question, path: Path) -> None:
-    """Simulate the plan's replicas at rates up to their capacity, and write the figure."""
+def capacity_figure(plan: CapacityPlan, batching: Batching, question: Question) -> Figure:
+    """Return the figure, for which the plan's replicas are simulated at rates up to their capacity."""
     counts = [plan.replicas, plan.replicas - 1] if plan.replicas > 1 else [plan.replicas]
-    title = f"{plan.model}, simulated; {plan.arrivals} arrivals, {plan.balancing}"
-    with draw_into(path, title) as (axes, look):
+    caption = f"{plan.model}, simulated; {plan.arrivals} arrivals, {plan.balancing}"
+
+    def draw(axes: Any, look: Look) -> None:
         for replicas, line in zip(counts, ("-", "--"), strict=False):
             rates = np.linspace(0.1, 0.98, _POINTS) * replicas * plan.capacity_per_s
             found = [estimate(plan.service, batching, question, replicas, float(rate)) for rate in rates]
@@ -33,3 +34,5 @@ def draw(plan: CapacityPlan, batching: Batching, question: Question, path: Path)
         axes.axvline(plan.rate_per_s, color=look.text, linewidth=1, label=f"requested: {plan.rate_per_s:g}/s")
         axes.set(xlabel="requests a second, all replicas", ylabel="latency, ms", ylim=(0, 2 * bound))
         axes.legend(fontsize=8)
+
+    return Figure(name="capacity", panels=(draw,), caption=caption)
