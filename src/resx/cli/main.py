@@ -132,9 +132,9 @@ def _run() -> int:
     except ResxError as error:
         return _fail(failure_of(error))
     except _WRONG_USAGE as error:
-        message = join_lines(error.format_message())  # type: ignore[attr-defined]
+        wrong = wrong_usage(error)
         # Nothing was typed: the help is on stdout, and says it all.
-        return _fail(wrong_usage(message)) if message else 2
+        return _fail(wrong) if wrong.message else 2
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
