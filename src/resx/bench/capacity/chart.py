@@ -16,7 +16,11 @@ _POINTS = 14
 def capacity_figure(plan: CapacityPlan, batching: Batching, question: Question) -> Figure:
     """Return the figure, for which the plan's replicas are simulated at rates up to their capacity."""
     counts = [plan.replicas, plan.replicas - 1] if plan.replicas > 1 else [plan.replicas]
-    caption = f"{plan.model}, simulated; {plan.arrivals} arrivals, {plan.balancing}"
+    holding = "1 replica meets" if plan.replicas == 1 else f"{plan.replicas} replicas meet"
+    caption = (
+        f"{plan.model}: {holding} {plan.slo} at {plan.rate_per_s:g} requests/s; simulated from measured service times, "
+        f"{plan.arrivals} arrivals, {plan.balancing} balancing."
+    )
 
     def draw(axes: Any, look: Look) -> None:
         for replicas, line in zip(counts, ("-", "--"), strict=False):
@@ -32,7 +36,7 @@ def capacity_figure(plan: CapacityPlan, batching: Batching, question: Question) 
         axes.axhspan(0, bound, color=look.main, alpha=0.08, linewidth=0, label=f"meets {plan.slo}")
         axes.axhline(bound, color=look.text, linewidth=1, linestyle=":")
         axes.axvline(plan.rate_per_s, color=look.text, linewidth=1, label=f"requested: {plan.rate_per_s:g}/s")
-        axes.set(xlabel="requests a second, all replicas", ylabel="latency, ms", ylim=(0, 2 * bound))
+        axes.set(xlabel="requests per second, all replicas", ylabel="latency, ms", ylim=(0, 2 * bound))
         axes.legend(fontsize=8)
 
     return Figure(name="capacity", panels=(draw,), caption=caption)

@@ -43,7 +43,7 @@ def tuning_figure(name: str, tuning: Tuning) -> Figure:
                 zorder=4,
                 label=f"{label}: {_short(setting, tuning)}",
             )
-        axes.set(xlabel=f"images a second, {what}", ylabel="median of single requests, ms")
+        axes.set(xlabel=f"images per second, {what}", ylabel="median of single requests, ms")
         axes.margins(0.12)
         axes.legend(fontsize=7)
 

@@ -41,7 +41,7 @@ def lesion(
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:
-    """Delete and exchange a run's blocks, and measure what its held-out images say of it (Veit et al. 2016).
+    """Measure how a run's error grows when blocks are deleted or exchanged (Veit et al. 2016).
 
     Example: resx lesion runs/digits -o lesions
     """

@@ -44,7 +44,7 @@ def paths(
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:
-    """Count a network's paths by length, and measure the gradient that a run's carry (Veit et al. 2016).
+    """Count a network's paths by length; for a run, also measure the gradient along them (Veit et al. 2016).
 
     Example: resx paths resnet110 --between 19 35
     """

@@ -75,7 +75,7 @@ def plan(
     printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
-    """Say how many replicas hold a latency bound at a rate, by simulating them from measured service times.
+    """Compute how many replicas of a served model meet a latency objective at a request rate, by simulation.
 
     Assumes identical replicas, one per machine. Without --bench the running server is measured, and --bench needs
     none. Exit code 3 if no number of replicas can hold the bound.

@@ -52,7 +52,7 @@ def shrink(
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:
-    """Remove the blocks that cost the least accuracy, and publish the smaller network as a new run.
+    """Remove the blocks of a run that cost the least accuracy; the smaller network becomes a new run.
 
     Example: resx shrink runs/digits --drop 4 -o runs/digits-small
     """

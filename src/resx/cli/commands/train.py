@@ -29,7 +29,7 @@ def train(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Train a variant; the run's folder holds its weights, spec and metrics after every epoch.
+    """Train a variant on images; a folder, the run, gets its weights and metrics after every epoch.
 
     Several processes share the work under torchrun; see docs/training-processes.md.
 

@@ -88,7 +88,7 @@ def tune(
     printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
-    """Find runtime, precision, instances, threads, busy-waiting, batches and delay by measurement.
+    """Measure settings of a served model (runtime, precision, instances, batches), and deploy the best.
 
     Settings are tried on the running server under a name that no client knows. If the best one is significantly better
     than the current one, it is published as a version with the evidence in its card, and deployed.
