@@ -105,6 +105,9 @@ def _page(results: Mapping[str, Any]) -> str:
             ),
             f"- The peers' onnxruntime has a thread for each core; its idle threads busy-wait: {results['spinning']}.",
             "",
+            "**Next:** [The server's speed](serving-speed.md) explains where the time goes; "
+            "[Benchmark](benchmarking.md) your own model.",
+            "",
         ]
     )
 
