@@ -139,9 +139,8 @@ class HubPlace:
         """
         if self.revision:
             raise UsageError(f"{self}: a push goes to the main branch; remove @{self.revision}")
-        if self.api is None:
-            if not _client().get_token():
-                raise MissingCapability(f"{self}: {_NO_TOKEN}")
+        if self.api is None and not _client().get_token():
+            raise MissingCapability(f"{self}: {_NO_TOKEN}")
         remedy = "push to a folder, and `hf upload` that where there is a network"
         self._ask("create_repo", exist_ok=True, private=private, remedy=remedy)
         sent = {"folder_path": str(folder), "allow_patterns": list(names), "commit_message": message}
