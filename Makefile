@@ -7,7 +7,7 @@ TOOLS := .tools
 # Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures gpu fleet digits-table shrink-table timm-table schemas manifests wheel lock audit images clean
+.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures gpu fleet digits-table fine-tuning-table shrink-table timm-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -116,6 +116,9 @@ fleet: $(STAMP)  ## three servers behind HAProxy: one is killed, then all are up
 
 digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds each, about an hour; writes docs/digits.md
 	$(BIN)/python benchmarks/digits_table.py --epochs 8 -o docs/digits.md
+
+fine-tuning-table: $(STAMP)  ## fine-tuning beside training from scratch on the digits, ten seeds, about 15 minutes; writes docs/how-to/fine-tuning.md
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fine_tuning_table.py --page docs/how-to/fine-tuning.md
 
 shrink-table: $(STAMP)  ## resnet110 without 20 of its 54 blocks: accuracy and served latency; trains for half an hour
 	$(BIN)/python benchmarks/shrink_table.py

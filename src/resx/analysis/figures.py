@@ -68,6 +68,17 @@ def write_figures(figures: list[Figure], folder: Path) -> list[Path]:
     return [_write_figure(figure, look, folder) for figure in figures for look in LOOKS]
 
 
+def style_axes(axes: Any, look: Look, *, x: str, y: str) -> None:
+    """Give matplotlib's axes a look and the names of what they show."""
+    axes.set_xlabel(x, color=look.text)
+    axes.set_ylabel(y, color=look.text)
+    axes.tick_params(colors=look.text)
+    axes.grid(True, color=look.grid, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for spine in axes.spines.values():
+        spine.set_color(look.grid)
+
+
 def _write_figure(figure: Figure, look: Look, folder: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Canvas
@@ -79,13 +90,7 @@ def _write_figure(figure: Figure, look: Look, folder: Path) -> Path:
     bottom = 0.16 + 0.042 * (caption.count("\n") + 1)
     axes = canvas.add_axes((0.11, bottom, 0.86, 0.96 - bottom), facecolor=look.background)
     figure.draw(axes, look)
-    axes.set_xlabel(figure.x, color=look.text)
-    axes.set_ylabel(figure.y, color=look.text)
-    axes.tick_params(colors=look.text)
-    axes.grid(True, color=look.grid, linewidth=0.6)
-    axes.set_axisbelow(True)
-    for spine in axes.spines.values():
-        spine.set_color(look.grid)
+    style_axes(axes, look, x=figure.x, y=figure.y)
     if legend := axes.get_legend():
         legend.get_frame().set(facecolor=look.background, edgecolor=look.grid)
         for label in legend.get_texts():

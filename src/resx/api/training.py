@@ -90,10 +90,10 @@ def train(
     from resx.gpus import WISHES
     from resx.names import choose
     from resx.training import loop
-    from resx.training.checkpoint import best_of
     from resx.training.devices import PRECISION_WISHES, choose_device, choose_precision
     from resx.training.processes import join_processes
     from resx.training.recipes import configure, default_recipe, recipe_named
+    from resx.training.run_metrics import best_of
     from resx.zoo.catalog import variant
     from resx.zoo.spec import SURVIVAL_SCHEDULES
 
@@ -101,7 +101,7 @@ def train(
     if any(setting.partition("=")[0] == "classes" for setting in settings):
         raise UsageError(f"settings: the data set {data} has its own classes; remove classes")
     computer = choose_device(choose("device", device, WISHES))
-    recipe = recipe or default_recipe(data, image_size)
+    recipe = recipe or default_recipe(data)
     folder = Path(output or Path("runs") / name)
     changes = {
         "epochs": epochs,

@@ -18,6 +18,7 @@ from resx import machine, streams
 from resx._version import __version__
 from resx.cli import completion, failures, output
 from resx.cli.commands.bench import bench
+from resx.cli.commands.compare import compare
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
 from resx.cli.commands.doctor import doctor
@@ -36,6 +37,7 @@ from resx.cli.commands.pull import pull
 from resx.cli.commands.push import push
 from resx.cli.commands.query import query
 from resx.cli.commands.rollback import rollback
+from resx.cli.commands.runs import runs
 from resx.cli.commands.serve import serve
 from resx.cli.commands.shrink import shrink
 from resx.cli.commands.status import status
@@ -52,9 +54,9 @@ from resx.files import home
 from resx.text import join_lines, printable
 
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Models": (models, info, train),
+    "Models": (models, info, train, runs),
     "Research": (lesion, paths, shrink),
-    "Export": (export, verify, push, pull),
+    "Export": (export, compare, verify, push, pull),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
     "Measuring": (evaluate, bench, tune, plan, profile),
     "Machine": (doctor, demo),
@@ -134,9 +136,9 @@ def _run() -> int:
     except ResxError as error:
         return _fail(failure_of(error))
     except _WRONG_USAGE as error:
-        message = join_lines(error.format_message())  # type: ignore[attr-defined]
+        wrong = wrong_usage(error)
         # Nothing was typed: the help is on stdout, and says it all.
-        return _fail(wrong_usage(message)) if message else 2
+        return _fail(wrong) if wrong.message else 2
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

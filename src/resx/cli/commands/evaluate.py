@@ -53,7 +53,7 @@ def evaluate(
     Example: resx evaluate runs/digits --against digits -o report.html
     """
     limits.apply()
-    wanted.chosen_part()
+    wanted.asked()
     files.require_writable()
     asking = Asking(source=from_source, server=server, retries=retries, seed=seed)
     out = printing.open()

@@ -34,7 +34,7 @@ def evaluate_and_compare(
         UsageError: a model, the data or an image cannot be used, or they do not belong together.
         ResxError: a model fails.
     """
-    from resx.scoring.evaluation.comparing import ImagesAsked, evaluate_models
+    from resx.scoring.evaluation.comparing import evaluate_models
     from resx.scoring.evaluation.opening import open_model
 
     with out.steps() as step, contextlib.ExitStack() as opened:
@@ -43,13 +43,7 @@ def evaluate_and_compare(
         models = [open_model(text, places, opened) for text in things]
         if asking.server.url and not any(model.subject.kind == "served" for model in models):
             raise UsageError(f"--url {asking.server.url}: {things[0]} is computed here; remove the option")
-        asked = ImagesAsked(
-            data=wanted.data,
-            part=wanted.chosen_part(),
-            skip_bad=wanted.skip_bad,
-            classes_by_position=wanted.classes_by_position,
-        )
-        together = evaluate_models(models, asked, on_step=step, on_remark=out.note)
+        together = evaluate_models(models, wanted.asked(), on_step=step, on_remark=out.note)
         if page is not None:
             step(f"write {page}")
             # Headers may be secrets, and a page is passed on.

@@ -53,6 +53,17 @@ class Made:
     """Whether it was made by an earlier export of the same."""
 
 
+def default_name(source: str) -> str:
+    """Return the name in the repository of a source for which none was typed."""
+    from resx.zoo.catalog import kind_of
+    from resx.zoo.foreign_names import short_name
+
+    kind = kind_of(source)
+    if kind == "run":
+        return Path(source).resolve().name
+    return Path(source).stem if kind == "onnx" else short_name(source)
+
+
 def require_free_target(wanted: FormatOptions, repository: Repository, name: str) -> None:
     """Check before long work that what will be made has a place to go.
 

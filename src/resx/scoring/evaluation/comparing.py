@@ -56,15 +56,19 @@ def evaluate_models(
         ResxError: a model fails.
     """
     on_step("load the images")
-    images = _load(models, asked, on_remark)
-    matches = [_match(model, images, asked) for model in models]  # before the first is asked
-    found = tuple(_evaluate(model, images, match, on_step) for model, match in zip(models, matches, strict=True))
-    paired = _compare(found, images) if len(found) == 2 else None
+    images = load_asked(models, asked, on_remark)
+    matches = [match_model(model, images, asked) for model in models]  # before the first is asked
+    found = tuple(evaluate_model(model, images, match, on_step) for model, match in zip(models, matches, strict=True))
+    paired = compare_found(found, images) if len(found) == 2 else None
     return EvaluatedTogether(images=images, found=found, paired=paired)
 
 
-def _load(models: Sequence[Opened], asked: ImagesAsked, on_remark: Callable[[str], None]) -> EvaluationImages:
-    """Load the images that were named, or those of the run that a model comes from."""
+def load_asked(models: Sequence[Opened], asked: ImagesAsked, on_remark: Callable[[str], None]) -> EvaluationImages:
+    """Load the images that were named, or those of the run that a model comes from.
+
+    Raises:
+        UsageError: none are named and no model records any, or they cannot be used.
+    """
     text, skip, subject = asked.data, asked.skip_bad, models[0].subject
     run = next((model.run for model in models if model.run is not None), None)
     if not text:
@@ -106,7 +110,12 @@ def _warn(model: Opened, text: str, images: EvaluationImages) -> list[str]:
     return [f"warning: {text} changed since {model.run} was trained ({changed.words}): it may have seen these images"]
 
 
-def _match(model: Opened, images: EvaluationImages, asked: ImagesAsked) -> ClassMatch:
+def match_model(model: Opened, images: EvaluationImages, asked: ImagesAsked) -> ClassMatch:
+    """Match a model's classes with those of the images.
+
+    Raises:
+        UsageError: they do not fit.
+    """
     subject = model.subject
     return match_classes(
         subject.title,
@@ -118,7 +127,14 @@ def _match(model: Opened, images: EvaluationImages, asked: ImagesAsked) -> Class
     )
 
 
-def _evaluate(model: Opened, images: EvaluationImages, match: ClassMatch, step: Callable[[str], None]) -> Evaluated:
+def evaluate_model(
+    model: Opened, images: EvaluationImages, match: ClassMatch, step: Callable[[str], None]
+) -> Evaluated:
+    """Ask a model about every image.
+
+    Raises:
+        ResxError: it fails.
+    """
     name = f"evaluate {model.subject.title}"
     step(name)
     return evaluate_subject(
@@ -126,7 +142,8 @@ def _evaluate(model: Opened, images: EvaluationImages, match: ClassMatch, step: 
     )
 
 
-def _compare(found: Sequence[Evaluated], images: EvaluationImages) -> PairedComparison:
+def compare_found(found: Sequence[Evaluated], images: EvaluationImages) -> PairedComparison:
+    """Compare two models that answered the same images, image by image."""
     first, second = found
     return compare_answers(
         first.evaluation.model,
