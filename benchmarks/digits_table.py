@@ -64,6 +64,12 @@ class Outcome:
     seconds: float
 
 
+_NEXT = (
+    "**Next:** [Training](training.md) has the recipes; [Lesion results](ensembles.md) has what the trained networks "
+    "do without blocks."
+)
+
+
 def main() -> int:
     """Train what is missing and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,7 +148,7 @@ def _table(options: argparse.Namespace, data: DataSet, outcomes: dict[Entry, lis
             "|---|---|---|",
         ]
         lines += [_line(entry, outcomes[entry]) for entry in entries]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _NEXT]) + "\n"
 
 
 def _line(entry: Entry, outcomes: list[Outcome]) -> str:

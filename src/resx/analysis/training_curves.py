@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resx.analysis.figures import LOOKS, Look, require_matplotlib, style_axes
-from resx.files.staging import write_atomic
+from resx.figures import Draw, Figure, Look, draw_figure
 from resx.training.config import BestBy
 from resx.training.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics, best_of
 
 NAMES = ("curves.png", "curves.svg")
-_SIZE_INCHES = (9.6, 3.6)
-_DOTS_PER_INCH = 130
-_LOOK = LOOKS[0]
 
 
 def write_curves(metrics: Sequence[Metrics], best_by: BestBy, title: str, folder: Path) -> list[Path]:
@@ -25,48 +20,32 @@ def write_curves(metrics: Sequence[Metrics], best_by: BestBy, title: str, folder
         MissingCapability: matplotlib is not installed.
         OSError: a file cannot be written.
     """
-    require_matplotlib()
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=_SIZE_INCHES, dpi=_DOTS_PER_INCH, facecolor=_LOOK.background, layout="constrained")
-    FigureCanvasAgg(figure)
     best = metrics[best_of(metrics, best_by)]["epoch"]
-    for axes, lines, what in zip(figure.subplots(1, 2), _panels(metrics[0]), ("loss", "accuracy (%)"), strict=True):
-        _draw(axes, metrics, lines, scale=100.0 if "%" in what else 1.0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.axvline(best, color=_LOOK.grid, linestyle="--", zorder=1, label=f"best epoch: {best}")
-        axes.legend(frameon=False, labelcolor=_LOOK.text)
-        style_axes(axes, _LOOK, x="epoch", y=what)
-    figure.suptitle(title, color=_LOOK.text, parse_math=False)
-    written = []
-    for name, metadata in zip(NAMES, ({"Software": None}, {"Date": None}), strict=True):
-        drawn = io.BytesIO()
-        with rc_context({"svg.hashsalt": "resx"}):  # the same file each time
-            figure.savefig(drawn, format=name.rpartition(".")[2], facecolor=_LOOK.background, metadata=metadata)
-        write_atomic(folder / name, drawn.getvalue())
-        written.append(folder / name)
-    return written
-
-
-def _panels(entry: Metrics) -> tuple[Mapping[str, str], Mapping[str, str]]:
-    """Return the metrics of the two panels with their labels."""
-    of_losses = {"loss": "training", HELD_OUT_NAMES["loss"]: "held out", VALIDATION_NAMES["loss"]: "validation"}
-    of_accuracies = {HELD_OUT_NAMES["accuracy"]: "held out", VALIDATION_NAMES["accuracy"]: "validation"}
-    return (
-        {key: label for key, label in of_losses.items() if key in entry},
-        {key: label for key, label in of_accuracies.items() if key in entry},
+    losses = {"loss": "training", HELD_OUT_NAMES["loss"]: "held out", VALIDATION_NAMES["loss"]: "validation"}
+    accuracies = {HELD_OUT_NAMES["accuracy"]: "held out", VALIDATION_NAMES["accuracy"]: "validation"}
+    panels = (
+        _panel(metrics, losses, best, "loss"),
+        _panel(metrics, accuracies, best, "accuracy, %", scale=100.0),
     )
+    figure = Figure(name="curves", panels=panels, caption=f"{title}: {len(metrics)} epochs, the best is {best}.")
+    for name in NAMES:
+        draw_figure(figure, folder / name)
+    return [folder / name for name in NAMES]
 
 
-def _draw(axes: Any, metrics: Sequence[Metrics], lines: Mapping[str, str], *, scale: float) -> None:
+def _panel(metrics: Sequence[Metrics], lines: Mapping[str, str], best: int, what: str, *, scale: float = 1.0) -> Draw:
+    """Draw the metrics that the first epoch has."""
+    shown = {key: label for key, label in lines.items() if key in metrics[0]}
     epochs = [entry["epoch"] for entry in metrics]
-    for key, label in lines.items():
-        values = [scale * entry[key] if key in entry else None for entry in metrics]
-        axes.plot(epochs, values, color=_color(label, _LOOK), marker="o", markersize=2.5, linewidth=1.4, label=label)
 
+    def draw(axes: Any, look: Look) -> None:
+        for key, label in shown.items():
+            values = [scale * entry[key] if key in entry else None for entry in metrics]
+            color = {"training": look.text, "held out": look.main, "validation": look.second}[label]
+            axes.plot(epochs, values, color=color, marker="o", markersize=2.5, linewidth=1.4, label=label)
+        axes.axvline(best, color=look.grid, linestyle="--", zorder=1, label=f"best epoch: {best}")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set(xlabel="epoch", ylabel=what)
+        axes.legend(fontsize=8, frameon=False)
 
-def _color(label: str, look: Look) -> str:
-    return {"training": look.text, "held out": look.main, "validation": look.second}[label]
+    return draw

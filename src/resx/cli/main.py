@@ -67,6 +67,8 @@ app = typer.Typer(
     name="resx",
     cls=Group,
     help="Train, export, serve and benchmark ResNet-family models.\n\n"
+    "A variant is a network by its name, such as resnet50; a run is the folder of a trained one. An export is "
+    "published as a version in the repository, a folder that Triton serves.\n\n"
     "Examples: resx demo; resx export resnet50 --weights imagenet && resx serve --detach; "
     "resx query resnet50 photo.jpg && resx bench resnet50",
     no_args_is_help=True,

@@ -50,7 +50,7 @@ def bench(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Measure latency and throughput; n/a: too few samples for a percentile.
+    """Measure the latency and throughput of served models under load; n/a: too few samples for a percentile.
 
     In an open loop latency counts from when a request was due. queue and compute are Triton's own means per request;
     client and server ms are CPU time per request, of the load generator and of the server. A sample of the answers is

@@ -73,7 +73,7 @@ def export(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Export to ONNX or TensorRT, verify the file against PyTorch, and publish it as the next version.
+    """Export a variant, a run or your own model to ONNX or TensorRT, verify the file, and publish it.
 
     Examples: resx export densenet169 --fp16; resx export runs/digits --int8; resx export runs/digits --pareto 3
     """

@@ -54,7 +54,7 @@ def predict(
     top: Top = 5,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
 ) -> None:
-    """Write the most likely classes of every image of a source, a row each; what cannot be read is a row with an error.
+    """Classify every image of a folder, bucket or list into a table file; unreadable images get an error row.
 
     Example: resx predict resnet50 photos/ -o photos.parquet
     """

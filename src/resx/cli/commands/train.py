@@ -34,7 +34,7 @@ def train(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Train or fine-tune a variant; the run's folder holds its weights, spec and metrics after every epoch.
+    """Train or fine-tune a variant on images; a folder, the run, gets its weights and metrics after every epoch.
 
     With --resume, what is not given is as the run was started. Several processes share the work under torchrun; see
     docs/training-processes.md.

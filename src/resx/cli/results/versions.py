@@ -44,7 +44,7 @@ class Exported(TypedDict):
     format: str
     file: str
     kept: bool
-    """An earlier export of the same made it."""
+    """Whether an earlier, identical export was reused."""
     engine: Engine | None
 
 
@@ -124,7 +124,7 @@ class Accuracy(TypedDict):
 
     num_images: int
     images: str
-    """Where they are from."""
+    """Source of the images."""
     passed: bool
 
 
