@@ -37,14 +37,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on")
     parser.add_argument("--full", action="store_true", help=f"{_FULL} seeds")
     parser.add_argument("--only", action="append", default=[], help="run rows whose key holds this text; repeat it")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that train side by side")
     parser.add_argument("--page", action="store_true", help="run nothing; write the page from the rows")
     parser.add_argument("--docs", type=Path, default=DOCS, help="folder of rows, page and figures")
     parser.add_argument("--runs", type=Path, default=Path("runs/experiments"), help="folder of trained networks")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in EXPERIMENTS]:
         parser.error(f"{unknown[0]}: no such experiment; give {', '.join(EXPERIMENTS)}")
-    if options.seeds < 1:
-        parser.error(f"--seeds {options.seeds}: give 1 or more")
+    if min(options.seeds, options.jobs) < 1:
+        parser.error(f"--seeds {options.seeds} --jobs {options.jobs}: give 1 or more of both")
 
     file = RowsFile(path=options.docs / "experiments" / "rows.json")
     plan = Plan(
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         if not options.page:
-            run(plan, file, options.runs)
+            run(plan, file, options.runs, options.jobs)
         for path in page.write(list(file.read().values()), options.docs):
             print(path)
     except ResxError as error:

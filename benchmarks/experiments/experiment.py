@@ -88,19 +88,19 @@ def table(experiment: Experiment, rows: Sequence[Row]) -> list[str]:
     ]
     for group in by_variant(rows):
         first = group[0]
-        cells = [_cell([row.measure(name) for row in group], scale, digits) for _, name, scale, digits in columns]
+        cells = [_cell(group, name, scale, digits) for _, name, scale, digits in columns]
         lines.append(f"| {first.network} | {first.data} | {first.epochs} | {len(group)} | {' | '.join(cells)} |")
     return lines
 
 
-def _cell(numbers: Sequence[float | None], scale: float, digits: int) -> str:
-    known = [scale * number for number in numbers if number is not None]
+def _cell(rows: Sequence[Row], name: str, scale: float, digits: int) -> str:
+    known = [scale * number for row in rows if not row.diverged and (number := row.measure(name)) is not None]
+    num_diverged = sum(row.diverged for row in rows)
     if not known:
-        return "-" if numbers and len(numbers) else ""
+        return "diverged" if num_diverged else "-"
     mean = sum(known) / len(known)
     spread = f" ({min(known):.{digits}f} to {max(known):.{digits}f})" if len(known) > 1 else ""
-    lost = f", {len(numbers) - len(known)} without" if len(known) < len(numbers) else ""
-    return f"{mean:.{digits}f}{spread}{lost}"
+    return f"{mean:.{digits}f}{spread}{f', {num_diverged} diverged' if num_diverged else ''}"
 
 
 def variant_rows(rows: Sequence[Row], network: str, *, data: str = "", epochs: int = 0) -> list[Row]:

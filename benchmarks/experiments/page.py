@@ -17,7 +17,8 @@ _INTRODUCTION = """# Experiments
 The papers' claims, tried on small data: scikit-learn's digits (1,442 images to train on, 355 held out; both parts share
 their writers) and 5,000 images of MNIST (1,000 and 4,000), at 16 pixels. `make experiments` runs all of them and writes
 this page; `make degradation`, `preactivation`, `stochastic-depth`, `lesions`, `paths` and `shrinking` run one. The rows
-are in [experiments/rows.json](experiments/rows.json); a run adds what is missing. `SEEDS=10` takes more seeds.
+are in [experiments/rows.json](experiments/rows.json); a run adds what is missing. `make experiments
+EXPERIMENTS_OPTIONS=--full` takes ten seeds.
 
 Variants are compared seed by seed. An interval is Student's, at 95 %, of the difference over the seeds. *agrees*: the
 interval lies on the side that the paper says. *does not*: it lies on the other side. *not decided*: it includes zero.
@@ -56,9 +57,8 @@ def _claims(rows: Sequence[Row]) -> list[str]:
 
 
 def _line(claim: Claim) -> str:
-    return (
-        f"| {claim.source} | {claim.says} | {claim.figure} | {claim.ours} | {claim.num_seeds} | **{claim.verdict}** |"
-    )
+    seeds = claim.num_seeds or "-"
+    return f"| {claim.source} | {claim.says} | {claim.figure} | {claim.ours} | {seeds} | **{claim.verdict}** |"
 
 
 def _section(experiment: Experiment, rows: Sequence[Row]) -> list[str]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +41,39 @@ def trials(plan: Plan) -> Iterator[tuple[Experiment, Setting, Row]]:
                     yield experiment, setting, row
 
 
-def run(plan: Plan, file: RowsFile, runs: Path) -> int:
-    """Measure what is missing and keep each row as soon as it is known; return how many were measured."""
-    missing = [trial for trial in trials(plan) if trial[2].key not in file.read()]
-    for number, (experiment, setting, row) in enumerate(missing, start=1):
-        measured = measure(experiment, setting, row, runs)
-        file.add(measured)
-        print(f"{number}/{len(missing)}  {measured.key}: {_told(measured)}", file=sys.stderr, flush=True)
-    return len(missing)
+def run(plan: Plan, file: RowsFile, runs: Path, jobs: int = 1) -> int:
+    """Measure what is missing and keep each row as soon as it is known; return how many were measured.
+
+    Args:
+        plan: what to measure.
+        file: of the rows.
+        runs: folder of the trained networks.
+        jobs: processes; with several, those of one experiment run side by side.
+    """
+    done = 0
+    for experiment in plan.experiments:
+        one = Plan(experiments=[experiment], num_seeds=plan.num_seeds, only=plan.only)
+        missing = [trial for trial in trials(one) if trial[2].key not in file.read()]
+        for measured in _measure_all(missing, runs, jobs):
+            file.add(measured)
+            done += 1
+            print(f"{measured.key}: {_told(measured)}", file=sys.stderr, flush=True)
+    return done
+
+
+def _measure_all(missing: Sequence[tuple[Experiment, Setting, Row]], runs: Path, jobs: int) -> Iterator[Row]:
+    """Yield rows as they are measured."""
+    if jobs == 1 or len(missing) < 2:
+        yield from (measure(*trial, runs) for trial in missing)
+        return
+    # Not fork: torch has threads by now.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(measure, *trial, runs) for trial in missing]
+        try:
+            yield from (future.result() for future in as_completed(waiting))
+        finally:
+            for future in waiting:
+                future.cancel()
 
 
 def measure(experiment: Experiment, setting: Setting, row: Row, runs: Path) -> Row:
