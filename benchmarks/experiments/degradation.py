@@ -13,7 +13,7 @@ from benchmarks.experiments.pairing import paired, verdict
 from benchmarks.experiments.rows import Row
 from benchmarks.experiments.training import Setting
 
-from resx.analysis.figures import Look
+from resx.figures import Look
 
 NAMES = ("plain20", "plain56", "resnet20", "resnet56")
 EPOCHS = 8

@@ -10,7 +10,7 @@ from benchmarks.experiments.pairing import Interval, Verdict, interval
 from benchmarks.experiments.rows import Row, by_variant
 from benchmarks.experiments.training import Setting, Trained
 
-from resx.analysis.figures import Look
+from resx.figures import Look
 
 HE_2015, HE_2016 = "He et al. 2015, arXiv:1512.03385", "He et al. 2016, arXiv:1603.05027"
 HUANG_2016, VEIT_2016 = "Huang et al. 2016, arXiv:1603.09382", "Veit et al. 2016, arXiv:1605.06431"

@@ -24,11 +24,11 @@ from benchmarks.experiments.rows import Row
 from benchmarks.experiments.training import Setting, Trained
 from scipy import stats
 
-from resx.analysis.figures import Look
 from resx.analysis.lesion.study import LesionPlan, LesionStudy, study
 from resx.analysis.lesion.variants import deletable
 from resx.analysis.network_steps import prepare_steps, steps_of
 from resx.export.graph.batchnorm_fusion import fuse
+from resx.figures import Look
 from resx.zoo.architectures import VGGArchitecture
 from resx.zoo.depths import densenet_cifar
 

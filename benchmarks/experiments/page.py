@@ -26,6 +26,8 @@ These are networks of minutes, not of days: a claim that is not decided here is 
 shown for these data only.
 """
 
+_NEXT = "**Next:** [Training](training.md) has the recipes; [Lesion results](ensembles.md) has larger networks, with one seed."
+
 
 def write(rows: Sequence[Row], docs: Path) -> list[Path]:
     """Write experiments.md and its figures below `docs` and return the files."""
@@ -41,7 +43,7 @@ def text(rows: Sequence[Row]) -> str:
     lines = [_INTRODUCTION, "## What agrees", "", *_claims(rows)]
     for experiment in _measured(rows):
         lines += _section(experiment, of_experiment(rows, experiment.name))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _NEXT]) + "\n"
 
 
 def _measured(rows: Sequence[Row]) -> list[Experiment]:
@@ -70,7 +72,5 @@ def _section(experiment: Experiment, rows: Sequence[Row]) -> list[str]:
                 f"![{chart.caption}](assets/experiments-{chart.name}-{look}.svg#only-{look})"
                 for look in ("light", "dark")
             ),
-            "",
-            chart.caption,
         ]
     return lines

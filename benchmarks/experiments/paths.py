@@ -18,10 +18,10 @@ from benchmarks.experiments.rows import Row
 from benchmarks.experiments.training import Setting, Trained
 from scipy import stats
 
-from resx.analysis.figures import Look
 from resx.analysis.network_steps import steps_of
 from resx.analysis.paths.study import PathLengths, PathTape, path_gradients, path_lengths, topology
 from resx.data.dataset import pick_evenly
+from resx.figures import Look
 from resx.training.evaluation import normalize
 from resx.zoo.catalog import variant
 

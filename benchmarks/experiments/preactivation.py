@@ -15,7 +15,7 @@ from benchmarks.experiments.pairing import paired, verdict
 from benchmarks.experiments.rows import Row
 from benchmarks.experiments.training import Setting
 
-from resx.analysis.figures import Look
+from resx.figures import Look
 from resx.zoo.architectures import Architecture
 from resx.zoo.depths import preresnet_cifar, resnet_cifar
 

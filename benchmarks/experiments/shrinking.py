@@ -28,10 +28,10 @@ from benchmarks.experiments.rows import Row
 from benchmarks.experiments.training import Setting, Trained
 from torch import nn
 
-from resx.analysis.figures import Look
 from resx.analysis.network_steps import steps_of
 from resx.analysis.shrink.search import SearchOptions, drop_block, measure, recalibrate, sizes
 from resx.export.graph.batchnorm_fusion import fuse
+from resx.figures import Look
 from resx.zoo.depths import resnet_cifar
 
 WHOLE, SHALLOW = "resnet56", "resnet38"

@@ -15,7 +15,7 @@ from benchmarks.experiments.pairing import Interval, paired, ratio, verdict
 from benchmarks.experiments.rows import Row
 from benchmarks.experiments.training import Setting
 
-from resx.analysis.figures import Look
+from resx.figures import Look
 from resx.zoo.catalog import variant
 from resx.zoo.spec import survival_probabilities
 

@@ -135,10 +135,10 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
 
 
 class Normalization(FrozenModel):
-    """Who gave the mean and the standard deviation that a third party's float images are normalized with."""
+    """Origin of the mean and standard deviation that a third party's float images are normalized with."""
 
     mean_from: Literal["option", "file", "ImageNet"]
-    """--mean, the file's metadata, or nobody: then ImageNet's are assumed."""
+    """--mean, the file's metadata, or nothing: then ImageNet's are assumed."""
     std_from: Literal["option", "file", "ImageNet"]
 
 

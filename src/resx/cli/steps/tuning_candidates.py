@@ -167,7 +167,7 @@ def _export(
     from resx.card.card import FILE_NAME, named_source
     from resx.cli.options.engine import FormatOptions
     from resx.cli.steps.export_formats import ExportJob, make, reuse
-    from resx.export.combinations import require_computable
+    from resx.export.combinations import calibration_methods, require_computable
     from resx.export.request import ExportRequest
     from resx.repository.config_pbtxt import ServingOptions
     from resx.repository.versions import Repository
@@ -182,6 +182,7 @@ def _export(
         input_type=card.input,
         max_batch_size=card.max_batch_size,
         calibrate=wishes.calibrate if precision == "int8" else "",
+        calibrate_method=calibration_methods(runtime)[0],
     )
     require_computable(request.combination)
     on_step(f"export for {runtime} in {precision}")
