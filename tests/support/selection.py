@@ -77,6 +77,7 @@ INTEGRATION = (
     # systems.
     "docsite/test_pages.py::test_every_block_of_a_page_runs",
     "test_readme.py::test_the_readmes_commands_run",
+    "examples/",
     "cli/test_next.py",
     "cli/test_missing_packages.py",
     "files/test_mounts.py",
@@ -100,6 +101,7 @@ INTEGRATION = (
 """Files, folders and beginnings of names, below tests/."""
 
 KEPT = (
+    "examples/test_examples.py::test_an_example_runs[build_and_fold]",
     "bench/report/test_html_report.py::test_a_browser_shows_it_light_and_dark",
     "export/tensorrt/test_builder.py::test_the_engines_card_lies_beside_it_and_the_onnx_file_does_not",
 )

@@ -82,7 +82,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["resnet20", "--recipe", "he2015"], "did you mean he2015-cifar"),
         (["resnet20", "--precision", "fp8"], "--precision fp8: give one of auto, fp32, bf16, fp16"),
         (["resnet20", "--device", "cuda"], "--device cuda: give one of auto, cpu, gpu"),
-        ([*SMALL, "--resume", "--epochs", "1", "--precision", "bf16"], "precision was fp32, is bf16"),
+        ([*SMALL, "--resume", "--epochs", "1", "--precision", "fp16"], "precision was fp32, is fp16"),
         (["resnet20", "--image-size", "7"], "--image-size"),
         (["resnet20", "--data", "folder:/nowhere"], "/nowhere: no such folder"),
     ],

@@ -35,6 +35,8 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "export": (versions.Exported, versions.ExportedFamily, versions.Reproduced),
     "compare": (ExportComparison,),
     "verify": (versions.Verified, versions.Compared),
+    "push": (versions.Pushed,),
+    "pull": (versions.Pulled,),
     "serve": (servers.Ready,),
     "stop": (servers.Stopped,),
     "status": (servers.Status,),

@@ -13,6 +13,7 @@ import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
 from resx.errors import ResxError, UsageError, reason_of
+from resx.training.config import BestBy
 from resx.training.run_metrics import METRICS, best_of, read_metrics
 from resx.training.run_origin import CONFIG, read_config
 from resx.values import FrozenModel
@@ -36,6 +37,10 @@ class Epoch(BaseModel):
     accuracy: float = Field(ge=0, le=1)
     """Share of the held-out images."""
     validation_accuracy: float | None = Field(default=None, ge=0, le=1)
+    held_out_loss: float | None = None
+    validation_loss: float | None = None
+    balanced_accuracy: float | None = Field(default=None, ge=0, le=1)
+    validation_balanced_accuracy: float | None = Field(default=None, ge=0, le=1)
     images_per_s: float | None = Field(default=None, gt=0)
 
 
@@ -132,7 +137,7 @@ def _read(folder: Path) -> tuple[ListedRun, tuple[Epoch, ...]]:
         raise UsageError(f"{folder / _WEIGHTS}: no such file; copy the run again, or continue it with --resume")
     noted = folder / METRICS if epochs else folder / SPEC_FILE
     date = datetime.datetime.fromtimestamp(noted.stat().st_mtime, datetime.UTC)
-    best = epochs[best_of([one.model_dump(exclude_none=True) for one in epochs])] if epochs else None
+    best = _best(folder, epochs, config.best_by)
     run = ListedRun(
         folder=str(folder),
         model=spec.name,
@@ -156,6 +161,13 @@ def _epochs(folder: Path) -> tuple[Epoch, ...]:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         what = ".".join(map(str, first["loc"]))
         raise UsageError(f"{folder / METRICS}: {what}: {first['msg'].lower()}; copy the run again") from error
+
+
+def _best(folder: Path, epochs: Sequence[Epoch], best_by: BestBy) -> Epoch | None:
+    try:
+        return epochs[best_of([one.model_dump(exclude_none=True) for one in epochs], best_by)] if epochs else None
+    except KeyError as error:
+        raise UsageError(f"{folder / METRICS}: an epoch has no {error.args[0]}; copy the run again") from error
 
 
 def _training_s(epochs: Sequence[Epoch], batch_size: int) -> float | None:

@@ -9,11 +9,24 @@ from typing import Any, TypeAlias
 
 from resx.errors import UsageError
 from resx.files.reading import MAX_RESULT_BYTES, read_text
+from resx.training.config import BestBy
 
 Metrics: TypeAlias = dict[str, Any]
 """Of one epoch."""
 METRICS = "metrics.jsonl"
-VALIDATION_ACCURACY = "validation_accuracy"
+HELD_OUT_NAMES: dict[BestBy, str] = {
+    "accuracy": "accuracy",
+    "loss": "held_out_loss",
+    "balanced-accuracy": "balanced_accuracy",
+}
+"""The metrics of the held-out images, by what the best epoch is chosen by."""
+VALIDATION_NAMES: dict[BestBy, str] = {
+    "accuracy": "validation_accuracy",
+    "loss": "validation_loss",
+    "balanced-accuracy": "validation_balanced_accuracy",
+}
+"""Of the validation images, where there are any."""
+VALIDATION_ACCURACY = VALIDATION_NAMES["accuracy"]
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
@@ -30,12 +43,14 @@ def read_metrics(folder: Path) -> list[Metrics]:
         raise UsageError(f"{path}: contains a line that training did not write; copy the run again") from error
 
 
-def best_of(metrics: Sequence[Metrics]) -> int:
-    """Return which epoch, from 0, is the first of the most accurate, on validation images where there are any."""
-    accuracies = [accuracy_to_choose_by(entry) for entry in metrics]
-    return accuracies.index(max(accuracies))
+def best_of(metrics: Sequence[Metrics], best_by: BestBy = "accuracy") -> int:
+    """Return which epoch, from 0, is the first of the best, on validation images where there are any."""
+    values = [value_to_choose_by(entry, best_by) for entry in metrics]
+    return values.index(max(values))
 
 
-def accuracy_to_choose_by(entry: Metrics) -> float:
-    """Return an epoch's accuracy on the validation images, or on the held-out images where there are none."""
-    return float(entry[VALIDATION_ACCURACY if VALIDATION_ACCURACY in entry else "accuracy"])
+def value_to_choose_by(entry: Metrics, best_by: BestBy = "accuracy") -> float:
+    """Return what an epoch is chosen by, more being better: of validation images, or of the held-out ones."""
+    names = VALIDATION_NAMES if VALIDATION_NAMES[best_by] in entry else HELD_OUT_NAMES
+    value = float(entry[names[best_by]])
+    return -value if best_by == "loss" else value

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from resx.bench.report.figure_file import draw_panels
+from resx.figures import Figure, Look, draw_figure
 from resx.training.run_listing import Epoch
 
 _STYLES = ("-", "--", ":", "-.")
@@ -17,19 +17,27 @@ _MOST_NAMED = 24
 
 def draw_curves(curves: Mapping[str, Sequence[Epoch]], title: str, path: Path) -> None:
     """Write the figure: a line for each run, of one epoch a mark; more than a legend can hold have no names."""
-    with draw_panels(path, title) as ((left, right), look):
+
+    def draw_accuracy(axes: Any, _look: Look) -> None:
         for number, (name, epochs) in enumerate(curves.items()):
-            places = [one.epoch for one in epochs]
-            how = _how(number, alone=len(epochs) == 1)
-            left.plot(places, [100 * one.accuracy for one in epochs], label=name.replace("$", r"\$"), **how)
-            right.plot(places, [one.loss for one in epochs], **how)
-        left.set(xlabel="epoch", ylabel="held-out images right, %")
-        right.set(xlabel="epoch", ylabel="mean training loss")
-        for axes in (left, right):
-            axes.xaxis.get_major_locator().set_params(integer=True)
-            axes.tick_params(colors=look.text)
+            values = [100 * one.accuracy for one in epochs]
+            axes.plot(_epochs(epochs), values, label=name.replace("$", r"\$"), **_how(number, alone=len(epochs) == 1))
+        axes.set(xlabel="epoch", ylabel="held-out images right, %")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         if len(curves) <= _MOST_NAMED:
-            left.legend(fontsize=7)
+            axes.legend(fontsize=7)
+
+    def draw_loss(axes: Any, _look: Look) -> None:
+        for number, epochs in enumerate(curves.values()):
+            axes.plot(_epochs(epochs), [one.loss for one in epochs], **_how(number, alone=len(epochs) == 1))
+        axes.set(xlabel="epoch", ylabel="mean training loss")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+
+    draw_figure(Figure(name="runs", panels=(draw_accuracy, draw_loss), caption=title), path)
+
+
+def _epochs(epochs: Sequence[Epoch]) -> list[int]:
+    return [one.epoch for one in epochs]
 
 
 def _how(number: int, *, alone: bool) -> dict[str, Any]:

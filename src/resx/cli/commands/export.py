@@ -73,14 +73,14 @@ def export(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Export to ONNX or TensorRT, verify the file against PyTorch, and publish it as the next version.
+    """Export a variant, a run or your own model to ONNX or TensorRT, verify the file, and publish it.
 
     Examples: resx export densenet169 --fp16; resx export runs/digits --int8; resx export runs/digits --pareto 3
     """
     from resx.export.combinations import require_computable
     from resx.export.request import ExportRequest
     from resx.repository.versions import Repository
-    from resx.zoo.catalog import names_onnx_file
+    from resx.zoo.catalog import default_name, names_onnx_file
 
     limits.apply()
     out, typed = printing.open(), typed_options(context)
@@ -103,7 +103,7 @@ def export(
         )
     if not source:
         raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
-    published, model_name = Repository(repository), name or export_formats.default_name(source)
+    published, model_name = Repository(repository), name or default_name(source)
     target = _target(as_file)
     runtime = _runtime(as_file, precision, target)
     if pareto is None:

@@ -34,7 +34,7 @@ def info(
         bool, typer.Option("--schema", metavar="", help="Print the JSON schema of card.json instead.")
     ] = False,
 ) -> None:
-    """Show what a variant, run, published model or .onnx file is.
+    """Describe a variant, a run, a published model or an .onnx file: architecture, input, size, origin.
 
     Example: resx info resnet50
     """

@@ -39,7 +39,7 @@ def runs(
 
     order = choose("--sort", sort, ORDERS)
     if plot is not None:
-        from resx.bench.report.figure_file import require_drawable
+        from resx.figures import require_drawable
 
         require_drawable(plot)
     found = list_runs(folder, order)

@@ -52,7 +52,7 @@ def serve(
     native: Native = None,
     server_dir: ServerDir = None,
 ) -> None:
-    """Serve the repository on loopback. Ready once every model passes its self-test.
+    """Serve the repository's models with Triton on this machine. Ready once every model passes its self-test.
 
     Each model starts with the version that was deployed or rolled back to last, or else with its newest; one that was
     undeployed is left out.

@@ -77,7 +77,7 @@ class ComparedImages:
         found = ImagesWanted(
             data=self.data, part=self.part, skip_bad=self.skip_bad, classes_by_position=self.classes_by_position
         )
-        found.chosen_part()
+        found.asked()
         return found
 
 

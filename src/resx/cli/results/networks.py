@@ -49,7 +49,7 @@ class VariantInfo(TypedDict):
     parameters: int
     gmacs: float
     published: str
-    """The published figure in words; empty where there is none."""
+    """Published result in words; empty if there is none."""
     paper: str
     spec: ModelSpec
 
@@ -84,9 +84,9 @@ class FileInfo(TypedDict):
     inputs: list[str]
     outputs: list[str]
     opset: dict[str, int]
-    """By domain."""
+    """Operator set version of each domain."""
     operators: dict[str, int]
-    """How many of each."""
+    """Number of nodes of each operator."""
     weights: int
     fp16_share: float
     """Share of the weights that are stored in 16 bits."""
@@ -121,8 +121,14 @@ class Trained(TypedDict):
     step: int
     loss: float
     accuracy: float
-    """Share of the held-out images."""
+    """Accuracy on the held-out images."""
+    held_out_loss: float
+    """Cross-entropy, the mean over the held-out images."""
+    balanced_accuracy: float
+    """The mean of the classes' accuracies."""
     validation_accuracy: NotRequired[float]
+    validation_loss: NotRequired[float]
+    validation_balanced_accuracy: NotRequired[float]
     images_per_s: float
     device: str
     precision: str
@@ -158,7 +164,7 @@ class Paths(TypedDict):
     seed: int
     lengths: PathLengths
     gradients: PathGradients | None
-    """Of a run; a variant has none."""
+    """Gradients of a run; None for a variant."""
     between: NotRequired[ShareBetween]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resx.cli.options.repository import parse_name
 from resx.cli.options.source import SourceOptions
 from resx.errors import UsageError
+from resx.names import parse_name
 
 if TYPE_CHECKING:
     from resx.card.origin import SourceArguments
@@ -23,8 +23,7 @@ def find_source(text: str, options: SourceOptions, repository: Repository, *, se
         UsageError: it is nothing that can be exported, or its card names no source that can be loaded again.
     """
     from resx.card.card import FILE_NAME, named_source
-    from resx.cli.steps.export_formats import default_name
-    from resx.zoo.catalog import module_of, names_onnx_file
+    from resx.zoo.catalog import default_name, module_of, names_onnx_file
     from resx.zoo.spec import SPEC_FILE
 
     is_path = "/" in text or (Path(text) / SPEC_FILE).is_file() or names_onnx_file(text)

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING
 from resx.cli.options.engine import FormatOptions
 from resx.cli.options.evaluation import ImagesWanted
 from resx.cli.output import Live, Output
-from resx.cli.steps.evaluated_models import Asking, Opened, open_model
-from resx.cli.steps.evaluation_run import compare_found, evaluate_model, load_wanted, match_model
+from resx.cli.steps.evaluated_models import Asking
 from resx.cli.steps.export_formats import ExportJob, Made, make, reuse
 from resx.cli.steps.tuning_candidates import FileWishes
 from resx.errors import ResxError, UsageError
@@ -103,6 +102,8 @@ def publish_picked(
 
 def _load_images(job: ComparisonJob, held: contextlib.ExitStack, live: Live, out: Output) -> EvaluationImages | None:
     """Load what accuracy is measured on, before anything takes long; nothing where no data are named or known."""
+    from resx.scoring.evaluation.comparing import load_asked, match_model
+    from resx.scoring.evaluation.opening import open_model
     from resx.zoo.spec import SPEC_FILE
 
     is_run = (Path(job.source.source) / SPEC_FILE).is_file()
@@ -110,9 +111,9 @@ def _load_images(job: ComparisonJob, held: contextlib.ExitStack, live: Live, out
         return None
     live.begin("load the images")
     text = job.source.source if is_run else job.text
-    opened = open_model(text, job.asking, held, is_alone=True)
-    images = load_wanted([opened], job.images, out)
-    match_model(opened, images, job.images)
+    opened = open_model(text, job.asking.places(is_alone=True), held)
+    images = load_asked([opened], job.images.asked(), out.note)
+    match_model(opened, images, job.images.asked())
     return images
 
 
@@ -206,6 +207,7 @@ def _evaluate(
 ) -> list[Form]:
     """Ask each measured form every image, and count what changes from the first fp32 form to the others."""
     from resx.bench.exports.comparison import FormFlips
+    from resx.scoring.evaluation.comparing import compare_found
 
     answers: dict[str, Evaluated] = {}
     found: list[Form] = []
@@ -232,12 +234,14 @@ def _evaluate(
 
 def _ask(name: str, made: Made, images: EvaluationImages, job: ComparisonJob, live: Live) -> Evaluated:
     from resx.repository.versions import Repository
+    from resx.scoring.evaluation.comparing import evaluate_model, match_model
+    from resx.scoring.evaluation.opening import Opened
     from resx.scoring.evaluation.published_subjects import open_version
 
     version_folder = made.file.parent
     repository = Repository(version_folder.parent.parent)
     model = Opened(subject=replace(open_version(repository, job.name, made.version), title=name))
-    return evaluate_model(model, images, match_model(model, images, job.images), live.begin)
+    return evaluate_model(model, images, match_model(model, images, job.images.asked()), live.begin)
 
 
 def _summarize(

@@ -59,7 +59,7 @@ def show_run(
     """Print what a run reached."""
     from resx.training.run_metrics import VALIDATION_ACCURACY, best_of
 
-    last, best = metrics[-1], metrics[best_of(metrics)]
+    last, best = metrics[-1], metrics[best_of(metrics, config.best_by)]
     chosen_on = "validation" if VALIDATION_ACCURACY in best else "held-out"
     payload = {
         "run": str(folder), "model": spec.name, "recipe": config.recipe, "num_held_out": len(data.held_out),
@@ -70,11 +70,13 @@ def show_run(
     }  # fmt: skip
     num_classes = len(data.labels) - len(data.not_held_out)
     of_classes = f" of {num_classes} of {len(data.labels)} classes" if data.not_held_out else ""
+    chosen = f"chosen {_chosen_by(config)}on the {chosen_on} images"
     facts = [
         f"Trained {spec.name}",
-        f"{last['epoch']} epoch{'' if last['epoch'] == 1 else 's'}",
+        f"{last['epoch']} epoch{'' if last['epoch'] == 1 else 's'}"
+        + (f" of {config.epochs}, none better in {config.patience}" if last["epoch"] < config.epochs else ""),
         f"{last['accuracy']:.2%} of {len(data.held_out)} held-out images{of_classes} right",
-        f"best {best['accuracy']:.2%} after epoch {best['epoch']}, chosen on the {chosen_on} images",
+        f"best {best['accuracy']:.2%} after epoch {best['epoch']}, {chosen}",
         str(folder),
     ]
 
@@ -83,6 +85,10 @@ def show_run(
         show_next(console, command_line("export", folder))
 
     out.result(payload, show)
+
+
+def _chosen_by(config: TrainingConfig) -> str:
+    return "" if config.best_by == "accuracy" else f"by {config.best_by.replace('-', ' ')} "
 
 
 def _computer(config: TrainingConfig, device: str) -> str:
