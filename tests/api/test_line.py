@@ -55,7 +55,7 @@ def test_a_run_starts_from_anothers_weights(run: Trained, tmp_path: Path) -> Non
 
 
 def test_an_export_is_the_version_that_the_command_sees(exported: Exported, resx: Resx) -> None:
-    shown = json.loads(resx("info", "digits", "--repository", exported.folder.parents[1], "--json").stdout)
+    shown = resx("info", "digits", "--repository", exported.folder.parents[1], "--json").json
     assert exported.folder.name == "1"
     assert exported.file.is_file()
     assert exported.verified
