@@ -139,19 +139,13 @@ def _tell(live: Live, name: str, step: str) -> None:
 def _export_one(
     job: ComparisonJob, runtime: RuntimeName, precision: Precision, scratch: Path, on_step: Callable[[str], None]
 ) -> Made:
-    from resx.export.combinations import calibration_methods, require_computable
-    from resx.export.request import ExportRequest
+    from resx.export.combinations import require_computable
+    from resx.export.request import form_request
     from resx.repository.config_pbtxt import ServingOptions
     from resx.repository.versions import Repository
 
-    request = ExportRequest(
-        source=job.source,
-        precision=precision,
-        target="cpu",
-        runtime=runtime,
-        max_batch_size=job.max_batch_size,
-        calibrate=job.wishes.calibrate if precision == "int8" else "",
-        calibrate_method=calibration_methods(runtime)[0],
+    request = form_request(
+        job.source, runtime, precision, max_batch_size=job.max_batch_size, calibrate=job.wishes.calibrate
     )
     require_computable(request.combination)
     one = ExportJob(
