@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peer_contenders import BARS, CONTENDERS, Bar
+from docsite.pictures import write_servers
 
 BASE = "fastapi"
 """Whom the tables' ratios are over."""
 
 
 def write_page(results: Mapping[str, Any], path: Path) -> None:
-    """Write the page, and the chart beside it."""
-    chart = path.with_suffix(".svg")
-    _draw(results, chart)
-    path.write_text(_page(results, chart.name))
+    """Write the page, and its chart for light and dark pages into the folder `assets` beside it."""
+    path.write_text(page := _page(results))
+    write_servers(page, path.parent / "assets")
 
 
 def join_results(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _ratios(results: Mapping[str, Any], bar: Bar) -> list[float]:
     ]
 
 
-def _page(results: Mapping[str, Any], chart: str) -> str:
+def _page(results: Mapping[str, Any]) -> str:
     lines, _ = bar_lines(results)
     lacks = [f"No {form} here: {reason}." for form, reason in results["lacks"].items()]
     return "\n".join(
@@ -85,7 +85,10 @@ def _page(results: Mapping[str, Any], chart: str) -> str:
             "default." + ("" if results["wrk"] else " wrk, which would drive the same requests, was not installed."),
             *(["", *lacks] if lacks else []),
             "",
-            f"![Images a second with eight requests in flight]({chart})",
+            *(
+                f"![Images per second with eight requests in flight](assets/servers-{look}.svg#only-{look})"
+                for look in ("light", "dark")
+            ),
             "",
             *(line for network, runs in results["runs"].items() for line in _section(network, runs)),
             "## What has to hold",
@@ -101,6 +104,9 @@ def _page(results: Mapping[str, Any], chart: str) -> str:
                 for script, packages in results["packages"].items()
             ),
             f"- The peers' onnxruntime has a thread for each core; its idle threads busy-wait: {results['spinning']}.",
+            "",
+            "**Next:** [The server's speed](serving-speed.md) explains where the time goes; "
+            "[Benchmark](benchmarking.md) your own model.",
             "",
         ]
     )
@@ -149,35 +155,6 @@ def _over(some: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]], 
 def _spread(ratios: Sequence[float], digits: int) -> str:
     mean = statistics.geometric_mean(ratios)
     return f"{mean:.{digits}f} ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"
-
-
-def _draw(results: Mapping[str, Any], path: Path) -> None:
-    """Draw a panel for each network: images a second with eight requests in flight, a bar for each server."""
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    from resx.analysis.figures import LOOKS
-
-    look, runs = LOOKS[0], results["runs"]
-    with rc_context({"svg.hashsalt": "resx"}):
-        figure = Figure(figsize=(11, 3.4 * -(-len(runs) // 2)), facecolor=look.background, layout="constrained")
-        FigureCanvasSVG(figure)
-        for place, (network, of) in enumerate(runs.items(), start=1):
-            axes = figure.add_subplot(-(-len(runs) // 2), min(2, len(runs)), place, facecolor=look.background)
-            shown = {name: [one["c8_per_s"] for one in some] for name, some in of.items() if some[0]["c8_per_s"]}
-            middles = [statistics.median(values) for values in shown.values()]
-            reach = [[m - min(v) for m, v in zip(middles, shown.values(), strict=True)],
-                     [max(v) - m for m, v in zip(middles, shown.values(), strict=True)]]  # fmt: skip
-            colours = [look.main if CONTENDERS[name].kind == "resx" else look.second for name in shown]
-            axes.barh(range(len(shown)), middles, xerr=reach, color=colours, ecolor=look.text, capsize=2)
-            axes.set_yticks(range(len(shown)), [CONTENDERS[name].title for name in shown], fontsize=7)
-            axes.invert_yaxis()
-            axes.set_title(network, fontsize=9)
-            axes.set_xlabel("images/s, 8 requests in flight", fontsize=8)
-            axes.grid(True, axis="x", color=look.grid, linewidth=0.6)
-            axes.set_axisbelow(True)
-        figure.savefig(path, facecolor=look.background, metadata={"Date": None})
 
 
 if __name__ == "__main__":

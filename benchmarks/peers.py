@@ -145,7 +145,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, help="a folder to export into, or to take the exports from")
     parser.add_argument("--environments", type=Path, default=Path(".peers"), help="where `make bench-peers` put them")
     parser.add_argument("-o", "--output", type=Path, default=Path("build/peers.json"), help="the figures")
-    parser.add_argument("--page", type=Path, help="write the page, and the chart beside it")
+    parser.add_argument("--page", type=Path, help="write the page, and its chart into assets/ beside it")
     found = parser.parse_args()
     found.networks = found.networks or ("resnet20" if found.quick else ",".join(NETWORKS))
     found.rounds, found.seconds = found.rounds or (1 if found.quick else 3), found.seconds or (1 if found.quick else 2)

@@ -65,6 +65,8 @@ exported with `--fp16`. How to use timm's networks: [timm and the Hugging Face H
 Versions: {versions}.
 
 {table}
+
+**Next:** [Use timm and the Hugging Face Hub](how-to/timm.md) has the commands for your own choice.
 """
 
 

@@ -18,6 +18,12 @@ MAX_LINES = 200
 """Of a page: what is longer is not read to its end."""
 
 
+def leads_on(markdown: str) -> bool:
+    """Say whether a page's last paragraph, of one or two lines, says where to go: `**Next:** [a page](page.md)`."""
+    last = markdown.rstrip().rpartition("\n\n")[2]
+    return last.startswith("**Next:** ") and "](" in last and last.count("\n") <= 1
+
+
 def on_config(config: Any) -> None:
     """Put the generated pages where mkdocs.yml has the first page of each kind."""
     commands = {group: [f"reference/cli/{one.__name__}.md" for one in members] for group, members in COMMANDS.items()}
@@ -45,11 +51,13 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> None:
-    """Warn of a page that is too long, which `--strict` makes an error."""
+    """Warn of a page that is too long or leads nowhere, which `--strict` makes an error."""
     path = page.file.src_uri
     num_lines = markdown.count("\n")
     if num_lines > MAX_LINES:
         _LOG.warning("%s has %d lines, more than %d: split it along its topics", path, num_lines, MAX_LINES)
+    if page.file.generated_by is None and not leads_on(markdown):
+        _LOG.warning("%s does not end with where to go: **Next:** and one or two links", path)
 
 
 _LOADED = re.compile(r"<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href|srcset)=\"?((?:https?:)?//[^\"> ]+)")

@@ -46,6 +46,7 @@ class Colors:
 
 LIGHT = Colors(text="#1f2933", soft="#52606d", edge="#9aa5b1", fill="#f5f7fa", good="#0b7a53", bad="#b42318")
 DARK = Colors(text="#f0f3f6", soft="#b1bac4", edge="#57606a", fill="#1c2128", good="#4ac26b", bad="#ff938a")
+LOOKS = {"light": LIGHT, "dark": DARK}
 
 
 def draw_line(colors: Colors) -> str:
@@ -160,12 +161,18 @@ def _draw_bar(bar: Bar, left: float, top: float, most: float, colors: Colors, is
     )
 
 
+def write_servers(page: str, folder: Path) -> None:
+    """Draw the servers of docs/benchmarks.md, given as text, into the folder."""
+    folder.mkdir(exist_ok=True)
+    for name, colors in LOOKS.items():
+        (folder / f"servers-{name}.svg").write_text(draw_servers(read_servers(page), colors))
+
+
 def main() -> None:
     """Write every picture."""
-    servers = read_servers((DOCS / "benchmarks.md").read_text())
-    for name, colors in (("light", LIGHT), ("dark", DARK)):
+    write_servers((DOCS / "benchmarks.md").read_text(), ASSETS)
+    for name, colors in LOOKS.items():
         (ASSETS / f"line-{name}.svg").write_text(draw_line(colors))
-        (ASSETS / f"servers-{name}.svg").write_text(draw_servers(servers, colors))
 
 
 if __name__ == "__main__":

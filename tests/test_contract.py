@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -63,10 +64,14 @@ def test_errors_have_the_exit_codes_that_they_had() -> None:
 
 
 def test_the_package_gives_what_it_gave() -> None:
-    signatures = [
-        f"{name}{inspect.signature(found) if inspect.isfunction(found := getattr(resx, name)) else ''}\n"
-        for name in sorted(resx.__all__)
-    ]
+    signatures = []
+    for name in sorted(resx.__all__):
+        found = getattr(resx, name)
+        shown = inspect.signature(found) if callable(found) else ""
+        signatures.append(f"{name}{re.sub(r'<function .*? at 0x[0-9a-f]+>', '...', str(shown))}\n")
+        if inspect.isclass(found) and found.__module__.startswith("resx.api."):
+            public = [method for method in sorted(vars(found)) if not method.startswith("_")]
+            signatures += [f"{name}.{method}\n" for method in public]
     _compare_with_golden("api.txt", "".join(signatures))
 
 

@@ -29,7 +29,7 @@ def test_without_a_gpu_the_rest_of_the_line_passes(tmp_path: Path) -> None:
     passed = {name for name, step in steps.items() if step["outcome"] in {"passed", "invalid"}}
     assert all(steps[name]["outcome"] == "passed" for name in passed if not name.startswith("bench"))
     assert passed == {
-        "export resnet20 fp32",
+        "export resnet20_fp32",
         "serve",
         "verify resnet20_fp32 as served",
         "bench resnet20_fp32, closed",
@@ -45,7 +45,7 @@ def test_without_a_gpu_the_rest_of_the_line_passes(tmp_path: Path) -> None:
 def test_it_begins_nothing_that_the_budget_has_no_time_for(tmp_path: Path) -> None:
     steps = run(tmp_path, 0)
     assert {step["outcome"] for step in steps.values()} == {"not run"}
-    assert steps["export resnet20 fp32"]["why"] == "no time was left of the budget"
+    assert steps["export resnet20_fp32"]["why"] == "no time was left of the budget"
 
 
 @pytest.mark.parametrize(

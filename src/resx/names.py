@@ -1,12 +1,17 @@
-"""Names of models, classes and tensors: what stands in them, checked before they become a path or a line of a file."""
+"""Names of models, classes and tensors: what stands in them, checked before they become a path or a line of a file.
+
+And words of a setting, which are one of a few.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 from resx.errors import UsageError
 from resx.text import one_line
 
+Word = TypeVar("Word", bound=str)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -26,6 +31,30 @@ def checked_name(name: str) -> str:
 def is_model_name(name: str) -> bool:
     """Say whether `name` can be a folder of a model repository and a part of a URL."""
     return _NAME.fullmatch(name) is not None
+
+
+def choose(option: str, value: str, known: tuple[Word, ...]) -> Word:
+    """Return `value` as one of the known words.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    for word in known:
+        if word == value:
+            return word
+    raise UsageError(f"{option} {value}: give one of {', '.join(known)}")
+
+
+def parse_name(text: str) -> tuple[str, int | None]:
+    """Return NAME and, if it is said, VERSION.
+
+    Raises:
+        UsageError: the version is no number.
+    """
+    name, colon, version = text.partition(":")
+    if colon and not version.isdecimal():
+        raise UsageError(f"{text}: give NAME or NAME:VERSION")
+    return name, int(version) if colon else None
 
 
 _MOST_IN_LABEL = 1000

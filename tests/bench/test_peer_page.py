@@ -70,7 +70,9 @@ def test_the_page_has_the_tables_the_chart_and_what_the_processor_lacks(tmp_path
         in page
     )
     assert "| onnxruntime fp32 | 39 (39 to 39) |" in page
-    assert (tmp_path / "page.svg").read_text().startswith("<?xml")
+    for look in ("light", "dark"):
+        assert f"(assets/servers-{look}.svg#only-{look})" in page
+        assert ">resnet50</text>" in (tmp_path / f"assets/servers-{look}.svg").read_text()
 
 
 def test_every_bar_names_contenders_and_networks_that_are_measured() -> None:

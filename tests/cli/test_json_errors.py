@@ -160,3 +160,17 @@ def test_the_page_for_programs_has_the_exit_codes_of_the_errors() -> None:
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ResxError)]
 
     assert documented == {0, INTERRUPTED} | {kind.exit_code for kind in kinds}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["bench", "x", "--duration", "5s"], "--duration 5s: give a number, in seconds"),
+        (["bench", "x", "--batch-size", "0"], "--batch-size 0: give at least 1"),
+        (["train", "resnet20", "--epochs", "1.5"], "--epochs 1.5: give a whole number"),
+        (["serve", "--http-port", "99999"], "--http-port 99999: give at most 65535"),
+    ],
+)
+def test_a_number_that_is_none_is_named_with_its_rule(resx: Resx, arguments: list[str], message: str) -> None:
+    done = resx(*arguments)
+    assert (done.code, done.err) == (2, f"error: {message}\n")

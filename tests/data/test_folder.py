@@ -249,8 +249,21 @@ def test_different_classes_in_train_and_val_are_refused(tmp_path: Path) -> None:
     fill(tmp_path / "train", ("cat", "dog"))
     fill(tmp_path / "val", ("cat", "wolf"))
 
-    with pytest.raises(UsageError, match=r"dog, wolf: not in both"):
+    with pytest.raises(UsageError, match=r"only train/ has dog and only val/ has wolf; both need the same classes"):
         load(tmp_path)
+
+
+def test_names_that_look_the_same_are_one_class(tmp_path: Path) -> None:
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    fill(tmp_path / "train", (composed, "dog"))
+    fill(tmp_path / "train", (decomposed,), num=3, blue=9)
+    fill(tmp_path / "val", (decomposed, "dog"), num=2, blue=99)
+
+    data = load(tmp_path)
+
+    assert data.labels == (composed, "dog")
+    assert np.bincount(data.train.targets).tolist() == [13, 10]
+    assert np.bincount(data.held_out.targets).tolist() == [2, 2]
 
 
 def test_hidden_folders_and_other_files_are_no_classes_and_no_images(tmp_path: Path) -> None:

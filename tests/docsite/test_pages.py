@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from docsite import block_diagrams, cli_pages, console_pages, pictures, schema_pages
+from docsite import block_diagrams, cli_pages, console_pages, hooks, house, pictures, schema_pages
 
 from tests.support.command import ROOT, Resx
 
@@ -15,10 +15,14 @@ WITH_COMMANDS = [
     "tutorial.md",
     "how-to/pytorch-model.md",
     "how-to/train-on-a-folder.md",
+    "how-to/fine-tuning.md",
     "how-to/evaluate.md",
+    "how-to/compare.md",
     "how-to/from-fastapi.md",
     "how-to/from-triton.md",
     "how-to/reproduce-veit.md",
+    "how-to/library.md",
+    "how-to/share.md",
     "reference/python.md",
 ]
 
@@ -64,10 +68,40 @@ def test_the_pictures_are_those_that_the_command_draws(name: str, colors: pictur
     assert (DOCS / f"assets/servers-{name}.svg").read_text() == pictures.draw_servers(servers, colors), (
         "make docs-pictures"
     )
+    assert (DOCS / f"assets/house-{name}.svg").read_text() == house.draw_house(house.read_layers(), colors), (
+        "make docs-pictures"
+    )
     assert (DOCS / f"assets/line-{name}.svg").read_text() == pictures.draw_line(colors), "make docs-pictures"
     for diagram, panels in block_diagrams.DIAGRAMS.items():
         drawn = block_diagrams.draw_diagram(panels, colors)
         assert (DOCS / f"assets/blocks-{diagram}-{name}.svg").read_text() == drawn, "make docs-pictures"
+
+
+def test_every_picture_of_a_page_is_shown_for_light_and_for_dark_pages() -> None:
+    for page in DOCS.rglob("*.md"):
+        shown = re.findall(r"\]\(((?:\.\./)?assets/[a-z-]+)-(light|dark)\.svg#only-(light|dark)\)", page.read_text())
+        assert all(look == only for _, look, only in shown), page
+        both = {name: {look for one, look, _ in shown if one == name} for name, _, _ in shown}
+        assert all(looks == {"light", "dark"} for looks in both.values()), page
+        assert all((page.parent / f"{name}-{look}.svg").is_file() for name in both for look in ("light", "dark")), page
+
+
+def test_a_page_has_to_end_with_where_to_go() -> None:
+    assert hooks.leads_on("# A\n\ntext\n\n**Next:** [B](b.md).\n")
+    assert hooks.leads_on("# A\n\n**Next:** [B](b.md) goes\non.\n")
+    assert not hooks.leads_on("# A\n\n**Next:** [B](b.md).\n\nmore\n")
+    assert not hooks.leads_on("# A\n\n**Next:** B.\n")
+
+
+def test_the_files_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:src|docs|tests)/[^`]+)`", text)
+    assert len(named) > 10
+    assert [name for name in named if not (ROOT / name).exists()] == [
+        "src/resx/zoo/families/nin.py",
+        "src/resx/serving/embedded/backends/NAME/model.py",
+    ]
+    assert text.count("\n") <= 120
 
 
 def test_the_recorded_terminal_loads_nothing_from_elsewhere() -> None:

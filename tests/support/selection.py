@@ -37,6 +37,7 @@ INTEGRATION = (
     "serving/running/test_full_disk.py",
     "serving/supervisor/",
     # Measurements, which take as long as they measure.
+    "bench/exports/test_measurement.py",
     "bench/load/test_generator.py",
     "bench/load/test_inputs.py",
     "bench/results/test_gpu_sampling.py",
@@ -76,6 +77,7 @@ INTEGRATION = (
     # systems.
     "docsite/test_pages.py::test_every_block_of_a_page_runs",
     "test_readme.py::test_the_readmes_commands_run",
+    "examples/",
     "cli/test_next.py",
     "cli/test_missing_packages.py",
     "files/test_mounts.py",
@@ -85,6 +87,10 @@ INTEGRATION = (
     "test_untrusted_files.py",
     "data/test_bit_flips.py",
     # Commands that export, serve or score several times over.
+    "cli/test_compare.py::test_a_form_that_fails",
+    "cli/test_compare.py::test_forms_stand",
+    "cli/test_compare.py::test_the_picked_form",
+    "cli/test_compare.py::test_where_no_form",
     "cli/test_serve_names.py::test_a_variant_that_is_missing",
     "cli/test_serve_names.py::test_a_run_is_served_in_the_foreground",
     "cli/test_evaluate.py::test_what_cannot_be_evaluated",
@@ -95,6 +101,7 @@ INTEGRATION = (
 """Files, folders and beginnings of names, below tests/."""
 
 KEPT = (
+    "examples/test_examples.py::test_an_example_runs[build_and_fold]",
     "bench/report/test_html_report.py::test_a_browser_shows_it_light_and_dark",
     "export/tensorrt/test_builder.py::test_the_engines_card_lies_beside_it_and_the_onnx_file_does_not",
 )

@@ -61,20 +61,25 @@ def test_without_a_gpu_pytorch_says_why_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("wish", "device", "bf16", "precision"),
     [
-        ("auto", "gpu", True, "bf16"), ("auto", "gpu", False, "fp16"), ("auto", "cpu", True, "fp32"),
+        ("auto", "gpu", True, "bf16"), ("auto", "gpu", False, "fp16"), ("auto", "cpu", True, "bf16"),
         ("bf16", "gpu", True, "bf16"), ("fp16", "gpu", False, "fp16"), ("fp32", "gpu", False, "fp32"),
-        ("bf16", "cpu", False, "bf16"),
+        ("auto", "cpu", False, "fp32"), ("bf16", "cpu", True, "bf16"), ("fp16", "cpu", False, "fp16"),
     ],
 )  # fmt: skip
-def test_auto_is_bf16_where_the_gpu_computes_it(
+def test_auto_is_bf16_where_the_device_computes_it(
     wish: PrecisionWish, device: Device, bf16: bool, precision: str
 ) -> None:
-    assert choose_precision(wish, device, bf16=lambda: bf16) == precision
+    assert choose_precision(wish, device, bf16=lambda _device: bf16) == precision
 
 
 def test_bf16_on_a_gpu_that_only_emulates_it_is_refused() -> None:
     with pytest.raises(MissingCapability, match=r"--precision bf16: this GPU does not .*use --precision fp16 or auto"):
-        choose_precision("bf16", "gpu", bf16=lambda: False)
+        choose_precision("bf16", "gpu", bf16=lambda _device: False)
+
+
+def test_bf16_on_a_processor_without_its_instructions_is_refused() -> None:
+    with pytest.raises(MissingCapability, match=r"--precision bf16: .* has no BF16 instructions; use --precision fp32"):
+        choose_precision("bf16", "cpu", bf16=lambda _device: False)
 
 
 @pytest.mark.parametrize(("written", "device"), [("cuda", "gpu"), ("gpu", "gpu"), ("cpu", "cpu")])

@@ -12,11 +12,12 @@ from safetensors.torch import load_file, save_file
 from resx.data.dataset import DataSet
 from resx.errors import MissingCapability, UsageError
 from resx.training import checkpoint
-from resx.training.checkpoint import RunProgress, best_of
+from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy
 from resx.training.loop import TrainingRun, train
 from resx.training.processes import join_processes
+from resx.training.run_metrics import best_of
 from resx.training.run_origin import changes_of_computing
 from resx.training.tensorboard import event_files, require_tensorboard, write_scalars
 from resx.zoo.building import build_from_spec
@@ -236,7 +237,7 @@ def test_the_best_weights_are_those_of_the_first_most_accurate_epoch(
 def test_an_epoch_is_best_if_it_beats_all_before_it(accuracies: tuple[float, ...], is_best: bool) -> None:
     progress = RunProgress(epochs_done=len(accuracies), metrics=tuple({"accuracy": value} for value in accuracies))
 
-    assert progress.is_best == is_best
+    assert progress.is_best(TrainingConfig(data="digits")) == is_best
 
 
 def test_the_best_epoch_is_chosen_on_validation_images_where_there_are_any(

@@ -101,18 +101,54 @@ def test_biases_decay_unless_the_recipe_says_otherwise() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "image_size", "recipe"),
+    ("data", "weights", "recipe"),
     [
-        ("digits", None, "digits"),
-        ("mnist5k", 16, "digits"),
-        ("cifar10:x", None, "he2015-cifar"),
-        ("folder:x", None, "he2015-imagenet"),
-        ("folder:x", 96, "he2015-imagenet"),
-        ("folder:x", 32, "he2015-cifar"),
+        ("digits", "none", "digits"),
+        ("mnist5k", "runs/a", "digits"),
+        ("cifar10:x", "none", "he2015-cifar"),
+        ("folder:x", "none", "small-data"),
+        ("folder:x", "imagenet", "fine-tuning"),
+        ("folder:x", "w.pth", "fine-tuning"),
     ],
 )
-def test_the_usual_recipe_is_that_of_the_data_and_their_size(data: str, image_size: int | None, recipe: str) -> None:
-    assert default_recipe(data, image_size) == recipe
+def test_the_usual_recipe_is_that_of_the_data_and_the_weights(data: str, weights: str, recipe: str) -> None:
+    assert default_recipe(data, weights) == recipe
+
+
+def test_torchvisions_recipe_is_that_of_its_second_weights() -> None:
+    recipe = RECIPES["tv-v2"].recipe
+
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (600, 1024, 0.5)
+    assert (recipe.weight_decay, recipe.decay_norms, recipe.decay_biases) == (2e-5, False, True)
+    assert (recipe.label_smoothing, recipe.mixup, recipe.cutmix, recipe.random_erasing) == (0.1, 0.2, 1.0, 0.1)
+    assert (recipe.augment, recipe.schedule, recipe.warmup_epochs) == ("trivialaugment", "cosine", 5)
+    # theirs: in every 32nd step, 1024 x 32 / 600 times a hundred thousandth of the new weights, times two
+    assert recipe.ema == pytest.approx((1 - 2e-5 * 1024 * 32 / 600) ** (1 / 32), abs=1e-6)
+
+
+def test_timms_a3_recipe_is_that_of_resnet_strikes_back() -> None:
+    recipe = RECIPES["timm-a3"].recipe
+
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (100, 2048, 8e-3)
+    assert (recipe.optimizer, recipe.loss, recipe.weight_decay) == ("lamb", "binary", 0.02)
+    assert (recipe.mixup, recipe.cutmix, recipe.label_smoothing, recipe.random_erasing) == (0.1, 1.0, 0.0, 0.0)
+    assert (recipe.decay_biases, recipe.decay_norms, recipe.ema) == (False, False, 0.0)
+
+
+def test_a_step_schedule_without_milestones_falls_after_a_half_and_three_quarters() -> None:
+    config = configure("digits", "digits", {"schedule": "step", "epochs": 8, "warmup": "none"})
+
+    assert rates(config, 1) == pytest.approx([0.05] * 4 + [0.005] * 2 + [0.0005] * 2)
+
+
+def test_a_shorter_run_warms_up_for_at_most_half_of_its_epochs() -> None:
+    assert configure("folder:x", "small-data", {"epochs": 2}).warmup_epochs == 1
+    assert configure("folder:x", "small-data", {"epochs": 60}).warmup_epochs == 3
+    assert configure("folder:x", "small-data", {"epochs": 4, "warmup_epochs": 3}).warmup_epochs == 3
+
+
+def test_an_earlier_runs_name_of_the_step_schedule_is_read() -> None:
+    assert TrainingConfig.model_validate({"data": "digits", "schedule": "steps"}).schedule == "step"
 
 
 def test_an_earlier_runs_settings_keep_their_meaning() -> None:

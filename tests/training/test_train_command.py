@@ -82,7 +82,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         (["resnet20", "--recipe", "he2015"], "did you mean he2015-cifar"),
         (["resnet20", "--precision", "fp8"], "--precision fp8: give one of auto, fp32, bf16, fp16"),
         (["resnet20", "--device", "cuda"], "--device cuda: give one of auto, cpu, gpu"),
-        ([*SMALL, "--resume", "--epochs", "1", "--precision", "bf16"], "precision was fp32, is bf16"),
+        ([*SMALL, "--resume", "--epochs", "1", "--precision", "fp16"], "precision was fp32, is fp16"),
         (["resnet20", "--image-size", "7"], "--image-size"),
         (["resnet20", "--data", "folder:/nowhere"], "/nowhere: no such folder"),
     ],
@@ -139,7 +139,7 @@ def test_a_folder_with_a_bad_image_is_refused_and_trained_on_without_it(tmp_path
     assert done.returncode == 0, done.stderr
     assert "Skipped 1 image that cannot be read" in done.stderr
     result = json.loads(done.stdout)
-    assert (result["num_skipped"], result["num_held_out"], result["recipe"]) == (1, 2, "he2015-cifar")
+    assert (result["num_skipped"], result["num_held_out"], result["recipe"]) == (1, 2, "small-data")
 
 
 def test_a_class_that_skipping_empties_ends_in_one_line_and_leaves_no_folder(tmp_path: Path, refused: Refused) -> None:

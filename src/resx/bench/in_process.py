@@ -16,7 +16,7 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from resx.serving.embedded.backend_session import THREADS, backend_of, open_vers
 from resx.serving.embedded.backends.config_values import num_instances
 from resx.serving.embedded.model_runtime import require_runtime
 from resx.serving.embedded.provider_engines import cache_environment
+from resx.serving.running.process_use import memory_of
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0
 _START_S, _BATCH_S = 120.0, 60.0
@@ -54,6 +55,8 @@ class InProcessRun:
     instances: int
     logits: tuple[npt.NDArray[np.float32], ...]
     """The answer [N, classes] to each tensor."""
+    memory_bytes: int | None = None
+    """By how much the process grew when it opened and ran the file; None: the kernel does not say."""
 
     def compared(self, served_images_per_s: float) -> InProcess:
         """Return it as a result holds it, with the served throughput's share of this one."""
@@ -181,6 +184,7 @@ def _compute(job: _Job, pipe: Pipe) -> None:
 def _measure(job: _Job) -> InProcessRun:
     if job.device == "gpu":
         os.environ.update(cache_environment())  # the engines that the server built
+    before_bytes = _resident_bytes()
     opened = [open_version(job.path, job.config, job.backend, job.device) for _ in range(job.instances)]
     run, options = opened[0].run, opened[0].options
     (taken, *_), given = opened[0].interface
@@ -215,7 +219,16 @@ def _measure(job: _Job) -> InProcessRun:
         thread.join()
     if failures:
         raise failures[0]
-    return _summary(job, times, opened[0].threads, answers)
+    found = _summary(job, times, opened[0].threads, answers)
+    after_bytes = _resident_bytes()
+    if before_bytes is None or after_bytes is None:
+        return found
+    return replace(found, memory_bytes=max(0, after_bytes - before_bytes))
+
+
+def _resident_bytes() -> int | None:
+    use = memory_of([os.getpid()])
+    return None if use is None else use.rss_bytes
 
 
 def _summary(job: _Job, times: list[list[int]], threads: int, answers: list[npt.NDArray[Any]]) -> InProcessRun:

@@ -65,11 +65,11 @@ class ScenarioResult(FrozenModel):
     version: int | None
     loadgen_version: str
     duration_s: float
-    """Least duration that LoadGen was told."""
+    """Least duration of the LoadGen run."""
     rate_per_s: float
     """Asked for in the Server scenario; 0 elsewhere."""
     latency_bound_ms: float
-    """Of the 99th percentile in the Server scenario; 0 elsewhere."""
+    """Bound on the 99th percentile in the Server scenario; 0 in others."""
     batch_size: int
     samples_per_query: int
     connections: int
@@ -100,11 +100,11 @@ class ScenarioResult(FrozenModel):
     lines: tuple[str, ...]
     """The results as LoadGen's summary has them."""
     service: Percentiles
-    """From when a request was sent, over the connections."""
+    """Latency from when a request was sent."""
     errors: dict[str, int]
     answers: Answers
     client_cpu_ms_per_request: float | None
-    """Of LoadGen and the requests together."""
+    """CPU time of LoadGen and the requests together."""
     summary: str
     detail: str
     """Paths of LoadGen's logs."""

@@ -18,6 +18,7 @@ from dataclasses import replace
 from multiprocessing.connection import Connection as Pipe
 from typing import Any
 
+from resx.bench.load.fresh_processes import hide_main
 from resx.bench.load.generator import Generators
 from resx.bench.load.load_task import LoadTask
 from resx.bench.load.wire import GRPC_METHOD, content_length
@@ -66,7 +67,8 @@ def null_server(protocol: str, answer: bytes) -> Iterator[int]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(protocol, answer, theirs), daemon=True, name="resx-null")
-    process.start()
+    with hide_main():
+        process.start()
     try:
         if not ours.poll(60):
             raise ResxError("the null server did not start; is memory short?")

@@ -63,23 +63,23 @@ class Card(FrozenModel):
     fp16_share: float = Field(ge=0, le=1)
     """Share of the file's weight values that are stored in 16 bits, fp16 or bf16."""
     quantisation: Quantisation | None = None
-    """Of a file that resx quantized."""
+    """Quantization of a file that resx quantized."""
     quantised_before: QuantisedGraph | None = None
-    """Of a third-party file that was quantized already; it is published as it is."""
+    """Quantization of a third-party file that was quantized already; it is published as it is."""
     operators_before: dict[str, Count] = Field(default_factory=dict)
-    """Of the network as PyTorch runs it."""
+    """Operators of the network in PyTorch."""
     operators_after: dict[str, Count] = Field(default_factory=dict)
-    """Of the file."""
+    """Operators of the file."""
     not_fused: str = ""
     """Why torch.fx could not follow the network's code and batch norms were left to the exporter; else empty."""
     verified: bool
     own_bar: Tolerance | None = None
-    """The tolerance that the user set instead of the precision's."""
+    """Tolerance that the user set instead of the precision's."""
     verified_on: str
     """The images that the steps were compared on; empty if they were not."""
     steps: tuple[Parity, ...]
     gpu_parity: GpuParity | None = None
-    """On the GPU of the machine that exported; None where it had none, or the file is for the CPU."""
+    """Parity on the exporting machine's GPU; None without a GPU, or for a CPU file."""
     canary: Canary
     int8_rows: Canary | None = None
     """Of an int8 version: more rows, to be asked again on processors with other 8-bit instructions. None in older cards
@@ -87,9 +87,9 @@ class Card(FrozenModel):
     engine: Engine | None = None
     """None: the version is an ONNX file."""
     family: Family | None = None
-    """Where it is one depth of several of a run."""
+    """Family that this version is one depth of."""
     tuning: Tuning | None = None
-    """Where `resx tune` chose the configuration that it was published with."""
+    """How `resx tune` chose the configuration."""
     files: dict[str, str]
     """SHA-256 of each file of the version but this one."""
     tools: dict[str, str]

@@ -16,15 +16,15 @@ class Family(FrozenModel):
 
     name: str
     whole_sha256: str
-    """Of the whole network's weights, as `Source.weights_sha256`: what the members of one run have in common."""
+    """SHA-256 of the whole network's weights; the same for all members of a run."""
     num_blocks: int = Field(ge=0, le=MAX_BLOCKS)
     """Residual blocks that are left."""
     whole_blocks: int = Field(ge=0, le=MAX_BLOCKS)
-    """Of the whole network."""
+    """Blocks of the whole network."""
     accuracy: float = Field(ge=0, le=1)
-    """Share of the held-out images whose class the file names."""
+    """Accuracy of the file on the held-out images."""
     accuracy_on: str
-    """Where these images are from."""
+    """Source of these images."""
     num_images: int = Field(ge=0, le=100_000_000)
     latency_ms: float = Field(gt=0)
     """Median of a run at batch 1 in onnxruntime on the CPU, in turns with the other members."""

@@ -21,7 +21,7 @@ class FileArguments(FrozenModel):
     """What a third-party .onnx file does not say itself."""
 
     mean: Channels | None = None
-    """In the order R, G, B, for pixels from 0 to `pixel_max`; None takes what the file says, or ImageNet's."""
+    """Mean of R, G and B, for pixels from 0 to `pixel_max`; None: the file's metadata, or ImageNet's."""
     std: Channels | None = None
     layout: Layout | None = None
     """None: by the shape of the input."""
@@ -49,24 +49,24 @@ class SourceArguments(FrozenModel):
 
 
 class Source(FrozenModel):
-    """Where the weights came from."""
+    """Origin of the weights."""
 
     kind: Literal["variant", "run", "foreign", "onnx"]
     spec: ModelSpec | None = None
     """What the network is; None: a third-party .onnx file, of which only the signature is known."""
     signature: Signature | None = None
-    """Of a third-party file."""
+    """Signature of a third-party file."""
     normalization: Normalization | None = None
-    """Of a third-party file that takes float images."""
+    """Normalization of a third-party file that takes float images."""
     weights: str
     """`random (seed 0)`, `imagenet (file name)`, or a file's path as given and what was taken from it:
     `k.pth (entry model_ema)`."""
     weights_sha256: str
-    """Of the state dict (names, shapes and bytes, in the order of the names), or of the third-party file."""
+    """SHA-256 of the state dict (names, shapes and bytes, in the order of the names), or of the third-party file."""
     arguments: SourceArguments | None = None
-    """None where nobody could name it again."""
+    """Arguments that load the source again; None if it cannot be named."""
     output_kind: OutputKind | None = None
-    """What the output is, by answers and graph; None where nobody looked: logits, or as the signature says."""
+    """Meaning of the output; None in cards without it: logits, or as the signature says."""
 
     @pydantic.model_validator(mode="after")
     def _is_described_once(self) -> Source:

@@ -51,9 +51,9 @@ class Parity(FrozenModel):
     """None, as `p99_abs`, in cards from before it was measured."""
     accuracy: float | None = None
     reference_accuracy: float | None = None
-    """Of the images whose classes are known; None if there are none."""
+    """Accuracy of the reference on the images with known classes; None without such images."""
     num_labelled: NumImages | None = None
-    """How many those are."""
+    """Number of images with known classes."""
     accuracy_drop_low: float | None = None
     """Lower end of the one-sided 95 % interval of the fall in accuracy, as a share of the images."""
     tolerance: Tolerance
@@ -65,7 +65,7 @@ class GpuParity(FrozenModel):
 
     gpu: str
     compute_capability: str
-    """Such as `8.6`."""
+    """Compute capability of the GPU, such as `8.6`."""
     runtime: str
     """What ran the file, with its version."""
     tf32_off: Parity | None

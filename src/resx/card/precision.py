@@ -11,13 +11,13 @@ from resx.values import FrozenModel
 
 
 class Engine(FrozenModel):
-    """How a TensorRT plan or a TensorRT-RTX engine was built, and what was seen of it."""
+    """How a TensorRT plan or a TensorRT-RTX engine was built, and what its inspection showed."""
 
     builder: Literal["tensorrt", "tensorrt_rtx"]
     version: str
-    """Of the builder. A TensorRT plan runs only under this version; Triton's container must have the same."""
+    """Version of the builder. A TensorRT plan runs only under this version; Triton's container must have the same."""
     compute_capabilities: tuple[str, ...]
-    """Of the GPUs that it is for, such as `8.6`; empty: TensorRT-RTX's own choice, every GPU it is portable to."""
+    """Compute capabilities of the target GPUs, such as `8.6`; empty: all that TensorRT-RTX supports."""
     gpu: str
     """The GPU that a TensorRT plan was built on; empty where none was needed."""
     batch_min: BatchSize
@@ -32,11 +32,11 @@ class Engine(FrozenModel):
     network_precisions: dict[str, Count]
     """Convolutions and matrix products of the parsed network, counted by what they compute in."""
     engine_precisions: dict[str, Count]
-    """The same of the built engine, by TensorRT's inspector; empty where no GPU could open it."""
+    """The same counts for the built engine, by TensorRT's inspector; empty without a GPU that can open it."""
     grouped_in_fp32: tuple[str, ...]
     """Grouped convolutions that were put back to fp32, as the builder refused them in fp16."""
     onnx_sha256: str
-    """Of the verified file that it was built from; empty where it was built elsewhere."""
+    """SHA-256 of the verified ONNX file that it was built from; empty if it was built elsewhere."""
     executed: bool
     """Whether it ran here, on a GPU; where not, the parity steps are the ONNX file's."""
     built_elsewhere: bool = False
@@ -54,19 +54,19 @@ class KeptLayer(FrozenModel):
     layer: str
     """A node's name."""
     error: float | None
-    """Part of the power that 8 bits lose in its worst tensor, mean over channels; None where the user asked."""
+    """Share of signal power that 8 bits lose in the layer's worst tensor; None if the user chose the layer."""
 
 
 class Quantisation(FrozenModel):
     """How an int8 file came to be."""
 
     calibrate: str = ""
-    """What was typed: `digits`, a path, `random`; empty for a run's own images."""
+    """Calibration data as given: `digits`, a path, `random`; empty for a run's own images."""
     num_asked: int = Field(default=512, ge=1, le=MAX_CALIBRATION_IMAGES)
     """Images that were wanted; there may have been fewer."""
     calibrated_on: str
     data_sha256: str
-    """Of the calibration images: shape and bytes."""
+    """SHA-256 of the calibration images (shape and bytes)."""
     num_images: NumImages
     is_random: bool
     """Whether the images were noise; its ranges say nothing of real images."""
@@ -81,7 +81,7 @@ class Quantisation(FrozenModel):
     num_layers: Count
     kept_fp32: tuple[KeptLayer, ...]
     kept_by_accuracy: Count = 0
-    """Of `kept_fp32`: those that NNCF put back because accuracy fell by more than a point."""
+    """Layers of `kept_fp32` that NNCF put back because accuracy fell by more than a point."""
     num_tried: Count
     """Files that the search for `kept_fp32` made and measured; 0 if the first one passed."""
     int8_share: float = Field(ge=0, le=1)

@@ -23,8 +23,8 @@ class Runtime(FrozenModel):
     name: RuntimeName
     version: str
     precision_hint: PrecisionHint | None = None
-    """What OpenVINO is asked to compute in; None for onnxruntime, which computes in what the file says."""
+    """Precision that OpenVINO computes in; None for onnxruntime, which uses the file's."""
     instruction_set: str
-    """Of the processor that it was verified on, such as `avx512_bf16`; others may round otherwise."""
+    """Instruction set of the verifying processor, such as `avx512_bf16`; others may round differently."""
     layer_precisions: dict[str, Count] = Field(default_factory=dict)
     """Convolutions and matrix products, counted by what they compute in; empty where the runtime does not say."""

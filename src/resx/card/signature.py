@@ -190,8 +190,8 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
 
 
 class Normalization(FrozenModel):
-    """Who gave the mean and the standard deviation that a third party's float images are normalized with."""
+    """Origin of the mean and standard deviation that a third party's float images are normalized with."""
 
     mean_from: Literal["option", "file", "ImageNet", "none"]
-    """--mean, the file's metadata, or nobody: then ImageNet's are assumed, or none with --pixel-max 255."""
+    """--mean, the file's metadata, or nothing: then ImageNet's are assumed, or none with --pixel-max 255."""
     std_from: Literal["option", "file", "ImageNet", "none"]

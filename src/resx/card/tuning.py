@@ -21,22 +21,22 @@ class Setting(FrozenModel):
     """A way to serve a model, in the terms of config.pbtxt."""
 
     version: int
-    """Whose file: versions of one model may differ in runtime and precision; 0: an export made for the search."""
+    """Version whose file is used; 0: an export made for the search."""
     runtime: RuntimeName | None = None
-    """Of an ONNX file or IR on the CPU; None for engines, and in older cards."""
+    """Runtime of an ONNX file or IR on the CPU; None for engines and in older cards."""
     precision: Precision | None = None
     """None in older cards, where the version says it."""
     instances: int = Field(ge=1)
     threads: int = Field(ge=0)
-    """Of one instance; 0 leaves it to the server."""
+    """Threads of one instance; 0: the server's default."""
     spinning: bool
-    """Threads that run out of work wait busily."""
+    """Whether idle threads busy-wait."""
     spin_us: int = Field(default=0, ge=0)
-    """For so long at most; 0: without a bound, where they spin. Older cards' settings have no bound."""
+    """Longest busy-wait in us; 0: no limit."""
     max_batch: int = Field(ge=0)
     """0: the file takes one batch size alone."""
     delay_us: int = Field(ge=0)
-    """That a request may wait for others to fill its batch."""
+    """Time that a request may wait for others to fill its batch."""
 
     @property
     def file_text(self) -> str:
@@ -59,7 +59,7 @@ class Trial(FrozenModel):
     setting: Setting
     stage: Literal["threads", "batching"]
     seconds: float
-    """Of each of the two loads."""
+    """Duration of each of the two loads."""
     images_per_s: float
     """Closed loop of `Tuning.concurrency`; with `client_elsewhere` an estimate without the client's processor time.
     Under `Tuning.slo` the highest Poisson rate that held it, and 0 if none did."""
@@ -70,7 +70,7 @@ class Trial(FrozenModel):
     cpu_ms_per_request: float | None = None
     """Processor time of the server and its processes; None, as the next, where `server_use_missing` says why."""
     memory_bytes: int | None = None
-    """Of the server and its processes, with everything that was loaded: the setting in force too."""
+    """Memory of the server and its processes, with all loaded models."""
     server_use_missing: str = ""
     invalid: str = ""
     """Why it does not count; empty: it does."""
@@ -85,7 +85,7 @@ class Tuning(FrozenModel):
     client_elsewhere: bool
     processor: str
     slo: str = ""
-    """What had to hold, as p99=15ms."""
+    """Objective, such as p99=15ms."""
     created: str
     """UTC, ISO 8601."""
     command: str

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from resx.errors import ResxError
+from resx.text import join_lines
 
 INTERRUPTED = 130
 _ADVICE = re.compile(
@@ -17,6 +18,17 @@ _ADVICE = re.compile(
     r"see|send|serve|set|start|stop|train|try|unpack|untie|upgrade|use|wait|write|`resx|--[a-z-]+)(?![a-z]))"
     r"|: (?=(?:add|choose|give|name|remove|use) )"
 )
+
+_RULES = {
+    "float_parsing": "give a number",
+    "int_parsing": "give a whole number",
+    "int_from_float": "give a whole number",
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+}
+"""By pydantic's names of errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,9 +63,24 @@ def failure(text: str, code: int) -> Failure:
     return Failure(code=code, line=line, message=message, remedy=remedy)
 
 
-def wrong_usage(message: str) -> Failure:
+def wrong_usage(error: Exception) -> Failure:
     """Return a failure of what Typer cannot read."""
+    if found := _wrong_value(error):
+        return failure(found, 2)
+    message = join_lines(error.format_message())  # type: ignore[attr-defined]
     return Failure(code=2, line=f"{message} (see --help)", message=message, remedy="see --help")
+
+
+def _wrong_value(error: Exception) -> str:
+    """Return the option, its value and the rule where pydantic, through which Typer reads values, refused a number."""
+    option, refused = getattr(error, "param", None), getattr(error.__cause__, "errors", None)
+    if option is None or refused is None:
+        return ""
+    first = refused()[0]
+    rule = _RULES.get(first["type"], "")
+    name = max(option.opts, key=len) if option.param_type_name == "option" else option.human_readable_name
+    unit = ", in seconds" if option.metavar == "SECONDS" else ""
+    return f"{name} {first['input']}: {rule.format(**first.get('ctx', {}))}{unit}" if rule else ""
 
 
 def split_remedy(text: str) -> tuple[str, str | None]:

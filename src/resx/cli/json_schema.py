@@ -17,6 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from resx.analysis.lesion.study import LesionStudy
 from resx.bench.capacity.capacity_plan import CapacityPlan
+from resx.bench.exports.comparison import ExportComparison
 from resx.bench.loadgen import ScenarioResult
 from resx.bench.results.result import BenchResult
 from resx.cli.results import errors, machine, measurements, networks, servers, versions
@@ -27,11 +28,15 @@ RESULTS: Mapping[str, tuple[Any, ...]] = {
     "models": (networks.Variants,),
     "info": (networks.VariantInfo, networks.RunInfo, networks.PublishedInfo, networks.FileInfo),
     "train": (networks.Trained,),
+    "runs": (networks.Runs,),
     "lesion": (LesionStudy,),
     "paths": (networks.Paths,),
     "shrink": (networks.Shrunken,),
     "export": (versions.Exported, versions.ExportedFamily, versions.Reproduced),
+    "compare": (ExportComparison,),
     "verify": (versions.Verified, versions.Compared),
+    "push": (versions.Pushed,),
+    "pull": (versions.Pulled,),
     "serve": (servers.Ready,),
     "stop": (servers.Stopped,),
     "status": (servers.Status,),

@@ -18,6 +18,7 @@ from resx import machine, streams
 from resx._version import __version__
 from resx.cli import completion, failures, output
 from resx.cli.commands.bench import bench
+from resx.cli.commands.compare import compare
 from resx.cli.commands.demo import demo
 from resx.cli.commands.deploy import deploy
 from resx.cli.commands.doctor import doctor
@@ -32,8 +33,11 @@ from resx.cli.commands.paths import paths
 from resx.cli.commands.plan import plan
 from resx.cli.commands.predict import predict
 from resx.cli.commands.profile import profile
+from resx.cli.commands.pull import pull
+from resx.cli.commands.push import push
 from resx.cli.commands.query import query
 from resx.cli.commands.rollback import rollback
+from resx.cli.commands.runs import runs
 from resx.cli.commands.serve import serve
 from resx.cli.commands.shrink import shrink
 from resx.cli.commands.status import status
@@ -50,9 +54,9 @@ from resx.files import home
 from resx.text import join_lines, printable
 
 COMMANDS: Mapping[str, Sequence[Callable[..., None]]] = {
-    "Models": (models, info, train),
+    "Models": (models, info, train, runs),
     "Research": (lesion, paths, shrink),
-    "Export": (export, verify),
+    "Export": (export, compare, verify, push, pull),
     "Serving": (serve, stop, status, logs, deploy, rollback, undeploy, gc, query, predict),
     "Measuring": (evaluate, bench, tune, plan, profile),
     "Machine": (doctor, demo),
@@ -63,6 +67,8 @@ app = typer.Typer(
     name="resx",
     cls=Group,
     help="Train, export, serve and benchmark ResNet-family models.\n\n"
+    "A variant is a network by its name, such as resnet50; a run is the folder of a trained one. An export is "
+    "published as a version in the repository, a folder that Triton serves.\n\n"
     "Examples: resx demo; resx export resnet50 --weights imagenet && resx serve --detach; "
     "resx query resnet50 photo.jpg && resx bench resnet50",
     no_args_is_help=True,
@@ -132,9 +138,9 @@ def _run() -> int:
     except ResxError as error:
         return _fail(failure_of(error))
     except _WRONG_USAGE as error:
-        message = join_lines(error.format_message())  # type: ignore[attr-defined]
+        wrong = wrong_usage(error)
         # Nothing was typed: the help is on stdout, and says it all.
-        return _fail(wrong_usage(message)) if message else 2
+        return _fail(wrong) if wrong.message else 2
     except BrokenPipeError:
         # Whoever read our output has seen enough; what is left goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

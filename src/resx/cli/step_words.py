@@ -13,14 +13,16 @@ _IRREGULAR = {
     "build": ("building", "built"),
     "draw": ("drawing", "drew"),
     "find": ("finding", "found"),
+    "read": ("reading", "read"),
     "run": ("running", "ran"),
+    "send": ("sending", "sent"),
     "stop": ("stopping", "stopped"),
     "write": ("writing", "wrote"),
 }
 _REGULAR = frozenset((
     "ask", "calibrate", "check", "compare", "compile", "compute", "copy", "deploy", "evaluate", "export", "fetch",
-    "fold", "load", "measure", "monitor", "open", "publish", "quantize", "query", "repeat", "replace", "restore",
-    "resume", "retry", "reuse", "simulate", "start", "test", "train", "unpack", "verify", "wait",
+    "fold", "gather", "load", "measure", "monitor", "open", "publish", "quantize", "query", "repeat", "replace",
+    "restore", "resume", "retry", "reuse", "simulate", "start", "test", "train", "unpack", "verify", "wait",
 ))  # fmt: skip
 _BEGINNING = re.compile(r"^(?P<before>(?:\[\d+/\d+\] )?)(?P<name>(?:\S+: )?)(?P<verb>[a-z]+)\b")
 _FURTHER = re.compile(r"(, | and )([a-z]+)\b")

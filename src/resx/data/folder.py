@@ -3,10 +3,11 @@
     DIR/train/CLASS/*.jpg  and  DIR/val/CLASS/*.jpg       or
     DIR/CLASS/*.jpg                                        every fifth image of each class is held out
 
-`resx.data.folder_layout` says which names are parts. Classes are the folders' names in alphabetical order, and each
-needs an image; images are found at any depth below them and ordered by path, so the split depends on nothing but the
-names. Hidden files and folders and files that are no images by their names are skipped and counted
-(resx.files.listing), and an image that is held out too, byte for byte, is not trained on (resx.data.duplicate_images).
+`resx.data.folder_layout` says which names are parts. Classes are the folders' names in alphabetical order, in Unicode's
+composed form (NFC): two folders whose names look the same are one class. Each class needs an image; images are found at
+any depth below it and ordered by path, so the split depends on nothing but the names. Hidden files and folders and
+files that are no images by their names are skipped and counted (resx.files.listing), and an image that is held out too,
+byte for byte, is not trained on (resx.data.duplicate_images).
 An image's shorter side is brought to 8/7 of the network's size (256 for 224) and its centre cropped;
 `resx.data.image_decoding` decodes it. Nothing is kept in memory: a batch's files are decoded when the batch is asked
 for, by several threads (Pillow lets go of the interpreter while it decodes).
@@ -14,6 +15,7 @@ for, by several threads (Pillow lets go of the interpreter while it decodes).
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -197,21 +199,24 @@ def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]
         if not is_label(folder.name):
             raise UsageError(f"{root}: class '{name}': {LABEL_RULE}; rename the folder")
         require_undivided(root, folder, listing.paths)
-        found += [(path, folder.name) for path in listing.paths]
+        found += [(path, unicodedata.normalize("NFC", folder.name)) for path in listing.paths]
     return found, [*listings, beside]
 
 
 def _common_classes(places: Sequence[Path], parts: list[list[tuple[Path, str]]]) -> tuple[str, ...]:
     classes = tuple(sorted({name for _, name in parts[0]}))
     for place, part in zip(places, parts, strict=True):
-        if other := {name for _, name in part} ^ set(classes):
-            raise UsageError(
-                f"{place.parent}: {', '.join(sorted(other)[:3])}: not in both {places[0].name}/ and {place.name}/; "
-                "both need the same classes"
-            )
+        there = {name for _, name in part}
+        sides = ((places[0], set(classes) - there), (place, there - set(classes)))
+        if words := [f"only {one_line(side.name)}/ has {_few_names(names)}" for side, names in sides if names]:
+            raise UsageError(f"{place.parent}: {' and '.join(words)}; both need the same classes")
     if len(classes) == 1:
         raise UsageError(f"{places[0]}: only one class ({classes[0]}); a classifier needs two or more")
     return classes
+
+
+def _few_names(names: Collection[str]) -> str:
+    return ", ".join(map(one_line, sorted(names)[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _require_readable(root: Path, parts: list[list[tuple[Path, str]]], bad: Mapping[Path, str], *, skip: bool) -> None:

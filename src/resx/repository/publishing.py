@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from resx.card.card import Card
     from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
+    from resx.export.request import ExportRequest
     from resx.export.tensorrt.builder import EngineOptions
 
 _VERSION = {None: "an ONNX file", "tensorrt": "a TensorRT plan", "tensorrt_rtx": "an engine of TensorRT for RTX"}
@@ -45,6 +46,48 @@ def export_into(
         card = export_version(source, options, folder, name=name, command=command, on_step=on_step)
         on_step("publish")
         return card, repository.publish(folder, card, serving)
+
+
+def publish_request(
+    repository: Repository,
+    request: ExportRequest,
+    serving: ServingOptions,
+    *,
+    name: str,
+    command: str,
+    on_step: Callable[[str], None] = lambda _step: None,
+) -> tuple[Card, Published]:
+    """Load what a request names, export, verify and publish it, and keep it for the next export of the same.
+
+    Raises:
+        UsageError: something named cannot be used, or the name's versions have another interface.
+        MissingCapability: published weights could not be downloaded, or a package or processor feature is missing.
+        ParityError, ExportError, ResxError: as `export_version`.
+    """
+    from resx.export import export_cache
+    from resx.export.request import key_of, prepare
+
+    source, options = prepare(request, on_step)
+    card, version = export_into(repository, source, options, serving, name=name, command=command, on_step=on_step)
+    if key := key_of(request):
+        export_cache.keep(key, version.folder)
+    return card, version
+
+
+def publish_earlier(
+    repository: Repository, request: ExportRequest, serving: ServingOptions, *, name: str, command: str
+) -> tuple[Card, Published] | None:
+    """Publish what an earlier export of the same request made; None where there is none.
+
+    Raises:
+        UsageError: the name cannot be used, or its versions have another interface.
+    """
+    from resx.export import export_cache
+    from resx.export.request import key_of
+
+    key = key_of(request)
+    found = None if key is None else export_cache.find(key)
+    return None if found is None else publish_kept(repository, found, serving, name=name, command=command)
 
 
 def publish_kept(

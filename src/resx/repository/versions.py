@@ -3,7 +3,7 @@
     model_repository/
         NAME/
             config.pbtxt  labels.txt      of all versions
-            N/                            a version: model.onnx and card.json, never changed once there
+            N/                            a version: model.onnx, card.json, README.md; never changed once there
         NAME_preprocess/  NAME_postprocess/  NAME_image/     its image endpoint, if it has one
 
 Versions are staged beside the repository, not in it, as Triton takes every folder in it for a model.
@@ -22,6 +22,7 @@ from typing import Any
 
 from resx.card import card as cards
 from resx.card.card import Card
+from resx.card.model_card import README, model_card
 from resx.errors import UsageError, nearest
 from resx.files.locks import exclusive, require_lockable
 from resx.files.staging import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
@@ -63,8 +64,10 @@ class Repository:
     """A model repository on disk; it need not exist until something is published."""
 
     root: Path
+    """A text is taken for a path."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root))
         _require_text(self.root)
 
     def names(self) -> list[str]:
@@ -167,7 +170,7 @@ class Repository:
             yield folder
 
     def publish(self, staged: Path, card: Card, options: ServingOptions) -> Published:
-        """Make the staged version the newest one of the model that its card names.
+        """Make the staged version the newest one of the model that its card names, with the card as README.md, too.
 
         Raises:
             UsageError: the model's other versions take another input or give another output.
@@ -180,6 +183,7 @@ class Repository:
             if options.image_endpoint:
                 image_endpoint.endpoints(card)
                 image_endpoint.require_free_names(self.root, name)
+            (staged / README).write_text(model_card(card))
             published = self._publish_next(staged, name, config, labels)
             self._write_endpoints(card, options)
             return published
@@ -202,6 +206,7 @@ class Repository:
             UsageError: the model's other versions take another input or give another output.
         """
         with exclusive(self.root):
+            (staged / README).write_text(model_card(card))
             return self._publish_next(staged, card.name, config, config_pbtxt.labels_text(card))
 
     def require_fitting(self, card: Card, options: ServingOptions) -> None:

@@ -25,12 +25,16 @@ except ImportError:
 
 
 _CUDA = "CUDAExecutionProvider"
+_SILENT = 4
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
     """Return options that leave the machine's other users their cores."""
+    onnxruntime.set_default_logger_severity(
+        _SILENT
+    )  # the CUDA provider logs each plan it tries, past the session's level
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # its errors come as exceptions too; warnings about fp16 on the CPU concern nobody
+    options.log_severity_level = _SILENT  # errors come as exceptions too; warnings about fp16 on the CPU concern nobody
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     # Spinning threads take cores from whoever shares the machine, a server or client above all.

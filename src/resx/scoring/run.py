@@ -46,11 +46,11 @@ class Predicted:
 
     rows: int
     errors: int
-    """Of all rows."""
+    """Number of rows with an error."""
     first_error: str
     """Path and reason of the first of them; empty where there is none."""
     scored_rows: int
-    """By this run; the others were there."""
+    """Rows scored by this command; the others were scored before."""
     resumed_parts: int
     seconds: float
     """Of scoring, with the opening of the model and without the listing of the source."""

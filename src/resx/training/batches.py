@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from resx.data.augment import BLACK, augment, draw
 from resx.data.dataset import Split
 from resx.training.config import TrainingConfig
 from resx.training.processes import Processes
+from resx.training.transforms import draws_seeds
 
 Item = TypeVar("Item")
 
@@ -37,6 +39,10 @@ class Batch:
     """UINT8 [N, 3, H, W]."""
     targets: Tensor
     """INT64 [N]."""
+    seeds: npt.NDArray[np.int64]
+    """INT64 [N]: of what the images' transforms draw (`resx.training.transforms`); zeros where there are none."""
+    mix_seed: int = 0
+    """Of what mixing draws, the same in every process."""
     copied: torch.cuda.Event | None = None
     """When the copy to a GPU is over; None on the CPU."""
 
@@ -79,9 +85,18 @@ def batches_of(
         draws = draw(
             len(whole), random, max_px=config.shift_px, flip=config.flip, resized_crop=config.resized_crop
         ).part(part)
+        seeds = np.zeros(len(whole) + 1, dtype=np.int64)
+        if draws_seeds(config):  # so that runs without them draw what they drew before there were any
+            seeds = random.integers(2**62, size=len(whole) + 1)
         pixels = augment(train.images[whole[part]], draws, edge=edge)
         targets = torch.from_numpy(train.targets[whole[part]])
-        yield Batch(step=epoch * steps + step, images=torch.from_numpy(pixels), targets=targets)
+        yield Batch(
+            step=epoch * steps + step,
+            images=torch.from_numpy(pixels),
+            targets=targets,
+            seeds=seeds[:-1][part],
+            mix_seed=int(seeds[-1]),
+        )
 
 
 def send(batches: Iterator[Batch], device: torch.device) -> Iterator[Batch]:

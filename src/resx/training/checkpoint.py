@@ -2,26 +2,25 @@
 
     runs/NAME/
         model.safetensors    weights after the last finished epoch, torchvision's names
-        best.safetensors     weights after the epoch with the best accuracy (the first of equals)
+        best.safetensors     weights after the best epoch (the first of equals), as `best_by` says
         spec.json            the network
         training.json        the configuration
         data.jsonl.gz        what the data were (`resx.files.fingerprint`)
         metrics.jsonl        one object per finished epoch
-        resume.safetensors   optimiser state, weights and the epoch they belong to
+        resume.safetensors   optimiser state, weights and the epoch they belong to (`resx.training.training_state`)
 
-Every file is replaced whole. `resume.safetensors` is written first and holds the weights too, so a run
-killed between two writes resumes from one consistent epoch, and resuming writes the others again. Files with
-weights say which network and settings they belong to, so files of two runs are never taken for one run.
+With `ema`, model and best hold the moving average. Every file is replaced whole. `resume.safetensors` is written first
+and holds the weights too, so a run killed between two writes resumes from one consistent epoch, and resuming writes the
+others again. Files with weights say which network and settings they belong to, so files of two runs are never taken for
+one run.
 `--tensorboard` adds a folder `tensorboard/`, made anew from the metrics whenever the run goes on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -33,27 +32,16 @@ from resx.files.disk_space import require_free_space
 from resx.files.fingerprint import Fingerprint, compare
 from resx.files.staging import write_atomic
 from resx.training.config import HOW_COMPUTED, TrainingConfig
+from resx.training.run_metrics import METRICS, Metrics, best_of
 from resx.training.run_origin import CONFIG as CONFIG
 from resx.training.run_origin import Origin, metadata_of, origin_of, read_config, require_one_run, require_same
+from resx.training.training_state import TrainingState, restore, tensors_of, weights_of
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from resx.zoo.weights.pretrained import load_weights, read_weights
 
-Metrics: TypeAlias = dict[str, Any]
-
 WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
-VALIDATION_ACCURACY = "validation_accuracy"
-METRICS, DATA = "metrics.jsonl", "data.jsonl.gz"
-
-
-def best_of(metrics: Sequence[Metrics]) -> int:
-    """Return which epoch, from 0, is the first of the most accurate, on validation images where there are any."""
-    accuracies = [_accuracy_to_choose_by(entry) for entry in metrics]
-    return accuracies.index(max(accuracies))
-
-
-def _accuracy_to_choose_by(entry: Metrics) -> float:
-    return float(entry[VALIDATION_ACCURACY if VALIDATION_ACCURACY in entry else "accuracy"])
+DATA = "data.jsonl.gz"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,20 +51,17 @@ class RunProgress:
     epochs_done: int
     metrics: tuple[Metrics, ...]
 
-    @property
-    def is_best(self) -> bool:
-        """Whether the last epoch is more accurate than every one before it."""
-        return best_of(self.metrics) == len(self.metrics) - 1
+    def is_best(self, config: TrainingConfig) -> bool:
+        """Say whether the last epoch is better than every one before it."""
+        return best_of(self.metrics, config.best_by) == len(self.metrics) - 1
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TrainingState:
-    """What training changes, and a resumed run continues with."""
-
-    model: nn.Module
-    optimizer: torch.optim.SGD
-    scaler: torch.amp.GradScaler
-    """Of fp16 training; disabled otherwise."""
+    def is_over(self, config: TrainingConfig) -> bool:
+        """Say whether training ends here: all epochs are done, or none was better for as long as patience lasts."""
+        if self.epochs_done >= config.epochs:
+            return True
+        if not (config.patience and self.metrics):
+            return False
+        return len(self.metrics) - 1 - best_of(self.metrics, config.best_by) >= config.patience
 
 
 def is_run(folder: Path) -> bool:
@@ -106,20 +91,36 @@ def load_run(folder: Path) -> tuple[nn.Module, ModelSpec]:
     return model.eval(), spec
 
 
-def begin_run(folder: Path, spec: ModelSpec, config: TrainingConfig, data: Fingerprint | None = None) -> None:
+def begin_run(
+    folder: Path,
+    spec: ModelSpec,
+    config: TrainingConfig,
+    data: Fingerprint | None = None,
+    state: TrainingState | None = None,
+) -> None:
     """Make the run folder.
+
+    Args:
+        folder: of the run.
+        spec: the network.
+        config: the settings.
+        data: what the data are.
+        state: what the first epoch begins with, where the seed does not say it.
 
     Raises:
         ResxError: the disk has no room for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     num_bytes = 4 * sum(parameter.numel() for parameter in _on_meta(spec).parameters())
-    require_free_space(folder, 7 * num_bytes)  # last, best; weights and momentum to resume; the largest staged
+    num_states = 1 + (2 if config.optimizer == "lamb" else 1) + bool(config.ema)
+    require_free_space(folder, (3 + 2 * num_states) * num_bytes)  # last, best; the state to resume, staged; some room
     for left in (METRICS, RESUME, WEIGHTS, BEST, DATA):
         (folder / left).unlink(missing_ok=True)
     if data is not None:
         _write(folder / DATA, data.packed, kept=0)
     write_config(folder, config)
+    if state is not None:
+        _write_state(folder, Origin(spec=spec, training=config), state, RunProgress(epochs_done=0, metrics=()))
     # The spec makes it a run, so it comes last: a kill before it leaves nothing that has to be resumed.
     _write(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n", kept=0)
 
@@ -141,7 +142,7 @@ def write_run(folder: Path, model: nn.Module, spec: ModelSpec, config: TrainingC
     origin = Origin(spec=spec, training=config)
     write_atomic(folder / CONFIG, config.model_dump_json(indent=2) + "\n")
     write_atomic(folder / SPEC_FILE, spec.model_dump_json(indent=2) + "\n")
-    write_atomic(folder / WEIGHTS, save(_weights(model), metadata=metadata_of(origin)))
+    write_atomic(folder / WEIGHTS, save(weights_of(model), metadata=metadata_of(origin)))
 
 
 def save_epoch(folder: Path, origin: Origin, state: TrainingState, progress: RunProgress) -> None:
@@ -150,27 +151,23 @@ def save_epoch(folder: Path, origin: Origin, state: TrainingState, progress: Run
     Raises:
         ResxError: a file cannot be written, or those in the folder are of another run by now.
     """
-    from safetensors.torch import save
-
     try:
         require_one_run(folder / RESUME, origin, read_spec(folder / SPEC_FILE))
     except UsageError as error:
         raise ResxError(f"{folder}: changed during training, so nothing more is written: {error}") from error
-    momenta = {
-        f"momentum.{name}": state.optimizer.state[parameter]["momentum_buffer"].detach().cpu().contiguous()
-        for name, parameter in state.model.named_parameters()
-        # A block that was dropped in every step so far has no momentum yet.
-        if state.optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
-    }
+    _write_state(folder, origin, state, progress)
+    publish(folder, origin, state.published, progress)
+
+
+def _write_state(folder: Path, origin: Origin, state: TrainingState, progress: RunProgress) -> None:
+    from safetensors.torch import save
+
     metadata = metadata_of(origin) | {
         "epochs_done": str(progress.epochs_done),
         "metrics": _lines(progress),
         "scaler": json.dumps(state.scaler.state_dict()),
     }
-    _write(
-        folder / RESUME, save(_weights(state.model) | momenta, metadata=metadata), kept=max(0, progress.epochs_done - 1)
-    )
-    publish(folder, origin, state.model, progress)
+    _write(folder / RESUME, save(tensors_of(state), metadata=metadata), kept=max(0, progress.epochs_done - 1))
 
 
 def publish(folder: Path, origin: Origin, model: nn.Module, progress: RunProgress) -> None:
@@ -183,9 +180,9 @@ def publish(folder: Path, origin: Origin, model: nn.Module, progress: RunProgres
 
     if not progress.metrics:
         return
-    weights = save(_weights(model), metadata=metadata_of(origin))
+    weights = save(weights_of(model), metadata=metadata_of(origin))
     _write(folder / WEIGHTS, weights, kept=progress.epochs_done)
-    if progress.is_best:
+    if progress.is_best(origin.training):
         _write(folder / BEST, weights, kept=progress.epochs_done)
     _write(folder / METRICS, _lines(progress), kept=progress.epochs_done)
 
@@ -245,7 +242,7 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
         )
     path = folder / RESUME
     if not path.exists():
-        return _at_the_start(folder, state.model)
+        return _at_the_start(folder, state.model, config)
     found = origin_of(path)
     if found is not None:
         require_one_run(path, found, origin.spec)
@@ -259,24 +256,18 @@ def resume_run(folder: Path, state: TrainingState, origin: Origin, *, extend: bo
         raise UsageError(f"{path}: cannot be read ({error}); train again with --force") from error
     if progress.epochs_done > config.epochs:
         raise UsageError(f"--epochs {config.epochs}: {progress.epochs_done} are finished already; choose more epochs")
-    momenta = {
-        name.removeprefix("momentum."): stored.pop(name) for name in list(stored) if name.startswith("momentum.")
-    }
-    load_weights(state.model, stored, source=str(path))
-    for name, parameter in state.model.named_parameters():
-        if name in momenta:
-            # On the parameter's device and in its memory layout.
-            state.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter).copy_(momenta[name])
+    restore(state, stored, source=str(path))
     if scaler:
         state.scaler.load_state_dict(scaler)
     return progress
 
 
-def _at_the_start(folder: Path, model: nn.Module) -> RunProgress:
+def _at_the_start(folder: Path, model: nn.Module, config: TrainingConfig) -> RunProgress:
     """Give the model the weights that the run begins with, if it has any: `resx shrink` made it."""
-    if (folder / METRICS).exists():
+    has_weights = (folder / WEIGHTS).is_file()
+    if (folder / METRICS).exists() or (config.weights != "none" and not has_weights):
         raise UsageError(f"{folder / RESUME}: no such file, so the run cannot be resumed; --force starts again")
-    if (folder / WEIGHTS).is_file():
+    if has_weights:
         trained, _ = load_run(folder)
         model.load_state_dict(trained.state_dict())
     return RunProgress(epochs_done=0, metrics=())
@@ -309,10 +300,6 @@ def _write(path: Path, data: bytes | str, *, kept: int) -> None:
         raise ResxError(
             f"{path}: {reason}; {what}: free some space or make the folder writable, then --resume"
         ) from error
-
-
-def _weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
 def _lines(progress: RunProgress) -> str:

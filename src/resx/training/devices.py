@@ -1,7 +1,8 @@
 """What a run computes on, and in which precision: asked of PyTorch, whose CUDA is its own.
 
-    auto     the GPU where there is one, in bf16 if it computes that and in fp16 if not; else the CPU, in fp32
-    cpu      fp32, or bf16 and fp16 as PyTorch computes them there
+    auto     the GPU where there is one, in bf16 if it computes that and in fp16 if not; else the CPU, in bf16 if it
+             computes that and in fp32 if not
+    cpu      fp32, bf16 where the processor has BF16 instructions, or fp16 as PyTorch computes it there
     gpu      exit code 4 where PyTorch cannot use one
 
 Convolutions in fp32 are computed in fp32 on a GPU too, without TF32, and by algorithms that give the same bits each
@@ -20,6 +21,7 @@ import torch
 from resx import gpus
 from resx.errors import MissingCapability, first_line
 from resx.gpus import Device, Gpus, Wish, find_gpus
+from resx.machine import instruction_set, processor
 from resx.training.config import TrainingPrecision
 
 PrecisionWish: TypeAlias = Literal["auto", "fp32", "bf16", "fp16"]
@@ -30,6 +32,7 @@ AUTOCAST_TYPES: dict[TrainingPrecision, torch.dtype] = {
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
 }
+_WITH_BF16 = ("amx", "avx512_bf16")
 TORCH_NAMES: dict[Device, str] = {"cpu": "cpu", "gpu": "cuda"}
 _REMEDY = (
     "a GPU needs PyTorch's package for CUDA (on Linux `pip install torch` installs it) and an NVIDIA driver; "
@@ -73,25 +76,30 @@ def require_answer(place: torch.device) -> None:
         raise MissingCapability(f"--device gpu: {first_line(error).partition('. ')[0]}; {_REMEDY}") from error
 
 
-def computes_bf16() -> bool:
-    """Say whether the GPU computes in bf16, and does not only emulate it."""
+def computes_bf16(device: Device) -> bool:
+    """Say whether the processor or the GPU computes in bf16, and does not only emulate it."""
+    if device == "cpu":
+        return instruction_set() in _WITH_BF16
     return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def choose_precision(
-    wish: PrecisionWish, device: Device, *, bf16: Callable[[], bool] = computes_bf16
+    wish: PrecisionWish, device: Device, *, bf16: Callable[[Device], bool] = computes_bf16
 ) -> TrainingPrecision:
     """Return what the forward pass is computed in.
 
     Raises:
-        MissingCapability: bf16 is wanted, and the GPU does not compute it.
+        MissingCapability: bf16 is wanted, and the device does not compute it.
     """
     if wish == "auto":
-        return "fp32" if device == "cpu" else "bf16" if bf16() else "fp16"
-    if wish == "bf16" and device == "gpu" and not bf16():
+        return "bf16" if bf16(device) else "fp32" if device == "cpu" else "fp16"
+    if wish == "bf16" and not bf16(device):
         raise MissingCapability(
             "--precision bf16: this GPU does not compute it (compute capability 8.0 and newer does); "
             "use --precision fp16 or auto"
+            if device == "gpu"
+            else f"--precision bf16: {processor()} ({instruction_set()}) has no BF16 instructions; "
+            "use --precision fp32 or auto"
         )
     return wish
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resx.data.dataset import Images, Split
@@ -15,19 +17,51 @@ from resx.zoo.spec import ModelSpec
 _BATCH_SIZE = 128
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scores:
+    """How a network does on a split's images; those of several parts add up."""
+
+    num_right: npt.NDArray[np.float64]
+    """[classes]: images whose class is predicted right."""
+    num_images: npt.NDArray[np.float64]
+    """[classes]."""
+    loss: float
+    """Cross-entropy, summed over the images."""
+
+    @property
+    def accuracy(self) -> float:
+        """The share of images whose class is predicted right."""
+        return float(self.num_right.sum() / self.num_images.sum())
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean over the classes that have images of the share of their images that is right."""
+        seen = self.num_images > 0
+        return float((self.num_right[seen] / self.num_images[seen]).mean())
+
+    @property
+    def mean_loss(self) -> float:
+        """Cross-entropy, the mean over the images."""
+        return self.loss / float(self.num_images.sum())
+
+
 def accuracy(model: nn.Module, spec: ModelSpec, split: Split) -> float:
     """Return the share of images whose class is predicted right; the model is left in evaluation mode."""
-    return num_right(model, spec, split, range(len(split))) / len(split)
+    return score(model, spec, split, range(len(split))).accuracy
 
 
-def num_right(model: nn.Module, spec: ModelSpec, split: Split, part: range) -> int:
-    """Return how many of a split's images from `part.start` to `part.stop` have their class predicted right."""
-    right = 0
+def score(model: nn.Module, spec: ModelSpec, split: Split, part: range) -> Scores:
+    """Return how a network does on a split's images from `part.start` to `part.stop`."""
+    num_right, num_images = np.zeros(spec.classes), np.zeros(spec.classes)
+    loss = 0.0
     for start in range(part.start, part.stop, _BATCH_SIZE):
         chosen = slice(start, min(start + _BATCH_SIZE, part.stop))
-        predicted = logits(model, spec, split.images[chosen]).argmax(1).numpy()
-        right += int((predicted == split.targets[chosen]).sum())
-    return right
+        found, targets = logits(model, spec, split.images[chosen]), split.targets[chosen]
+        right = found.argmax(1).numpy() == targets
+        num_images += np.bincount(targets, minlength=spec.classes)
+        num_right += np.bincount(targets[right], minlength=spec.classes)
+        loss += float(F.cross_entropy(found, torch.from_numpy(targets), reduction="sum"))
+    return Scores(num_right=num_right, num_images=num_images, loss=loss)
 
 
 def logits(model: nn.Module, spec: ModelSpec, images: Images, batch_size: int = _BATCH_SIZE) -> Tensor:

@@ -1,4 +1,4 @@
-"""The training loop: SGD, an epoch at a time, exactly resumable, by one process or several.
+"""The training loop, an epoch at a time, exactly resumable, by one process or several.
 
 Order of the images, augmentation and dropped blocks of an epoch depend on nothing that came before
 (resx.training.batches), so a resumed run repeats what an uninterrupted one does. They are the same in every
@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from resx.data.augment import BLACK
@@ -25,23 +25,25 @@ from resx.data.validation import hold_out_for_validation
 from resx.errors import ResxError, UsageError
 from resx.training import checkpoint
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send, steps_per_epoch
-from resx.training.checkpoint import Metrics, RunProgress, TrainingState
+from resx.training.checkpoint import RunProgress
 from resx.training.compiling import Forward, compiled_forward
-from resx.training.config import TrainingConfig, learning_rate_at
+from resx.training.config import BestBy, TrainingConfig, learning_rate_at
 from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
-from resx.training.evaluation import normaliser, num_right
-from resx.training.optimizer import fill_missing_gradients, make_optimizer, set_learning_rate
+from resx.training.evaluation import Scores, normaliser, score
+from resx.training.loss import Loss, make_loss
+from resx.training.optimizer import fill_missing_gradients, set_learning_rate
 from resx.training.processes import (
     Processes,
     average_gradients,
     first_alone,
     mean_over_processes,
-    share_batch_statistics,
     sum_over_processes,
 )
 from resx.training.run_folder import OwnFolder, claim
+from resx.training.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics
 from resx.training.run_origin import Origin, read_config
-from resx.zoo.building import build_from_spec
+from resx.training.training_state import TrainingState, new_state
+from resx.training.transforms import Transforms, make_transforms
 from resx.zoo.spec import ModelSpec
 
 OnStep: TypeAlias = Callable[[int, int], None]
@@ -66,6 +68,8 @@ class _Work:
     forward: Forward
     """The model's, compiled or not; in training only."""
     normalise: Callable[[Tensor], Tensor]
+    transforms: Transforms
+    loss: Loss
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +82,9 @@ class TrainingRun:
     """The settings; the device and the number of processes are those that compute it."""
     folder: Path
     """Nobody else may train there meanwhile."""
+    weights: Mapping[str, Tensor] | None = None
+    """The network's first weights (`resx.training.starting_weights`); None draws them from the seed. A run that is
+    resumed has its own."""
     resume: bool = False
     """Go on with the run in the folder."""
     ignore_times: bool = False
@@ -120,21 +127,21 @@ def train(
     config = run.config.model_copy(update={"num_processes": processes.count, "device": processes.kind})
     origin = Origin(spec=spec, training=config)
     with _claim(run, processes) as own, exact_convolutions():
-        state = _new_state(spec, config, processes)
+        state = new_state(spec, config, processes, None if run.resume else run.weights)
         progress = _begin_or_resume(run, origin, state, processes)
         if processes.is_first:
             for entry in progress.metrics:
                 on_epoch(entry)
         with _working(state, spec, data, config, processes) as work:
-            for epoch in range(progress.epochs_done, config.epochs):
-                entry = _train_epoch(work, epoch, on_step) | _accuracies(work)
+            while not progress.is_over(config):
+                entry = _train_epoch(work, progress.epochs_done, on_step) | _measure(work)
+                progress = RunProgress(epochs_done=progress.epochs_done + 1, metrics=(*progress.metrics, entry))
                 if processes.is_first:
-                    progress = RunProgress(epochs_done=epoch + 1, metrics=(*progress.metrics, entry))
                     for held in own:
                         held.require_same()
                     checkpoint.save_epoch(folder, origin, state, progress)
                     on_epoch(entry)
-    return state.model.eval()
+    return state.published.eval()
 
 
 @contextlib.contextmanager
@@ -150,12 +157,15 @@ def _claim(run: TrainingRun, processes: Processes) -> Iterator[list[OwnFolder]]:
 def _begin_or_resume(run: TrainingRun, origin: Origin, state: TrainingState, processes: Processes) -> RunProgress:
     """Write a run's beginning into its folder, or read into `state` how far the one there has come."""
     if not run.resume:
-        fingerprint = run.data.fingerprint
-        first_alone(processes, lambda: checkpoint.begin_run(run.folder, run.spec, origin.training, fingerprint))
+        first = None if run.weights is None else state
+        first_alone(
+            processes,
+            lambda: checkpoint.begin_run(run.folder, run.spec, origin.training, run.data.fingerprint, first),
+        )
         return RunProgress(epochs_done=0, metrics=())
     checkpoint.require_same_data(run.folder, run.data, ignore_times=run.ignore_times)
     progress = checkpoint.resume_run(run.folder, state, origin, extend=run.extend)
-    first_alone(processes, lambda: _write_again(run.folder, origin, state.model, progress))
+    first_alone(processes, lambda: _write_again(run.folder, origin, state.published, progress))
     return progress
 
 
@@ -164,15 +174,6 @@ def _write_again(folder: Path, origin: Origin, model: nn.Module, progress: RunPr
     if read_config(folder) != origin.training:
         checkpoint.write_config(folder, origin.training, kept=progress.epochs_done)
     checkpoint.publish(folder, origin, model, progress)
-
-
-def _new_state(spec: ModelSpec, config: TrainingConfig, processes: Processes) -> TrainingState:
-    model = build_from_spec(spec, seed=config.seed).to(processes.device).to(memory_format=_layout(config))
-    if processes.count > 1:
-        share_batch_statistics(model)
-    # fp16 gradients underflow unless the loss is scaled; disabled, the scaler hands everything through.
-    scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
-    return TrainingState(model=model, optimizer=make_optimizer(model, config), scaler=scaler)
 
 
 @contextlib.contextmanager
@@ -188,6 +189,8 @@ def _working(
             state=state,
             forward=forward,
             normalise=normaliser(spec, processes.device),
+            transforms=make_transforms(config, spec.classes),
+            loss=make_loss(config, data.train.targets, spec.classes, processes.device),
         )
 
 
@@ -207,7 +210,7 @@ def _train_epoch(work: _Work, epoch: int, on_step: OnStep) -> Metrics:
         "epoch": epoch + 1,
         "step": (epoch + 1) * steps,
         "loss": total / steps,
-        "learning_rate": work.state.optimizer.param_groups[0]["lr"],
+        "learning_rate": learning_rate_at(config, (epoch + 1) * steps - 1, steps),
         "images_per_s": round(steps * min(config.batch_size, num_images) / (time.monotonic() - started), 1),
         "device": name_of(work.processes.device),
         "precision": config.precision,
@@ -221,7 +224,7 @@ def _losses(work: _Work, epoch: int) -> Iterator[tuple[int, Tensor]]:
     steps = steps_per_epoch(len(train_part), config.batch_size)
     random = seed_epoch(config.seed, epoch)
     host = batches_of(train_part, config, work.processes, epoch, random, _edge(work))
-    work.state.model.train()
+    work.state.begin_training()
     with contextlib.closing(prepare_ahead(send(host, work.processes.device))) as batches:
         for batch in batches:
             set_learning_rate(work.state.optimizer, learning_rate_at(config, batch.step, steps))
@@ -252,12 +255,14 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
     config, processes = work.config, work.processes
     model, optimizer, scaler = work.state.model, work.state.optimizer, work.state.scaler
     optimizer.zero_grad(set_to_none=True)
-    images = work.normalise(batch.images).contiguous(memory_format=_layout(config))
+    images = work.normalise(work.transforms.change_images(batch.images, batch.seeds))
+    images, targets = work.transforms.finish(images, batch.targets, batch.seeds, batch.mix_seed)
+    images = images.contiguous(memory_format=_layout(config))
     autocast = torch.autocast(
         processes.device.type, dtype=AUTOCAST_TYPES[config.precision], enabled=config.precision != "fp32"
     )
     with autocast:
-        loss = F.cross_entropy(work.forward(images), batch.targets, label_smoothing=config.label_smoothing)
+        loss = work.loss(work.forward(images), targets)
     scaler.scale(loss).backward()
     average_gradients(model, processes)
     if config.skipped_blocks == "move":
@@ -267,21 +272,32 @@ def _train_step(work: _Work, batch: Batch) -> Tensor:
         nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
     scaler.step(optimizer)
     scaler.update()
+    work.state.update_average()
     return mean_over_processes(loss, processes)
 
 
-def _accuracies(work: _Work) -> Metrics:
-    """Return the accuracy on the held-out images, and on the validation images where there are any."""
-    found = {"accuracy": _accuracy(work, work.data.held_out)}
+def _measure(work: _Work) -> Metrics:
+    """Return the metrics of the held-out images, and of the validation images where there are any."""
+    found = _metrics_of(work, work.data.held_out, HELD_OUT_NAMES)
     if work.data.validation is not None:
-        found[checkpoint.VALIDATION_ACCURACY] = _accuracy(work, work.data.validation)
+        found |= _metrics_of(work, work.data.validation, VALIDATION_NAMES)
     return found
 
 
-def _accuracy(work: _Work, split: Split) -> float:
-    """Return the share of a split's images whose class is predicted right; each process looks at its share of them."""
-    right = num_right(work.state.model, work.spec, split, work.processes.share(len(split)))
-    return sum_over_processes(right, work.processes) / len(split)
+def _metrics_of(work: _Work, split: Split, names: dict[BestBy, str]) -> Metrics:
+    """Return the metrics of a split's images; each process looks at its share of them."""
+    part = score(work.state.published, work.spec, split, work.processes.share(len(split)))
+    sums = sum_over_processes(np.concatenate([part.num_right, part.num_images, [part.loss]]), work.processes)
+    num_right, num_images = sums[:-1].reshape(2, -1)
+    whole = Scores(num_right=num_right, num_images=num_images, loss=float(sums[-1]))
+    values: dict[BestBy, float] = {
+        "accuracy": whole.accuracy,
+        "loss": whole.mean_loss,
+        "balanced-accuracy": whole.balanced_accuracy,
+    }
+    if not math.isfinite(whole.mean_loss):
+        raise ResxError(f"loss on the held-out images is {whole.mean_loss}: {_DIVERGED}")
+    return {names[key]: value for key, value in values.items()}
 
 
 def _layout(config: TrainingConfig) -> torch.memory_format:

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -199,13 +201,13 @@ def mean_over_processes(value: Tensor, processes: Processes) -> Tensor:
     return value
 
 
-def sum_over_processes(count: int, processes: Processes) -> int:
-    """Return the sum of a count over the processes, the same in each."""
+def sum_over_processes(values: npt.NDArray[np.float64], processes: Processes) -> npt.NDArray[np.float64]:
+    """Return the sums of values [N] over the processes, the same in each."""
     if processes.count == 1:
-        return count
-    total = torch.tensor(count, device=processes.device)
-    dist.all_reduce(total)
-    return int(total.item())
+        return values
+    totals = torch.from_numpy(values).to(processes.device)
+    dist.all_reduce(totals)
+    return totals.cpu().numpy()
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):

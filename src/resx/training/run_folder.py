@@ -19,7 +19,7 @@ from resx.files.locks import exclusive, lock_holder
 from resx.files.mounts import CannotLock
 from resx.files.staging import STAGING_PREFIX
 from resx.text import one_line
-from resx.training.checkpoint import is_run
+from resx.training.checkpoint import DATA, RESUME, is_run
 from resx.training.run_origin import CONFIG, read_config
 from resx.zoo.spec import SPEC_FILE
 
@@ -111,7 +111,7 @@ def _strange(folder: Path) -> str:
     if CONFIG in left:
         with contextlib.suppress(UsageError):
             read_config(folder)
-            left.remove(CONFIG)
+            left -= {CONFIG, DATA, RESUME}
     return min(left, default="")
 
 

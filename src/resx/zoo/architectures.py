@@ -246,7 +246,7 @@ class HighwayArchitecture(DescribedNetwork):
     stage_widths: Widths
     """Channels per stage; max pooling halves the image between stages."""
     gate_bias: float = Field(default=-2.0, lt=0, ge=-1000, allow_inf_nan=False)
-    """Of the transform gates at first: negative, so that layers begin by carrying their input."""
+    """Initial bias of the transform gates: negative, so that layers begin by carrying their input."""
     receptive_fields: Annotated[tuple[ReceptiveField, ...], Field(min_length=1, max_length=MAX_BLOCKS)] = (3,)
     """Pixels each way that a stage's layers see, first to last and then again from the first: (3, 1) alternates."""
     head_width: int = Field(default=0, ge=0, le=MAX_CHANNELS)
@@ -326,14 +326,14 @@ class VGGArchitecture(DescribedNetwork):
 
 
 class ForeignArchitecture(DescribedNetwork):
-    """A network of somebody else's making; resx exports and serves it but cannot build it from this value.
+    """A third party's network: resx exports and serves it, but cannot build it from this value.
 
     That keeps a spec read from JSON from calling a function that the JSON names.
     """
 
     family: Literal["foreign"] = "foreign"
     source: str
-    """As the user named it: `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME` or `module:function`."""
+    """Source as given: `torchvision:NAME`, `timm:NAME`, `hf:ORG/NAME` or `module:function`."""
 
     @property
     def num_blocks(self) -> int:

@@ -12,7 +12,7 @@ from typing import Literal
 from resx.errors import UsageError, nearest
 from resx.zoo import depths, papers
 from resx.zoo.architectures import Architecture, DenseNetArchitecture
-from resx.zoo.foreign_names import COLLECTIONS, require_foreign_name
+from resx.zoo.foreign_names import COLLECTIONS, require_foreign_name, short_name
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, SPEC_FILE, ModelSpec
 
 PAPERS = {
@@ -102,6 +102,18 @@ def kind_of(text: str) -> Literal["run", "variant", "foreign", "onnx"]:
         )
     variant(text)
     return "variant"
+
+
+def default_name(source: str) -> str:
+    """Return what a model is called in a repository if nobody says: as its variant, its run or its file.
+
+    Raises:
+        UsageError: the text names no source.
+    """
+    kind = kind_of(source)
+    if kind == "run":
+        return Path(source).resolve().name
+    return Path(source).stem if kind == "onnx" else short_name(source)
 
 
 def module_of(text: str) -> str:

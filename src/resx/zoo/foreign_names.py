@@ -45,6 +45,11 @@ def require_foreign_name(text: str) -> None:
         )
 
 
+def names_hub_repository(name: str) -> bool:
+    """Say whether a name is `ORG/NAME` or `ORG/NAME@REVISION`."""
+    return _HUB_NAME.fullmatch(name) is not None
+
+
 def hub_folder(text: str) -> Path | None:
     """Return the folder that stands in for a repository of the Hub (`hf:./FOLDER`); None where none is named."""
     collection, _, name = text.partition(":")

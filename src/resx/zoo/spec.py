@@ -97,7 +97,7 @@ class ModelSpec(FrozenModel):
     """The shorter side is brought to this many pixels before the centre crop of `image_size`; with the crop `squash`,
     both sides are."""
     mean: Channels
-    """Of each channel, for pixels in [0, 1]."""
+    """Mean of each channel, for pixels in [0, 1]."""
     std: Channels
     interpolation: Interpolation = "bilinear"
     """The filter that resizes, always with antialiasing."""

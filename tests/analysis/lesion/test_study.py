@@ -11,12 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from resx.analysis.figures import Figure, write_figures
 from resx.analysis.lesion import study as lesions
 from resx.analysis.lesion import variants as plans
 from resx.analysis.lesion.evaluation import begun, evaluate
 from resx.analysis.network_steps import steps_of
-from resx.bench.report.figure_file import draw_into
 from resx.data.dataset import DataSet
 from resx.errors import UsageError
 from resx.training.evaluation import accuracy, logits
@@ -217,7 +215,7 @@ def test_a_study_prints_its_saving_and_writes_json_and_figures(
     assert "block evaluations per image instead of" in done.out
     assert "changes shape" in done.out
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"lesions.json", "lesion-single-light.png", "lesion-reordered-dark.png"} <= names
+    assert {"lesions.json", "lesion-single-light.png", "lesion-deleted-light.pdf", "lesion-reordered-dark.svg"} <= names
     assert lesions.PARTIAL not in names
     found = json.loads((tmp_path / "out" / "lesions.json").read_text())
     increases = [one["error"] - found["error"] for one in found["blocks"]]
@@ -289,14 +287,3 @@ def test_a_run_whose_data_are_gone_asks_for_data(resx: Resx, trained: Callable[[
     (tmp_path / "run" / "training.json").write_text(json.dumps(config | {"data": "folder:/nowhere"}))
 
     refused(resx("lesion", tmp_path / "run"), 2, "cannot be loaded", "--data")
-
-
-@pytest.mark.parametrize("name", [r"runs/$\frac{$", r"a$x^$b", "one $"])
-def test_a_name_in_a_figure_is_no_formula(tmp_path: Path, name: str) -> None:
-    figures = [
-        Figure(name="figure", x="block", y="error, %", caption=f"{name}, 10 images", draw=lambda _axes, _look: None)
-    ]
-    assert all(path.is_file() for path in write_figures(figures, tmp_path))
-    with draw_into(tmp_path / "plot.png", name):
-        pass
-    assert (tmp_path / "plot.png").is_file()

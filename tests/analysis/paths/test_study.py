@@ -136,16 +136,29 @@ def test_lengths_with_few_paths_are_sampled_no_more_often_than_there_are_paths(d
 def test_a_runs_gradients_are_printed_and_drawn_light_and_dark(
     resx: Resx, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = resx("paths", trained("resnet"), "--draws", "2", "--images", "4", "-o", tmp_path / "out")
+    done = resx(
+        "paths",
+        trained("resnet"),
+        "--draws",
+        "2",
+        "--images",
+        "4",
+        "-o",
+        tmp_path / "out",
+        "--plot",
+        tmp_path / "all.svg",
+    )
 
     assert done.code == 0, done.err
     assert "carry" in done.out
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == [
-        f"paths-{figure}-{look}.png"
+        f"paths-{figure}-{look}.{suffix}"
         for figure in ("a-lengths", "b-gradients", "c-product")
         for look in ("dark", "light")
+        for suffix in ("pdf", "png", "svg")
     ] + ["paths.json"]
+    assert (tmp_path / "all.svg").read_text().count('id="axes_') == 3
     found = json.loads((tmp_path / "out" / "paths.json").read_text())
     assert found["gradients"]["num_images"] == 4
     assert len(found["gradients"]["shares"]) == 6
@@ -157,3 +170,4 @@ def test_wrong_usage_of_paths_is_one_line(resx: Resx, trained: Callable[[str], P
     refused(resx("paths", "resnt110"), 2, "resnet110")
     refused(resx("paths", "resnet110", "--data", "digits"), 2, "--data digits", "no trained weights")
     refused(resx("paths", "torchvision:resnet18"), 2, "block structure")
+    refused(resx("paths", "resnet110", "--plot", "paths.jpg"), 2, "--plot paths.jpg", ".png, .svg, .pdf")

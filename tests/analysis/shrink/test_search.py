@@ -255,7 +255,9 @@ def test_fine_tuning_trains_the_smaller_network_on(resx: Resx, trained: Callable
 def test_pareto_writes_a_run_for_each_size_that_no_other_beats(
     resx: Resx, trained: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    done = resx("shrink", trained("resnet"), "--pareto", "-o", tmp_path / "family", "--json")
+    done = resx(
+        "shrink", trained("resnet"), "--pareto", "-o", tmp_path / "family", "--json", "--plot", tmp_path / "front.pdf"
+    )
 
     assert done.code == 0, done.err
     assert [one["num_blocks"] for one in done.json["sizes"]] == [5, 4, 3, 2, 1]

@@ -1,12 +1,14 @@
 """What the embedded server computes on, by what is said to be there: no GPU is needed."""
 
+from pathlib import Path
+
 import pytest
 
 from resx.errors import MissingCapability
 from resx.gpus import DRIVER, Device, Gpus, Wish, find_gpus
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.rollback import undeploy
-from resx.serving.embedded.devices import choose_device, missing_for_cuda
+from resx.serving.embedded.devices import choose_device, find_replanned, missing_for_cuda
 from resx.serving.embedded.triton_installation import Installation, install, process_environment
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
@@ -43,6 +45,27 @@ def test_a_gpu_that_is_asked_for_and_is_not_there_is_named_with_what_it_needs() 
         MissingCapability, match=r"--device gpu: no NVIDIA driver .*CUDA 13 and cuDNN 9; use --device cpu"
     ):
         choose_device("gpu", gpus=lambda: NO_DRIVER, cuda=unasked)
+
+
+@pytest.mark.parametrize(
+    ("config", "is_replanned"),
+    [
+        ("max_batch_size: 32 instance_group { count: 1 }", True),
+        ("max_batch_size: 1", False),
+        ("max_batch_size: 32 instance_group { kind: KIND_CPU }", False),
+        ("max_batch_size: 32 instance_group { kind: KIND_CPU } instance_group { kind: KIND_GPU }", True),
+        ("max_batch_size: 32 optimization { execution_accelerators { gpu_execution_accelerator { %s } } }", False),
+    ],
+)
+def test_models_are_named_that_one_session_on_a_gpu_plans_again(
+    tmp_path: Path, config: str, is_replanned: bool
+) -> None:
+    model = tmp_path / "m"
+    model.mkdir()
+    (model / "config.pbtxt").write_text('backend: "onnxruntime" ' + config.replace("%s", 'name: "tensorrt"'))
+    assert find_replanned([model], "auto", gpus=lambda: Gpus(count=1)) == (["m"] if is_replanned else [])
+    assert find_replanned([model], "cpu", gpus=lambda: Gpus(count=1)) == []
+    assert find_replanned([model], "auto", gpus=lambda: NO_DRIVER) == []
 
 
 def test_this_machine_is_asked() -> None:

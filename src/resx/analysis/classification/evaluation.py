@@ -38,7 +38,7 @@ class Share(FrozenModel):
 
 
 class ClassFigures(FrozenModel):
-    """What a model makes of one class."""
+    """Results for one class."""
 
     label: str
     support: int
@@ -46,15 +46,15 @@ class ClassFigures(FrozenModel):
     answered: int
     """Images that are answered with the class."""
     precision: Share | None
-    """Of the images that are answered with it, those that are of the class; None where there are none."""
+    """Share of correct answers among the images answered with this class; None without such images."""
     recall: Share | None
-    """Of the images of the class, those that are answered with it; None where there are none."""
+    """Share of correct answers among the images of this class; None without such images."""
     f1: float | None
-    """The harmonic mean of both; None where there are neither images nor answers."""
+    """Harmonic mean of precision and recall; None with neither images nor answers."""
 
 
 class Averages(FrozenModel):
-    """Over the classes of which there are images; a precision that is None counts as 0, as scikit-learn has it."""
+    """Averages over the classes that have images. A precision of None counts as 0, as in scikit-learn."""
 
     precision: float
     recall: float
@@ -68,7 +68,7 @@ class Confusion(FrozenModel):
     answered: str
     num_images: int
     share: float
-    """Of the images of the class."""
+    """Share of the images of the true class."""
 
 
 class CalibrationBin(FrozenModel):
@@ -96,14 +96,14 @@ class ImagesUsed(FrozenModel):
     data: str
     part: str
     origin: str
-    """For people."""
+    """Description of the images."""
     num_images: int
     num_skipped: int
     """Images that cannot be read and were left out."""
 
 
 class Evaluation(FrozenModel):
-    """A model's answers to labeled images, in figures."""
+    """Results of a model on labeled images."""
 
     model: str
     kind: str

@@ -41,7 +41,7 @@ class PairedComparison(FrozenModel):
     """The second's accuracy less the first's."""
     low: float | None
     high: float | None
-    """Of the difference's 95 % interval; None where every image is right or wrong in both, which says nothing of it."""
+    """Upper end of the difference's 95 % interval; None if the models never differ in correctness."""
     p_value: float
     """McNemar's exact test, two-sided."""
     num_flips: int

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resx.analysis.figures import Figure, Look, write_figures
+from resx.figures import Figure, Look
 
 if TYPE_CHECKING:
     from resx.analysis.lesion.study import LesionStudy
 
 
-def draw_lesions(study: LesionStudy, folder: Path) -> list[Path]:
-    """Draw a lesion study's figures into a folder and return their files.
-
-    Raises:
-        MissingCapability: matplotlib is not installed.
-    """
+def lesion_figures(study: LesionStudy) -> list[Figure]:
+    """Return a lesion study's figures; that of reorderings only if blocks could be exchanged."""
     figures = [_single_lesions(study), _deletions(study)]
-    return write_figures([*figures, _reorderings(study)] if study.reorderings else figures, folder)
+    return [*figures, _reorderings(study)] if study.reorderings else figures
 
 
 def _single_lesions(study: LesionStudy) -> Figure:
@@ -37,18 +32,16 @@ def _single_lesions(study: LesionStudy) -> Figure:
                 )
         axes.axhline(100 * study.error, color=look.text, linewidth=1, label="whole network")
         axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
+        axes.set(xlabel=what, ylabel="error, %", ylim=(0, None))
+        axes.legend(fontsize=8, loc="center right")
 
     return Figure(
         name="lesion-single",
-        x=what,
-        y="error, %",
         caption=f"{study.plan.model}, {study.plan.num_images} held-out images of {study.plan.data}: error "
         f"{study.error:.2%} whole; without one of {study.num_blocks} {what}s the median increase is "
         f"{100 * study.median_single_increase:+.2f} points, the worst "
         f"{100 * (max(one.error for one in study.blocks) - study.error):+.2f}.",
-        draw=draw,
+        panels=(draw,),
     )
 
 
@@ -79,18 +72,17 @@ def _deletions(study: LesionStudy) -> Figure:
         )
         axes.axhline(100 * study.error, color=look.text, linewidth=1, label="whole network")
         axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
+        axes.set(xlabel="random blocks deleted", ylabel="error, %", ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(fontsize=8, loc="lower right")
 
     last = spreads[-1]
     return Figure(
         name="lesion-deleted",
-        x="random blocks deleted",
-        y="error, %",
         caption=f"{study.plan.model}: error {study.error:.2%} whole, {spreads[0].mean:.2%} without one random block, "
         f"{last.mean:.2%} (standard deviation {100 * last.std:.2f} points) without {last.k} of {study.num_blocks}; "
         f"{study.plan.draws} draws for each number.",
-        draw=draw,
+        panels=(draw,),
     )
 
 
@@ -107,15 +99,13 @@ def _reorderings(study: LesionStudy) -> Figure:
         axes.axhline(100 * study.error, color=look.text, linewidth=1, label="the order it was trained in")
         axes.axhline(100 * study.chance_error, color=look.text, linewidth=1, linestyle=":", label="chance")
         axes.invert_xaxis()
-        axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
+        axes.set(xlabel="Kendall's tau of the order of the blocks", ylabel="error, %", ylim=(0, None))
+        axes.legend(fontsize=8, loc="upper left")
 
     first, last = study.swapped[0], study.swapped[-1]
     return Figure(
         name="lesion-reordered",
-        x="Kendall's tau of the order of the blocks",
-        y="error, %",
         caption=f"{study.plan.model}: error {study.error:.2%} in order; {first.mean:.2%} after {first.k} exchange of "
         f"two blocks of one shape, {last.mean:.2%} after {last.k}; {study.plan.draws} draws for each number.",
-        draw=draw,
+        panels=(draw,),
     )

@@ -56,7 +56,7 @@ class BlockLesion(FrozenModel):
     """The network without one block."""
 
     block: int
-    """From 1; in a network that lost blocks before, counted as in the whole one."""
+    """Block number from 1, counted as in the whole network."""
     name: str
     changes_shape: bool
     """Where its output has another shape than its input, what remains is the shortcut, or a stand-in for one."""
@@ -71,7 +71,7 @@ class ErrorSpread(FrozenModel):
     k: int
     mean: float
     std: float
-    """Of a sample; 0 where there is one draw."""
+    """Standard deviation of the draws; 0 with one draw."""
     lowest: float
     highest: float
 
@@ -85,32 +85,32 @@ class Reordering(FrozenModel):
 
 
 class LesionCost(FrozenModel):
-    """What the study took."""
+    """Work and time of the study."""
 
     num_variants: int
     block_evaluations: int
-    """Per image."""
+    """Block evaluations per image."""
     naive_block_evaluations: int
-    """Of as many separate evaluations."""
+    """Block evaluations per image if every network were evaluated separately."""
     ratio: float
     singles_ratio: float
-    """The same for the deletions of single blocks alone."""
+    """The same ratio for the deletions of single blocks."""
     seconds: float
-    """Of this call; a study that was interrupted took more."""
+    """Seconds of this command; an interrupted study took more."""
 
 
 class LesionStudy(FrozenModel):
-    """Everything that a study found."""
+    """Results of a lesion study."""
 
     plan: LesionPlan
     family: str
     has_shortcuts: bool
     num_blocks: int
     error: float
-    """Of the network without a lesion."""
+    """Error of the whole network."""
     loss: float
     chance_error: float
-    """Of always naming the most frequent class."""
+    """Error of always answering the most frequent class."""
     median_single_increase: float
     """Median over the blocks of how much the error grows without one of them."""
     blocks: tuple[BlockLesion, ...]

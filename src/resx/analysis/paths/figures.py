@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from resx.analysis.figures import Figure, Look, write_figures
 from resx.analysis.paths.study import PathGradients, PathLengths
+from resx.figures import Figure, Look
+
+_LENGTH = "path length (blocks)"
 
 
-def draw_paths(name: str, lengths: PathLengths, gradients: PathGradients | None, folder: Path) -> list[Path]:
-    """Draw the figures into a folder and return their files; without gradients the first alone.
-
-    Raises:
-        MissingCapability: matplotlib is not installed.
-    """
+def path_figures(name: str, lengths: PathLengths, gradients: PathGradients | None) -> list[Figure]:
+    """Return the figures; without gradients the first alone."""
     figures = [_lengths(name, lengths)]
     if gradients is not None:
         figures += [_gradients(name, gradients), _product(name, lengths, gradients)]
-    return write_figures(figures, folder)
+    return figures
 
 
 def _lengths(name: str, lengths: PathLengths) -> Figure:
     def draw(axes: Any, look: Look) -> None:
         axes.bar(range(len(lengths.shares)), [100 * share for share in lengths.shares], color=look.main, width=0.85)
+        axes.set(xlabel=_LENGTH, ylabel="paths of that length (% of all)")
         _mark(axes, look, lengths.span.low, lengths.span.high)
 
     return Figure(
         name="paths-a-lengths",
-        x="path length (blocks)",
-        y="paths of that length (% of all)",
         caption=f"(a) {name}: {float(sum(lengths.counts)):.3g} paths through {lengths.num_blocks} blocks; the mean "
         f"length is {lengths.mean:.1f}, and {lengths.span.share:.1%} of them have {lengths.span.low} to "
         f"{lengths.span.high} blocks (shaded).",
-        draw=draw,
+        panels=(draw,),
     )
 
 
@@ -42,16 +38,15 @@ def _gradients(name: str, gradients: PathGradients) -> Figure:
 
     def draw(axes: Any, look: Look) -> None:
         axes.semilogy([one.length for one in found], [one.mean for one in found], "o", ms=3.5, color=look.main)
+        axes.set(xlabel=_LENGTH, ylabel="gradient per path")
 
     shortest, longest = found[0], found[-1]
     return Figure(
         name="paths-b-gradients",
-        x="path length (blocks)",
-        y="gradient per path",
         caption=f"(b) {name}: mean norm of an image's gradient at the first block's input along one path, over "
         f"{gradients.num_images} images and up to {max(one.num_paths for one in gradients.lengths)} sampled paths a "
         f"length: {shortest.mean:.2g} at length {shortest.length}, {longest.mean:.2g} at {longest.length}.",
-        draw=draw,
+        panels=(draw,),
     )
 
 
@@ -60,16 +55,15 @@ def _product(name: str, lengths: PathLengths, gradients: PathGradients) -> Figur
         axes.bar(
             range(len(gradients.shares)), [100 * share for share in gradients.shares], color=look.second, width=0.85
         )
+        axes.set(xlabel=_LENGTH, ylabel="paths x gradient (% of total)")
         _mark(axes, look, gradients.span.low, gradients.span.high)
 
     span = gradients.span
     return Figure(
         name="paths-c-product",
-        x="path length (blocks)",
-        y="paths x gradient (% of total)",
         caption=f"(c) {name}: paths of {span.low} to {span.high} blocks carry {span.share:.1%} of the gradient "
         f"(shaded), with a mean length of {gradients.mean_length:.1f} where that of all paths is {lengths.mean:.1f}.",
-        draw=draw,
+        panels=(draw,),
     )
 
 

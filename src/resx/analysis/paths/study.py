@@ -63,11 +63,11 @@ class Span(FrozenModel):
 
 
 class PathLengths(FrozenModel):
-    """How many paths there are of each length."""
+    """Number of paths of each length."""
 
     num_blocks: int
     counts: tuple[int, ...]
-    """Of the lengths 0, 1, 2, ...; exact."""
+    """Exact number of paths of the lengths 0, 1, 2, ..."""
     shares: tuple[float, ...]
     mean: float
     std: float
@@ -85,11 +85,11 @@ class LengthGradient(FrozenModel):
 
     length: int
     mean: float
-    """Over the sampled paths and the images, of the norm of one image's gradient along one path."""
+    """Mean norm of one image's gradient along one path, over sampled paths and images."""
     std: float
-    """Of the sampled paths' means; 0 where one path was sampled."""
+    """Standard deviation of the sampled paths' means; 0 with one path."""
     num_paths: int = Field(ge=1)
-    """Sampled."""
+    """Number of sampled paths."""
 
 
 class PathGradients(FrozenModel):

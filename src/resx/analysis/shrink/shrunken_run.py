@@ -19,10 +19,12 @@ from resx.data.dataset import DataSet
 from resx.errors import ResxError
 from resx.files.staging import publish_folder, remove_abandoned, staging_folder, write_atomic
 from resx.training import checkpoint
-from resx.training.checkpoint import RunProgress, TrainingState
+from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.loop import OnStep, TrainingRun, train
+from resx.training.run_metrics import Metrics
 from resx.training.run_origin import Origin, read_config
+from resx.training.training_state import TrainingState
 from resx.values import FrozenModel
 
 RECORD = "shrink.json"
@@ -105,8 +107,9 @@ def _fine_tuned(
 ) -> float:
     """Train the network on, as a run that was interrupted before its first epoch; return its accuracy."""
     slowly = {"epochs": epochs, "learning_rate": _FINE_TUNING_RATE * config.learning_rate, "warmup": "none"}
+    whole = {"freeze": "", "patience": 0}
     on_cpu = {"device": "cpu", "num_processes": 1, "channels_last": False, "compiled": False}
-    gentle = config.model_copy(update=slowly | on_cpu)
+    gentle = config.model_copy(update=slowly | whole | on_cpu)
     checkpoint.begin_run(folder, sized.spec, gentle)
     state = TrainingState(
         model=sized.model,
@@ -115,7 +118,7 @@ def _fine_tuned(
     )
     origin = Origin(spec=sized.spec, training=gentle)
     checkpoint.save_epoch(folder, origin, state, RunProgress(epochs_done=0, metrics=()))
-    entries: list[checkpoint.Metrics] = []
+    entries: list[Metrics] = []
     train(
         TrainingRun(spec=sized.spec, data=data, config=gentle, folder=folder, resume=True),
         on_step=on_step,

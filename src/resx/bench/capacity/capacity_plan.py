@@ -36,7 +36,7 @@ _CLOSENESS = 1.02
 
 
 class Estimate(FrozenModel):
-    """What to expect of some replicas under some rate. Times are None where too much is refused, or never answered."""
+    """Expected behavior of a number of replicas at a rate. Times are None if too many requests are refused."""
 
     replicas: int
     rate_per_s: float
@@ -48,12 +48,12 @@ class Estimate(FrozenModel):
     """Share of the time that instances compute."""
     mean_batch_size: float
     refused: float
-    """Share of the requests."""
+    """Share of the requests that are refused."""
     holds: bool
 
 
 class CapacityPlan(FrozenModel):
-    """How many replicas are needed, and what they do."""
+    """Number of replicas that meet the objective, and what to expect of them."""
 
     model: str
     slo: str
@@ -65,13 +65,13 @@ class CapacityPlan(FrozenModel):
     alone_ms: float
     """The objective's percentile for a request that never waits."""
     capacity_per_s: float
-    """Of one replica, in full batches, whatever the latency."""
+    """Requests per second of one replica with full batches, at any latency."""
     highest_rate_per_s: float
-    """At which these replicas still hold the objective."""
+    """Highest rate at which these replicas meet the objective."""
     headroom: float
-    """That rate over the asked one."""
+    """Highest rate divided by the requested rate."""
     one_fewer: Estimate | None
-    """What remains if one is lost; None: nothing."""
+    """Estimate after the loss of one replica; None if none is left."""
     cost_per_hour: float | None = None
     cost_per_million: float | None = None
     service: ServiceTimes

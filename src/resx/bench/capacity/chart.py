@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from resx.bench.capacity.capacity_plan import CapacityPlan, Question, estimate
 from resx.bench.capacity.simulation import Batching
-from resx.bench.report.figure_file import draw_into
+from resx.figures import Figure, Look
 
 _POINTS = 14
 
 
-def draw(plan: CapacityPlan, batching: Batching, question: Question, path: Path) -> None:
-    """Simulate the plan's replicas at rates up to their capacity, and write the figure."""
+def capacity_figure(plan: CapacityPlan, batching: Batching, question: Question) -> Figure:
+    """Return the figure, for which the plan's replicas are simulated at rates up to their capacity."""
     counts = [plan.replicas, plan.replicas - 1] if plan.replicas > 1 else [plan.replicas]
-    title = f"{plan.model}, simulated; {plan.arrivals} arrivals, {plan.balancing}"
-    with draw_into(path, title) as (axes, look):
+    holding = "1 replica meets" if plan.replicas == 1 else f"{plan.replicas} replicas meet"
+    caption = (
+        f"{plan.model}: {holding} {plan.slo} at {plan.rate_per_s:g} requests/s; simulated from measured service times, "
+        f"{plan.arrivals} arrivals, {plan.balancing} balancing."
+    )
+
+    def draw(axes: Any, look: Look) -> None:
         for replicas, line in zip(counts, ("-", "--"), strict=False):
             rates = np.linspace(0.1, 0.98, _POINTS) * replicas * plan.capacity_per_s
             found = [estimate(plan.service, batching, question, replicas, float(rate)) for rate in rates]
@@ -31,5 +36,7 @@ def draw(plan: CapacityPlan, batching: Batching, question: Question, path: Path)
         axes.axhspan(0, bound, color=look.main, alpha=0.08, linewidth=0, label=f"meets {plan.slo}")
         axes.axhline(bound, color=look.text, linewidth=1, linestyle=":")
         axes.axvline(plan.rate_per_s, color=look.text, linewidth=1, label=f"requested: {plan.rate_per_s:g}/s")
-        axes.set(xlabel="requests a second, all replicas", ylabel="latency, ms", ylim=(0, 2 * bound))
+        axes.set(xlabel="requests per second, all replicas", ylabel="latency, ms", ylim=(0, 2 * bound))
         axes.legend(fontsize=8)
+
+    return Figure(name="capacity", panels=(draw,), caption=caption)

@@ -52,7 +52,7 @@ class ServiceTimes(FrozenModel):
     model: str
     instances: int
     runs: dict[int, int]
-    """Of each batch size."""
+    """Number of runs of each batch size."""
     mean_ms: tuple[float, ...]
     """By batch size, from 1, while requests wait; those without runs lie between their neighbours."""
     rested: float
@@ -62,7 +62,7 @@ class ServiceTimes(FrozenModel):
     turnaround_ms: tuple[float, ...]
     """From an instance's answer until it has the next batch, by the batch's size; 0 where no load kept it busy."""
     overhead_ms: float
-    """Of a request that does not wait, outside of the computation: network, server, client."""
+    """Time outside of the computation for a request that does not wait: network, server, client."""
 
     @property
     def cv(self) -> float:

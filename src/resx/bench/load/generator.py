@@ -18,6 +18,7 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Self
 
+from resx.bench.load.fresh_processes import hide_main
 from resx.bench.load.load_plan import LoadPlan
 from resx.bench.load.load_task import DRAIN_S, LoadTask
 from resx.bench.load.request_times import LoadProgress, Recorder, Records
@@ -62,7 +63,8 @@ class Generators:
         for part in parts:
             ours, theirs = context.Pipe()
             process = context.Process(target=_generate, args=(part, theirs), daemon=True, name="resx-load")
-            process.start()
+            with hide_main():
+                process.start()
             theirs.close()
             self._pipes.append(ours)
             self._processes.append(process)

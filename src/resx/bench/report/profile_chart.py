@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resx.bench.report.figure_file import draw_panels
+from resx.figures import Figure, Look
 
 if TYPE_CHECKING:
-    from resx.analysis.figures import Look
     from resx.runtimes.profiling.profile import Profile
 
 _BARS = 24
 
 
-def draw(found: Profile, path: Path) -> None:
-    """Write the figure."""
+def profile_figure(found: Profile) -> Figure:
+    """Return the figure."""
     hint = {None: "", "f32": " fp32", "bf16": " bf16"}[found.precision_hint]
     share = "" if found.total.peak_share is None else f", {found.total.peak_share:.0%} of the peak"
-    title = (
+    caption = (
         f"{found.subject}: {found.runtime} {found.runtime_version}{hint}, {found.threads} threads, batch {found.batch}"
-        f": {found.run_ms:.3g} ms a run{share}\n{found.processor}"
+        f": {found.run_ms:.3g} ms a run{share}; {found.processor}"
     )
-    with draw_panels(path, title) as ((left, right), look):
-        _draw_roofline(left, look, found)
-        _draw_bars(right, look, found)
+    return Figure(name="profile", panels=(partial(_draw_roofline, found), partial(_draw_bars, found)), caption=caption)
 
 
-def _draw_roofline(axes: Any, look: Look, found: Profile) -> None:
+def _draw_roofline(found: Profile, axes: Any, look: Look) -> None:
     layers = [layer for layer in found.layers if layer.macs and layer.traffic and layer.time_us]
     intensities = [2 * layer.macs / layer.traffic for layer in layers]
     widest = np.geomspace(min([*intensities, 1.0]) / 2, max([*intensities, 100.0]) * 2, 200)
@@ -51,7 +48,7 @@ def _draw_roofline(axes: Any, look: Look, found: Profile) -> None:
     axes.legend(fontsize=7, loc="lower right")
 
 
-def _draw_bars(axes: Any, look: Look, found: Profile) -> None:
+def _draw_bars(found: Profile, axes: Any, look: Look) -> None:
     longest = sorted(found.blocks, key=lambda block: -block.time_us)[:_BARS]
     blocks = [block for block in found.blocks if block in longest]
     times = [block.time_us / 1000 for block in blocks]

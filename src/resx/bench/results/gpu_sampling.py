@@ -27,7 +27,7 @@ class GpuUse(FrozenModel):
     source: Source
     num_samples: int
     utilization: Spread | None
-    """Share of the time in which it computed anything, 0 to 1; None, as the next, where nobody says."""
+    """Share of the time in which the GPU computed, 0 to 1; None, like the next, if unknown."""
     memory_used_bytes: Spread | None
     memory_total_bytes: int | None
     power_w: Spread | None

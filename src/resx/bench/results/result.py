@@ -34,7 +34,7 @@ class Answers(FrozenModel):
     checked: int
     wrong: int
     reference: str
-    """What they were compared with, or why they were not."""
+    """Reference of the comparison, or why there is none."""
     worst: float | None
     """Largest difference from the reference, relative to the logits' scale."""
     tolerance: float
@@ -60,27 +60,27 @@ class Stability(FrozenModel):
 
 
 class Client(FrozenModel):
-    """What the load generator took and could have done."""
+    """CPU time of the load generator, and its limit."""
 
     processes: int
     cpu_ms_per_request: float | None
     cpu_share: float
-    """Of one core, over the window."""
+    """Share of one core's time in the window."""
     ceiling_requests_per_s: float | None
-    """What its processor time per request allows against a null server; None where it was not measured."""
+    """Requests per second that the client's CPU time allows, measured on a null server; None if not measured."""
 
 
 class InProcess(FrozenModel):
-    """The same file, run without a server."""
+    """The same file, measured without a server."""
 
     images_per_s: float
     p50_ms: float
-    """Of one run of the batch."""
+    """Median of one run of the batch."""
     batch_size: int
     threads: int
     instances: int
     efficiency: float
-    """Served images per second over these."""
+    """Images per second of the server, divided by these."""
 
 
 class Second(FrozenModel):
@@ -92,17 +92,17 @@ class Second(FrozenModel):
     failed: int
     p50_ms: float | None
     p99_ms: float | None
-    """The largest, where there are too few samples for a percentile."""
+    """99th percentile, or the largest latency with too few samples."""
 
 
 class Measurement(FrozenModel):
-    """One load on one model. Times are None where there are too few samples for them."""
+    """One load on one model. Times are None with too few samples."""
 
     model: str
     version: int | None
     """None: the newest that was loaded."""
     label: str = ""
-    """What tells it apart from the others, where its name does not: `resnet50 (1)`, `resnet50@host:8000`."""
+    """Name in tables if the model's name is ambiguous: `resnet50 (1)`, `resnet50@host:8000`."""
     url: str
     load: Literal["closed", "open"]
     concurrency: int
@@ -115,7 +115,7 @@ class Measurement(FrozenModel):
     """Which of several repetitions."""
     window_s: float
     requests: int
-    """That were answered."""
+    """Requests that were answered."""
     sent: int
     failed: int
     images_per_s: float
@@ -128,7 +128,7 @@ class Measurement(FrozenModel):
     p99_9_ms: float | None
     max_ms: float | None
     service: Percentiles
-    """From when a request was sent; in a closed loop the same as the latencies above."""
+    """Latency from when a request was sent; in a closed loop the same as above."""
     errors: dict[str, int]
     client_cpu_ms_per_request: float | None
     client: Client
@@ -141,14 +141,14 @@ class Measurement(FrozenModel):
     server: ServerBreakdown | None
     """None if the server does not give its statistics."""
     cached_share: float | None = None
-    """Of the requests, by the server's response cache; None: not known, as in results of older versions."""
+    """Share of the requests that the server's response cache answered; None if unknown."""
     in_process: InProcess | None = None
     gpus: tuple[GpuUse, ...] | None = None
     """What the server's GPUs did in the window; None: it has none, or neither its metrics nor NVML say."""
     server_use: ServerUse | None = None
-    """Memory and processor time of the server; None: not known, as in results of older versions."""
+    """Memory and CPU time of the server; None if unknown."""
     server_use_missing: str = ""
-    """Why that is not known."""
+    """Why server_use is unknown."""
     seconds: tuple[Second, ...] = ()
     hdr: str = ""
     """The latencies in us as an HDR histogram, in its own base64 text."""
@@ -178,7 +178,7 @@ class Measurement(FrozenModel):
 
 
 class Environment(FrozenModel):
-    """Where it was measured."""
+    """Machine and software of the measurement."""
 
     resx: str
     triton: str
@@ -189,13 +189,13 @@ class Environment(FrozenModel):
     cpu_quota: float | None = None
     """Cores' worth of time that its control group allows the client; None: no limit."""
     governor: str = ""
-    """Of the processor's frequency; empty where it does not say."""
+    """Frequency governor of the processor; empty if unknown."""
     load_average: float = 0.0
-    """Of the machine in the minute before."""
+    """Load average of the machine in the minute before."""
     server_is_local: bool
     """The client then shares its cores with the server."""
     server_kind: Literal["native", "isolated", ""] = ""
-    """Of an embedded server: models are computed in itself or in Python processes. Empty: it is another's."""
+    """native: models run in the server; isolated: in Python processes. Empty: not an embedded server."""
     server_threads: str = ""
     """Instances and threads, from the model's configuration."""
     response_cache: bool = False
@@ -250,7 +250,7 @@ class BenchResult(FrozenModel):
     repeated: tuple[Repeated, ...] = ()
     ratios: tuple[Ratio, ...] = ()
     slo: dict[str, float | str | bool | None] | None = None
-    """Of a search for the highest rate: what was asked, and what was found."""
+    """Objective and result of a search for the highest rate."""
     models: dict[str, dict[str, Any]] = pydantic.Field(default_factory=dict)
     """What the models' cards say of accuracy and family."""
 

@@ -12,7 +12,7 @@ from resx.values import FrozenModel
 
 
 class ServerUse(FrozenModel):
-    """Of the server and its Python processes together: all models that it has loaded."""
+    """Use of the server and its Python processes, with all loaded models."""
 
     num_processes: int
     rss_bytes: int

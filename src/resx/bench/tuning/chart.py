@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from typing import Any
 
-from resx.bench.report.figure_file import draw_into
 from resx.bench.tuning.ranking import front, latest
 from resx.card.tuning import Setting, Trial, Tuning
+from resx.figures import Figure, Look
 
 
-def draw(name: str, tuning: Tuning, path: Path) -> None:
-    """Write the figure: settings as points, those that no other beats in both joined by a line."""
+def tuning_figure(name: str, tuning: Tuning) -> Figure:
+    """Return the figure: settings as points, those that no other beats in both joined by a line."""
     measured = [trial for trial in latest(tuning.trials) if not trial.invalid and trial.single_ms]
     best = sorted(front(tuning.trials), key=lambda trial: trial.images_per_s)
     what = f"highest rate that meets {tuning.slo}" if tuning.slo else f"{tuning.concurrency} requests in flight"
-    with draw_into(path, f"{name}: {tuning.cores} cores, {tuning.processor}") as (axes, look):
+
+    def draw(axes: Any, look: Look) -> None:
         axes.scatter(*_places(measured), color=look.grid, edgecolor=look.text, s=28, label="a setting", zorder=2)
         axes.plot(*_places(best), "-o", color=look.main, ms=5, label="no other setting is better in both", zorder=3)
         middle = sum(axes.get_xlim()) / 2
@@ -42,9 +43,11 @@ def draw(name: str, tuning: Tuning, path: Path) -> None:
                 zorder=4,
                 label=f"{label}: {_short(setting, tuning)}",
             )
-        axes.set(xlabel=f"images a second, {what}", ylabel="median of single requests, ms")
+        axes.set(xlabel=f"images per second, {what}", ylabel="median of single requests, ms")
         axes.margins(0.12)
         axes.legend(fontsize=7)
+
+    return Figure(name="tuning", panels=(draw,), caption=f"{name}: {tuning.cores} cores, {tuning.processor}")
 
 
 def _places(trials: Sequence[Trial]) -> tuple[list[float], list[float]]:

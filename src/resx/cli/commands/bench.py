@@ -50,7 +50,7 @@ def bench(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Measure latency and throughput; n/a: too few samples for a percentile.
+    """Measure the latency and throughput of served models under load; n/a: too few samples for a percentile.
 
     In an open loop latency counts from when a request was due. queue and compute are Triton's own means per request;
     client and server ms are CPU time per request, of the load generator and of the server. A sample of the answers is
@@ -185,57 +185,10 @@ def _scenario_verdict(result: ScenarioResult, slo: str) -> ResxError | None:
 
 def _verdict(result: BenchResult, old: BenchResult | None, share: float) -> ResxError | KeyboardInterrupt | None:
     """Return what the command ends with; the result is printed first."""
+    from resx.bench.judging import judge
+
     try:
-        _judge(result, old, share)
+        judge(result, old, share)
     except (ResxError, KeyboardInterrupt) as ending:
         return ending
     return None
-
-
-def _judge(result: BenchResult, old: BenchResult | None, share: float) -> None:
-    """End as the result deserves.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted; what there was has been printed.
-        ParityError: answers are wrong.
-        ObjectiveMissed: something is worse than the baseline, or no rate holds --slo.
-        ResxError: requests failed, or the figures must not be used.
-    """
-    from resx.bench.results.response_cache import why_unusable
-
-    measurements = result.measurements
-    if any("Ctrl-C" in reason for measured in measurements for reason in measured.invalid):
-        raise KeyboardInterrupt
-    wrong = [measured for measured in measurements if measured.answers.wrong]
-    if wrong:
-        raise ParityError(
-            f"{wrong[0].target}: {wrong[0].invalid[0]}; `resx verify {wrong[0].model} --url {wrong[0].url}` shows "
-            "details"
-        )
-    if cached := next(filter(None, (why_unusable(measured.cached_share) for measured in measurements)), ""):
-        raise ResxError(f"INVALID: {cached}")
-    if result.slo:  # a search goes beyond what client and server can do, on purpose
-        _judge_search(result)
-        return
-    failed = sum(measured.failed for measured in measurements)
-    if failed:
-        sent = sum(measured.sent for measured in measurements)
-        reason = next(message for measured in measurements for message in measured.errors)
-        raise ResxError(f"{failed} of {sent} requests failed: {reason}")
-    invalid = [measured for measured in measurements if measured.invalid]
-    if invalid:
-        raise ResxError(f"INVALID at {invalid[0].title}: {invalid[0].invalid[0]}")
-    if old is not None:
-        from resx.bench.comparing import regressions
-
-        worse = regressions(result, old, share)
-        if worse:
-            raise ObjectiveMissed(f"worse than the baseline by more than {share:.0%}: {'; '.join(worse)}")
-
-
-def _judge_search(result: BenchResult) -> None:
-    """Raise ObjectiveMissed if no rate was found that holds the objective, with the reason."""
-    assert result.slo is not None
-    if result.slo["rate_per_s"] is not None:
-        return
-    raise ObjectiveMissed(f"--slo {result.slo['asked']}: no rate meets it; {result.slo['why']}")

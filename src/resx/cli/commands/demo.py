@@ -34,7 +34,7 @@ def demo(
     printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
-    """Train, fold, export, serve, query and measure a stochastic-depth ResNet-20 on real digits, in minutes.
+    """Train a small ResNet on real digits, then export, serve, query and measure it, in minutes.
 
     Example: resx demo
     """

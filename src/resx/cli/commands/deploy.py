@@ -28,7 +28,7 @@ def deploy(
     printing: TableOptions,
     rendering: ManifestOptions,
 ) -> None:
-    """Switch to a new version. If its self-test fails, the old one keeps serving.
+    """Switch a served model to a new version. If its self-test fails, the old one keeps serving.
 
     Examples: resx deploy densenet169; resx deploy digits --best-under 5ms; resx deploy digits --url a:8001,b:8001
     """

@@ -30,7 +30,7 @@ _OPTIONAL = {
 
 
 def doctor(printing: TableOptions, repository: RepositoryPath = DEFAULT_REPOSITORY) -> None:
-    """Check Python, PyTorch, ONNX Runtime, TensorRT, Triton, C++, GPU, Docker, ports and disk.
+    """Check this machine: Python, PyTorch, ONNX Runtime, TensorRT, Triton, C++, GPU, Docker, ports, disk.
 
     Example: resx doctor
     """

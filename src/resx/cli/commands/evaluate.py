@@ -13,7 +13,6 @@ from resx.cli.options.connection import Connection, Retries
 from resx.cli.options.evaluation import EvaluationOutput, ImagesWanted
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import TableOptions
-from resx.cli.options.repository import parse_name
 from resx.cli.options.seed import Seed
 from resx.cli.options.source import SourceOptions
 from resx.cli.steps.evaluated_models import Asking
@@ -21,6 +20,7 @@ from resx.cli.steps.evaluation_run import evaluate_and_compare
 from resx.cli.views import random_weights
 from resx.cli.views.evaluation import evaluation_as_json, show_evaluation
 from resx.cli.views.next_step import to_serve
+from resx.names import parse_name
 
 
 def evaluate(
@@ -53,7 +53,7 @@ def evaluate(
     Example: resx evaluate runs/digits --against digits -o report.html
     """
     limits.apply()
-    wanted.chosen_part()
+    wanted.asked()
     files.require_writable()
     asking = Asking(source=from_source, server=server, retries=retries, seed=seed)
     out = printing.open()

@@ -73,14 +73,14 @@ def export(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Export to ONNX or TensorRT, verify the file against PyTorch, and publish it as the next version.
+    """Export a variant, a run or your own model to ONNX or TensorRT, verify the file, and publish it.
 
     Examples: resx export densenet169 --fp16; resx export runs/digits --int8; resx export runs/digits --pareto 3
     """
     from resx.export.combinations import require_computable
     from resx.export.request import ExportRequest
     from resx.repository.versions import Repository
-    from resx.zoo.catalog import kind_of, names_onnx_file
+    from resx.zoo.catalog import default_name, names_onnx_file
 
     limits.apply()
     out, typed = printing.open(), typed_options(context)
@@ -103,7 +103,7 @@ def export(
         )
     if not source:
         raise UsageError("SOURCE is missing: name a variant, a run's folder or an .onnx file, or give --reproduce CARD")
-    published, model_name = Repository(repository), name or _default_name(source, kind_of(source))
+    published, model_name = Repository(repository), name or default_name(source)
     target = _target(as_file)
     runtime = _runtime(as_file, precision, target)
     if pareto is None:
@@ -219,11 +219,3 @@ def _reproduce(path: Path, typed: Mapping[str, str], out: Output, allowed_code: 
         )
     facts = (f"Reproduced {card.name}", "the same bytes", f"sha256 {found.sha256_made}")
     out.result(found.model_dump(mode="json") | {"identical": True}, lambda console: show_done(console, *facts))
-
-
-def _default_name(source: str, kind: str) -> str:
-    from resx.zoo.foreign_names import short_name
-
-    if kind == "run":
-        return Path(source).resolve().name
-    return Path(source).stem if kind == "onnx" else short_name(source)

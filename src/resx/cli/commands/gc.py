@@ -34,7 +34,7 @@ def gc(
         typer.Option(metavar="URL", help=("Another server that uses the repository; versions it has loaded are kept.")),
     ] = "",
 ) -> None:
-    """Delete old versions from the repository; never one that is deployed, loaded, or that a rollback would go to.
+    """Delete old versions of published models; never one that is in use, or that a rollback would go to.
 
     That holds for servers of other users and containers, too: they mark in the repository what they use.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +12,6 @@ from resx.cli.completion import complete_thing
 from resx.cli.marks import show_next
 from resx.cli.options.output import DetailOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
-from resx.files.reading import MAX_RESULT_BYTES, read_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,7 +34,7 @@ def info(
         bool, typer.Option("--schema", metavar="", help="Print the JSON schema of card.json instead.")
     ] = False,
 ) -> None:
-    """Show what a variant, run, published model or .onnx file is.
+    """Describe a variant, a run, a published model or an .onnx file: architecture, input, size, origin.
 
     Example: resx info resnet50
     """
@@ -139,16 +137,10 @@ def _variant_facts(name: str) -> dict[str, Any]:
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:
-    from resx.errors import UsageError
+    from resx.training.run_metrics import read_metrics
     from resx.zoo.spec import SPEC_FILE, read_spec
 
-    spec = read_spec(folder / SPEC_FILE)
-    metrics = folder / "metrics.jsonl"
-    try:
-        lines = read_text(metrics, MAX_RESULT_BYTES).splitlines() if metrics.is_file() else []
-        epochs = [dict(json.loads(line)) for line in lines]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{metrics}: contains a line that training did not write; copy the run again") from error
+    spec, epochs = read_spec(folder / SPEC_FILE), read_metrics(folder)
     return {
         "kind": "run",
         "epochs": len(epochs),

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from resx.cli.options.figure import Plot
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import TableOptions
 from resx.cli.options.resuming import Force, Resume
@@ -32,6 +33,7 @@ def lesion(
     ] = None,
     output: StudyFolder = None,
     figures: Figures = True,
+    plot: Plot = None,
     resume: Resume = False,
     force: Force = False,
     *,
@@ -39,7 +41,7 @@ def lesion(
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:
-    """Delete and exchange a run's blocks, and measure what its held-out images say of it (Veit et al. 2016).
+    """Measure how a run's error grows when blocks are deleted or exchanged (Veit et al. 2016).
 
     Example: resx lesion runs/digits -o lesions
     """
@@ -47,13 +49,13 @@ def lesion(
     if resume and (force or output is None):
         raise UsageError("--resume: continues the study in -o; give -o and remove --force")
     require_run(run)
-    from resx.analysis.figures import require_matplotlib
     from resx.analysis.lesion import study as lesions
-    from resx.analysis.lesion.figures import draw_lesions
+    from resx.analysis.lesion.figures import lesion_figures
     from resx.analysis.lesion.variants import deletable
     from resx.analysis.network_steps import prepare_steps, steps_of
     from resx.export.graph.batchnorm_fusion import fuse
     from resx.export.sources.source import weights_sha256
+    from resx.figures import draw_figure, draw_forms, join_figures, require_drawable, require_matplotlib
     from resx.training.checkpoint import load_run
 
     out = printing.open()
@@ -61,6 +63,8 @@ def lesion(
         _prepare(output, resume=resume, force=force)
         if figures:
             require_matplotlib()
+    if plot is not None:
+        require_drawable(plot)
     model, spec = load_run(run)
     images = data_of(run, data, spec, out)
     steps = steps_of(model, spec)
@@ -77,8 +81,13 @@ def lesion(
     with show_bar(out, "images") as on_images:
         found = lesions.study(steps, fast, spec, images, plan, output, on_images)
     if output is not None and figures:
-        draw_lesions(found, output)
-    out.result(found.model_dump(mode="json"), lambda console: show_study(console, found, output))
+        draw_forms(lesion_figures(found), output)
+    if plot is not None:
+        draw_figure(join_figures("lesions", lesion_figures(found)), plot)
+    out.result(
+        found.model_dump(mode="json"),
+        lambda console: show_study(console, found, [one for one in (output, plot) if one]),
+    )
 
 
 def _prepare(folder: Path, *, resume: bool, force: bool) -> None:

@@ -26,7 +26,7 @@ def models(
         ),
     ] = "",
 ) -> None:
-    """List every variant: parameters, multiply-adds, input, published figure, paper.
+    """List the variants (networks by name): parameters, multiply-adds, input, published result, paper.
 
     Examples: resx models; resx models 'densenet*'
     """

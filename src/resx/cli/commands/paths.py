@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from resx.cli.completion import complete_source
+from resx.cli.options.figure import Plot
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import TableOptions
 from resx.cli.options.seed import Seed
@@ -37,12 +38,13 @@ def paths(
     draws: Annotated[int, typer.Option(min=1, metavar="N", help="Random paths of each length.")] = 16,
     output: StudyFolder = None,
     figures: Figures = True,
+    plot: Plot = None,
     *,
     printing: TableOptions,
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:
-    """Count a network's paths by length, and measure the gradient that a run's carry (Veit et al. 2016).
+    """Count a network's paths by length; for a run, also measure the gradient along them (Veit et al. 2016).
 
     Example: resx paths resnet110 --between 19 35
     """
@@ -58,15 +60,17 @@ def paths(
     if output is not None and output.exists() and not output.is_dir():
         raise UsageError(f"{output}: is a file; give a folder")
     spec = read_spec(Path(source) / SPEC_FILE) if kind == "run" else variant(source).spec
-    from resx.analysis.figures import require_matplotlib
     from resx.analysis.network_steps import require_residual_blocks
-    from resx.analysis.paths.figures import draw_paths
+    from resx.analysis.paths.figures import path_figures
     from resx.analysis.paths.study import path_lengths, topology
+    from resx.figures import draw_figure, draw_forms, join_figures, require_drawable, require_matplotlib
     from resx.files.staging import write_atomic
 
     require_residual_blocks(spec, "a choice of paths")
     if output is not None and figures:
         require_matplotlib()
+    if plot is not None:
+        require_drawable(plot)
     out = printing.open()
     lengths = path_lengths(topology(spec.architecture, spec.kept_blocks))
     gradients = _measure(Path(source), spec, lengths, data, (images, draws, seed), out) if kind == "run" else None
@@ -77,8 +81,11 @@ def paths(
     if output is not None:
         write_atomic(output / "paths.json", _text(payload))
         if figures:
-            draw_paths(spec.name, lengths, gradients, output)
-    out.result(payload, lambda console: show_paths(console, payload, lengths, gradients, output))
+            draw_forms(path_figures(spec.name, lengths, gradients), output)
+    if plot is not None:
+        draw_figure(join_figures("paths", path_figures(spec.name, lengths, gradients)), plot)
+    written = [one for one in (output, plot) if one]
+    out.result(payload, lambda console: show_paths(console, payload, lengths, gradients, written))
 
 
 def _measure(

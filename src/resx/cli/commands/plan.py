@@ -75,7 +75,7 @@ def plan(
     printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
-    """Say how many replicas hold a latency bound at a rate, by simulating them from measured service times.
+    """Compute how many replicas of a served model meet a latency objective at a request rate, by simulation.
 
     Assumes identical replicas, one per machine. Without --bench the running server is measured, and --bench needs
     none. Exit code 3 if no number of replicas can hold the bound.
@@ -83,12 +83,12 @@ def plan(
     Example: resx plan resnet50 --rate 5000 --slo p99=50ms --cost-per-hour 0.4
     """
     from resx.bench.capacity.capacity_plan import Question, plan_replicas
-    from resx.bench.capacity.chart import draw
+    from resx.bench.capacity.chart import capacity_figure
     from resx.bench.capacity.simulation import BALANCINGS
     from resx.bench.load.inputs import ROWS_SUFFIX, Inputs
     from resx.bench.load.load_plan import ARRIVALS
-    from resx.bench.report.figure_file import require_drawable
     from resx.bench.tuning.highest_rate import parse_slo
+    from resx.figures import draw_figure, require_drawable
 
     question = Question(
         rate_per_s=rate,
@@ -114,7 +114,7 @@ def plan(
         found = plan_replicas(times, batching, question, step)
         if plot is not None:
             step(f"draw {plot}")
-            draw(found, batching, question, plot)
+            draw_figure(capacity_figure(found, batching, question), plot)
     out.result(found.model_dump(mode="json"), lambda console: show_plan(console, found, plot))
 
 

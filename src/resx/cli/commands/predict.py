@@ -14,13 +14,14 @@ from resx.cli.marks import show_done
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
-from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath, parse_name
+from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.options.scoring import ScoresOptions, ScoringPlace, SourceColumns
 from resx.cli.options.top import Top
 from resx.cli.output import Output
 from resx.cli.views import random_weights
 from resx.cli.views.progress import show_bar
 from resx.errors import MissingCapability, ResxError, ServerError
+from resx.names import parse_name
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -53,7 +54,7 @@ def predict(
     top: Top = 5,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
 ) -> None:
-    """Write the most likely classes of every image of a source, a row each; what cannot be read is a row with an error.
+    """Classify every image of a folder, bucket or list into a table file; unreadable images get an error row.
 
     Example: resx predict resnet50 photos/ -o photos.parquet
     """

@@ -48,8 +48,8 @@ def profile(
 
     Example: resx profile resnet50 --plot resnet50.png
     """
-    from resx.bench.report.figure_file import require_drawable
-    from resx.bench.report.profile_chart import draw
+    from resx.bench.report.profile_chart import profile_figure
+    from resx.figures import draw_figure, require_drawable
     from resx.repository.versions import Repository
     from resx.runtimes.profiling.profile import schema_text
     from resx.runtimes.profiling.profiling import profile_model
@@ -67,7 +67,7 @@ def profile(
     with show_bar(out, "rounds") as on_round:
         found = profile_model(subject, options, on_round=on_round)
     if plot is not None:
-        draw(found, plot)
+        draw_figure(profile_figure(found), plot)
     next_step = "" if every else typed_again("--all")
     out.result(
         found.model_dump(mode="json"),

@@ -45,7 +45,7 @@ def query(
     ] = False,
     retries: Retries = 0,
 ) -> None:
-    """Ask the server what is on each image: the most likely labels with their probabilities, or scores.
+    """Classify image files with a published model: the most likely labels with probabilities, or scores.
 
     If no server runs and none is named, the published version is computed in this process.
 

@@ -9,7 +9,7 @@ from resx.cli.views.deployment import show_deployed
 
 
 def rollback(name: DeployedName, server: Connection, printing: OutputOptions, no_wait: NoWait = False) -> None:
-    """Return to the previous version. Repeat to undo.
+    """Return a served model to its previous version. Repeat to undo.
 
     Example: resx rollback densenet169
     """

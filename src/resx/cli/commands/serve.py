@@ -52,7 +52,7 @@ def serve(
     native: Native = None,
     server_dir: ServerDir = None,
 ) -> None:
-    """Serve the repository on loopback. Ready once every model passes its self-test.
+    """Serve the repository's models with Triton on this machine. Ready once every model passes its self-test.
 
     Each model starts with the version that was deployed or rolled back to last, or else with its newest; one that was
     undeployed is left out.
@@ -89,6 +89,7 @@ def serve(
     models = [] if load_none else list(dict.fromkeys((*(load or ()), *asked))) or None
     _say_what_is_missing(out, published, asked=native, server_dir=where)
     _say_whose_int8_is_asked_again(out, published)
+    _warn_of_replanning(out, published, models, wish, asked=native, server_dir=where)
     if server_dir is None:
         require_servable(published, models, wish)
         require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
@@ -156,6 +157,23 @@ def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | N
     for name in repository.names():
         for endpoint in repository.endpoints(name):
             out.note(f"{endpoint} is not served: it needs Python inside the server{why}")
+
+
+def _warn_of_replanning(
+    out: Output, repository: Repository, models: list[str] | None, wish: Wish, *, asked: bool | None, server_dir: str
+) -> None:
+    from resx.serving.embedded.devices import find_replanned
+    from resx.serving.embedded.python_stub import computes_natively
+
+    if not server_dir and not computes_natively(asked):
+        return
+    names = repository.names() if models is None else models
+    for name in find_replanned([repository.root / name for name in names], wish):
+        remedy = "" if server_dir or not asked else "serve without --native, or "
+        out.note(
+            f"warning: {name}: on the GPU, this server plans convolutions again whenever the batch size changes (up to "
+            f"a second each time); {remedy}export with --accelerator tensorrt"
+        )
 
 
 def _say_whose_int8_is_asked_again(out: Output, repository: Repository) -> None:

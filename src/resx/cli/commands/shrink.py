@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from resx.cli.options.figure import Plot
 from resx.cli.options.grouping import output_option
 from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import TableOptions
@@ -45,24 +46,31 @@ def shrink(
             help="The new run's folder; with --pareto, a folder of several. Default: runs/RUN-small.",
         ),
     ] = None,
+    plot: Plot = None,
     *,
     printing: TableOptions,
     seed: Seed = 0,
     limits: ImageLimits,
 ) -> None:
-    """Remove the blocks that cost the least accuracy, and publish the smaller network as a new run.
+    """Remove the blocks of a run that cost the least accuracy; the smaller network becomes a new run.
 
     Example: resx shrink runs/digits --drop 4 -o runs/digits-small
     """
     limits.apply()
     require_run(run)
     folder = output or Path("runs") / f"{run.resolve().name}-small"
+    if plot is not None and not wanted.pareto:
+        raise UsageError(f"--plot {plot}: draws the front of --pareto; add --pareto, or remove --plot")
     if folder.exists():
         raise UsageError(f"{folder}: exists already; choose a new folder with -o")
+    from resx.analysis.shrink.figures import front_figure
     from resx.analysis.shrink.search import require_removable
     from resx.analysis.shrink.shrunken_run import publish_run
+    from resx.figures import draw_figure, require_drawable
     from resx.training.checkpoint import load_run
 
+    if plot is not None:
+        require_drawable(plot)
     out = printing.open()
     model, spec = load_run(run)
     require_removable(spec, wanted.drop)
@@ -77,12 +85,14 @@ def shrink(
                 one, sized, whole, run, images, search=options, finetune_epochs=finetune, on_step=on_step
             )
         records.append((one, record))
+    if plot is not None:
+        draw_figure(front_figure(spec.name, images.name, sizes), plot)
     payload = {
         "whole": whole.model_dump(mode="json"),
         "runs": [{"folder": str(one), **record.model_dump(mode="json")} for one, record in records],
         "sizes": [member.model_dump(mode="json") for member in sizes],
     }
-    out.result(payload, lambda console: show_runs(console, whole, records))
+    out.result(payload, lambda console: show_runs(console, whole, records, plot))
 
 
 def _search(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def status(server: Connection, printing: TableOptions) -> None:
-    """Show whether a server runs, each model's versions, requests and times, and what had to be brought back.
+    """Show whether a server runs, and each model's versions, requests, latency and restarts.
 
     Requests to the server that `resx serve` runs are counted since the model was deployed, without resx's self-tests;
     p50, the median of the last minute, and mean include those.

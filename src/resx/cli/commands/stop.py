@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def stop(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITORY) -> None:
-    """Stop the server of this repository, if one runs; requests that it accepted are answered first.
+    """Stop the repository's server; requests that it accepted are answered first.
 
     Example: resx stop
     """

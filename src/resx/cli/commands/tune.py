@@ -88,7 +88,7 @@ def tune(
     printing: TableOptions,
     seed: Seed = 0,
 ) -> None:
-    """Find runtime, precision, instances, threads, busy-waiting, batches and delay by measurement.
+    """Measure settings of a served model (runtime, precision, instances, batches), and deploy the best.
 
     Settings are tried on the running server under a name that no client knows. If the best one is significantly better
     than the current one, it is published as a version with the evidence in its card, and deployed.
@@ -97,10 +97,10 @@ def tune(
 
     Examples: resx tune resnet50 --dry-run; resx tune resnet50 --runtimes onnxruntime,openvino --precisions fp32,bf16
     """
-    from resx.bench.report.figure_file import require_drawable
     from resx.bench.tuning.highest_rate import parse_slo
     from resx.bench.tuning.trials import Search
     from resx.card.tuning import OBJECTIVES
+    from resx.figures import require_drawable
     from resx.repository.versions import Repository
 
     published, out = Repository(server.repository), printing.open()
@@ -159,8 +159,9 @@ def _search(
     plot: Path | None,
 ) -> None:
     from resx.bench.tuning import tuning
-    from resx.bench.tuning.chart import draw
+    from resx.bench.tuning.chart import tuning_figure
     from resx.bench.tuning.trials import Bench
+    from resx.figures import draw_figure
     from resx.serving.client.client import TritonClient
     from resx.serving.deployment.served_model import alone
     from resx.serving.deployment.tuned_configuration import put_in_force, setting_of
@@ -197,7 +198,7 @@ def _search(
             )
         evidence = _evidence(search, found, config_before)
         if plot is not None:
-            draw(name, evidence, plot)
+            draw_figure(tuning_figure(name, evidence), plot)
         better, deployed = found.is_better(search.objective), None
         if better and not dry_run:
             with out.steps() as step:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def undeploy(name: DeployedName, server: Connection, printing: OutputOptions) -> None:
-    """Unload a model with its image endpoint; accepted requests are answered, and its files stay.
+    """Unload a served model with its image endpoint; accepted requests are answered, and its files stay.
 
     Example: resx undeploy densenet169
     """

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,11 +20,9 @@ from resx.cli.options.source import AllowCode
 from resx.cli.options.validation import finite
 from resx.cli.output import Output
 from resx.cli.views.verification import comparison_as_json, show_comparison, show_verification, verification_as_json
-from resx.errors import ParityError, UsageError
+from resx.errors import UsageError
 
 if TYPE_CHECKING:
-    from resx.export.checks.accuracy import Accuracies
-    from resx.export.checks.file_comparison import Comparison
     from resx.serving.deployment.verification import LabelledData
 
 _files_option = partial(typer.Option, rich_help_panel="Two files")
@@ -103,7 +100,7 @@ def verify(
     allow_code: AllowCode = None,
     limits: ImageLimits,
 ) -> None:
-    """Re-verify a published version, or compare two ONNX files.
+    """Check again that a published version computes what its source does, or compare two ONNX files.
 
     Example: resx verify densenet169 --url 127.0.0.1:8001
     """
@@ -127,12 +124,7 @@ def verify(
 
         found = verify_version(folder, address, accuracy.labelled(), allowed_code=allow_code or [], on_step=step)
     card = read_card(folder)
-    failed = next((check for check in found.checks if not check.passed), None)
-    verdict = None
-    if failed is not None:
-        verdict = ParityError(
-            f"{subject} version {folder.name}: {failed.what}: {failed.detail}; export the model again"
-        )
+    verdict = found.verdict(f"{subject} version {folder.name}")
     out.result(
         verification_as_json(subject, int(folder.name), card, found),
         lambda console: show_verification(console, f"{subject} v{folder.name}", card, found),
@@ -148,6 +140,7 @@ def _compare(
     with out.steps() as step:
         step("run both files")
         from resx.export.checks.file_comparison import compare_files, first_divergence
+        from resx.export.checks.file_verdict import accuracies_of, difference_of
 
         found = compare_files(
             *files, rtol=how.rtol, max_batch_size=how.max_batch, seed=seed, by_position=how.by_position
@@ -155,12 +148,12 @@ def _compare(
         accuracies = None
         if accuracy.data:
             step(f"measure accuracy on {accuracy.data}")
-            accuracies = _of_files(files, accuracy.data, num_images=accuracy.images, max_batch=how.max_batch)
+            accuracies = accuracies_of(files, accuracy.data, num_images=accuracy.images, max_batch=how.max_batch)
         divergence = None
         if how.bisect and not found.passed:
             step("compare every tensor")
             divergence = first_divergence(*files, rtol=how.rtol, seed=seed)
-    verdict = _difference(found, accuracies, files, how.rtol)
+    verdict = difference_of(found, accuracies, files, how.rtol)
     out.result(
         comparison_as_json(found, accuracies, divergence),
         lambda console: show_comparison(console, found, accuracies, divergence),
@@ -168,45 +161,3 @@ def _compare(
     )
     if verdict is not None:
         raise verdict
-
-
-def _difference(
-    found: Comparison, accuracies: Accuracies | None, files: tuple[Path, Path], rtol: float
-) -> ParityError | None:
-    """Return the error that a comparison ends with."""
-    if not found.passed:
-        worst = max(found.outputs, key=lambda one: one.smallest_rtol)
-        return ParityError(
-            f"{files[1]}: {worst.output} differs from {files[0]}'s by {worst.smallest_rtol:.3g} of its scale, allowed "
-            f"{rtol:g}; {_remedy(worst.smallest_rtol)}; --bisect names the first tensor that differs"
-        )
-    if accuracies is not None and not accuracies.passed:
-        return ParityError(
-            f"{files[1]}: accuracy falls by {accuracies.drop:.1%}: {accuracies.text}; one point is allowed"
-        )
-    return None
-
-
-def _of_files(files: tuple[Path, Path], data: str, *, num_images: int, max_batch: int) -> Accuracies:
-    import functools
-
-    from resx.export.checks.accuracy import Accuracies, load_labelled
-    from resx.export.checks.file_comparison import right_by_files
-
-    load = functools.cache(
-        lambda image_size, num_classes: load_labelled(
-            data, image_size=image_size, num_classes=num_classes, num_images=num_images
-        )
-    )
-    used = []
-
-    def labelled(image_size: int, num_classes: int) -> Any:
-        used.append(load(image_size, num_classes))
-        return used[-1]
-
-    first, second = right_by_files(files, labelled, max_batch_size=max_batch)
-    return Accuracies(images=used[0].origin, right={"first": first, "second": second})
-
-
-def _remedy(smallest: float) -> str:
-    return f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol accepts NaN"

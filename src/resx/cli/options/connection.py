@@ -12,7 +12,6 @@ import typer
 from resx.cli.command_lines import command_line, in_repository
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
 from resx.cli.options.validation import choose
-from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.serving.client.address import Address
@@ -83,30 +82,14 @@ class ServerAccess:
             UsageError: the URL or the protocol is malformed, or a file or header cannot be used.
         """
         from resx.repository.versions import Repository
-        from resx.serving.client.address import DEFAULT_PORTS, PROTOCOLS, access, parse_address
-        from resx.serving.client.loopback import split_host
-        from resx.serving.running.server_state import running_server
+        from resx.serving.client.address import PROTOCOLS, access
+        from resx.serving.running.server_address import find_address
 
         protocol = self.protocol or ("" if url else self.usual_protocol)
         wanted = choose("--protocol", protocol, PROTOCOLS) if protocol else None
         shown = access(self.ca, self.cert, self.key, self.header or ())
-        state = running_server(Repository(repository))
-        if not url:
-            return (
-                state.address(wanted or "grpc")
-                if state
-                else parse_address(f"127.0.0.1:{DEFAULT_PORTS[wanted or 'grpc']}", wanted, shown=shown)
-            )
-        given = parse_address(url, wanted, shown=shown)
-        if given.tls is None and (self.ca or self.cert or self.key):
-            raise UsageError(
-                f"--url {url}: is not encrypted, so --ca, --cert and --key have no effect; use grpcs:// or https://"
-            )
-        if state and not given.control_key and given.tls is None:
-            own = state.address(given.protocol)
-            same_port = split_host(own.host_port)[1] == split_host(given.host_port)[1]
-            return own if same_port and state.is_at(given.host_port) else given
-        return given
+        has_tls_files = bool(self.ca or self.cert or self.key)
+        return find_address(url, Repository(repository), wanted, shown, has_tls_files=has_tls_files)
 
 
 USUAL_ACCESS = ServerAccess()

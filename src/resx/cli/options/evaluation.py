@@ -14,7 +14,7 @@ from resx.cli.options.validation import choose
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
-    from resx.scoring.evaluation.images import Part
+    from resx.scoring.evaluation.comparing import ImagesAsked
 
 _option = partial(typer.Option, rich_help_panel="Images")
 
@@ -48,11 +48,21 @@ class ImagesWanted:
     skip_bad: SkipBad = False
     classes_by_position: ByPosition = False
 
-    def chosen_part(self) -> Part:
-        """Return the part of the data."""
+    def asked(self) -> ImagesAsked:
+        """Return them as an evaluation takes them.
+
+        Raises:
+            UsageError: there is no such part.
+        """
+        from resx.scoring.evaluation.comparing import ImagesAsked
         from resx.scoring.evaluation.images import PARTS
 
-        return choose("--part", self.part, PARTS)
+        return ImagesAsked(
+            data=self.data,
+            part=choose("--part", self.part, PARTS),
+            skip_bad=self.skip_bad,
+            classes_by_position=self.classes_by_position,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -22,4 +22,4 @@ StudyFolder: TypeAlias = Annotated[
     Path | None,
     output_option("-o", "--output", metavar="DIR", help="A folder for the study's JSON file and the figures."),
 ]
-Figures: TypeAlias = Annotated[bool, output_option(metavar="", help="Draw into the output folder.")]
+Figures: TypeAlias = Annotated[bool, output_option(metavar="", help="Draw the figures into the output folder.")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from resx.cli.options.aliases import Alias, survival_of
+from resx.cli.options.fine_tuning import AugmentationOptions, ChoiceOptions
 from resx.cli.options.grouping import output_option
 from resx.cli.options.resuming import Force, IgnoreTimes, Resume
 from resx.cli.options.source import Settings
@@ -18,7 +19,6 @@ from resx.errors import UsageError
 
 if TYPE_CHECKING:
     from resx.gpus import Device
-    from resx.training.run_origin import Origin
     from resx.zoo.spec import ModelSpec, SurvivalSchedule
 
 _source_option = partial(typer.Option, rich_help_panel="Source")
@@ -48,10 +48,10 @@ TrainedSize: TypeAlias = Annotated[
 RecipeName: TypeAlias = Annotated[
     str | None,
     _recipe_option(
-        metavar="[digits|he2015-cifar|he2015-imagenet|he2016-preact|huang2016-depth|huang2016-depth-1202|"
-        "huang2017-dense|xie2017-resnext|srivastava2015-highway]",
-        help="The paper whose settings are taken. Default: digits for the digits and MNIST, "
-        "he2015-imagenet for a folder's images from 96 pixels on, he2015-cifar for the rest.",
+        metavar="[small-data|fine-tuning|digits|tv-v2|timm-a3|he2015-cifar|he2015-imagenet|he2016-preact|"
+        "huang2016-depth|huang2016-depth-1202|huang2017-dense|xie2017-resnext|srivastava2015-highway]",
+        help="The settings to start from. Default: for a folder small-data, or fine-tuning with --weights; digits for "
+        "the digits and MNIST; he2015-cifar for CIFAR.",
     ),
 ]
 Epochs: TypeAlias = Annotated[
@@ -87,12 +87,27 @@ SkippedBlocks: TypeAlias = Annotated[
         "as in the paper's code. Default: the recipe's.",
     ),
 ]
+ScheduleName: TypeAlias = Annotated[
+    str | None,
+    _recipe_option(
+        metavar="[cosine|step]",
+        help="cosine: falls to zero along half a cosine; step: a tenth after the recipe's milestones, or after 1/2 and "
+        "3/4 of the epochs. Default: the recipe's.",
+    ),
+]
+WarmupEpochs: TypeAlias = Annotated[
+    int | None,
+    _recipe_option(
+        min=0, metavar="N", help="Epochs in which the rate rises to its peak (0: none). Default: the recipe's."
+    ),
+]
 LabelSmoothing: TypeAlias = Annotated[
-    float, _recipe_option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing.")
+    float | None,
+    _recipe_option(min=0, max=0.99, callback=finite, metavar="X", help="Label smoothing. Default: the recipe's."),
 ]
 ClipNorm: TypeAlias = Annotated[
-    float,
-    _recipe_option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off)."),
+    float | None,
+    _recipe_option(min=0, callback=finite, metavar="X", help="Clip the gradient norm (0: off). Default: the recipe's."),
     Alias(name="--clip-grad"),
 ]
 TrainingDevice: TypeAlias = Annotated[
@@ -102,8 +117,8 @@ TrainingPrecision: TypeAlias = Annotated[
     str | None,
     _computer_option(
         metavar="[auto|fp32|bf16|fp16]",
-        help="Numbers of the forward pass. auto: bf16 on a GPU that computes it, fp16 on "
-        "others, fp32 on the CPU. Default: fp32.",
+        help="Numbers of the forward pass. auto: bf16 on a GPU or CPU that computes it, else fp16 on a GPU and fp32 on "
+        "a CPU. Default: fp32.",
     ),
 ]
 ChannelsLast: TypeAlias = Annotated[
@@ -149,13 +164,13 @@ class NetworkOptions:
         if any(setting.partition("=")[0] == "classes" for setting in self.settings or []):
             raise UsageError(f"--set classes: the data set {data} has its own; remove it")
 
-    def network(self, named: ModelSpec, begun: Origin | None) -> ModelSpec:
-        """Return the variant as it is set; a run that goes on keeps its own network where nothing is.
+    def network(self, named: ModelSpec, begun: ModelSpec | None) -> ModelSpec:
+        """Return the variant as it is set; a run that goes on, or gives its weights, keeps its own where nothing is.
 
         A name may mean another network by now than when the run began.
         """
-        if begun is not None and begun.spec.name == named.name and not self.settings:
-            return begun.spec
+        if begun is not None and begun.name == named.name and not self.settings:
+            return begun
         return named.with_settings(self.settings or [])
 
     def schedule(self) -> SurvivalSchedule:
@@ -176,15 +191,22 @@ class RecipeOptions:
     weight_decay: WeightDecay = None
     skipped_blocks: SkippedBlocks = None
     validation: Validation = None
-    label_smoothing: LabelSmoothing = 0.0
-    clip_norm: ClipNorm = 0.0
+    schedule: ScheduleName = None
+    warmup_epochs: WarmupEpochs = None
+    label_smoothing: LabelSmoothing = None
+    clip_norm: ClipNorm = None
+    augmentation: AugmentationOptions
+    averaging: ChoiceOptions
 
     def changes(self) -> dict[str, object]:
         """Return what differs from the recipe."""
-        from resx.training.config import SKIPPED_BLOCKS
+        from resx.training.config import SCHEDULES, SKIPPED_BLOCKS
 
         if self.skipped_blocks is not None:
             choose("--skipped-blocks", self.skipped_blocks, SKIPPED_BLOCKS)
+        if self.schedule is not None:
+            choose("--schedule", self.schedule, SCHEDULES)
+        warmup = {} if self.warmup_epochs is None else {"warmup_epochs": self.warmup_epochs, "warmup": "linear"}
         given = {
             "epochs": self.epochs,
             "batch_size": self.batch_size,
@@ -192,9 +214,14 @@ class RecipeOptions:
             "weight_decay": self.weight_decay,
             "skipped_blocks": self.skipped_blocks,
             "validation": self.validation,
+            "schedule": self.schedule,
+            "label_smoothing": self.label_smoothing,
+            "clip_norm": self.clip_norm,
         }
         changed: dict[str, object] = {key: value for key, value in given.items() if value is not None}
-        return changed | {"label_smoothing": self.label_smoothing, "clip_norm": self.clip_norm}
+        if self.warmup_epochs == 0:
+            warmup = {"warmup": "none"}
+        return changed | warmup | self.augmentation.changes() | self.averaging.changes()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

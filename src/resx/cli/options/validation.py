@@ -4,25 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 import typer
 
-from resx.errors import UsageError
-
-Word = TypeVar("Word", bound=str)
-
-
-def choose(option: str, value: str, known: tuple[Word, ...]) -> Word:
-    """Return `value` as one of the known words.
-
-    Raises:
-        UsageError: it is none of them.
-    """
-    for word in known:
-        if word == value:
-            return word
-    raise UsageError(f"{option} {value}: give one of {', '.join(known)}")
+from resx.names import choose as choose
 
 
 def finite(value: float | None) -> float | None:

@@ -16,4 +16,4 @@ class Error(TypedDict):
     message: str
     """The value and the rule."""
     remedy: str | None
-    """What helps, if that is known."""
+    """What to do, if that is known."""

@@ -15,7 +15,7 @@ class MachineCheck(TypedDict):
     found: bool
     detail: str
     remedy: str
-    """Empty where nothing is missing."""
+    """How to install what is missing; empty if nothing is."""
     needed_for: str
     state: str
     """found, missing, wrong or on first use."""

@@ -18,10 +18,10 @@ class Predicted(TypedDict):
 
     rows: int
     errors: int
-    """Of all rows."""
+    """Number of rows with an error."""
     first_error: str
     scored_rows: int
-    """By this call; the others were scored before."""
+    """Rows scored by this command; the others were scored before."""
     resumed_parts: int
     seconds: float
     images_per_s: float
@@ -39,9 +39,9 @@ class Evaluated(Evaluation):
     """`resx evaluate --json`."""
 
     against: Evaluation | None = None
-    """With --against: the other model's."""
+    """Results of the other model (--against)."""
     comparison: PairedComparison | None = None
-    """With --against."""
+    """Paired comparison of both models (--against)."""
 
 
 @described
@@ -59,7 +59,7 @@ class Tuned(Tuning):
     better: bool
     """Whether a setting is significantly better than the current one."""
     version: int | None
-    """Of the setting that was deployed."""
+    """Version of the deployed setting."""
 
 
 @described

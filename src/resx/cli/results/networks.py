@@ -1,4 +1,4 @@
-"""What `models`, `info`, `train`, `paths` and `shrink` print."""
+"""What `models`, `info`, `train`, `runs`, `paths` and `shrink` print."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from resx.analysis.paths.study import PathGradients, PathLengths
 from resx.analysis.shrink.search import ShrunkenNetwork
 from resx.analysis.shrink.shrunken_run import ShrinkRecord
 from resx.cli.results.described import described
+from resx.training.run_listing import BrokenRun, ListedRun
 from resx.zoo.spec import ModelSpec
 
 
@@ -48,7 +49,7 @@ class VariantInfo(TypedDict):
     parameters: int
     gmacs: float
     published: str
-    """The published figure in words; empty where there is none."""
+    """Published result in words; empty if there is none."""
     paper: str
     spec: ModelSpec
 
@@ -83,9 +84,9 @@ class FileInfo(TypedDict):
     inputs: list[str]
     outputs: list[str]
     opset: dict[str, int]
-    """By domain."""
+    """Operator set version of each domain."""
     operators: dict[str, int]
-    """How many of each."""
+    """Number of nodes of each operator."""
     weights: int
     fp16_share: float
     """Share of the weights that are stored in 16 bits."""
@@ -120,12 +121,30 @@ class Trained(TypedDict):
     step: int
     loss: float
     accuracy: float
-    """Share of the held-out images."""
+    """Accuracy on the held-out images."""
+    held_out_loss: float
+    """Cross-entropy, the mean over the held-out images."""
+    balanced_accuracy: float
+    """The mean of the classes' accuracies."""
     validation_accuracy: NotRequired[float]
+    validation_loss: NotRequired[float]
+    validation_balanced_accuracy: NotRequired[float]
     images_per_s: float
     device: str
     precision: str
     num_processes: int
+
+
+@described
+class Runs(TypedDict):
+    """`resx runs --json`."""
+
+    folder: str
+    runs: list[ListedRun]
+    """In the order of --sort."""
+    broken: list[BrokenRun]
+    best: str | None
+    """The folder of the most accurate run, of equals the newest; null where none has finished an epoch."""
 
 
 @described
@@ -145,7 +164,7 @@ class Paths(TypedDict):
     seed: int
     lengths: PathLengths
     gradients: PathGradients | None
-    """Of a run; a variant has none."""
+    """Gradients of a run; None for a variant."""
     between: NotRequired[ShareBetween]
 
 

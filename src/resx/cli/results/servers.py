@@ -27,7 +27,7 @@ class Ready(TypedDict):
     skipped: dict[str, str]
     """Folders of the repository that are no models, with the reason."""
     cpu_quota: float | None
-    """In cores; None without one."""
+    """CPU quota in cores; None without one."""
     server_dir: str | None
 
 
@@ -44,7 +44,7 @@ class Log(TypedDict):
     """`resx logs --json`."""
 
     log: str
-    """The file."""
+    """Path of the log file."""
     lines: list[str]
 
 
@@ -59,11 +59,11 @@ class ServedModel(TypedDict):
     """Answered ones, without `self_tests`."""
     failed: int
     p50_ms: float | None
-    """Of the last minute, self-tests included; None without requests or metrics."""
+    """Median of the last minute, self-tests included; None without requests or metrics."""
     mean_ms: float | None
     """Since it was loaded, self-tests included; None without requests."""
     self_tests: int | None
-    """Requests by which resx tested it, and all before it was deployed; None: not known, `requests` has them too."""
+    """Self-tests and requests before the deployment; None if unknown, then `requests` includes them."""
 
 
 @described

@@ -1,4 +1,4 @@
-"""What `export`, `verify` and `gc` print."""
+"""What `export`, `verify`, `push`, `pull` and `gc` print."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Exported(TypedDict):
     format: str
     file: str
     kept: bool
-    """An earlier export of the same made it."""
+    """Whether an earlier, identical export was reused."""
     engine: Engine | None
 
 
@@ -124,7 +124,7 @@ class Accuracy(TypedDict):
 
     num_images: int
     images: str
-    """Where they are from."""
+    """Source of the images."""
     passed: bool
 
 
@@ -207,3 +207,45 @@ class Collected(TypedDict):
     kept: list[KeptVersion]
     skipped: dict[str, str]
     """Folders of the repository that are no models, with the reason."""
+
+
+@described
+class SharedFile(TypedDict):
+    """A file that is sent."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
+@described
+class Pushed(TypedDict):
+    """`resx push X PLACE --json`."""
+
+    kind: str
+    """`run` or `version`."""
+    name: str
+    place: str
+    """As it was named."""
+    url: str
+    """The repository's page on the Hub, or the folder."""
+    sent: bool
+    """False without `--yes`."""
+    size_bytes: int
+    files: list[SharedFile]
+
+
+@described
+class Pulled(TypedDict):
+    """`resx pull PLACE --json`."""
+
+    kind: str
+    """`run` or `version`."""
+    name: str
+    version: int | None
+    """None for a run."""
+    folder: str
+    place: str
+    """As it was named."""
+    files: list[str]
+    """Whose hashes were checked."""

@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from resx.cli.options.connection import Connection
 from resx.cli.options.validation import choose
 from resx.cli.output import Live, Output
 from resx.cli.views.bench_result import progress_text
-from resx.errors import ResxError, UsageError
+from resx.errors import UsageError
 
 if TYPE_CHECKING:
+    from resx.bench.contents import Contents
     from resx.bench.load.inputs import Inputs
     from resx.bench.load.load_plan import LoadPlan
     from resx.bench.load.payloads import Payloads
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from resx.bench.results.result import BenchResult, Measurement
     from resx.bench.results.samples import Samples
     from resx.bench.tuning.highest_rate import Slo
-    from resx.card.card import Card
     from resx.gpus import Device
     from resx.repository.versions import Repository
 
@@ -70,12 +70,13 @@ class BenchRequest:
     def run(self) -> BenchResult:
         """Measure."""
         from resx.bench import comparing, measuring
+        from resx.bench.contents import facts_of
         from resx.bench.tuning.highest_rate import parse_slo
 
         objective = parse_slo(self.slo) if self.slo else None
         if self.in_process:
             self._require_files()
-        payloads = {id(target): self._payloads(target) for target in self.targets}
+        payloads = {id(target): self._contents().for_target(target) for target in self.targets}
         command = shlex.join(["resx", *sys.argv[1:]])
         found: list[Measurement] = []
         facts: dict[str, float | str | bool | None] | None = None
@@ -116,7 +117,7 @@ class BenchRequest:
             return loadgen.run_scenario(
                 target,
                 scenario,
-                self._payloads(target)(target, plan.batch_size),
+                self._contents().for_target(target)(target, plan.batch_size),
                 duration_s=plan.duration_s,
                 rate_per_s=plan.rate_per_s,
                 latency_bound_ms=latency_bound_ms,
@@ -226,46 +227,10 @@ class BenchRequest:
             "interrupted": any(measured.interrupted for measured in found),
         }
 
-    def _payloads(self, target: Target) -> Callable[[Target, int], Payloads]:
-        """Choose the contents: images of the user's, the card's canary, or noise."""
-        from resx.card.card import FILE_NAME
+    def _contents(self) -> Contents:
+        from resx.bench.contents import Contents
 
-        behind = target.owner or target
-        card = folder = None
-        if self.check is not False or self.data:
-            try:
-                folder = self.repository.version_folder(behind.model, behind.answering)
-                card = self.repository.card(behind.model, behind.answering) if (folder / FILE_NAME).exists() else None
-            except UsageError:
-                folder = None
-        if self.check and card is None:
-            raise UsageError(
-                f"--check: {self.repository.root} has no card of {behind.model}; give --repository, or --no-check"
-            )
-        known = folder if card is not None and self.check is not False else None
-        cache: dict[int, Payloads] = {}
-
-        def make(asked: Target, batch_size: int) -> Payloads:
-            if batch_size not in cache:
-                cache[batch_size] = self._made(asked, batch_size, card, known)
-            return cache[batch_size]
-
-        return make
-
-    def _made(self, target: Target, batch_size: int, card: Card | None, known: Path | None) -> Payloads:
-        from resx.bench.load import payloads
-
-        if target.owner is not None:
-            made = payloads.image_files(target, self.data, known)
-        elif self.data is not None:
-            made = payloads.pictures(self.data, target.interface, batch_size, known)
-        elif target.rows is not None:
-            made = payloads.with_answers(payloads.unchecked_payloads(target, batch_size, self.plans[0].seed), known)
-        elif card is not None and known is not None:
-            return payloads.canaries(card, batch_size)
-        else:
-            made = payloads.unchecked_payloads(target, batch_size, self.plans[0].seed)
-        return replace(made, reference="answers unchecked: --no-check") if self.check is False else made
+        return Contents(repository=self.repository, data=self.data, check=self.check, seed=self.plans[0].seed)
 
     def _extras(self, payloads: dict[int, Callable[[Target, int], Payloads]], tell: Live) -> Extras:
         from resx.bench.measuring import Extras
@@ -280,22 +245,3 @@ class BenchRequest:
             on_samples=keep,
             on_progress=lambda progress, left_s: tell.show(progress_text(progress, left_s)),
         )
-
-
-def facts_of(repository: Repository, target: Target) -> dict[str, object]:
-    """Return what the card says of a model's accuracy and family; nothing where there is no card."""
-    try:
-        card = repository.card(target.model, target.answering)
-    except ResxError:
-        return {}
-    facts: dict[str, object] = {"precision": card.precision, "num_weights": card.num_weights}
-    if card.family is not None:
-        family = card.family
-        facts |= {
-            "family": family.name,
-            "accuracy": family.accuracy,
-            "kept_blocks": family.num_blocks,
-            "blocks": family.whole_blocks,
-            "latency_ms": family.latency_ms,
-        }
-    return facts

@@ -53,6 +53,17 @@ class Made:
     """Whether it was made by an earlier export of the same."""
 
 
+def default_name(source: str) -> str:
+    """Return the name in the repository of a source for which none was typed."""
+    from resx.zoo.catalog import kind_of
+    from resx.zoo.foreign_names import short_name
+
+    kind = kind_of(source)
+    if kind == "run":
+        return Path(source).resolve().name
+    return Path(source).stem if kind == "onnx" else short_name(source)
+
+
 def require_free_target(wanted: FormatOptions, repository: Repository, name: str) -> None:
     """Check before long work that what will be made has a place to go.
 
@@ -77,21 +88,12 @@ def reuse(job: ExportJob) -> Made | None:
     Raises:
         UsageError: the name cannot be used, or its versions have another interface.
     """
-    from resx.export import export_cache
-    from resx.export.request import key_of
     from resx.repository import publishing
 
     if job.format.file_format != "onnx":
         return None
-    key = key_of(job.request)
-    found = None if key is None else export_cache.find(key)
-    if found is None:
-        return None
-    return _published(
-        job,
-        *publishing.publish_kept(job.repository, found, job.serving, name=job.name, command=job.command),
-        is_kept=True,
-    )
+    found = publishing.publish_earlier(job.repository, job.request, job.serving, name=job.name, command=job.command)
+    return None if found is None else _published(job, *found, is_kept=True)
 
 
 def make(job: ExportJob, on_step: Callable[[str], None]) -> Made:
@@ -107,32 +109,24 @@ def make(job: ExportJob, on_step: Callable[[str], None]) -> Made:
 
 
 def _make(job: ExportJob, on_step: Callable[[str], None]) -> Made:
-    from resx.export import export_cache
-    from resx.export.request import key_of, prepare
-
-    checked_name(job.name)
-    package = _load_package(job)
-    source, options = prepare(job.request, on_step)
-    if job.format.file_format != "onnx":
-        return _make_engine(job, package, source, options, on_step)
-
     from resx.repository import publishing
 
-    made = _published(
-        job,
-        *publishing.export_into(
-            job.repository, source, options, job.serving, name=job.name, command=job.command, on_step=on_step
-        ),
-    )
-    if key := key_of(job.request):
-        export_cache.keep(key, made.file.parent)
-    return made
+    checked_name(job.name)
+    if job.format.file_format == "onnx":
+        return _published(
+            job,
+            *publishing.publish_request(
+                job.repository, job.request, job.serving, name=job.name, command=job.command, on_step=on_step
+            ),
+        )
+    from resx.export.request import prepare
+
+    package = _load_package(job)
+    return _make_engine(job, package, *prepare(job.request, on_step), on_step)
 
 
 def _load_package(job: ExportJob) -> Any:
-    """Return the package that builds, or None where none is needed."""
-    if job.format.file_format == "onnx":
-        return None
+    """Return the package that builds, or None where a script is written instead."""
     from resx.export.tensorrt.builder import require_buildable
     from resx.runtimes.tensorrt_package import load_package
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resx.cli.options.profiling import Profiling
-from resx.cli.options.repository import parse_name
 from resx.errors import UsageError, nearest
+from resx.names import parse_name
 
 if TYPE_CHECKING:
     from resx.repository.versions import Repository

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,31 @@ if TYPE_CHECKING:
     from resx.training.loop import OnEpoch, OnStep
     from resx.training.processes import Processes
     from resx.training.run_origin import Origin
+    from resx.training.starting_weights import StartingWeights
     from resx.zoo.spec import ModelSpec
+
+
+def complete(recipe: str | None, changes: Mapping[str, object], begun: Origin | None) -> TrainingConfig:
+    """Return all settings of a training.
+
+    Args:
+        recipe: as typed; None for the run's, or for the usual one of the data and the weights.
+        changes: what was typed, and what computes.
+        begun: the run that goes on, which keeps what it was begun with where nothing was typed.
+
+    Raises:
+        UsageError: there is no such recipe, or a value is out of its range.
+    """
+    from resx.training.recipes import configure, default_recipe
+
+    if begun is None:
+        data = str(changes["data"])
+        return configure(data, recipe or default_recipe(data, str(changes["weights"])), changes)
+    kept = begun.training.model_dump()
+    if recipe is not None and recipe != begun.training.recipe:
+        kept = {key: kept[key] for key in ("data", "skip_bad", "seed", "weights")}
+    whole = kept | dict(changes)
+    return configure(str(whole["data"]), recipe or begun.training.recipe, whole)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +57,8 @@ class TrainingJob:
     place: Processes
     begun: Origin | None
     """Of the run that is resumed."""
+    start: StartingWeights | None
+    """What a new run's weights are, where they are not random."""
 
     def run(self, out: Output) -> None:
         """Train and report; all but the first process do so silently."""
@@ -40,6 +67,7 @@ class TrainingJob:
             return
         self._say_first(out)
         metrics = self._train_and_tell(out)
+        self._draw_curves(out, metrics)
         show_run(out, self.spec, self.data, self.config, self.folder, metrics)
 
     def _train(self, on_step: OnStep, on_epoch: OnEpoch) -> None:
@@ -50,6 +78,7 @@ class TrainingJob:
             data=self.data,
             config=self.config,
             folder=self.folder,
+            weights=None if self.start is None else self.start.tensors,
             resume=self.options.resume,
             ignore_times=self.options.ignore_times,
             extend=self.options.extend,
@@ -65,6 +94,8 @@ class TrainingJob:
 
         for remark in self.data.remarks:
             out.note(remark)
+        if self.start is not None:
+            out.note(self.start.words)
         try:
             require_lockable(self.folder)
         except CannotLock as error:
@@ -75,6 +106,18 @@ class TrainingJob:
             out.note(f"{self.folder}: keeps its own network: {self.spec.name} with {', '.join(own)}")
         if self.begun is not None and (changes := changes_of_computing(self.begun.training, self._config_here())):
             out.note(f"{self.folder}: {'; '.join(changes)}: results may differ by rounding from here on")
+
+    def _draw_curves(self, out: Output, metrics: list[dict[str, Any]]) -> None:
+        """Write the run's curves into its folder; without matplotlib, or room for them, say so."""
+        from resx.analysis.training_curves import write_curves
+        from resx.errors import MissingCapability, reason_of
+
+        try:
+            write_curves(metrics, self.config.best_by, self.spec.name, self.folder)
+        except MissingCapability:
+            out.note("No curves.png and curves.svg: matplotlib is not installed; pip install 'resx[analysis]'")
+        except OSError as error:
+            out.note(f"No curves.png and curves.svg: {reason_of(error)}")
 
     def _own_fields(self) -> list[str]:
         """Return the fields of the network's architecture that its name does not mean (any more)."""

@@ -22,9 +22,9 @@ class ServedSummary(FrozenModel):
     max_abs: float
     """Largest difference of the file's logits from PyTorch's, at export."""
     same: dict[str, int]
-    """Per protocol: held-out digits whose served class is PyTorch's."""
+    """Held-out digits whose served class equals PyTorch's, by protocol."""
     accuracy: float
-    """Of the served answers."""
+    """Accuracy of the served answers."""
     measured: Measurement
 
 
@@ -32,7 +32,7 @@ class Summary(FrozenModel):
     """What the demo found."""
 
     accuracy: float
-    """Of PyTorch, on the held-out digits."""
+    """Accuracy of PyTorch on the held-out digits."""
     num_images: int
     fold_max_abs: float
     scale: float

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from resx.analysis.lesion.study import ErrorSpread, LesionStudy
 
 
-def show_study(console: Console, found: LesionStudy, output: Path | None) -> None:
+def show_study(console: Console, found: LesionStudy, written: Sequence[Path]) -> None:
     """Print each block's error, and what deletions and swaps of several cost."""
     rows = [
         [
@@ -41,9 +42,7 @@ def show_study(console: Console, found: LesionStudy, output: Path | None) -> Non
         f"{cost.num_variants} networks in {cost.seconds:.1f} s: {cost.block_evaluations:,} block evaluations per image "
         f"instead of {cost.naive_block_evaluations:,} ({cost.ratio:.2f}; single deletions {cost.singles_ratio:.2f})",
     ]
-    if output is not None:
-        lines.append(f"wrote {output}")
-    print_lines(console, lines)
+    print_lines(console, [*lines, *(f"wrote {path}" for path in written)])
 
 
 def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ def show_paths(
     payload: dict[str, Any],
     lengths: PathLengths,
     gradients: PathGradients | None,
-    output: Path | None,
+    written: Sequence[Path],
 ) -> None:
     """Print the share of paths of each length, and the gradient that they carry."""
     columns, rows = ["length", "paths, %"], []
@@ -43,6 +44,4 @@ def show_paths(
             f"paths of {gradients.span.low} to {gradients.span.high} blocks carry {gradients.span.share:.1%} of the "
             f"gradient; gradient-weighted mean length {gradients.mean_length:.1f}"
         )
-    if output is not None:
-        lines.append(f"wrote {output}")
-    print_lines(console, lines)
+    print_lines(console, [*lines, *(f"wrote {path}" for path in written)])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from resx.cli.command_lines import command_line
 from resx.cli.marks import show_done, show_next
-from resx.cli.output import table
+from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from resx.analysis.shrink.shrunken_run import ShrinkRecord
 
 
-def show_runs(console: Console, whole: ShrunkenNetwork, records: list[tuple[Path, ShrinkRecord]]) -> None:
-    """Print accuracy and latency of each, the whole one first."""
+def show_runs(
+    console: Console, whole: ShrunkenNetwork, records: list[tuple[Path, ShrinkRecord]], plot: Path | None
+) -> None:
+    """Print accuracy and latency of each, the whole one first, and the figure's file."""
 
     def row(folder: str, member: ShrunkenNetwork, accuracy: float) -> list[str]:
         latency = "" if member.latency_ms is None else f"{member.latency_ms:.3g}"
@@ -35,4 +37,6 @@ def show_runs(console: Console, whole: ShrunkenNetwork, records: list[tuple[Path
         f"{record.member.num_blocks} of {whole.num_blocks} blocks",
         f"accuracy {record.accuracy:.2%} on held-out images ({-lost:+.2f} points)",
     )
+    if plot is not None:
+        print_lines(console, [f"wrote {plot}"])
     show_next(console, command_line("export", last))

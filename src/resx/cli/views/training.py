@@ -46,7 +46,7 @@ def show_training(out: Output, config: TrainingConfig, device: str) -> Iterator[
             if begun_at >= 0:
                 per_step_s = (time.monotonic() - began) / (entry["step"] - begun_at)
                 steps_left = entry["step"] / entry["epoch"] * (epochs - entry["epoch"])
-                text += f"  {_duration(per_step_s * steps_left)} left"
+                text += f"  {clock_time(per_step_s * steps_left)} left"
             if not out.quiet:
                 stderr_console().print(text)
 
@@ -57,9 +57,9 @@ def show_run(
     out: Output, spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, metrics: list[dict[str, Any]]
 ) -> None:
     """Print what a run reached."""
-    from resx.training.checkpoint import VALIDATION_ACCURACY, best_of
+    from resx.training.run_metrics import VALIDATION_ACCURACY, best_of
 
-    last, best = metrics[-1], metrics[best_of(metrics)]
+    last, best = metrics[-1], metrics[best_of(metrics, config.best_by)]
     chosen_on = "validation" if VALIDATION_ACCURACY in best else "held-out"
     payload = {
         "run": str(folder), "model": spec.name, "recipe": config.recipe, "num_held_out": len(data.held_out),
@@ -70,11 +70,13 @@ def show_run(
     }  # fmt: skip
     num_classes = len(data.labels) - len(data.not_held_out)
     of_classes = f" of {num_classes} of {len(data.labels)} classes" if data.not_held_out else ""
+    chosen = f"chosen {_chosen_by(config)}on the {chosen_on} images"
     facts = [
         f"Trained {spec.name}",
-        f"{last['epoch']} epoch{'' if last['epoch'] == 1 else 's'}",
+        f"{last['epoch']} epoch{'' if last['epoch'] == 1 else 's'}"
+        + (f" of {config.epochs}, none better in {config.patience}" if last["epoch"] < config.epochs else ""),
         f"{last['accuracy']:.2%} of {len(data.held_out)} held-out images{of_classes} right",
-        f"best {best['accuracy']:.2%} after epoch {best['epoch']}, chosen on the {chosen_on} images",
+        f"best {best['accuracy']:.2%} after epoch {best['epoch']}, {chosen}",
         str(folder),
     ]
 
@@ -83,6 +85,10 @@ def show_run(
         show_next(console, command_line("export", folder))
 
     out.result(payload, show)
+
+
+def _chosen_by(config: TrainingConfig) -> str:
+    return "" if config.best_by == "accuracy" else f"by {config.best_by.replace('-', ' ')} "
 
 
 def _computer(config: TrainingConfig, device: str) -> str:
@@ -94,7 +100,8 @@ def _computer(config: TrainingConfig, device: str) -> str:
     return f"{where}: {', '.join(how)}"
 
 
-def _duration(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
+    """Return a time as `1:02:03`, or `2:03` below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

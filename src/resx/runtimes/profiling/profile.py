@@ -78,7 +78,7 @@ class Profile(FrozenModel):
     runtime: RuntimeName
     runtime_version: str
     precision_hint: PrecisionHint | None
-    """What OpenVINO was asked to compute in."""
+    """Precision that OpenVINO was set to; None: the file's."""
     processor: str
     instruction_set: str
     threads: int
@@ -97,7 +97,7 @@ class Profile(FrozenModel):
     peaks: tuple[Peak, ...]
     bandwidth: Bandwidth
     layers: tuple[Layer, ...]
-    """In the order of the file."""
+    """Layers in the order of the file."""
     blocks: tuple[Block, ...]
     """In the order of the file."""
     notes: tuple[str, ...]

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from resx.card import canary_rows, int8_processor, parity_result
 from resx.card import card as cards
 from resx.card.card import Card
+from resx.card.model_card import README
 from resx.card.origin import SourceArguments
 from resx.card.parity_result import Parity
 from resx.errors import ParityError, ResxError, UsageError
@@ -55,6 +56,13 @@ class Verification:
     """The file against its source, measured now; None where it could not be."""
     accuracies: Accuracies | None = None
     """None where no classes are known."""
+
+    def verdict(self, title: str) -> ParityError | None:
+        """Return the error of the first check that failed; None where all passed."""
+        failed = next((check for check in self.checks if not check.passed), None)
+        if failed is None:
+            return None
+        return ParityError(f"{title}: {failed.what}: {failed.detail}; export the model again")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,7 +137,7 @@ def _file_checks(folder: Path, card: Card) -> list[Check]:
             what=f"{name} belongs to the verified version", passed=False, detail="the card does not list it; remove it"
         )
         for name in sorted(path.name for path in folder.iterdir())
-        if name not in (*card.files, card.model_file, cards.FILE_NAME)
+        if name not in (*card.files, card.model_file, cards.FILE_NAME, README)
     ]
     if card.unproved:
         checks.append(Check(what=f"{card.model_file} is the verified file", passed=False, detail=card.unproved))

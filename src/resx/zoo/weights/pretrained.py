@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import urllib.error
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -187,6 +187,48 @@ def load_file(model: nn.Module, path: Path, *, network: str, set_classes: str, e
     """
     file = checkpoint_files.read_checkpoint(path)
     fit = _load(model, file, source=str(path), network=network, set_classes=set_classes, entry=entry)
+    return _describe_fit(file, fit, path)
+
+
+def load_for_training(
+    model: nn.Module, path: Path, *, entry: str = "", labels: Sequence[str] = (), own: Sequence[str] = ()
+) -> tuple[str, int | None]:
+    """Copy the weights in a file into a model that is to be trained, but for a last layer of other classes.
+
+    Args:
+        model: the network; untouched if the file does not fit. A last layer that is not copied stays as it is.
+        path: as `load_file`'s.
+        entry: which part of the file to take, if it holds the network several times.
+        labels: the classes that the file was trained on, where they are known.
+        own: the classes that the model is to be trained on.
+
+    Returns:
+        Where in the file the weights were, as `load_file`; and the number of classes of the last layer that was left
+        out (0: the file has none), or None if it was copied.
+
+    Raises:
+        UsageError: the rest does not fit; the message says why.
+    """
+    file = checkpoint_files.read_checkpoint(path)
+    tensors = model.state_dict()
+    fit = weight_names.find_fit(tensors, file, source=str(path), entry=entry)
+    state = {name: file[key].tensor for name, key in fit.keys.items()}
+    head = weight_names.head_of(tensors)
+    weight = state.get(f"{head}.weight")
+    left_out = None
+    is_other = bool(labels) and tuple(labels) != tuple(own)
+    if weight is None or is_other or weight.shape[:1] != tensors[f"{head}.weight"].shape[:1]:
+        left_out = 0 if weight is None else len(weight)
+        state = {name: tensor for name, tensor in state.items() if name.rpartition(".")[0] != head}
+        state |= {name: tensor for name, tensor in tensors.items() if name.rpartition(".")[0] == head}
+    _require_same_network(tensors, state, fit, str(path))
+    tensors.update(state)
+    model.load_state_dict(tensors)
+    return _describe_fit(file, fit, path), left_out
+
+
+def _describe_fit(file: Mapping[str, Stored], fit: Fit, path: Path) -> str:
+    """Say where the weights were, and what is worth knowing of it."""
     values = [file[key].tensor for key in fit.keys.values()]
     others = {str(tensor.dtype).removeprefix("torch.") for tensor in values if tensor.is_floating_point()} - {"float32"}
     facts = {

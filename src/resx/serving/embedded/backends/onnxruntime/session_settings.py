@@ -23,6 +23,7 @@ from typing import Any
 
 from config_values import (
     MAX_SPIN_US,
+    SILENT,
     SPIN_DURATION,
     SPIN_US,
     SPINNING,
@@ -45,6 +46,8 @@ def session_options(config: dict[str, Any], host: Host) -> Any:
     """
     import onnxruntime
 
+    # cuDNN reports every plan that it cannot make through this logger, 50 lines for each new shape of resnet50.
+    onnxruntime.set_default_logger_severity(SILENT)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = host.log_severity
     levels = onnxruntime.GraphOptimizationLevel

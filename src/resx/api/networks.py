@@ -1,7 +1,4 @@
-"""The Python API of `import resx`.
-
-A function imports torch when it is called, so the client commands run without torch.
-"""
+"""Networks: by name with random weights, and folded."""
 
 from __future__ import annotations
 
