@@ -7,7 +7,7 @@ TOOLS := .tools
 # Nothing is installed but files whose SHA-256 stands in a lock (docs/supply.md); `make lock` writes the locks.
 INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes
 
-.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures docs-studies gpu fleet digits-table fine-tuning-table shrink-table timm-table schemas manifests wheel lock audit images clean
+.PHONY: help setup demo test test-more test-all test-slow check bench bench-peers faults fuzz hostile mutants docs docs-outputs docs-pictures docs-studies gpu fleet experiments degradation preactivation stochastic-depth lesions paths shrinking fine-tuning-table shrink-table timm-table schemas manifests wheel lock audit images clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -118,8 +118,15 @@ gpu: $(STAMP)  ## prove the line on this machine's NVIDIA GPU in at most 8 minut
 fleet: $(STAMP)  ## three servers behind HAProxy: one is killed, then all are upgraded, under load; about 2 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.fleet
 
-digits-table: $(STAMP)  ## the papers' comparisons on the digits, three seeds each, about an hour; writes docs/digits.md
-	$(BIN)/python benchmarks/digits_table.py --epochs 8 -o docs/digits.md
+# EXPERIMENTS_OPTIONS=--full takes ten seeds. What docs/experiments/rows.json has is not run again.
+EXPERIMENTS := degradation preactivation stochastic-depth lesions paths shrinking
+RUN_EXPERIMENTS = OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.experiments --jobs 2 $(EXPERIMENTS_OPTIONS)
+
+experiments: $(STAMP)  ## the papers' claims on small data, over seeds; writes docs/experiments.md; `make lesions`, `paths`, ... run one
+	$(RUN_EXPERIMENTS)
+
+$(EXPERIMENTS): $(STAMP)
+	$(RUN_EXPERIMENTS) $@
 
 fine-tuning-table: $(STAMP)  ## fine-tuning beside training from scratch on the digits, ten seeds, about 15 minutes; writes docs/how-to/fine-tuning.md
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fine_tuning_table.py --page docs/how-to/fine-tuning.md

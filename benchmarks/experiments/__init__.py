@@ -1,0 +1,1 @@
+"""The papers' claims, tried on small data: `python -m benchmarks.experiments --help`."""
