@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import resx
 from resx.api.exporting import Exported
@@ -37,6 +39,19 @@ def test_a_run_says_what_its_folder_holds(run: Trained) -> None:
     assert (run.best_epoch, run.epochs, run.model) == (1, 1, "plain20")
     with pytest.raises(UsageError, match="digits"):
         resx.train("plain20", output=run.folder)
+
+
+def test_a_run_starts_from_anothers_weights(run: Trained, tmp_path: Path) -> None:
+    tuned = resx.train(
+        "plain20", weights=run.folder, freeze="layer2", ema=0.5, best_by="loss", epochs=1, output=tmp_path / "tuned"
+    )
+    before, after = (load_file(folder / "model.safetensors") for folder in (run.folder, tuned.folder))
+    assert torch.equal(before["layer2.0.conv1.weight"], after["layer2.0.conv1.weight"])
+    assert not torch.equal(before["layer3.0.conv1.weight"], after["layer3.0.conv1.weight"])
+    settings = json.loads((tuned.folder / "training.json").read_text())
+    assert (settings["weights"], settings["freeze"], settings["best_by"]) == (str(run.folder), "layer2", "loss")
+    with pytest.raises(UsageError, match="a run of plain20, not of resnet20"):
+        resx.train("resnet20", weights=run.folder, output=tmp_path / "other")
 
 
 def test_an_export_is_the_version_that_the_command_sees(exported: Exported, resx: Resx) -> None:
