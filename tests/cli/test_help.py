@@ -32,6 +32,7 @@ from resx.serving.clusters.workload import AUTOSCALERS
 from resx.training.config import SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
+from resx.training.run_listing import ORDERS
 from resx.zoo.spec import SURVIVAL_SCHEDULES
 from tests.support.command import Resx
 
@@ -114,7 +115,7 @@ CHOICES = {
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
     "objective": OBJECTIVES, "precision": PRECISION_WISHES, "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
-    "skipped_blocks": SKIPPED_BLOCKS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS, "target": TARGETS,
+    "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS, "target": TARGETS,
 }  # fmt: skip
 """By option: the words that are taken."""
 
