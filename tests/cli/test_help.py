@@ -157,6 +157,6 @@ def test_an_option_of_several_commands_has_one_text() -> None:
     # Each of these means something else in another command.
     assert differ == {
         "batch_size", "bf16", "concurrency", "data", "device", "draws", "duration", "epochs", "force", "image_size",
-        "images", "max_batch", "name", "output", "pareto", "precisions", "protocol", "rate", "rtol", "runtime", "runtimes",
-        "schema", "slo", "threads", "url",
+        "images", "max_batch", "name", "output", "pareto", "precisions", "protocol", "rate", "rtol", "runtime",
+        "runtimes", "schema", "slo", "threads", "url",
     }  # fmt: skip
