@@ -21,6 +21,7 @@ from resx.export.reference import ask_source
 from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import load_source
 from resx.repository.versions import Repository
+from resx.runtimes import onnx_reader
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.scoring.in_process import find_model, open_file
 from resx.serving.client.image_queries import model_input
@@ -364,3 +365,19 @@ def test_fp16_is_allowed_what_the_files_own_rounding_does(tmp_path: Path) -> Non
     scale = max(np.abs(batch).max() for batch in reference.answers)
     assert allowed.max_rel == pytest.approx(min(2 * 2**-3 / scale, 5 * usual.max_rel), rel=0.2)
     assert allowed.max_rel > 1.2 * usual.max_rel
+
+
+def test_weights_that_are_written_as_nodes_are_weights(tmp_path: Path) -> None:
+    """Paddle's converter writes them so; int8, and whoever counts weights, looks for initializers."""
+    model = twin()
+    usual = load_source(str(saved(model, tmp_path, "usual")), weights="none", seed=0, file=scaled(1))
+    nodes = [helper.make_node("Constant", [], [tensor.name], value=tensor) for tensor in model.graph.initializer]
+    rest = [*model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.node.extend([*nodes, *rest])
+    source = load_source(str(saved(model, tmp_path)), weights="none", seed=0, file=scaled(1))
+    assert isinstance(source, LoadedFile)
+    assert isinstance(usual, LoadedFile)
+    assert onnx_reader.weight_counts(source.graph) == onnx_reader.weight_counts(usual.graph)
+    assert source.operators() == usual.operators() | {"Constant": 1}  # the order of channels is no weight
+    np.testing.assert_array_equal(source.logits(pixels()), usual.logits(pixels()))

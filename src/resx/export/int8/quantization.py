@@ -79,7 +79,10 @@ def prepare(fp32_file: Path, path: Path, *, target: Target, runtime: RuntimeName
         shutil.copyfile(fp32_file, path)
         return
     with silence_library():
-        shape_inference.quant_pre_process(str(fp32_file), str(path))
+        try:
+            shape_inference.quant_pre_process(str(fp32_file), str(path))
+        except Exception:  # the symbolic inference, which only transformers need, fails on files of Paddle's converter
+            shape_inference.quant_pre_process(str(fp32_file), str(path), skip_symbolic_shape=True)
 
 
 def layers(model: ModelProto) -> list[str]:
