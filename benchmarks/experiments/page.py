@@ -26,10 +26,7 @@ These are networks of minutes, not of days: a claim that is not decided here is 
 shown for these data only.
 """
 
-_NEXT = (
-    "**Next:** [Training](training.md) has the recipes; "
-    "[Lesion results](ensembles.md) has larger networks, with one seed."
-)
+_NEXT = "**Next:** [Training](training.md) has the recipes; [Lesion results](ensembles.md) has larger networks."
 
 
 def write(rows: Sequence[Row], docs: Path) -> list[Path]:

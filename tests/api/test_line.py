@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import resx
 from resx.api.exporting import Exported
@@ -39,8 +41,21 @@ def test_a_run_says_what_its_folder_holds(run: Trained) -> None:
         resx.train("plain20", output=run.folder)
 
 
+def test_a_run_starts_from_anothers_weights(run: Trained, tmp_path: Path) -> None:
+    tuned = resx.train(
+        "plain20", weights=run.folder, freeze="layer2", ema=0.5, best_by="loss", epochs=1, output=tmp_path / "tuned"
+    )
+    before, after = (load_file(folder / "model.safetensors") for folder in (run.folder, tuned.folder))
+    assert torch.equal(before["layer2.0.conv1.weight"], after["layer2.0.conv1.weight"])
+    assert not torch.equal(before["layer3.0.conv1.weight"], after["layer3.0.conv1.weight"])
+    settings = json.loads((tuned.folder / "training.json").read_text())
+    assert (settings["weights"], settings["freeze"], settings["best_by"]) == (str(run.folder), "layer2", "loss")
+    with pytest.raises(UsageError, match="a run of plain20, not of resnet20"):
+        resx.train("resnet20", weights=run.folder, output=tmp_path / "other")
+
+
 def test_an_export_is_the_version_that_the_command_sees(exported: Exported, resx: Resx) -> None:
-    shown = json.loads(resx("info", "digits", "--repository", exported.folder.parents[1], "--json").stdout)
+    shown = resx("info", "digits", "--repository", exported.folder.parents[1], "--json").json
     assert exported.folder.name == "1"
     assert exported.file.is_file()
     assert exported.verified
@@ -81,7 +96,9 @@ def test_two_models_are_evaluated_on_the_same_images(run: Trained, exported: Exp
         (lambda: resx.export("resnet20", fp16=True, int8=True), "fp16, int8: a file has one precision"),
         (lambda: resx.export("resnet20", max_batch=0), "max_batch=0: give 1 or more"),
         (lambda: resx.export("resnet20", seed=-1), "seed=-1: input should be"),
-        (lambda: resx.export("resnet20", mean="0,0,0"), "mean, std, labels, output_name: resnet20 has its own"),
+        (lambda: resx.export("resnet20", mean="0,0,0"), "output_name: resnet20 has its own"),
+        (lambda: resx.export("resnet20", channels="bgr"), "output_name: resnet20 has its own"),
+        (lambda: resx.export("resnet20", channels="cmyk"), "channels='cmyk'"),
         (lambda: resx.export("resnet20", target="tpu"), "target tpu: give one of cpu, gpu"),
         (lambda: resx.train("resnet20", epochs=0), "epochs=0"),
         (lambda: resx.train("resnet20", settings=["classes=3"]), "classes"),
@@ -89,7 +106,7 @@ def test_two_models_are_evaluated_on_the_same_images(run: Trained, exported: Exp
         (lambda: resx.evaluate("resnet20", part="some"), "part some: give one of held-out, train, all"),
         (lambda: resx.evaluate("nothing"), "nothing"),
         (lambda: resx.serve("a", repository="none").__enter__(), "none: no such model repository"),
-        (lambda: resx.Client("host:port:1"), "host:port:1"),
+        (lambda: resx.Client("ftp://host:1"), "ftp://host:1"),
         (lambda: resx.bench("a", data="nowhere"), "data nowhere: no such folder"),
         (lambda: resx.bench("a", concurrency=0), "concurrency"),
     ],

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from resx.card import canary_rows, signature
+from resx.card import canary_rows, image_form, signature
 from resx.card import card as cards
 from resx.card.canary_rows import Canary
 from resx.errors import UsageError
@@ -26,7 +26,7 @@ def test_the_float_canary_is_the_normalised_one() -> None:
     pixels = canary_rows.canary_input(signature.signature_of(spec, "uint8"), 1)
     assert np.array_equal(
         canary_rows.canary_input(signature.signature_of(spec, "float32"), 1),
-        signature.normalised_pixels(pixels, spec.mean, spec.std),
+        image_form.as_float(pixels, spec.mean, spec.std),
     )
 
 

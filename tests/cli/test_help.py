@@ -156,6 +156,6 @@ def test_an_option_of_several_commands_has_one_text() -> None:
     # Each of these means something else in another command.
     assert differ == {
         "batch_size", "bf16", "concurrency", "data", "device", "draws", "duration", "epochs", "force", "image_size",
-        "images", "max_batch", "output", "pareto", "protocol", "rate", "rtol", "runtime", "schema", "slo", "threads",
-        "url",
+        "images", "max_batch", "name", "output", "pareto", "protocol", "rate", "rtol", "runtime", "schema", "slo",
+        "threads", "url",
     }  # fmt: skip

@@ -150,6 +150,7 @@ def test_the_client_commands_need_no_torch(folder: Path, triton: RunningTriton) 
         (["timm"], "export timm:resnet18", "timm"),
         (["timm"], "export hf:org/name", "timm"),
         (["huggingface_hub"], "export hf:org/name", "timm"),
+        (["huggingface_hub"], "pull hf:org/name", "hub"),
         (["sklearn"], "train resnet20 --data digits -o new", "cpu"),
         (["safetensors"], "export run", "cpu"),
         (["tensorboard"], "train resnet20 --data digits --tensorboard -o new", "tensorboard"),

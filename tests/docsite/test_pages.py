@@ -22,6 +22,7 @@ WITH_COMMANDS = [
     "how-to/from-triton.md",
     "how-to/reproduce-veit.md",
     "how-to/library.md",
+    "how-to/share.md",
     "reference/python.md",
 ]
 

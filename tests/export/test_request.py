@@ -4,9 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import resx
 from resx.card.origin import SourceArguments
-from resx.export.request import CODE, ExportRequest, key_of
+from resx.card.runtime import RUNTIMES, RuntimeName
+from resx.export.combinations import calibration_methods
+from resx.export.request import CODE, ExportRequest, form_request, key_of
 
 _LOADED = """
 import sys
@@ -31,3 +35,15 @@ def test_the_key_holds_runtime_and_precision() -> None:
     keys = [key_of(asked.model_copy(update=change)) for change in changes]
     assert None not in keys
     assert len(set(keys)) == len(changes)
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_int8_of_one_form_of_several_is_calibrated_in_a_way_that_its_runtime_has(runtime: RuntimeName) -> None:
+    source = SourceArguments(source="resnet20", weights="none", seed=0, image_size=None, settings=())
+
+    made = form_request(source, runtime, "int8", max_batch_size=8, calibrate="digits")
+    other = form_request(source, runtime, "fp32", max_batch_size=8, calibrate="digits")
+
+    assert made.calibrate_method == calibration_methods(runtime)[0]
+    assert (made.calibrate, other.calibrate) == ("digits", "")
+    assert made.combination.target == "cpu"

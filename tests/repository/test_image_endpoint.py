@@ -18,14 +18,18 @@ from PIL import Image
 
 import resx.serving.embedded
 from resx.card.card import Card, write_card
-from resx.card.kinds import OutputKind
+from resx.card.kinds import CHANNEL_ORDERS, LAYOUTS, PIXEL_MAXIMA, ChannelOrder, Layout, OutputKind, PixelMax
+from resx.card.origin import Source
 from resx.card.output_kind import as_shown
+from resx.card.signature import Signature
 from resx.data import photographs as geometry
 from resx.errors import UsageError
 from resx.files.reading import ReadLimits
 from resx.repository import config_pbtxt, image_endpoint
 from resx.repository.config_pbtxt import ServingOptions
+from resx.repository.interface import interface_of
 from resx.repository.versions import Repository
+from resx.serving.client.image_queries import preparation_for
 from resx.serving.deployment.deploy import deploy
 from resx.zoo.spec import CROPS, INTERPOLATIONS, Crop, Interpolation
 from tests.support.cards import bicubic_card, card, changed_card
@@ -121,6 +125,35 @@ def test_the_endpoint_resizes_as_its_model_was_trained(preprocess: ModuleType) -
     assert configured(preprocess, bicubic_card()).interpolation == "bicubic"
     assert configured(preprocess, card()).crop == "center"
     assert configured(preprocess, changed_card(crop="squash")).crop == "squash"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("channels", CHANNEL_ORDERS)
+@pytest.mark.parametrize("pixel_max", PIXEL_MAXIMA)
+def test_the_endpoint_prepares_images_as_the_models_input_has_them(
+    preprocess: ModuleType, layout: Layout, channels: ChannelOrder, pixel_max: PixelMax
+) -> None:
+    dims = (6, 10, 3) if layout == "nhwc" else (3, 6, 10)
+    signature = Signature(
+        input_name="x", input_type="float32", input_dims=dims, output_name="y", output_dims=(10,), resize=6,
+        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), layout=layout, channels=channels, pixel_max=pixel_max,
+    )  # fmt: skip
+    plain = card("float32")
+    source = Source(kind="onnx", signature=signature, weights="theirs.onnx", weights_sha256="0" * 64)
+    model = configured(preprocess, plain.model_copy(update={"source": source}))
+    images = np.random.default_rng(0).integers(0, 256, (1, 3, model.height, model.width), dtype=np.uint8)
+    assert images.shape == (1, 3, 6, 10)
+    made = model._ordered(model._normalised(images[0]))
+    np.testing.assert_allclose(made, signature.as_input(images)[0], rtol=1e-6)
+    interface = interface_of("m", {
+        "input": [{"name": "x", "dims": dims, "data_type": "TYPE_FP32"}], "output": [{"name": "y", "dims": [10]}],
+        "max_batch_size": 4,
+        "parameters": {
+            key: {"string_value": value}
+            for key, value in config_pbtxt.image_parameters(plain.model_copy(update={"source": source})).items()
+        },
+    })  # fmt: skip
+    np.testing.assert_allclose(preparation_for(interface).as_input(images)[0], made, rtol=1e-6)
 
 
 def test_an_endpoint_of_an_unknown_filter_does_not_load(preprocess: ModuleType) -> None:

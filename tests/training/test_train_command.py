@@ -139,7 +139,7 @@ def test_a_folder_with_a_bad_image_is_refused_and_trained_on_without_it(tmp_path
     assert done.returncode == 0, done.stderr
     assert "Skipped 1 image that cannot be read" in done.stderr
     result = json.loads(done.stdout)
-    assert (result["num_skipped"], result["num_held_out"], result["recipe"]) == (1, 2, "he2015-cifar")
+    assert (result["num_skipped"], result["num_held_out"], result["recipe"]) == (1, 2, "small-data")
 
 
 def test_a_class_that_skipping_empties_ends_in_one_line_and_leaves_no_folder(tmp_path: Path, refused: Refused) -> None:

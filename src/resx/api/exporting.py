@@ -16,7 +16,7 @@ from resx.repository.versions import DEFAULT, Repository
 
 if TYPE_CHECKING:
     from resx.card.card import Card
-    from resx.card.kinds import CalibrationMethod, InputType, Precision, Target
+    from resx.card.kinds import CalibrationMethod, ChannelOrder, InputType, Layout, PixelMax, Precision, Target
     from resx.card.origin import FileArguments
     from resx.card.parity_result import Parity
     from resx.card.runtime import RuntimeName
@@ -61,9 +61,12 @@ def export(
     weights: str = "none",
     weights_entry: str = "",
     settings: Sequence[str] = (),
-    image_size: int | None = None,
+    image_size: int | tuple[int, int] | None = None,
     mean: str = "",
     std: str = "",
+    layout: Layout | None = None,
+    channels: ChannelOrder = "rgb",
+    pixel_max: PixelMax = 1,
     labels: str = "",
     output_name: str = "",
     max_batch: int = 8,
@@ -101,9 +104,12 @@ def export(
         weights: of a variant, `torchvision:` or `timm:`: `none` (random), `imagenet` or a file.
         weights_entry: which network of a file of weights.
         settings: `classes=N`, or `FIELD=VALUE` of the variant's architecture.
-        image_size: pixels, for a network that does not say.
-        mean: `R,G,B`, for an .onnx file of float input.
+        image_size: pixels, for a network or file that does not say; height and width for an .onnx file alone.
+        mean: `R,G,B`, for an .onnx file of float images: of pixels from 0 to `pixel_max`.
         std: as `mean`.
+        layout: of an .onnx file's input: `nchw` or `nhwc`. None: by its shape.
+        channels: of an .onnx file's input: `rgb` or `bgr`.
+        pixel_max: of an .onnx file's input: what white is, 1 or 255.
         labels: for an .onnx file: a text file with one label a line.
         output_name: for an .onnx file: which of its outputs to keep.
         max_batch: the largest batch that will be served.
@@ -126,7 +132,7 @@ def export(
         MissingCapability: a package, a processor feature or a download is missing.
     """
     from resx.card.kinds import INPUT_TYPES
-    from resx.card.origin import SourceArguments
+    from resx.card.origin import FileArguments, SourceArguments
     from resx.card.runtime import RUNTIMES
     from resx.export.combinations import calibration_methods, require_computable, usual_runtime
     from resx.export.request import ExportRequest
@@ -150,7 +156,14 @@ def export(
                 image_size=image_size,
                 settings=tuple(settings),
                 weights_entry=weights_entry,
-                file=_file_arguments(text, mean=mean, std=std, labels=labels, output=output_name),
+                file=_file_arguments(
+                    text,
+                    FileArguments(
+                        layout=layout, channels=channels, pixel_max=pixel_max, labels=labels, output=output_name
+                    ),
+                    mean=mean,
+                    std=std,
+                ),
             ),
             precision=precision,
             target=meant,
@@ -214,16 +227,24 @@ def _target(target: Target | None, runtime: RuntimeName | None) -> Target:
     return default_target()
 
 
-def _file_arguments(source: str, *, mean: str, std: str, labels: str, output: str) -> FileArguments:
+def _file_arguments(source: str, said: FileArguments, *, mean: str, std: str) -> FileArguments:
+    """Return what a third-party file does not say itself.
+
+    Raises:
+        UsageError: the source is no .onnx file and something is said, or mean or std are no three numbers.
+    """
     from resx.card.origin import FileArguments
     from resx.zoo.catalog import kind_of
     from resx.zoo.spec import parse_channels
 
-    if kind_of(source) != "onnx" and any((mean, std, labels, output)):
-        raise UsageError(f"mean, std, labels, output_name: {source} has its own; these are for .onnx files")
-    return FileArguments(
-        mean=parse_channels("mean", mean, is_std=False) if mean else None,
-        std=parse_channels("std", std, is_std=True) if std else None,
-        labels=labels,
-        output=output,
+    if kind_of(source) != "onnx" and (mean or std or said != FileArguments()):
+        raise UsageError(
+            f"mean, std, layout, channels, pixel_max, labels, output_name: {source} has its own; these are for .onnx "
+            "files"
+        )
+    return said.model_copy(
+        update={
+            "mean": parse_channels("mean", mean, is_std=False) if mean else None,
+            "std": parse_channels("std", std, is_std=True) if std else None,
+        }
     )

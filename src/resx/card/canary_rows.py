@@ -36,7 +36,7 @@ def canary_input(signature: Signature, num_rows: int) -> npt.NDArray[Any]:
 
     It comes from SHAKE-256 rather than from a generator whose stream a library may change.
     """
-    shape = (num_rows, *signature.input_dims)
+    shape = (num_rows, *signature.pixel_dims)
     pixels = np.frombuffer(hashlib.shake_256(b"resx canary").digest(math.prod(shape)), dtype=np.uint8)
     return signature.as_input(pixels.reshape(shape))
 
@@ -46,7 +46,7 @@ def int8_input(signature: Signature, num_rows: int) -> npt.NDArray[Any]:
 
     Every second row knows black and white alone: the largest values together are where products of 8 bits overflow.
     """
-    channels, height, width = signature.input_dims
+    channels, height, width = signature.pixel_dims
     rows = []
     for index in range(num_rows):
         side = 2 ** (1 + index % 5)

@@ -31,6 +31,21 @@ each of which stands for itself (a sigmoid for each label, or a single number)."
 
 OUTPUT_KINDS: tuple[OutputKind, ...] = ("logits", "probabilities", "scores")
 
+Layout: TypeAlias = Literal["nchw", "nhwc"]
+"""Where the channels of an image lie in a file's input: first, as PyTorch has them, or last, as TensorFlow does."""
+
+LAYOUTS: tuple[Layout, ...] = ("nchw", "nhwc")
+
+ChannelOrder: TypeAlias = Literal["rgb", "bgr"]
+"""Which channel of an image comes first; bgr is OpenCV's and Caffe's."""
+
+CHANNEL_ORDERS: tuple[ChannelOrder, ...] = ("rgb", "bgr")
+
+PixelMax: TypeAlias = Literal[1, 255]
+"""What white is in a file's float input, before mean and standard deviation."""
+
+PIXEL_MAXIMA: tuple[PixelMax, ...] = (1, 255)
+
 MAX_BATCH = 65_536
 
 MAX_CALIBRATION_IMAGES = 1_000_000

@@ -121,14 +121,13 @@ def _interface(card: Card) -> str:
     ]
     if signature.resize is not None:
         how = "both sides" if signature.crop == "squash" else "the shorter side"
-        height, width = signature.input_dims[-2:]
-        rows += [
-            ["image", f"RGB; {how} to {signature.resize} pixels ({signature.interpolation}), then {height} x {width}"]
-        ]
+        height, width = signature.pixel_dims[-2:]
+        first = f"{how} to {signature.resize} pixels ({signature.interpolation})"
+        rows += [["image", f"{signature.channels.upper()}, {signature.layout}; {first}, then {height} x {width}"]]
     if signature.mean is not None and signature.std is not None:
         where = "in the graph" if signature.input_type == "uint8" else "by the client"
         mean, std = (", ".join(f"{value:g}" for value in values) for values in (signature.mean, signature.std))
-        rows += [["normalization", f"mean {mean}; std {std}, of pixels in 0 to 1; {where}"]]
+        rows += [["normalization", f"mean {mean}; std {std}, of R, G, B from 0 to {signature.pixel_max}; {where}"]]
     if signature.labels:
         shown = ", ".join(plain(label) for label in signature.labels[:_MOST_LABELS])
         more = f" and {len(signature.labels) - _MOST_LABELS:,} more" if len(signature.labels) > _MOST_LABELS else ""

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pydantic
 from pydantic import Field
 
-from resx.card.kinds import MAX_SEED, InputType, OutputKind
+from resx.card.kinds import MAX_SEED, ChannelOrder, InputType, Layout, OutputKind, PixelMax
 from resx.card.signature import Normalization, Signature, signature_of
 from resx.values import FrozenModel
 from resx.zoo.spec import Channels, ImageSize, ModelSpec
 
+HeightWidth: TypeAlias = tuple[ImageSize, ImageSize]
 _RANDOM = re.compile(r"random( \(seed \d+\)(, .*)?)?")
 
 
@@ -20,8 +21,13 @@ class FileArguments(FrozenModel):
     """What a third-party .onnx file does not say itself."""
 
     mean: Channels | None = None
-    """Mean of each channel, for pixels in [0, 1]; None: the file's metadata, or ImageNet's."""
+    """Mean of R, G and B, for pixels from 0 to `pixel_max`; None: the file's metadata, or ImageNet's."""
     std: Channels | None = None
+    layout: Layout | None = None
+    """None: by the shape of the input."""
+    channels: ChannelOrder = "rgb"
+    pixel_max: PixelMax = 1
+    """255: nothing is normalized but by `mean` and `std`."""
     labels: str = ""
     """A text file with one label per line; empty where there is none."""
     output: str = ""
@@ -34,7 +40,8 @@ class SourceArguments(FrozenModel):
     source: str
     weights: str
     seed: int = Field(ge=0, le=MAX_SEED)
-    image_size: ImageSize | None
+    image_size: ImageSize | HeightWidth | None
+    """Each way; or height and width, for an .onnx file alone."""
     settings: tuple[str, ...]
     weights_entry: str = ""
     """Which part of the file of weights to take; empty leaves it to the rule."""
@@ -81,4 +88,6 @@ class Source(FrozenModel):
     def signature_with(self, input_type: InputType) -> Signature:
         """Return what a file made of it takes and gives."""
         signature = self.signature or signature_of(self.network, input_type)
+        if self.signature is not None and input_type == "uint8":
+            signature = signature.with_pixel_input()
         return signature.model_copy(update={"output_kind": self.output_kind or signature.output_kind})

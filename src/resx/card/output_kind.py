@@ -17,7 +17,7 @@ import numpy.typing as npt
 from resx.card.kinds import OutputKind
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 _SUM_TOLERANCE = 2e-3
 """fp16 probabilities of 1000 classes sum to 1 within this."""
@@ -28,17 +28,23 @@ _WITH_WEIGHTS = {"Conv", "ConvTranspose", "Gemm", "MatMul", "QLinearConv", "QLin
 
 def is_squashed(model: ModelProto) -> bool:
     """Say whether the graph brings its output into a range behind its last layer with weights."""
+    return bool(squashing_nodes(model))
+
+
+def squashing_nodes(model: ModelProto) -> list[NodeProto]:
+    """Return the nodes behind the last layers with weights that bring their output into a range."""
     made_by = {name: node for node in model.graph.node for name in node.output}
     waiting, seen = [value.name for value in model.graph.output], set[str]()
+    found: list[NodeProto] = []
     while waiting:
         node = made_by.get(waiting.pop())
         if node is None or node.output[0] in seen or node.op_type in _WITH_WEIGHTS:
             continue
         if node.op_type in _SQUASHING:
-            return True
+            found.append(node)
         seen.add(node.output[0])
         waiting += node.input
-    return False
+    return found
 
 
 def kind_of_answers(answers: npt.NDArray[Any], *, squashed: bool) -> OutputKind:

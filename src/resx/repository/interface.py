@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from resx.errors import UsageError
 
+LAYOUT: Final = "resx.layout"
+"""The parameter that says where an image's channels lie; absent where they are first."""
 MAX_REQUEST_BYTES: Final = 2**30
 MAX_CLASSES: Final = 2**24
 MAX_SIDE: Final = 16384
@@ -52,11 +54,13 @@ class Interface:
         Raises:
             UsageError: the model takes no RGB images, or larger ones than resx prepares.
         """
-        if len(self.input_dims) != 3 or self.input_dims[0] != 3 or min(self.input_dims) < 1:
+        is_last = self.parameters.get(LAYOUT) == "nhwc"
+        form = "[H, W, 3]" if is_last else "[3, H, W]"
+        if len(self.input_dims) != 3 or self.input_dims[2 if is_last else 0] != 3 or min(self.input_dims) < 1:
             raise UsageError(
-                f"the model takes {list(self.input_dims)}, not RGB images [3, H, W]; send it tensors with tritonclient"
+                f"the model takes {list(self.input_dims)}, not RGB images {form}; send it tensors with tritonclient"
             )
-        height, width = self.input_dims[1:]
+        height, width = self.input_dims[:2] if is_last else self.input_dims[1:]
         if max(height, width) > MAX_SIDE or height * width > _MAX_PIXELS:
             raise UsageError(
                 f"the model takes images of {height} x {width} pixels; resx sends up to {MAX_SIDE} per side and "

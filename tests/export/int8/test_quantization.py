@@ -382,3 +382,51 @@ def test_a_prepared_file_keeps_the_names_of_its_layers(tmp_path: Path) -> None:
         )
         quantization.prepare(file, tmp_path / "prepared.onnx", target=target)
         assert quantization.layers(onnx.load(tmp_path / "prepared.onnx"))[:2] == ["conv1", "layer1.0.conv1"]
+
+
+def with_probabilities(operator: str) -> onnx.ModelProto:
+    """Two convolutions and what brings their mean into a range, spelled out where `operator` is Exp."""
+    random = np.random.default_rng(2)
+    weights = {"a": random.normal(0, 0.3, (8, 3, 3, 3)), "b": random.normal(0, 0.3, (4, 8, 3, 3))}
+    make = onnx.helper.make_node
+    nodes = [
+        make("Conv", ["x", "a"], ["c"], name="first"),
+        make("Relu", ["c"], ["r"], name="relu"),
+        make("Conv", ["r", "b"], ["d"], name="last"),
+        make("GlobalAveragePool", ["d"], ["p"], name="pool"),
+        make("Flatten", ["p"], ["f"], name="flat"),
+    ]
+    if operator == "Exp":
+        nodes += [
+            make("Exp", ["f"], ["e"], name="exp"),
+            make("ReduceSum", ["e", "axis"], ["s"], name="sum"),
+            make("Div", ["e", "s"], ["y"], name="share"),
+        ]
+    else:
+        nodes.append(make(operator, ["f"], ["y"], name="squash"))
+    image, answer = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (("x", ["n", 3, 12, 12]), ("y", ["n", 4]))
+    )
+    tensors = [onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()]
+    tensors.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "axis"))
+    graph = onnx.helper.make_graph(nodes, "g", [image], [answer], tensors)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
+
+
+@pytest.mark.parametrize(
+    ("operator", "names"),
+    [("Softmax", ["squash"]), ("Sigmoid", ["squash"]), ("Exp", ["exp", "sum", "share"]), ("Relu", [])],
+)
+def test_what_makes_probabilities_at_the_end_stays_in_fp32(tmp_path: Path, operator: str, names: list[str]) -> None:
+    model = with_probabilities(operator)
+    assert quantization.at_the_end(model) == names
+    onnx.save(model, tmp_path / "fp32.onnx")
+    prepared = tmp_path / "prepared.onnx"
+    quantization.prepare(tmp_path / "fp32.onnx", prepared, target="cpu")
+    tensors = {name for node in onnx.load(prepared).graph.node for name in (*node.input, *node.output)}
+    ranges = dict.fromkeys(tensors, (-1.0, 1.0))
+    made = quantization.quantise(prepared, ranges, target="cpu", keep_fp32=[])
+    assert quantization.num_int8_weights(made) == 8 * 3 * 9 + 4 * 8 * 9
+    (last,) = [node for node in made.graph.node if "y" in node.output]
+    assert (last.op_type != "DequantizeLinear") == bool(names)

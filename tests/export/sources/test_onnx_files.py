@@ -299,7 +299,7 @@ def test_casts_and_constants_survive_low_precision(
     )
     export_version(*prepare(options, lambda _step: None), tmp_path, name="m", command="a test")
     rows = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
-    before, after = source.logits(rows), OnnxRuntimeModel(tmp_path / "model.onnx")(source.signature.as_input(rows))
+    before, after = source.logits(rows), OnnxRuntimeModel(tmp_path / "model.onnx")(rows)
     assert np.abs(after - before).max() <= (0.02 if precision == "fp16" else 0.2) * np.abs(before).max()
 
 

@@ -13,8 +13,9 @@ from sklearn.datasets import load_sample_images
 from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 
+from resx.card.image_form import as_float
 from resx.card.origin import SourceArguments
-from resx.card.signature import normalised_pixels, signature_of
+from resx.card.signature import signature_of
 from resx.data.folder import decode
 from resx.data.image_geometry import pixels
 from resx.errors import UsageError
@@ -53,7 +54,7 @@ def take(image: Image.Image, how: ImageFormat) -> np.ndarray:
         interpolation=how.interpolation,
         crop=how.crop,
     )
-    return normalised_pixels(taken[None], how.mean, how.std)[0]
+    return as_float(taken[None], how.mean, how.std)[0]
 
 
 def grey_levels_apart(ours: np.ndarray, theirs: torch.Tensor, how: ImageFormat) -> float:
@@ -139,7 +140,7 @@ def test_the_preprocessing_is_part_of_spec_card_and_configuration_and_prepares_e
         load_calibration(str(tmp_path), signature, num_images=1, seed=0, run=None).images[0],
         open_source(arguments).prepare(image, "photo.png")[0],
     ):
-        ours = normalised_pixels(taken[None], how.mean, how.std)[0]
+        ours = as_float(taken[None], how.mean, how.std)[0]
         assert grey_levels_apart(ours, theirs, how) <= 1
     with torch.inference_mode():
         expected = timm.create_model(f"local-dir:{squashing}", pretrained=True).eval()(theirs[None]).numpy()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resx.card.signature import normalised_pixels
+from resx.card.image_form import as_float
 from resx.data import photographs as geometry
 from resx.errors import UsageError
 from resx.repository.interface import Interface
@@ -65,7 +65,7 @@ def test_grey_palette_and_transparent_images_become_rgb(tmp_path: Path) -> None:
         assert image.mode == "RGB"
 
 
-def test_a_float_model_gets_normalised_pixels() -> None:
+def test_a_float_model_gets_as_float() -> None:
     batch = [Image.new("RGB", (224, 224), (255, 0, 127))]
     parameters = {"resx_mean": "0.5,0.5,0.5", "resx_std": "0.25,0.25,0.25"}
     x = image_queries.model_input(batch, interface("FP32", **parameters))
@@ -112,5 +112,5 @@ def test_normalised_pixels_are_what_pytorch_gets() -> None:
 
     spec = tiny_spec()
     batch = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16), dtype=np.uint8)
-    ours = normalised_pixels(batch, spec.mean, spec.std)
+    ours = as_float(batch, spec.mean, spec.std)
     assert np.abs(ours - normalize(batch, spec, torch.device("cpu")).numpy()).max() < 1e-6

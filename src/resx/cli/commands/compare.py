@@ -122,8 +122,7 @@ def _settle(
 
     comparison = found.comparison
     if not comparison.measured:
-        reason = comparison.forms[0].failed
-        return comparison, ExportError(f"{job.text}: every form failed; {comparison.forms[0].name}: {reason}")
+        return comparison, found.first_error or ExportError(f"{job.text}: no form could be measured")
     if not conditions:
         return comparison, None
     try:

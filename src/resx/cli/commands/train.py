@@ -13,7 +13,6 @@ from resx.cli.options.images import ImageLimits
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.seed import Seed
 from resx.cli.options.training import ComputationOptions, NetworkOptions, RecipeOptions, RunOptions
-from resx.cli.steps.starting_network import StartingNetwork
 from resx.cli.steps.training_job import TrainingJob, complete
 
 
@@ -53,7 +52,7 @@ def train(
     from resx.training.recipes import recipe_named
     from resx.training.run_origin import read_origin
     from resx.training.stages import require_stage
-    from resx.training.starting_weights import run_of
+    from resx.training.starting_network import find_starting_network
     from resx.training.tensorboard import require_tensorboard
 
     device, typed = computation.chosen_device(), typed_options(context)
@@ -66,20 +65,19 @@ def train(
     changes = with_recipe.changes() | start.changes() | computation.settings(device, usual_precision) | options
     config = complete(with_recipe.recipe, changes, begun)
     network.require_free_classes(config.data)
-    source = StartingNetwork(
-        named=found.spec,
-        weights=config.weights,
-        begun=begun,
-        start=run_of(config.weights) if begun is None else None,
-    )
-    source.require_fitting(config.freeze)
+    source = find_starting_network(found.spec, config.weights, config.freeze, begun)
     with processes.join_processes(config.device) as place:
         if config.compiled:
             require_compiler(place.device)
         size = source.image_size(network.image_size, config.data)
         images = load_data(config.data, image_size=size, bad_images="skip" if config.skip_bad else "refuse")
-        survival = recipe_named(config.recipe).survival
-        spec = source.spec(network, images, survival=survival, has_schedule="survival_schedule" in typed)
+        spec = source.spec(
+            network.network(found.spec, source.before),
+            images,
+            survival=network.survival,
+            usual_survival=recipe_named(config.recipe).survival,
+            schedule=network.schedule() if "survival_schedule" in typed else None,
+        )
         require_stage(spec, config.freeze)
         weights = source.load(spec, seed=config.seed, entry=start.weights_entry)
         job = TrainingJob(

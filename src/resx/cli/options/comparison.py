@@ -121,10 +121,9 @@ class ComparisonFiles:
 
         if self.folder is None:
             return
-        if self.folder.exists() and not self.folder.is_dir():
+        if not self.folder.exists():
+            ResultFiles(html=self.folder).require_writable()  # its parent
+            return
+        if not self.folder.is_dir():
             raise UsageError(f"-o {self.folder}: is a file; give a folder")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"-o {self.folder}: {error.strerror}; give another folder") from error
         ResultFiles(json=self.folder / "compare.json", html=self.folder / "compare.html").require_writable()

@@ -63,6 +63,8 @@ class Compared:
     comparison: ExportComparison
     made: dict[str, Made]
     """By the forms' names."""
+    first_error: ResxError | None
+    """Of the exports."""
 
 
 def compare_forms(job: ComparisonJob, scratch: Path, out: Output) -> Compared:
@@ -73,11 +75,13 @@ def compare_forms(job: ComparisonJob, scratch: Path, out: Output) -> Compared:
     """
     with out.live() as live, contextlib.ExitStack() as held:
         images = _load_images(job, held, live, out)
-        forms, made = _export(job, scratch, live)
+        forms, made, first_error = _export(job, scratch, live)
         forms = _measure(forms, made, job, live)
         if images is not None:
             forms = _evaluate(forms, made, images, job, live)
-    return Compared(comparison=_summarize(forms, made, job, images.used if images else None), made=made)
+    return Compared(
+        comparison=_summarize(forms, made, job, images.used if images else None), made=made, first_error=first_error
+    )
 
 
 def publish_picked(
@@ -113,8 +117,9 @@ def _load_images(job: ComparisonJob, held: contextlib.ExitStack, live: Live, out
     return images
 
 
-def _export(job: ComparisonJob, scratch: Path, live: Live) -> tuple[list[Form], dict[str, Made]]:
+def _export(job: ComparisonJob, scratch: Path, live: Live) -> tuple[list[Form], dict[str, Made], ResxError | None]:
     forms: list[Form] = []
+    first_error: ResxError | None = None
     made: dict[str, Made] = {}
     for runtime, precision in job.wishes.pairs([]):
         name = f"{runtime} {precision}"
@@ -125,11 +130,12 @@ def _export(job: ComparisonJob, scratch: Path, live: Live) -> tuple[list[Form], 
             if isinstance(error, UsageError) and not forms:
                 raise  # the source itself cannot be used
             live.finish(failed=True)
+            first_error = first_error or error
             forms.append(_failed(runtime, precision, str(error)))
             continue
         made[name] = found
         forms.append(_form(runtime, precision, found))
-    return forms, made
+    return forms, made, first_error
 
 
 def _tell(live: Live, name: str, step: str) -> None:
@@ -139,19 +145,13 @@ def _tell(live: Live, name: str, step: str) -> None:
 def _export_one(
     job: ComparisonJob, runtime: RuntimeName, precision: Precision, scratch: Path, on_step: Callable[[str], None]
 ) -> Made:
-    from resx.export.combinations import calibration_methods, require_computable
-    from resx.export.request import ExportRequest
+    from resx.export.combinations import require_computable
+    from resx.export.request import form_request
     from resx.repository.config_pbtxt import ServingOptions
     from resx.repository.versions import Repository
 
-    request = ExportRequest(
-        source=job.source,
-        precision=precision,
-        target="cpu",
-        runtime=runtime,
-        max_batch_size=job.max_batch_size,
-        calibrate=job.wishes.calibrate if precision == "int8" else "",
-        calibrate_method=calibration_methods(runtime)[0],
+    request = form_request(
+        job.source, runtime, precision, max_batch_size=job.max_batch_size, calibrate=job.wishes.calibrate
     )
     require_computable(request.combination)
     one = ExportJob(

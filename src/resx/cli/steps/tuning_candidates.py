@@ -167,22 +167,20 @@ def _export(
     from resx.card.card import FILE_NAME, named_source
     from resx.cli.options.engine import FormatOptions
     from resx.cli.steps.export_formats import ExportJob, make, reuse
-    from resx.export.combinations import calibration_methods, require_computable
-    from resx.export.request import ExportRequest
+    from resx.export.combinations import require_computable
+    from resx.export.request import form_request
     from resx.repository.config_pbtxt import ServingOptions
     from resx.repository.versions import Repository
     from resx.serving.deployment.tuned_configuration import Candidate
 
     folder = now.repository.version_folder(now.name, now.version)
-    request = ExportRequest(
-        source=named_source(card, [], named_in=folder / FILE_NAME),
-        precision=precision,
-        target="cpu",
-        runtime=runtime,
+    request = form_request(
+        named_source(card, [], named_in=folder / FILE_NAME),
+        runtime,
+        precision,
         input_type=card.input,
         max_batch_size=card.max_batch_size,
-        calibrate=wishes.calibrate if precision == "int8" else "",
-        calibrate_method=calibration_methods(runtime)[0],
+        calibrate=wishes.calibrate,
     )
     require_computable(request.combination)
     on_step(f"export for {runtime} in {precision}")

@@ -23,7 +23,9 @@ def show_comparison(console: Console, found: ExportComparison, folder: Path | No
     measured, failed = found.measured, [form for form in found.forms if form.failed]
     show_done(
         console,
-        f"Compared {len(measured)} forms of {found.source}" if len(measured) > 1 else f"Measured {found.source}",
+        f"Compared {len(measured)} form{'s' * (len(measured) > 1)} of {found.source}"
+        if measured
+        else f"No form of {found.source} was measured",
         found.images.origin if found.images else "",
         f"{found.processor}, {found.cores} core{'s' * (found.cores > 1)}",
         good=bool(measured),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from resx.cli.marks import show_done, show_next
 from resx.cli.views import version_card
+from resx.cli.views.image_input import image_input
 from resx.cli.views.version_card import accelerated, normalization, runtime_text
 
 if TYPE_CHECKING:
@@ -45,7 +46,9 @@ def _normalization(card: Card) -> dict[str, Any] | None:
     origin = card.source.normalization
     if origin is None:
         return None
-    return {"mean": card.signature.mean, "std": card.signature.std} | origin.model_dump(mode="json")
+    own = card.source.signature or card.signature
+    form = {"layout": own.layout, "channels": own.channels, "pixel_max": own.pixel_max}
+    return {"mean": own.mean, "std": own.std} | form | origin.model_dump(mode="json")
 
 
 def show_export(
@@ -68,6 +71,8 @@ def show_export(
         version_card.proof(console, card)
     elif card.quantisation:
         console.print(version_card.calibration(card.quantisation), soft_wrap=True)
+    if form := image_input(card):
+        console.print(f"image: {form}", markup=False, soft_wrap=True)
     if how := normalization(card):
         advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
         console.print(f"normalization: {how}{advice}", markup=False, soft_wrap=True)

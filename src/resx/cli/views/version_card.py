@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from resx.cli.fitting_table import Cell
 from resx.cli.marks import in_one_line, verdict
 from resx.cli.output import table
+from resx.cli.views.image_input import image_input
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,7 +131,12 @@ def normalization(card: Card) -> str:
     signature, source = card.signature, card.source.normalization
     if source is None:
         return ""
-    says = {"option": "as given", "file": "from the file's metadata", "ImageNet": "ImageNet's, assumed"}
+    says = {
+        "option": "as given",
+        "file": "from the file's metadata",
+        "ImageNet": "ImageNet's, assumed",
+        "none": "as it is",
+    }
     if source.mean_from == source.std_from:
         return f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)} ({says[source.mean_from]})"
     return (
@@ -153,6 +159,7 @@ def version(console: Console, card: Card, file: Path, versions: list[int], *, ve
         "source": f"{card.source.kind} {ours.name if ours else card.source.weights}{f' ({form})' if form else ''}",
         "weights": f"{card.source.weights}{f', sha256 {card.source.weights_sha256}' if verbose else ''}",
         "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
+        "image": image_input(card),
         "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
         "normalization": normalization(card)
         or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from resx.card.signature import normalised_pixels
+from resx.card.image_form import as_float
 from resx.data.photographs import photograph_crops
 from resx.errors import UsageError, first_line
 from resx.export.checks import parity
@@ -206,7 +206,7 @@ def _image_answers(session: onnxruntime.InferenceSession, path: Path) -> Answers
 
     def answers(pixels: parity.Images) -> parity.Logits:
         filled = pixels if fixed is None else np.resize(pixels, (fixed, *pixels.shape[1:]))
-        given = filled if image.type == "tensor(uint8)" else normalised_pixels(filled, mean, std)
+        given = filled if image.type == "tensor(uint8)" else as_float(filled, mean, std)
         logits = session.run([session.get_outputs()[0].name], {image.name: given.astype(_TYPES[image.type])})[0]
         return np.asarray(logits)[: len(pixels)]
 
@@ -268,8 +268,8 @@ def _feeds(
     photographs = []
     for size in sizes:
         crops = photograph_crops(size, max(height, width), seed=seed)[:, :, :height, :width]
-        as_float = normalised_pixels(crops, IMAGENET_MEAN, IMAGENET_STD)
-        given = (crops if inputs[0].type == "tensor(uint8)" else as_float)[:, :channels]
+        scaled = as_float(crops, IMAGENET_MEAN, IMAGENET_STD)
+        given = (crops if inputs[0].type == "tensor(uint8)" else scaled)[:, :channels]
         photographs.append({inputs[0].name: np.ascontiguousarray(given.astype(_TYPES[inputs[0].type]))})
     return noise, photographs
 

@@ -103,7 +103,7 @@ def images_for(
     """
     random = np.random.default_rng(seed)
     sizes = sorted({1, min(2, max_batch_size), max_batch_size}) if signature.batch is None else [signature.batch]
-    noise = [random.integers(0, 256, size=(size, *signature.input_dims), dtype=np.uint8) for size in sizes]
+    noise = [random.integers(0, 256, size=(size, *signature.pixel_dims), dtype=np.uint8) for size in sizes]
     ends = [*np.cumsum(sizes), *range(sum(sizes) + sizes[-1], len(real), sizes[-1])]
     batches = [batch for batch in np.split(real, ends) if len(batch)]
     if signature.batch is not None:

@@ -56,8 +56,8 @@ def trial_rows(signature: Signature, real: npt.NDArray[np.uint8], *, seed: int) 
 
     What a layer takes from the whole batch, a range or a mean, differs most beside black and white.
     """
-    noise = np.random.default_rng(seed).integers(0, 256, size=(2, *signature.input_dims), dtype=np.uint8)
-    flat = [np.full((1, *signature.input_dims), value, np.uint8) for value in (0, 255)]
+    noise = np.random.default_rng(seed).integers(0, 256, size=(2, *signature.pixel_dims), dtype=np.uint8)
+    flat = [np.full((1, *signature.pixel_dims), value, np.uint8) for value in (0, 255)]
     return np.concatenate([noise[:1], *flat, noise[1:], real[:2]])
 
 

@@ -112,7 +112,7 @@ def is_one_color(images_NCHW: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
 
 
 def _load(text: str, signature: Signature, *, num_images: int, seed: int, run: Path | None) -> Calibration:
-    shape = signature.input_dims
+    shape = signature.pixel_dims
     if text == "random":
         noise = np.random.default_rng(seed).integers(0, 256, size=(num_images, *shape), dtype=np.uint8)
         return Calibration(images=noise, origin=f"random noise (seed {seed})", is_random=True)

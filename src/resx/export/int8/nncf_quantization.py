@@ -100,11 +100,12 @@ def quantise(
         ExportError: NNCF could not quantize it.
     """
     nncf, model = load_nncf(), onnx.load(fp32_file)
+    in_fp32 = {*keep_fp32, *quantization.at_the_end(model), *quantization.touching(model, keep_fp32)}
     how = {
         "preset": nncf.QuantizationPreset(PRESET),
         "target_device": nncf.TargetDevice.CPU,
         "subset_size": len(feeds),
-        "ignored_scope": nncf.IgnoredScope(names=sorted({*keep_fp32, *quantization.touching(model, keep_fp32)})),
+        "ignored_scope": nncf.IgnoredScope(names=sorted(in_fp32)),
     }
     parameters = _advanced(method, instruction_set() if processor is None else processor)
     dataset = nncf.Dataset(feeds, _count(len(feeds), on_progress))

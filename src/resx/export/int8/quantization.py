@@ -8,7 +8,8 @@ everywhere, so each target has its recipe:
     gpu   activations INT8 around zero, bias fp32, a Q/DQ pair at each weight, as TensorRT wants them. On the
           CPU it computes the same, no faster than fp32.
 
-The normalisation in front of the first layer stays in fp32: it is 3 channels, and all else follows from it.
+The normalisation in front of the first layer stays in fp32: it is 3 channels, and all else follows from it. So does
+a softmax or a sigmoid at the end: of probabilities near 0 and 1, 8 bits leave one in 256.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
 from resx.card.kinds import CalibrationMethod, Target
+from resx.card.output_kind import squashing_nodes
 from resx.card.runtime import RuntimeName
 from resx.card.signature import Signature
 from resx.errors import ExportError, UsageError, first_line, nearest
@@ -77,7 +79,10 @@ def prepare(fp32_file: Path, path: Path, *, target: Target, runtime: RuntimeName
         shutil.copyfile(fp32_file, path)
         return
     with silence_library():
-        shape_inference.quant_pre_process(str(fp32_file), str(path))
+        try:
+            shape_inference.quant_pre_process(str(fp32_file), str(path))
+        except Exception:  # the symbolic inference, which only transformers need, fails on files of Paddle's converter
+            shape_inference.quant_pre_process(str(fp32_file), str(path), skip_symbolic_shape=True)
 
 
 def layers(model: ModelProto) -> list[str]:
@@ -219,7 +224,7 @@ def quantise(prepared: Path, ranges: Ranges, *, target: Target, keep_fp32: Colle
                 recipe.activations,
                 calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, bounds),
                 [],
-                [*_in_front(model), *keep_fp32, *touching(model, keep_fp32)],
+                [*_in_front(model), *at_the_end(model), *keep_fp32, *touching(model, keep_fp32)],
                 _OPERATORS,
                 options,
             )
@@ -254,6 +259,21 @@ def _in_front(model: ModelProto) -> list[str]:
             break
         names.append(node.name)
     return names
+
+
+def at_the_end(model: ModelProto) -> list[str]:
+    """Return the names of the nodes behind the last layers that bring their output into a range, and of those behind.
+
+    A Clip is none of them: behind a convolution it is its activation.
+    """
+    final = [node for node in squashing_nodes(model) if node.op_type != "Clip"]
+    made = {name for node in final for name in node.output}
+    names = {node.name for node in final}
+    for node in model.graph.node:  # in the order of computation
+        if made.intersection(node.input):
+            made |= set(node.output)
+            names.add(node.name)
+    return [node.name for node in model.graph.node if node.name in names]
 
 
 def touching(model: ModelProto, names: Collection[str]) -> list[str]:

@@ -84,8 +84,10 @@ def _roundings(quantised: ModelProto) -> dict[str, tuple[float, int, int, int]]:
         if node.op_type != "QuantizeLinear" or node.input[0] in constants:
             continue
         scale, zero = (onnx.numpy_helper.to_array(constants[name]) for name in node.input[1:3])
+        if scale.size > 1:  # per channel: a weight behind a node that hands it on
+            continue
         limits = np.iinfo(zero.dtype)
-        found[node.input[0]] = (float(scale), int(zero), int(limits.min), int(limits.max))
+        found[node.input[0]] = (float(scale.item()), int(zero.item()), int(limits.min), int(limits.max))
     return found
 
 

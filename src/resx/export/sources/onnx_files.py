@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from onnx import ModelProto, TensorProto
 
 from resx.card import quantised_graph
 from resx.card.kinds import InputType, Precision, Target
-from resx.card.origin import FileArguments, Source
+from resx.card.origin import FileArguments, HeightWidth, Source
 from resx.card.quantised_graph import QuantisedGraph
 from resx.card.signature import Signature
 from resx.data.photographs import RealImages, photographs
@@ -29,8 +29,9 @@ from resx.export.checks.parity import Logits
 from resx.export.checks.random_operations import random_node
 from resx.export.checks.row_independence import locate_row_change, rows_changed
 from resx.export.graph.onnx_writer import WEIGHTED
-from resx.export.sources import onnx_interface, onnx_rewriting
+from resx.export.sources import image_front, image_layout, onnx_interface, onnx_rewriting
 from resx.export.sources.onnx_interface import Side
+from resx.export.sources.onnx_rounding import round_file
 from resx.files.staging import sha256_of
 from resx.runtimes import onnx_reader
 from resx.runtimes.answers import RowsChanged
@@ -58,8 +59,9 @@ class LoadedFile:
 
     @property
     def signature(self) -> Signature:
-        """What the file takes and gives."""
-        return self.description.signature_with("uint8")
+        """What the file takes and gives by itself."""
+        assert self.description.signature is not None
+        return self.description.signature
 
     @property
     def size_bytes(self) -> int:
@@ -128,9 +130,15 @@ class LoadedFile:
         """Return the file: its layers are as its maker wrote them."""
         return self
 
-    def rounded(self, precision: Precision) -> None:
-        """Return None: a finished graph's layers cannot be rounded one by one."""
-        del precision
+    def rounded(self, precision: Precision) -> LoadedFile | None:
+        """Return the file with its weights and what its nodes give rounded, to be asked and no more; None for bf16.
+
+        No file is stored in bf16: where OpenVINO rounds is its own affair.
+        """
+        if precision != "fp16":
+            return None
+        model = round_file(self.graph)
+        return replace(self, session=OnnxRuntimeModel(self.path, content=model.SerializeToString()))
 
     @property
     def computes_in(self) -> Precision:
@@ -150,7 +158,7 @@ class LoadedFile:
         return random_node(self.graph)
 
     def logits(self, images: npt.NDArray[np.uint8]) -> Logits:
-        """Return what the given file answers [N, ...] to bytes of its input's shape.
+        """Return what the given file answers [N, ...] to pixels, or bytes of its input's shape (`pixel_dims`).
 
         Raises:
             ParityError: it gives more or fewer rows than it is asked for.
@@ -166,10 +174,11 @@ class LoadedFile:
 
         Raises:
             ExportError: it cannot be converted.
-            UsageError: another input type than the file's, or as `require_convertible`.
+            UsageError: an input type that the file cannot have, or as `require_convertible`.
         """
         del target
-        if input_type != self.signature.input_type:
+        taken = self.description.signature_with(input_type)
+        if input_type != taken.input_type:
             raise UsageError(f"--input {input_type}: {self.path} takes {self.signature.input_type}; remove the option")
         self.require_convertible(precision, stored_in=precision)
         model = copy.deepcopy(self.graph)
@@ -177,6 +186,8 @@ class LoadedFile:
             model = onnx_rewriting.half(model, self.path)
         if precision == "int8":
             model = onnx_rewriting.for_int8(model, self.path)
+        if taken.input_name != self.signature.input_name:
+            model = image_front.put_in_front(model, self.signature, taken, self.path)
         is_int8 = self.quantised is not None and self.quantised.computes_in_int8
         self.describe(model, "int8" if is_int8 else precision, input_type)
         try:
@@ -208,13 +219,13 @@ class LoadedFile:
         return onnx_reader.operators(self.graph)
 
 
-def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, seed: int) -> LoadedFile:
+def load_file(path: Path, arguments: FileArguments, *, image_size: int | HeightWidth | None, seed: int) -> LoadedFile:
     """Read a file, check that it can be served, and run it once.
 
     Args:
         path: of the .onnx file; external data lie beside it.
         arguments: what the file does not say.
-        image_size: pixels each way, for a file that leaves height and width open.
+        image_size: pixels each way, or height and width, for a file that leaves them open.
         seed: of the photographs' crops.
 
     Raises:
@@ -229,18 +240,19 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
     if arguments.output:
         onnx_rewriting.keep_output(graph, arguments.output, path)
     image, _ = onnx_interface.find_tensors(graph, path, places)
+    layout = image_layout.find_layout(image, path, arguments, has_size=image_size is not None)
     if image_size is not None:
-        onnx_interface.close_size(image, image_size, path)
+        size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        image_layout.close_size(image, size, path, layout or "nchw")
     onnx_rewriting.require_valid(graph, path)
     onnx_rewriting.make_constants(graph)
     is_cut = len(graph.graph.output) != len(places["output"])  # what is left of it may need fewer inputs
     session = OnnxRuntimeModel(path, content=graph.SerializeToString() if is_cut else None)
-    signature = onnx_interface.read_signature(graph, image, session, path, arguments)
-    height_width = signature.input_dims[1:]
+    signature = onnx_interface.read_signature(graph, image, session, path, arguments, layout)
     if signature.resize is None:
         real = RealImages(images=np.zeros((0, *signature.input_dims), np.uint8), origin="")
     else:
-        real = photographs(*height_width, seed=seed)
+        real = photographs(*signature.pixel_dims[1:], seed=seed)
     files = onnx_reader.files_of(path)
     sha256 = sha256_of(path)
     if len(files) > 1:  # the weights lie beside the graph
@@ -253,7 +265,7 @@ def load_file(path: Path, arguments: FileArguments, *, image_size: int | None, s
         description=Source(
             kind="onnx",
             signature=signature,
-            normalization=onnx_interface.say_scaling(graph, arguments) if signature.mean else None,
+            normalization=image_layout.say_scaling(graph, arguments) if signature.mean else None,
             weights=str(path),
             weights_sha256=sha256,
         ),

@@ -12,19 +12,18 @@ from typing import Literal, TypeAlias
 import numpy as np
 from onnx import ModelProto, TensorProto, ValueInfoProto
 
-from resx.card.kinds import InputType
+from resx.card.kinds import InputType, Layout
 from resx.card.origin import FileArguments
-from resx.card.signature import Normalization, Signature
+from resx.card.signature import Signature
 from resx.errors import ExportError, UsageError
 from resx.export.checks.row_independence import locate_row_change, rows_changed
+from resx.export.sources import image_layout
 from resx.files.listing import read_lines
 from resx.files.reading import MAX_TEXT_BYTES, read_bounded
 from resx.names import LABEL_RULE, TENSOR_RULE, is_label, is_tensor_name
 from resx.runtimes import onnx_reader
-from resx.runtimes.onnx_reader import MEAN_KEY, STD_KEY
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.text import one_line
-from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, Channels
 
 Side: TypeAlias = Literal["input", "output"]
 
@@ -89,25 +88,23 @@ def _renaming(path: Path, side: Side, place: int) -> str:
     return f"python -c {shlex.quote(code)}"
 
 
-def close_size(image: ValueInfoProto, image_size: int, path: Path) -> None:
-    """Fix the open height and width of an image input, and open channels to those of RGB.
-
-    Raises:
-        UsageError: it is no image, or has another size.
-    """
-    dims = image.type.tensor_type.shape.dim
-    if len(dims) != 4 or any(dim.HasField("dim_value") and dim.dim_value != image_size for dim in dims[2:]):
-        raise UsageError(f"--image-size {image_size}: {path} takes {onnx_reader.tensor_text(image)}; remove the option")
-    for dim in dims[2:]:
-        dim.dim_value = image_size
-    if not dims[1].HasField("dim_value"):
-        dims[1].dim_value = 3
-
-
 def read_signature(
-    graph: ModelProto, image: ValueInfoProto, session: OnnxRuntimeModel, path: Path, arguments: FileArguments
+    graph: ModelProto,
+    image: ValueInfoProto,
+    session: OnnxRuntimeModel,
+    path: Path,
+    arguments: FileArguments,
+    layout: Layout | None,
 ) -> Signature:
     """Return what the file takes and gives, a row's output as it comes when it is run.
+
+    Args:
+        graph: of the file.
+        image: its input.
+        session: the file, opened.
+        path: of the file, for messages.
+        arguments: what the file does not say.
+        layout: of the input; None where it is no image.
 
     Raises:
         UsageError: its types or axes cannot be served, it fails when it is run, or the labels do not fit.
@@ -115,8 +112,7 @@ def read_signature(
     """
     output, tensor = graph.graph.output[0], image.type.tensor_type
     dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-    is_image = len(dims) == 4 and dims[1] == 3
-    is_scaled = is_image and tensor.elem_type == TensorProto.FLOAT
+    is_scaled = layout is not None and tensor.elem_type == TensorProto.FLOAT
     taken, given = onnx_reader.tensor_text(image), onnx_reader.tensor_text(output)
     faults = (
         (
@@ -126,12 +122,8 @@ def read_signature(
         (not dims, f"{path}: input {image.name} is a scalar; its first axis must be the batch"),
         (
             None in dims[1:],
-            f"{path}: takes {taken}, with a dynamic axis besides the batch; set --image-size, or fix it with python -m "
-            "onnxruntime.tools.make_dynamic_shape_fixed",
-        ),
-        (
-            not is_scaled and bool(arguments.mean or arguments.std),
-            f"--mean, --std: {path} takes {taken}, not a float image [N, 3, H, W]; remove them",
+            f"{path}: takes {taken}, with a dynamic axis besides the batch; set --image-size HxW, or fix it with "
+            "python -m onnxruntime.tools.make_dynamic_shape_fixed",
         ),
         (
             output.type.tensor_type.elem_type != TensorProto.FLOAT,
@@ -141,8 +133,9 @@ def read_signature(
     for is_so, fault in faults:
         if is_so:
             raise UsageError(fault)
+    image_layout.require_fitting(image, path, arguments, is_image=layout is not None)
     input_dims = tuple(size for size in dims[1:] if size is not None)
-    scaling = _scaling(graph, arguments, path) if is_scaled else None
+    scaling = image_layout.find_scaling(graph, arguments, path) if is_scaled else None
     known = Signature(
         input_name=image.name,
         input_type=_INPUT_TYPES[tensor.elem_type],
@@ -150,9 +143,12 @@ def read_signature(
         output_name=output.name,
         output_dims=(1,),
         batch=dims[0],
-        resize=min(input_dims[1:]) if is_image else None,
+        resize=None if layout is None else min(input_dims[:2] if layout == "nhwc" else input_dims[1:]),
         mean=scaling[0] if scaling else None,
         std=scaling[1] if scaling else None,
+        layout=layout or "nchw",
+        channels=arguments.channels,
+        pixel_max=arguments.pixel_max,
     )
     output_dims = _measured_dims(graph, session, known, path)
     labels = read_labels(arguments.labels, math.prod(output_dims))
@@ -168,7 +164,7 @@ def _measured_dims(graph: ModelProto, session: OnnxRuntimeModel, signature: Sign
     """
     shapes = []
     for size in [signature.batch] if signature.batch else [1, 3]:
-        rows = np.zeros((size, *signature.input_dims), np.uint8)
+        rows = np.zeros((size, *signature.pixel_dims), np.uint8)
         try:
             answer = session.tensor(signature.as_input(rows))
         except ExportError as error:
@@ -185,23 +181,6 @@ def _measured_dims(graph: ModelProto, session: OnnxRuntimeModel, signature: Sign
             f"{path}: gives {list(shapes[0])} or {list(shapes[-1])} per row depending on the batch; it must be the same"
         )
     return tuple(int(size) for size in shapes[0])
-
-
-def _scaling(graph: ModelProto, arguments: FileArguments, path: Path) -> tuple[Channels, Channels]:
-    """Return mean and standard deviation: the user's, what an earlier resx wrote into the file, or ImageNet's."""
-    return (
-        arguments.mean or onnx_reader.written_channels(graph, MEAN_KEY, path) or IMAGENET_MEAN,
-        arguments.std or onnx_reader.written_channels(graph, STD_KEY, path) or IMAGENET_STD,
-    )
-
-
-def say_scaling(graph: ModelProto, arguments: FileArguments) -> Normalization:
-    """Return who said which mean and standard deviation normalise the input."""
-    written = {entry.key for entry in graph.metadata_props}
-    return Normalization(
-        mean_from="option" if arguments.mean else "file" if MEAN_KEY in written else "ImageNet",
-        std_from="option" if arguments.std else "file" if STD_KEY in written else "ImageNet",
-    )
 
 
 def read_labels(file: str, num_outputs: int) -> tuple[str, ...]:

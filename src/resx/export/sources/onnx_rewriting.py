@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from resx.errors import ExportError, UsageError, first_line
 from resx.runtimes import onnx_reader
 from resx.streams import silence_library
 
+_WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16)
 _QDQ_OPSET = 13
 """The first that quantises per channel."""
 
@@ -43,12 +44,29 @@ def keep_output(model: ModelProto, name: str, path: Path) -> None:
 
 
 def make_constants(model: ModelProto) -> None:
-    """Take the weights out of the inputs: a runtime may then fold them, which it must not do to an input."""
+    """Make all weights initializers, and none an input: a runtime may then fold them, which it must not do to an input.
+
+    Some converters write weights as Constant nodes, where nothing that quantizes looks for them.
+    """
     graph = model.graph
+    written = {node.output[0]: _weight_in(node) for node in graph.node if node.op_type == "Constant"}
+    weights = {name: tensor for name, tensor in written.items() if tensor is not None}
+    _set(graph.node, [node for node in graph.node if not (node.op_type == "Constant" and node.output[0] in weights)])
+    for name, tensor in weights.items():
+        graph.initializer.append(tensor)
+        graph.initializer[-1].name = name
     _set(graph.input, onnx_reader.given_inputs(model))
     used = {*_used(graph.node), *(value.name for value in graph.output)}
     _set(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in used])
     model.ir_version = max(model.ir_version, 4)
+
+
+def _weight_in(node: NodeProto) -> TensorProto | None:
+    """Return the weight that a Constant node holds; None: it holds something else."""
+    for attribute in node.attribute:
+        if attribute.name == "value" and attribute.t.data_type in _WEIGHTS:
+            return attribute.t
+    return None
 
 
 def require_valid(model: ModelProto, path: Path) -> None:

@@ -15,7 +15,7 @@ from onnx import ModelProto
 from torch import nn
 
 from resx.card.kinds import InputType, Precision, Target
-from resx.card.origin import FileArguments, Source, SourceArguments
+from resx.card.origin import FileArguments, HeightWidth, Source, SourceArguments
 from resx.data.photographs import RealImages, photograph_crops, photographs
 from resx.errors import ExportError, UsageError
 from resx.export.checks import parity
@@ -26,6 +26,7 @@ from resx.export.graph import batchnorm_fusion, onnx_writer
 from resx.export.graph.onnx_writer import WEIGHTED_MODULES
 from resx.export.graph.resnext_form import grouped_form
 from resx.export.graph.survival_folding import fold_survival
+from resx.export.sources.image_layout import size_text
 from resx.export.sources.onnx_files import LoadedFile, load_file
 from resx.export.sources.python_networks import load_foreign
 from resx.training import checkpoint
@@ -150,7 +151,7 @@ def load_source(
     *,
     weights: str,
     seed: int,
-    image_size: int | None = None,
+    image_size: int | HeightWidth | None = None,
     settings: Sequence[str] = (),
     weights_entry: str = "",
     file: FileArguments = NOTHING_GIVEN,
@@ -166,8 +167,8 @@ def load_source(
         settings: `field=value` of a variant's architecture, see `ModelSpec.with_settings`; of torchvision's and timm's
             networks `classes=N`.
         weights_entry: which part of the file of weights to take, if it holds the network several times.
-        image_size: pixels each way, for a foreign network or a file that leaves them open; None takes its
-            collection's, or 224.
+        image_size: pixels each way, for a foreign network or a file that leaves them open, of a file also
+            height and width; None takes its collection's, or 224.
         file: what an .onnx file does not say itself.
 
     Raises:
@@ -214,6 +215,8 @@ def weights_sha256(model: nn.Module) -> str:
 
 def _load_network(named: SourceArguments) -> LoadedSource:
     kind, text = kind_of(named.source), named.source
+    if isinstance(named.image_size, tuple):
+        raise UsageError(f"--image-size {size_text(named.image_size)}: {text} takes square images; give one number")
     if kind == "foreign":
         model, spec, origin = load_foreign(
             text,

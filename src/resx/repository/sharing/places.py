@@ -139,11 +139,8 @@ class HubPlace:
         """
         if self.revision:
             raise UsageError(f"{self}: a push goes to the main branch; remove @{self.revision}")
-        if self.api is None:
-            from huggingface_hub import get_token
-
-            if not get_token():
-                raise MissingCapability(f"{self}: {_NO_TOKEN}")
+        if self.api is None and not _client().get_token():
+            raise MissingCapability(f"{self}: {_NO_TOKEN}")
         remedy = "push to a folder, and `hf upload` that where there is a network"
         self._ask("create_repo", exist_ok=True, private=private, remedy=remedy)
         sent = {"folder_path": str(folder), "allow_patterns": list(names), "commit_message": message}
@@ -156,13 +153,10 @@ class HubPlace:
         return f"run `{command}` where there is a network, and `resx pull DIR` here"
 
     def _ask(self, method: str, *, remedy: str, **options: Any) -> Any:
-        from huggingface_hub import HfApi
-
+        api = self.api or _client().HfApi()
         try:
             with silence_library():
-                return getattr(self.api or HfApi(), method)(repo_id=self.repository, **options)
-        except ImportError:
-            raise
+                return getattr(api, method)(repo_id=self.repository, **options)
         except Exception as error:
             said = explain_hub(str(self), self.repository, self.revision, error, unreachable=remedy)
             if said is None:
@@ -188,3 +182,16 @@ def parse_place(text: str) -> FolderPlace | HubPlace:
     if not path or re.match(r"[a-z]+://", path):
         raise UsageError(f"{text or 'PLACE'}: give hf:ORG/NAME or a folder")
     return FolderPlace(path=Path(path).expanduser())
+
+
+def _client() -> Any:
+    """Return the Hub's package.
+
+    Raises:
+        MissingCapability: it is not installed.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise MissingCapability("huggingface_hub is not installed; pip install 'resx[hub]'") from error
+    return huggingface_hub

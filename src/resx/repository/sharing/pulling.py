@@ -6,8 +6,10 @@ safetensors or ONNX, descriptions JSON. Configuration for the server is written 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +90,7 @@ def pull(
 def _pull_version(
     place: FolderPlace | HubPlace, repository: Repository, name: str, on_step: Callable[[str], None]
 ) -> Pulled:
-    with repository.stage() as fetched:
+    with _fetching() as fetched:
         place.fetch(cards.FILE_NAME, fetched)
         card = cards.read_card(fetched)
         wanted = checked_name(name or card.name)
@@ -105,8 +107,7 @@ def _pull_version(
 
 
 def _pull_run(place: FolderPlace | HubPlace, runs: Path, name: str, on_step: Callable[[str], None]) -> Pulled:
-    runs.mkdir(parents=True, exist_ok=True)
-    with staging_folder(runs) as fetched:
+    with _fetching() as fetched:
         place.fetch(MANIFEST, fetched)
         manifest = _read_manifest(fetched / MANIFEST, place)
         wanted = checked_name(name or manifest.name)
@@ -114,10 +115,13 @@ def _pull_run(place: FolderPlace | HubPlace, runs: Path, name: str, on_step: Cal
         if target.exists():
             raise UsageError(f"{target}: exists already; choose another --name")
         _fetch_checked(place, manifest.files, fetched, MANIFEST, on_step)
-        (fetched / MANIFEST).unlink()
         read_spec(fetched / SPEC_FILE)
         read_config(fetched)
-        publish_folder(fetched, target)
+        runs.mkdir(parents=True, exist_ok=True)
+        with staging_folder(runs) as staged:
+            for file in RUN_FILES:
+                shutil.copyfile(fetched / file, staged / file)
+            publish_folder(staged, target)
     return Pulled(kind="run", name=wanted, version=None, folder=target, files=RUN_FILES)
 
 
@@ -128,7 +132,13 @@ def _fetch_checked(
         on_step(f"fetch {file}")
         place.fetch(file, folder)
         require_hash(folder / file, expected, said_by=said_by)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the Hub's client notes there what it has fetched
+
+
+@contextlib.contextmanager
+def _fetching() -> Iterator[Path]:
+    """Give a folder to fetch into, which is deleted at the end."""
+    with tempfile.TemporaryDirectory(prefix="resx-pull-") as folder:
+        yield Path(folder)
 
 
 def _read_manifest(path: Path, place: FolderPlace | HubPlace) -> RunManifest:

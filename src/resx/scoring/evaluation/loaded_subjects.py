@@ -105,7 +105,7 @@ def _ask_file(source: LoadedFile, x: npt.NDArray[Any]) -> npt.NDArray[np.float32
 
 
 def _edge(signature: Signature) -> int | None:
-    height, width = signature.input_dims[-2:]
+    height, width = signature.pixel_dims[-2:]
     return height if height == width == signature.resize else None
 
 

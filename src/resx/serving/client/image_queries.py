@@ -16,15 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from resx.card.kinds import OutputKind
+from resx.card.image_form import as_float, order_channels
+from resx.card.kinds import CHANNEL_ORDERS, LAYOUTS, ChannelOrder, Layout, OutputKind, PixelMax
 from resx.card.output_kind import as_shown
-from resx.card.signature import normalised_pixels
 from resx.data.image_decoding import check_image_file, load_image, read_image_file
 from resx.data.image_geometry import pixels
 from resx.errors import ServerError, UsageError
 from resx.repository.config_pbtxt import output_kind_of
 from resx.repository.image_endpoint import IMAGE
-from resx.repository.interface import MAX_SIDE, Interface, shorten
+from resx.repository.interface import LAYOUT, MAX_SIDE, Interface, shorten
 from resx.serving.client.answers import Prediction
 from resx.serving.client.client import TritonClient
 from resx.zoo.spec import CROPS, INTERPOLATIONS, Crop, Interpolation
@@ -87,8 +87,18 @@ class Preparation:
     interpolation: Interpolation
     crop: Crop
     kind: type[np.generic]
+    layout: Layout
+    channels: ChannelOrder
+    pixel_max: PixelMax
     mean_and_std: tuple[tuple[float, ...], ...] = ()
     """Empty for a model that normalises by itself."""
+
+    def as_input(self, pixels_NCHW: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
+        """Return the model's input for images of the right size."""
+        if not self.mean_and_std:
+            return order_channels(pixels_NCHW, self.layout, self.channels)
+        prepared = as_float(pixels_NCHW, *self.mean_and_std, pixel_max=self.pixel_max)
+        return order_channels(prepared, self.layout, self.channels).astype(self.kind, copy=False)
 
 
 def preparation_for(interface: Interface) -> Preparation:
@@ -108,12 +118,15 @@ def preparation_for(interface: Interface) -> Preparation:
         interpolation=_word(interface, "resx.interpolation", INTERPOLATIONS),
         crop=_word(interface, "resx.crop", CROPS),
         kind=IMAGE_TYPES[interface.input_type],
+        layout=_word(interface, LAYOUT, LAYOUTS),
+        channels=_word(interface, "resx.channels", CHANNEL_ORDERS),
+        pixel_max=255 if _word(interface, "resx.pixel_max", ("1", "255")) == "255" else 1,
         mean_and_std=() if normalises else tuple(_numbers(interface, key) for key in ("resx.mean", "resx.std")),
     )
 
 
 def model_input(images: Sequence[Image.Image], interface: Interface, names: Sequence[object] = ()) -> npt.NDArray[Any]:
-    """Return images [N, 3, H, W] as the served model takes them: UINT8, or normalised FP32 or FP16.
+    """Return images as the served model takes them: UINT8, or normalised FP32 or FP16, in its layout.
 
     Raises:
         UsageError: as `preparation_for`; or an image is too long and thin, its name first, if names are given.
@@ -133,7 +146,7 @@ def model_input(images: Sequence[Image.Image], interface: Interface, names: Sequ
             for image, name in zip(images, names or [""] * len(images), strict=True)
         ]
     )
-    return normalised_pixels(batch, *how.mean_and_std).astype(how.kind, copy=False) if how.mean_and_std else batch
+    return how.as_input(batch)
 
 
 def classify_files(

@@ -77,7 +77,7 @@ def repeat_int8(
 
 def _never_seen(card: Card, interface: Interface) -> npt.NDArray[Any]:
     """Return a request's rows of noise, other ones each time; none for a model without a cache."""
-    shape = (_num_never_seen(interface), *card.signature.input_dims)
+    shape = (_num_never_seen(interface), *card.signature.pixel_dims)
     return card.signature.as_input(np.random.default_rng().integers(0, 256, size=shape, dtype=np.uint8))
 
 

@@ -217,7 +217,7 @@ def _find_labelled(card: Card, source: Exportable | str, data: LabelledData) -> 
     if data.name:
         from resx.export.checks.accuracy import load_labelled
 
-        channels, *size = card.signature.input_dims
+        channels, *size = card.signature.pixel_dims
         if card.signature.resize is None or channels != 3 or size[0] != size[1]:
             raise UsageError(f"--data {data.name}: {card.name} takes {[*card.signature.input_dims]}, no square images")
         return load_labelled(
@@ -238,9 +238,9 @@ def _served(
     if real is not None:
         images = real[:_NUM_SERVED_IMAGES]
     elif signature.resize is None:
-        images = np.zeros((0, *signature.input_dims), np.uint8)
+        images = np.zeros((0, *signature.pixel_dims), np.uint8)
     else:
-        images = photographs(*signature.input_dims[1:], seed=0).images[:_NUM_SERVED_IMAGES]
+        images = photographs(*signature.pixel_dims[1:], seed=0).images[:_NUM_SERVED_IMAGES]
     worst = 0.0
     try:
         with TritonClient(address) as client:

@@ -34,6 +34,9 @@ MAX_PIXELS = 64_000_000
 """Of the decoded image, and of the resized one: a line of 1 x 60,000 pixels is a bomb too."""
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 CROPS = ("center", "squash")
+LAYOUTS = ("nchw", "nhwc")
+CHANNEL_ORDERS = ("rgb", "bgr")
+PIXEL_MAXIMA = ("1", "255")
 _set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
 _set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 
@@ -50,13 +53,13 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         texts = {key: value["string_value"] for key, value in config["parameters"].items()}
         dims = [int(dim) for dim in config["output"][0]["dims"]]
-        self.height, self.width, self.resize = dims[-2], dims[-1], int(texts["resx.resize"])
-        self.interpolation = texts.get("resx.interpolation", "bilinear")
-        if self.interpolation not in FILTERS:
-            raise ValueError(f"resx.interpolation {self.interpolation!r}: give {' or '.join(FILTERS)}")
-        self.crop = texts.get("resx.crop", "center")
-        if self.crop not in CROPS:
-            raise ValueError(f"resx.crop {self.crop!r}: give {' or '.join(CROPS)}")
+        self.resize = int(texts["resx.resize"])
+        self.interpolation = word(texts, "resx.interpolation", tuple(FILTERS))
+        self.crop = word(texts, "resx.crop", CROPS)
+        self.layout = word(texts, "resx.layout", LAYOUTS)
+        self.channels = word(texts, "resx.channels", CHANNEL_ORDERS)
+        self.white = float(word(texts, "resx.pixel_max", PIXEL_MAXIMA))
+        self.height, self.width = dims[-3:-1] if self.layout == "nhwc" else dims[-2:]
         self.normalisation = None
         if "resx.mean" in texts:
             self.normalisation = tuple(
@@ -82,7 +85,7 @@ class TritonPythonModel:
                 interpolation=self.interpolation,
                 crop=self.crop,
             )
-            return pb_utils.InferenceResponse([_tensor("image", self._normalised(x_CHW)[None])])
+            return pb_utils.InferenceResponse([_tensor("image", self._ordered(self._normalised(x_CHW))[None])])
         except BadImageError as error:
             return _error(str(error), pb_utils.TritonError.INVALID_ARG)
         except Exception as error:  # a request must get an answer, whatever happened
@@ -92,7 +95,20 @@ class TritonPythonModel:
         if self.normalisation is None:
             return x_CHW
         mean, std = self.normalisation
-        return (x_CHW.astype(np.float32) / np.float32(255) - mean) / std
+        scaled = x_CHW.astype(np.float32) / np.float32(255 / self.white)
+        return (scaled - mean) / std
+
+    def _ordered(self, x_CHW: Array) -> Array:
+        ordered = x_CHW[::-1] if self.channels == "bgr" else x_CHW
+        return ordered.transpose(1, 2, 0) if self.layout == "nhwc" else ordered
+
+
+def word(texts: dict[str, str], key: str, known: tuple[str, ...]) -> str:
+    """Return the word of a parameter, the first known one where there is none."""
+    found = texts.get(key, known[0])
+    if found not in known:
+        raise ValueError(f"{key} {found!r}: give {' or '.join(known)}")
+    return found
 
 
 def decode(content: bytes) -> Image.Image:

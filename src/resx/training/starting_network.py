@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from resx.cli.options.training import NetworkOptions
+from resx.data.dataset import DataSet
 from resx.errors import UsageError
-
-if TYPE_CHECKING:
-    from resx.data.dataset import DataSet
-    from resx.training.run_origin import Origin
-    from resx.training.starting_weights import StartingWeights
-    from resx.zoo.spec import ImageFormat, ModelSpec
+from resx.training.run_origin import Origin
+from resx.training.starting_weights import StartingWeights, load_starting_weights, run_of
+from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat, ModelSpec, SurvivalSchedule
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,36 +39,43 @@ class StartingNetwork:
             raise UsageError(f"--freeze {freeze}: random weights would never be trained; add --weights")
 
     @property
-    def _before(self) -> ModelSpec | None:
+    def before(self) -> ModelSpec | None:
+        """The network of the run that goes on, or gives its weights; None where there is none."""
         return self.start if self.begun is None else self.begun.spec
 
-    def image_size(self, typed: int | None, data: str) -> int | None:
-        """Return the images' size: as typed, else that of the run before; None for the data's own."""
-        if typed is not None or self._before is None or (self.begun is None and data.startswith("cifar")):
-            return typed
-        return self._before.image_size
+    def image_size(self, asked: int | None, data: str) -> int | None:
+        """Return the images' size: as asked for, else that of the run before; None for the data's own."""
+        if asked is not None or self.before is None or (self.begun is None and data.startswith("cifar")):
+            return asked
+        return self.before.image_size
 
-    def spec(self, options: NetworkOptions, images: DataSet, *, survival: float, has_schedule: bool) -> ModelSpec:
-        """Return the network for a data set.
+    def spec(
+        self,
+        network: ModelSpec,
+        images: DataSet,
+        *,
+        survival: float | None,
+        usual_survival: float,
+        schedule: SurvivalSchedule | None,
+    ) -> ModelSpec:
+        """Return a network for a data set.
 
         Args:
-            options: what the user set.
+            network: the variant as it is set, or the network before.
             images: whose classes and image format it gets.
-            survival: p_L of a network that is new and has none set.
-            has_schedule: whether the user set the survival schedule.
+            survival: p_L; None is that of the run before.
+            usual_survival: p_L where there is no run before.
+            schedule: of the survival probabilities; None is that of the run before, or linear.
         """
-        before = self._before
-        is_same = before is not None and before.name == self.named.name
-        kept = survival if before is None else before.survival
-        return options.network(self.named, before).with_changes(
+        before = self.before if self.before is not None and self.before.name == self.named.name else None
+        kept = usual_survival if self.before is None else self.before.survival
+        return network.with_changes(
             classes=len(images.labels),
             labels=images.labels,
             image=self._image_format(images.image),
-            survival=kept if options.survival is None else options.survival,
-            dropped_blocks=before.dropped_blocks if before is not None and is_same else (),
-            survival_schedule=(
-                options.schedule() if has_schedule or before is None or not is_same else before.survival_schedule
-            ),
+            survival=kept if survival is None else survival,
+            dropped_blocks=() if before is None else before.dropped_blocks,
+            survival_schedule=schedule or ("linear" if before is None else before.survival_schedule),
         )
 
     def load(self, spec: ModelSpec, *, seed: int, entry: str) -> StartingWeights | None:
@@ -81,8 +84,6 @@ class StartingNetwork:
         Raises:
             UsageError: they do not fit, or an entry is named of what is no file.
         """
-        from resx.training.starting_weights import load_starting_weights
-
         if entry and (self.weights in ("none", "imagenet") or self.start is not None):
             raise UsageError(f"--weights-entry {entry}: selects a part of a file; add --weights FILE")
         if self.begun is not None or self.weights == "none":
@@ -94,9 +95,25 @@ class StartingNetwork:
         if self.start is not None:
             return own.model_copy(update={"mean": self.start.mean, "std": self.start.std})
         if self.weights == "imagenet" and self.begun is None:
-            from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD
-
             return own.model_copy(update={"mean": IMAGENET_MEAN, "std": IMAGENET_STD})
         if self.begun is not None and self.begun.training.weights != "none":
             return own.model_copy(update={"mean": self.begun.spec.mean, "std": self.begun.spec.std})
         return own
+
+
+def find_starting_network(named: ModelSpec, weights: str, freeze: str, begun: Origin | None = None) -> StartingNetwork:
+    """Return what the network of a training comes from.
+
+    Args:
+        named: the variant.
+        weights: as the user named them.
+        freeze: the last stage that is not to be trained; empty is none.
+        begun: the run that goes on; None for a new one.
+
+    Raises:
+        UsageError: the weights are of a run of another variant, or of no run, or random ones were never trained.
+    """
+    start = run_of(weights) if begun is None else None
+    found = StartingNetwork(named=named, weights=weights, begun=begun, start=start)
+    found.require_fitting(freeze)
+    return found
