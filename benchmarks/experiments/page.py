@@ -26,10 +26,7 @@ These are networks of minutes, not of days: a claim that is not decided here is 
 shown for these data only.
 """
 
-_NEXT = (
-    "**Next:** [Training](training.md) has the recipes; "
-    "[Lesion results](ensembles.md) has larger networks, with one seed."
-)
+_NEXT = "**Next:** [Training](training.md) has the recipes; [Lesion results](ensembles.md) has larger networks."
 
 
 def write(rows: Sequence[Row], docs: Path) -> list[Path]:
@@ -44,7 +41,7 @@ def write(rows: Sequence[Row], docs: Path) -> list[Path]:
 def text(rows: Sequence[Row]) -> str:
     """Return the page."""
     lines = [_INTRODUCTION, "## What agrees", "", *_claims(rows)]
-    for experiment in _measured(rows):
+    for experiment in EXPERIMENTS.values():
         lines += _section(experiment, of_experiment(rows, experiment.name))
     return "\n".join([*lines, "", _NEXT]) + "\n"
 
@@ -67,7 +64,10 @@ def _line(claim: Claim) -> str:
 
 
 def _section(experiment: Experiment, rows: Sequence[Row]) -> list[str]:
-    lines = ["", f"## {experiment.title}", "", experiment.notes, "", *table(experiment, rows)]
+    lines = ["", f"## {experiment.title}", "", experiment.notes, ""]
+    if not rows:
+        return [*lines, f"No rows yet: `make {experiment.name}` measures them."]
+    lines += table(experiment, rows)
     for chart in experiment.charts(rows):
         lines += [
             "",
