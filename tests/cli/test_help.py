@@ -115,7 +115,8 @@ CHOICES = {
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
     "objective": OBJECTIVES, "precision": PRECISION_WISHES, "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
-    "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS, "target": TARGETS,
+    "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS,
+    "target": TARGETS,
 }  # fmt: skip
 """By option: the words that are taken."""
 

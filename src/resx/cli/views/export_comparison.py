@@ -89,7 +89,7 @@ def _row(form: Form) -> list[str]:
 
 
 def _spread(spread: RoundSpread) -> str:
-    """Return a median with half the range, if there is one, both with as many decimals as three digits of the median have."""
+    """Return a median and, if there is one, half the range, with the decimals that three digits of the median have."""
     decimals = max(0, 2 - len(str(int(spread.median))) + 1) if spread.median >= 1 else 3
     if spread.low == spread.high:
         return f"{spread.median:,.{decimals}f}"
