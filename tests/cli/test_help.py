@@ -16,7 +16,7 @@ from resx.bench.capacity.simulation import BALANCINGS
 from resx.bench.load.load_plan import ARRIVALS
 from resx.bench.loadgen import SCENARIOS
 from resx.card.card import ACCELERATORS
-from resx.card.kinds import CALIBRATION_METHODS, INPUT_TYPES, LAYOUTS, NNCF_METHODS, TARGETS, Precision
+from resx.card.kinds import CALIBRATION_METHODS, CHANNEL_ORDERS, INPUT_TYPES, LAYOUTS, NNCF_METHODS, TARGETS, Precision
 from resx.card.runtime import RUNTIMES
 from resx.card.tuning import OBJECTIVES
 from resx.cli.completion import choices_of
@@ -114,7 +114,7 @@ CHOICES = {
     "accelerator": ACCELERATORS, "arrivals": ARRIVALS, "autoscaler": AUTOSCALERS, "balancing": BALANCINGS,
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
     "layout": LAYOUTS, "objective": OBJECTIVES, "precision": PRECISION_WISHES,
-    "precisions": get_args(Precision), "protocol": PROTOCOLS,
+    "channels": CHANNEL_ORDERS, "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
     "schedule": SCHEDULES, "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES,
     "system": SYSTEMS, "target": TARGETS,
