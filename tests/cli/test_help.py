@@ -114,7 +114,7 @@ CHOICES = {
     "accelerator": ACCELERATORS, "arrivals": ARRIVALS, "autoscaler": AUTOSCALERS, "balancing": BALANCINGS,
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
     "layout": LAYOUTS, "objective": OBJECTIVES, "precision": PRECISION_WISHES,
-    "augment": AUGMENTATIONS, "channels": CHANNEL_ORDERS, "pixel_max": ("1", "255"),
+    "augment": AUGMENTATIONS, "channels": CHANNEL_ORDERS, "class_weights": ("balanced", "none"), "pixel_max": ("1", "255"),
     "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
     "schedule": SCHEDULES, "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES,
