@@ -32,6 +32,7 @@ from resx.serving.clusters.workload import AUTOSCALERS
 from resx.training.config import SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
+from resx.training.run_listing import ORDERS
 from resx.zoo.spec import SURVIVAL_SCHEDULES
 from tests.support.command import Resx
 
@@ -114,7 +115,8 @@ CHOICES = {
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
     "objective": OBJECTIVES, "precision": PRECISION_WISHES, "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
-    "skipped_blocks": SKIPPED_BLOCKS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS, "target": TARGETS,
+    "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS,
+    "target": TARGETS,
 }  # fmt: skip
 """By option: the words that are taken."""
 
@@ -156,6 +158,6 @@ def test_an_option_of_several_commands_has_one_text() -> None:
     # Each of these means something else in another command.
     assert differ == {
         "batch_size", "bf16", "concurrency", "data", "device", "draws", "duration", "epochs", "force", "image_size",
-        "images", "max_batch", "name", "output", "pareto", "protocol", "rate", "rtol", "runtime", "schema", "slo",
-        "threads", "url",
+        "images", "max_batch", "name", "output", "pareto", "precisions", "protocol", "rate", "rtol", "runtime",
+        "runtimes", "schema", "slo", "threads", "url",
     }  # fmt: skip
