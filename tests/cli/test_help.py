@@ -29,7 +29,7 @@ from resx.gpus import WISHES
 from resx.scoring.in_process import DEVICES
 from resx.serving.client.address import PROTOCOLS
 from resx.serving.clusters.workload import AUTOSCALERS
-from resx.training.config import AUGMENTATIONS, SCHEDULES, SKIPPED_BLOCKS
+from resx.training.config import AUGMENTATIONS, CLASS_WEIGHTS, SCHEDULES, SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
 from resx.training.run_listing import ORDERS
@@ -114,7 +114,8 @@ CHOICES = {
     "accelerator": ACCELERATORS, "arrivals": ARRIVALS, "autoscaler": AUTOSCALERS, "balancing": BALANCINGS,
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
     "layout": LAYOUTS, "objective": OBJECTIVES, "precision": PRECISION_WISHES,
-    "augment": AUGMENTATIONS, "channels": CHANNEL_ORDERS, "class_weights": ("balanced", "none"), "pixel_max": ("1", "255"),
+    "augment": AUGMENTATIONS, "channels": CHANNEL_ORDERS, "pixel_max": ("1", "255"),
+    "best_by": ("accuracy", "balanced-accuracy", "loss"), "class_weights": CLASS_WEIGHTS,
     "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
     "schedule": SCHEDULES, "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES,
