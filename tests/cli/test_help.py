@@ -29,7 +29,7 @@ from resx.gpus import WISHES
 from resx.scoring.in_process import DEVICES
 from resx.serving.client.address import PROTOCOLS
 from resx.serving.clusters.workload import AUTOSCALERS
-from resx.training.config import SKIPPED_BLOCKS
+from resx.training.config import AUGMENTATIONS, BEST_BY, CLASS_WEIGHTS, SCHEDULES, SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
 from resx.training.run_listing import ORDERS
@@ -116,6 +116,7 @@ CHOICES = {
     "objective": OBJECTIVES, "precision": PRECISION_WISHES, "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
     "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS,
+    "schedule": SCHEDULES, "augment": AUGMENTATIONS, "class_weights": CLASS_WEIGHTS, "best_by": BEST_BY,
     "target": TARGETS,
 }  # fmt: skip
 """By option: the words that are taken."""
@@ -159,5 +160,5 @@ def test_an_option_of_several_commands_has_one_text() -> None:
     assert differ == {
         "batch_size", "bf16", "concurrency", "data", "device", "draws", "duration", "epochs", "force", "image_size",
         "images", "max_batch", "name", "output", "pareto", "precisions", "protocol", "rate", "rtol", "runtime",
-        "runtimes", "schema", "slo", "threads", "url",
+        "runtimes", "schema", "slo", "threads", "url", "weights",
     }  # fmt: skip
