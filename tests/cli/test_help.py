@@ -16,7 +16,7 @@ from resx.bench.capacity.simulation import BALANCINGS
 from resx.bench.load.load_plan import ARRIVALS
 from resx.bench.loadgen import SCENARIOS
 from resx.card.card import ACCELERATORS
-from resx.card.kinds import CALIBRATION_METHODS, INPUT_TYPES, NNCF_METHODS, TARGETS, Precision
+from resx.card.kinds import CALIBRATION_METHODS, CHANNEL_ORDERS, INPUT_TYPES, LAYOUTS, NNCF_METHODS, TARGETS, Precision
 from resx.card.runtime import RUNTIMES
 from resx.card.tuning import OBJECTIVES
 from resx.cli.completion import choices_of
@@ -113,11 +113,12 @@ def test_the_first_page_has_three_examples() -> None:
 CHOICES = {
     "accelerator": ACCELERATORS, "arrivals": ARRIVALS, "autoscaler": AUTOSCALERS, "balancing": BALANCINGS,
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
-    "objective": OBJECTIVES, "precision": PRECISION_WISHES, "precisions": get_args(Precision), "protocol": PROTOCOLS,
+    "layout": LAYOUTS, "objective": OBJECTIVES, "precision": PRECISION_WISHES,
+    "channels": CHANNEL_ORDERS, "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
-    "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS,
-    "schedule": SCHEDULES, "augment": AUGMENTATIONS, "class_weights": CLASS_WEIGHTS, "best_by": BEST_BY,
-    "target": TARGETS,
+    "schedule": SCHEDULES, "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES,
+    "system": SYSTEMS, "target": TARGETS,
+    "augment": AUGMENTATIONS, "class_weights": CLASS_WEIGHTS, "best_by": BEST_BY,
 }  # fmt: skip
 """By option: the words that are taken."""
 
