@@ -29,7 +29,7 @@ from resx.gpus import WISHES
 from resx.scoring.in_process import DEVICES
 from resx.serving.client.address import PROTOCOLS
 from resx.serving.clusters.workload import AUTOSCALERS
-from resx.training.config import AUGMENTATIONS, CLASS_WEIGHTS, SCHEDULES, SKIPPED_BLOCKS
+from resx.training.config import AUGMENTATIONS, BEST_BY, CLASS_WEIGHTS, SCHEDULES, SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
 from resx.training.run_listing import ORDERS
@@ -120,6 +120,7 @@ CHOICES = {
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
     "schedule": SCHEDULES, "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES,
     "system": SYSTEMS, "target": TARGETS,
+    "augment": AUGMENTATIONS, "class_weights": CLASS_WEIGHTS, "best_by": BEST_BY,
 }  # fmt: skip
 """By option: the words that are taken."""
 
