@@ -150,5 +150,5 @@ EXPERIMENT = Experiment(
     notes="The paper trains for 500 epochs of 45,000 images. The training loss of stochastic depth is that of networks "
     "with blocks missing; its training error is that of the whole network. Times are of the processor, over all rows "
     "of a network that both variants have; they include the held-out accuracy after each epoch, for which every block "
-    "runs. `python benchmarks/stochastic_depth_epoch.py` measures the time more exactly: it takes steps of both in turn.",
+    "runs. `python benchmarks/stochastic_depth_epoch.py` measures time more exactly: it takes steps of both in turn.",
 )
