@@ -52,7 +52,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
         compare((FULL, ORIGINAL), "accuracy", order, "The order alone: full pre-activation is better.", order_figure),
         compare(
             (FULL, ORIGINAL), "loss", f"{HE_2016}, section 4.2, figure 6", "It is easier to optimize.",
-            "a figure only (1001 layers: training loss falls faster)",
+            "a figure only (training loss falls faster)",
         ),
         compare(
             (ORIGINAL + _WITH_PROJECTION, ORIGINAL), "accuracy", shortcut,
