@@ -28,7 +28,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             source=f"{HE_2015}, section 4.2, figure 6",
             says=says,
             figure=figure,
-            ours=f"{deep} minus {shallow}: {found.text(100)} points of training error",
+            ours=f"{deep} minus {shallow}: {found.text(100, ' points of training error')}",
             num_seeds=found.num_seeds,
             verdict=verdict(found, expected),
         )

@@ -113,8 +113,8 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
                 says="Without one layer VGG falls to chance; a ResNet loses little."
                 if in_paper
                 else "The same; the paper has no such network.",
-                figure="figures only; VGG-15 at 90 % error, ResNet-110 near its own" if in_paper else "-",
-                ours=f"median loss without one layer, {other} minus {RESNET}: {extra.text(100)} points",
+                figure="a figure only: VGG at chance, the ResNet near its own error" if in_paper else "-",
+                ours=f"median loss without one layer, {other} minus {RESNET}: {extra.text(100, ' points')}",
                 num_seeds=extra.num_seeds,
                 verdict=verdict(extra, "above"),
             )

@@ -32,14 +32,14 @@ class Interval:
     num_seeds: int
 
     def text(self, scale: float = 1.0, unit: str = "", digits: int = 2, *, signed: bool = True) -> str:
-        """Return the mean and the interval as the page prints them, times `scale`."""
+        """Return the mean and the interval as the page prints them, times `scale`, the unit behind them."""
         if not self.num_seeds:
             return "no rows yet"
         sign = "+" if signed else ""
-        mean = f"{scale * self.mean:{sign}.{digits}f}{unit}"
+        mean = f"{scale * self.mean:{sign}.{digits}f}"
         if not math.isfinite(self.low):
-            return f"{mean} (1 seed: no interval)"
-        return f"{mean} ({scale * self.low:{sign}.{digits}f} to {scale * self.high:{sign}.{digits}f})"
+            return f"{mean}{unit} (1 seed: no interval)"
+        return f"{mean} ({scale * self.low:{sign}.{digits}f} to {scale * self.high:{sign}.{digits}f}){unit}"
 
 
 def interval(numbers: Sequence[float]) -> Interval:

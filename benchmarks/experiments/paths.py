@@ -83,7 +83,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             says="Most of the gradient comes through paths that are much shorter than the mean.",
             figure="resnet110: 5 to 17 blocks, where the mean path has 27",
             ours=f"{NETWORK}: {_span(rows)} carry 95 % of it; mean length of the gradient minus that of all paths: "
-            f"{gap.text(digits=1)} blocks",
+            f"{gap.text(1, ' blocks', 1)}",
             num_seeds=gap.num_seeds,
             verdict=verdict(gap, "below"),
         ),
@@ -91,7 +91,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             source=section,
             says="These are few of all paths.",
             figure=f"{QUOTED[2]} % of resnet110's paths, with almost all of the gradient",
-            ours=f"{NETWORK}: {few.text(100, ' %', signed=False)} of all paths, expected below 50 %",
+            ours=f"{NETWORK}: {few.text(100, ' % of all paths', signed=False)}, expected below 50 %",
             num_seeds=few.num_seeds,
             verdict=verdict(few, "below", bound=0.5),
         ),
@@ -99,7 +99,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             source=f"{section}, figure 6 (b)",
             says="The gradient along a path falls exponentially with its length.",
             figure="a figure only",
-            ours=f"{NETWORK}: {slope.text(digits=3)} decades a block; a straight line explains "
+            ours=f"{NETWORK}: {slope.text(1, ' decades a block', 3)}; a straight line explains "
             f"{100 * fit.mean:.0f} % of the logarithm's variance",
             num_seeds=slope.num_seeds,
             verdict=verdict(slope, "below"),

@@ -103,7 +103,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
                 source="this project, `resx shrink`",
                 says=f"Measured choice beats {other} choice.",
                 figure="-",
-                ours=f"without {DROP} of 27 blocks: {gain.text(100)} points held-out",
+                ours=f"without {DROP} of 27 blocks: {gain.text(100, ' points held-out')}",
                 num_seeds=gain.num_seeds,
                 verdict=verdict(gain, "above"),
             )
@@ -119,7 +119,7 @@ def claims(rows: Sequence[Row]) -> list[Claim]:
             source=f"{LIU_2018}, section 4",
             says="A small network trained from the beginning is at least as good as one that was pruned.",
             figure="tables of CIFAR and ImageNet networks",
-            ours=f"{SHALLOW} minus {WHOLE} without {DROP} blocks: {against.text(100)} points held-out",
+            ours=f"{SHALLOW} minus {WHOLE} without {DROP} blocks: {against.text(100, ' points held-out')}",
             num_seeds=against.num_seeds,
             verdict=verdict(against, "above"),
         )

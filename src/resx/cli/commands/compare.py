@@ -92,12 +92,12 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="resx-") as scratch:
         found = export_comparison.compare_forms(job, Path(scratch), out)
         comparison, missed = _settle(found, job, conditions, published, pick)
-    if files.folder is not None:
-        _write(files.folder, comparison)
+    if files.output is not None:
+        _write(files.output, comparison)
     next_step = _next_step(comparison, job, published)
     out.result(
         comparison.model_dump(mode="json"),
-        lambda console: show_comparison(console, comparison, files.folder, next_step),
+        lambda console: show_comparison(console, comparison, files.output, next_step),
         missed,
     )
     random_weights.warn(out, thing, is_random=comparison.random_weights)

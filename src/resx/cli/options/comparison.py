@@ -109,7 +109,7 @@ class FormOptions:
 class ComparisonFiles:
     """What is written."""
 
-    folder: Folder = None
+    output: Folder = None
 
     def require_writable(self) -> None:
         """Check that the files can be written, before anything takes long.
@@ -119,11 +119,11 @@ class ComparisonFiles:
         """
         from resx.bench.result_files import ResultFiles
 
-        if self.folder is None:
+        if self.output is None:
             return
-        if not self.folder.exists():
-            ResultFiles(html=self.folder).require_writable()  # its parent
+        if not self.output.exists():
+            ResultFiles(html=self.output).require_writable()  # its parent
             return
-        if not self.folder.is_dir():
-            raise UsageError(f"-o {self.folder}: is a file; give a folder")
-        ResultFiles(json=self.folder / "compare.json", html=self.folder / "compare.html").require_writable()
+        if not self.output.is_dir():
+            raise UsageError(f"-o {self.output}: is a file; give a folder")
+        ResultFiles(json=self.output / "compare.json", html=self.output / "compare.html").require_writable()

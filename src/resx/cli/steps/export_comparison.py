@@ -189,7 +189,10 @@ def _measure(forms: Sequence[Form], made: dict[str, Made], job: ComparisonJob, l
     if not made:
         return list(forms)
     files = [FormFile(name=name, card=one.card, folder=one.file.parent) for name, one in made.items()]
-    live.begin(step := f"measure {len(files)} form{'s' * (len(files) > 1)}, {job.plan.rounds} rounds")
+    live.begin(
+        step
+        := f"measure {len(files)} form{'s' * (len(files) > 1)}, {job.plan.rounds} round{'s' * (job.plan.rounds > 1)}"
+    )
     speeds = measure_forms(files, job.plan, lambda done, total: live.begin(f"{step}: {done} of {total} measurements"))
     by_name = dict(zip(made, speeds, strict=True))
 

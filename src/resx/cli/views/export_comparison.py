@@ -64,7 +64,7 @@ def _legend(found: ExportComparison, form: Form, *, has_accuracy: bool) -> list[
     single, batch = form.speed.single_batch, form.speed.batch_size
     lines = [
         f"*: no other form is as good in {found.front_by}",
-        f"p50 at batch {single}, images/s at batch {batch}: median of {found.rounds} rounds, "
+        f"p50 at batch {single}, images/s at batch {batch}: median of {found.rounds} round{'s' * (found.rounds > 1)}, "
         "plus or minus half their range",
     ]
     if has_accuracy:
@@ -89,6 +89,8 @@ def _row(form: Form) -> list[str]:
 
 
 def _spread(spread: RoundSpread) -> str:
-    """Return a median with half the range, both with as many decimals as three digits of the median have."""
+    """Return a median and, if there is one, half the range, with the decimals that three digits of the median have."""
     decimals = max(0, 2 - len(str(int(spread.median))) + 1) if spread.median >= 1 else 3
+    if spread.low == spread.high:
+        return f"{spread.median:,.{decimals}f}"
     return f"{spread.median:,.{decimals}f} ±{spread.half_range:,.{decimals}f}"
