@@ -115,12 +115,11 @@ CHOICES = {
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
     "layout": LAYOUTS, "objective": OBJECTIVES, "precision": PRECISION_WISHES,
     "augment": AUGMENTATIONS, "channels": CHANNEL_ORDERS, "pixel_max": ("1", "255"),
-    "best_by": ("accuracy", "balanced-accuracy", "loss"), "class_weights": CLASS_WEIGHTS,
+    "best_by": BEST_BY, "class_weights": CLASS_WEIGHTS,
     "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
     "schedule": SCHEDULES, "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES,
     "system": SYSTEMS, "target": TARGETS,
-    "augment": AUGMENTATIONS, "class_weights": CLASS_WEIGHTS, "best_by": BEST_BY,
 }  # fmt: skip
 """By option: the words that are taken."""
 
