@@ -47,7 +47,7 @@ def read(*arguments: str) -> tuple[NetworkOptions, RecipeOptions, dict[str, str]
         (("--drop-path", "0.2"), 0, "survival", 0.8),
         (("--stochastic-depth-prob", "0"), 0, "survival", 1.0),
         (("--learning-rate", "0.05"), 1, "learning_rate", 0.05),
-        ((), 1, "clip_norm", 0.0),
+        ((), 1, "clip_norm", None),
         ((), 0, "survival", None),
     ],
 )

@@ -16,7 +16,7 @@ from resx.bench.capacity.simulation import BALANCINGS
 from resx.bench.load.load_plan import ARRIVALS
 from resx.bench.loadgen import SCENARIOS
 from resx.card.card import ACCELERATORS
-from resx.card.kinds import CALIBRATION_METHODS, INPUT_TYPES, NNCF_METHODS, TARGETS, Precision
+from resx.card.kinds import CALIBRATION_METHODS, CHANNEL_ORDERS, INPUT_TYPES, LAYOUTS, NNCF_METHODS, TARGETS, Precision
 from resx.card.runtime import RUNTIMES
 from resx.card.tuning import OBJECTIVES
 from resx.cli.completion import choices_of
@@ -29,7 +29,7 @@ from resx.gpus import WISHES
 from resx.scoring.in_process import DEVICES
 from resx.serving.client.address import PROTOCOLS
 from resx.serving.clusters.workload import AUTOSCALERS
-from resx.training.config import SKIPPED_BLOCKS
+from resx.training.config import AUGMENTATIONS, BEST_BY, CLASS_WEIGHTS, SCHEDULES, SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
 from resx.training.run_listing import ORDERS
@@ -113,10 +113,14 @@ def test_the_first_page_has_three_examples() -> None:
 CHOICES = {
     "accelerator": ACCELERATORS, "arrivals": ARRIVALS, "autoscaler": AUTOSCALERS, "balancing": BALANCINGS,
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
-    "objective": OBJECTIVES, "precision": PRECISION_WISHES, "precisions": get_args(Precision), "protocol": PROTOCOLS,
+    "layout": LAYOUTS, "objective": OBJECTIVES, "precision": PRECISION_WISHES,
+    "augment": AUGMENTATIONS, "channels": CHANNEL_ORDERS, "pixel_max": ("1", "255"),
+    "best_by": ("accuracy", "balanced-accuracy", "loss"), "class_weights": CLASS_WEIGHTS,
+    "precisions": get_args(Precision), "protocol": PROTOCOLS,
     "recipe": tuple(RECIPES), "runtime": RUNTIMES, "runtimes": RUNTIMES, "scenario": tuple(SCENARIOS),
-    "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES, "system": SYSTEMS,
-    "target": TARGETS,
+    "schedule": SCHEDULES, "skipped_blocks": SKIPPED_BLOCKS, "sort": ORDERS, "survival_schedule": SURVIVAL_SCHEDULES,
+    "system": SYSTEMS, "target": TARGETS,
+    "augment": AUGMENTATIONS, "class_weights": CLASS_WEIGHTS, "best_by": BEST_BY,
 }  # fmt: skip
 """By option: the words that are taken."""
 
@@ -159,5 +163,5 @@ def test_an_option_of_several_commands_has_one_text() -> None:
     assert differ == {
         "batch_size", "bf16", "concurrency", "data", "device", "draws", "duration", "epochs", "force", "image_size",
         "images", "max_batch", "name", "output", "pareto", "precisions", "protocol", "rate", "rtol", "runtime",
-        "runtimes", "schema", "slo", "threads", "url",
+        "runtimes", "schema", "slo", "threads", "url", "weights",
     }  # fmt: skip

@@ -39,9 +39,11 @@ def test_versions_count_up_and_share_one_configuration(tmp_path: Path) -> None:
     assert tree(repository.root) == [
         "tiny",
         "tiny/1",
+        "tiny/1/README.md",
         "tiny/1/card.json",
         "tiny/1/model.onnx",
         "tiny/2",
+        "tiny/2/README.md",
         "tiny/2/card.json",
         "tiny/2/model.onnx",
         "tiny/config.pbtxt",

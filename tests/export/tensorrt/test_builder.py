@@ -152,7 +152,8 @@ def test_an_engine_of_rtx_is_published_for_the_embedded_server(tmp_path: Path, t
             command="a test",
         )
         assert (version.version, card.model_file) == (expected, "model.engine")
-        assert sorted(path.name for path in version.folder.iterdir()) == ["card.json", "model.engine"]
+        names = sorted(path.name for path in version.folder.iterdir())
+        assert names == ["README.md", "card.json", "model.engine"]
     with pytest.raises(UsageError, match="m: its versions are engines of TensorRT for RTX, this is a TensorRT plan"):
         publishing.require_one_format(repository, "m", builder="tensorrt")
 
