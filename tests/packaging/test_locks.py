@@ -148,7 +148,7 @@ def test_only_the_makefile_installs() -> None:
         for path in files
         if path != Path(__file__) and re.search(r'"-m", "pip", "\w', path.read_text())
     }
-    assert {path.name for path in calls} == {"triton_installation.py", "kubectl.py"}
+    assert {path.name for path in calls} == {"triton_installation.py", "kubectl.py", "others_files.py"}
     for path, text in calls.items():
         assert set(re.findall(r'"pip", "(\w+)"', text)) == {"download"}, path
         assert "--only-binary=:all:" in text, path

@@ -115,8 +115,17 @@ SIMONYAN_2014 = Paper(
     published_in="International Conference on Learning Representations (ICLR)",
     year=2015,
 )
+WIGHTMAN_2021 = Paper(
+    key="wightman2021resnet",
+    cited_as="Wightman et al. 2021",
+    arxiv="2110.00476",
+    authors=r"Wightman, Ross and Touvron, Hugo and J{\'e}gou, Herv{\'e}",
+    title="{ResNet} strikes back: An improved training procedure in timm",
+    published_in="NeurIPS 2021 Workshop on ImageNet: Past, Present, and Future",
+    year=2021,
+)
 PAPERS = (
-    HE_2015, HE_2016, HUANG_2016, XIE_2016, ZAGORUYKO_2016, HUANG_2017, SRIVASTAVA_2015, SIMONYAN_2014,
+    HE_2015, HE_2016, HUANG_2016, XIE_2016, ZAGORUYKO_2016, HUANG_2017, SRIVASTAVA_2015, SIMONYAN_2014, WIGHTMAN_2021,
 )  # fmt: skip
 
 
