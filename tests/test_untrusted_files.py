@@ -34,7 +34,7 @@ RUNS_CODE = {
     "dill": {},
     "joblib": {},
     "cloudpickle": {},
-    "yaml": {"serving/clusters/manifest.py": {"SafeDumper"}},
+    "yaml": {"serving/clusters/manifest.py": {"SafeDumper"}, "card/model_card.py": {"safe_dump"}},
 }
 
 

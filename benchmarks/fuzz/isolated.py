@@ -43,7 +43,7 @@ _CHANGES = {
     "shutil.rmtree", "shutil.move", "shutil.unpack_archive",
 }  # fmt: skip
 # What resx itself asks of the machine, with no foreign word in it.
-_OWN_PROGRAMS = {"nvidia-smi", "lscpu", "ldconfig", "uname", "gcc", "cc", "g++", "c++"}
+_OWN_PROGRAMS = {"nvidia-smi", "lscpu", "ldconfig", "uname", "fc-list", "gcc", "cc", "g++", "c++"}
 _OWN_MODULE = "resx.serving.clusters.memory"
 """Opens a verified file in a process of its own, to see what it takes."""
 _OF_NOBODY = ("/dev/null", "/dev/tty", "/proc/self/", "/dev/shm/")  # noqa: S108 - not ours to write to, but seen
