@@ -60,7 +60,7 @@ def _studies(place: Path) -> None:
             shutil.copyfile(place / drawn, ASSETS / f"study-{name}-{look}.svg")
     shrunk = json.loads(_resx(place, "shrink runs/digits --pareto -o small --json"))
     _draw("pareto", front_figure("resnet56", "digits", [ShrunkenNetwork(**one) for one in shrunk["sizes"]]))
-    _resx(place, "export runs/digits")
+    _resx(place, "export runs/digits --max-queue 256")  # a second of requests, which the stall makes wait
     _resx(place, "serve --detach --http-port 0 --grpc-port 0 --metrics-port 0")
     try:
         closed, open_ = (_stalled(place, load) for load in ("--concurrency 1", "--rate 50"))

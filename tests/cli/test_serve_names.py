@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from resx.cli.commands.serve import warn_of_replanning
+from resx.cli.output import Output
 from resx.cli.steps.served_names import find_served_name
 from resx.errors import UsageError
 from resx.repository.versions import Repository
@@ -24,6 +26,7 @@ from tests.support.command import Resx, refused
 from tests.support.running_triton import wait_until
 from tests.support.tiny_models import publish_tiny, tiny_spec
 
+REPLANNED = "resx.serving.embedded.devices.find_replanned"
 PORTS = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
 WARNING = "warning: resnet20 has random weights: its answers mean nothing"
 
@@ -134,3 +137,23 @@ def test_what_cannot_be_served_is_one_line(repository: Repository, resx: Resx, t
     (repository.root / "empty" / "config.pbtxt").write_text("")
     with pytest.raises(UsageError, match="no version"):
         find_served_name(repository, "empty")
+
+
+@pytest.mark.parametrize(
+    ("native", "server_dir", "says"),
+    [(True, "", "serve without --native, or export with"), (False, "", ""), (None, "/opt/triton", "; export with")],
+)
+def test_a_server_that_plans_convolutions_again_on_a_gpu_is_told_of(
+    repository: Repository,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    native: bool | None,
+    server_dir: str,
+    says: str,
+) -> None:
+    monkeypatch.setattr(REPLANNED, lambda folders, _wish: [folder.name for folder in folders])
+    out = Output(as_json=False, quiet=False)
+    warn_of_replanning(out, repository, ["m"], "auto", asked=native, server_dir=server_dir)
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("warning: m: on the GPU, this server plans convolutions again") == bool(says)
+    assert says in said

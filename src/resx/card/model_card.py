@@ -9,6 +9,7 @@ card, so none is named.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,7 +96,7 @@ def _what(card: Card) -> str:
 
 
 def _use(card: Card, place: str) -> str:
-    lines = [f"resx pull {place}"] if place else []
+    lines = [shlex.join(["resx", "pull", place])] if place else []
     lines += [f"resx serve {card.name} --detach"]
     lines += [f"resx query {card.name} photo.jpg"] if card.signature.resize is not None else []
     text = "```bash\n" + "\n".join(lines) + "\n```"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,7 +52,7 @@ def run_card(
         rows.append(
             ["accuracy", f"{float(last['accuracy']):.2%} of the held-out images after epoch {int(last['epoch'])}"]
         )
-    commands = [f"resx pull {place}"] if place else []
+    commands = [shlex.join(["resx", "pull", place])] if place else []
     commands += [f"resx export runs/{name}", "resx serve --detach", f"resx query {name} photo.jpg"]
     sections = [
         f"# {name}",

@@ -266,10 +266,13 @@ def _contents(request: ExportRequest) -> list[str] | None:
     if module_of(arguments.source) or collection == HUB or (collection == TIMM and arguments.weights == "imagenet"):
         return None
     if kind == "run":
+        from resx.training.run_origin import CONFIG, WEIGHTS
+        from resx.zoo.spec import SPEC_FILE
+
         data = _data_of_run(path)
         if data != "digits":
             return None
-        found += [_sha256_if_there(path / name) for name in ("model.safetensors", "spec.json", "training.json")]
+        found += [_sha256_if_there(path / name) for name in (WEIGHTS, SPEC_FILE, CONFIG)]
     if kind == "onnx":
         from resx.runtimes.onnx_reader import files_of
 

@@ -34,13 +34,14 @@ from resx.files.staging import write_atomic
 from resx.training.config import HOW_COMPUTED, TrainingConfig
 from resx.training.run_metrics import METRICS, Metrics, best_of
 from resx.training.run_origin import CONFIG as CONFIG
+from resx.training.run_origin import WEIGHTS as WEIGHTS
 from resx.training.run_origin import Origin, metadata_of, origin_of, read_config, require_one_run, require_same
 from resx.training.training_state import TrainingState, restore, tensors_of, weights_of
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from resx.zoo.weights.pretrained import load_weights, read_weights
 
-WEIGHTS, BEST, RESUME = "model.safetensors", "best.safetensors", "resume.safetensors"
+BEST, RESUME = "best.safetensors", "resume.safetensors"
 DATA = "data.jsonl.gz"
 
 

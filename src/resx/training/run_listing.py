@@ -15,12 +15,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from resx.errors import ResxError, UsageError, reason_of
 from resx.training.config import BestBy
 from resx.training.run_metrics import METRICS, best_of, read_metrics
-from resx.training.run_origin import CONFIG, read_config
+from resx.training.run_origin import CONFIG, WEIGHTS, read_config
 from resx.values import FrozenModel
 from resx.zoo.spec import SPEC_FILE, read_spec
 
-_WEIGHTS = "model.safetensors"
-_SIGNS = (SPEC_FILE, CONFIG, METRICS, _WEIGHTS)
+_SIGNS = (SPEC_FILE, CONFIG, METRICS, WEIGHTS)
 """A folder with one of these is a run, whole or broken."""
 Order: TypeAlias = Literal["date", "accuracy", "epochs", "time", "model", "data", "name"]
 ORDERS: tuple[Order, ...] = ("date", "accuracy", "epochs", "time", "model", "data", "name")
@@ -133,8 +132,8 @@ def _is_run(folder: Path) -> bool:
 def _read(folder: Path) -> tuple[ListedRun, tuple[Epoch, ...]]:
     spec, config = read_spec(folder / SPEC_FILE), read_config(folder)
     epochs = _epochs(folder)
-    if epochs and not (folder / _WEIGHTS).is_file():
-        raise UsageError(f"{folder / _WEIGHTS}: no such file; copy the run again, or continue it with --resume")
+    if epochs and not (folder / WEIGHTS).is_file():
+        raise UsageError(f"{folder / WEIGHTS}: no such file; copy the run again, or continue it with --resume")
     noted = folder / METRICS if epochs else folder / SPEC_FILE
     date = datetime.datetime.fromtimestamp(noted.stat().st_mtime, datetime.UTC)
     best = _best(folder, epochs, config.best_by)

@@ -18,7 +18,7 @@ from resx.training.config import HOW_COMPUTED, TrainingConfig
 from resx.values import FrozenModel
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 
-CONFIG = "training.json"
+CONFIG, WEIGHTS = "training.json", "model.safetensors"
 _KEY = "run"
 """Of the origin, in the metadata of a file of weights."""
 _MAY_DIFFER = {"spec": {"labels"}, "training": {"epochs", "data", *HOW_COMPUTED}}

@@ -165,6 +165,26 @@ def test_a_run_comes_back_as_it_went(run: Path, repository: Repository, tmp_path
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["trained"]
 
 
+def test_a_shrunken_run_that_nobody_trained_is_shared_without_metrics(
+    run: Path, repository: Repository, tmp_path: Path
+) -> None:
+    (run / "metrics.jsonl").unlink()
+    shared = tmp_path / "two words"
+    found = push(str(run), FolderPlace(path=shared), repository, named_place=str(shared), send=True)
+    assert "metrics.jsonl" not in [file.name for file in found.bundle.files]
+    assert f"resx pull '{shared}'" in (shared / "README.md").read_text()
+    pulled = _pull(shared, tmp_path)
+    assert sorted(path.name for path in pulled.folder.iterdir()) == sorted(pulled.files)
+    assert set(pulled.files) == {"model.safetensors", "spec.json", "training.json"}
+
+
+def test_metrics_that_training_did_not_write_are_one_line(run: Path, repository: Repository, tmp_path: Path) -> None:
+    (run / "metrics.jsonl").write_text("[1\n")
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: contains a line that training did not write"):
+        _push(str(run), FolderPlace(path=tmp_path / "shared"), repository)
+    assert not (tmp_path / "shared").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

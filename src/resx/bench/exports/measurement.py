@@ -14,7 +14,7 @@ from resx.bench.exports.comparison import FormSpeed, spread_of
 from resx.bench.in_process import InProcessRun, measure_in_process
 from resx.bench.load.payloads import canaries
 from resx.card.card import Card
-from resx.errors import MissingCapability, ResxError
+from resx.errors import ResxError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,7 @@ def _measure(file: FormFile, plan: MeasuringPlan, found: _Runs) -> None:
     try:
         found.single.append(_run(file, fixed or 1, plan.duration_s))
         found.batch.append(_run(file, fixed or min(plan.batch_size, file.card.max_batch_size), plan.duration_s))
-    except (ResxError, MissingCapability) as error:
+    except ResxError as error:
         found.failed = str(error)
 
 

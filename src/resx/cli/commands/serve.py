@@ -89,7 +89,7 @@ def serve(
     models = [] if load_none else list(dict.fromkeys((*(load or ()), *asked))) or None
     _say_what_is_missing(out, published, asked=native, server_dir=where)
     _say_whose_int8_is_asked_again(out, published)
-    _warn_of_replanning(out, published, models, wish, asked=native, server_dir=where)
+    warn_of_replanning(out, published, models, wish, asked=native, server_dir=where)
     if server_dir is None:
         require_servable(published, models, wish)
         require_tensorrt_for([repository / name for name in (published.names() if models is None else models)], wish)
@@ -159,9 +159,10 @@ def _say_what_is_missing(out: Output, repository: Repository, *, asked: bool | N
             out.note(f"{endpoint} is not served: it needs Python inside the server{why}")
 
 
-def _warn_of_replanning(
+def warn_of_replanning(
     out: Output, repository: Repository, models: list[str] | None, wish: Wish, *, asked: bool | None, server_dir: str
 ) -> None:
+    """Say which models a server of one session for all batch sizes slows down on the GPU."""
     from resx.serving.embedded.devices import find_replanned
     from resx.serving.embedded.python_stub import computes_natively
 

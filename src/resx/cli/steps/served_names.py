@@ -86,9 +86,11 @@ def _weights_sha256(run: Path) -> str:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
+    from resx.training.run_origin import WEIGHTS
+
     digest = hashlib.sha256()
     try:
-        weights = load_file(run / "model.safetensors")
+        weights = load_file(run / WEIGHTS)
     except (OSError, SafetensorError):  # whoever exports them says what is wrong
         return ""
     for name, array in sorted(weights.items()):

@@ -1,7 +1,7 @@
 """What is sent of a run or of a version: its files in one folder, with a model card.
 
     version   the files of its card, card.json, config.pbtxt, labels.txt, README.md
-    run       weights, spec.json, training.json, metrics.jsonl, README.md, resx.json with the files' hashes
+    run       weights, spec.json, training.json, metrics.jsonl if trained, README.md, resx.json with their hashes
 
 A run's optimizer state, and the list of files that it was trained on, stay at home.
 """
@@ -18,17 +18,18 @@ from resx.card import card as cards
 from resx.card.model_card import README, model_card
 from resx.card.run_card import run_card
 from resx.errors import ParityError, UsageError
-from resx.files.reading import read_text
 from resx.files.staging import sha256_of
 from resx.names import checked_name, parse_name
 from resx.repository.config_pbtxt import CONFIG_FILE, LABELS_FILE
 from resx.repository.versions import Repository
-from resx.training.run_origin import CONFIG, read_config
+from resx.training.run_metrics import METRICS, read_metrics
+from resx.training.run_origin import CONFIG, WEIGHTS, read_config
 from resx.zoo.spec import SPEC_FILE, read_spec
 
 MANIFEST = "resx.json"
-WEIGHTS, METRICS = "model.safetensors", "metrics.jsonl"
-RUN_FILES = (WEIGHTS, SPEC_FILE, CONFIG, METRICS)
+RUN_FILES = (WEIGHTS, SPEC_FILE, CONFIG)
+PERHAPS = METRICS
+"""A run that `resx shrink` wrote, and nobody trained since, has none."""
 Kind = Literal["run", "version"]
 
 
@@ -114,11 +115,11 @@ def _gather_run(source: Path, folder: Path, place: str) -> Bundle:
     if not (source / WEIGHTS).is_file():
         raise UsageError(f"{source}: has not finished its first epoch; continue the training, then push it")
     name = checked_name(source.resolve().name)
-    for file in RUN_FILES:
+    files = (*RUN_FILES, *([PERHAPS] if (source / PERHAPS).is_file() else []))
+    for file in files:
         shutil.copyfile(source / file, folder / file)
-    metrics = [json.loads(line) for line in read_text(source / METRICS).splitlines()]
-    (folder / README).write_text(run_card(name, spec, config, metrics, place=place))
-    hashes = {file: sha256_of(folder / file) for file in RUN_FILES}
+    (folder / README).write_text(run_card(name, spec, config, read_metrics(source), place=place))
+    hashes = {file: sha256_of(folder / file) for file in files}
     (folder / MANIFEST).write_text(json.dumps({"kind": "run", "name": name, "files": hashes}, indent=2) + "\n")
     return _bundle("run", name, f"run {source}", folder)
 

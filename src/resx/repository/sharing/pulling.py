@@ -23,7 +23,7 @@ from resx.files.staging import publish_folder, staging_folder
 from resx.names import checked_name
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import publish_kept
-from resx.repository.sharing.bundle import MANIFEST, RUN_FILES, Kind, require_hash
+from resx.repository.sharing.bundle import MANIFEST, PERHAPS, RUN_FILES, Kind, require_hash
 from resx.repository.sharing.places import FolderPlace, HubPlace
 from resx.repository.versions import Repository
 from resx.training.run_origin import read_config
@@ -119,10 +119,10 @@ def _pull_run(place: FolderPlace | HubPlace, runs: Path, name: str, on_step: Cal
         read_config(fetched)
         runs.mkdir(parents=True, exist_ok=True)
         with staging_folder(runs) as staged:
-            for file in RUN_FILES:
+            for file in manifest.files:
                 shutil.copyfile(fetched / file, staged / file)
             publish_folder(staged, target)
-    return Pulled(kind="run", name=wanted, version=None, folder=target, files=RUN_FILES)
+    return Pulled(kind="run", name=wanted, version=None, folder=target, files=tuple(manifest.files))
 
 
 def _fetch_checked(
@@ -147,7 +147,7 @@ def _read_manifest(path: Path, place: FolderPlace | HubPlace) -> RunManifest:
         manifest = RunManifest.model_validate_json(content)
     except pydantic.ValidationError as error:
         raise UsageError(f"{place.url}: {MANIFEST}: {explain_fault(error, content, 'push the run again')}") from error
-    if manifest.kind != "run" or set(manifest.files) != set(RUN_FILES):
+    if manifest.kind != "run" or set(manifest.files) - {PERHAPS} != set(RUN_FILES):
         raise UsageError(f"{place.url}: {MANIFEST} does not list a run's files, {', '.join(RUN_FILES)}; push it again")
     return manifest
 
