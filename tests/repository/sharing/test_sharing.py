@@ -281,7 +281,7 @@ def test_without_a_token_nothing_is_tried(
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     monkeypatch.setattr("huggingface_hub.utils._auth.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(MissingCapability, match="no token of the Hub is here; run `hf auth login`"):
+    with pytest.raises(MissingCapability, match="no Hub token was found; run `hf auth login`"):
         _push("tiny", HubPlace(repository="a/b"), repository)
     with pytest.raises(UsageError, match="a push goes to the main branch; remove @v1"):
         _push("tiny", HubPlace(repository="a/b", revision="v1"), repository)

@@ -21,7 +21,7 @@ from resx.zoo.foreign_names import HUB, hub_folder, names_hub_repository
 
 _FOLDER = "dir"
 _WEBSITE = "https://huggingface.co"
-_NO_TOKEN = "no token of the Hub is here; run `hf auth login`, or set HF_TOKEN to one that may write"  # noqa: S105
+_NO_TOKEN = "no Hub token was found; run `hf auth login`, or set HF_TOKEN to one that can write"  # noqa: S105
 
 
 class Place(Protocol):
