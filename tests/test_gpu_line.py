@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from benchmarks.gpu import Line, Step, write_report
+from benchmarks.gpu_settings import SETTINGS, copy
 
 from resx.gpus import find_gpus
+from resx.repository import config_pbtxt
 from resx.serving.embedded.devices import missing_for_cuda
 
 
@@ -79,3 +81,14 @@ def test_figures_that_may_not_be_used_are_no_failure_and_are_not_passed_off_as_g
     step = line.run("a load", [sys.executable, "-c", code, "bench"], gpu=True, read=json.loads)
     assert (step.outcome, step.why, step.figures) == ("invalid", why, {"a": 1})
     assert f"{why}<br>a: 1" in (tmp_path / "gpu.html").read_text()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_is_what_config_pbtxt_of_its_copy_says(tmp_path: Path, name: str) -> None:
+    (tmp_path / "published/tiny").mkdir(parents=True)
+    (tmp_path / "published/tiny/config.pbtxt").write_text('backend: "onnxruntime"\ninstance_group { count: 4 }\n')
+    copy(tmp_path / "published", tmp_path / "copy", "tiny", SETTINGS[name])
+    config = config_pbtxt.read(tmp_path / "copy/tiny/config.pbtxt")
+    accelerators = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert [group.count for group in config.instance_group] == [SETTINGS[name].instances]
+    assert {key for one in accelerators for key in one.parameters} == set(SETTINGS[name].cuda)

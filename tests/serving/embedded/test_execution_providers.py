@@ -193,6 +193,21 @@ def test_a_session_on_a_gpu_sees_one_size_of_batch_and_sees_it_before_the_first_
     assert [session.sizes for session in sessions] == [{size} for size in sizes]
 
 
+@pytest.mark.parametrize(("largest", "sizes"), [(0, {2}), (1, {1}), (6, {1, 2, 4, 6})])
+def test_every_cuda_graph_is_captured_before_the_first_request(
+    runs: ModuleType, tmp_path: Path, largest: int, sizes: set[int]
+) -> None:
+    onnx_files.identity(tmp_path / "model.onnx", TensorProto.FLOAT, ["n" if largest else 2, 2])
+    session = Recorded(onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=[CPU]))
+    run = runs.GraphRuns(session, ("cpu", 0), largest)
+    assert session.sizes == sizes
+    for num_rows in range(1, largest + 1) if largest else [2]:
+        images = np.full((num_rows, 2), num_rows, np.float32)
+        (answer,) = run([session.get_outputs()[0].name], {"x": images}, None)
+        assert np.array_equal(answer, images)
+    assert session.sizes == sizes
+
+
 def test_cuda_graphs_want_every_size_but_the_batchs(runs: ModuleType, tmp_path: Path) -> None:
     onnx_files.sum_and_half(tmp_path / "model.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=[CPU])
