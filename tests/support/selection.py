@@ -95,6 +95,13 @@ INTEGRATION = (
     "cli/test_serve_names.py::test_a_run_is_served_in_the_foreground",
     "cli/test_evaluate.py::test_what_cannot_be_evaluated",
     "cli/test_json_errors.py::test_a_failed_check_stands",
+    "cli/test_json_schema.py::test_a_failed_comparison",
+    "cli/test_export_runtime.py::test_an_earlier_export",
+    "cli/test_random_weights.py::test_an_export_of_random_weights",
+    "cli/test_checkpoints.py::test_the_average_in_a_checkpoint",
+    "cli/test_checkpoints.py::test_the_chosen_entry",
+    "test_end_to_end.py::test_the_demo",
+    "test_gpu_line.py::test_without_a_gpu",
     # A page in a browser.
     "bench/report/test_html_report.py::test_a_browser",
 )
