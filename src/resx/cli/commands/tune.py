@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
-import sys
-from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,16 +17,13 @@ from resx.cli.options.precision import Calibrate
 from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
-from resx.cli.steps.tuning_candidates import FileWishes, published_candidates, read_wishes, wanted_candidates
+from resx.cli.steps.tuning_candidates import read_wishes
+from resx.cli.steps.tuning_search import Tuned, TuningJob, search_settings
 from resx.cli.views.next_step import to_apply
-from resx.cli.views.tuning import ending, setting_text, show_tuning
+from resx.cli.views.tuning import ending, show_tuning
 from resx.errors import MissingCapability, UsageError
-from resx.files.reading import read_text
 
 if TYPE_CHECKING:
-    from resx.bench.tuning.trials import Search
-    from resx.bench.tuning.tuning import TuningResult
-    from resx.card.tuning import Tuning
     from resx.cli.results.measurements import TuningUndone
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
@@ -128,10 +121,18 @@ def tune(
         seed=seed,
         slo=parse_slo(slo) if slo else None,
     )
-    wishes = read_wishes(runtimes, precisions, calibrate)
-    with published.stage() if wishes.names_some else contextlib.nullcontext(published.root) as scratch:
-        measure = server.command("bench", name)
-        _search(out, address, published, name, search, wishes, scratch, measure, dry_run=dry_run, plot=plot)
+    job = TuningJob(
+        address=address,
+        repository=published,
+        name=name,
+        search=search,
+        wishes=read_wishes(runtimes, precisions, calibrate),
+        dry_run=dry_run,
+        plot=plot,
+    )
+    with published.stage() if job.wishes.names_some else contextlib.nullcontext(published.root) as scratch:
+        found = search_settings(out, job, scratch)
+        _show(out, job, found, server.command("bench", name))
 
 
 def _cores(asked: int, address: Address) -> int:
@@ -145,111 +146,17 @@ def _cores(asked: int, address: Address) -> int:
     return asked or usable_cores()
 
 
-def _search(
-    out: Output,
-    address: Address,
-    repository: Repository,
-    name: str,
-    search: Search,
-    wishes: FileWishes,
-    scratch: Path,
-    measure: str,
-    *,
-    dry_run: bool,
-    plot: Path | None,
-) -> None:
-    from resx.bench.tuning import tuning
-    from resx.bench.tuning.chart import tuning_figure
-    from resx.bench.tuning.trials import Bench
-    from resx.figures import draw_figure
-    from resx.serving.client.client import TritonClient
-    from resx.serving.deployment.served_model import alone
-    from resx.serving.deployment.tuned_configuration import put_in_force, setting_of
-
-    config_before = _config(repository, name)
-    with TritonClient(address) as client:
-        loaded = client.model_versions().get(name, [])
-        before = setting_of(repository, name, loaded[-1] if loaded else repository.versions(name)[-1])
-        card = repository.card(name, before.version)
-        with out.steps() as step:
-            candidates = wanted_candidates(
-                published_candidates(repository, name, before.version),
-                before.version,
-                wishes,
-                scratch,
-                on_step=step,
-                on_left_out=out.note,
-            )
-        bench = Bench(
-            client=client,
-            address=address,
-            repository=repository,
-            name=name,
-            before=before,
-            search=search,
-            candidates=candidates,
-        )
-        with out.live() as tell, alone(repository, name):
-            found = tuning.tune(
-                bench,
-                card.max_batch_size,
-                card.canary.num_images,
-                on_trial=lambda stage, setting: tell.begin(f"{stage}: {setting_text(setting)}"),
-            )
-        evidence = _evidence(search, found, config_before)
-        if plot is not None:
-            draw_figure(tuning_figure(name, evidence), plot)
-        better, deployed = found.is_better(search.objective), None
-        if better and not dry_run:
-            with out.steps() as step:
-                step("deploy the best setting")
-                chosen = bench.candidate(found.best)
-                deployed = put_in_force(client, repository, chosen, evidence, threads=found.threads_matter)
-    payload = evidence.model_dump(mode="json") | {
-        "name": name,
-        "better": better,
-        "version": deployed.version if deployed else None,
+def _show(out: Output, job: TuningJob, found: Tuned, measure: str) -> None:
+    """Print what was found; `measure` is the command that measures the model."""
+    payload = found.evidence.model_dump(mode="json") | {
+        "name": job.name,
+        "better": found.better,
+        "version": found.version or None,
     }
-    end = ending(name, evidence, better=better, version=deployed.version if deployed else 0)
+    end = ending(job.name, found.evidence, better=found.better, version=found.version)
     # The same search again, as nothing says what it found: the trials of a dry run are in no card.
-    next_step = to_apply() if better and dry_run else measure
-    out.result(payload, lambda console: show_tuning(console, evidence, end, next_step, str(plot or "")))
-
-
-def _config(repository: Repository, name: str) -> str:
-    from resx.card import card as cards
-    from resx.repository import config_rules
-    from resx.repository.config_pbtxt import CONFIG_FILE
-
-    folder = repository.version_folder(name)
-    if not (folder / cards.FILE_NAME).is_file() or not (repository.root / name / CONFIG_FILE).is_file():
-        raise UsageError(f"{name}: has no card, so answers cannot be checked; export the model with resx")
-    config_rules.read_checked(repository.root, name)
-    return read_text(repository.root / name / CONFIG_FILE)
-
-
-def _evidence(search: Search, found: TuningResult, config_before: str) -> Tuning:
-    from resx.card.tuning import Tuning
-    from resx.machine import processor
-
-    return Tuning(
-        objective=search.objective,
-        concurrency=search.concurrency,
-        cores=search.cores,
-        client_elsewhere=search.client_elsewhere,
-        slo=str(search.slo or ""),
-        processor=processor(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["resx", *sys.argv[1:]]),
-        before=found.before,
-        config_before=config_before,
-        chosen=found.best,
-        ratio=found.ratio,
-        low=found.low,
-        high=found.high,
-        num_pairs=found.num_pairs,
-        trials=found.trials,
-    )
+    next_step = to_apply() if found.better and job.dry_run else measure
+    out.result(payload, lambda console: show_tuning(console, found.evidence, end, next_step, str(job.plot or "")))
 
 
 def _undo(out: Output, address: Address, repository: Repository, name: str) -> None:
