@@ -38,6 +38,7 @@ from resx.bench.capacity.service_times import batching_of, measure_now, service_
 from resx.bench.in_process import measure_in_process
 from resx.bench.load.load_plan import LoadPlan
 from resx.bench.load.payloads import canaries
+from resx.bench.load.scenario_plan import ScenarioPlan
 from resx.bench.load.wire import Target
 from resx.bench.measuring import Extras
 from resx.bench.results.result import Measurement
@@ -172,10 +173,8 @@ def _loadgen(bench: Bench, rate: float, logs: Path) -> bool:
                 measured = bench.load(rate_per_s=rate, seed=number, seconds=LOADGEN_S)
                 ours += [measured.p99_ms] if measured.p99_ms is not None else []
             else:
-                result = loadgen.run_scenario(
-                    bench.target,
-                    "Server",
-                    payloads,
+                plan = ScenarioPlan(
+                    scenario="Server",
                     duration_s=LOADGEN_S,
                     rate_per_s=rate,
                     latency_bound_ms=10_000.0,
@@ -183,6 +182,7 @@ def _loadgen(bench: Bench, rate: float, logs: Path) -> bool:
                     log_folder=logs,
                     seed=number,
                 )
+                result = loadgen.run_scenario(bench.target, plan, payloads)
                 theirs.append(result.p99_ms)
     if not ours:
         print("loadgen: too few requests for p99; give a faster model")

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from resx.bench.load.loadgen_process import Scenario
 from resx.bench.load.payloads import Payloads, canaries
+from resx.bench.load.scenario_plan import Scenario, ScenarioPlan
 from resx.bench.load.wire import Target
 from resx.bench.loadgen import MLPERF_LEAST_S, ScenarioResult, read_detail, require_loadgen, run_scenario
 from resx.bench.measuring import target_of
@@ -103,7 +103,8 @@ def run(target: Target, scenario: Scenario, payloads: Payloads, folder: Path, **
     options = {"duration_s": 2.0, "rate_per_s": 0.0, "latency_bound_ms": 100.0, "connections": 8, "seed": 0}
     if scenario == "Server":
         options["rate_per_s"] = 100.0
-    return run_scenario(target, scenario, payloads, log_folder=folder, warmup_s=0.3, **(options | changes))  # type: ignore[arg-type]
+    plan = ScenarioPlan(scenario=scenario, log_folder=folder, warmup_s=0.3, **(options | changes))  # type: ignore[arg-type]
+    return run_scenario(target, plan, payloads)
 
 
 @pytest.fixture

@@ -22,8 +22,9 @@ from typing import Any
 from resx.bench.load import wire
 from resx.bench.load.http_loop import DESCRIPTORS_LEFT
 from resx.bench.load.load_task import DRAIN_S, LoadTask
-from resx.bench.load.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, Scenario, run
+from resx.bench.load.loadgen_process import SAMPLES_PER_QUERY, Finished, Job, run
 from resx.bench.load.payloads import Payloads
+from resx.bench.load.scenario_plan import Scenario, ScenarioPlan
 from resx.bench.results.response_cache import cached_share, models_with_cache, read_counts, why_unusable
 from resx.bench.results.result import Answers
 from resx.bench.results.right_answers import compare_answers
@@ -116,35 +117,14 @@ def require_loadgen() -> None:
         raise MissingCapability("MLPerf's LoadGen is not installed; pip install 'resx[loadgen]'")
 
 
-def run_scenario(
-    target: wire.Target,
-    scenario: Scenario,
-    payloads: Payloads,
-    *,
-    duration_s: float,
-    rate_per_s: float,
-    latency_bound_ms: float,
-    connections: int,
-    log_folder: Path,
-    seed: int,
-    warmup_s: float = 1.0,
-    timeout_s: float = 60.0,
-) -> ScenarioResult:
+def run_scenario(target: wire.Target, plan: ScenarioPlan, payloads: Payloads) -> ScenarioResult:
     """Run one scenario in performance mode.
 
     Args:
         target: a model, over HTTP.
-        scenario: LoadGen's name.
+        plan: the scenario.
         payloads: tensors of one batch size: 1 in SingleStream and Server, whose queries are single samples. Elsewhere
             a request answers that many samples, the last one perhaps fewer.
-        duration_s: the least that LoadGen is told.
-        rate_per_s: Server: of the Poisson arrivals. Offline: samples a second to expect, 0 takes the warm-up's.
-        latency_bound_ms: Server: of the 99th percentile.
-        connections: requests in flight at most; those that are due beyond them wait, and their latency counts.
-        log_folder: for LoadGen's logs; made if it is not there, and logs of an earlier run are overwritten.
-        seed: of LoadGen's choices and of the arrivals.
-        warmup_s: before the test, not measured.
-        timeout_s: after which a request counts as failed.
 
     Raises:
         MissingCapability: LoadGen is not installed.
@@ -152,66 +132,50 @@ def run_scenario(
         ResxError: the first requests failed, or LoadGen ended; the reason.
     """
     require_loadgen()
-    batch_size = payloads.num_rows
-    _require(target, scenario, batch_size, duration_s, rate_per_s, latency_bound_ms, connections)
-    _require_writable(log_folder)
-    address = target.address
-    task = LoadTask(
-        protocol="http",
-        host_port=address.host_port,
-        requests=wire.requests(target, payloads.tensors),
-        tls=address.tls,
-        concurrency=connections,
-        timeout_s=timeout_s,
-        rate_per_s=rate_per_s if scenario == "Server" else 0.0,
-    )
-    job = Job(
-        scenario=scenario,
-        task=task,
-        batch_size=batch_size,
-        duration_s=duration_s,
-        rate_per_s=rate_per_s,
-        latency_bound_ms=latency_bound_ms,
-        warmup_s=warmup_s,
-        log_folder=str(log_folder),
-        seed=seed,
-    )
-    most_s = _START_S + warmup_s + 3 * duration_s + DRAIN_S + 2 * timeout_s
-    with TritonClient(address) as client:
+    _require(target, plan, payloads.num_rows)
+    _require_writable(plan.log_folder)
+    job = Job(plan=plan, task=_task(target, plan, payloads), batch_size=payloads.num_rows)
+    most_s = _START_S + plan.warmup_s + 3 * plan.duration_s + DRAIN_S + 2 * plan.timeout_s
+    with TritonClient(target.address) as client:
         cached_models = models_with_cache(client, target.model)
         before = read_counts(client, cached_models)
-        finished = run_apart(run, job, Finished, f"{target.model}: {scenario}", most_s)
+        finished = run_apart(run, job, Finished, f"{target.model}: {plan.scenario}", most_s)
         cached = why_unusable(cached_share(before, read_counts(client, cached_models)))
     return _result(target, job, payloads, finished, cached)
 
 
-def _require(
-    target: wire.Target,
-    scenario: Scenario,
-    batch_size: int,
-    duration_s: float,
-    rate_per_s: float,
-    latency_bound_ms: float,
-    connections: int,
-) -> None:
+def _task(target: wire.Target, plan: ScenarioPlan, payloads: Payloads) -> LoadTask:
+    return LoadTask(
+        protocol="http",
+        host_port=target.address.host_port,
+        requests=wire.requests(target, payloads.tensors),
+        tls=target.address.tls,
+        concurrency=plan.connections,
+        timeout_s=plan.timeout_s,
+        rate_per_s=plan.target_rate_per_s,
+    )
+
+
+def _require(target: wire.Target, plan: ScenarioPlan, batch_size: int) -> None:
     if target.address.protocol != "http":
         raise UsageError(f"{target.address}: LoadGen's requests go over HTTP; give --protocol http and its port")
-    if scenario in ("SingleStream", "Server") and batch_size != 1:
+    if plan.scenario in ("SingleStream", "Server") and batch_size != 1:
         raise UsageError(
-            f"batch_size={batch_size}: a query of {scenario} is one sample; give --batch-size 1, or offline"
+            f"batch_size={batch_size}: a query of {plan.scenario} is one sample; give --batch-size 1, or offline"
         )
-    if not 0 < duration_s < float("inf"):
-        raise UsageError(f"duration_s={duration_s}: give a time above 0 s")
-    if scenario == "Server" and not 0 < rate_per_s < float("inf"):
-        raise UsageError(f"rate={rate_per_s:g}: the server scenario needs a rate above 0 a second; give --rate")
-    if scenario == "Server" and not 0 < latency_bound_ms < float("inf"):
+    if not 0 < plan.duration_s < float("inf"):
+        raise UsageError(f"duration_s={plan.duration_s}: give a time above 0 s")
+    if plan.scenario == "Server" and not 0 < plan.rate_per_s < float("inf"):
+        raise UsageError(f"rate={plan.rate_per_s:g}: the server scenario needs a rate above 0 a second; give --rate")
+    if plan.scenario == "Server" and not 0 < plan.latency_bound_ms < float("inf"):
         raise UsageError(
-            f"latency_bound_ms={latency_bound_ms:g}: the server scenario needs a bound of its p99; give --slo p99=15ms"
+            f"latency_bound_ms={plan.latency_bound_ms:g}: the server scenario needs a bound of its p99; give "
+            "--slo p99=15ms"
         )
-    if reason := lacks_open_files(connections + DESCRIPTORS_LEFT, "such a load"):
+    if reason := lacks_open_files(plan.connections + DESCRIPTORS_LEFT, "such a load"):
         raise MissingCapability(reason)
-    if rate_per_s < 0 or not 1 <= connections <= 1024:
-        raise UsageError(f"rate={rate_per_s:g}, connections={connections}: give 0 or more, and 1 to 1024")
+    if plan.rate_per_s < 0 or not 1 <= plan.connections <= 1024:
+        raise UsageError(f"rate={plan.rate_per_s:g}, connections={plan.connections}: give 0 or more, and 1 to 1024")
 
 
 def _require_writable(folder: Path) -> None:
@@ -226,7 +190,7 @@ def _require_writable(folder: Path) -> None:
 
 
 def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finished, cached: str) -> ScenarioResult:
-    folder = Path(job.log_folder)
+    plan, folder = job.plan, job.plan.log_folder
     log = read_detail(folder / DETAIL_FILE)
     samples = merge([finished.records])
     answers = compare_answers(target, payloads, job.batch_size, _sample_answers(payloads, finished))
@@ -243,11 +207,11 @@ def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finishe
         reasons.append(f"{failed} of {len(samples)} requests failed")
     if answers.wrong:
         reasons.append(f"{answers.wrong} of {answers.checked} checked answers are wrong")
-    is_server = job.scenario == "Server"
+    is_server = plan.scenario == "Server"
     queries = int(log["result_query_count"])
     per_query = int(log["generated_samples_per_query"])
     return ScenarioResult(
-        scenario=job.scenario,
+        scenario=plan.scenario,
         valid=not reasons,
         loadgen_valid=loadgen_valid,
         reasons=tuple(reasons),
@@ -255,9 +219,9 @@ def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finishe
         model=target.model,
         version=target.version,
         loadgen_version=str(log["loadgen_version"]).partition(" ")[0],
-        duration_s=job.duration_s,
-        rate_per_s=job.rate_per_s if is_server else 0.0,
-        latency_bound_ms=job.latency_bound_ms if is_server else 0.0,
+        duration_s=plan.duration_s,
+        rate_per_s=plan.target_rate_per_s,
+        latency_bound_ms=plan.latency_bound_ms if is_server else 0.0,
         batch_size=job.batch_size,
         samples_per_query=per_query,
         connections=job.task.concurrency,
@@ -278,7 +242,7 @@ def _result(target: wire.Target, job: Job, payloads: Payloads, finished: Finishe
         client_cpu_ms_per_request=finished.cpu_s / len(samples) * 1e3 if len(samples) else None,
         summary=str(folder / SUMMARY_FILE),
         detail=str(folder / DETAIL_FILE),
-        **_latencies_ms(log, job.scenario),
+        **_latencies_ms(log, plan.scenario),
     )
 
 
@@ -314,11 +278,13 @@ def _samples_per_s(log: dict[str, Any]) -> float | None:
 
 
 def _remarks(job: Job, answers: Answers) -> tuple[str, ...]:
-    too_short = f"LoadGen was set to {job.duration_s:g} s; MLPerf's rules require {MLPERF_LEAST_S:g} s for a submission"
+    too_short = (
+        f"LoadGen was set to {job.plan.duration_s:g} s; MLPerf's rules require {MLPERF_LEAST_S:g} s for a submission"
+    )
     remarks = {
-        too_short: job.duration_s < MLPERF_LEAST_S,
+        too_short: job.plan.duration_s < MLPERF_LEAST_S,
         answers.reference: not answers.checked,
-        f"queries of {SAMPLES_PER_QUERY} samples in requests of {job.batch_size}": job.scenario == "MultiStream",
+        f"queries of {SAMPLES_PER_QUERY} samples in requests of {job.batch_size}": job.plan.scenario == "MultiStream",
     }
     return tuple(text for text, holds in remarks.items() if holds and text)
 

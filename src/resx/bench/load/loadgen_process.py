@@ -23,16 +23,16 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from resx.bench.load.generator import go_before_others
 from resx.bench.load.kept_connection import KeptConnection, RequestLost, open_connection, why
 from resx.bench.load.load_task import DRAIN_S, PAUSE_S, LoadTask
 from resx.bench.load.request_times import NO_ANSWER, Recorder, Records
+from resx.bench.load.scenario_plan import ScenarioPlan
 from resx.bench.load.wire import http_error
 from resx.text import join_lines
 
-Scenario: TypeAlias = Literal["SingleStream", "MultiStream", "Server", "Offline"]
 SAMPLES_PER_QUERY = 8
 """Of MultiStream: MLPerf's number."""
 _GONE_S = 3.0
@@ -45,18 +45,11 @@ _SERVER_WARM_UP = 4
 class Job:
     """What the process is told."""
 
-    scenario: Scenario
+    plan: ScenarioPlan
     task: LoadTask
     """Where to, and the requests; `concurrency` is the number of connections."""
     batch_size: int
     """Samples in a request."""
-    duration_s: float
-    rate_per_s: float
-    """Server: of the Poisson process. Offline: what LoadGen is told to expect; 0: what the warm-up achieves."""
-    latency_bound_ms: float
-    warmup_s: float
-    log_folder: str
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -243,14 +236,14 @@ class _Run:
         self._loadgen = mlperf_loadgen
         self._job = job
         self._recorder, self._lock = Recorder(), threading.Lock()
-        self._streams = _Streams(job.task, rests=job.scenario != "Offline")
+        self._streams = _Streams(job.task, rests=job.plan.scenario != "Offline")
         self._next_payload = 0
 
     def result(self) -> Finished:
         job, loadgen = self._job, self._loadgen
         per_s, least_s = self._warm_up()
         settings = self._settings(per_s, least_s)
-        self._streams.begin(3 * job.duration_s + DRAIN_S)
+        self._streams.begin(3 * job.plan.duration_s + DRAIN_S)
         threading.Thread(target=self._read, daemon=True).start()
         sut = loadgen.ConstructSUT(self._issue, lambda: None)
         num_payloads = len(job.task.requests)
@@ -265,13 +258,13 @@ class _Run:
     def _warm_up(self) -> tuple[float, float]:
         """Ask for a moment as the scenario will; return requests per second and the shortest answer's time in s."""
         job = self._job
-        streams = min(job.task.concurrency, _SERVER_WARM_UP) if job.scenario == "Server" else job.task.concurrency
+        streams = min(job.task.concurrency, _SERVER_WARM_UP) if job.plan.scenario == "Server" else job.task.concurrency
         begun = time.monotonic_ns()
-        until = begun + int(job.warmup_s * 1e9)
+        until = begun + int(job.plan.warmup_s * 1e9)
         times: list[int] = []
         try:
             self._streams.open(job.task.concurrency)
-            self._streams.begin(job.warmup_s + DRAIN_S)
+            self._streams.begin(job.plan.warmup_s + DRAIN_S)
             ended = self._streams.send(self._another() for _ in range(streams))
             in_flight = streams
             while in_flight:
@@ -295,23 +288,23 @@ class _Run:
     def _settings(self, requests_per_s: float, least_s: float) -> Any:
         job, loadgen = self._job, self._loadgen
         settings = loadgen.TestSettings()
-        settings.scenario = getattr(loadgen.TestScenario, job.scenario)
+        settings.scenario = getattr(loadgen.TestScenario, job.plan.scenario)
         settings.mode = loadgen.TestMode.PerformanceOnly
-        settings.min_duration_ms = round(job.duration_s * 1e3)
+        settings.min_duration_ms = round(job.plan.duration_s * 1e3)
         settings.min_query_count = 1  # its rule for early stopping says how many it takes
-        settings.server_target_qps = job.rate_per_s or 1.0
-        settings.server_target_latency_ns = round(job.latency_bound_ms * 1e6)
+        settings.server_target_qps = job.plan.rate_per_s or 1.0
+        settings.server_target_latency_ns = round(job.plan.latency_bound_ms * 1e6)
         # From these LoadGen makes its queries in advance: too few, and the test is shorter than it was asked to be.
-        settings.offline_expected_qps = job.rate_per_s or 1.2 * requests_per_s * job.batch_size
+        settings.offline_expected_qps = job.plan.rate_per_s or 1.2 * requests_per_s * job.batch_size
         settings.single_stream_expected_latency_ns = settings.multi_stream_expected_latency_ns = round(least_s * 5e8)
         settings.multi_stream_samples_per_query = SAMPLES_PER_QUERY
         for number, name in enumerate(("qsl_rng_seed", "sample_index_rng_seed", "schedule_rng_seed")):
-            setattr(settings, name, 3 * job.seed + number)
+            setattr(settings, name, 3 * job.plan.seed + number)
         return settings
 
     def _log_settings(self) -> Any:
         output = self._loadgen.LogOutputSettings()
-        output.outdir = self._job.log_folder
+        output.outdir = str(self._job.plan.log_folder)
         logs = self._loadgen.LogSettings()
         logs.log_output = output
         logs.enable_trace = False

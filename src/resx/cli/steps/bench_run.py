@@ -108,24 +108,26 @@ class BenchRequest:
     def run_scenario(self, name: str, log_folder: Path, latency_bound_ms: float) -> ScenarioResult:
         """Run one of MLPerf's scenarios on the first target."""
         from resx.bench import loadgen
+        from resx.bench.load.scenario_plan import ScenarioPlan
 
         scenario = loadgen.SCENARIOS[choose("--scenario", name, tuple(loadgen.SCENARIOS))]
         loadgen.require_loadgen()
         target, plan = self.targets[0], self.plans[0]
+        scenario_plan = ScenarioPlan(
+            scenario=scenario,
+            duration_s=plan.duration_s,
+            rate_per_s=plan.rate_per_s,
+            latency_bound_ms=latency_bound_ms,
+            connections=LOADGEN_CONNECTIONS,
+            log_folder=log_folder,
+            seed=plan.seed,
+            warmup_s=plan.warmup_s,
+            timeout_s=plan.timeout_s,
+        )
         with self.out.live() as tell:
             tell.begin(f"{scenario} for {plan.duration_s:g} s, by LoadGen")
             return loadgen.run_scenario(
-                target,
-                scenario,
-                self._contents().for_target(target)(target, plan.batch_size),
-                duration_s=plan.duration_s,
-                rate_per_s=plan.rate_per_s,
-                latency_bound_ms=latency_bound_ms,
-                connections=LOADGEN_CONNECTIONS,
-                log_folder=log_folder,
-                seed=plan.seed,
-                warmup_s=plan.warmup_s,
-                timeout_s=plan.timeout_s,
+                target, scenario_plan, self._contents().for_target(target)(target, plan.batch_size)
             )
 
     def write(self, wanted: ResultFiles, result: BenchResult) -> list[Path]:
