@@ -17,7 +17,7 @@ from resx.card.card import Accelerator, Card
 from resx.card.kinds import CalibrationMethod, InputType, Precision, Target
 from resx.card.origin import SourceArguments
 from resx.card.runtime import RuntimeName
-from resx.card.signature import require_values
+from resx.card.signature import Signature, require_values
 from resx.errors import UsageError
 from resx.export.combinations import Combination, calibration_methods
 from resx.files.listing import list_files
@@ -29,6 +29,7 @@ from resx.zoo.catalog import kind_of, module_of
 from resx.zoo.foreign_names import HUB, TIMM, hub_folder
 
 if TYPE_CHECKING:
+    from resx.export.int8.int8_file import Int8Options
     from resx.export.options import ExportOptions
     from resx.export.reference import Exportable
 
@@ -174,59 +175,62 @@ def prepare(request: ExportRequest, on_step: Callable[[str], None]) -> tuple[Exp
         UsageError: something named is not there, does not fit, or is too large for memory.
         MissingCapability: published weights could not be downloaded.
     """
-    from resx.export.int8.calibration import load_calibration, require_data
-    from resx.export.int8.int8_file import Int8Options
+    from resx.export.int8.calibration import require_data
     from resx.export.options import ExportOptions
     from resx.export.sources.source import load_named
 
     arguments = request.source
     kind = kind_of(arguments.source)
-    is_run = kind == "run"
     if request.accelerator is not None and kind == "onnx":
         from resx.export.graph.tensorrt_form import require_computable
         from resx.runtimes.onnx_reader import read_model
 
         require_computable(arguments.source, read_model(Path(arguments.source)))
     if request.precision == "int8" and kind != "onnx":
-        require_data(request.calibrate, has_own_data=is_run)
+        require_data(request.calibrate, has_own_data=kind == "run")
     on_step(f"build {arguments.source}")
     source = load_named(arguments)
     source.require_convertible(request.precision, stored_in=request.combination.file_precision)
     if request.runtime == "openvino":
         source.require_openvino()
     if request.precision == "int8":
-        require_data(request.calibrate, has_own_data=is_run)
+        require_data(request.calibrate, has_own_data=kind == "run")
     signature = source.description.signature_with(request.input_type or "uint8")
     require_values(signature, signature.batch or request.max_batch_size)
-    int8 = None
-    if request.precision == "int8":
-        on_step("load calibration images")
-        images = load_calibration(
-            request.calibrate,
-            signature,
-            num_images=request.calibrate_images,
-            seed=arguments.seed,
-            run=Path(arguments.source) if is_run else None,
-        )
-        int8 = Int8Options(
-            calibration=images,
-            method=request.calibrate_method,
-            keep_fp32=request.keep_fp32,
-            calibrate=request.calibrate,
-            num_asked=request.calibrate_images,
-        )
     return source, ExportOptions(
         precision=request.precision,
         target=request.target,
         runtime=request.runtime,
         accelerator=request.accelerator,
-        int8=int8,
+        int8=_int8_options(request, signature, on_step) if request.precision == "int8" else None,
         input_type=request.input_type or signature.input_type,
         max_batch_size=request.max_batch_size,
         seed=arguments.seed,
         verify=request.verify,
         atol=request.atol,
         rtol=request.rtol,
+    )
+
+
+def _int8_options(request: ExportRequest, signature: Signature, on_step: Callable[[str], None]) -> Int8Options:
+    from resx.export.int8.calibration import load_calibration
+    from resx.export.int8.int8_file import Int8Options
+
+    source = request.source.source
+    on_step("load calibration images")
+    images = load_calibration(
+        request.calibrate,
+        signature,
+        num_images=request.calibrate_images,
+        seed=request.source.seed,
+        run=Path(source) if kind_of(source) == "run" else None,
+    )
+    return Int8Options(
+        calibration=images,
+        method=request.calibrate_method,
+        keep_fp32=request.keep_fp32,
+        calibrate=request.calibrate,
+        num_asked=request.calibrate_images,
     )
 
 

@@ -144,6 +144,12 @@ def opset(model: ModelProto) -> int:
     return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
+def declared_dims(value: ValueInfoProto) -> list[int | None]:
+    """Return the declared shape; None for an axis that may have any size."""
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+
+
 def tensor_text(value: onnx.ValueInfoProto) -> str:
     """Return `name TYPE [dims]`."""
     if not value.type.HasField("tensor_type"):

@@ -90,17 +90,8 @@ def write_int8(
         ExportError: the library could not quantise it.
     """
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        prepared = Path(folder) / "prepared.onnx"
-        quantization.prepare(fp32_file, prepared, target=form.target, runtime=form.runtime)
-        graph = onnx.load(prepared)
-        num_weights, _ = onnx_reader.weight_counts(graph)
-        if not quantization.layers(graph) or not num_weights:
-            raise UsageError("--int8: no convolution or matrix product with weights; remove --int8")
-        asked = quantization.matching(graph, options.keep_fp32)
-        choose = _nncf_recipe if form.runtime == "openvino" else _onnxruntime_recipe
-        recipe = choose(prepared, options, form, on_step)
-        writer = _Int8Writer(prepared=prepared, path=path, recipe=recipe, form=form, asked=tuple(asked))
-        on_step(recipe.step)
+        writer, graph = _open_writer(fp32_file, Path(folder) / "prepared.onnx", path, options, form, on_step)
+        on_step(writer.recipe.step)
         model, found, num_tried = writer.write([]), list[KeptLayer](), 0
         verdict = judge(path) if judge else None
         if judge and verdict and not verdict.passed:
@@ -109,24 +100,61 @@ def write_int8(
             model = writer.write([layer.layer for layer in found])
         restored = _restore_accuracy(writer, model, options, found, validation, on_step)
         if restored:
-            model, found = onnx.load(path), [*found, *restored]
-        return Quantisation(
-            calibrate=options.calibrate,
-            num_asked=options.num_asked,
-            calibrated_on=options.calibration.origin,
-            data_sha256=options.calibration.sha256,
-            num_images=len(options.calibration.images),
-            is_random=options.calibration.is_random,
-            method=options.method,
-            tool=recipe.tool,
-            tool_version=recipe.tool_version,
-            table_key=recipe.table_key,
-            num_layers=len(quantization.layers(graph)),
-            kept_fp32=(*(KeptLayer(layer=name, error=None) for name in asked), *found),
-            kept_by_accuracy=len(restored),
-            num_tried=num_tried,
-            int8_share=min(1.0, quantization.num_int8_weights(model) / num_weights),
-        )
+            model = onnx.load(path)
+        return _quantisation(writer, graph, model, options, found=found, restored=restored, num_tried=num_tried)
+
+
+def _open_writer(
+    fp32_file: Path,
+    prepared: Path,
+    path: Path,
+    options: Int8Options,
+    form: FileForm,
+    on_step: Callable[[str], None],
+) -> tuple[_Int8Writer, onnx.ModelProto]:
+    """Write the graph that is quantized to `prepared`; return it, with what writes int8 files of it."""
+    quantization.prepare(fp32_file, prepared, target=form.target, runtime=form.runtime)
+    graph = onnx.load(prepared)
+    num_weights, _ = onnx_reader.weight_counts(graph)
+    if not quantization.layers(graph) or not num_weights:
+        raise UsageError("--int8: no convolution or matrix product with weights; remove --int8")
+    asked = quantization.matching(graph, options.keep_fp32)
+    choose = _nncf_recipe if form.runtime == "openvino" else _onnxruntime_recipe
+    recipe = choose(prepared, options, form, on_step)
+    return _Int8Writer(prepared=prepared, path=path, recipe=recipe, form=form, asked=tuple(asked)), graph
+
+
+def _quantisation(
+    writer: _Int8Writer,
+    graph: onnx.ModelProto,
+    model: onnx.ModelProto,
+    options: Int8Options,
+    *,
+    found: Sequence[KeptLayer],
+    restored: Sequence[KeptLayer],
+    num_tried: int,
+) -> Quantisation:
+    """Return what the card says of `model`, which was made of `graph`."""
+    recipe, calibration = writer.recipe, options.calibration
+    num_weights, _ = onnx_reader.weight_counts(graph)
+    asked = (KeptLayer(layer=name, error=None) for name in writer.asked)
+    return Quantisation(
+        calibrate=options.calibrate,
+        num_asked=options.num_asked,
+        calibrated_on=calibration.origin,
+        data_sha256=calibration.sha256,
+        num_images=len(calibration.images),
+        is_random=calibration.is_random,
+        method=options.method,
+        tool=recipe.tool,
+        tool_version=recipe.tool_version,
+        table_key=recipe.table_key,
+        num_layers=len(quantization.layers(graph)),
+        kept_fp32=(*asked, *found, *restored),
+        kept_by_accuracy=len(restored),
+        num_tried=num_tried,
+        int8_share=min(1.0, quantization.num_int8_weights(model) / num_weights),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

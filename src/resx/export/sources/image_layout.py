@@ -41,7 +41,7 @@ def find_layout(image: ValueInfoProto, path: Path, arguments: FileArguments, *, 
     Raises:
         UsageError: its shape is not what the user says.
     """
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in image.type.tensor_type.shape.dim]
+    dims = onnx_reader.declared_dims(image)
     given = arguments.layout
     if given is None:
         return _guess(dims, has_size=has_size)

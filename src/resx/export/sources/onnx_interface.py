@@ -111,30 +111,11 @@ def read_signature(
         ParityError: it gives more or fewer rows than it is asked for.
     """
     output, tensor = graph.graph.output[0], image.type.tensor_type
-    dims = [dim.dim_value if dim.HasField("dim_value") else None for dim in tensor.shape.dim]
-    is_scaled = layout is not None and tensor.elem_type == TensorProto.FLOAT
-    taken, given = onnx_reader.tensor_text(image), onnx_reader.tensor_text(output)
-    faults = (
-        (
-            tensor.elem_type not in _INPUT_TYPES,
-            f"{path}: takes {taken}; resx serves files that take uint8 or float32",
-        ),
-        (not dims, f"{path}: input {image.name} is a scalar; its first axis must be the batch"),
-        (
-            None in dims[1:],
-            f"{path}: takes {taken}, with a dynamic axis besides the batch; set --image-size HxW, or fix it with "
-            "python -m onnxruntime.tools.make_dynamic_shape_fixed",
-        ),
-        (
-            output.type.tensor_type.elem_type != TensorProto.FLOAT,
-            f"{path}: gives {given}; resx serves files that give float32",
-        ),
-    )
-    for is_so, fault in faults:
-        if is_so:
-            raise UsageError(fault)
+    dims = onnx_reader.declared_dims(image)
+    _require_served(image, output, path)
     image_layout.require_fitting(image, path, arguments, is_image=layout is not None)
     input_dims = tuple(size for size in dims[1:] if size is not None)
+    is_scaled = layout is not None and tensor.elem_type == TensorProto.FLOAT
     scaling = image_layout.find_scaling(graph, arguments, path) if is_scaled else None
     known = Signature(
         input_name=image.name,
@@ -153,6 +134,22 @@ def read_signature(
     output_dims = _measured_dims(graph, session, known, path)
     labels = read_labels(arguments.labels, math.prod(output_dims))
     return known.model_copy(update={"output_dims": output_dims, "labels": labels})
+
+
+def _require_served(image: ValueInfoProto, output: ValueInfoProto, path: Path) -> None:
+    taken, given = onnx_reader.tensor_text(image), onnx_reader.tensor_text(output)
+    dims = onnx_reader.declared_dims(image)
+    if image.type.tensor_type.elem_type not in _INPUT_TYPES:
+        raise UsageError(f"{path}: takes {taken}; resx serves files that take uint8 or float32")
+    if not dims:
+        raise UsageError(f"{path}: input {image.name} is a scalar; its first axis must be the batch")
+    if None in dims[1:]:
+        raise UsageError(
+            f"{path}: takes {taken}, with a dynamic axis besides the batch; set --image-size HxW, or fix it with "
+            "python -m onnxruntime.tools.make_dynamic_shape_fixed"
+        )
+    if output.type.tensor_type.elem_type != TensorProto.FLOAT:
+        raise UsageError(f"{path}: gives {given}; resx serves files that give float32")
 
 
 def _measured_dims(graph: ModelProto, session: OnnxRuntimeModel, signature: Signature, path: Path) -> tuple[int, ...]:

@@ -73,8 +73,7 @@ def _input_shape(model: ModelProto, where: str, options: ProfileOptions) -> list
     taken, *others = onnx_reader.given_inputs(model)
     if others:
         raise UsageError(f"{where}: takes {1 + len(others)} inputs; resx profiles models of one")
-    dims = taken.type.tensor_type.shape.dim
-    sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+    sizes = onnx_reader.declared_dims(taken)
     if not sizes:
         raise UsageError(f"{where}: does not say the shape of its input {taken.name}; export it with shapes")
     if sizes[0] not in (None, options.batch):
