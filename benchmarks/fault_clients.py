@@ -23,7 +23,8 @@ from resx.runtimes.model_file import open_model
 from resx.serving.client.address import PROTOCOLS, Protocol
 from resx.serving.client.client import TritonClient
 from resx.serving.running.logs import last_lines
-from resx.serving.running.server_state import LOG, ServerState, folder_of, now_s, running_server
+from resx.serving.running.server_state import LOG, ServerState, now_s, running_server
+from resx.serving.running.state_folders import folder_of
 from resx.serving.supervisor.detaching import serve_detached, stop
 
 RECOVER_S = 10.0

@@ -18,7 +18,8 @@ from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import Manner, deploy
 from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.deployment.rollback import rollback
-from resx.serving.running.server_state import now_s, read_deployed
+from resx.serving.running.server_state import now_s
+from resx.serving.running.version_records import read_deployed
 
 MANNER = Manner(trial_s=0.3)
 

@@ -21,7 +21,7 @@ from resx.errors import UsageError
 from resx.export.int8.calibration import _from_npz
 from resx.repository.versions import Repository
 from resx.runtimes import onnx_reader
-from resx.serving.running.server_state import record_deployed
+from resx.serving.running.version_records import record_deployed
 from resx.zoo.weights.pretrained import read_weights
 from tests.support.tiny_models import publish_tiny
 

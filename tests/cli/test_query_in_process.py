@@ -11,7 +11,7 @@ from PIL import Image
 
 from resx.repository.versions import Repository
 from resx.serving.client.address import DEFAULT_PORTS
-from resx.serving.running.server_state import OURS, record_chosen
+from resx.serving.running.version_records import OURS, record_chosen
 from tests.support.command import Resx, refused
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny

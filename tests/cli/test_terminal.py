@@ -24,7 +24,8 @@ from resx.cli import output
 from resx.cli.output import Output
 from resx.repository.versions import Repository
 from resx.serving.running import logs
-from resx.serving.running.server_state import LOG, folder_of
+from resx.serving.running.server_state import LOG
+from resx.serving.running.state_folders import folder_of
 from resx.serving.supervisor import systemd
 from resx.zoo.catalog import variant
 from tests.support.command import Finished

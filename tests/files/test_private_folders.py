@@ -27,7 +27,7 @@ from resx.files.staging import remove_abandoned
 from resx.repository.versions import Repository
 from resx.serving.embedded import triton_installation
 from resx.serving.embedded.triton_process import remove_remains, shared_memory_prefix
-from resx.serving.running import processes
+from resx.serving.running import processes, state_folders, version_records
 from resx.serving.running import server_state as states
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor.detaching import stop
@@ -97,7 +97,7 @@ def test_a_folder_of_the_cache_that_others_could_change_is_refused(
 def test_a_state_folder_that_others_could_change_is_refused_by_whatever_reads_it(
     repository: Repository, depth: int, change: Callable[[Path], None]
 ) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     states.write_state(folder, some_state(folder, os.getpid()))
     changed = (folder, *folder.parents)[2 - depth]
     mode = stat.S_IMODE(folder.stat().st_mode)
@@ -105,12 +105,13 @@ def test_a_state_folder_that_others_could_change_is_refused_by_whatever_reads_it
     reads: list[Callable[[], object]] = [
         lambda: states.running_server(repository), lambda: states.is_starting(repository),
         lambda: states.server_at("127.0.0.1:1"), lambda: states.gave_up(repository),
-        lambda: states.read_deployed(repository), lambda: states.previous(repository, "m"),
-        lambda: states.record_deployed(repository, "m", [1]), lambda: states.record_previous(repository, "", "m", 1),
+        lambda: version_records.read_deployed(repository), lambda: version_records.previous(repository, "m"),
+        lambda: version_records.record_deployed(repository, "m", [1]),
+        lambda: version_records.record_previous(repository, "", "m", 1),
         lambda: stop(repository),
     ]  # fmt: skip
     if depth < 2 or change not in (open_to_all, open_to_all_but_sticky, open_to_a_group_of_others):
-        reads.append(lambda: states.make_folder(repository))
+        reads.append(lambda: state_folders.make_folder(repository))
     for read in reads:
         with pytest.raises(UsageError, match=f"^{changed}: .*set RESX_STATE to a folder of your own"):
             read()
@@ -120,10 +121,10 @@ def test_a_state_folder_that_others_could_change_is_refused_by_whatever_reads_it
 
 @needs_root
 def test_an_open_folder_of_our_own_is_closed_but_not_with_what_others_left_in_it(repository: Repository) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     states.write_state(folder, some_state(folder, os.getpid()))
     open_to_all(folder)
-    assert states.make_folder(repository) == folder
+    assert state_folders.make_folder(repository) == folder
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     open_to_all(folder)
     (folder / "server.log").symlink_to("/etc/hostname")
@@ -131,7 +132,7 @@ def test_an_open_folder_of_our_own_is_closed_but_not_with_what_others_left_in_it
     with pytest.raises(
         UsageError, match=r"server.log: belongs to another user \(its folder was writable by everyone\)"
     ):
-        states.make_folder(repository)
+        state_folders.make_folder(repository)
 
 
 @pytest.mark.parametrize("arguments", [["serve"], ["stop"], ["status"], ["logs"], ["undeploy", "m"], ["gc"]])
@@ -140,7 +141,7 @@ def test_every_command_says_so_in_one_line(
 ) -> None:
     repository.root.mkdir()
     (tmp_path / "target").mkdir(mode=0o755)
-    (make_state_folder("servers") / states.folder_of(repository).name).symlink_to(tmp_path / "target")
+    (make_state_folder("servers") / state_folders.folder_of(repository).name).symlink_to(tmp_path / "target")
     done = resx(*arguments, "-q")
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert "is a symbolic link, which resx does not follow here" in done.err
@@ -148,24 +149,24 @@ def test_every_command_says_so_in_one_line(
     assert list((tmp_path / "target").iterdir()) == []
 
 
-@pytest.mark.parametrize("name", [states.STATE, states.KEY, states.ENDED, f"{states.DEPLOYED}/m"])
+@pytest.mark.parametrize("name", [states.STATE, states.KEY, states.ENDED, f"{state_folders.DEPLOYED}/m"])
 @pytest.mark.parametrize("change", [open_to_all, replaced_by_a_link, pytest.param(given_away, marks=needs_root)])
 def test_a_file_of_the_state_that_others_could_change_is_refused(
     repository: Repository, name: str, change: Callable[[Path], None]
 ) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     state = some_state(folder, os.getpid())
     states.write_state(folder, state)
     (folder / states.KEY).write_text("key")
     (folder / states.ENDED).write_text("{}")
-    states.record_deployed(repository, "m", [1])
+    version_records.record_deployed(repository, "m", [1])
     change(folder / name)
 
     def read_all() -> None:
         states.read_state(folder)
         state.address("grpc")
         states.gave_up(repository)
-        states.read_deployed(repository)
+        version_records.read_deployed(repository)
 
     with pytest.raises(UsageError, match=f"{folder / name}: "):
         read_all()
@@ -221,14 +222,14 @@ def test_what_resx_makes_itself_is_closed_whatever_the_umask(repository: Reposit
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv(export_cache.LIMIT_VARIABLE, raising=False)
             export_cache.keep("key", version)
-        states.make_folder(repository)
-        states.record_deployed(repository, "m", [1])
-        states.record_previous(repository, "", "m", 1)
+        state_folders.make_folder(repository)
+        version_records.record_deployed(repository, "m", [1])
+        version_records.record_previous(repository, "", "m", 1)
     finally:
         os.umask(before)
     assert calibration.read_kept_table("key") == {"x": (0.0, 1.0)}
-    assert states.read_deployed(repository) == {"m": (1,)}
-    assert states.previous(repository, "m") == {"": 1}
+    assert version_records.read_deployed(repository) == {"m": (1,)}
+    assert version_records.previous(repository, "m") == {"": 1}
     made = [path for top in (cache_folder(), state_folder()) for path in (top, *top.rglob("*"))]
     assert len(made) > 8
     assert {str(path): oct(path.stat().st_mode) for path in made if path.stat().st_mode & 0o022} == {}
@@ -318,7 +319,7 @@ def sleeping() -> Iterator[subprocess.Popen[bytes]]:
 def test_stop_signals_no_process_that_only_has_the_servers_id(
     repository: Repository, changes: dict[str, object]
 ) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     with sleeping() as victim:
         known = {"start_ticks": processes.start_ticks(victim.pid), "executable": os.path.realpath(sys.executable)}
         fields = known | changes if changes else {}
@@ -331,7 +332,7 @@ def test_stop_signals_no_process_that_only_has_the_servers_id(
 
 @needs_root
 def test_stop_signals_no_process_of_another_user(repository: Repository) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     command = ["sleep", "600"]
     with subprocess.Popen(command, user=NOBODY) as victim:
         program = str(Path(f"/proc/{victim.pid}/exe").readlink())
@@ -344,7 +345,7 @@ def test_stop_signals_no_process_of_another_user(repository: Repository) -> None
 
 
 def test_stop_ends_the_process_that_was_recorded(repository: Repository) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     with sleeping() as server:
         program = str(Path(f"/proc/{server.pid}/exe").readlink())
         ticks = processes.start_ticks(server.pid)
@@ -358,7 +359,7 @@ def test_stop_ends_the_process_that_was_recorded(repository: Repository) -> None
 @pytest.mark.parametrize("pid", [-1, 0, 2**22 + 1, 10**30])
 def test_a_state_that_names_no_process_is_no_server(repository: Repository, pid: int) -> None:
     """0 and below would reach whole groups of processes."""
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     text = some_state(folder, 1).model_dump() | {"pid": pid}
     (folder / states.STATE).write_text(json.dumps(text))
     with exclusive(folder):
@@ -366,7 +367,7 @@ def test_a_state_that_names_no_process_is_no_server(repository: Repository, pid:
 
 
 def test_the_log_is_where_the_state_is_whatever_the_file_says(repository: Repository, tmp_path: Path) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     (tmp_path / states.KEY).write_text("a key of theirs")
     (folder / states.KEY).write_text("ours")
     states.write_state(folder, some_state(folder, 1, log=str(tmp_path / "server.log")))
@@ -405,6 +406,6 @@ def test_a_state_folder_that_cannot_be_looked_into_is_one_line(tmp_path: Path, m
     for top in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / ("x" * 300)):
         monkeypatch.setenv("RESX_STATE", str(top))
         with pytest.raises((ResxError, OSError)) as found:
-            states.make_folder(Repository(tmp_path / "model_repository"))
+            state_folders.make_folder(Repository(tmp_path / "model_repository"))
         assert isinstance(found.value, UsageError)
         assert "set RESX_STATE" in str(found.value)

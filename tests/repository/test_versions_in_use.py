@@ -12,7 +12,7 @@ from resx.files import staging
 from resx.repository import versions_in_use
 from resx.repository.versions import Repository
 from resx.serving.deployment.garbage_collection import Kept, collect
-from resx.serving.running import server_state as states
+from resx.serving.running import version_records
 
 
 @pytest.fixture
@@ -35,10 +35,10 @@ def gc(repository: Repository) -> tuple[list[int], list[Kept]]:
 
 
 USES: dict[str, Callable[[Repository], None]] = {
-    "served": lambda repository: states.record_deployed(repository, "tiny", [2]),
-    "chosen": lambda repository: states.record_chosen(repository, states.OURS, "tiny", [2]),
-    "on another server": lambda repository: states.record_chosen(repository, "triton:8001", "tiny", [2]),
-    "to go back to": lambda repository: states.record_previous(repository, states.OURS, "tiny", 2),
+    "served": lambda repository: version_records.record_deployed(repository, "tiny", [2]),
+    "chosen": lambda repository: version_records.record_chosen(repository, version_records.OURS, "tiny", [2]),
+    "on another server": lambda repository: version_records.record_chosen(repository, "triton:8001", "tiny", [2]),
+    "to go back to": lambda repository: version_records.record_previous(repository, version_records.OURS, "tiny", 2),
 }
 
 
@@ -61,22 +61,24 @@ def test_what_one_state_folder_uses_is_spared_under_another_until_its_mark_is_de
 def test_two_state_folders_mark_each_for_itself(
     repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    states.record_chosen(repository, states.OURS, "tiny", [2])
+    version_records.record_chosen(repository, version_records.OURS, "tiny", [2])
     monkeypatch.setenv("RESX_STATE", str(tmp_path / "other"))
-    states.record_chosen(repository, states.OURS, "tiny", [3])
+    version_records.record_chosen(repository, version_records.OURS, "tiny", [3])
     monkeypatch.setenv("RESX_STATE", str(tmp_path / "third"))
     left, kept = gc(repository)
     assert (left, [one.version for one in kept]) == ([2, 3, 4], [2, 3])
 
 
 def test_what_is_undeployed_is_marked_no_more(repository: Repository) -> None:
-    states.record_deployed(repository, "tiny", [2])
-    states.record_chosen(repository, states.OURS, "tiny", [2])
+    version_records.record_deployed(repository, "tiny", [2])
+    version_records.record_chosen(repository, version_records.OURS, "tiny", [2])
     assert list(repository.root.glob(".in-use.*"))
-    states.record_deployed(repository, "tiny", [])
-    states.record_chosen(repository, states.OURS, "tiny", [])
+    version_records.record_deployed(repository, "tiny", [])
+    version_records.record_chosen(repository, version_records.OURS, "tiny", [])
     assert not list(repository.root.glob(".in-use.*"))
-    assert states.read_chosen(repository, "tiny") == {states.OURS: ()}, "so the next server does not start it"
+    assert version_records.read_chosen(repository, "tiny") == {version_records.OURS: ()}, (
+        "so the next server does not start it"
+    )
 
 
 def test_what_a_running_server_holds_is_spared_though_nothing_is_marked(repository: Repository) -> None:

@@ -18,7 +18,8 @@ from resx.files.staging import sha256_of
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
-from resx.serving.running.server_state import ServerState, record_deployed
+from resx.serving.running.server_state import ServerState
+from resx.serving.running.version_records import record_deployed
 
 Spoil = Callable[[Path], None]
 

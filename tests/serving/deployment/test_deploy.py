@@ -30,7 +30,9 @@ from resx.serving.deployment.rollback import rollback, undeploy, version_before
 from resx.serving.deployment.served_model import alone
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
-from resx.serving.running.server_state import read_deployed, running_server
+from resx.serving.running import state_folders, version_records
+from resx.serving.running.server_state import running_server
+from resx.serving.running.version_records import read_deployed
 from resx.serving.supervisor import detaching
 from tests.support.command import Finished
 from tests.support.tiny_models import publish_tiny
@@ -57,7 +59,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def tiny(server: Served) -> Iterator[tuple[Repository, TritonClient]]:
     """The repository and a client, with version 1 of `tiny` answering and no history."""
     repository, state = server
-    shutil.rmtree(states.folder_of(repository) / states.PREVIOUS, ignore_errors=True)
+    shutil.rmtree(state_folders.folder_of(repository) / version_records.PREVIOUS, ignore_errors=True)
     with TritonClient(state.address("grpc")) as client:
         if "tiny" in client.model_versions():
             undeploy(client, repository, "tiny")
@@ -91,7 +93,7 @@ def test_without_a_history_a_rollback_goes_to_the_version_below(tiny: tuple[Repo
     with pytest.raises(UsageError, match="version 1 is served and has no previous version"):
         version_before(client, repository, "tiny")
     deploy(client, repository, "tiny", 3)
-    shutil.rmtree(states.folder_of(repository) / states.PREVIOUS)
+    shutil.rmtree(state_folders.folder_of(repository) / version_records.PREVIOUS)
     assert version_before(client, repository, "tiny") == 2
 
 
@@ -228,7 +230,7 @@ def test_a_dry_run_shows_the_change_and_the_checks_and_changes_nothing(
     tiny: tuple[Repository, TritonClient], resx: Callable[..., Finished]
 ) -> None:
     repository, client = tiny
-    before = sorted(path for path in states.folder_of(repository).rglob("*") if path.is_file())
+    before = sorted(path for path in state_folders.folder_of(repository).rglob("*") if path.is_file())
     shown = resx("deploy", "tiny", "--dry-run", "--repository", repository.root)
     assert shown.code == 0, shown.err
     assert "where version 1 answers; nothing was changed" in shown.out
@@ -238,7 +240,7 @@ def test_a_dry_run_shows_the_change_and_the_checks_and_changes_nothing(
     assert changed == ["-" + policy.format(1), "+" + policy.format(3)]
     assert shown.out.endswith(f"\nNext: resx deploy tiny --repository {repository.root}\n")
     assert (client.model_versions(), read_deployed(repository)) == ({"tiny": [1]}, {"tiny": (1,)})
-    assert sorted(path for path in states.folder_of(repository).rglob("*") if path.is_file()) == before
+    assert sorted(path for path in state_folders.folder_of(repository).rglob("*") if path.is_file()) == before
     plain = resx("deploy", "tiny", "--dry-run", "--version=1", "--json", "--repository", repository.root).json
     assert (plain["diff"], plain["answering"]) == ([], 1)
 

@@ -19,7 +19,9 @@ from resx.serving.deployment.deploy import Manner
 from resx.serving.deployment.fleet import Rollout, member_at, roll_out
 from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.server_ports import Ports
-from resx.serving.running.server_state import ServerState, folder_of, previous, read_deployed, running_server
+from resx.serving.running.server_state import ServerState, running_server
+from resx.serving.running.state_folders import folder_of
+from resx.serving.running.version_records import previous, read_deployed
 from resx.serving.supervisor import detaching
 from tests.support.cards import agree
 from tests.support.command import Finished, refused

@@ -26,6 +26,7 @@ from resx.serving.embedded.patches import hidden_arguments, region_modes
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_process import SHARED_MEMORY, shared_memory_prefix
 from resx.serving.running import server_state as states
+from resx.serving.running import state_folders
 from resx.serving.supervisor.detaching import serve_detached, stop
 from tests.support.command import Finished
 from tests.support.running_triton import RunningTriton
@@ -307,17 +308,17 @@ def test_a_state_folder_that_another_user_laid_out_is_refused(tmp_path: Path, mo
     """Whoever owns the folder could replace the key, or read what is written there."""
     monkeypatch.setenv("RESX_STATE", str(tmp_path / "state"))
     repository = Repository(tmp_path / "model_repository")
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     os.chown(folder, 65534, 65534)
     with pytest.raises(UsageError, match="belongs to another user; set RESX_STATE"):
-        states.make_folder(repository)
+        state_folders.make_folder(repository)
 
 
 def test_the_state_folder_is_closed_again_if_it_was_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESX_STATE", str(tmp_path / "state"))
     repository = Repository(tmp_path / "model_repository")
-    states.make_folder(repository).chmod(0o777)
-    assert stat.S_IMODE(states.make_folder(repository).stat().st_mode) == 0o700
+    state_folders.make_folder(repository).chmod(0o777)
+    assert stat.S_IMODE(state_folders.make_folder(repository).stat().st_mode) == 0o700
 
 
 @pytest.mark.triton

@@ -37,6 +37,7 @@ from resx.serving.embedded.server_folder import (
 )
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
+from resx.serving.running import state_folders
 from resx.serving.supervisor import detaching
 from tests.support.command import Finished
 from tests.support.server_dirs import copy_of, help_of, lay_out_script, lay_out_wheel
@@ -246,7 +247,7 @@ def test_a_newer_server_is_told_its_limits(
         f"--{service}-address=127.0.0.1" for service in ("http", "grpc", "metrics")
     ]
     keys = [one for one in arguments if "restricted" in one]
-    key = (states.folder_of(repository) / states.KEY).read_text().strip()
+    key = (state_folders.folder_of(repository) / states.KEY).read_text().strip()
     assert [one.endswith(f"={key}") for one in keys] == [True, True]
     assert not [one for one in arguments if "cache" in one], "it has no library for a cache"
 

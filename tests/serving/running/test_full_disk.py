@@ -18,7 +18,7 @@ from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import rehearsal
 from resx.serving.embedded.plain_paths import links_folder
-from resx.serving.running import logs
+from resx.serving.running import logs, state_folders
 from resx.serving.running import server_state as states
 from resx.serving.running.server_state import ServerState, running_server
 from resx.serving.supervisor import detaching
@@ -121,12 +121,12 @@ def test_a_server_starts_not_and_dies_not_on_a_full_state_disk(
     repository = Repository(tmp_path / "model_repository")
     publish_tiny(repository, "tiny")
     ports = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
-    states.make_folder(repository)
+    state_folders.make_folder(repository)
     with fill(0):  # type: ignore[attr-defined]
         for words in ([], ["--detach"]):
             done = resx("serve", *ports, *words)
             assert done.code == 1
-            assert f"{states.folder_of(repository)}: No space left on device" in done.err
+            assert f"{state_folders.folder_of(repository)}: No space left on device" in done.err
             assert done.err.count("error:") == 1
     state = detaching.serve_detached(repository, FREE)
     try:
@@ -136,7 +136,7 @@ def test_a_server_starts_not_and_dies_not_on_a_full_state_disk(
                 wait_until(lambda: client.is_live() and client.model_versions() == {"tiny": [1]}, "it was brought back")
             told = resx("status")
             assert told.code == 0
-            assert f"{states.folder_of(repository)}: No space left on device" in told.out
+            assert f"{state_folders.folder_of(repository)}: No space left on device" in told.out
             assert resx("deploy", "tiny").code == 1
         wait_until(lambda: (now := running_server(repository)) is not None and now.restarts == 1, "it is told")
         assert "No space" not in resx("status").out

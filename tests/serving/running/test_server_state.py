@@ -11,6 +11,7 @@ from resx.errors import UsageError
 from resx.files.locks import exclusive
 from resx.repository.versions import Repository
 from resx.serving.running import server_state as states
+from resx.serving.running import state_folders, version_records
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor.policy import Policy
 
@@ -35,29 +36,29 @@ def some_state(folder: Path) -> ServerState:
 
 
 def test_what_is_deployed_is_recorded_per_model(repository: Repository) -> None:
-    states.make_folder(repository)
-    assert states.read_deployed(repository) == {}
-    states.record_deployed(repository, "a", [3, 2])
-    states.record_deployed(repository, "b", [1])
-    states.record_deployed(repository, "b", [])
-    states.record_deployed(repository, "never-there", [])
-    assert states.read_deployed(repository) == {"a": (2, 3)}
+    state_folders.make_folder(repository)
+    assert version_records.read_deployed(repository) == {}
+    version_records.record_deployed(repository, "a", [3, 2])
+    version_records.record_deployed(repository, "b", [1])
+    version_records.record_deployed(repository, "b", [])
+    version_records.record_deployed(repository, "never-there", [])
+    assert version_records.read_deployed(repository) == {"a": (2, 3)}
 
 
 def test_a_record_that_cannot_be_read_is_no_model(repository: Repository) -> None:
-    folder = states.make_folder(repository)
-    (folder / states.DEPLOYED / "a").write_text("[1")
-    assert states.read_deployed(repository) == {}
+    folder = state_folders.make_folder(repository)
+    (folder / state_folders.DEPLOYED / "a").write_text("[1")
+    assert version_records.read_deployed(repository) == {}
 
 
 def test_a_name_that_is_a_path_is_refused(repository: Repository) -> None:
-    states.make_folder(repository)
+    state_folders.make_folder(repository)
     with pytest.raises(UsageError, match="'../x'"):
-        states.record_deployed(repository, "../x", [1])
+        version_records.record_deployed(repository, "../x", [1])
 
 
 def test_a_state_file_counts_only_while_its_supervisor_holds_the_lock(repository: Repository) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     states.write_state(folder, some_state(folder))
     assert states.running_server(repository) is None, "a dead one left it"
     with exclusive(folder):
@@ -67,14 +68,14 @@ def test_a_state_file_counts_only_while_its_supervisor_holds_the_lock(repository
 
 
 def test_a_state_file_of_another_version_is_no_server(repository: Repository) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     (folder / states.STATE).write_text('{"pid": 1}')
     with exclusive(folder):
         assert states.running_server(repository) is None
 
 
 def test_a_server_of_a_newer_version_is_found_and_can_be_stopped(repository: Repository) -> None:
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     fields = some_state(folder).model_dump() | {
         "x": 1,
         "last_recovery": {
@@ -98,7 +99,7 @@ def test_a_server_of_a_newer_version_is_found_and_can_be_stopped(repository: Rep
 def test_a_state_folder_that_cannot_be_made_is_named_with_the_remedy(repository: Repository, tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file")
     with pytest.raises(UsageError, match="state.*: Not a directory; set RESX_STATE"):
-        states.make_folder(repository)
+        state_folders.make_folder(repository)
 
 
 def test_the_waits_between_failed_tries_double_up_to_half_a_minute() -> None:

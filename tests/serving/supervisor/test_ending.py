@@ -15,8 +15,9 @@ import psutil
 import pytest
 
 from resx.repository.versions import Repository
-from resx.serving.running.server_state import folder_of, make_folder, running_server
+from resx.serving.running.server_state import running_server
 from resx.serving.running.start_marks import DETACHING, OWNER, announce, read_announced
+from resx.serving.running.state_folders import folder_of, make_folder
 from resx.serving.supervisor import detaching
 from tests.support.command import Finished
 from tests.support.running_triton import wait_until

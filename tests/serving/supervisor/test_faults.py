@@ -29,7 +29,8 @@ from resx.serving.client.server_errors import ModelProcessLost, NotLoaded
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.deploy import deploy
 from resx.serving.running import server_state as states
-from resx.serving.running.server_state import record_deployed, running_server
+from resx.serving.running.server_state import running_server
+from resx.serving.running.version_records import record_deployed
 from resx.serving.supervisor import detaching
 from tests.support.command import Finished
 from tests.support.running_triton import FREE, current, stub_of, wait_until

@@ -21,7 +21,8 @@ from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.file_checks import VersionRejected
-from resx.serving.running.server_state import ServerState, read_deployed, running_server
+from resx.serving.running.server_state import ServerState, running_server
+from resx.serving.running.version_records import read_deployed
 from resx.serving.supervisor import detaching
 from tests.support import bad_models
 from tests.support.bad_models import Spoil, serve_unproved

@@ -10,7 +10,7 @@ import pytest
 
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.running import server_state as states
+from resx.serving.running import version_records
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching
 from tests.support.command import Finished
@@ -81,7 +81,7 @@ def test_a_model_that_was_undeployed_stays_out_until_it_is_named(
     assert (again["models"], again["not_loaded"]) == ({"tiny": [1]}, ["other"])
     run("stop")
     assert serve(run, "--load=other")["models"] == {"other": [1]}
-    assert states.read_deployed(repository) == {"other": (1,)}, "a crash brings back no more than that"
+    assert version_records.read_deployed(repository) == {"other": (1,)}, "a crash brings back no more than that"
     run("stop")
     assert serve(run, "--load=tiny")["models"] == {"tiny": [1]}, "--load names a model, not a version"
 
@@ -89,5 +89,5 @@ def test_a_model_that_was_undeployed_stays_out_until_it_is_named(
 def test_a_chosen_version_that_is_gone_gives_way_to_the_newest(
     repository: Repository, run: Callable[..., str], tmp_path: Path
 ) -> None:
-    states.record_chosen(repository, states.OURS, "tiny", [7])
+    version_records.record_chosen(repository, version_records.OURS, "tiny", [7])
     assert serve(run)["models"] == {"tiny": [3]}

@@ -17,6 +17,7 @@ from resx.repository.versions import Repository
 from resx.serving.embedded import triton_installation, triton_process
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
+from resx.serving.running import state_folders
 from resx.serving.running.server_state import ServerState
 from resx.serving.supervisor import supervisor
 from tests.support.command import Finished
@@ -77,7 +78,7 @@ def test_stop_without_a_server_is_done_and_says_so(repository: Repository, resx:
     assert resx("stop", where, "--json").json == {"stopped": state.pid}
     assert resx("stop", where).code == 0, "twice is no mistake"
 
-    states.write_state(states.make_folder(repository), state)  # what a supervisor that was killed leaves behind
+    states.write_state(state_folders.make_folder(repository), state)  # what a supervisor that was killed leaves behind
     done = resx("stop", where)
     assert (done.code, done.out) == (0, f"{repository.root}: no server is running\n")
 

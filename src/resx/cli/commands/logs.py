@@ -32,7 +32,8 @@ def logs(
     """
     from resx.repository.versions import Repository
     from resx.serving.running import logs as files
-    from resx.serving.running.server_state import LOG, folder_of
+    from resx.serving.running.server_state import LOG
+    from resx.serving.running.state_folders import folder_of
 
     published = Repository(repository)
     log = folder_of(published) / LOG

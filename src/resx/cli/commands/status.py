@@ -34,7 +34,7 @@ def status(server: Connection, printing: TableOptions) -> None:
     from resx.serving.client.client import TritonClient
     from resx.serving.client.health import medians_ms, model_status
     from resx.serving.client.server_errors import NotLoaded
-    from resx.serving.running import server_state as states
+    from resx.serving.running import version_records
     from resx.serving.running.server_state import gave_up, running_server
 
     published = Repository(server.repository)
@@ -48,7 +48,7 @@ def status(server: Connection, printing: TableOptions) -> None:
     address = server.address()
     payload: dict[str, Any] = {"url": str(address), "triton": None, "models": [], "gpus": None}
     payload["skipped"] = skipped_entries(published)
-    deployed = states.read_deployed(published) if state else {}
+    deployed = version_records.read_deployed(published) if state else {}
     payload |= _fate(state, deployed)
     try:
         with TritonClient(address, timeout_s=10) as client:
@@ -75,7 +75,7 @@ def leave_out_self_tests(
 ) -> dict[str, Any]:
     """Return a model's status in which its requests are those of others."""
     from resx.serving.running.self_test_ledger import look_beside
-    from resx.serving.running.server_state import folder_of
+    from resx.serving.running.state_folders import folder_of
 
     found, noted = look_beside(folder_of(repository), name, deployed, look)
     if noted is None:

@@ -12,7 +12,8 @@ from resx.repository.config_pbtxt import output_kind_of
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.client.image_queries import Guess, classify_files, classify_raw_files, load_images
-from resx.serving.running.server_state import is_starting, running_server, version_to_start
+from resx.serving.running.server_state import is_starting, running_server
+from resx.serving.running.version_records import version_to_start
 
 if TYPE_CHECKING:
     from resx.card.kinds import OutputKind

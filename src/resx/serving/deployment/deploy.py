@@ -34,7 +34,8 @@ from resx.serving.deployment.served_model import ServedModel, alone, canary, fin
 from resx.serving.deployment.version_switch import plan_switch
 from resx.serving.embedded.devices import require_device_for
 from resx.serving.embedded.server_backends import missing_python, require_runnable
-from resx.serving.running.server_state import OURS, make_folder
+from resx.serving.running.state_folders import make_folder
+from resx.serving.running.version_records import OURS
 
 _TRIAL_STEP_S = 0.2
 

@@ -28,7 +28,8 @@ from resx.serving.deployment.dry_run import Plan, plan
 from resx.serving.deployment.file_checks import check_files
 from resx.serving.deployment.served_model import ServedModel, alone, canary, find_served
 from resx.serving.running.ending_signals import without_interruption
-from resx.serving.running.server_state import (
+from resx.serving.running.server_state import server_at
+from resx.serving.running.version_records import (
     OURS,
     previous,
     read_chosen,
@@ -36,7 +37,6 @@ from resx.serving.running.server_state import (
     record_chosen,
     record_deployed,
     record_previous,
-    server_at,
 )
 
 Happened = Literal["deployed", "refused", "rolled back", "not rolled back", "untouched"]

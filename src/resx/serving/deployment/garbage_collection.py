@@ -15,7 +15,7 @@ from resx.repository.versions import Repository
 from resx.repository.versions_in_use import Mark
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.served_model import alone
-from resx.serving.running.server_state import used_versions
+from resx.serving.running.version_records import used_versions
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,8 +50,8 @@ def collect(
     """Delete all but the newest `keep` versions of each model, and return what was deleted, or would be.
 
     Never deleted: the newest version, one that is deployed or that a rollback would go to, and one that a server
-    has loaded, whoever's server that is (`in_use.py`). Each version vanishes whole. Exports and deployments of the
-    model wait meanwhile.
+    has loaded, whoever's server that is (`versions_in_use.py`). Each version vanishes whole. Exports and deployments
+    of the model wait meanwhile.
 
     Args:
         repository: where.

@@ -14,7 +14,7 @@ from resx.serving.client.server_errors import NotLoaded
 from resx.serving.deployment.deploy import FIRST, Deployed, Manner, deploy
 from resx.serving.deployment.rehearsal import forget_rehearsal
 from resx.serving.deployment.served_model import alone, find_served
-from resx.serving.running.server_state import previous, remembered_as
+from resx.serving.running.version_records import previous, remembered_as
 
 _UNLOAD_S = 60.0
 

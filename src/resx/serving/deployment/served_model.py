@@ -26,14 +26,8 @@ from resx.serving.client.server_errors import ConnectionLost, NoAnswerInTime
 from resx.serving.deployment import version_pinning
 from resx.serving.deployment.first_answer import require_answer
 from resx.serving.deployment.self_test import repeat_int8, run_self_test
-from resx.serving.running.server_state import (
-    OURS,
-    record_chosen,
-    record_deployed,
-    record_previous,
-    remembered_as,
-    server_at,
-)
+from resx.serving.running.server_state import server_at
+from resx.serving.running.version_records import OURS, record_chosen, record_deployed, record_previous, remembered_as
 
 _BUSY_S = 30.0
 

@@ -23,7 +23,7 @@ from resx.files.own_folders import read_state_file
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.client.server_errors import NotLoaded
-from resx.serving.running import server_state as states
+from resx.serving.running import state_folders
 from resx.values import FrozenModel
 
 FILE = "self_tests.json"
@@ -96,7 +96,7 @@ class SelfTestLedger:
 
     def _last_change_ns(self) -> int:
         try:
-            return (self._path.parent / states.DEPLOYED).stat().st_mtime_ns
+            return (self._path.parent / state_folders.DEPLOYED).stat().st_mtime_ns
         except OSError:
             return 0
 
@@ -106,7 +106,7 @@ class SelfTestLedger:
         owner = self._repository.owner(name)
         for part in (owner, *self._repository.endpoints(owner)):
             with contextlib.suppress(OSError):  # undeployed just now
-                record = (self._path.parent / states.DEPLOYED / part).stat()
+                record = (self._path.parent / state_folders.DEPLOYED / part).stat()
                 found.append((record.st_ino, record.st_mtime_ns))
         return tuple(found)
 

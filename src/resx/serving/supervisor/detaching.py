@@ -17,17 +17,9 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import processes
 from resx.serving.running.ending_signals import handle_signals
 from resx.serving.running.processes import Process
-from resx.serving.running.server_state import (
-    LOG,
-    OWN_LOG,
-    ServerState,
-    folder_of,
-    is_starting,
-    make_folder,
-    running_server,
-    served_already,
-)
+from resx.serving.running.server_state import LOG, OWN_LOG, ServerState, is_starting, running_server, served_already
 from resx.serving.running.start_marks import DETACHING, OWNER, announce, read_announced
+from resx.serving.running.state_folders import folder_of, make_folder
 
 _STARTING_S = 30.0
 """In which a server that is starting ends."""

@@ -30,6 +30,7 @@ from resx.serving.deployment.served_model import canary
 from resx.serving.embedded.python_models import require_none_of_others
 from resx.serving.embedded.triton_process import TritonProcess
 from resx.serving.running import server_state as states
+from resx.serving.running import version_records
 from resx.serving.supervisor.decisions import (
     History,
     LoadFailed,
@@ -101,7 +102,9 @@ class ModelRecovery:
     def healthy(self) -> dict[str, tuple[int, ...]]:
         """Return the versions that are to be served, of the models that have no fault."""
         return {
-            name: found for name, found in states.read_deployed(self._repository).items() if name not in self._cases
+            name: found
+            for name, found in version_records.read_deployed(self._repository).items()
+            if name not in self._cases
         }
 
     def admit(self, fault: Fault) -> None:
@@ -190,7 +193,7 @@ class ModelRecovery:
             self._cases.pop(part, None)
             self._histories.pop(part, None)
             with contextlib.suppress(OSError):  # a full disk keeps no model in service
-                states.record_deployed(self._repository, part, [])
+                version_records.record_deployed(self._repository, part, [])
         reasons = {part: reason if part == name else f"it needs {name}" for part in reversed(parts)}
         self._journal.change(set_aside=self._journal.state.set_aside | reasons)
         self._show_trouble()
@@ -200,12 +203,12 @@ class ModelRecovery:
     def welcome_back(self) -> None:
         """Forget that models were set aside that somebody has deployed since."""
         if aside := self._journal.state.set_aside:
-            served = states.read_deployed(self._repository)
+            served = version_records.read_deployed(self._repository)
             if any(name in served for name in aside):
                 self._journal.change(set_aside={name: why for name, why in aside.items() if name not in served})
 
     def _begin(self, running: Running, name: str, case: _Case) -> Fault | None:
-        versions = states.read_deployed(self._repository).get(name)
+        versions = version_records.read_deployed(self._repository).get(name)
         fault, now_s = case.fault, time.monotonic()
         with contextlib.ExitStack() as stack:
             try:

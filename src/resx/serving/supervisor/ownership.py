@@ -11,6 +11,7 @@ from resx.files.locks import exclusive, require_lockable
 from resx.repository.versions import Repository
 from resx.serving.embedded.triton_process import remove_remains
 from resx.serving.running import server_state as states
+from resx.serving.running import state_folders, version_records
 from resx.serving.running.start_marks import OWNER, announce
 
 
@@ -25,10 +26,10 @@ def own(repository: Repository) -> Iterator[tuple[Path, dict[str, tuple[int, ...
         CannotLock: its file system has no locks, or the repository's has none.
     """
     require_lockable(repository.root)  # deploying needs it, model by model
-    folder = states.make_folder(repository)
+    folder = state_folders.make_folder(repository)
     with _lock(repository, folder), announce(folder, OWNER):
         dead = states.read_state(folder)
-        left = states.read_deployed(repository) if dead and dead.phase != "draining" else {}
+        left = version_records.read_deployed(repository) if dead and dead.phase != "draining" else {}
         if dead:
             remove_remains(dead.server_pid, dead.pid, dead.http_port, start_ticks=dead.server_start_ticks)
         for name in (states.STATE, states.ENDED):

@@ -1,9 +1,9 @@
 """Serve one repository with the embedded server: start, load, prove, watch, recover, drain.
 
-`serve` is the whole life of a supervisor. It holds the lock of the repository's state folder (`state.py`),
-keeps ports and control key the same through every restart so that clients find the server again, and brings
-back exactly the versions that were deployed. A fault of one model is dealt with alone (`model_recovery.py`);
-only a server that ended, or that answers nothing any more, is started again.
+`serve` is the whole life of a supervisor. It holds the lock of the repository's state folder
+(`running/state_folders.py`), keeps ports and control key the same through every restart so that clients find the
+server again, and brings back exactly the versions that were deployed. A fault of one model is dealt with alone
+(`model_recovery.py`); only a server that ended, or that answers nothing any more, is started again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from resx.serving.embedded.server_folder import folder_of_server, open_again, op
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_installation import Installation, install
 from resx.serving.embedded.triton_process import TritonProcess
-from resx.serving.running import logs, processes
+from resx.serving.running import logs, processes, version_records
 from resx.serving.running import server_state as states
 from resx.serving.running.ending_signals import Terminated, signals_raise, without_interruption
 from resx.serving.running.self_test_ledger import SelfTestLedger
@@ -110,7 +110,7 @@ def serve(
             if resumed:
                 server.remember(aside)
             wanted = {} if resumed else _to_start(repository, models)
-            for name in set(states.read_deployed(repository)) - set(resumed):
+            for name in set(version_records.read_deployed(repository)) - set(resumed):
                 server.leave_behind(name)
             deployed, errors = server.begin(resumed, wanted)
             on_ready(server.state, deployed, errors)
@@ -126,11 +126,11 @@ def _to_start(repository: Repository, models: Sequence[str] | None) -> dict[str,
     """Return the models to start with and the version of each that was deployed last; None: the newest."""
     found: dict[str, int | None] = {}
     for name in repository.names() if models is None else models:
-        choice = states.read_chosen(repository, name).get(states.OURS)
+        choice = version_records.read_chosen(repository, name).get(version_records.OURS)
         if choice == () and models is None:
             continue
         has_config = is_file(repository.root / name / CONFIG_FILE)  # without one Triton loads the newest
-        found[name] = states.version_to_start(repository, name) if has_config else None
+        found[name] = version_records.version_to_start(repository, name) if has_config else None
     return found
 
 
@@ -204,7 +204,7 @@ class _Server:
             self._repository.require_readable(name)
         except UsageError as error:
             self._models.set_aside(name, str(error), is_loaded=False)
-        states.record_deployed(self._repository, name, [])
+        version_records.record_deployed(self._repository, name, [])
 
     def begin(
         self, resumed: Mapping[str, tuple[int, ...]], models: Mapping[str, int | None]
@@ -212,7 +212,8 @@ class _Server:
         """Start the server, with the versions that are resumed, then deploy the other models; None: the newest."""
         self._hold.change(resumed)
         for name, versions in resumed.items():
-            states.record_deployed(self._repository, name, versions)  # and mark again what somebody thought was gone
+            # This marks again what somebody thought was gone.
+            version_records.record_deployed(self._repository, name, versions)
         self._on_step("start tritonserver")
         self._start(resumed)
         deployed, errors = [], []
@@ -220,7 +221,7 @@ class _Server:
         # The key is read back from its file: what works here works for every later client.
         with TritonClient(self.state.address("grpc")) as client:
             for name, versions in resumed.items():
-                if name not in states.read_deployed(self._repository):  # it went with a model that it needs
+                if name not in version_records.read_deployed(self._repository):  # it went with a model that it needs
                     continue
                 self._on_step(f"resume {name} version {versions[-1]}, which the killed server had loaded")
                 if fault := self._models.prove(name, versions):
@@ -321,7 +322,7 @@ class _Server:
     def _hold_served(self) -> None:
         """Keep what is deployed from being deleted, whoever runs `resx gc`, and Triton's list of models readable."""
         if time.monotonic() >= self._held_until_s:
-            self._hold.change(states.read_deployed(self._repository))
+            self._hold.change(version_records.read_deployed(self._repository))
             self._keep_listable()
             self._held_until_s = time.monotonic() + _HOLD_S
 
@@ -383,7 +384,7 @@ class _Server:
         self._installation = open_again(self._installation)
         self._models.begin_anew()
         self._culprit = None
-        versions, one_by_one = states.read_deployed(self._repository), self._history.failed_in_a_row > 0
+        versions, one_by_one = version_records.read_deployed(self._repository), self._history.failed_in_a_row > 0
         self._start({} if one_by_one else versions)
         with TritonClient(self.state.address("grpc"), timeout_s=60) as client:
             for name in versions:
