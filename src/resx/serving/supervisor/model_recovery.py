@@ -15,32 +15,25 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-from resx.errors import ResxError, ServerBusy, UsageError
+from resx.errors import ResxError, UsageError
 from resx.files.locks import exclusive
-from resx.repository import config_rules
-from resx.repository.config_pbtxt import CONFIG_FILE
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.client.server_errors import NoAnswerInTime, NotLoaded
-from resx.serving.deployment import version_pinning
-from resx.serving.deployment.first_answer import require_answer
-from resx.serving.deployment.served_model import canary
-from resx.serving.embedded.python_models import require_none_of_others
+from resx.serving.client.server_errors import NotLoaded
 from resx.serving.embedded.triton_process import TritonProcess
 from resx.serving.running import server_state as states
 from resx.serving.running import version_records
 from resx.serving.supervisor.decisions import (
     History,
-    LoadFailed,
     failed_again,
     is_incurable,
     kind_of,
     wait_before_loading_s,
 )
-from resx.serving.supervisor.health_watch import Fault, StubWatch, fault_of, num_finished
+from resx.serving.supervisor.health_watch import Fault, StubWatch, fault_of
 from resx.serving.supervisor.journal import Journal
+from resx.serving.supervisor.model_loading import prove_version, reload
 from resx.serving.supervisor.policy import Policy
 from resx.text import one_line
 
@@ -146,30 +139,10 @@ class ModelRecovery:
             for version in versions:
                 begun = time.monotonic()
                 try:
-                    self._prove_one(client, name, version)
+                    prove_version(client, self._repository, name, version, self._journal.state.server_dir)
                 except ResxError as error:
                     return fault_of(name, version, kind_of(error), error, since_s=begun)
         return None
-
-    def _prove_one(self, client: TritonClient, name: str, version: int) -> None:
-        if version not in client.model_versions().get(name, []):
-            try:
-                self._repository.require_readable(name, None)
-            except UsageError as error:  # a mount may come back
-                raise LoadFailed(str(error)) from error
-            config_rules.require_contained(self._repository.root, name)
-            require_none_of_others(self._repository.root, name, self._journal.state.server_dir)
-            raise LoadFailed(f"{name} version {version} did not load; `resx logs` says why")
-        if not self._repository.has_card(name, version):
-            require_answer(client, name, version)
-            return
-        card = self._repository.card(name, version)
-        before = num_finished(client, name, version)
-        try:
-            canary(client, name, version, card)
-        except (NoAnswerInTime, ServerBusy):
-            if num_finished(client, name, version) <= before:
-                raise
 
     def set_aside(self, name: str, reason: str, *, is_loaded: bool = True) -> None:
         """Take a model out of service and say so; for the arguments see `take_out`."""
@@ -321,39 +294,6 @@ class ModelRecovery:
         recovering = {name: case.fault.reason for name, case in self._cases.items()}
         if recovering != self._journal.state.recovering:
             self._journal.change(recovering=recovering, trouble="; ".join(recovering.values()))
-
-
-def reload(
-    client: TritonClient, repository: Repository, name: str, versions: Sequence[int], server_dir: str = ""
-) -> None:
-    """Load a model anew though the server, of that folder if it is not resx's own, has it.
-
-    Raises:
-        LoadFailed: it does not load.
-        NoAnswerInTime: nor is it refused.
-    """
-    try:
-        repository.require_readable(name, None)  # Triton looks at the model's other versions too
-        config_rules.require_contained(repository.root, name)
-        require_none_of_others(repository.root, name, server_dir)
-        served = None
-        if not (repository.root / name / CONFIG_FILE).exists():
-            served = _served_config(client, name)
-            if served is None:  # there is nothing to name versions in: it gets the newest
-                client.load(name)
-                return
-        client.load(name, version_pinning.reloading_json(repository, name, versions, served))
-    except NoAnswerInTime:
-        raise
-    except (ResxError, OSError) as error:
-        raise LoadFailed(f"{name} does not load: {error}") from error
-
-
-def _served_config(client: TritonClient, name: str) -> dict[str, Any] | None:
-    try:
-        return client.config(name)
-    except NotLoaded:
-        return None
 
 
 def _end_stubs(running: Running, name: str) -> bool:
