@@ -19,7 +19,7 @@ from resx.repository.versions import Repository
 from resx.scoring.rows import prepare
 from resx.scoring.sources import finding
 from resx.scoring.sources.finding import find_source
-from resx.scoring.sources.parquet import open_table
+from resx.scoring.sources.parquet_files import open_table
 from resx.scoring.sources.parquet_pages import DamagedPageError, pages_of
 from tests.support.command import Finished
 from tests.support.image_files import encoded
