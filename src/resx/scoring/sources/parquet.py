@@ -19,13 +19,13 @@ from resx.scoring.sources.named_images import named_facts
 from resx.scoring.sources.parquet_columns import PATH, ImageColumn, field_of, image_column, is_text, scalar_of
 from resx.scoring.sources.parquet_damage import is_damage
 from resx.scoring.sources.parquet_files import (
-    tell_failure,
     largest_page,
     most_page_bytes,
     names_files,
     open_table,
     require_unchanged,
     table_facts,
+    tell_failure,
 )
 from resx.scoring.sources.parquet_rows import ROWS_AT_ONCE, RowReader
 from resx.scoring.sources.source import Row
