@@ -1,0 +1,1 @@
+"""Parts of a benchmark's report, as HTML."""
