@@ -11,64 +11,30 @@ here; should it lose one, that is an error, and `--resume` goes on.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resx import errors
-from resx.errors import MissingCapability, ResxError, UsageError
+from resx.errors import MissingCapability, ResxError
 from resx.files.reading import MIB, ReadLimits, read_limits, set_limits
-from resx.machine import usable_cores
-from resx.scoring.in_process import Device, ModelFile, Sessions
+from resx.scoring.in_process import ModelFile, Sessions
 from resx.scoring.parts import Parts
+from resx.scoring.ray_cluster import Pool, actors_on, connect, explain_no_room, last_line, live_nodes, require_answer
 from resx.scoring.rows import Model
 from resx.scoring.run import OnRows, Scored
 from resx.scoring.sources.source import ImageSource
 from resx.scoring.stream import score_rows, workers_for
-from resx.serving.client.loopback import grpc_options
 from resx.serving.embedded.backend_session import THREADS, backend_of
 from resx.streams import silence_descriptor
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-AUTO, LOCAL = "auto", "local"
-_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
-_ANSWER_S = 10.0
 _TASKS_IN_FLIGHT = 2
 """Parts that an actor has been handed: the next one, so that it never waits, and no more, so that others do not."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pool:
-    """What is asked of a cluster."""
-
-    address: str
-    """HOST:PORT of the head, `auto` (the cluster that this machine is a node of) or `local` (one made for this run)."""
-    actors: int = 0
-    """0: as many as the nodes have room for at the start; more than that begin when a node is added."""
-    cpus: int = 1
-    """Of each actor: onnxruntime's threads in it, too."""
-    device: Device = "cpu"
-    """cuda: a GPU for each actor."""
-
-    def __post_init__(self) -> None:
-        if self.address.startswith("ray://"):
-            raise UsageError(
-                f"--ray {self.address}: Ray Data does not run through Ray's client; run this on a node of the cluster "
-                f"with --ray {AUTO}, by `ray job submit` for example"
-            )
-        if self.address not in (AUTO, LOCAL) and not _ADDRESS.fullmatch(self.address):
-            raise UsageError(f"--ray {self.address}: give the head's HOST:6379, {AUTO} or {LOCAL}")
-
-    @property
-    def gpus(self) -> int:
-        """Of each actor."""
-        return int(self.device == "cuda")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,19 +177,19 @@ def on_ray(file: ModelFile, pool: Pool, note: Callable[[str], None]) -> Iterator
         raise MissingCapability(
             f"--ray: {file.path.name} needs its .bin, but Ray's actors get one file only; remove --ray"
         )
-    _require_answer(pool.address)
+    require_answer(pool.address)
     with silence_descriptor(sys.stdout):
         with silence_descriptor(sys.stderr):
-            _connect(pool.address)
+            connect(pool.address)
         import ray
 
         try:
-            before = _nodes()
-            room = sum(_room(resources, pool) for resources in before.values())
+            before = live_nodes()
+            room = sum(actors_on(resources, pool) for resources in before.values())
             if not room:
-                raise MissingCapability(_no_room(before, pool))
+                raise MissingCapability(explain_no_room(before, pool))
             yield OnRay(file=file, pool=pool, actors=pool.actors or room)
-            if lost := len(before.keys() - _nodes().keys()):
+            if lost := len(before.keys() - live_nodes().keys()):
                 note(f"--ray {pool.address}: {lost} of {len(before)} nodes were lost; the others took over their parts")
         finally:
             ray.shutdown()
@@ -243,82 +209,6 @@ def _rows_of(answer: dict[str, Any]) -> pa.Table:
     return pa.ipc.open_stream(answer["rows"]).read_all()
 
 
-def _connect(address: str) -> None:
-    # Read when Ray is imported: else its native part writes to stderr what it writes to its logs.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # A zero of GPUs shall not hide them from whoever asks: Ray says that this is to come, at every start.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise MissingCapability(f"ray[data] is not installed ({error}); pip install 'resx[ray]'") from error
-    try:
-        if address == LOCAL:
-            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-            ray.init(
-                address=address,
-                num_cpus=usable_cores(),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.CRITICAL,
-            )
-        else:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.CRITICAL)
-    except Exception as error:
-        if address == AUTO:
-            words = (
-                "no Ray cluster runs on this machine, and RAY_ADDRESS is not set; run `ray start --head`, or give "
-                "HOST:6379"
-            )
-        else:
-            words = f"{_last_line(error)}; run `ray status` on its nodes"
-        raise MissingCapability(f"--ray {address}: {words}") from error
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-
-
-def _require_answer(address: str) -> None:
-    """Check that something answers: Ray itself goes on asking for minutes, and then ends the process.
-
-    Raises:
-        MissingCapability: nothing does.
-    """
-    if address in (AUTO, LOCAL) or os.environ.get("RAY_USE_TLS", "0") != "0":
-        return
-    import grpc
-
-    with grpc.insecure_channel(address, options=grpc_options(address)) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=_ANSWER_S)
-        except grpc.FutureTimeoutError:
-            raise MissingCapability(
-                f"--ray {address}: no Ray cluster answers there; start one (`ray start --head`), or give the head's "
-                "HOST:6379"
-            ) from None
-
-
-def _nodes() -> dict[str, dict[str, float]]:
-    """Return the resources of the nodes that are alive."""
-    import ray
-
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: node["Resources"] for node in nodes if node["Alive"]}
-
-
-def _room(resources: dict[str, float], pool: Pool) -> int:
-    """Return how many actors a node can hold when nobody else uses it."""
-    room = int(resources.get("CPU", 0)) // pool.cpus
-    return min(room, int(resources.get("GPU", 0))) if pool.gpus else room
-
-
-def _no_room(nodes: dict[str, dict[str, float]], pool: Pool) -> str:
-    wanted = f"{pool.cpus} CPU{'s' * (pool.cpus != 1)}" + " and a GPU" * pool.gpus
-    most = ", ".join(f"{int(one.get('CPU', 0))} CPUs and {int(one.get('GPU', 0))} GPUs" for one in nodes.values())
-    return f"--ray {pool.address}: no node has {wanted} for an actor, they have {most}; add a node, or request less"
-
-
 def _probe(source: ImageSource) -> ImageSource | None:
     """Return the first image if it can be read here: then it must be readable at the actors, too."""
     first = source.part(0, 1)
@@ -335,19 +225,13 @@ def _require_readable(probe: ImageSource) -> None:
             row.read()
         except Exception as error:
             raise ResxError(
-                f"{row.path}: the driver can read it and node {os.uname().nodename} cannot ({_last_line(error)}); put "
+                f"{row.path}: the driver can read it and node {os.uname().nodename} cannot ({last_line(error)}); put "
                 "the images on a path that all nodes share, or give a URI"
             ) from error
 
 
 def _in_a_line(address: str, error: Exception) -> ResxError:
-    line = _last_line(error)
+    line = last_line(error)
     if "No module named" in line:
         return MissingCapability(f"--ray {address}: a node reports {line}; install the same packages on every node")
     return ResxError(f"--ray {address}: {line}; see Ray's logs on its nodes, then continue with --resume")
-
-
-def _last_line(error: Exception) -> str:
-    """Return what an error says; Ray's errors bring a traceback along, whose last line it is."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1].rstrip(".") if lines else type(error).__name__

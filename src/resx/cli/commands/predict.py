@@ -131,7 +131,8 @@ def _open(name: str, place: ScoringPlace, repository: Path, out: Output) -> Abst
     """Return what computes; it is ready for use before the output is begun."""
     from resx.repository.versions import Repository
     from resx.scoring.in_process import find_model, require_runtime
-    from resx.scoring.on_ray import Pool, on_ray
+    from resx.scoring.on_ray import on_ray
+    from resx.scoring.ray_cluster import Pool
     from resx.scoring.run import InThisProcess
     from resx.scoring.through_server import find_served
 
