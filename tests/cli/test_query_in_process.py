@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resx.repository.version_copies import copy_version
 from resx.repository.versions import Repository
 from resx.serving.client.address import DEFAULT_PORTS
 from resx.serving.running.version_records import OURS, record_chosen
@@ -40,7 +41,7 @@ def nobody_at_the_usual_ports() -> None:
 def test_the_answer_is_the_servers(triton: RunningTriton, resx: Resx, photo: Path, name: str, tmp_path: Path) -> None:
     served = resx("query", name, photo, photo, "--repository", triton.repository.root, "--json").json
     copied = Repository(tmp_path / "model_repository")
-    copied.publish_copy(triton.repository, name, 1)
+    copy_version(triton.repository, copied, name, 1)
 
     done = resx("query", name, photo, photo, "--json")
 

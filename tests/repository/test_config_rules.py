@@ -17,6 +17,7 @@ from resx.card.tuning import Setting, Tuning
 from resx.errors import UsageError
 from resx.repository import config_pbtxt, config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.version_copies import require_copyable
 from resx.repository.versions import Repository
 from resx.serving.clusters.workload import Placement, workload_of
 from resx.serving.deployment import version_pinning
@@ -206,7 +207,7 @@ def test_every_way_to_a_server_is_the_checked_one(tmp_path: Path) -> None:
         lambda: setting_of(repository, "m", 1),
         lambda: workload_of(repository, "m", Placement(image_endpoint=False)),
         lambda: served_config(config.parent),
-        lambda: Repository(tmp_path / "copy").require_copyable(repository, "m", 1),
+        lambda: require_copyable(repository, Repository(tmp_path / "copy"), "m", 1),
     ]
     for use in uses:
         use()

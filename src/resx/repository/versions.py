@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,9 @@ from resx.card.card import Card
 from resx.card.model_card import README, model_card
 from resx.errors import UsageError, nearest
 from resx.files.locks import exclusive, require_lockable
-from resx.files.staging import publish_folder, remove_abandoned, sha256_of, staging_folder, write_atomic
+from resx.files.staging import publish_folder, remove_abandoned, staging_folder, write_atomic
 from resx.names import checked_name, is_model_name
-from resx.repository import config_pbtxt, config_rules, image_endpoint
+from resx.repository import config_pbtxt, image_endpoint
 from resx.repository.config_pbtxt import CONFIG_FILE, LABELS_FILE, ServingOptions
 from resx.repository.model_folders import is_file, is_folder, model_folders, versions_in, why_unreadable
 from resx.repository.openvino_backend import fit_runtime
@@ -220,7 +219,7 @@ class Repository:
             image_endpoint.endpoints(card)
             image_endpoint.require_free_names(self.root, card.name)
         if self.versions(card.name):
-            self._require_same_interface(card.name, config_pbtxt.config_message(card, options))
+            self.require_same_interface(card.name, config_pbtxt.config_message(card, options))
 
     def _write_endpoints(self, card: Card, options: ServingOptions) -> None:
         if options.image_endpoint or self.endpoints(card.name):
@@ -230,68 +229,13 @@ class Repository:
         versions = self.versions(name)
         if not versions:
             return self._publish_first(staged, name, config, labels)
-        self._require_same_interface(name, config_pbtxt.parse(config))
+        self.require_same_interface(name, config_pbtxt.parse(config))
         version = versions[-1] + 1
         # Old versions work under the new configuration too: a crash between these lines does no harm.
         _write_if_changed(self.root / name / LABELS_FILE, labels)
         _write_if_changed(self.root / name / CONFIG_FILE, config)
         publish_folder(staged, self.root / name / str(version))
         return Published(name=name, version=version, folder=self.root / name / str(version))
-
-    def publish_copy(self, source: Repository, name: str, version: int) -> None:
-        """Take another repository's version under its number, with its configuration and its image endpoint.
-
-        Raises:
-            UsageError: as `require_copyable`.
-        """
-        from_model, to_model = source.root / name, self.root / name
-        self.root.mkdir(parents=True, exist_ok=True)
-        with exclusive(self.root), self.stage() as staged:
-            self.require_copyable(source, name, version)
-            shutil.copytree(from_model / str(version), staged / str(version), copy_function=shutil.copyfile)
-            beside = [path for path in from_model.iterdir() if path.is_file()]
-            if to_model.exists():
-                for path in beside:
-                    write_atomic(to_model / path.name, path.read_bytes())
-                publish_folder(staged / str(version), to_model / str(version))
-            else:
-                for path in beside:
-                    shutil.copyfile(path, staged / path.name)
-                publish_folder(staged, to_model)
-            if source.endpoints(name):
-                card = source.card(name, version).model_copy(update={"name": name})
-                image_endpoint.write_endpoints(self.root, card, self.staging_parent())
-
-    def require_copyable(self, source: Repository, name: str, version: int) -> None:
-        """Check that `publish_copy` would take another repository's version.
-
-        Raises:
-            UsageError: the number or a name is taken, the interface is another, it has no card, or may not be loaded.
-        """
-        if not (source.root / name / str(version) / cards.FILE_NAME).is_file():
-            raise UsageError(
-                f"{name} version {version}: has no card, so it was not copied; copy it to {self.root} yourself"
-            )
-        config_rules.require_contained(source.root, name)
-        self.require_publishable(name)
-        if version in self.versions(name):
-            raise UsageError(
-                f"{self.root / name / str(version)}: is a different version with the same number; export {name} again, "
-                f"into {source.root}"
-            )
-        if source.endpoints(name):
-            image_endpoint.require_free_names(self.root, name)
-        if self.versions(name):
-            self._require_same_interface(name, config_pbtxt.read(source.root / name / CONFIG_FILE))
-
-    def has_copy(self, source: Repository, name: str, version: int) -> bool:
-        """Say whether the version of that number has the same files here."""
-        folders = [root / name / str(version) for root in (self.root, source.root)]
-        mine, theirs = (
-            {path.relative_to(folder): sha256_of(path) for path in folder.rglob("*") if path.is_file()}
-            for folder in folders
-        )
-        return mine == theirs
 
     def fit_config(self, message: Any, name: str, card: Card) -> None:
         """Let a model's configuration, the newest version's, say how the version with this card is computed."""
@@ -343,7 +287,12 @@ class Repository:
             publish_folder(model, self.root / name)
         return Published(name=name, version=1, folder=self.root / name / "1")
 
-    def _require_same_interface(self, name: str, new: Any) -> None:
+    def require_same_interface(self, name: str, new: Any) -> None:
+        """Check that a configuration has the inputs and outputs of a model's versions.
+
+        Raises:
+            UsageError: it has others.
+        """
         old = config_pbtxt.read(self.root / name / CONFIG_FILE)
         for what in ("input", "output"):
             before, after = (_interface(getattr(parsed, what)) for parsed in (old, new))

@@ -13,6 +13,7 @@ import pytest
 
 from resx.errors import UsageError
 from resx.files.locks import exclusive
+from resx.repository.version_copies import has_copy
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import Manner
@@ -115,7 +116,7 @@ def test_a_version_comes_to_both_in_turn_and_into_the_repository_of_each(fleet: 
     assert max(first) < min(second), "the second server is changed after the first has proved the version"
     assert fleet.answering() == [2, 2]
     assert [read_deployed(repository) for repository in fleet.repositories] == [{"tiny": (2,)}] * 2
-    assert fleet.repositories[1].has_copy(fleet.source, "tiny", 2)
+    assert has_copy(fleet.source, fleet.repositories[1], "tiny", 2)
 
 
 def test_a_canary_that_fails_on_the_second_server_puts_the_first_back(fleet: Fleet, resx: Resx, tmp_path: Path) -> None:

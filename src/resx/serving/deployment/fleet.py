@@ -20,6 +20,7 @@ from resx.card import card as cards
 from resx.card.card import Card
 from resx.errors import ResxError, ServerError, UsageError
 from resx.repository.config_pbtxt import CONFIG_FILE
+from resx.repository.version_copies import copy_version, has_copy, require_copyable
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
@@ -134,9 +135,9 @@ def roll_out(
         _ask_all(members, clients, source, name, number)
         repositories = {member.repository.root.resolve(): member.repository for member in members}
         for repository in repositories.values():
-            if not (repository == source or repository.has_copy(source, name, number)):
+            if not (repository == source or has_copy(source, repository, name, number)):
                 on_step(f"publish version {number} in {repository.root}")
-                repository.publish_copy(source, name, number)
+                copy_version(source, repository, name, number)
         for root in sorted(repositories):  # in one order, so that no two commands wait for each other
             held.enter_context(alone(repositories[root], name, wait=manner.wait, on_step=on_step))
         asked = [_ask(member, client, name) for member, client in zip(members, clients, strict=True)]
@@ -158,7 +159,7 @@ def plans(
         return [
             (
                 plan(client, source, name, number, manner),
-                not (member.repository == source or member.repository.has_copy(source, name, number)),
+                not (member.repository == source or has_copy(source, member.repository, name, number)),
             )
             for member, client in zip(members, clients, strict=True)
         ]
@@ -253,8 +254,8 @@ def _ask_all(
                     f"{member.address}: serves {name} version {missing[0]}, which is not in {repository.root}, so it "
                     "could not be restored; set --repository to its folder, or deploy to that server on its own"
                 )
-            if not (repository == source or repository.has_copy(source, name, version)):
-                repository.require_copyable(source, name, version)
+            if not (repository == source or has_copy(source, repository, name, version)):
+                require_copyable(source, repository, name, version)
         except ResxError as error:
             errors.append(error)
     if errors:
