@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from benchmarks.gpu import Line, Step, write_report
+from benchmarks.gpu_line import Line
+from benchmarks.gpu_report import Step, write_report
 from benchmarks.gpu_settings import SETTINGS, copy
 
 from resx.gpus import find_gpus
