@@ -74,7 +74,6 @@ def test_a_full_queue_refuses_and_what_waits_stays_bounded() -> None:
     assert found.refused == pytest.approx(0.5, abs=0.02)
     answered = found.latency_s[np.isfinite(found.latency_s)]
     assert answered.max() <= 0.01 * (1 + 8 / 4 + 1)
-    assert found.percentile_s(99) == math.inf
 
 
 def test_a_sleeping_batcher_delays_what_it_missed_and_no_more_than_its_sleep() -> None:

@@ -64,11 +64,6 @@ class ServiceTimes(FrozenModel):
     overhead_ms: float
     """Time outside of the computation for a request that does not wait: network, server, client."""
 
-    @property
-    def cv(self) -> float:
-        """Standard deviation of a service time, in means."""
-        return float(np.std(self.shape))
-
     def service(self) -> Service:
         """Return it for the simulation."""
         return Service(

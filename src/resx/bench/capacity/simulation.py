@@ -119,16 +119,11 @@ class Simulated:
     """Of every batch, in the order in which they began."""
     busy: float
     """Share of the time that instances computed, turnaround not counted."""
-    span_s: float
 
     @property
     def refused(self) -> float:
         """Share of the requests."""
         return float(np.isinf(self.latency_s).mean())
-
-    def percentile_s(self, percent: float) -> float:
-        """Return a percentile of the latencies, refused requests among them as infinite."""
-        return float(np.percentile(self.latency_s, percent, method="inverted_cdf"))
 
 
 def simulate(batching: Batching, service: Service, load: Load, *, requests: int, seed: int = 0) -> Simulated:
@@ -156,7 +151,6 @@ def simulate(batching: Batching, service: Service, load: Load, *, requests: int,
         latency_s=latency,
         batch_sizes=np.asarray(fleet.batch_sizes, np.int64),
         busy=fleet.busy_s / (ended * batching.instances * fleet.num_replicas) if ended else 0.0,
-        span_s=ended,
     )
 
 

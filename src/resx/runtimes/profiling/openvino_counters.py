@@ -56,7 +56,7 @@ class OpenVinoProbe:
             self._request.set_tensor(name, openvino.Tensor(array))
         except Exception as error:  # RuntimeError and others: OpenVINO's errors have no base of their own
             raise ExportError(f"{where}: OpenVINO rejects it: {reason_of(error)}") from error
-        self._counting, self._where, self._feed = counting, where, feed
+        self._counting, self._where = counting, where
         self._runs: list[dict[str, float]] = []
 
     def run(self) -> None:

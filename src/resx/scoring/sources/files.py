@@ -11,11 +11,11 @@ from functools import partial
 from pathlib import Path
 
 from resx.data.image_decoding import SMALLER_FILE
-from resx.errors import UsageError, reason_of
+from resx.errors import UsageError
 from resx.files.fingerprint import FileFacts, Fingerprint, facts_of, fingerprint_of
 from resx.files.reading import read_limits
 from resx.scoring.sources.source import CHANGED, Row
-from resx.scoring.sources.uri import is_remote, local_path, read_file, without_secrets
+from resx.scoring.sources.uri import is_remote, local_path, read_file
 from resx.text import printable
 
 _READ_TRIES, _FIRST_WAIT_S = 3, 0.2
@@ -98,10 +98,6 @@ def files_of(
     )
 
 
-def _name(found: tuple[str, FileFacts]) -> str:
-    return found[0]
-
-
 def _read(path: str, base: str, size: int, time_ns: int) -> bytes:
     read = partial(read_file, path, read_limits().file_bytes, remedy=SMALLER_FILE, base=base, name=printable(path))
     if not is_remote(path):
@@ -118,7 +114,3 @@ def _read(path: str, base: str, size: int, time_ns: int) -> bytes:
         except OSError:
             time.sleep(_FIRST_WAIT_S * 2**tries_before)
     return read()
-
-
-def _reason(error: OSError) -> str:
-    return without_secrets(reason_of(error))

@@ -5,14 +5,15 @@ from __future__ import annotations
 import glob
 import os
 from dataclasses import replace
+from operator import itemgetter
 from pathlib import Path
 from urllib.parse import unquote
 
-from resx.errors import UsageError
+from resx.errors import UsageError, reason_of
 from resx.files.fingerprint import FileFacts, facts_in, fingerprint_of
 from resx.files.listing import IMAGE_SUFFIXES, Listing, count_suffixes, expand, list_files, read_lines, skipped_words
 from resx.files.reading import MAX_LIST_BYTES, MAX_LIST_LINES
-from resx.scoring.sources.files import _name, _reason, files_of
+from resx.scoring.sources.files import files_of
 from resx.scoring.sources.source import ImageSource
 from resx.scoring.sources.uri import (
     KINDS,
@@ -74,7 +75,7 @@ def _found(text: str) -> tuple[list[tuple[str, FileFacts]], int]:
     """Return the files that the words name, with their facts, in the order of their names; and how many were hidden."""
     if is_remote(text):
         found, hidden = list_remote(text)
-        return sorted(found, key=_name), hidden
+        return sorted(found, key=itemgetter(0)), hidden
     listing = _local(text)
     scheme = text.partition("://")[0] + "://" if is_uri(text) else ""
     try:
@@ -84,7 +85,7 @@ def _found(text: str) -> tuple[list[tuple[str, FileFacts]], int]:
     named = len(found) == 1 and found[0][0] in (text, scheme + local_path(text))
     if named and suffix_of(found[0][0]) not in SUFFIXES:
         raise UsageError(f"{text}: unknown kind of source; give {KINDS}")
-    return sorted(found, key=_name), listing.hidden
+    return sorted(found, key=itemgetter(0)), listing.hidden
 
 
 def _local(text: str) -> Listing:
@@ -115,3 +116,7 @@ def _lines(path: str) -> list[str]:
         return read_lines(content)
     except UsageError as error:
         raise UsageError(f"{shown}: {error}") from None
+
+
+def _reason(error: OSError) -> str:
+    return without_secrets(reason_of(error))

@@ -21,7 +21,7 @@ from resx.text import one_line
 _FILES = {"onnxruntime": "model.onnx", "openvino": "model.onnx", "tensorrt": "model.plan"}
 """Backends of NVIDIA's image that serve what resx exports."""
 NVIDIA = IMAGE.partition("@")[0].rpartition(":")[0]
-_CPU, _GPU, _MODEL = 2, 1, 3
+_CPU, _GPU = 2, 1
 """ModelInstanceGroup.Kind, beside KIND_AUTO, 0."""
 
 
