@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resx.repository.version_copies import copy_version
+from resx.repository.sharing.version_copies import copy_version
 from resx.repository.versions import Repository
 from resx.serving.client.address import DEFAULT_PORTS
 from resx.serving.running.version_records import OURS, record_chosen

@@ -17,7 +17,7 @@ from resx.card.tuning import Setting, Tuning
 from resx.errors import UsageError
 from resx.repository import config_pbtxt, config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.repository.version_copies import require_copyable
+from resx.repository.sharing.version_copies import require_copyable
 from resx.repository.versions import Repository
 from resx.serving.clusters.workload import Placement, workload_of
 from resx.serving.deployment import version_pinning

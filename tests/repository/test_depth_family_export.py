@@ -24,7 +24,7 @@ from resx.repository.depth_family_export import FamilyExport, _to_the_end, expor
 from resx.repository.versions import Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.best_under import Candidate, candidates, choose, measured_on, parse_bound
+from resx.serving.deployment.best_under import Candidate, choose, family_members, measured_on, parse_bound
 from resx.serving.deployment.deploy import Manner
 from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.deployment.rollback import undeploy
@@ -100,7 +100,7 @@ def client_of(server: ServerState) -> TritonClient:
 
 
 def members_of(home: Home) -> list[Candidate]:
-    return candidates(home.repository, "r")
+    return family_members(home.repository, "r")
 
 
 def test_a_family_has_the_whole_network_and_cards_that_name_what_each_member_gets_right_and_takes(
@@ -247,10 +247,10 @@ def test_what_is_no_bound_is_refused(text: str) -> None:
 
 def test_a_family_is_found_by_its_name_or_a_members_the_most_accurate_first(home: Home) -> None:
     found = members_of(home)
-    assert candidates(home.repository, "r-d5") == found
+    assert family_members(home.repository, "r-d5") == found
     assert [one.family.accuracy for one in found] == sorted((one.family.accuracy for one in found), reverse=True)
     with pytest.raises(UsageError, match="q: no such family.*--pareto 3"):
-        candidates(home.repository, "q")
+        family_members(home.repository, "q")
 
 
 def test_members_of_an_older_run_are_members_no_more_and_a_model_of_its_own_is_none(home: Home, tmp_path: Path) -> None:
@@ -261,15 +261,15 @@ def test_members_of_an_older_run_are_members_no_more_and_a_model_of_its_own_is_n
     shutil.copytree(repository.root / "r-d5", repository.root / "single")
     (repository.root / "single/1/card.json").write_text(single.model_dump_json())
     with pytest.raises(UsageError, match="single: not a member of a family"):
-        candidates(repository, "single")
+        family_members(repository, "single")
     newest = repository.root / "r-d5" / "1" / "card.json"
     assert card.family is not None
     changed = card.family.model_copy(update={"whole_sha256": "f" * 64})
     newest.write_text(card.model_copy(update={"family": changed, "created": "2999-01-01"}).model_dump_json())
-    assert [one.card.name for one in candidates(repository, "r")] == ["r-d5"]
+    assert [one.card.name for one in family_members(repository, "r")] == ["r-d5"]
     newest.write_text("{")
     with pytest.raises(UsageError, match=r"card\.json"):
-        candidates(repository, "r")
+        family_members(repository, "r")
 
 
 @pytest.mark.triton
@@ -280,7 +280,7 @@ def test_the_recorded_latency_decides_where_nothing_is_rehearsed(home: Home, ser
         bound_ms = fastest.family.latency_ms
         choice = choose(client, home.repository, members, bound_ms, manner=RECORDED)
         assert (choice.chosen, choice.measured) == (fastest, False)
-        assert {one.verdict for one in choice.tried if one.candidate.family.latency_ms > bound_ms} <= {
+        assert {one.verdict for one in choice.tried if one.member.family.latency_ms > bound_ms} <= {
             "too slow",
             "not tried",
         }

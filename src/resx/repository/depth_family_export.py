@@ -47,7 +47,7 @@ class FamilyExport:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Exported:
+class PublishedMember:
     """A member that is in the repository."""
 
     card: Card
@@ -84,7 +84,7 @@ def require_free_names(repository: Repository, family: str, most_blocks: int) ->
 
 def export_family(
     repository: Repository, plan: FamilyExport, serving: ServingOptions, on_step: Callable[[str], None]
-) -> list[Exported]:
+) -> list[PublishedMember]:
     """Export, verify, measure and publish a family's members; a family that is there already stays as it is.
 
     Where one member is new all are published anew: the latencies in their cards are to be of one run.
@@ -170,7 +170,7 @@ def _time(made: Sequence[Card], folders: Sequence[Path], threads: int) -> list[C
     return timed
 
 
-def _find_published(repository: Repository, card: Card, serving: ServingOptions) -> Exported | None:
+def _find_published(repository: Repository, card: Card, serving: ServingOptions) -> PublishedMember | None:
     """Return the newest version if it is this file, served so and with this place in the family."""
     newest = repository.newest(card.name)
     if newest is None or not repository.is_served_so(card.name, card, serving):
@@ -179,11 +179,13 @@ def _find_published(repository: Repository, card: Card, serving: ServingOptions)
     same = there.files == card.files and there.family is not None and card.family is not None
     if not (same and there.family and card.family and there.family.is_like(card.family)):
         return None
-    return Exported(card=there, version=newest, is_new=False)
+    return PublishedMember(card=there, version=newest, is_new=False)
 
 
-def _publish(repository: Repository, members: Sequence[tuple[Card, Path]], serving: ServingOptions) -> list[Exported]:
-    done: list[Exported] = []
+def _publish(
+    repository: Repository, members: Sequence[tuple[Card, Path]], serving: ServingOptions
+) -> list[PublishedMember]:
+    done: list[PublishedMember] = []
     for card, folder in members:
         try:
             version = repository.publish(folder, card, serving)
@@ -193,7 +195,7 @@ def _publish(repository: Repository, members: Sequence[tuple[Card, Path]], servi
                 f"{card.name}: {error}; of its family {published or 'nothing'} was published; run the same command "
                 "again to publish all of it"
             ) from error
-        done.append(Exported(card=card, version=version, is_new=True))
+        done.append(PublishedMember(card=card, version=version, is_new=True))
     return done
 
 

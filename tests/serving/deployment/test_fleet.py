@@ -13,7 +13,7 @@ import pytest
 
 from resx.errors import UsageError
 from resx.files.locks import exclusive
-from resx.repository.version_copies import has_copy
+from resx.repository.sharing.version_copies import has_copy
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import Manner

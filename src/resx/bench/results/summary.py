@@ -18,7 +18,7 @@ from resx.bench.results.window_figures import late_in, seconds_of, stability_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Counted:
+class _WindowRequests:
     """The requests of one window."""
 
     window: Samples
@@ -52,7 +52,7 @@ def summarize(
     window = run.samples_in_window(samples, is_open=plan.is_open)
     answered = window.answered
     latency = percentiles(answered.latencies_ms)
-    counted = _Counted(
+    counted = _WindowRequests(
         window=window, answered=answered, latency=latency, in_time=run.answered_in_time(samples.answered)
     )
     found = _findings(target, plan, payloads, run, samples, counted, ceiling)
@@ -75,7 +75,7 @@ def _findings(
     payloads: Payloads,
     run: ObservedRun,
     samples: Samples,
-    counted: _Counted,
+    counted: _WindowRequests,
     ceiling: float | None,
 ) -> Findings:
     return Findings(
@@ -121,7 +121,7 @@ def _load_fields(target: Target, plan: LoadPlan) -> dict[str, Any]:
     }
 
 
-def _figures(plan: LoadPlan, found: Findings, counted: _Counted) -> dict[str, Any]:
+def _figures(plan: LoadPlan, found: Findings, counted: _WindowRequests) -> dict[str, Any]:
     """Return what the client saw."""
     latencies_ms = counted.answered.latencies_ms
     return counted.latency.model_dump() | {
@@ -142,7 +142,7 @@ def _figures(plan: LoadPlan, found: Findings, counted: _Counted) -> dict[str, An
     }
 
 
-def _server_fields(run: ObservedRun, found: Findings, counted: _Counted) -> dict[str, Any]:
+def _server_fields(run: ObservedRun, found: Findings, counted: _WindowRequests) -> dict[str, Any]:
     """Return what the server did meanwhile."""
     use = use_after(run.use, run.server_cpu_s, counted.in_time)
     return {

@@ -23,7 +23,7 @@ from resx.cli.options.source import SourceOptions
 from resx.cli.steps import export_comparison
 from resx.cli.steps.compared_source import find_source
 from resx.cli.steps.evaluated_models import Asking
-from resx.cli.steps.export_comparison import NO_IMAGES, Compared, ComparisonJob
+from resx.cli.steps.export_comparison import NO_IMAGES, ComparedForms, ComparisonJob
 from resx.cli.steps.tuning_candidates import read_wishes
 from resx.cli.views import random_weights
 from resx.cli.views.export_comparison import show_comparison
@@ -114,7 +114,7 @@ def _require_accuracy(conditions: tuple[Condition, ...], job: ComparisonJob, tex
 
 
 def _settle(
-    found: Compared, job: ComparisonJob, conditions: tuple[Condition, ...], published: Repository, text: str
+    found: ComparedForms, job: ComparisonJob, conditions: tuple[Condition, ...], published: Repository, text: str
 ) -> tuple[ExportComparison, ResxError | None]:
     """Publish what is picked; return the result, and what is raised when it was printed."""
     from resx.bench.exports.conditions import pick

@@ -43,7 +43,7 @@ def deploy(
         manifests.render(published, name, version or None, rendering, out)
         return
     if best_under is not None:
-        from resx.serving.deployment.best_under import candidates, parse_bound
+        from resx.serving.deployment.best_under import family_members, parse_bound
 
         if "," in server.url:
             raise UsageError(f"--url {server.url}: --best-under measures one server; give a single address")
@@ -51,7 +51,7 @@ def deploy(
             raise UsageError(
                 f"--version {version}: --best-under uses each model's newest version; remove one of the two"
             )
-        bound_ms, members = parse_bound(best_under), candidates(published, name)
+        bound_ms, members = parse_bound(best_under), family_members(published, name)
         next_step = to_apply() if dry_run else server.command("status")
         depth_family.deploy_best(
             server.address(), published, members, bound_ms, manner, dry_run=dry_run, next_step=next_step, out=out

@@ -18,7 +18,7 @@ from resx.cli.options.seed import Seed
 from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
 from resx.cli.steps.tuning_candidates import read_wishes
-from resx.cli.steps.tuning_search import Tuned, TuningJob, search_settings
+from resx.cli.steps.tuning_search import TuningJob, TuningOutcome, search_settings
 from resx.cli.views.next_step import to_apply
 from resx.cli.views.tuning import ending, show_tuning
 from resx.errors import MissingCapability, UsageError
@@ -146,7 +146,7 @@ def _cores(asked: int, address: Address) -> int:
     return asked or usable_cores()
 
 
-def _show(out: Output, job: TuningJob, found: Tuned, measure: str) -> None:
+def _show(out: Output, job: TuningJob, found: TuningOutcome, measure: str) -> None:
     """Print what was found; `measure` is the command that measures the model."""
     payload = found.evidence.model_dump(mode="json") | {
         "name": job.name,

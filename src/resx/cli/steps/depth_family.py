@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from resx.export.request import ExportRequest
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
-    from resx.serving.deployment.best_under import Candidate
+    from resx.serving.deployment.best_under import Member
     from resx.serving.deployment.deploy import Manner
 
 
@@ -117,7 +117,7 @@ def _requests(
 def deploy_best(
     address: Address,
     repository: Repository,
-    members: list[Candidate],
+    members: list[Member],
     bound_ms: float,
     manner: Manner,
     *,

@@ -57,7 +57,7 @@ class ComparisonJob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Compared:
+class ComparedForms:
     """A comparison, and the files behind its forms; they are deleted when it is over."""
 
     comparison: ExportComparison
@@ -67,7 +67,7 @@ class Compared:
     """Of the exports."""
 
 
-def compare_forms(job: ComparisonJob, scratch: Path, out: Output) -> Compared:
+def compare_forms(job: ComparisonJob, scratch: Path, out: Output) -> ComparedForms:
     """Export every form into `scratch`, measure them and ask them the images.
 
     Raises:
@@ -79,13 +79,18 @@ def compare_forms(job: ComparisonJob, scratch: Path, out: Output) -> Compared:
         forms = _measure(forms, made, job, live)
         if images is not None:
             forms = _evaluate(forms, made, images, job, live)
-    return Compared(
+    return ComparedForms(
         comparison=_summarize(forms, made, job, images.used if images else None), made=made, first_error=first_error
     )
 
 
 def publish_picked(
-    found: Compared, job: ComparisonJob, repository: Repository, serving: ServingOptions, picked: Form, conditions: str
+    found: ComparedForms,
+    job: ComparisonJob,
+    repository: Repository,
+    serving: ServingOptions,
+    picked: Form,
+    conditions: str,
 ) -> Picked:
     """Publish a form's files as the next version; nothing is, if the newest version is that already.
 

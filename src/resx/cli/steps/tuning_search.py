@@ -39,7 +39,7 @@ class TuningJob:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Tuned:
+class TuningOutcome:
     """What a search found."""
 
     evidence: Tuning
@@ -49,7 +49,7 @@ class Tuned:
     """That the best setting was deployed as; 0: it was not."""
 
 
-def search_settings(out: Output, job: TuningJob, scratch: Path) -> Tuned:
+def search_settings(out: Output, job: TuningJob, scratch: Path) -> TuningOutcome:
     """Measure the settings, draw the figure, and deploy the best one if it is better and this is no dry run.
 
     Args:
@@ -75,7 +75,7 @@ def search_settings(out: Output, job: TuningJob, scratch: Path) -> Tuned:
             draw_figure(tuning_figure(job.name, evidence), job.plot)
         better = found.is_better(job.search.objective)
         version = _deploy(out, bench, found, evidence) if better and not job.dry_run else 0
-    return Tuned(evidence=evidence, better=better, version=version)
+    return TuningOutcome(evidence=evidence, better=better, version=version)
 
 
 def _config(repository: Repository, name: str) -> str:

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from resx.cli.results.servers import FamilyCandidate
-    from resx.repository.depth_family_export import Exported
+    from resx.repository.depth_family_export import PublishedMember
     from resx.repository.versions import Repository
     from resx.serving.client.address import Address
     from resx.serving.deployment.best_under import Choice, Tried
     from resx.serving.deployment.deploy import Deployed
 
 
-def exported_depth_as_json(one: Exported) -> dict[str, Any]:
+def exported_depth_as_json(one: PublishedMember) -> dict[str, Any]:
     """Return what `--json` prints of a depth that was exported."""
     card = one.card
     file = one.version.folder / card.model_file
@@ -39,7 +39,7 @@ def exported_depth_as_json(one: Exported) -> dict[str, Any]:
     }
 
 
-def show_exported(console: Console, name: str, exported: list[Exported], repository: Repository) -> None:
+def show_exported(console: Console, name: str, exported: list[PublishedMember], repository: Repository) -> None:
     """Print the depths that were exported, and how to deploy one."""
     rows = [
         [
@@ -65,11 +65,11 @@ def show_exported(console: Console, name: str, exported: list[Exported], reposit
 
 
 def tried_as_json(one: Tried) -> FamilyCandidate:
-    """Return what `--json` prints of a candidate."""
-    family = one.candidate.family
+    """Return what `--json` prints of a member."""
+    family = one.member.family
     return {
-        "name": one.candidate.card.name,
-        "version": one.candidate.version,
+        "name": one.member.card.name,
+        "version": one.member.version,
         "num_blocks": family.num_blocks,
         "whole_blocks": family.whole_blocks,
         "accuracy": family.accuracy,
@@ -80,13 +80,13 @@ def tried_as_json(one: Tried) -> FamilyCandidate:
 
 
 def show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None, next_step: str) -> None:
-    """Print the candidates with their latencies, the one that was chosen, and what comes next."""
+    """Print the family_members with their latencies, the one that was chosen, and what comes next."""
     rows = [
         [
-            one.candidate.card.name,
-            f"{one.candidate.family.num_blocks} of {one.candidate.family.whole_blocks}",
-            f"{100 * one.candidate.family.accuracy:.2f}",
-            f"{one.candidate.family.latency_ms:.3g}",
+            one.member.card.name,
+            f"{one.member.family.num_blocks} of {one.member.family.whole_blocks}",
+            f"{100 * one.member.family.accuracy:.2f}",
+            f"{one.member.family.latency_ms:.3g}",
             "-" if one.measured_ms is None else f"{one.measured_ms:.3g}",
             one.verdict,
         ]

@@ -1,1 +1,1 @@
-"""Runs and versions as others get them: sent to the Hugging Face Hub or a folder, and fetched from there."""
+"""Runs and versions as others get them: sent to the Hugging Face Hub or a folder, fetched from there, copied over."""

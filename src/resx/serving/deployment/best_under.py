@@ -36,7 +36,7 @@ _LONGEST_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Candidate:
+class Member:
     """A member's newest version."""
 
     version: int
@@ -51,9 +51,9 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tried:
-    """What became of a candidate."""
+    """What became of a member."""
 
-    candidate: Candidate
+    member: Member
     measured_ms: float | None
     """Median of single requests to the server; None where none were sent."""
     verdict: Literal["holds", "too slow", "not tried"]
@@ -70,9 +70,9 @@ class Choice:
     """All members, the most accurate first."""
 
     @property
-    def chosen(self) -> Candidate:
+    def chosen(self) -> Member:
         """The one that holds."""
-        return next(one.candidate for one in self.tried if one.verdict == "holds")
+        return next(one.member for one in self.tried if one.verdict == "holds")
 
 
 def parse_bound(text: str) -> float:
@@ -88,7 +88,7 @@ def parse_bound(text: str) -> float:
     return bound_ms
 
 
-def candidates(repository: Repository, name: str) -> list[Candidate]:
+def family_members(repository: Repository, name: str) -> list[Member]:
     """Return a family's members, the most accurate first, of equals the fastest; `name` is the family's or a member's.
 
     Of models whose newest versions are of another run than the newest one, none is a member any more.
@@ -114,7 +114,7 @@ def candidates(repository: Repository, name: str) -> list[Candidate]:
 def choose(
     client: TritonClient,
     repository: Repository,
-    members: list[Candidate],
+    members: list[Member],
     bound_ms: float,
     *,
     manner: Manner = FIRST,
@@ -137,14 +137,14 @@ def choose(
             on_step(f"measure {member.card.name} on the server")
             measured_ms = measured_on(client, repository, member, wait=manner.wait)
         holds = (member.family.latency_ms if measured_ms is None else measured_ms) <= bound_ms
-        tried.append(Tried(candidate=member, measured_ms=measured_ms, verdict="holds" if holds else "too slow"))
+        tried.append(Tried(member=member, measured_ms=measured_ms, verdict="holds" if holds else "too slow"))
     if tried[-1].verdict != "holds":
         raise ObjectiveMissed(_nobody(tried, bound_ms, manner.rehearse, str(client.address)))
-    rest = [Tried(candidate=one, measured_ms=None, verdict="not tried") for one in members[len(tried) :]]
+    rest = [Tried(member=one, measured_ms=None, verdict="not tried") for one in members[len(tried) :]]
     return Choice(bound_ms=bound_ms, measured=manner.rehearse, tried=(*tried, *rest))
 
 
-def measured_on(client: TritonClient, repository: Repository, member: Candidate, *, wait: bool = True) -> float:
+def measured_on(client: TritonClient, repository: Repository, member: Member, *, wait: bool = True) -> float:
     """Return the median time in ms of single requests, one after another, to a rehearsal of the member.
 
     50 requests after 5 that do not count, or as many as fit into 5 s, but 9. The server's transport is part of it.
@@ -176,7 +176,7 @@ def measured_on(client: TritonClient, repository: Repository, member: Candidate,
     return statistics.median(taken_ms[_WARM_UP:])
 
 
-def _member(repository: Repository, model: str, asked: str) -> Candidate | None:
+def _member(repository: Repository, model: str, asked: str) -> Member | None:
     """Return the newest version of a model if its card names a family."""
     try:
         card = repository.card(model)
@@ -185,18 +185,18 @@ def _member(repository: Repository, model: str, asked: str) -> Candidate | None:
         if model == asked or re.fullmatch(re.escape(member_name(asked, 0)[:-1]) + r"\d+", model):
             raise
         return None
-    return None if card.family is None else Candidate(version=repository.versions(model)[-1], card=card)
+    return None if card.family is None else Member(version=repository.versions(model)[-1], card=card)
 
 
 def _nobody(tried: list[Tried], bound_ms: float, measured: bool, server: str) -> str:
     def latency(one: Tried) -> float:
-        return one.candidate.family.latency_ms if one.measured_ms is None else one.measured_ms
+        return one.member.family.latency_ms if one.measured_ms is None else one.measured_ms
 
     fastest = min(tried, key=latency)
-    family = fastest.candidate.family
+    family = fastest.member.family
     where = f"on {server}" if measured else "by the latencies in their cards"
     return (
         f"--best-under {bound_ms:g}ms: no model of {family.name} meets it {where}; the fastest is "
-        f"{fastest.candidate.card.name} with {latency(fastest):.3g} ms and an accuracy of {family.accuracy:.2%}; raise "
+        f"{fastest.member.card.name} with {latency(fastest):.3g} ms and an accuracy of {family.accuracy:.2%}; raise "
         "the limit, or export smaller models"
     )

@@ -20,7 +20,7 @@ from resx.card import card as cards
 from resx.card.card import Card
 from resx.errors import ResxError, ServerError, UsageError
 from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.repository.version_copies import copy_version, has_copy, require_copyable
+from resx.repository.sharing.version_copies import copy_version, has_copy, require_copyable
 from resx.repository.versions import Repository
 from resx.serving.client.address import Address
 from resx.serving.client.client import TritonClient
