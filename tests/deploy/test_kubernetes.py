@@ -30,7 +30,6 @@ from resx.serving.clusters.autoscaling import METRIC, TARGET_S, queue_seconds
 from resx.serving.clusters.kserve import kserve_manifests, storage_uri
 from resx.serving.clusters.kubernetes import kubernetes_manifests
 from resx.serving.clusters.kustomization import STORAGES, deploy_files, example
-from resx.serving.clusters.naming import LABEL_LIMIT, dns_label, require_image
 from resx.serving.clusters.release import write_release
 from resx.serving.clusters.storage import parse_storage
 from resx.serving.clusters.workload import AUTOSCALERS, Placement, workload_of
@@ -369,90 +368,6 @@ def test_hpa_and_keda_aim_at_the_same_time_in_the_queue() -> None:
     assert metric["pods"]["target"]["averageValue"] == f"{TARGET_S * 1000:g}m"
     keda = the(rendered(Placement(autoscaler="keda")), "ScaledObject")
     assert float(keda["spec"]["triggers"][0]["metadata"]["threshold"]) == TARGET_S
-
-
-@pytest.mark.parametrize(
-    "name", ["resnet50", "a_b", "a.b", "a-b", "A-B", "7", "x" * 128, "-".join("x" * 64), "a--", "_"]
-)
-def test_every_models_name_gives_a_dns_label(name: str) -> None:
-    label = dns_label(name)
-    assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", label)
-    assert len(label) <= LABEL_LIMIT
-
-
-def test_different_models_have_different_labels() -> None:
-    names = ["a_b", "a.b", "a-b", "A-B", "a--b", "a-b-", "x" * 100, "x" * 101]
-    assert len({dns_label(name) for name in names}) == len(names)
-    assert dns_label("resnet50") == "triton-resnet50"
-
-
-ZEROS = f"sha256:{'0' * 64}"
-
-
-@pytest.mark.parametrize(
-    "image",
-    ["a/b:1", "a/b:26.09-py3", "r:5000/a/b:v1", f"a@{ZEROS}", f"r.io/a/b:1@{ZEROS}", f"a:latest@{ZEROS}"],
-)
-def test_a_pinned_image_is_taken(image: str) -> None:
-    assert require_image("--image", image) == image
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        "a/b",
-        "a/b:latest",
-        "r:5000/a/b",
-        "a@sha256:12",
-        "a b:1",
-        "",
-        ":",
-        ":1",
-        "a/B:1",
-        "a//b:1",
-        "/a:1",
-        "a:1:2",
-        f"a@{ZEROS.replace('256', '512')}",
-        f"a:1@{ZEROS.upper()}",
-        "a:{{ .Values.x }}",
-        "a:1\nkind: Pod",
-        f"@{ZEROS}",
-    ],
-)
-def test_an_image_without_a_release_is_refused(image: str) -> None:
-    with pytest.raises(UsageError, match="--image"):
-        require_image("--image", image)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "pvc:",
-        "pvc:A_B",
-        "s3://",
-        "s3://a",
-        "s3://ab cd/x",
-        "oci:",
-        "oci:x",
-        "oci:x:latest",
-        "gs://b/p",
-        "/models",
-        "s3://bucket/../x",
-        "s3://bucket//x",
-        "gs://bucket/a b",
-        "gs://Bucket/x",
-        "gs://bucket/$(x)",
-        "as://acc",
-        "as://Acc/container/x",
-        "as://account/c/x",
-        "https://account.blob.core.windows.net/c",
-        "pvc:claim/x",
-    ],
-)
-def test_storage_that_cannot_be_is_refused(text: str) -> None:
-    with pytest.raises(UsageError, match="--storage"):
-        parse_storage(text)
 
 
 def test_an_s3_host_of_ones_own_is_let_through_and_kserve_takes_it_from_the_secret() -> None:

@@ -9,6 +9,10 @@ import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from resx.card.origin import FileArguments
+from resx.export.sources.onnx_files import LoadedFile
+from resx.export.sources.source import NOTHING_GIVEN, load_source
+
 Axis = int | str
 
 
@@ -179,3 +183,10 @@ def saved(model: ModelProto, folder: Path, name: str = "theirs") -> Path:
     path = folder / f"{name}.onnx"
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def load_file(path: Path, arguments: FileArguments = NOTHING_GIVEN, image_size: int | None = None) -> LoadedFile:
+    """Load it as `resx export` does."""
+    source = load_source(str(path), weights="none", seed=0, image_size=image_size, file=arguments)
+    assert isinstance(source, LoadedFile)
+    return source

@@ -1,44 +1,30 @@
 """Files that somebody else made: what is read from them, what is made of them, and what is refused."""
 
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from resx.card.card import read_card
 from resx.card.kinds import Precision
-from resx.card.origin import FileArguments, SourceArguments
-from resx.card.signature import Signature
-from resx.errors import ExportError, ResxError, UsageError
+from resx.card.origin import FileArguments
+from resx.errors import ResxError, UsageError
 from resx.export.options import ExportOptions
 from resx.export.pipeline import export_version
-from resx.export.request import ExportRequest, prepare
-from resx.export.sources.onnx_files import LoadedFile
-from resx.export.sources.source import NOTHING_GIVEN, load_source
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.publishing import export_into
 from resx.repository.versions import Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.verification import LabelledData, verify_version
-from resx.text import one_line
 from tests.support.command import Finished
-from tests.support.onnx_files import network, saved
+from tests.support.onnx_files import load_file, network, saved
 from tests.support.running_triton import RunningTriton
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
-
-
-def loaded(path: Path, arguments: FileArguments = NOTHING_GIVEN, image_size: int | None = None) -> LoadedFile:
-    source = load_source(str(path), weights="none", seed=0, image_size=image_size, file=arguments)
-    assert isinstance(source, LoadedFile)
-    return source
 
 
 @pytest.mark.parametrize(
@@ -55,7 +41,7 @@ def loaded(path: Path, arguments: FileArguments = NOTHING_GIVEN, image_size: int
 def test_the_signature_is_read_from_the_file(
     tmp_path: Path, shape: tuple[int | str, ...], data_type: int, batch: int | None
 ) -> None:
-    signature = loaded(saved(network(shape=shape, data_type=data_type), tmp_path)).signature
+    signature = load_file(saved(network(shape=shape, data_type=data_type), tmp_path)).signature
     assert (signature.input_name, signature.input_dims, signature.batch) == ("given", shape[1:], batch)
     assert signature.input_type == ("uint8" if data_type == TensorProto.UINT8 else "float32")
     assert (signature.output_name, signature.output_dims) == ("scores", (7,))
@@ -67,7 +53,7 @@ def test_the_signature_is_read_from_the_file(
 def test_what_is_made_of_it_computes_the_same(
     tmp_path: Path, precision: Precision, shape: tuple[int | str, ...]
 ) -> None:
-    source = loaded(saved(network(shape=shape), tmp_path))
+    source = load_file(saved(network(shape=shape), tmp_path))
     folder = tmp_path / "version"
     folder.mkdir()
     card = export_version(
@@ -82,7 +68,7 @@ def test_what_is_made_of_it_computes_the_same(
 
 
 def test_the_makers_metadata_stay_and_ours_are_added(tmp_path: Path) -> None:
-    source = loaded(saved(network(), tmp_path))
+    source = load_file(saved(network(), tmp_path))
     export_version(source, ExportOptions(input_type="float32"), tmp_path, name="theirs", command="a test")
     properties = {entry.key: entry.value for entry in onnx.load(tmp_path / "model.onnx").metadata_props}
     assert properties["author"] == "somebody"
@@ -94,7 +80,7 @@ def test_weights_that_were_inputs_become_constants(tmp_path: Path) -> None:
     model.ir_version = 3
     weights = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer]
     model.graph.input.extend(weights)
-    source = loaded(saved(model, tmp_path))
+    source = load_file(saved(model, tmp_path))
     export_version(source, ExportOptions(input_type="float32"), tmp_path, name="theirs", command="a test")
     assert [value.name for value in onnx.load(tmp_path / "model.onnx").graph.input] == ["given"]
 
@@ -102,7 +88,7 @@ def test_weights_that_were_inputs_become_constants(tmp_path: Path) -> None:
 def test_external_data_are_taken_into_the_file(tmp_path: Path) -> None:
     path = tmp_path / "theirs.onnx"
     onnx.save(network(), path, save_as_external_data=True, location="theirs.bin", size_threshold=0)
-    source = loaded(path)
+    source = load_file(path)
     folder = tmp_path / "version"
     folder.mkdir()
     export_version(source, ExportOptions(input_type="float32"), folder, name="theirs", command="a test")
@@ -113,20 +99,20 @@ def test_external_data_are_taken_into_the_file(tmp_path: Path) -> None:
 def test_normalisation_comes_from_the_user_then_the_file_then_imagenet(tmp_path: Path) -> None:
     model = network()
     path = saved(model, tmp_path)
-    assert loaded(path).signature.mean == (0.485, 0.456, 0.406)
+    assert load_file(path).signature.mean == (0.485, 0.456, 0.406)
     helper.set_model_props(model, {"resx.mean": "0.1,0.2,0.3", "resx.std": "1,1,1"})
     path = saved(model, tmp_path)
-    assert loaded(path).signature.mean == (0.1, 0.2, 0.3)
-    assert loaded(path, FileArguments(mean=(0.5, 0.5, 0.5))).signature.mean == (0.5, 0.5, 0.5)
+    assert load_file(path).signature.mean == (0.1, 0.2, 0.3)
+    assert load_file(path, FileArguments(mean=(0.5, 0.5, 0.5))).signature.mean == (0.5, 0.5, 0.5)
 
 
 def test_an_open_size_is_closed_by_image_size(tmp_path: Path) -> None:
     path = saved(network(shape=("n", 3, "h", "w")), tmp_path)
     with pytest.raises(UsageError, match="with a dynamic axis besides the batch; set --image-size"):
-        loaded(path)
-    assert loaded(path, image_size=10).signature.input_dims == (3, 10, 10)
+        load_file(path)
+    assert load_file(path, image_size=10).signature.input_dims == (3, 10, 10)
     with pytest.raises(UsageError, match="--image-size 10"):
-        loaded(saved(network(), tmp_path), image_size=10)
+        load_file(saved(network(), tmp_path), image_size=10)
 
 
 @pytest.mark.parametrize("unknown", [-1, 0, "unk__123", None])
@@ -137,7 +123,7 @@ def test_a_batch_that_a_converter_did_not_know_is_open(tmp_path: Path, unknown: 
         dim.Clear()
         if unknown is not None:
             setattr(dim, "dim_param" if isinstance(unknown, str) else "dim_value", unknown)
-    source = loaded(saved(model, tmp_path))
+    source = load_file(saved(model, tmp_path))
     assert source.signature.batch is None
     export_version(source, ExportOptions(input_type="float32"), tmp_path, name="theirs", command="a test")
     assert len(OnnxRuntimeModel(tmp_path / "model.onnx")(np.zeros((5, 3, 8, 8), np.float32))) == 5
@@ -152,21 +138,21 @@ def test_sizes_that_a_converter_did_not_know_are_closed_by_image_size(
     model.graph.input[0].type.tensor_type.shape.CopyFrom(dims)
     path = saved(model, tmp_path)
     with pytest.raises(UsageError, match="set --image-size"):
-        loaded(path)
-    assert loaded(path, image_size=10).signature.input_dims == (3, 10, 10)
+        load_file(path)
+    assert load_file(path, image_size=10).signature.input_dims == (3, 10, 10)
 
 
 def test_a_batch_that_was_fixed_inside_is_refused_though_its_size_reads_minus_one(tmp_path: Path) -> None:
     model = fixed_inside()
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
     with pytest.raises(UsageError, match=r"fails on an input \[3, 3, 8, 8\].*; it declares a batch of 3"):
-        loaded(saved(model, tmp_path))
+        load_file(saved(model, tmp_path))
 
 
 @pytest.mark.parametrize("output", ["scores", "f"])
 def test_one_of_several_outputs_is_exported_without_what_only_the_others_need(tmp_path: Path, output: str) -> None:
     path = saved(two_outputs(), tmp_path)
-    source = loaded(path, FileArguments(output=output))
+    source = load_file(path, FileArguments(output=output))
     repository = Repository(tmp_path / "repository")
     card, version = export_into(
         repository, source, ExportOptions(input_type="float32"), ServingOptions(), name="m", command="a test"
@@ -182,7 +168,7 @@ def test_an_input_that_only_another_output_needs_is_cut_off_too(tmp_path: Path) 
     model = two_inputs()
     model.graph.node.append(helper.make_node("Relu", ["second"], ["other"]))
     model.graph.output.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["n", 1]))
-    source = loaded(saved(model, tmp_path), FileArguments(output="scores"))
+    source = load_file(saved(model, tmp_path), FileArguments(output="scores"))
     assert source.signature.input_name == "given"
     assert source.logits(np.zeros((2, 3, 8, 8), np.uint8)).shape == (2, 7)
 
@@ -198,13 +184,13 @@ def test_what_an_inner_graph_reads_is_kept_when_an_output_is_cut_off(tmp_path: P
     model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     model.graph.node.append(helper.make_node("If", ["yes"], ["last"], then_branch=inner, else_branch=inner))
     model.graph.output.append(helper.make_tensor_value_info("last", TensorProto.FLOAT, ["n", 7]))
-    source = loaded(saved(model, tmp_path), FileArguments(output="last"))
+    source = load_file(saved(model, tmp_path), FileArguments(output="last"))
     assert source.logits(np.zeros((2, 3, 8, 8), np.uint8)).shape == (2, 7)
 
 
 def test_an_output_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no output logits; give one of scores, f"):
-        loaded(saved(two_outputs(), tmp_path), FileArguments(output="logits"))
+        load_file(saved(two_outputs(), tmp_path), FileArguments(output="logits"))
 
 
 @pytest.mark.parametrize("text", ["abc", "1,2", "1,2,3,4", "", "nan,1,1", "inf,1,1", "1e300,1,1", "0.5;0.5;0.5"])
@@ -216,13 +202,13 @@ def test_metadata_that_are_no_normalization_are_one_line_and_an_option_overrides
     helper.set_model_props(model, {key: text})
     path = saved(model, tmp_path)
     with pytest.raises(UsageError, match=rf"theirs.onnx: metadata {key} .*: give three numbers") as refusal:
-        loaded(path)
+        load_file(path)
     assert "\n" not in str(refusal.value)
     given = FileArguments(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    assert loaded(path, given).signature.std == (1.0, 1.0, 1.0)
+    assert load_file(path, given).signature.std == (1.0, 1.0, 1.0)
     helper.set_model_props(model, {"resx.std": "0,1,1"})
     with pytest.raises(UsageError, match="from 0.000001"):
-        loaded(saved(model, tmp_path))
+        load_file(saved(model, tmp_path))
 
 
 def test_the_export_says_which_normalization_was_assumed(tmp_path: Path, resx: Callable[..., Finished]) -> None:
@@ -239,101 +225,9 @@ def test_the_export_says_which_normalization_was_assumed(tmp_path: Path, resx: C
     assert card.source.normalization.std_from == "option"
 
 
-def bytes_behind(cast: NodeProto) -> ModelProto:
-    """The network on bytes, with another way to floats."""
-    model = network(data_type=TensorProto.UINT8)
-    model.graph.node[0].CopyFrom(cast)
-    model.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 255), "scale"))
-    return model
-
-
-def through(*nodes: NodeProto, **values: object) -> ModelProto:
-    """The network with nodes from `scores` to `answer`."""
-    model = network()
-    model.graph.node.extend(nodes)
-    model.graph.output[0].name = "answer"
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), name) for name, value in values.items())
-    return model
-
-
-HALF_KINDS = {
-    "cast of bytes": lambda: network(data_type=TensorProto.UINT8),
-    "castlike of bytes": lambda: bytes_behind(helper.make_node("CastLike", ["given", "scale"], ["float"])),
-    "cast at the end": lambda: through(helper.make_node("Cast", ["scores"], ["answer"], to=TensorProto.FLOAT)),
-    "cast there and back": lambda: through(
-        helper.make_node("Cast", ["scores"], ["d"], to=TensorProto.DOUBLE),
-        helper.make_node("Cast", ["d"], ["answer"], to=TensorProto.FLOAT),
-    ),
-    "doubles": lambda: through(
-        helper.make_node("Cast", ["scores"], ["d"], to=TensorProto.DOUBLE),
-        helper.make_node("Mul", ["d", "two"], ["e"]),
-        helper.make_node("Cast", ["e"], ["answer"], to=TensorProto.FLOAT),
-        two=np.float64(2),
-    ),
-    "clip": lambda: through(
-        helper.make_node("Clip", ["scores", "low", "high"], ["answer"]), low=np.float32(-1), high=np.float32(1)
-    ),
-    "shape arithmetic": lambda: through(
-        helper.make_node("Shape", ["scores"], ["s"], start=1),
-        helper.make_node("Cast", ["s"], ["t"], to=1),
-        helper.make_node("Div", ["scores", "t"], ["answer"]),
-    ),
-}
-
-
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("kind", HALF_KINDS)
-def test_casts_and_constants_survive_low_precision(
-    tmp_path: Path, kind: str, precision: Precision, resx: Callable[..., Finished]
-) -> None:
-    path = saved(HALF_KINDS[kind](), tmp_path)
-    source = loaded(path)
-    options = ExportRequest(
-        source=SourceArguments(source=str(path), weights="none", seed=0, image_size=None, settings=()),
-        precision=precision,
-        target="cpu",
-        calibrate="random" if precision == "int8" else "",
-        calibrate_images=8,
-        calibrate_method="minmax",
-        verify=precision == "fp16",
-    )
-    export_version(*prepare(options, lambda _step: None), tmp_path, name="m", command="a test")
-    rows = np.random.default_rng(0).integers(0, 256, (3, 3, 8, 8), dtype=np.uint8)
-    before, after = source.logits(rows), OnnxRuntimeModel(tmp_path / "model.onnx")(rows)
-    assert np.abs(after - before).max() <= (0.02 if precision == "fp16" else 0.2) * np.abs(before).max()
-
-
-def half_already(folder: Path) -> Path:
-    source = loaded(saved(network(), folder))
-    made = folder / "half"
-    made.mkdir()
-    options = ExportOptions(precision="fp16", input_type="float32")
-    export_version(source, options, made, name="theirs", command="a test")
-    return made / "model.onnx"
-
-
-def test_a_file_in_fp16_is_taken_as_it_is_and_never_called_int8(tmp_path: Path) -> None:
-    source = loaded(half_already(tmp_path))
-    card = export_version(
-        source, ExportOptions(precision="fp16", input_type="float32"), tmp_path, name="m", command="a test"
-    )
-    assert (card.fp16_share, card.steps[-1].max_abs) == (1.0, 0.0)
-    assert card.operators_before == card.operators_after
-    with pytest.raises(UsageError, match="has 16-bit weights, and int8 is made of fp32"):
-        source.require_convertible("int8", stored_in="int8")
-
-
-def test_what_cannot_be_written_in_fp16_is_one_line(tmp_path: Path) -> None:
-    model = bytes_behind(helper.make_node("DequantizeLinear", ["given", "scale"], ["float"]))
-    with pytest.raises(ExportError, match="its fp16 version is not valid ONNX") as refusal:
-        loaded(saved(model, tmp_path)).write(tmp_path / "half.onnx", "fp16", "uint8", "cpu")
-    assert "\n" not in str(refusal.value)
-    assert not (tmp_path / "half.onnx").exists()
-
-
 def test_a_suffix_in_capitals_is_an_onnx_file(tmp_path: Path, resx: Callable[..., Finished]) -> None:
     path = saved(network(), tmp_path).rename(tmp_path / "M.ONNX")
-    assert loaded(path).name == "M"
+    assert load_file(path).name == "M"
     assert resx("info", path, "--json").json["kind"] == "onnx file"
     assert resx("verify", path, path, "-q").code == 0
 
@@ -395,81 +289,8 @@ def test_what_cannot_be_served_is_refused_with_its_reason(
 ) -> None:
     path = saved(model(), tmp_path)
     with pytest.raises(ResxError, match=reason) as refusal:
-        loaded(path).require_finite()
+        load_file(path).require_finite()
     assert "\n" not in str(refusal.value)
-
-
-INJECTION = (
-    'y" data_type: TYPE_FP32 dims: [ 10 ] } ]\nparameters { key: "INJECTED" value { string_value: "1" } }\n'
-    'output [ { name: "y'
-)
-
-
-def renamed(model: ModelProto, what: str, name: str | bytes) -> ModelProto:
-    """Give the only input or output another name; bytes that are no UTF-8 are put in behind protobuf's back."""
-    old = {"input": "given", "output": "scores"}[what]
-    new = name if isinstance(name, str) else "N" * len(name)
-    for value in getattr(model.graph, what):
-        value.name = new
-    for node in model.graph.node:
-        names = getattr(node, what)
-        names[:] = [new if one == old else one for one in names]
-    return (
-        model if isinstance(name, str) else ModelProto.FromString(model.SerializeToString().replace(new.encode(), name))
-    )
-
-
-@pytest.mark.parametrize("what", ["input", "output"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        INJECTION,
-        'a"b',
-        "a'b",
-        "a\\\\b",
-        "a\tb",
-        "y\\",
-        "n" * 300,
-        "a\u2028b",
-        "a\u202eb",
-        "a\x1b[31mb",
-        "",
-        b"NN\xff\xfeNN",
-    ],
-)
-def test_a_tensors_name_that_other_formats_cannot_hold_is_refused(tmp_path: Path, what: str, name: str | bytes) -> None:
-    path = saved(renamed(network(), what, name), tmp_path)
-    with pytest.raises(UsageError, match=rf"theirs\.onnx: {what} '.*': the name of an input or output is") as raised:
-        loaded(path)
-    assert one_line(str(raised.value)) == str(raised.value)
-
-
-@pytest.mark.parametrize("name", ["serving_default_input:0", "StatefulPartitionedCall/dense [0]", "n" * 256, "größe"])
-def test_names_as_converters_write_them_are_taken(tmp_path: Path, name: str) -> None:
-    assert loaded(saved(renamed(network(), "output", name), tmp_path)).signature.output_name == name
-
-
-@pytest.mark.parametrize("what", ["input", "output"])
-def test_the_refusal_of_a_name_holds_the_command_that_renames_it(
-    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = saved(renamed(network(), what, INJECTION), tmp_path, "it's $HOME")
-    with pytest.raises(UsageError) as raised:
-        loaded(path)
-    words = shlex.split(str(raised.value).partition("rename it: ")[2])
-    subprocess.run([sys.executable, *words[1:]], check=True)
-    signature = loaded(tmp_path / "renamed.onnx").signature
-    assert (signature.input_name, signature.output_name) == {
-        "input": ("image", "scores"),
-        "output": ("given", "logits"),
-    }[what]
-
-
-def test_a_card_with_such_a_name_is_not_read(tmp_path: Path) -> None:
-    fields = loaded(saved(network(), tmp_path)).signature.model_dump()
-    with pytest.raises(ValueError, match="the name of an input or output is"):
-        Signature.model_validate(fields | {"output_name": INJECTION})
 
 
 def test_a_refused_file_is_one_line_and_nothing_published(tmp_path: Path, resx: Callable[..., Finished]) -> None:
@@ -485,17 +306,17 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     for name in ("short", "text", "empty"):
         with pytest.raises(UsageError, match="ONNX model"):
-            loaded(tmp_path / f"{name}.onnx")
+            load_file(tmp_path / f"{name}.onnx")
     onnx.save(network(), tmp_path / "far.onnx", save_as_external_data=True, location="far.bin", size_threshold=0)
     (tmp_path / "far.bin").unlink()
     with pytest.raises(UsageError, match="its weights are in far.bin, which is missing"):
-        loaded(tmp_path / "far.onnx")
+        load_file(tmp_path / "far.onnx")
     with pytest.raises(UsageError, match="no such file"):
-        loaded(tmp_path / "none.onnx")
+        load_file(tmp_path / "none.onnx")
 
 
 def test_accuracy_of_a_file_of_a_fixed_batch_is_measured_in_its_batches(tmp_path: Path) -> None:
-    source = loaded(saved(network(shape=(4, 3, 16, 16), classes=10), tmp_path))
+    source = load_file(saved(network(shape=(4, 3, 16, 16), classes=10), tmp_path))
     options = ExportOptions(input_type="float32")
     _, version = export_into(
         Repository(tmp_path / "repository"), source, options, ServingOptions(), name="theirs", command="a test"
@@ -510,15 +331,15 @@ def test_a_line_of_the_labels_is_a_label_with_all_its_characters(tmp_path: Path)
     file, labels = saved(network(classes=7), tmp_path), tmp_path / "labels.txt"
     names = ("first", "a b", " c ", "n01\ttench", "Gro\xdfe Katze", "\u732b", "last")
     labels.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(names).encode())
-    assert loaded(file, FileArguments(labels=str(labels))).description.signature.labels == names
+    assert load_file(file, FileArguments(labels=str(labels))).description.signature.labels == names
 
     for bad, shown in (("a\u2028b", r"a\\u2028b"), ("a\vb", r"a\\x0bb"), ("a\x85b", r"a\\x85b"), ("\udce9", r"\\xe9")):
         labels.write_bytes("\n".join([*names[1:], bad]).encode("utf-8", "surrogateescape"))
         with pytest.raises(UsageError, match=f"--labels .*: '{shown}': a class's name is one line of UTF-8"):
-            loaded(file, FileArguments(labels=str(labels)))
+            load_file(file, FileArguments(labels=str(labels)))
     labels.write_text("\n".join(names), "utf-16")
     with pytest.raises(UsageError, match=r"labels\.txt: not UTF-8 text"):
-        loaded(file, FileArguments(labels=str(labels)))
+        load_file(file, FileArguments(labels=str(labels)))
 
 
 @pytest.mark.triton
@@ -534,7 +355,7 @@ def test_a_files_answers_are_served_under_its_own_names(
         ("their_three", (3, 3, 8, 8), FileArguments(labels=str(labels))),
         ("their_rows", ("n", 12), FileArguments()),
     ):
-        source = loaded(saved(network(shape=shape, softmax=name == "their_three"), tmp_path, name), file)
+        source = load_file(saved(network(shape=shape, softmax=name == "their_three"), tmp_path, name), file)
         options = ExportOptions(input_type="float32")
         export_into(triton.repository, source, options, ServingOptions(), name=name, command="a test")
         with triton.client() as client:
@@ -563,7 +384,7 @@ def test_a_files_answers_are_served_under_its_own_names(
 @pytest.mark.triton
 @pytest.mark.parametrize("path", sorted(LIGHT.glob("*.onnx")), ids=lambda path: path.stem)
 def test_the_graphs_of_the_onnx_package_reach_a_served_answer(triton: RunningTriton, path: Path) -> None:
-    source = loaded(path)
+    source = load_file(path)
     options = ExportOptions(input_type="float32")
     export_into(triton.repository, source, options, ServingOptions(), name=path.stem, command="a test")
     with triton.client() as client:
