@@ -16,10 +16,8 @@ from resx.errors import UsageError
 from resx.export.options import ExportOptions
 from resx.export.pipeline import export_version
 from resx.export.request import request_of
-from resx.export.sources.onnx_files import LoadedFile
-from resx.export.sources.source import load_source
 from tests.support.command import Finished
-from tests.support.onnx_files import network, saved
+from tests.support.onnx_files import load_file, network, saved
 
 KINDS = ("qdq", "qoperator", "dynamic", "weight-only", "four-bits")
 
@@ -77,16 +75,10 @@ def quantised(kind: str, folder: Path) -> Path:
     return path
 
 
-def loaded(path: Path) -> LoadedFile:
-    source = load_source(str(path), weights="none", seed=0)
-    assert isinstance(source, LoadedFile)
-    return source
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_quantized_file_is_published_as_it_is_and_its_card_says_so(kind: str, tmp_path: Path) -> None:
-    source = loaded(quantised(kind, tmp_path))
+    source = load_file(quantised(kind, tmp_path))
     folder = tmp_path / "version"
     folder.mkdir()
     # Dynamic ranges are the batch's, so that such a file is published for single images only.
@@ -118,7 +110,7 @@ def request_of_source(card: object) -> str:
 @pytest.mark.parametrize("precision", ["int8", "fp16", "bf16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_other_precision_is_made_of_a_quantized_file(kind: str, precision: Precision, tmp_path: Path) -> None:
-    source = loaded(quantised(kind, tmp_path))
+    source = load_file(quantised(kind, tmp_path))
     with pytest.raises(UsageError, match=rf"theirs.onnx: already .*remove --{precision} .*export the fp32 original"):
         source.require_convertible(precision, stored_in=precision)
     source.require_convertible("fp32", stored_in="fp32")
@@ -172,7 +164,7 @@ def test_the_command_refuses_in_one_line_before_it_calibrates(
 def test_int8_of_fp16_weights_and_of_a_graph_without_layers_is_refused(
     tmp_path: Path, resx: Callable[..., Finished]
 ) -> None:
-    half = loaded(saved(network(), tmp_path, "single"))
+    half = load_file(saved(network(), tmp_path, "single"))
     half.write(tmp_path / "half.onnx", "fp16", "float32", "cpu")
     done = resx("export", "half.onnx", "--int8", "--calibrate", "random", "-q")
     assert (done.code, done.err.count("\n")) == (2, 1), done.err

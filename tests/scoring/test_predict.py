@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import csv
-import http.server
 import json
-import os
-import re
 import shutil
-import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,22 +20,13 @@ from resx.errors import UsageError
 from resx.repository.interface import Interface
 from resx.repository.versions import Repository
 from resx.scoring.in_process import Sessions, find_model
-from resx.scoring.output import without_formula
 from resx.scoring.rows import NOT_FINITE, Prepared, score
-from resx.scoring.sources.finding import find_source
-from tests.support.command import Finished, refused
+from tests.support.command import refused
 from tests.support.image_files import METADATA, RAMP, RAMP_16_BIT, encoded, pgm, png
 from tests.support.onnx_files import channel_means, configure
+from tests.support.predict_command import Resx, predicted
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
-
-Resx = Callable[..., Finished]
-
-
-def predicted(resx: Resx, repository: Repository, source: str | Path, out: Path, *options: str) -> Finished:
-    done = resx("predict", "tiny", source, "-o", out, "--repository", repository.root, "--json", *options)
-    assert done.code == 0, done.err
-    return done
 
 
 def test_every_image_is_a_row_and_a_bad_one_says_why(
@@ -108,24 +93,6 @@ def test_every_kind_of_image_is_scored_or_says_why_not(resx: Resx, published: Re
     assert "Warning" not in done.err
 
 
-def test_the_formats_hold_the_same_rows(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:
-    for suffix in ("parquet", "csv", "jsonl"):
-        predicted(resx, published, images, tmp_path / f"out.{suffix}", "--top", "2")
-
-    rows = parquet.read_table(tmp_path / "out.parquet").to_pylist()
-    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    with (tmp_path / "out.csv").open(newline="") as file:
-        cells = list(csv.DictReader(file))
-    for row, line, cell in zip(rows, lines, cells, strict=True):
-        assert np.float32(line.pop("probabilities")).tolist() == row["probabilities"]
-        assert line == {key: value for key, value in row.items() if key != "probabilities"}
-        assert (cell["path"], cell["error"]) == (row["path"], row["error"] or "")
-        assert [cell["class_1"], cell["class_2"]] == (list(map(str, row["classes"])) or ["", ""])
-        assert [float(np.float32(cell[f"probability_{place}"])) for place in (1, 2) if not row["error"]] == row[
-            "probabilities"
-        ]
-
-
 @pytest.mark.triton
 @pytest.mark.parametrize("name", ["tiny", "tiny_float"])
 def test_the_answers_are_those_of_query(
@@ -152,168 +119,6 @@ def test_the_answers_are_those_of_query(
         assert row["probabilities"] == pytest.approx([guess["probability"] for guess in entry["top"]], abs=1e-5)
 
 
-def test_a_list_keeps_its_order_and_its_repetitions(
-    resx: Resx, published: Repository, images: Path, tmp_path: Path
-) -> None:
-    listed = [str(images / "1" / "00003.jpg"), "nowhere.jpg", str(images / "0" / "00000.jpg"), str(images), "\n"]
-    (tmp_path / "list.txt").write_text("\n".join([*listed, listed[0]]))
-
-    predicted(resx, published, "list.txt", tmp_path / "out.jsonl")
-
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
-    assert [row["path"] for row in rows] == [*listed[:4], listed[0]]
-    assert [row["error"] for row in rows] == [None, "No such file or directory", None, "Is a directory", None]
-    assert rows[0] == rows[4]
-
-
-def rows_of(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().split("\n") if line]
-
-
-def test_a_line_of_a_list_is_a_name_with_all_its_characters(
-    resx: Resx, published: Repository, images: Path, tmp_path: Path
-) -> None:
-    names = ["first.jpg", "a\u2028b.jpg", "a\vb.jpg", "a\x85b.jpg", "blank.jpg ", " blank.jpg", "a\x1b[31m.jpg"]
-    for number, name in enumerate(names):
-        os.link(images / "0" / f"{2 * number:05}.jpg", tmp_path / name)
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*names, "", "first.jpg"]).encode())
-
-    done = predicted(resx, published, "list.txt", tmp_path / "out.jsonl", "--top", "1")
-
-    rows = rows_of(tmp_path / "out.jsonl")
-    assert [row["path"] for row in rows] == [*names, "first.jpg"]
-    assert [row["error"] for row in rows] == [None] * 8
-    assert rows[0] == rows[7]
-    assert (done.json["rows"], done.json["first_error"]) == (8, "")
-
-
-def test_a_source_whose_every_row_fails_is_exit_code_1_and_its_rows_say_why(
-    resx: Resx, published: Repository, images: Path, tmp_path: Path
-) -> None:
-    for source, lines, code in (
-        ("none.txt", ["nowhere.jpg", str(images / "0" / "broken.jpg")], 1),
-        ("one.txt", ["https://user:secret@127.0.0.1:9/a.jpg?sig=secret"], 1),
-        ("some.txt", ["nowhere.jpg", str(images / "0" / "00000.jpg")], 0),
-    ):
-        (tmp_path / source).write_text("\n".join(lines))
-        done = resx("predict", "tiny", source, "-o", f"{source}.jsonl", "--repository", published.root, "--json")
-
-        assert done.code == code, done.err
-        rows = rows_of(tmp_path / f"{source}.jsonl")
-        assert [row["path"] for row in rows] == lines
-        assert (done.json["rows"], done.json["errors"]) == (len(lines), len(lines) - (code == 0))
-        errors = [line for line in done.err.splitlines() if line.startswith("error:")]
-        assert len(errors) == code
-        if code:
-            first = (
-                f"all {len(lines)} rows failed, the first with: {lines[0].replace('user:secret@', '').split('?')[0]}"
-            )
-            assert first in errors[0]
-        assert "secret" not in done.err + str([row["error"] for row in rows])
-
-
-@pytest.mark.parametrize(
-    ("source", "wanted"),
-    [
-        ("{at}/im[1].png", "im[1].png"),
-        ("im[1].png", "im[1].png"),
-        ("{at}/what?.png", "what?.png"),
-        ("{at}/a%20b.png", "a%20b.png"),
-        ("{at}/only%20one.png", "only one.png"),
-        ("{at}/set [1]/", "set [1]/x*.png"),
-        ("{at}/set%20[1]/x*.png", "set [1]/x*.png"),
-        ("{at}/a::b#c.png", "a::b#c.png"),
-        ("{at}/im?.png", "im1.png"),
-        ("{at}/set%20?/*.png", "set 1/x.png"),
-        ("list.txt", "only one.png"),
-    ],
-)
-def test_a_name_is_taken_as_it_is_written_before_it_is_a_pattern_or_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, wanted: str
-) -> None:
-    at = f"file://{tmp_path}"
-    for name in (
-        "im[1].png",
-        "im1.png",
-        "what?.png",
-        "whatx.png",
-        "a%20b.png",
-        "a b.png",
-        "only one.png",
-        "set [1]/x*.png",
-        "set 1/x.png",
-        "a::b#c.png",
-    ):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(name)
-    (tmp_path / "list.txt").write_text(f"{at}/only%20one.png")
-    monkeypatch.chdir(tmp_path)
-
-    found = find_source(source.format(at=at), "")
-
-    assert [row.read().decode() for row in found.rows()] == [wanted]
-    assert not found.is_remote
-
-
-def test_in_a_bucket_the_literal_name_wins_too_and_hidden_files_are_skipped() -> None:
-    import fsspec
-
-    bucket = fsspec.filesystem("memory")
-    names = ["im[1].png", "im1.png", "set [1]/a.png", "set [1]/.h/b.png", "set [1]/._a.png", "set [1]/__MACOSX/a.png"]
-    for name in names:
-        bucket.pipe(f"/names/{name}", b"x")
-
-    def listed(source: str) -> tuple[list[str], int]:
-        found = find_source(f"memory://names/{source}", "")
-        return [row.path.removeprefix("memory:///names/") for row in found.rows()], found.hidden
-
-    assert listed("im[1].png") == (["im[1].png"], 0)
-    assert listed("set [1]") == (["set [1]/a.png"], 3)
-    assert listed("im?.png") == (["im1.png"], 0)
-    assert listed("**/*.png") == (["im1.png", "im[1].png", "set [1]/a.png"], 3)
-    assert listed("set*/.h/*.png") == (["set [1]/.h/b.png"], 0)
-    assert listed("set [[]1]/.h/b.png") == (["set [1]/.h/b.png"], 0)
-
-
-def test_a_presigned_url_is_an_image_and_only_its_path_column_holds_the_signature(
-    resx: Resx, published: Repository, images: Path, tmp_path: Path
-) -> None:
-    class Signed(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path, _, query = self.path.partition("?")
-            file = images / "0" / path.removeprefix("/")
-            self.send_response(403 if query != "sig=good/.x" else 200 if file.is_file() else 404)
-            self.end_headers()
-            if query == "sig=good/.x" and file.is_file():
-                self.wfile.write(file.read_bytes())
-
-        def do_HEAD(self) -> None:  # a signature holds for GET alone
-            self.send_response(403)
-            self.end_headers()
-
-        def log_message(self, *_arguments: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Signed) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        at = f"http://127.0.0.1:{server.server_port}"
-        good, bad, gone = f"{at}/00000.jpg?sig=good/.x", f"{at}/00000.jpg?sig=evil", f"{at}/none.jpg?sig=good/.x"
-        (tmp_path / "list.txt").write_text(f"{good}\n{bad}\n{gone}\n")
-        try:
-            one = predicted(resx, published, good, tmp_path / "one.jsonl")
-            three = predicted(resx, published, "list.txt", tmp_path / "three.jsonl")
-        finally:
-            server.shutdown()
-
-    assert one.json["errors"] == 0
-    rows = rows_of(tmp_path / "three.jsonl")
-    assert rows[0] == rows_of(tmp_path / "one.jsonl")[0]
-    assert [row["path"] for row in rows] == [good, bad, gone]
-    assert "403" in rows[1]["error"]
-    assert rows[2]["error"] == "No such file or directory"
-    assert "sig=" not in one.err + one.out + three.err + three.out + rows[1]["error"]
-
-
 def test_top_is_at_most_the_models_classes(resx: Resx, images: Path, tmp_path: Path) -> None:
     publish_tiny(Repository(tmp_path / "model_repository"), "three", classes=3)
 
@@ -324,77 +129,6 @@ def test_top_is_at_most_the_models_classes(resx: Resx, images: Path, tmp_path: P
         header, first, *_ = csv.reader(file)
     assert header[-4:] == ["class_3", "label_3", "probability_3", "error"]
     assert sorted(first[1::3][:3]) == ["0", "1", "2"]
-
-
-SUSPECT = ("=1+1", "-5", "+5", "@SUM(A1)", " =1", '"=1', "a;=1+1", "fine")
-
-
-@pytest.fixture
-def formulas(tmp_path: Path) -> Repository:
-    """A model whose classes are called like formulas, and `photos` that are, too."""
-    repository = Repository(tmp_path / "model_repository")
-    publish_tiny(repository, "tiny", classes=len(SUSPECT))
-    (repository.root / "tiny" / "labels.txt").write_text("".join(f"{label}\n" for label in SUSPECT))
-    names = ("=1+1.png", "-1.png", "+1.png", "@a.png", "\t=1.png", "\r=1.png", "a,=1.png", "a\n@b.png", "\uff1d1.png")
-    for number, name in enumerate((*names, "fine-1.png")):
-        Image.new("RGB", (16, 16), (number, 0, 0)).save(tmp_path / name)
-    (tmp_path / "-broken.png").write_bytes(b"")
-    return repository
-
-
-def cells_of(file: Path) -> list[list[str]]:
-    with file.open(newline="") as opened:
-        return list(csv.reader(opened))
-
-
-def test_a_safe_csv_has_no_formula_in_it_and_its_numbers_are_numbers(
-    resx: Resx, formulas: Repository, tmp_path: Path
-) -> None:
-    top = str(len(SUSPECT))
-    predicted(resx, formulas, "*.png", tmp_path / "plain.csv", "--top", top)
-    predicted(resx, formulas, "*.png", tmp_path / "safe.csv", "--top", top, "--csv-safe")
-
-    plain, safe = cells_of(tmp_path / "plain.csv"), cells_of(tmp_path / "safe.csv")
-    assert {label for row in plain[1:] for label in row[2:-1:3] if label} == set(SUSPECT)
-    assert "-1.png" in {row[0] for row in plain}
-    assert len(plain) == len(safe) == 12
-    assert plain[0] == safe[0]
-    for before, after in zip(plain[1:], safe[1:], strict=True):
-        assert before[1::3] == after[1::3]  # classes, and the error
-        assert before[3::3] == after[3::3]
-        for was, cell in zip((before[0], *before[2:-1:3]), (after[0], *after[2:-1:3]), strict=True):
-            assert not re.match(r'[\s"]*[=+\-@\uff1d]', cell)
-            assert not re.search(r"[,;\n][=+@]", cell)
-            assert cell.replace("'", "") == was
-            assert ("'" in cell) == (not was.startswith("fine") and was != "")
-    assert float(safe[1][3]) > 0
-
-
-def test_an_error_that_begins_with_a_formula_is_text_in_a_safe_csv() -> None:
-    for text, safe in {
-        "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0",
-        "-1": "'-1",
-        "\t1": "'\t1",
-        "\r1": "'\r1",
-        "a - b": "a - b",
-        "a=b": "a=b",
-        "": "",
-        'x,"=1': "x,\"'=1",
-        "a\n+1": "a\n'+1",
-        "2 + 2": "2 + 2",
-        "'=1": "'=1",
-        "\uff20x": "'\uff20x",
-    }.items():
-        assert without_formula(text) == safe
-
-
-def test_csv_safe_is_for_csv_alone(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:
-    for name in ("o.parquet", "o.jsonl"):
-        done = resx("predict", "tiny", images, "-o", name, "--csv-safe", "--repository", published.root)
-
-        assert (done.code, done.out) == (2, "")
-        assert done.err.startswith(f"error: --csv-safe, -o {name}: applies to .csv files only")
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -470,12 +204,6 @@ def test_onnxruntime_writes_no_name_of_the_file_to_the_terminal(resx: Resx, tmp_
     assert len(done.err.splitlines()) == 1
 
 
-def test_a_glob_takes_what_it_matches(resx: Resx, published: Repository, images: Path, tmp_path: Path) -> None:
-    done = predicted(resx, published, f"{images}/**/0000[0-3].*", tmp_path / "out.csv")
-
-    assert done.json["rows"] == 4
-
-
 @pytest.mark.parametrize("as_structure", [False, True])
 def test_parquet_gives_the_rows_of_the_files_that_it_holds(
     resx: Resx, published: Repository, images: Path, tmp_path: Path, as_structure: bool
@@ -493,20 +221,6 @@ def test_parquet_gives_the_rows_of_the_files_that_it_holds(
     predicted(resx, published, tmp_path / "tables", tmp_path / "out.parquet")
 
     assert parquet.read_table(tmp_path / "out.parquet").equals(parquet.read_table(tmp_path / "files.parquet"))
-
-
-def test_a_name_that_is_no_utf8_is_shown_escaped(
-    resx: Resx, published: Repository, images: Path, tmp_path: Path
-) -> None:
-    folder = tmp_path / "names"
-    folder.mkdir()
-    os.link(images / "0" / "00000.jpg", os.fsencode(folder) + b"/a\xff.jpg")
-
-    predicted(resx, published, folder, tmp_path / "out.jsonl")
-
-    row = json.loads((tmp_path / "out.jsonl").read_text())
-    assert row["path"] == f"{folder}/a\\xff.jpg"
-    assert row["error"] is None
 
 
 def test_a_version_can_be_named(resx: Resx, images: Path, tmp_path: Path) -> None:
