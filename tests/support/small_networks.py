@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resx.analysis.network_steps import Step, prepare_steps, steps_of
 from resx.data.dataset import DataSet, Split
@@ -113,3 +113,31 @@ def with_statistics(model: nn.Module, *, seed: int = 0) -> nn.Module:
                 norm.weight.copy_(torch.randn(norm.num_features))
                 norm.bias.copy_(torch.randn(norm.num_features))
     return model.eval()
+
+
+def spec_of(architecture: Architecture, image_size: int = 16, survival: float = 1.0) -> ModelSpec:
+    """A spec of five classes."""
+    return ModelSpec(
+        name="small",
+        architecture=architecture,
+        classes=5,
+        image_size=image_size,
+        resize=image_size,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        survival=survival,
+    )
+
+
+def noise_images(count: int = 2, size: int = 16) -> Tensor:
+    """[count, 3, size, size], the same at every call."""
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def small_resnext(form: str = "grouped", **changes: object) -> ResNetArchitecture:
+    """Two stages of bottlenecks with four paths; `changes` are fields of the architecture."""
+    fields = {"block": "bottleneck", "stage_depths": (2, 2), "width": 8, "inner_width": 16, "cardinality": 4}
+    return ResNetArchitecture.model_validate({**fields, "form": form, "stem": "cifar", **changes})
+
+
+# --- Counts and common promises
