@@ -24,7 +24,7 @@ from resx.repository.depth_family_export import FamilyExport, _to_the_end, expor
 from resx.repository.versions import Repository
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.client.client import TritonClient
-from resx.serving.deployment.best_under import Candidate, choose, family_members, measured_on, parse_bound
+from resx.serving.deployment.best_under import Member, choose, family_members, measured_on, parse_bound
 from resx.serving.deployment.deploy import Manner
 from resx.serving.deployment.file_checks import VersionRejected
 from resx.serving.deployment.rollback import undeploy
@@ -99,7 +99,7 @@ def client_of(server: ServerState) -> TritonClient:
     return TritonClient(server.address("grpc"), timeout_s=30)
 
 
-def members_of(home: Home) -> list[Candidate]:
+def members_of(home: Home) -> list[Member]:
     return family_members(home.repository, "r")
 
 
