@@ -4,7 +4,6 @@ The builder here is the real TensorRT for RTX. What TensorRT alone does (a timin
 shown with stand-ins for its module, which the builder takes as a parameter.
 """
 
-import json
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,6 @@ from onnx import TensorProto, helper
 
 from resx.card.card import read_card
 from resx.card.kinds import Precision
-from resx.card.precision import Engine
 from resx.card.signature import signature_of
 from resx.cli.views.export_result import remarks
 from resx.data.photographs import photograph_crops
@@ -33,18 +31,15 @@ from resx.export.tensorrt.engine_export import _Twin, export_engine, export_engi
 from resx.repository import publishing
 from resx.repository.config_pbtxt import ServingOptions
 from resx.repository.versions import Repository
-from resx.runtimes import engine_layers
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.runtimes.tensorrt_model import TensorRTModel
 from resx.runtimes.tensorrt_package import load_package
 from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.zoo import depths
-from resx.zoo.architectures import (
-    Architecture,
-)
+from resx.zoo.architectures import Architecture
 from resx.zoo.building import build_from_spec
 from tests.support.command import Finished
-from tests.support.engine_sources import FAMILIES, GROUPED, source_of, spec_of
+from tests.support.engine_sources import FAMILIES, GROUPED, engine_facts, source_of, spec_of
 from tests.support.tiny_models import tiny_spec
 
 AMPERE = EngineOptions(compute_capabilities=("8.6",), batch_opt=2, batch_max=4)
@@ -378,103 +373,10 @@ def test_a_symbolic_axis_besides_the_batch_is_refused_and_a_fixed_batch_names_th
     assert build_engine(trt, fixed, three, precision="fp32").facts.network_precisions == {}
 
 
-def inspected(kind: str, **types: str) -> dict[str, Any]:
-    tensors = [{"Name": "t", key: value} for key, value in types.items()]
-    return {"Name": f"a {kind}", "LayerType": kind, "Inputs": tensors, "Outputs": tensors}
-
-
-def test_the_inspectors_reports_of_tensorrt_10_and_11_are_both_understood() -> None:
-    layers = [
-        {
-            **inspected("CaskConvolution"),
-            "Inputs": [{"Format/Datatype": "Channel major FP16 format where channel % 8 == 0"}],
-        },
-        inspected("gemm", DataType="BFloat16"),
-        {**inspected("fusion", DataType="Int8"), "ParameterType": "Convolution"},
-        inspected("Convolution", DataType="Float"),
-        inspected("Reformat", DataType="Float"),
-        "a layer of which only the name is known",
-    ]
-    found = engine_layers.inspected_layers(json.dumps({"Layers": layers}))
-    assert [precision for _, precision in found] == ["HALF", "BF16", "INT8", "FLOAT"]
-    with pytest.raises(ParityError, match="3 of 4"):
-        engine_layers.require_precision(found, "fp16", name="m")
-
-
-def test_an_int8_network_may_keep_some_layers_in_fp32_but_not_all() -> None:
-    layers = [("a", "INT8"), ("b", "FLOAT")]
-    assert engine_layers.require_precision(layers, "int8", name="m") == {"FLOAT": 1, "INT8": 1}
-    with pytest.raises(ParityError, match="than int8"):
-        engine_layers.require_precision(layers[1:], "int8", name="m")
-
-
-def facts_of(network: dict[str, int], **fields: Any) -> Engine:
-    return Engine(
-        builder="tensorrt",
-        version="11.4.0",
-        compute_capabilities=("8.6",),
-        gpu="A10",
-        batch_min=1,
-        batch_opt=2,
-        batch_max=4,
-        size_bytes=1,
-        workspace_mib=0,
-        timing_cache="new",
-        tf32=False,
-        builder_level=3,
-        network_precisions=network,
-        engine_precisions={},
-        grouped_in_fp32=(),
-        onnx_sha256="",
-        executed=True,
-        **fields,
-    )
-
-
-@pytest.mark.parametrize(
-    ("precision", "network", "found", "num_wider", "wider"),
-    [
-        ("fp16", {"HALF": 3}, ["HALF", "HALF", "HALF"], 0, ()),
-        ("fp16", {"HALF": 3}, ["HALF", "FLOAT", "FLOAT"], 2, ("1", "2")),
-        ("fp16", {"FLOAT": 2, "HALF": 1}, ["FLOAT", "FLOAT", "HALF"], 0, ("0", "1")),  # put back to fp32 knowingly
-        ("bf16", {"BF16": 2}, ["BF16", "FLOAT"], 1, ("1",)),
-        ("int8", {"FLOAT": 1, "INT8": 3}, ["INT8", "HALF", "FLOAT", "INT8"], 1, ("1", "2")),
-        ("int8", {"FLOAT": 2, "INT8": 2}, ["INT8", "INT8", "FLOAT"], 0, ("2",)),  # two were joined
-        ("fp32", {"FLOAT": 2}, ["FLOAT", "FLOAT"], 0, ()),
-        ("fp16", {"HALF": 2}, [], None, ()),  # the inspector tells nothing
-    ],
-)
-def test_layers_that_the_engine_computes_in_a_wider_precision_are_counted(
-    precision: Precision, network: dict[str, int], found: list[str], num_wider: int | None, wider: tuple[str, ...]
-) -> None:
-    layers = [(str(number), kind) for number, kind in enumerate(found)]
-    facts = inspected_facts(facts_of(network), layers, precision, name="m")
-    assert (facts.num_wider, facts.wider_layers) == (num_wider, wider)
-    assert sum(facts.engine_precisions.values()) == len(found)
-
-
-@pytest.mark.parametrize(
-    ("precision", "found"),
-    [("fp16", ["FLOAT", "FLOAT"]), ("int8", ["HALF", "FLOAT"]), ("bf16", ["FLOAT"]), ("fp32", ["FLOAT", "HALF"])],
-)
-def test_an_engine_that_computes_nothing_in_what_was_asked_for_is_refused(
-    precision: Precision, found: list[str]
-) -> None:
-    layers = [(str(number), kind) for number, kind in enumerate(found)]
-    with pytest.raises(ParityError, match=f"compute in another precision than {precision}"):
-        inspected_facts(facts_of({}), layers, precision, name="m")
-
-
-def test_nobody_knows_what_an_int8_plan_from_elsewhere_was_meant_to_compute_in() -> None:
-    layers = [("a", "INT8"), ("b", "FLOAT")]
-    facts = inspected_facts(facts_of({}, built_elsewhere=True), layers, "int8", name="m")
-    assert (facts.num_wider, facts.wider_layers, facts.engine_precisions) == (None, ("b",), {"FLOAT": 1, "INT8": 1})
-
-
 def test_the_export_says_which_layers_are_slower_than_they_could_be(tmp_path: Path, trt: Any) -> None:
     card = built_here(trt, "fp16", tmp_path, AMPERE)
     layers = [(f"conv{number}", "FLOAT" if number < 5 else "HALF") for number in range(7)]
-    facts = inspected_facts(facts_of({"HALF": 7}), layers, "fp16", name="m")
+    facts = inspected_facts(engine_facts({"HALF": 7}), layers, "fp16", name="m")
     (line,) = [line for line in remarks(card.model_copy(update={"engine": facts})) if line.startswith("slower")]
     assert line == (
         "slower than fp16 could be: 5 of 7 layers of the engine compute in a wider precision than the file asks for "
@@ -497,11 +399,11 @@ def test_what_an_engine_is_compared_with_is_built_with_tf32_the_other_way(
     file.write_bytes(written(FAMILIES["vgg"]).read_bytes())
     options = EngineOptions(compute_capabilities=("8.6",), tf32=tf32, batch_opt=2, batch_max=4)
     twin = _Twin(trt=StandIn(trt, look), onnx_path=file, options=options, precision="fp32", on_step=lambda _step: None)
-    assert twin.open(facts_of({"HALF": 4})) is None  # nothing that TF32 could change
+    assert twin.open(engine_facts({"HALF": 4})) is None  # nothing that TF32 could change
     assert seen == []
     if gpu_here() is None:
         with pytest.raises(MissingCapability):
-            twin.open(facts_of({"FLOAT": 4}))
+            twin.open(engine_facts({"FLOAT": 4}))
         assert seen == [not tf32]
         assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
