@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.completion import complete_model_version
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
@@ -73,7 +74,7 @@ def predict(
         done_before = f"{output}: finished already; removed leftovers of the earlier run"
         out.result(
             {"out": str(output), "finished_already": True},
-            lambda console: console.print(done_before, markup=False, soft_wrap=True),
+            lambda console: print_text(console, done_before),
         )
         return
     found = find_source(source, columns.column, columns.images_from)

@@ -23,7 +23,7 @@ from resx.cli.options.validation import choose, finite
 from resx.cli.output import Output
 from resx.cli.steps.tuning_candidates import FileWishes, published_candidates, read_wishes, wanted_candidates
 from resx.cli.views.next_step import to_apply
-from resx.cli.views.tuning import ending, setting_text, show_tuning
+from resx.cli.views.tuning import ending, show_tuning, trial_text
 from resx.errors import MissingCapability, UsageError
 from resx.files.reading import read_text
 
@@ -194,7 +194,7 @@ def _search(
                 bench,
                 card.max_batch_size,
                 card.canary.num_images,
-                on_trial=lambda stage, setting: tell.begin(f"{stage}: {setting_text(setting)}"),
+                on_trial=lambda place, setting: tell.begin(trial_text(place, setting, len(candidates))),
             )
         evidence = _evidence(search, found, config_before)
         if plot is not None:

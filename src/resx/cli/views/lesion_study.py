@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.flowing_text import print_text
 from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
@@ -26,10 +27,9 @@ def show_study(console: Console, found: LesionStudy, written: Sequence[Path]) ->
         ]
         for one in found.blocks
     ]
-    console.print(
+    print_text(
+        console,
         f"{found.plan.model}: error {found.error:.2%} on {found.plan.num_images} held-out images; without one block:",
-        markup=False,
-        soft_wrap=True,
     )
     console.print(table("", ["block", "name", "error %", "points", "note"], rows, left=2))
     _print_spreads(console, f"without k random blocks, {found.plan.draws} draws each:", found.deleted)
@@ -50,5 +50,5 @@ def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...
         [str(one.k), *(f"{100 * share:.2f}" for share in (one.mean, one.std, one.lowest, one.highest))]
         for one in spreads
     ]
-    console.print(title, markup=False, soft_wrap=True)
+    print_text(console, title)
     console.print(table("", ["k", "mean error %", "std", "lowest %", "highest %"], rows, left=0))
