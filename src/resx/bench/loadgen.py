@@ -195,10 +195,10 @@ def _require(
     connections: int,
 ) -> None:
     if target.address.protocol != "http":
-        raise UsageError(f"{target.address}: LoadGen's requests go over HTTP; give --protocol http and its port")
+        raise UsageError(f"{target.address}: LoadGen needs HTTP; give --protocol http and the HTTP port")
     if scenario in ("SingleStream", "Server") and batch_size != 1:
         raise UsageError(
-            f"batch_size={batch_size}: a query of {scenario} is one sample; give --batch-size 1, or offline"
+            f"batch_size={batch_size}: {scenario} sends single samples; give --batch-size 1, or use offline"
         )
     if not 0 < duration_s < float("inf"):
         raise UsageError(f"duration_s={duration_s}: give a time above 0 s")
@@ -206,7 +206,7 @@ def _require(
         raise UsageError(f"rate={rate_per_s:g}: the server scenario needs a rate above 0 a second; give --rate")
     if scenario == "Server" and not 0 < latency_bound_ms < float("inf"):
         raise UsageError(
-            f"latency_bound_ms={latency_bound_ms:g}: the server scenario needs a bound of its p99; give --slo p99=15ms"
+            f"latency_bound_ms={latency_bound_ms:g}: the server scenario needs a latency objective; give --slo p99=15ms"
         )
     if reason := lacks_open_files(connections + DESCRIPTORS_LEFT, "such a load"):
         raise MissingCapability(reason)
@@ -221,7 +221,7 @@ def _require_writable(folder: Path) -> None:
             (folder / name).write_text("")
     except OSError as error:
         raise UsageError(
-            f"{folder}: LoadGen's logs cannot be written there ({error.strerror}); give another"
+            f"{folder}: LoadGen cannot write its logs there ({error.strerror}); give another folder"
         ) from error
 
 
@@ -294,7 +294,9 @@ def read_detail(path: Path) -> dict[str, Any]:
             entry = json.loads(line.removeprefix(_LINE))
             found[entry["key"]] = entry["value"]
     if "result_validity" not in found:
-        raise ResxError(f"{path}: no result in LoadGen's log; {found.get('error_runtime', 'it ended before its time')}")
+        raise ResxError(
+            f"{path}: LoadGen's log has no result; {found.get('error_runtime', 'it ended before its time')}"
+        )
     return found
 
 

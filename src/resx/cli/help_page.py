@@ -171,4 +171,4 @@ def _bounds(parameter: Any) -> str:
         return f"{least:,} to {most:,}"
     if least is None:
         return ""
-    return f"{least:g} or more" if least == 0 or least >= _TINY else "above 0"
+    return "above 0" if 0 < least < _TINY else f"{least:g} or more"

@@ -159,7 +159,7 @@ def test_weights_that_lie_elsewhere_than_on_the_hub_are_named_with_their_place()
         ("timm:resnet18.nosuchtag", "no tag 'nosuchtag'; give timm:resnet18 or one of its tags, a1_in1k"),
         ("timm:test_mambaout.x", "it has none: give timm:test_mambaout"),
         ("timm:tv_resnet34", "timm calls it timm:resnet34.tv_in1k now"),
-        ("timm:vit_small_patch14_dinov2", "gives features, no classes"),
+        ("timm:vit_small_patch14_dinov2", "outputs features, not classes"),
         ("timm:test_resnet.r160_in1k", "weights w.pth"),
         ("hf:", "give hf:ORG/NAME"),
         ("hf:x", "give hf:ORG/NAME"),

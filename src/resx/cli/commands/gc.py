@@ -36,7 +36,7 @@ def gc(
 ) -> None:
     """Delete old versions of published models; never one that is in use, or that a rollback would go to.
 
-    That holds for servers of other users and containers, too: they mark in the repository what they use.
+    Servers of other users and in containers count too: they mark the versions that they use in the repository.
 
     Example: resx gc --keep 3 --dry-run
     """

@@ -28,9 +28,7 @@ def info(
         ),
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,
-    bibtex: Annotated[
-        bool, typer.Option("--bibtex", metavar="", help="Print the papers it comes from as BibTeX instead.")
-    ] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", metavar="", help="Print its papers as BibTeX instead.")] = False,
     schema: Annotated[
         bool, typer.Option("--schema", metavar="", help="Print the JSON schema of card.json instead.")
     ] = False,

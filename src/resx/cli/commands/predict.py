@@ -55,7 +55,7 @@ def predict(
     top: Top = 5,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
 ) -> None:
-    """Classify every image of a folder, bucket or list into a table file; unreadable images get an error row.
+    """Classify every image in a folder, bucket or list and write a table; unreadable images get an error row.
 
     Example: resx predict resnet50 photos/ -o photos.parquet
     """

@@ -10,5 +10,5 @@ def warn(out: Output, name: str, *, is_random: bool) -> None:
     if is_random:
         out.note(
             f"warning: {name} has random weights: its answers mean nothing; train it (`resx train`), or export it with "
-            "--weights"
+            "--weights imagenet or your own"
         )
