@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from resx.errors import MissingCapability, UsageError
 from resx.repository.versions import Repository
 from resx.serving.client.address import PROTOCOLS, Protocol
+from resx.serving.client.loopback import LOOPBACK
 from resx.serving.deployment.deploy import deploy
 from resx.serving.embedded import triton_installation
-from resx.serving.embedded.patches import batcher, patch_set, region_modes, request_limits
+from resx.serving.embedded.patches import batcher, patch_set, region_modes, request_limits, socket_reads
 from resx.serving.embedded.patches.binary_edits import Edit, rewrite
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_installation import install
@@ -61,7 +64,8 @@ def test_without_the_patches_no_byte_and_no_argument_is_another(unpatched: Runni
     for name in PATCHED_FILES:
         assert (theirs / name).read_bytes() != (ours / name).read_bytes(), name
     content = program.read_bytes()
-    assert all(content[at : at + len(before)] == before for at, before, _ in request_limits.edits())
+    changed = [*request_limits.edits(), *socket_reads.EDITS]
+    assert all(content[at : at + len(before)] == before for at, before, _ in changed)
     log = Path(unpatched.state.log)
     assert (log.parent / KEY).read_text() in Path(f"/proc/{unpatched.state.server_pid}/cmdline").read_text()
     assert "the process list: an unpatched program is left as it is" in log.read_text()
@@ -73,6 +77,24 @@ def test_status_says_that_an_unpatched_server_is_not_guarded(
 ) -> None:
     shown = [resx("status", "--json", "--repository", one.repository.root) for one in (unpatched, triton)]
     assert [json.loads(status.out)["guarded"] for status in shown] == [False, True]
+
+
+@pytest.mark.triton
+def test_a_large_request_is_read_in_few_pieces(unpatched: RunningTriton, triton: RunningTriton) -> None:
+    body = b" " * 2**19
+
+    def reads_per_request(server: RunningTriton) -> float:
+        process = psutil.Process(server.state.server_pid)
+        before = process.io_counters().read_count
+        for _ in range(10):
+            connection = http.client.HTTPConnection(LOOPBACK, server.state.http_port, timeout=60)
+            connection.request("POST", "/v2/models/tiny/infer", body, {"Content-Type": "application/json"})
+            assert connection.getresponse().status >= 400  # no JSON, but read to its end
+            connection.close()
+        return (process.io_counters().read_count - before) / 10
+
+    assert reads_per_request(unpatched) >= len(body) / 4096
+    assert reads_per_request(triton) < len(body) / 4096 / 2
 
 
 @pytest.mark.parametrize(("text", "expected"), [("", True), ("0", True), ("1", False), (" 1 ", False)])

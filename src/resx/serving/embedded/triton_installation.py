@@ -57,7 +57,7 @@ OPEN_FILES = 256
 """It has 66 open with one small model; the rest is for connections and other models."""
 _BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
 """The Python backends of this package, and the folder with the files of each; `backends/*.py` are of all of them."""
-_LAYOUT = 7
+_LAYOUT = 8
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
 

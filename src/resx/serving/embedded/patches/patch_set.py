@@ -14,6 +14,7 @@ from resx.serving.embedded.patches.batcher import patch_batcher
 from resx.serving.embedded.patches.region_modes import close_regions
 from resx.serving.embedded.patches.request_limits import limit_requests
 from resx.serving.embedded.patches.response_cache import keep_failures_out
+from resx.serving.embedded.patches.socket_reads import read_more_at_once
 
 SWITCH = "RESX_UNPATCHED"
 
@@ -40,3 +41,4 @@ def apply_patches(root: Path) -> None:
     keep_failures_out(root / "libs")
     close_regions(root / "backends/python")
     limit_requests(root / "bin/tritonserver")
+    read_more_at_once(root / "bin/tritonserver")
