@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from resx.cli.help_page import examples_of
+from resx.cli.help_page import bounds_text, examples_of
 from resx.cli.main import COMMANDS
 from resx.cli.options.grouping import help_of, ungroup
 
@@ -102,11 +102,8 @@ def _value(parameter: Parameter) -> str:
 
 
 def _range(info: OptionInfo) -> str:
-    if info.min is not None and info.max is not None:
-        return f", {info.min} to {info.max}"
-    if info.min is not None:
-        return f", {info.min} or more"
-    return f", at most {info.max}" if info.max is not None else ""
+    bounds = bounds_text(info.min, info.max)
+    return f", {bounds}" if bounds else ""
 
 
 def _meaning(parameter: Parameter) -> Iterator[str]:
@@ -131,4 +128,7 @@ def _text(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return text as a table's cell; in code, between backquotes, a bar is a bar, and a backslash would be shown."""
+    parts = text.replace("\n", " ").split("`")
+    parts[::2] = [part.replace("|", "\\|") for part in parts[::2]]
+    return "`".join(parts)

@@ -212,7 +212,7 @@ def test_a_study_prints_its_saving_and_writes_json_and_figures(
     done = resx("lesion", trained("resnet"), "--draws", "2", "-o", tmp_path / "out")
 
     assert done.code == 0, done.err
-    assert "block evaluations per image instead of" in done.out
+    assert "of the block evaluations" in done.out
     assert "changes shape" in done.out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"lesions.json", "lesion-single-light.png", "lesion-deleted-light.pdf", "lesion-reordered-dark.svg"} <= names

@@ -37,12 +37,14 @@ def show_study(console: Console, found: LesionStudy, written: Sequence[Path]) ->
         _print_spreads(console, "after k exchanges of two random blocks of one shape:", found.swapped)
     cost = found.cost
     lines = [
-        f"median increase over single deletions {100 * found.median_single_increase:.2f} points; "
-        f"chance is an error of {found.chance_error:.2%}",
-        f"{cost.num_variants} networks in {cost.seconds:.1f} s: {cost.block_evaluations:,} block evaluations per image "
-        f"instead of {cost.naive_block_evaluations:,} ({cost.ratio:.2f}; single deletions {cost.singles_ratio:.2f})",
+        f"median increase from deleting one block: {100 * found.median_single_increase:.2f} points; "
+        f"error by chance: {found.chance_error:.2%}",
+        f"{cost.num_variants} networks in {cost.seconds:.1f} s; shared computation saved {1 - cost.ratio:.0%} of the "
+        "block evaluations",
     ]
-    print_lines(console, [*lines, *(f"wrote {path}" for path in written)])
+    for line in lines:
+        print_text(console, line)
+    print_lines(console, [f"wrote {path}" for path in written])
 
 
 def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...]) -> None:

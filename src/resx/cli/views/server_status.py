@@ -35,7 +35,7 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         print_text(console, f"recovering: {trouble}")
     others = ", the other models keep serving" if payload["models"] else ""
     for name, why in payload.get("set_aside", {}).items():
-        line = f"{name} is set aside{others}: {why}; `resx deploy {owner_of(name)}` tries it again"
+        line = f"{name} is set aside{others}: {why}; retry with `resx deploy {owner_of(name)}`"
         print_text(console, line)
     rows = [
         [
@@ -57,10 +57,8 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
     print_lines(console, [gpu_line(gpu) for gpu in payload["gpus"] or ()])
     if last := payload.get("last_restart"):
         times = "time" if payload["restarts"] == 1 else "times"
-        what = f"{last['model']} alone, " if last["model"] else "the server, "
-        line = (
-            f"brought back {payload['restarts']} {times}, last {what}{_duration(last['ago_s'])} ago: {last['reason']}"
-        )
+        what = f"the model {last['model']}, " if last["model"] else "the server, "
+        line = f"recovered {payload['restarts']} {times}, last {what}{_duration(last['ago_s'])} ago: {last['reason']}"
         print_text(console, line)
     print_lines(console, skipped_lines(payload["skipped"]))
     if disk := payload.get("disk"):
