@@ -95,13 +95,12 @@ def bench(
         _run_scenario(job, study, wanted)
         return
     result = job.run()
-    written = job.write(wanted, result)
+    for path in job.write(wanted, result):
+        out.note(f"wrote {path}")
     verdict = KeyboardInterrupt() if job.interrupted else _verdict(result, old, share)
     show_result(out, result, _next_step(job, names, server), verdict)
     for target in job.targets:
         random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
-    for path in written:
-        out.note(f"written: {path}")
     if verdict is not None:
         raise verdict
 
