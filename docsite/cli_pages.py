@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from html import escape
 from inspect import Parameter, signature
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin
@@ -98,7 +99,14 @@ def _value(parameter: Parameter) -> str:
         return " ".join(f"`{one}`" for one in get_args(kind))
     if kind is bool or isinstance(info, ArgumentInfo):
         return ""
-    return f"`{info.metavar or parameter.name.upper()}`{_range(info)}"
+    return f"{_code(info.metavar or parameter.name.upper())}{_range(info)}"
+
+
+def _code(text: str) -> str:
+    """Return text as code; choices may go on in the next line behind each bar."""
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{escape(text, quote=False).replace('|', '&#124;<wbr>')}</code>"
 
 
 def _range(info: OptionInfo) -> str:

@@ -273,7 +273,7 @@ def test_wrong_usage_of_lesion_is_one_line(resx: Resx, trained: Callable[[str], 
             Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "two" / name / f"{index}.png")
     refused(resx("lesion", "resnet20"), 2, "no trained weights", "resx train")
     refused(resx("lesion", tmp_path / "none"), 2, "not a run")
-    refused(resx("lesion", run, "--data", f"folder:{tmp_path / 'two'}"), 2, "2 classes", "tells 10")
+    refused(resx("lesion", run, "--data", f"folder:{tmp_path / 'two'}"), 2, "2 classes", "has 10")
     refused(resx("lesion", run, "--max-deleted", "9"), 2, "--max-deleted 9", "5 blocks")
     refused(resx("lesion", run, "--resume"), 2, "--resume", "-o")
     refused(resx("lesion", run, "--resume", "-o", tmp_path / "o"), 2, "no unfinished study")

@@ -71,7 +71,7 @@ class Inputs:
         """
         if takes_a_file(interface):
             if self.rows is not None or interface.input_name in self.shapes:
-                raise UsageError(f"{model}: takes image files; remove --shape, or set --data to a folder of images")
+                raise UsageError(f"{model}: accepts image files; remove --shape, or set --data to a folder of images")
             return interface, None
         shape = self.shapes.get(interface.input_name)
         rows = None if self.rows is None else read_rows(self.rows, model, interface)

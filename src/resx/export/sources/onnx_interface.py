@@ -117,7 +117,7 @@ def read_signature(
     faults = (
         (
             tensor.elem_type not in _INPUT_TYPES,
-            f"{path}: takes {taken}; resx serves files with a uint8 or float32 input",
+            f"{path}: the input is {taken}; resx serves files with a uint8 or float32 input",
         ),
         (not dims, f"{path}: input {image.name} is a scalar; its first axis must be the batch"),
         (
@@ -127,7 +127,7 @@ def read_signature(
         ),
         (
             output.type.tensor_type.elem_type != TensorProto.FLOAT,
-            f"{path}: gives {given}; resx serves files with a float32 output",
+            f"{path}: the output is {given}; resx serves files with a float32 output",
         ),
     )
     for is_so, fault in faults:
