@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from html import escape
 from inspect import Parameter, signature
 from pathlib import PurePath
 from typing import Any, Literal, get_args, get_origin
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
-from resx.cli.help_page import examples_of
+from resx.cli.help_page import bounds_text, examples_of
 from resx.cli.main import COMMANDS
 from resx.cli.options.grouping import help_of, ungroup
 
@@ -98,15 +99,19 @@ def _value(parameter: Parameter) -> str:
         return " ".join(f"`{one}`" for one in get_args(kind))
     if kind is bool or isinstance(info, ArgumentInfo):
         return ""
-    return f"`{info.metavar or parameter.name.upper()}`{_range(info)}"
+    return f"{_code(info.metavar or parameter.name.upper())}{_range(info)}"
+
+
+def _code(text: str) -> str:
+    """Return text as code; choices may go on in the next line behind each bar."""
+    if "|" not in text:
+        return f"`{text}`"
+    return f"<code>{escape(text, quote=False).replace('|', '&#124;<wbr>')}</code>"
 
 
 def _range(info: OptionInfo) -> str:
-    if info.min is not None and info.max is not None:
-        return f", {info.min} to {info.max}"
-    if info.min is not None:
-        return f", {info.min} or more"
-    return f", at most {info.max}" if info.max is not None else ""
+    bounds = bounds_text(info.min, info.max)
+    return f", {bounds}" if bounds else ""
 
 
 def _meaning(parameter: Parameter) -> Iterator[str]:
@@ -131,4 +136,7 @@ def _text(text: str) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    """Return text as a table's cell; in code, between backquotes, a bar is a bar, and a backslash would be shown."""
+    parts = text.replace("\n", " ").split("`")
+    parts[::2] = [part.replace("|", "\\|") for part in parts[::2]]
+    return "`".join(parts)

@@ -51,7 +51,12 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> None:
-    """Warn of a page that is too long or leads nowhere, which `--strict` makes an error."""
+    """Warn of a page that is too long or leads nowhere, which `--strict` makes an error.
+
+    A page without siblings gets the room of the list of pages, which would name it alone.
+    """
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
     path = page.file.src_uri
     num_lines = markdown.count("\n")
     if num_lines > MAX_LINES:

@@ -70,7 +70,7 @@ def _pages(name: str, heading: str, purpose: str, command: str) -> list[str]:
     for part, definition in schema.get("$defs", {}).items():
         section = ["", f"## {part}", "", " ".join(definition.get("description", "").split()), "", *_table(definition)]
         if len(pages[-1]) + len(section) > _LINES:
-            pages.append([f"# {heading}, continued", "", source])
+            pages.append([f"# {heading}, part {len(pages) + 1}", "", source])
         pages[-1] += section
         homes[part] = _file_name(name, len(pages))
     return [_link("\n".join(lines) + "\n", homes) for lines in pages]

@@ -102,7 +102,7 @@ def test_a_spec_or_card_that_is_no_file_is_not_waited_for(tmp_path: Path) -> Non
 def test_a_runs_crafted_metrics_are_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / SPEC_FILE).write_text(tiny_spec().model_dump_json())
     (tmp_path / "metrics.jsonl").write_text(text, "latin-1")
-    with pytest.raises(UsageError, match=r"metrics\.jsonl: contains a line that training did not write"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: has a line that resx did not write"):
         _run_facts(tmp_path)
 
 

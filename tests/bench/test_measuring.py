@@ -334,7 +334,7 @@ def test_a_server_that_disappears_leaves_what_was_measured_marked(
     (measured,) = json.loads((tmp_path / "r.json").read_text())["measurements"]
     assert measured["interrupted"]
     assert measured["requests"] > 10
-    assert "nothing was answered for 3 s" in measured["invalid"][0]
+    assert "no answer for 3 s" in measured["invalid"][0]
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from resx.cli.options.engine import FORMATS
 from resx.cli.options.grouping import OUTPUT_PANEL, RARE_PANEL
 from resx.cli.steps.manifests import SYSTEMS
 from resx.gpus import WISHES
+from resx.scoring.evaluation.images import PARTS
 from resx.scoring.in_process import DEVICES
 from resx.serving.client.address import PROTOCOLS
 from resx.serving.clusters.workload import AUTOSCALERS
@@ -113,7 +114,7 @@ def test_the_first_page_has_three_examples() -> None:
 CHOICES = {
     "accelerator": ACCELERATORS, "arrivals": ARRIVALS, "autoscaler": AUTOSCALERS, "balancing": BALANCINGS,
     "calibrate_method": CALIBRATION_METHODS + NNCF_METHODS, "file_format": FORMATS, "input_type": INPUT_TYPES,
-    "layout": LAYOUTS, "objective": OBJECTIVES, "precision": PRECISION_WISHES,
+    "layout": LAYOUTS, "objective": OBJECTIVES, "part": PARTS, "precision": PRECISION_WISHES,
     "augment": AUGMENTATIONS, "channels": CHANNEL_ORDERS, "pixel_max": ("1", "255"),
     "best_by": BEST_BY, "class_weights": CLASS_WEIGHTS,
     "precisions": get_args(Precision), "protocol": PROTOCOLS,

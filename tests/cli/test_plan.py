@@ -61,7 +61,7 @@ def test_a_plan_names_its_cost_and_draws(home: Path, tmp_path: Path, resx: Calla
     words = ("plan", "tiny", "--rate", "2000", "--slo", "p99=50ms", "--bench", "bench.json")
     done = resx(*words, "--cost-per-hour", "0.4", "--plot", tmp_path / "plan.png", "-q", cwd=home)
     assert done.code == 0, done.err
-    assert "cost: " in done.out
+    assert "Cost: " in done.out
     assert "docs/capacity.md" in done.out
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
 
@@ -70,7 +70,7 @@ def test_a_plan_names_its_cost_and_draws(home: Path, tmp_path: Path, resx: Calla
     ("arguments", "code", "words"),
     [
         (("--rate", "100", "--slo", "p99=2ms", "--bench", "bench.json"), 3, ("a single request takes", "p99=2ms")),
-        (("--rate", "100", "--slo", "p99=50ms", "--bench", "other.json"), 2, ("other.json: is of other, not of tiny",)),
+        (("--rate", "100", "--slo", "p99=50ms", "--bench", "other.json"), 2, ("other.json: measures other, not tiny",)),
         (("--rate", "100", "--slo", "p99=50ms", "--bench", "missing.json"), 2, ("missing.json",)),
         (("--rate", "100", "--slo", "50ms", "--bench", "bench.json"), 2, ("--slo 50ms", "p99=15ms")),
         (("--rate", "0", "--slo", "p99=50ms", "--bench", "bench.json"), 2, ("rate",)),

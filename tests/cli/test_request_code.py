@@ -168,7 +168,10 @@ def test_what_has_no_code_is_one_line(endpoint: RunningTriton, resx: Resx, photo
         (["tiny", "photo.png", "--curl", "--version=1", *http], "--curl, --version: the image endpoint uses"),
         (["tiny", "none.png", "--python", *http], "none.png: no such file"),
         (["tiny", "n\nl.png", "--curl", *http], "has characters that code cannot show"),
-        (["tiny_fp16", "photo.png", "--curl", *http], "tiny_fp16 has no image endpoint there; `resx export"),
+        (
+            ["tiny_fp16", "photo.png", "--curl", *http],
+            "tiny_fp16 has no image endpoint; export it again with --image-endpoint",
+        ),
         (["none", "photo.png", "--curl", *http], "none"),
     ):
         refused(resx("query", *arguments), 2, words)

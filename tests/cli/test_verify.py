@@ -76,7 +76,7 @@ def test_a_file_that_gives_no_numbers_is_a_line_and_valid_json(resx: Resx, files
     assert done.code == 3
     assert done.json["outputs"][0]["max_abs"] is None
     assert done.err.count("\n") == 1
-    assert "no --rtol accepts NaN" in done.err
+    assert "no tolerance accepts NaN" in done.err
 
 
 def test_accuracy_of_both_files_is_measured_on_labelled_data(resx: Resx, files: tuple[Path, Path]) -> None:
@@ -221,7 +221,7 @@ def test_a_file_that_loses_more_than_a_point_fails_whatever_its_other_bar(resx: 
     assert done.code == 3
     assert [check["passed"] for check in done.json["checks"]] == [True, True, True, False]
     assert done.json["accuracy"]["file"] < done.json["accuracy"]["source"]
-    assert "accuracy is kept within a point" in done.err
+    assert "accuracy drops by at most one point" in done.err
 
 
 def test_data_of_other_classes_are_refused(resx: Resx, tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_held_out_images_that_are_trained_on_too_are_counted(cifar10: Path) -> N
     data = load_data(f"cifar10:{cifar10}")
 
     assert data.num_in_both == 4
-    assert "warning: 4 held-out images are trained on too, pixel for pixel" in data.remarks
+    assert "warning: 4 held-out images are also in the training data, pixel for pixel" in data.remarks
 
 
 def test_what_is_missing_is_named(cifar10: Path, tmp_path: Path) -> None:

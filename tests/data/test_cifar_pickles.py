@@ -104,7 +104,7 @@ def test_an_array_that_is_named_a_thousand_times_is_not_copied_as_often(cifar10:
     (cifar10 / "test_batch").write_bytes(b"\x80\x05(" + megabytes + b"\x94" + again * 1000 + b"l.")
     tracemalloc.start()
 
-    with pytest.raises(UsageError, match="holds no dictionary"):
+    with pytest.raises(UsageError, match="does not contain a dictionary"):
         load_data(f"cifar10:{cifar10}")
 
     assert tracemalloc.get_traced_memory()[1] < 300 * 2**20
@@ -130,7 +130,7 @@ def test_a_pickle_that_runs_code_is_refused_and_does_not_run(
         pickle.dumps({b"data": _Runs(os.mkdir, str(tmp_path / "ran")), b"labels": [1]}, protocol)
     )
 
-    with pytest.raises(UsageError, match=rf"{where}: wants (posix|os)\.mkdir"):
+    with pytest.raises(UsageError, match=rf"{where}: refers to (posix|os)\.mkdir"):
         load_data(f"cifar10:{cifar10}")
     assert not (tmp_path / "ran").exists()
 
@@ -190,5 +190,5 @@ def test_a_damaged_byte_gives_data_or_a_refusal_and_nothing_else(cifar10: Path) 
 )
 def test_a_pickle_that_would_make_gigabytes_of_objects_is_refused(cifar10: Path, payload: bytes) -> None:
     (cifar10 / "test_batch").write_bytes(payload)
-    with pytest.raises(UsageError, match=r"test_batch: holds more than 1,000,000 objects, which no CIFAR archive does"):
+    with pytest.raises(UsageError, match=r"test_batch: has more than 1,000,000 objects, unlike any CIFAR archive"):
         load_data(f"cifar10:{cifar10}")

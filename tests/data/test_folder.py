@@ -131,7 +131,9 @@ def test_16_bit_grey_is_trained_on_as_its_8_bit_copy_and_floats_are_bad_images(t
     assert np.array_equal(*data.train.images[np.array([0, 3])])
 
     Image.fromarray((ramp / 65535).astype(np.float32)).save(tmp_path / "cat" / "f.tif")
-    with pytest.raises(UsageError, match=r"1 of 21 .*\(cat/f\.tif\); the first: floating-point pixels"):
+    with pytest.raises(
+        UsageError, match=r"1 of 21 .*\(cat/f\.tif\); the first: the value range of floating-point pixels"
+    ):
         load(tmp_path)
 
 
@@ -240,7 +242,7 @@ def test_classes_of_which_no_image_is_held_out_are_named(tmp_path: Path) -> None
 
     assert data.not_held_out == ("owl",)
     assert data.remarks == [
-        "warning: no image is held out of 1 class of 3 (owl): accuracy does not cover them; hold some out (val/, or 5 "
+        "warning: no held-out images for 1 class of 3 (owl): accuracy does not cover them; hold some out (val/, or 5 "
         "images per class)"
     ]
 

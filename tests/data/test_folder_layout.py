@@ -58,7 +58,7 @@ def test_without_val_the_test_part_is_held_out_and_it_is_said(tmp_path: Path) ->
     data = load(tmp_path)
 
     assert (data.labels, len(data.train), len(data.held_out)) == (("a", "b"), 10, 10)
-    assert data.remarks == ["Held out: Test/, as there is no val/; the best epoch is chosen on it"]
+    assert data.remarks == ["Held out: Test/, because there is no val/; the best epoch is chosen on these images"]
 
 
 def test_what_lies_beside_both_parts_is_named(tmp_path: Path) -> None:
@@ -81,17 +81,17 @@ def test_a_training_part_alone_is_divided(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("folders", "words"),
     [
-        (["train", "test"], "train: no folder per class in it (5 images lie directly in it)"),
+        (["train", "test"], "train: no folder per class in it (5 images are directly in it)"),
         (["Train/a", "Train/b", "train/a", "train/b", "val/a"], "Train/, train/: ambiguous"),
         (["train/a", "val/a", "Valid/a"], "Valid/, val/: ambiguous"),
         (["train/a", "test/a", "testing/a"], "test/, testing/: ambiguous"),
         (["val/a", "test/a"], "val/ without train/"),
         (["Valid/a"], "Valid/ without train/"),
-        (["train", "bus", "car"], "train/ looks like a split of a data set, bus/, car/ like a class"),
+        (["train", "bus", "car"], "train/ looks like a split of a data set, and bus/, car/ like a class"),
         (["valid", "invalid"], "if all are classes, put them into DIR/train/"),
         (["seg_train/a", "seg_test/a", "seg_pred"], "seg_test/, seg_train/ look like splits of a data set"),
         (["cats-Train", "cats-Val"], "cats-Train/, cats-Val/ look like splits of a data set"),
-        (["cat", "dog", "Test"], "Test/ looks like a split of a data set, cat/, dog/ like a class"),
+        (["cat", "dog", "Test"], "Test/ looks like a split of a data set, and cat/, dog/ like a class"),
         (["cat/train", "cat/val", "dog/train", "dog/val"], "class 'cat' is split into train/, val/"),
     ],
 )

@@ -90,7 +90,7 @@ UNKNOWN_RANGE = {
 @pytest.mark.parametrize("name", UNKNOWN_RANGE)
 def test_pixels_whose_range_nobody_knows_are_refused_by_name(name: str) -> None:
     content, kind = UNKNOWN_RANGE[name]
-    with pytest.raises(UsageError, match=rf"^{name}: .*{kind}.* pixels have no known range; save it with .* 16 bits"):
+    with pytest.raises(UsageError, match=rf"^{name}: the value range of .*{kind}.* pixels is unknown; .* 16 bits"):
         image_of(content, name)
 
 
@@ -186,7 +186,7 @@ def test_what_is_no_regular_file_is_refused_unopened(tmp_path: Path, monkeypatch
         (tmp_path / "pipe.png", "a pipe, not a regular file; give a file"),
         (Path("/dev/zero"), "a device, not a regular file"),
         (tmp_path / "none.png", "no such file"),
-        (tmp_path / ("x" * 300), "name too long; give a file that can be read"),
+        (tmp_path / ("x" * 300), "name too long; give a readable file"),
         (tmp_path / "large.png", "file of 1,048,577 bytes: the limit is 1,048,576; make it smaller, or raise --max"),
     ):
         with pytest.raises(UsageError, match=reason) as raised:

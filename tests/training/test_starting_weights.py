@@ -157,7 +157,7 @@ def test_without_matplotlib_a_run_has_no_curves_and_says_so(
         (["--weights", "."], "--weights .: this folder is not a run"),
         (["--weights", "imagenet"], "resnet20: no published ImageNet weights"),
         (["--weights-entry", "ema"], "--weights-entry ema: selects a part of a file; add --weights FILE"),
-        (["--freeze", "stem"], "--freeze stem: random weights would never be trained; add --weights"),
+        (["--freeze", "stem"], "--freeze stem: random stages would never be trained; add --weights"),
         (["--weights", "LOW", "--freeze", "layer7"], "give one of stem, layer1, layer2, layer3, all"),
         (["--weights", "LOW", "--set", "width=8"], "weights of another architecture"),
         (["--augment", "augmix"], "--augment augmix: give one of randaugment, trivialaugment, none"),

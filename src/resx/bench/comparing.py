@@ -174,6 +174,6 @@ def regressions(result: BenchResult, baseline: BenchResult, share: float) -> lis
                 found.append(f"{measured.target} at {measured.title}: {now:.4g} {unit}, was {then:.4g}")
     if not compared:
         raise UsageError(
-            "--baseline: it has none of these loads; measure the same model with the same --concurrency or --rate"
+            "--baseline: has no load in common with this measurement; use the same model and --concurrency or --rate"
         )
     return found

@@ -158,10 +158,10 @@ def _task(target: wire.Target, plan: ScenarioPlan, payloads: Payloads) -> LoadTa
 
 def _require(target: wire.Target, plan: ScenarioPlan, batch_size: int) -> None:
     if target.address.protocol != "http":
-        raise UsageError(f"{target.address}: LoadGen's requests go over HTTP; give --protocol http and its port")
+        raise UsageError(f"{target.address}: LoadGen needs HTTP; give --protocol http and the HTTP port")
     if plan.scenario in ("SingleStream", "Server") and batch_size != 1:
         raise UsageError(
-            f"batch_size={batch_size}: a query of {plan.scenario} is one sample; give --batch-size 1, or offline"
+            f"batch_size={batch_size}: {plan.scenario} sends single samples; give --batch-size 1, or use offline"
         )
     if not 0 < plan.duration_s < float("inf"):
         raise UsageError(f"duration_s={plan.duration_s}: give a time above 0 s")
@@ -169,7 +169,7 @@ def _require(target: wire.Target, plan: ScenarioPlan, batch_size: int) -> None:
         raise UsageError(f"rate={plan.rate_per_s:g}: the server scenario needs a rate above 0 a second; give --rate")
     if plan.scenario == "Server" and not 0 < plan.latency_bound_ms < float("inf"):
         raise UsageError(
-            f"latency_bound_ms={plan.latency_bound_ms:g}: the server scenario needs a bound of its p99; give "
+            f"latency_bound_ms={plan.latency_bound_ms:g}: the server scenario needs a latency objective; give "
             "--slo p99=15ms"
         )
     if reason := lacks_open_files(plan.connections + DESCRIPTORS_LEFT, "such a load"):
@@ -185,7 +185,7 @@ def _require_writable(folder: Path) -> None:
             (folder / name).write_text("")
     except OSError as error:
         raise UsageError(
-            f"{folder}: LoadGen's logs cannot be written there ({error.strerror}); give another"
+            f"{folder}: LoadGen cannot write its logs there ({error.strerror}); give another folder"
         ) from error
 
 
@@ -258,7 +258,9 @@ def read_detail(path: Path) -> dict[str, Any]:
             entry = json.loads(line.removeprefix(_LINE))
             found[entry["key"]] = entry["value"]
     if "result_validity" not in found:
-        raise ResxError(f"{path}: no result in LoadGen's log; {found.get('error_runtime', 'it ended before its time')}")
+        raise ResxError(
+            f"{path}: LoadGen's log has no result; {found.get('error_runtime', 'it ended before its time')}"
+        )
     return found
 
 

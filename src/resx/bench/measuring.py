@@ -200,7 +200,7 @@ def _run(
             if word.answered or not word.failed:
                 alive_ns = now
             elif now - alive_ns > _GONE_S * 1e9:
-                return f"nothing was answered for {_GONE_S:g} s"
+                return f"no answer for {_GONE_S:g} s"
         return ""
 
     try:

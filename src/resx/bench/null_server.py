@@ -71,7 +71,7 @@ def null_server(protocol: str, answer: bytes) -> Iterator[int]:
         process.start()
     try:
         if not ours.poll(60):
-            raise ResxError("the null server did not start; is memory short?")
+            raise ResxError("the null server did not start; check the free memory")
         yield int(ours.recv())
     finally:
         process.kill()

@@ -36,10 +36,10 @@ def run_apart(
     theirs.close()
     try:
         if not ours.poll(most_s):
-            raise ResxError(f"{what} does not end; is the machine overloaded?")
+            raise ResxError(f"{what} did not finish; check whether the machine is overloaded")
         word = ours.recv()
     except (EOFError, OSError) as error:
-        raise ResxError(f"{what} ended unexpectedly; is memory short?") from error
+        raise ResxError(f"{what} ended unexpectedly; check the free memory") from error
     finally:
         process.kill()
         process.join()

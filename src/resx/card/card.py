@@ -115,7 +115,7 @@ class Card(FrozenModel):
             if not _SHA256.fullmatch(digest):
                 raise ValueError(f"{name}: its SHA-256 must have 64 hexadecimal digits")
         if len({name.lower() for name in files}) < len(files):
-            raise ValueError(f"{', '.join(sorted(files))}: two names differ in case only")
+            raise ValueError(f"{', '.join(sorted(files))}: two names differ only in case")
         return files
 
     @pydantic.model_validator(mode="after")

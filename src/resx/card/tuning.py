@@ -48,9 +48,9 @@ class Setting(FrozenModel):
 
     @property
     def threads_text(self) -> str:
-        """Return instances, threads and spinning in a few words."""
-        spins = f" spinning {f'{self.spin_us} us' if self.spin_us else 'without end'}" if self.spinning else ""
-        return f"{self.instances} x {self.threads or 'auto'}{spins}"
+        """Return instances, threads and busy-wait in a few words."""
+        waits = f", busy-wait {f'{self.spin_us} us' if self.spin_us else 'without limit'}" if self.spinning else ""
+        return f"{self.instances} x {self.threads or 'auto'}{waits}"
 
 
 class Trial(FrozenModel):

@@ -19,6 +19,9 @@ _ADVICE = re.compile(
     r"|: (?=(?:add|choose|give|name|remove|use) )"
 )
 
+_MISSING = re.compile(r"^Missing (?:option|argument) '(.+)'\.$")
+"""Typer's words for what was not typed."""
+
 _RULES = {
     "float_parsing": "give a number",
     "int_parsing": "give a whole number",
@@ -67,7 +70,7 @@ def wrong_usage(error: Exception) -> Failure:
     """Return a failure of what Typer cannot read."""
     if found := _wrong_value(error):
         return failure(found, 2)
-    message = join_lines(error.format_message())  # type: ignore[attr-defined]
+    message = _MISSING.sub(r"\1 is missing", join_lines(error.format_message()))  # type: ignore[attr-defined]
     return Failure(code=2, line=f"{message} (see --help)", message=message, remedy="see --help")
 
 

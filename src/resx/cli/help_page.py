@@ -145,7 +145,7 @@ def _meaning(parameter: Any) -> str:
     facts = []
     if default := default_text(parameter):
         facts.append(f"default: {default}")
-    if bounds := _bounds(parameter):
+    if bounds := bounds_text(getattr(parameter, "min", None), getattr(parameter, "max", None)):
         facts.append(bounds)
     if parameter.envvar:
         facts.append(f"variable: {parameter.envvar}")
@@ -165,10 +165,10 @@ def default_text(parameter: Any) -> str:
     return "" if value is None or value in ("", [], ()) else str(value)
 
 
-def _bounds(parameter: Any) -> str:
-    least, most = getattr(parameter, "min", None), getattr(parameter, "max", None)
+def bounds_text(least: float | None, most: float | None) -> str:
+    """Return the bounds of an option's number; empty where it has none."""
     if least is not None and most is not None:
         return f"{least:,} to {most:,}"
     if least is None:
-        return ""
-    return f"{least:g} or more" if least == 0 or least >= _TINY else "above 0"
+        return "" if most is None else f"{most:g} or less"
+    return "above 0" if 0 < least < _TINY else f"{least:g} or more"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resx.cli.flowing_text import flow
 from resx.text import one_line
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def show_done(console: Console, *facts: str, good: bool = True) -> None:
     """Print what was done in one line: a tick, and what there is to say of it; empty facts are left out."""
     from rich.text import Text
 
-    console.print(Text.assemble(mark(console, good=good), f" {in_one_line(console, *facts)}"), soft_wrap=True)
+    line = Text.assemble(mark(console, good=good), f" {in_one_line(console, *facts)}")
+    console.print(flow(console, line), soft_wrap=True)
 
 
 def in_one_line(console: Console, *facts: str) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from resx.cli.failures import Failure, failure_of
 from resx.cli.fitting_table import Cell, FittingTable
+from resx.cli.flowing_text import flow
 from resx.cli.marks import labeled, mark
 from resx.cli.step_words import finished, running
 from resx.errors import ResxError
@@ -78,7 +79,8 @@ class Output:
     def note(self, text: str) -> None:
         """Say something on stderr, unless quiet; `warning:` at its beginning is in yellow."""
         if not self.quiet:
-            stderr_console().print(labeled(text), soft_wrap=True)
+            console = stderr_console()
+            console.print(flow(console, labeled(text)), soft_wrap=True)
 
     def note_step(self, name: str, took_s: float, *, failed: bool) -> None:
         """Say on stderr that a step ended, unless quiet."""
@@ -88,7 +90,7 @@ class Output:
 
         console, words = stderr_console(), running(name) if failed else finished(name)
         line = Text.assemble(mark(console, good=not failed), f" {one_line(words)}", (f"  {took_s:.1f} s", "dim"))
-        console.print(line, soft_wrap=True)
+        console.print(flow(console, line), soft_wrap=True)
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[Callable[[str], None]]:
@@ -227,7 +229,7 @@ def fail(message: str) -> None:
     with readers_may_leave():
         console = stderr_console()
         if console.is_terminal:
-            console.print(labeled(f"error: {message}"), soft_wrap=True)
+            console.print(flow(console, labeled(f"error: {message}")), soft_wrap=True)
         else:
             sys.stderr.write(f"error: {one_line(message)}\n")
 

@@ -43,7 +43,7 @@ def unpickle(payload: bytes, where: str) -> dict[str, Any]:
     except (EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError, MemoryError, OverflowError) as error:
         raise UsageError(f"{where}: damaged ({type(error).__name__}: {error}); {_AGAIN}") from error
     if not isinstance(value, dict):
-        raise UsageError(f"{where}: holds no dictionary; {_AGAIN}")
+        raise UsageError(f"{where}: does not contain a dictionary; {_AGAIN}")
     return {text_of(key): item for key, item in value.items() if isinstance(key, str | bytes)}
 
 
@@ -57,7 +57,7 @@ def _require_small(payload: bytes) -> None:
     for number, (opcode, argument, _) in enumerate(pickletools.genops(io.BytesIO(payload))):
         is_far = opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > _MAX_OPCODES
         if number >= _MAX_OPCODES or is_far:
-            raise pickle.UnpicklingError(f"holds more than {_MAX_OPCODES:,} objects, which no CIFAR archive does")
+            raise pickle.UnpicklingError(f"has more than {_MAX_OPCODES:,} objects, unlike any CIFAR archive")
 
 
 def text_of(value: str | bytes) -> str:
@@ -70,7 +70,7 @@ class _Dtype:
 
     def __init__(self, code: object, *_flags: object) -> None:
         if code not in (b"u1", "u1"):
-            raise pickle.UnpicklingError(f"holds an array of {code!r}")
+            raise pickle.UnpicklingError(f"contains an array of {code!r}")
 
     def __setstate__(self, _state: object) -> None:
         pass
@@ -89,13 +89,13 @@ class _Array:
             case (_, tuple(shape), _Dtype(), False, bytes(payload)):
                 self.value = np.frombuffer(payload, dtype=np.uint8).reshape(shape)
             case _:
-                raise pickle.UnpicklingError("holds an unusual array")
+                raise pickle.UnpicklingError("contains an unusual array")
 
 
 def _new_array(kind: object, _shape: object, _typecode: object) -> _Array:
     """Stand in for numpy's `_reconstruct`: an array, filled by the state that follows in the pickle."""
     if kind is not _Array:
-        raise pickle.UnpicklingError("holds an unusual array")
+        raise pickle.UnpicklingError("contains an unusual array")
     return _Array()
 
 
@@ -107,13 +107,13 @@ def _from_buffer(payload: object, dtype: object, shape: object, order: object) -
             array.value = np.frombuffer(payload, dtype=np.uint8).reshape(shape, order=order)
             return array
         case _:
-            raise pickle.UnpicklingError("holds an unusual array")
+            raise pickle.UnpicklingError("contains an unusual array")
 
 
 def _latin1(text: object, encoding: object) -> bytes:
     """Stand in for `_codecs.encode`, by which Python 3 writes bytes in old protocols."""
     if not isinstance(text, str) or encoding != "latin1":
-        raise pickle.UnpicklingError("holds an unusual encoding")
+        raise pickle.UnpicklingError("contains an unusual encoding")
     return text.encode("latin1")
 
 
@@ -140,4 +140,4 @@ class _PlainUnpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"wants {module}.{name}, which no CIFAR archive needs") from None
+            raise pickle.UnpicklingError(f"refers to {module}.{name}, which no CIFAR archive needs") from None

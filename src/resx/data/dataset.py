@@ -104,10 +104,12 @@ class DataSet:
                 f"{_few(self.conflicting)}"
             )
         if self.num_in_both:
-            lines.append(f"warning: {self.num_in_both:,} held-out images are trained on too, pixel for pixel")
+            lines.append(
+                f"warning: {self.num_in_both:,} held-out images are also in the training data, pixel for pixel"
+            )
         if missing := self.not_held_out:
             lines.append(
-                f"warning: no image is held out of {_count(missing, 'class', 'classes')} of {len(self.labels)} "
+                f"warning: no held-out images for {_count(missing, 'class', 'classes')} of {len(self.labels)} "
                 f"({_few(missing)}): accuracy does not cover them; hold some out (val/, or 5 images per class)"
             )
         if self.checksum:

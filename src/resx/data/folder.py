@@ -110,7 +110,7 @@ def load_folder(root: Path, *, image_size: int, bad_images: BadImages) -> DataSe
     splits = [_split(part, files.classes, files.image) for part in files.parts]
     train, held_out = splits if len(splits) > 1 else _divide(splits[0])
     if not len(held_out):
-        raise UsageError(f"{root}: too few images to hold some out; use 5 or more per class")
+        raise UsageError(f"{root}: too few images for a held-out part; use 5 or more per class")
     copies = find_copies(_label(train), _label(held_out))
     kept = _leave_out(train, copies.held_out_too)
     if gone := sorted(set(train.targets.tolist()) - set(kept.targets.tolist())):
@@ -188,7 +188,7 @@ def _find_images(root: Path) -> tuple[list[tuple[Path, str]], list[ImageListing]
     found: list[tuple[Path, str]] = []
     folders, beside = list_folders(root)
     if not folders:
-        images = f" ({len(beside.paths)} images lie directly in it)" if beside.paths else ""
+        images = f" ({len(beside.paths)} images are directly in it)" if beside.paths else ""
         raise UsageError(f"{root}: no folder per class in it{images}; use one with a folder of images per class")
     listings = [list_images(folder) for folder in folders]
     for folder, listing in zip(folders, listings, strict=True):

@@ -71,8 +71,8 @@ def find_layout(root: Path, folders: Sequence[Path]) -> Layout:
     if others and not (named["train"] and held_out):
         parts = [folder for several in named.values() for folder in several]
         raise UsageError(
-            f"{root}: {_names(parts)} looks like a split of a data set, {_names(others)} like a class; if all are "
-            f"classes, put them into DIR/train/; otherwise {_REMEDY}"
+            f"{root}: {_names(parts)} looks like a split of a data set, and {_names(others)} like a class; "
+            f"if all are classes, put them into DIR/train/; otherwise {_REMEDY}"
         )
     if not named["train"]:
         raise UsageError(f"{root}: {_names(held_out)} without train/; {_REMEDY}")
@@ -87,7 +87,9 @@ def find_layout(root: Path, folders: Sequence[Path]) -> Layout:
         )
     notes = []
     if not named["val"]:
-        notes.append(f"Held out: {_names(held_out)}, as there is no val/; the best epoch is chosen on it")
+        notes.append(
+            f"Held out: {_names(held_out)}, because there is no val/; the best epoch is chosen on these images"
+        )
     elif (train.name, held_out[0].name) != ("train", "val"):
         notes.append(f"Trained on: {_names([train])}, held out: {_names(held_out)}")
     if unused := (*others, *(named["test"] if named["val"] else ())):

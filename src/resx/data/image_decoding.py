@@ -84,7 +84,7 @@ def read_image_file(path: Path) -> bytes:
     except IsADirectoryError:
         raise UsageError(f"{path}: a folder, not an image; {_REMEDY}") from None
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror or error}; give a file that can be read") from error
+        raise UsageError(f"{path}: {error.strerror or error}; give a readable file") from error
 
 
 def image_of(content: bytes, name: object) -> Image.Image:
@@ -167,7 +167,9 @@ def _rgb(image: Image.Image, name: object) -> Image.Image:
     is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM"))
     if {*tags.get(_TIFF_SAMPLE_FORMAT, (1,))} != {1} or (image.mode in ("I", "F") and not is_16_bit):
         kind = "floating-point" if image.mode == "F" else "signed or 32-bit integer"
-        raise UsageError(f"{name}: {kind} pixels have no known range; save it with unsigned 8 or 16 bits per channel")
+        raise UsageError(
+            f"{name}: the value range of {kind} pixels is unknown; save it with unsigned 8 or 16 bits per channel"
+        )
     if is_16_bit:
         grey = (np.asarray(image) >> tags.get(_TIFF_BITS, (16,))[0] - 8).astype(np.uint8)
         is_inverted = tags.get(_TIFF_PHOTOMETRIC) == 0  # white is zero; Pillow minds it up to 8 bits only

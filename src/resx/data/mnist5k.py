@@ -74,5 +74,5 @@ def _rows(path: Path) -> npt.NDArray[np.uint8]:
     except (zlib.error, ValueError, OverflowError) as error:
         raise UsageError(f"{path}: damaged ({error}); {_REINSTALL}") from error
     if hashlib.sha256(rows.tobytes()).hexdigest() != _SHA256:
-        raise UsageError(f"{path}: holds other images than the 5,000 of MNIST that are expected; {_REINSTALL}")
+        raise UsageError(f"{path}: its images are not the expected 5,000 of MNIST; {_REINSTALL}")
     return rows.reshape(5000, SIZE**2 + 1)

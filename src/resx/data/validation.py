@@ -45,8 +45,8 @@ def hold_out_for_validation(data: DataSet, share: float) -> DataSet:
         validates[places] = np.diff(passed, prepend=0.0) > 0
     if not validates.any() or validates.all():
         raise UsageError(
-            f"--validation {share:g}: is {int(validates.sum())} of {len(targets)} training images; "
-            "give a share that leaves images on both sides"
+            f"--validation {share:g}: selects {int(validates.sum())} of {len(targets)} training "
+            "images; give a share that leaves some for training and some for validation"
         )
     return replace(data, train=_part(data.train, ~validates), validation=_part(data.train, validates))
 

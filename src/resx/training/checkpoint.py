@@ -267,7 +267,7 @@ def _at_the_start(folder: Path, model: nn.Module, config: TrainingConfig) -> Run
     """Give the model the weights that the run begins with, if it has any: `resx shrink` made it."""
     has_weights = (folder / WEIGHTS).is_file()
     if (folder / METRICS).exists() or (config.weights != "none" and not has_weights):
-        raise UsageError(f"{folder / RESUME}: no such file, so the run cannot be resumed; --force starts again")
+        raise UsageError(f"{folder / RESUME}: no such file, so the run cannot be resumed; use --force to start over")
     if has_weights:
         trained, _ = load_run(folder)
         model.load_state_dict(trained.state_dict())

@@ -131,9 +131,11 @@ def _place(device: Device) -> tuple[int, torch.device]:
     if world > 1:
         _require_meeting_point(world)
         if local is None and device == "gpu":
-            raise UsageError(f"WORLD_SIZE={world} is set, LOCAL_RANK is not: it says which GPU to use; {_TORCHRUN}")
+            raise UsageError(f"WORLD_SIZE={world} is set, LOCAL_RANK is not: it selects the GPU; {_TORCHRUN}")
     if device == "gpu" and (local or 0) >= torch.cuda.device_count():
-        raise MissingCapability(f"LOCAL_RANK={local}: {torch.cuda.device_count()} GPUs are here; start fewer processes")
+        raise MissingCapability(
+            f"LOCAL_RANK={local}: this machine has {torch.cuda.device_count()} GPUs; start fewer processes"
+        )
     return world, torch.device("cuda", local or 0) if device == "gpu" else torch.device("cpu")
 
 

@@ -210,7 +210,7 @@ def _fine_tuning() -> Recipe:
 
 
 RECIPES: dict[str, PublishedRecipe] = {
-    "digits": PublishedRecipe(recipe=Recipe(), source="this project's, for its small built-in data set"),
+    "digits": PublishedRecipe(recipe=Recipe(), source="resx, for its small built-in data set"),
     "he2015-cifar": PublishedRecipe(recipe=_he_cifar(), source="He et al. 2015, arXiv:1512.03385, section 4.2"),
     "he2015-imagenet": PublishedRecipe(
         recipe=Recipe(
@@ -230,10 +230,8 @@ RECIPES: dict[str, PublishedRecipe] = {
     ),
     "tv-v2": PublishedRecipe(recipe=_torchvision_v2(), source=f"torchvision's IMAGENET1K_V2, {_TORCHVISION_URL}"),
     "timm-a3": PublishedRecipe(recipe=_timm_a3(), source="Wightman et al. 2021, arXiv:2110.00476, table 2, A3"),
-    "small-data": PublishedRecipe(recipe=_small_data(), source="this project's, for a folder of images"),
-    "fine-tuning": PublishedRecipe(
-        recipe=_fine_tuning(), source="this project's, for a folder of images and trained weights"
-    ),
+    "small-data": PublishedRecipe(recipe=_small_data(), source="resx, for a folder of images"),
+    "fine-tuning": PublishedRecipe(recipe=_fine_tuning(), source="resx, for a folder of images and trained weights"),
     "he2016-preact": PublishedRecipe(recipe=_he_cifar(), source="He et al. 2016, arXiv:1603.05027, appendix"),
     "huang2016-depth": PublishedRecipe(
         recipe=_cifar(epochs=500, skipped_blocks="move"),

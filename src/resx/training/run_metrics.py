@@ -40,7 +40,7 @@ def read_metrics(folder: Path) -> list[Metrics]:
         lines = read_text(path, MAX_RESULT_BYTES).splitlines() if path.is_file() else []
         return [dict(json.loads(line)) for line in lines]
     except (ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"{path}: contains a line that training did not write; copy the run again") from error
+        raise UsageError(f"{path}: has a line that resx did not write; copy the run again") from error
 
 
 def best_of(metrics: Sequence[Metrics], best_by: BestBy = "accuracy") -> int:

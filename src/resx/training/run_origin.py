@@ -85,8 +85,8 @@ def require_one_run(weights: Path, origin: Origin, spec: ModelSpec) -> None:
     differences = _differences(origin.model_dump(exclude=_MAY_DIFFER), there.model_dump(exclude=_MAY_DIFFER))
     if differences:
         raise UsageError(
-            f"{weights}: belongs to another run than {SPEC_FILE} and {CONFIG} beside it: {'; '.join(differences)}; "
-            "bring the files of one run together, or train again with --force"
+            f"{weights}: belongs to a different run than {SPEC_FILE} and {CONFIG} in its folder: "
+            f"{'; '.join(differences)}; restore the files of one run, or train again with --force"
         )
 
 

@@ -36,7 +36,7 @@ class StartingNetwork:
                 f"{self.start.name}, or give other weights"
             )
         if freeze and self.weights == "none" and self.begun is None:
-            raise UsageError(f"--freeze {freeze}: random weights would never be trained; add --weights")
+            raise UsageError(f"--freeze {freeze}: random stages would never be trained; add --weights")
 
     @property
     def before(self) -> ModelSpec | None:

@@ -212,7 +212,7 @@ def test_a_study_prints_its_saving_and_writes_json_and_figures(
     done = resx("lesion", trained("resnet"), "--draws", "2", "-o", tmp_path / "out")
 
     assert done.code == 0, done.err
-    assert "block evaluations per image instead of" in done.out
+    assert "of the block evaluations" in done.out
     assert "changes shape" in done.out
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"lesions.json", "lesion-single-light.png", "lesion-deleted-light.pdf", "lesion-reordered-dark.svg"} <= names
@@ -273,7 +273,7 @@ def test_wrong_usage_of_lesion_is_one_line(resx: Resx, trained: Callable[[str], 
             Image.new("RGB", (8, 8), (index, 0, 0)).save(tmp_path / "two" / name / f"{index}.png")
     refused(resx("lesion", "resnet20"), 2, "no trained weights", "resx train")
     refused(resx("lesion", tmp_path / "none"), 2, "not a run")
-    refused(resx("lesion", run, "--data", f"folder:{tmp_path / 'two'}"), 2, "2 classes", "tells 10")
+    refused(resx("lesion", run, "--data", f"folder:{tmp_path / 'two'}"), 2, "2 classes", "has 10")
     refused(resx("lesion", run, "--max-deleted", "9"), 2, "--max-deleted 9", "5 blocks")
     refused(resx("lesion", run, "--resume"), 2, "--resume", "-o")
     refused(resx("lesion", run, "--resume", "-o", tmp_path / "o"), 2, "no unfinished study")

@@ -42,7 +42,7 @@ def test_the_best_form_that_meets_the_conditions_is_picked(text: str, name: str)
     [
         ("latency<0.5ms", "the lowest latency is 1 ms, of onnxruntime int8"),
         ("accuracy>99%", "the highest accuracy is 95.00 %, of onnxruntime fp32"),
-        ("accuracy>94%,size<2MB", "each condition is met by some form, all together by none"),
+        ("accuracy>94%,size<2MB", "each condition is met by a form, but no form meets them all"),
     ],
 )
 def test_where_none_meets_them_the_message_says_what_comes_nearest(text: str, words: str) -> None:

@@ -61,24 +61,24 @@ def test_what_is_no_shape_is_refused(text: str) -> None:
 
 
 def test_a_shape_of_an_input_that_no_model_has_is_refused() -> None:
-    with pytest.raises(UsageError, match="--shape y: no model here has such an input; m takes x"):
+    with pytest.raises(UsageError, match="--shape y: no measured model has this input; m takes x"):
         Inputs.read(["x:3,4,4", "y:3"], None).require_used({"m": interface()})
 
 
 def test_a_name_with_a_colon_and_two_shapes_for_one_input() -> None:
     assert Inputs.read(["input:0:3,4"], None).shapes == {"input:0": (3, 4)}
-    with pytest.raises(UsageError, match="has a shape already"):
+    with pytest.raises(UsageError, match="is given twice"):
         Inputs.read(["x:3", "x:4"], None)
 
 
 @pytest.mark.parametrize(
     ("kind", "dims", "words"),
     [
-        ("FP32", (3, -1, -1), r"open in an axis; give its shape, as in --shape x:3,224,224, or inputs by --data"),
-        ("INT64", (-1,), r"open in an axis; give its shape, as in --shape x:224"),
-        ("BYTES", (1,), r"strings \[1\]; give them by --data FILE.npy"),
-        ("BYTES", (-1,), r"strings \[-1\]; give them by --data FILE.npy"),
-        ("FP32", (0, 3), r"\[0, 3\], an empty tensor"),
+        ("FP32", (3, -1, -1), r"has a dynamic axis; give its shape, as in --shape x:3,224,224, or inputs with --data"),
+        ("INT64", (-1,), r"has a dynamic axis; give its shape, as in --shape x:224"),
+        ("BYTES", (1,), r"strings \[1\]; give them with --data FILE.npy"),
+        ("BYTES", (-1,), r"strings \[-1\]; give them with --data FILE.npy"),
+        ("FP32", (0, 3), r"\[0, 3\] is an empty tensor"),
         ("FP32", (2**16, 2**16), r"above 1024 MiB"),
     ],
 )
@@ -108,12 +108,12 @@ def test_the_rows_of_a_file_say_the_shape(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("array", "words"),
     [
-        (np.ones((5, 3, 8, 8)), "holds float64, and m takes float32"),
+        (np.ones((5, 3, 8, 8)), "has type float64, and m takes float32"),
         (np.ones((5, 4, 8, 8), np.float32), r"an array \[5, 4, 8, 8\]; m takes x \[3, -1, -1\], a row for each input"),
         (np.ones((3, 8, 8), np.float32), r"an array \[3, 8, 8\]"),
         (np.ones((0, 3, 8, 8), np.float32), r"an array \[0, 3, 8, 8\]"),
         (np.float32(1), r"an array \[\]"),
-        (np.array([[["a"]]]), "holds str"),
+        (np.array([[["a"]]]), "has type str"),
     ],
 )
 def test_a_file_of_the_wrong_type_or_shape_is_refused(tmp_path: Path, array: np.ndarray, words: str) -> None:
@@ -128,7 +128,7 @@ def test_a_file_that_is_no_array_runs_nothing_and_is_refused(tmp_path: Path) -> 
     for name, content in contents.items():
         (tmp_path / f"{name}.npy").write_bytes(content)
     for name in (*contents, "objects"):
-        with pytest.raises(UsageError, match=rf"{name}.npy: no array in numpy's format"):
+        with pytest.raises(UsageError, match=rf"{name}.npy: not a numpy array"):
             Inputs.read([], tmp_path / f"{name}.npy").close("m", interface())
     with pytest.raises(UsageError, match="No such file"):
         Inputs.read([], tmp_path / "missing.npy").close("m", interface())

@@ -88,7 +88,7 @@ def test_the_terminal_the_csv_and_the_page_say_what_the_server_took() -> None:
     terminal, csv, page = shown(server_use=USE)
     assert "server ms" in terminal
     assert "0.65" in terminal
-    assert "the server took up to 96 MB (RSS 150 MB) in 2 processes" in terminal
+    assert "server memory: at most 96 MB (RSS 150 MB), 2 processes" in terminal
     assert csv.splitlines()[0].endswith("Server CPU/Request,Server Memory Bytes")
     assert csv.splitlines()[1].endswith(",650,96000000")
     assert "CPU per request, ms" in page
@@ -97,14 +97,14 @@ def test_the_terminal_the_csv_and_the_page_say_what_the_server_took() -> None:
 
 def test_where_the_kernel_does_not_share_memory_out_it_is_the_resident_set() -> None:
     terminal, csv, _ = shown(server_use=USE.model_copy(update={"pss_bytes": None, "num_processes": 1}))
-    assert "the server took up to 150 MB in 1 process" in terminal
+    assert "server memory: at most 150 MB, 1 process" in terminal
     assert csv.splitlines()[1].endswith(",650,150000000")
 
 
 def test_without_knowledge_the_reason_stands_in_its_place() -> None:
     why = "the server at 10.0.0.5:8001 is not on this machine"
     terminal, csv, page = shown(server_use_missing=why)
-    assert f"memory and CPU time of the server: unknown: {why}" in terminal
+    assert f"server memory and CPU time unknown: {why}" in terminal
     assert csv.splitlines()[1].endswith(",,")
     assert why in page
     assert "server ms" not in terminal

@@ -180,7 +180,7 @@ def test_a_shrunken_run_that_nobody_trained_is_shared_without_metrics(
 
 def test_metrics_that_training_did_not_write_are_one_line(run: Path, repository: Repository, tmp_path: Path) -> None:
     (run / "metrics.jsonl").write_text("[1\n")
-    with pytest.raises(UsageError, match=r"metrics\.jsonl: contains a line that training did not write"):
+    with pytest.raises(UsageError, match=r"metrics\.jsonl: has a line that resx did not write"):
         _push(str(run), FolderPlace(path=tmp_path / "shared"), repository)
     assert not (tmp_path / "shared").exists()
 

@@ -120,13 +120,13 @@ def test_a_server_starts_without_what_cannot_answer_and_says_why(repository: Rep
     add_reshape(repository, "bad", 7)
     state = detaching.serve_detached(repository, FREE)
     assert state.set_aside.keys() == {"bad", "py", "strings"}
-    assert "bad does not answer its first request" in state.set_aside["bad"]
+    assert "bad does not answer a first request" in state.set_aside["bad"]
     assert "corrupt its tensors" in state.set_aside["py"]
     with TritonClient(state.address("grpc")) as client:
         assert client.model_versions() == {"good": [1]}
         with pytest.raises(MissingCapability, match=REFUSED):
             deploy(client, repository, "py")
-        with pytest.raises(VersionRejected, match="bad does not answer its first request.*it was unloaded"):
+        with pytest.raises(VersionRejected, match="bad does not answer a first request.*it was unloaded"):
             deploy(client, repository, "bad")
 
 

@@ -86,7 +86,7 @@ def test_a_version_of_another_processor_is_asked_again_and_said_so(
 ) -> None:
     said: list[str] = []
     deploy(client, repository, "other", on_step=said.append)
-    wanted = f"repeat int8's parity, as it was verified on {OTHER}, served on {instruction_set()}"
+    wanted = f"check int8 on this processor: verified on {OTHER}, served on {instruction_set()}"
     assert wanted in said
     said.clear()
     deploy(client, repository, "same", on_step=said.append)

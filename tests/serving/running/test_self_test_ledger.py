@@ -55,7 +55,7 @@ def test_status_counts_what_others_ask_and_no_self_test(repository: Repository, 
     assert requests(resx)["tiny_image"] == 1
     assert requests(resx)["idle"] == 0
     shown, state = resx("status").out, current(repository)
-    assert "requests: without resx's self-tests" in shown
+    assert "Requests exclude resx's own self-tests" in shown
     for line in (
         f"HTTP:    http://127.0.0.1:{state.http_port}\n",
         f"gRPC:    grpc://127.0.0.1:{state.grpc_port}\n",

@@ -251,7 +251,7 @@ def test_status_shows_times_and_restarts(repository: Repository, resx: Callable[
     assert found["last_restart"]["reason"] == "tritonserver was ended by SIGKILL"
     assert 0 <= found["last_restart"]["ago_s"] < found["uptime_s"] < states.now_s()
     shown = resx("status", f"--repository={repository.root}").out
-    assert "brought back 1 time" in shown
+    assert "recovered 1 time" in shown
     assert "p50 ms" in shown
 
 

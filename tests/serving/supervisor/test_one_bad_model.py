@@ -284,7 +284,7 @@ def test_an_image_endpoint_goes_with_its_model_and_comes_back_with_it(
             os.kill(stubs_of(state, "seen_preprocess")[0], signal.SIGKILL)
             is_set_aside(repository, *PARTS)
         assert client.model_versions().keys() == {"good", "seen"}, "tensors are still answered"
-    assert "`resx deploy seen` tries it again" in resx("status", f"--repository={repository.root}").out
+    assert "retry with `resx deploy seen`" in resx("status", f"--repository={repository.root}").out
 
 
 @pytest.mark.slow

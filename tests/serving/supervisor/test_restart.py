@@ -54,12 +54,12 @@ def test_what_was_rolled_back_to_answers_after_a_stop_and_no_other_state_folder_
     run("deploy", "tiny", "--version=2", "--trial=0")
     run("deploy", "tiny", "--version=3", "--trial=0")
     run("rollback", "tiny")
-    assert "tiny version 2 is kept: loaded on a running server" in run("gc", "--keep=1", env=other)
+    assert "Kept tiny version 2: loaded on a running server" in run("gc", "--keep=1", env=other)
     assert repository.versions("tiny") == [2, 3]
     run("stop")
     publish_tiny(repository, "tiny", seed=3)
     told = run("gc", "--keep=1", env=other)
-    assert "tiny version 2 is kept: " in told
+    assert "Kept tiny version 2: " in told
     assert "if it no longer exists, delete model_repository/.in-use." in told
 
     again = serve(run)

@@ -153,7 +153,7 @@ def require_same_classes(spec: ModelSpec, data: DataSet) -> None:
     """
     if len(data.labels) != spec.classes:
         raise UsageError(
-            f"--data {data.name}: has {len(data.labels)} classes, {spec.name} tells {spec.classes}; use the data set "
+            f"--data {data.name}: has {len(data.labels)} classes, {spec.name} has {spec.classes}; use the data set "
             "it was trained on"
         )
     if spec.labels and spec.labels != data.labels:

@@ -167,26 +167,28 @@ def service_times(
     if not loads:
         known = ", ".join(sorted({one.target for one in result.measurements}))
         asked = model if version is None else f"{model}:{version}"
-        raise UsageError(f"{where}: is of {known or 'nothing'}, not of {asked}; give a result of `resx bench {asked}`")
+        raise UsageError(f"{where}: measures {known or 'no model'}, not {asked}; give a result of `resx bench {asked}`")
     for load in loads:
         if cached := why_unusable(load.cached_share):
             raise UsageError(f"{where}: {cached}")
         if load.cached_share is None and result.environment.response_cache:  # an older version's result
-            raise UsageError(f"{where}: does not say how many answers came from the response cache; measure again")
+            raise UsageError(f"{where}: does not record how many answers came from the response cache; measure again")
     counts = ",".join(map(str, concurrencies_for(batching)))
-    remedy = f"`resx bench {model} --concurrency {counts} -o FILE` makes one that suffices"
+    remedy = f"measure with `resx bench {model} --concurrency {counts} -o FILE`"
     loads = [one for one in loads if one.server and one.batch_size == 1 and not one.interrupted and not one.failed]
     alone = [one for one in loads if one.load == "closed" and one.concurrency == 1]
     busy = [one for one in loads if one.load == "open" or one.concurrency >= 2 * batching.instances]
     if not alone or not busy:
-        raise UsageError(f"{where}: holds no whole load of single images at concurrency 1 and above; {remedy}")
+        raise UsageError(f"{where}: needs single-image loads at concurrency 1 and at a higher one; {remedy}")
     closed = [one for one in busy if one.load == "closed"]
     # What closed loops do not show is taken from whatever does; one of several instances, alone, is too quick for it.
     seen = _frequent_batches([*busy, *(alone if batching.instances == 1 else ())]) | _frequent_batches(closed)
     sizes, largest = sorted(seen), batching.max_batch_size
     if not sizes or sizes[0] > max(1, largest // 4) or sizes[-1] < largest:
         known = ", ".join(map(str, sizes)) or "none"
-        raise UsageError(f"{where}: batches of {known} were run {LEAST_RUNS} times; sizes to {largest} count; {remedy}")
+        raise UsageError(
+            f"{where}: batch sizes {known} have {LEAST_RUNS} runs or more, 1 to {largest} are needed; {remedy}"
+        )
     means = np.interp(np.arange(1, largest + 1), sizes, [seen[size].mean_ms for size in sizes])
     mean_ms = tuple(np.maximum.accumulate(means).tolist())
     calm = _calmest(busy, mean_ms[0] / batching.instances) or alone[0]

@@ -105,7 +105,7 @@ def _parse(text: str) -> Condition:
 
 
 def pick(forms: Sequence[Form], conditions: Sequence[Condition], text: str) -> Form:
-    """Return the best form that meets every condition: the most accurate, of equals the fastest.
+    """Return the best form that meets every condition: the most accurate, ties: the fastest.
 
     Raises:
         ObjectiveMissed: none does; the message says which comes nearest.
@@ -117,5 +117,5 @@ def pick(forms: Sequence[Form], conditions: Sequence[Condition], text: str) -> F
     missed = [condition for condition in conditions if not any(condition.holds(form) for form in measured)]
     if not measured:
         raise ObjectiveMissed(f"--pick '{text}': no form was exported and measured")
-    why = missed[0].nearest(measured) if missed else "each condition is met by some form, all together by none"
+    why = missed[0].nearest(measured) if missed else "each condition is met by a form, but no form meets them all"
     raise ObjectiveMissed(f"--pick '{text}': no form meets it; {why}; nothing was published")

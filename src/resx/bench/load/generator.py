@@ -89,7 +89,7 @@ class Generators:
         """
         for pipe in self._pipes:
             if not pipe.poll(timeout_s) or pipe.recv() != "ready":
-                raise ResxError("a load generator did not start; is memory short?")
+                raise ResxError("a load generator did not start; check the free memory")
         for pipe in self._pipes:
             pipe.send("go")
 

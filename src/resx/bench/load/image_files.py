@@ -24,7 +24,9 @@ def sample_photographs() -> list[Path]:
     folder = Path(spec.origin).parent / "datasets" / "images" if spec and spec.origin else None
     found = sorted(folder.glob("*.jpg")) if folder else []
     if not found:
-        raise UsageError("scikit-learn is not installed, whose photographs would be sent; give --data DIR of images")
+        raise UsageError(
+            "scikit-learn is not installed, and its photographs are the default input; give --data DIR with images"
+        )
     return found
 
 

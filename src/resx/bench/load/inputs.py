@@ -46,9 +46,9 @@ class Inputs:
             match = _SHAPE.fullmatch(text)
             axes = tuple(map(int, match[2].split(","))) if match else ()
             if match is None or not all(1 <= axis <= _MAX_AXIS for axis in axes):
-                raise UsageError(f"--shape {text}: give the input's name and its axes, as in --shape image:3,224,224")
+                raise UsageError(f"--shape {text}: give the input's name and shape, as in --shape image:3,224,224")
             if match[1] in found:
-                raise UsageError(f"--shape {text}: {match[1]} has a shape already; give one for each input")
+                raise UsageError(f"--shape {text}: {match[1]} is given twice; give one shape per input")
             found[match[1]] = axes
         return cls(shapes=found, rows=data if data is not None and data.suffix == ROWS_SUFFIX else None)
 
@@ -61,7 +61,7 @@ class Inputs:
         known = {interface.input_name for interface in interfaces.values()}
         if unknown := sorted(self.shapes.keys() - known):
             has = "; ".join(f"{model} takes {interface.input_name}" for model, interface in interfaces.items())
-            raise UsageError(f"--shape {unknown[0]}: no model here has such an input; {has}")
+            raise UsageError(f"--shape {unknown[0]}: no measured model has this input; {has}")
 
     def close(self, model: str, interface: Interface) -> tuple[Interface, npt.NDArray[Any] | None]:
         """Return what a model takes with every axis said, and the inputs [N, ...] of the file, if there is one.
@@ -71,7 +71,7 @@ class Inputs:
         """
         if takes_a_file(interface):
             if self.rows is not None or interface.input_name in self.shapes:
-                raise UsageError(f"{model}: takes image files; remove --shape, or set --data to a folder of images")
+                raise UsageError(f"{model}: accepts image files; remove --shape, or set --data to a folder of images")
             return interface, None
         shape = self.shapes.get(interface.input_name)
         rows = None if self.rows is None else read_rows(self.rows, model, interface)
@@ -101,11 +101,11 @@ def read_rows(path: Path, model: str, interface: Interface) -> npt.NDArray[Any]:
     except OSError as error:
         raise UsageError(f"--data {path}: {error.strerror or error}; give a .npy file") from error
     except (ValueError, SyntaxError, EOFError, MemoryError) as error:
-        raise UsageError(f"--data {path}: no array in numpy's format, or one of objects; {_REMEDY}") from error
+        raise UsageError(f"--data {path}: not a numpy array, or an array of Python objects; {_REMEDY}") from error
     is_text = interface.input_type == "BYTES"
     if rows.dtype.kind not in "SU" if is_text else rows.dtype != kind:
         wanted = "strings" if is_text else np.dtype(kind).name
-        raise UsageError(f"--data {path}: holds {rows.dtype.name}, and {model} takes {wanted}; save it as that")
+        raise UsageError(f"--data {path}: has type {rows.dtype.name}, and {model} takes {wanted}; save it as {wanted}")
     if rows.ndim == 0 or not len(rows) or not _fits(rows.shape[1:], interface):
         raise UsageError(f"--data {path}: an array {[*rows.shape]}; {_takes(model, interface)}, a row for each input")
     return rows
@@ -138,17 +138,17 @@ def random_input(interface: Interface, shape: Sequence[int], seed: int) -> npt.N
 def _require_closed(model: str, interface: Interface, *, has_rows: bool) -> None:
     name, dims = interface.input_name, interface.input_dims
     if interface.input_type == "BYTES" and not has_rows:
-        raise UsageError(f"{model}: takes {name}, strings {[*dims]}; give them by --data FILE.npy")
+        raise UsageError(f"{model}: input {name} takes strings {[*dims]}; give them with --data FILE.npy")
     if 0 in dims:
-        raise UsageError(f"{model}: takes {name} {[*dims]}, an empty tensor; there is nothing to measure")
+        raise UsageError(f"{model}: input {name} {[*dims]} is an empty tensor, which cannot be measured")
     if min(dims, default=1) < 1:
         example = [
             "3" if axis < 0 and place == len(dims) - 3 else "224" if axis < 0 else str(axis)
             for place, axis in enumerate(dims)
         ]
         raise UsageError(
-            f"{model}: takes {name} {[*dims]}, open in an axis; give its shape, as in --shape {name}:"
-            f"{','.join(example)}, or inputs by --data FILE.npy"
+            f"{model}: input {name} {[*dims]} has a dynamic axis; give its shape, as in --shape {name}:"
+            f"{','.join(example)}, or inputs with --data FILE.npy"
         )
     if 8 * math.prod(dims) > MAX_REQUEST_BYTES:
         raise UsageError(f"{model}: an input {[*dims]} is above {MAX_REQUEST_BYTES // 2**20} MiB; give a smaller shape")

@@ -173,7 +173,7 @@ class _Streams:
         if now > self._give_up_ns:
             return NO_ANSWER
         gone = self._failing and now - self._answered_ns > _GONE_S * 1e9
-        return f"not sent: nothing was answered for {_GONE_S:g} s" if gone else ""
+        return f"not sent: no answer for {_GONE_S:g} s" if gone else ""
 
     def _opened(self) -> KeptConnection:
         connection = open_connection(self._task, self._context)

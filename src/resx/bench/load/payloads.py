@@ -215,8 +215,8 @@ def in_shared_memory(client: TritonClient, payloads: Payloads) -> Iterator[Seque
             client.register_shared_memory(name, f"/{name}", sum(sizes))
         except ResxError as error:
             raise MissingCapability(
-                f"--shared-memory: {error}; a server of resx wants its control key, Triton from 26.04 "
-                "--allow-client-shm=true, and both the same machine (in a container, the host's IPC namespace)"
+                f"--shared-memory: {error}; a resx server needs its control key, Triton 26.04 or later "
+                "--allow-client-shm=true, and both must be on one machine (a container: in the host's IPC namespace)"
             ) from error
         try:
             yield places

@@ -66,8 +66,8 @@ def reasons_against(found: Findings) -> tuple[str, ...]:
         reasons.append(cached)
     if found.late is not None and is_too_late(found.late):
         reasons.append(
-            f"{found.late.share:.1%} of the requests left more than {found.late.threshold_ms:.1f} ms late: the client "
-            "did not get enough CPU time; stop other programs, lower --rate, or run the client on another machine"
+            f"{found.late.share:.1%} of the requests were sent over {found.late.threshold_ms:.1f} ms late: the client "
+            "lacked CPU time; stop other programs, lower --rate, or run the client on another machine"
         )
     return tuple(reasons)
 
@@ -80,7 +80,7 @@ def remarks_on(found: Findings) -> tuple[str, ...]:
     due_per_s = found.sent / found.window_s if found.window_s else 0.0
     if plan.is_open and found.answered and found.requests_per_s < _ACHIEVED * due_per_s:
         remarks.append(
-            f"{found.requests_per_s:.1f}/s were answered of {due_per_s:.1f}/s that were due: the server is overloaded, "
+            f"the server is overloaded: it answered {found.requests_per_s:.1f} of {due_per_s:.1f} requests/s, "
             "so latency keeps growing"
         )
     if found.answered and not found.stability.stable:

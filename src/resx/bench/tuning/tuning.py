@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from resx.bench.comparing import interval
 from resx.bench.tuning.ranking import halve, shortest_ms, worth
@@ -24,6 +25,10 @@ from resx.card.tuning import Objective, Setting, Trial
 
 _CAUTION = 0.85
 """Of the highest rate that has held so far, where the next setting's search begins."""
+
+
+_FINAL = "best against current"
+"""The last stage, which has one round."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +69,7 @@ def tune(
         bench: measures.
         largest: batch that the files take.
         least: images that a request must be able to hold: those of the canary.
-        on_trial: told of each trial: which of its round, as `setting 3 of 12, threads`, and its setting.
+        on_trial: told of each trial: which one it is, as `threads, round 1, 3 of 12`, and its setting.
         on_done: given each trial.
 
     Raises:
@@ -78,7 +83,7 @@ def tune(
 
     def run(stage: Stage) -> Callable[[Setting, float], Trial]:
         def one(setting: Setting, seconds: float) -> Trial:
-            on_trial(f"{counted.next()}, {stage}", setting)
+            on_trial(counted.next(), setting)
             held = max((trial.images_per_s for trial in trials), default=0.0)
             start = _CAUTION * held / bench.images_per_request(setting) if held else None
             trials.append(bench.trial(setting, stage, seconds, on_cpu, start))
@@ -90,35 +95,39 @@ def tune(
     options = (asked.objective, asked.duration_s, asked.seed)
     files = [candidate.key for candidate in bench.candidates]
     settings = thread_settings(before, files, asked.cores, on_cpu=on_cpu)
-    best = halve(settings, before, run("threads"), *options, on_round=counted.begin)
+    best = halve(settings, before, run("threads"), *options, on_round=partial(counted.begin, "threads"))
     alone_ms = next((trial.single_ms for trial in reversed(trials) if trial.setting == best), None)
     batching = batch_settings(before, best, largest, least, delays_us(alone_ms))
     quickest_ms = shortest_ms(trials)
-    best = halve(batching, before, run("batching"), *options, quickest_ms=quickest_ms, on_round=counted.begin)
+    on_round = partial(counted.begin, "batching")
+    best = halve(batching, before, run("batching"), *options, quickest_ms=quickest_ms, on_round=on_round)
     if best == before:
         pairs: list[tuple[float, float]] = []
     else:
-        counted.begin(2 * asked.num_pairs, "pairs of best and current, run")
+        counted.begin(_FINAL, 2 * asked.num_pairs)
         pairs = list(_pairs(bench, before, best, run("batching")))
     return outcome(before, best, pairs, tuple(trials), on_cpu)
 
 
 @dataclass(kw_only=True, slots=True)
 class _Counted:
-    """Which trial of a round it is."""
+    """Which trial of which round it is."""
 
-    what: str = ""
+    stage: str = ""
+    round: int = 0
     number: int = 0
     total: int = 0
 
-    def begin(self, total: int, what: str = "setting") -> None:
-        """Begin a round of so many trials."""
-        self.what, self.number, self.total = what, 0, total
+    def begin(self, stage: str, total: int) -> None:
+        """Begin a stage's next round, of so many trials."""
+        self.round = self.round + 1 if stage == self.stage else 1
+        self.stage, self.number, self.total = stage, 0, total
 
     def next(self) -> str:
         """Count one, and return its place."""
         self.number += 1
-        return f"{self.what} {self.number} of {self.total}"
+        of_round = "" if self.stage == _FINAL else f", round {self.round}"
+        return f"{self.stage}{of_round}, {self.number} of {self.total}"
 
 
 def _pairs(

@@ -39,7 +39,7 @@ def bench(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="A model that is loaded; NAME:VERSION for one version, NAME@URL on another server.",
+            help="A loaded model; NAME:VERSION for one version, NAME@URL on another server.",
             autocompletion=complete_model_version,
         ),
     ] = None,
@@ -50,11 +50,11 @@ def bench(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Measure the latency and throughput of served models under load; n/a: too few samples for a percentile.
+    """Measure the latency and throughput of served models under load, in a closed loop or at a rate.
 
-    In an open loop latency counts from when a request was due. queue and compute are Triton's own means per request;
-    client and server ms are CPU time per request, of the load generator and of the server. A sample of the answers is
-    compared with what the version's card records.
+    In an open loop (--rate), latency counts from the time a request was due. queue and compute are Triton's own means
+    per request; client and server ms are CPU time per request. n/a: too few samples for a percentile. A sample of the
+    answers is checked against the logits in the version's card.
 
     Examples: resx bench resnet50 --concurrency 1:16 --rate 5; resx bench resnet50 --rate 20,40 --report report.html;
     resx bench resnet50:1 resnet50:2 --compare
@@ -95,13 +95,12 @@ def bench(
         _run_scenario(job, study, wanted)
         return
     result = job.run()
-    written = job.write(wanted, result)
+    for path in job.write(wanted, result):
+        out.note(f"wrote {path}")
     verdict = KeyboardInterrupt() if job.interrupted else _verdict(result, old, share)
     show_result(out, result, _next_step(job, names, server), verdict)
     for target in job.targets:
         random_weights.warn(out, target.model, is_random=target.interface.has_random_weights)
-    for path in written:
-        out.note(f"written: {path}")
     if verdict is not None:
         raise verdict
 

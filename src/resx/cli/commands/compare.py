@@ -58,7 +58,7 @@ def compare(
 ) -> None:
     """Export a model in every precision and runtime, and compare size, error, accuracy, latency and throughput.
 
-    Each form is verified as `resx export` does, and measured in this machine's CPU without a server, in turns with the
+    Each form is verified as `resx export` does, and measured on this machine's CPU without a server, in turns with the
     others. Nothing is published without --pick.
 
     Exit code 3 if no form meets --pick.

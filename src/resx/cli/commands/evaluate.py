@@ -47,8 +47,8 @@ def evaluate(
 ) -> None:
     """Measure a classifier on labeled images: accuracy, precision and recall by class, confusions, calibration.
 
-    Every share has its 95 % interval. Classes are matched by name. With --against, McNemar's exact test and the images
-    that the two answer differently.
+    Every figure has a 95% interval. Classes are matched by name. --against adds McNemar's exact test and lists the
+    images with different answers.
 
     Example: resx evaluate runs/digits --against digits -o report.html
     """

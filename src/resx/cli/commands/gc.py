@@ -36,7 +36,7 @@ def gc(
 ) -> None:
     """Delete old versions of published models; never one that is in use, or that a rollback would go to.
 
-    That holds for servers of other users and containers, too: they mark in the repository what they use.
+    Servers of other users and in containers count too: they mark the versions that they use in the repository.
 
     Example: resx gc --keep 3 --dry-run
     """
@@ -60,8 +60,9 @@ def gc(
         "skipped": {} if name else skipped_entries(published),
     }
     rows = [[one.name, str(one.version), f"{one.size_bytes / 1e6:.1f}"] for one in old]
-    total = f"{sum(one.size_bytes for one in old) / 1e6:.1f} MB {'would be' if dry_run else 'were'} deleted"
-    lines = [f"{one.name} version {one.version} is kept: {one.reason}" for one in spared]
+    size = f"{sum(one.size_bytes for one in old) / 1e6:.1f} MB"
+    total = f"{size} {'would be' if dry_run else 'were'} deleted" if old else _nothing(keep)
+    lines = [f"Kept {one.name} version {one.version}: {one.reason}" for one in spared]
     lines += skipped_lines(payload["skipped"])
 
     def show(console: Console) -> None:
@@ -71,3 +72,8 @@ def gc(
             show_next(console, to_apply())
 
     printing.open().result(payload, show)
+
+
+def _nothing(keep: int) -> str:
+    newest = "the newest version is" if keep == 1 else f"the {keep} newest versions are"
+    return f"Nothing to delete: {newest} kept, and versions that a server or a rollback needs"

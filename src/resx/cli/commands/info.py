@@ -9,6 +9,7 @@ import typer
 
 from resx.cli.command_lines import command_line
 from resx.cli.completion import complete_thing
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_next
 from resx.cli.options.output import DetailOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
@@ -27,9 +28,7 @@ def info(
         ),
     ] = "",
     repository: RepositoryPath = DEFAULT_REPOSITORY,
-    bibtex: Annotated[
-        bool, typer.Option("--bibtex", metavar="", help="Print the papers it comes from as BibTeX instead.")
-    ] = False,
+    bibtex: Annotated[bool, typer.Option("--bibtex", metavar="", help="Print its papers as BibTeX instead.")] = False,
     schema: Annotated[
         bool, typer.Option("--schema", metavar="", help="Print the JSON schema of card.json instead.")
     ] = False,
@@ -40,6 +39,7 @@ def info(
     """
     from resx.card.card import schema_text
     from resx.cli.views import version_card
+    from resx.cli.views.network_facts import show_network
     from resx.cli.views.next_step import to_serve
     from resx.errors import UsageError
     from resx.repository.versions import Repository
@@ -48,7 +48,7 @@ def info(
         typer.echo(schema_text(), nl=False)
         return
     if not thing:
-        raise UsageError("THING is missing: name a variant, a run's folder, a published model or a .onnx file")
+        raise UsageError("THING is missing: name a variant, a run's folder, a published model or an .onnx file")
     if bibtex:
         typer.echo(_bibtex(thing, repository), nl=False)
         return
@@ -63,11 +63,13 @@ def info(
             version_card.version(console, card, file, versions, verbose=out.verbose)
             show_next(console, to_serve(thing, published))
             return
+        if facts["kind"] != "onnx file":
+            show_network(console, thing, facts)
+            show_next(console, command_line("export", thing))
+            return
         for key, value in _flat(facts):
             if out.verbose or not key.startswith("operators."):
-                console.print(f"{key:<28} {value}", markup=False, soft_wrap=True)
-        if facts["kind"] != "onnx file":  # of which nobody knows whether it takes images
-            show_next(console, command_line("export", thing))
+                print_text(console, f"{key:<28} {value}", indent=29)
 
     out.result(facts, show)
 
@@ -118,7 +120,7 @@ def _facts(thing: str, repository: Path) -> dict[str, Any]:
         return _variant_facts(thing)
     checked_name(thing)
     near = nearest(thing, [*VARIANTS, *published.names()])
-    raise UsageError(f"{thing!r}: not a variant, a run, a model in {repository} or .onnx file{near}")
+    raise UsageError(f"{thing!r}: no variant, run, .onnx file or model in {repository} has this name{near}")
 
 
 def _variant_facts(name: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def lesion(
     ] = 10,
     max_deleted: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help=f"Delete up to this many. Default: {_DEFAULT_MAX_DELETED}, or all."),
+        typer.Option(min=1, metavar="N", help=f"Delete up to N blocks. Default: {_DEFAULT_MAX_DELETED}, or all."),
     ] = None,
     output: StudyFolder = None,
     figures: Figures = True,

@@ -26,7 +26,7 @@ def logs(
         bool, typer.Option("-f", "--follow", metavar="", help="Follow until the server stops, or Ctrl-C.")
     ] = False,
 ) -> None:
-    """Print the end of the server's log, whether it runs or not: Triton's lines and the supervisor's.
+    """Print the end of the log of Triton and its supervisor, even after the server has stopped.
 
     Example: resx logs -f -n 100
     """

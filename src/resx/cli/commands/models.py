@@ -22,7 +22,9 @@ def models(
     pattern: Annotated[
         str,
         typer.Argument(
-            help="Only these, such as '*50*'. Default: all.", show_default=False, autocompletion=complete_variant
+            help="Pattern of names, such as '*50*'. Default: all variants.",
+            show_default=False,
+            autocompletion=complete_variant,
         ),
     ] = "",
 ) -> None:

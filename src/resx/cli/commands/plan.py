@@ -35,9 +35,9 @@ def plan(
         str, typer.Argument(help="A model; NAME:VERSION for one version.", autocompletion=complete_model_version)
     ],
     rate: Annotated[
-        float, typer.Option(callback=finite, metavar="X", help="Requests per second, of one image, over all replicas.")
+        float, typer.Option(callback=finite, metavar="X", help="Single-image requests per second, over all replicas.")
     ],
-    slo: Annotated[str, typer.Option(metavar="pNN=TIME", help="The latency bound, as p99=50ms.")],
+    slo: Annotated[str, typer.Option(metavar="pNN=TIME", help="Latency objective, such as p99=50ms.")],
     arrivals: Arrivals = "poisson",
     balancing: Annotated[
         str, _replicas_option(metavar="[random|round-robin|least-connections]", help="How requests reach the replicas.")
@@ -77,8 +77,9 @@ def plan(
 ) -> None:
     """Compute how many replicas of a served model meet a latency objective at a request rate, by simulation.
 
-    Assumes identical replicas, one per machine. Without --bench the running server is measured, and --bench needs
-    none. Exit code 3 if no number of replicas can hold the bound.
+    Assumes identical replicas, one per machine. Without --bench, the running server is measured.
+
+    Exit code 3 if no number of replicas meets the objective.
 
     Example: resx plan resnet50 --rate 5000 --slo p99=50ms --cost-per-hour 0.4
     """

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from resx.cli.completion import complete_model_version
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done
 from resx.cli.options.grouping import typed_options
 from resx.cli.options.images import ImageLimits
@@ -54,7 +55,7 @@ def predict(
     top: Top = 5,
     repository: RepositoryPath = DEFAULT_REPOSITORY,
 ) -> None:
-    """Classify every image of a folder, bucket or list into a table file; unreadable images get an error row.
+    """Classify every image in a folder, bucket or list and write a table; unreadable images get an error row.
 
     Example: resx predict resnet50 photos/ -o photos.parquet
     """
@@ -73,7 +74,7 @@ def predict(
         done_before = f"{output}: finished already; removed leftovers of the earlier run"
         out.result(
             {"out": str(output), "finished_already": True},
-            lambda console: console.print(done_before, markup=False, soft_wrap=True),
+            lambda console: print_text(console, done_before),
         )
         return
     found = find_source(source, columns.column, columns.images_from)

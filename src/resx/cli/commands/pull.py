@@ -26,7 +26,7 @@ def pull(
 ) -> None:
     """Fetch what `resx push` shared: a version into the repository, a run into runs/NAME. Every hash is checked.
 
-    Only data are taken, no code; the server's configuration is written from the card.
+    Only data is fetched, never code; the server's configuration is written anew from the card.
 
     Example: resx pull hf:me/digits --name theirs
     """

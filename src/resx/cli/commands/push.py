@@ -8,6 +8,7 @@ import typer
 
 from resx.cli.command_lines import command_line, typed_again
 from resx.cli.completion import complete_thing
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done, show_next
 from resx.cli.options.output import TableOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
@@ -71,7 +72,7 @@ def push(
         rows = [[file.name, f"{file.size_bytes:,}", file.sha256[:12]] for file in bundle.files]
         console.print(table(f"{bundle.title}: nothing was sent", ["file", "bytes", "sha256"], rows))
         seen = "" if not place.startswith("hf:") else ", private" if private else ", public if that is new (--private)"
-        console.print(f"{size} would go to {found.url}{seen}", markup=False, soft_wrap=True)
+        print_text(console, f"{size} would go to {found.url}{seen}")
         show_next(console, typed_again("--yes"))
 
     out.result(payload, show)

@@ -42,7 +42,7 @@ def serve(
     repository: RepositoryPath = DEFAULT_REPOSITORY,
     load: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A model to load; repeatable. Default: all.", autocompletion=complete_model),
+        typer.Option(metavar="NAME", help="Same as NAME; repeatable.", autocompletion=complete_model),
     ] = None,
     load_none: Annotated[
         bool, typer.Option("--load-none", metavar="", help="Load no model; use `resx deploy`.")
@@ -57,8 +57,8 @@ def serve(
     Each model starts with the version that was deployed or rolled back to last, or else with its newest; one that was
     undeployed is left out.
 
-    A model that crashes, hangs or gives a wrong answer is loaded again, or set aside; the other models are served
-    on. A server that dies or hangs is started again, on the same ports and with the same versions.
+    A model that crashes, hangs or gives a wrong answer is loaded again, or set aside; the other models keep
+    serving. A server that dies or hangs is started again, on the same ports and with the same versions.
 
     Examples: resx serve --detach; resx serve resnet50
     """

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def status(server: Connection, printing: TableOptions) -> None:
     """Show whether a server runs, and each model's versions, requests, latency and restarts.
 
-    Requests to the server that `resx serve` runs are counted since the model was deployed, without resx's self-tests;
-    p50, the median of the last minute, and mean include those.
+    On a server of `resx serve`, requests are counted since the model was deployed, without resx's self-tests. p50 is
+    the median of the last minute; p50 and mean include the self-tests.
 
     Example: resx status
     """

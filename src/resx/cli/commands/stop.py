@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done
 from resx.cli.options.output import OutputOptions
 from resx.cli.options.repository import DEFAULT_REPOSITORY, RepositoryPath
@@ -28,7 +29,7 @@ def stop(printing: OutputOptions, repository: RepositoryPath = DEFAULT_REPOSITOR
         if ended:
             show_done(console, f"Stopped the server of {repository}", f"process {ended.pid}")
         else:
-            console.print(f"{repository}: no server is running", soft_wrap=True)
+            print_text(console, f"{repository}: no server is running")
 
     payload: Stopped = {"stopped": ended.pid if ended else None}
     printing.open().result(payload, show)

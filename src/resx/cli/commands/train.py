@@ -33,9 +33,9 @@ def train(
     *,
     limits: ImageLimits,
 ) -> None:
-    """Train or fine-tune a variant on images; a folder, the run, gets its weights and metrics after every epoch.
+    """Train or fine-tune a variant on images. A run folder keeps its weights and metrics after every epoch.
 
-    With --resume, what is not given is as the run was started. Several processes share the work under torchrun; see
+    With --resume, options that are not given keep the run's values. For several processes see
     docs/training-processes.md.
 
     Examples: resx train resnet20 --data digits --survival 0.5 -o runs/digits; resx train resnet50 --weights imagenet

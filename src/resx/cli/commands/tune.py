@@ -37,29 +37,32 @@ def tune(
         str,
         typer.Option(
             metavar="[balanced|throughput|latency]",
-            help="balanced: most images per second with single requests within 1.2x of the quickest; throughput; or "
-            "latency, of single requests.",
+            help="throughput: most images per second; latency: fastest single requests; balanced: highest throughput "
+            "with single requests within 1.2x of the fastest.",
         ),
     ] = "balanced",
     slo: Annotated[
         str,
         typer.Option(
             metavar="pNN=TIME",
-            help=(
-                "Tune for the highest rate that meets this objective, such as p99=15ms. Default: the most images per "
-                "second."
-            ),
+            help=("Tune for the highest rate that meets this latency objective, such as p99=15ms."),
         ),
     ] = "",
     dry_run: DryRun = False,
     undo: Annotated[bool, typer.Option("--undo", metavar="", help="Undo the last tuning of the model.")] = False,
     runtimes: Annotated[
         str,
-        _search_option(metavar="[onnxruntime|openvino],...", help="Exports what is missing. Default: the versions'."),
+        _search_option(
+            metavar="[onnxruntime|openvino],...",
+            help="Runtimes to try; exports what is missing. Default: the versions'.",
+        ),
     ] = "",
     precisions: Annotated[
         str,
-        _search_option(metavar="[fp32|fp16|bf16|int8],...", help="Exports what is missing. Default: the versions'."),
+        _search_option(
+            metavar="[fp32|fp16|bf16|int8],...",
+            help="Precisions to try; exports what is missing. Default: the versions'.",
+        ),
     ] = "",
     calibrate: Calibrate = "",
     concurrency: Annotated[
@@ -86,7 +89,7 @@ def tune(
     Settings are tried on the running server under a name that no client knows. If the best one is significantly better
     than the current one, it is published as a version with the evidence in its card, and deployed.
 
-    Exit code 3 if no setting holds --slo.
+    The measurements take minutes, with --dry-run too. Exit code 3 if no setting meets --slo.
 
     Examples: resx tune resnet50 --dry-run; resx tune resnet50 --runtimes onnxruntime,openvino --precisions fp32,bf16
     """

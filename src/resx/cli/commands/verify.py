@@ -100,7 +100,7 @@ def verify(
     allow_code: AllowCode = None,
     limits: ImageLimits,
 ) -> None:
-    """Check again that a published version computes what its source does, or compare two ONNX files.
+    """Re-verify a published version against its source, or compare two ONNX files.
 
     Example: resx verify densenet169 --url 127.0.0.1:8001
     """

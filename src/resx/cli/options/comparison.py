@@ -37,8 +37,8 @@ Pick: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="'FIGURE<BOUND'",
-        help="Publish the most accurate form that meets this, of equals the fastest: latency<5ms, size<2MB, "
-        "accuracy>97%, throughput>1000; several with commas.",
+        help="Publish the most accurate form that meets this (of several the fastest): latency<5ms, size<2MB, "
+        "accuracy>97%, throughput>1000; separate conditions with commas.",
     ),
 ]
 Name: TypeAlias = Annotated[

@@ -36,7 +36,9 @@ Urls: TypeAlias = Annotated[
         "another, all or none. Default: the server that `resx serve` runs for the repository.",
     ),
 ]
-ProtocolName: TypeAlias = Annotated[str, _option("--protocol", metavar="[grpc|http]", help="Default: grpc.")]
+ProtocolName: TypeAlias = Annotated[
+    str, _option("--protocol", metavar="[grpc|http]", help="Protocol of the requests. Default: grpc.")
+]
 LoadProtocolName: TypeAlias = Annotated[
     str,
     _option(

@@ -45,14 +45,14 @@ FormatName: TypeAlias = Annotated[
     ),
 ]
 Target: TypeAlias = Annotated[
-    str, typer.Option(metavar="[cpu|gpu]", help="What the file is optimized for. Default: detect.")
+    str, typer.Option(metavar="[cpu|gpu]", help="Optimize the file for cpu or gpu. Default: detect.")
 ]
 RuntimeOption: TypeAlias = Annotated[
     str,
     typer.Option(
         "--runtime",
         metavar="[onnxruntime|openvino]",
-        help="What computes the file. Default: onnxruntime; for --bf16 on the CPU openvino.",
+        help="Runtime that computes the file. Default: onnxruntime; for --bf16 on the CPU openvino.",
     ),
 ]
 AcceleratorName: TypeAlias = Annotated[

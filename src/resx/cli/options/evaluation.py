@@ -26,7 +26,7 @@ EvaluationData: TypeAlias = Annotated[
     ),
 ]
 PartName: TypeAlias = Annotated[
-    str, _option(metavar="NAME", help="Which part of the data: held-out (never trained on), train or all.")
+    str, _option(metavar="[held-out|train|all]", help="Part of the data; held-out: never trained on.")
 ]
 SkipBad: TypeAlias = Annotated[bool, _option("--skip-bad", metavar="", help="Skip images that cannot be read.")]
 ByPosition: TypeAlias = Annotated[

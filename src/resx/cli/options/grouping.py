@@ -25,6 +25,7 @@ from typer.models import OptionInfo
 from resx.cli.completion import choice_completer
 from resx.cli.help_page import print_page
 from resx.cli.options.aliases import alias_parameters, field_of, settle_aliases
+from resx.cli.options.missing_values import require_values
 
 OUTPUT_PANEL = "Output"
 RARE_PANEL = "Rarely needed"
@@ -124,7 +125,13 @@ class Group(TyperGroup):
 
 
 class Command(TyperCommand):
-    """A command whose --help stands beside --json."""
+    """A command whose --help stands beside --json, and whose options' values are never options' names."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read what was typed behind the command's name."""
+        if not ctx.resilient_parsing:
+            require_values(self.get_params(ctx), args)
+        return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - Typer's own
         """Print the help."""

@@ -17,8 +17,8 @@ MaxMegapixels: TypeAlias = Annotated[
         envvar=MEGAPIXELS,
         metavar="N",
         show_default=False,
-        help="Largest image, decoded and resized. Default: 64. An image of N megapixels takes up to 16 MB of memory "
-        "each, even if its file has 50 bytes: raise it only for files that you trust.",
+        help="Largest image in megapixels, decoded and resized. Default: 64. An image of N megapixels takes up to "
+        "16 MB of memory each, even if its file has 50 bytes: raise it only for files that you trust.",
     ),
 ]
 MaxFileMib: TypeAlias = Annotated[

@@ -16,5 +16,5 @@ RepositoryPath: TypeAlias = Annotated[
     Path, typer.Option("--repository", metavar="DIR", help="The model repository.", envvar="RESX_REPOSITORY")
 ]
 Version: TypeAlias = Annotated[
-    int, typer.Option(min=0, metavar="N", help="0: the newest.", autocompletion=complete_version)
+    int, typer.Option(min=0, metavar="N", help="Version; 0: the newest.", autocompletion=complete_version)
 ]

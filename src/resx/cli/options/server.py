@@ -17,19 +17,25 @@ if TYPE_CHECKING:
 
 _ports_option = partial(typer.Option, rich_help_panel="Ports")
 _recovery_option = partial(typer.Option, rich_help_panel="Recovery")
-_port = _ports_option(min=0, max=65535, metavar="N", help="0: any free port.")
+_port = partial(_ports_option, min=0, max=65535, metavar="N")
 
 Host: TypeAlias = Annotated[
-    str, _ports_option(metavar="ADDRESS", help="Only 127.0.0.1; for remote access see docs/security.md.")
+    str,
+    _ports_option(
+        metavar="ADDRESS", help="Address to listen on: only 127.0.0.1; for remote access see docs/security.md."
+    ),
 ]
-HttpPort: TypeAlias = Annotated[int, _port]
-GrpcPort: TypeAlias = Annotated[int, _port]
-MetricsPort: TypeAlias = Annotated[int, _port]
+HttpPort: TypeAlias = Annotated[int, _port(help="HTTP port; 0: any free port.")]
+GrpcPort: TypeAlias = Annotated[int, _port(help="gRPC port; 0: any free port.")]
+MetricsPort: TypeAlias = Annotated[int, _port(help="Metrics port; 0: any free port.")]
 ExitTimeout: TypeAlias = Annotated[
     int, _recovery_option(min=1, metavar="SECONDS", help="Shutdown grace period, in seconds.")
 ]
 Tries: TypeAlias = Annotated[
-    int, _recovery_option(min=1, metavar="N", help="Failed recoveries before a model is set aside, or the server ends.")
+    int,
+    _recovery_option(
+        min=1, metavar="N", help="Failed recoveries in a row before a model is set aside, or the server gives up."
+    ),
 ]
 CanaryTimeout: TypeAlias = Annotated[
     float,
@@ -52,7 +58,9 @@ Native: TypeAlias = Annotated[
 ]
 ServingDevice: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="[auto|cpu|gpu]", help="auto: the GPU where there is one, and an error if it cannot be used."),
+    typer.Option(
+        metavar="[auto|cpu|gpu]", help="auto: the GPU if there is one; exits with an error if it cannot be used."
+    ),
 ]
 ServerDir: TypeAlias = Annotated[
     Path | None,

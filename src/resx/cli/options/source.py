@@ -23,7 +23,9 @@ _OF_A_RUN = ("weights", "weights_entry", "settings", "image_size")
 
 Weights: TypeAlias = Annotated[
     str,
-    _option(metavar="WORD|FILE", help="For a variant, torchvision: or timm:: none (random), imagenet, or a file."),
+    _option(
+        metavar="WORD|FILE", help="none (random), imagenet or a file; for a variant, torchvision:NAME or timm:NAME."
+    ),
 ]
 WeightsEntry: TypeAlias = Annotated[
     str, _option(metavar="NAME", help="For --weights FILE: which of its networks. Default: the only one, or the EMA.")

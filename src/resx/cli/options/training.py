@@ -75,8 +75,8 @@ Validation: TypeAlias = Annotated[
         max=0.9,
         callback=finite,
         metavar="SHARE",
-        help="Share of the training images on which the best epoch is chosen, and which are not trained on. "
-        "Default: 0, the best epoch is chosen on the held-out images.",
+        help="Share of the training images set aside to choose the best epoch. Default: 0; the held-out images "
+        "choose it.",
     ),
 ]
 SkippedBlocks: TypeAlias = Annotated[

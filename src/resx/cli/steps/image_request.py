@@ -43,11 +43,11 @@ def find_image_request(
             outputs = [output.get("name") for output in client.config(endpoint).get("output", [])]
         except NotLoaded as error:
             raise UsageError(
-                f"{address}: {name} has no image endpoint there; `resx export --image-endpoint` makes one, and "
-                f"`resx deploy {name}` loads it"
+                f"{address}: {name} has no image endpoint; export it again with --image-endpoint, then load it with "
+                f"`resx deploy {name}`"
             ) from error
     if not takes_a_file(interface):
-        raise UsageError(f"{address}: {endpoint} takes no image files; export {name} with --image-endpoint")
+        raise UsageError(f"{address}: {endpoint} does not accept image files; export {name} with --image-endpoint")
     return ImageRequest(
         address=address,
         endpoint=endpoint,

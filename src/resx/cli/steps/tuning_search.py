@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from resx.cli.output import Output
 from resx.cli.steps.tuning_candidates import FileWishes, published_candidates, wanted_candidates
-from resx.cli.views.tuning import setting_text
+from resx.cli.views.tuning import trial_text
 from resx.errors import UsageError
 from resx.files.reading import read_text
 
@@ -128,7 +128,7 @@ def _measure(out: Output, bench: Bench) -> TuningResult:
             bench,
             card.max_batch_size,
             card.canary.num_images,
-            on_trial=lambda stage, setting: tell.begin(f"{stage}: {setting_text(setting)}"),
+            on_trial=lambda place, setting: tell.begin(trial_text(place, setting, len(bench.candidates))),
         )
 
 

@@ -7,6 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from resx.cli.fitting_table import Cell
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_next, verdict
 from resx.cli.output import Output, table
 
@@ -54,14 +55,13 @@ def _show(console: Console, result: BenchResult) -> None:
     environment = result.environment
     shared = ", shared with the server" if environment.server_is_local else ""
     server = ", ".join(filter(None, (environment.server_kind, environment.server_threads)))
-    console.print(
+    print_text(
+        console,
         f"{result.model} on {result.url}, Triton {environment.triton} ({server}); "
         f"{environment.machine}, client: {environment.usable_cores} cores{shared}",
-        markup=False,
-        soft_wrap=True,
     )
     if environment.cpu_quota is not None:
-        console.print(f"the client's CPU quota (control group), in cores: {environment.cpu_quota:g}", markup=False)
+        console.print(f"client CPU quota (control group): {environment.cpu_quota:g} cores", markup=False)
     targets = {measured.target for measured in result.measurements}
     has_open = any(measured.load == "open" for measured in result.measurements)
     efficient = any(measured.in_process for measured in result.measurements)
@@ -89,9 +89,9 @@ def _show(console: Console, result: BenchResult) -> None:
         console.print("front, *: no other model is better in both accuracy and latency", markup=False)
     for text in _remarks(result):
         if text.startswith("INVALID") or ": INVALID" in text:
-            console.print(verdict(text, good=False), soft_wrap=True)
+            print_text(console, verdict(text, good=False))
         else:
-            console.print(text, markup=False, soft_wrap=True)
+            print_text(console, text)
 
 
 def front_rows(result: BenchResult) -> list[list[str]]:
@@ -135,7 +135,7 @@ def _remarks(result: BenchResult) -> Iterator[str]:
         p99 = f", p99 {entry.p99_ms.mean:.2f} ± {entry.p99_ms.half_width:.2f} ms" if entry.p99_ms else ""
         yield (
             f"{entry.target}, {entry.title}, {entry.num_runs} runs: {entry.images_per_s.mean:.1f} ± "
-            f"{entry.images_per_s.half_width:.1f} images/s{p50}{p99} (95 %)"
+            f"{entry.images_per_s.half_width:.1f} images/s{p50}{p99} (95% interval)"
         )
     yield from map(_ratio_text, result.ratios)
     if result.slo:
@@ -166,9 +166,9 @@ def _memory_lines(result: BenchResult) -> Iterator[str]:
         shared = "" if most.pss_bytes is None else f" (RSS {most.rss_bytes / 1e6:.0f} MB)"
         processes = f"{most.num_processes} process{'es' if most.num_processes > 1 else ''}"
         where = f" at {url}" if len(uses) > 1 else ""
-        yield f"the server{where} took up to {most.memory_bytes / 1e6:.0f} MB{shared} in {processes}"
+        yield f"server memory{where}: at most {most.memory_bytes / 1e6:.0f} MB{shared}, {processes}"
     yield from dict.fromkeys(
-        f"memory and CPU time of the server: unknown: {measured.server_use_missing}"
+        f"server memory and CPU time unknown: {measured.server_use_missing}"
         for measured in result.measurements
         if measured.server_use_missing
     )
@@ -183,18 +183,18 @@ def _ratio_text(ratio: Ratio) -> str:
     words = {"images_per_s": "throughput", "p50_ms": "p50", "p99_ms": "p99"}
     return (
         f"{ratio.target} / {ratio.base}, {words[ratio.what]} at {ratio.load}: {ratio.ratio:.3f} "
-        f"(95 %: {ratio.low:.3f} to {ratio.high:.3f}, {ratio.num_pairs} pairs)"
+        f"(95% interval {ratio.low:.3f} to {ratio.high:.3f}, {ratio.num_pairs} pairs)"
     )
 
 
 def _slo_text(slo: dict[str, float | str | bool | None]) -> str:
     if slo["rate_per_s"] is None:
-        return f"{slo['asked']}: no rate meets it"
+        return f"no rate meets {slo['asked']}"
     limit = slo["client_limit_per_s"]
     more = (
         ""
         if limit is None
-        else (f"; the client could not send {limit:.4g}/s in time on this machine, so the server may do more")
+        else f"; the client could not send {limit:.4g}/s on time on this machine, so the server may reach a higher rate"
     )
     return (
         f"{slo['asked']} is met up to {slo['rate_per_s']:.4g}/s ({slo['reached_ms']:.2f} ms), "
@@ -228,8 +228,8 @@ def show_scenario(out: Output, result: ScenarioResult, error: ResxError | None =
         console.print(f"{result.model}, LoadGen {result.loadgen_version}", markup=False)
         console.print(table("", columns, rows, least=("samples", "p90 ms", "max ms")))
         for text in (*(f"INVALID: {reason}" for reason in result.reasons), *result.remarks):
-            console.print(text, markup=False, soft_wrap=True)
-        console.print(f"logs: {result.summary}", markup=False, soft_wrap=True)
+            print_text(console, text)
+        print_text(console, f"logs: {result.summary}")
 
     out.result(result.model_dump(mode="json"), show, error)
 

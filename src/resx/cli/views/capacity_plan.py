@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resx.cli.fitting_table import Cell
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done, verdict
-from resx.cli.output import print_lines, table
+from resx.cli.output import table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,21 +25,22 @@ def show_plan(console: Console, found: CapacityPlan, plot: Path | None) -> None:
     load = f"{found.rate_per_s:g}/s ({found.arrivals}, {found.balancing})"
     show_done(console, f"{found.model}: {how_many} {found.slo} at {load}")
     shown = [found.expected] if found.one_fewer is None else [found.expected, found.one_fewer]
-    columns = ["replicas", "p50 ms", "p99 ms", "used %", "mean batch", "refused %", "holds"]
+    columns = ["replicas", "p50 ms", "p99 ms", "busy %", "mean batch", "refused %", "meets it"]
     console.print(table("", columns, [_row(one) for one in shown], left=0, least=("mean batch", "p50 ms")))
     lines = [
-        f"headroom: they meet it up to {found.highest_rate_per_s:.4g}/s, {found.headroom:.2f} of the requested rate; "
-        f"with full batches a replica answers {found.capacity_per_s:.4g}/s",
-        "one lost: " + _after_a_loss(found),
-        f"computation by batch size, ms: {means}; outside of it {times.overhead_ms:.2f} ms; a single request "
-        f"{found.alone_ms:.3g} ms",
+        f"Headroom: {found.highest_rate_per_s:,.4g} requests/s ({found.headroom:.0%} of the requested rate); "
+        f"one replica can answer {found.capacity_per_s:,.4g}/s in full batches",
+        f"If one replica fails: {_after_a_loss(found)}",
+        f"Model time by batch size, ms: {means}; overhead: {times.overhead_ms:.2f} ms per request; "
+        f"a single request takes {found.alone_ms:.3g} ms",
     ]
     if found.cost_per_hour is not None and found.cost_per_million is not None:
-        lines.append(f"cost: {found.cost_per_hour:.4g} an hour, {found.cost_per_million:.4g} per million requests")
-    lines.append("simulated from one machine's service times; docs/capacity.md says how far to trust it")
+        lines.append(f"Cost: {found.cost_per_hour:.4g} per hour, {found.cost_per_million:.4g} per million requests")
+    lines.append("Simulated from this measurement of one machine; docs/capacity.md describes how accurate that is")
+    for line in lines:
+        print_text(console, line)
     if plot is not None:
-        lines.append(f"wrote {plot}")
-    print_lines(console, lines)
+        print_text(console, f"wrote {plot}")
 
 
 def _row(one: Estimate) -> list[Cell]:
@@ -60,10 +62,8 @@ def _ms(value: Interval | None) -> str:
 def _after_a_loss(found: CapacityPlan) -> str:
     fewer = found.one_fewer
     if fewer is None:
-        return "nothing answers; 2 replicas would still meet it"
+        return "no server is left; run 2 to survive that"
+    more = f"run {found.replicas + 1} to survive that"
     if fewer.p99_ms is None:
-        return f"{fewer.replicas} are overloaded and refuse {fewer.refused:.1%}; {found.replicas + 1} hold it then too"
-    return (
-        f"p99 {fewer.p99_ms.mean:.1f} ms, {fewer.refused:.2%} refused; {found.replicas + 1} replicas would still meet "
-        "it"
-    )
+        return f"{fewer.replicas} are overloaded and refuse {fewer.refused:.1%} of the requests; {more}"
+    return f"p99 {fewer.p99_ms.mean:.1f} ms, {fewer.refused:.2%} of the requests refused; {more}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import mark, show_done, show_next
 from resx.cli.output import print_lines, table
 from resx.text import one_line
@@ -40,7 +41,7 @@ def show_comparison(console: Console, found: ExportComparison, folder: Path | No
         from rich.text import Text
 
         line = Text.assemble(mark(console, good=False), f" {one_line(f'{form.name}: {form.failed}')}")
-        console.print(line, soft_wrap=True)
+        print_text(console, line)
     if found.best is not None and found.picked is None:
         print_lines(console, [f"best: {found.best} ({_rule(found)})"])
     if found.picked is not None:
@@ -68,7 +69,7 @@ def _legend(found: ExportComparison, form: Form, *, has_accuracy: bool) -> list[
         "plus or minus half their range",
     ]
     if has_accuracy:
-        lines.append("accuracy with 95 % intervals (Wilson); flips: images answered otherwise than in fp32")
+        lines.append("accuracy with 95% intervals (Wilson); flips: images with a different answer than in fp32")
     return lines
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done, show_next
 from resx.cli.views import version_card
 from resx.cli.views.image_input import image_input
@@ -70,14 +71,14 @@ def show_export(
         version_card.headline(console, card, file)
         version_card.proof(console, card)
     elif card.quantisation:
-        console.print(version_card.calibration(card.quantisation), soft_wrap=True)
+        print_text(console, version_card.calibration(card.quantisation))
     if form := image_input(card):
-        console.print(f"image: {form}", markup=False, soft_wrap=True)
+        print_text(console, f"image: {form}")
     if how := normalization(card):
         advice = "; the file does not say: change it with --mean and --std" if "assumed" in how else ""
-        console.print(f"normalization: {how}{advice}", markup=False, soft_wrap=True)
+        print_text(console, f"normalization: {how}{advice}")
     for line in (*remarks(card), *filter(None, [advice])):
-        console.print(line, markup=False, soft_wrap=True)
+        print_text(console, line)
     show_next(console, next_step)
 
 

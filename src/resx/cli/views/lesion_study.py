@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resx.cli.flowing_text import print_text
 from resx.cli.output import print_lines, table
 
 if TYPE_CHECKING:
@@ -26,10 +27,9 @@ def show_study(console: Console, found: LesionStudy, written: Sequence[Path]) ->
         ]
         for one in found.blocks
     ]
-    console.print(
+    print_text(
+        console,
         f"{found.plan.model}: error {found.error:.2%} on {found.plan.num_images} held-out images; without one block:",
-        markup=False,
-        soft_wrap=True,
     )
     console.print(table("", ["block", "name", "error %", "points", "note"], rows, left=2))
     _print_spreads(console, f"without k random blocks, {found.plan.draws} draws each:", found.deleted)
@@ -37,12 +37,14 @@ def show_study(console: Console, found: LesionStudy, written: Sequence[Path]) ->
         _print_spreads(console, "after k exchanges of two random blocks of one shape:", found.swapped)
     cost = found.cost
     lines = [
-        f"median increase over single deletions {100 * found.median_single_increase:.2f} points; "
-        f"chance is an error of {found.chance_error:.2%}",
-        f"{cost.num_variants} networks in {cost.seconds:.1f} s: {cost.block_evaluations:,} block evaluations per image "
-        f"instead of {cost.naive_block_evaluations:,} ({cost.ratio:.2f}; single deletions {cost.singles_ratio:.2f})",
+        f"median increase from deleting one block: {100 * found.median_single_increase:.2f} points; "
+        f"error by chance: {found.chance_error:.2%}",
+        f"{cost.num_variants} networks in {cost.seconds:.1f} s; shared computation saved {1 - cost.ratio:.0%} of the "
+        "block evaluations",
     ]
-    print_lines(console, [*lines, *(f"wrote {path}" for path in written)])
+    for line in lines:
+        print_text(console, line)
+    print_lines(console, [f"wrote {path}" for path in written])
 
 
 def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...]) -> None:
@@ -50,5 +52,5 @@ def _print_spreads(console: Console, title: str, spreads: tuple[ErrorSpread, ...
         [str(one.k), *(f"{100 * share:.2f}" for share in (one.mean, one.std, one.lowest, one.highest))]
         for one in spreads
     ]
-    console.print(title, markup=False, soft_wrap=True)
+    print_text(console, title)
     console.print(table("", ["k", "mean error %", "std", "lowest %", "highest %"], rows, left=0))

@@ -29,11 +29,12 @@ def show_paths(
             row += [f"{gradients.lengths[length].mean:.3g}", f"{100 * gradients.shares[length]:.3g}"]
         rows.append(row)
     if gradients is not None:
-        columns += ["gradient of one", "paths x gradient, %"]
+        columns += ["gradient per path", "paths x gradient, %"]
     console.print(table("", columns, rows, left=0))
     lines = [
         f"{payload['model']}: {lengths.num_blocks} blocks, mean length {lengths.mean:.1f} (standard deviation "
-        f"{lengths.std:.2f}); {lengths.span.share:.1%} of the paths have {lengths.span.low} to {lengths.span.high}"
+        f"{lengths.std:.2f}); {lengths.span.share:.1%} of the paths have {lengths.span.low} to {lengths.span.high} "
+        "blocks"
     ]
     if between := payload.get("between"):
         lines.append(f"{between['share']:.2%} of the paths have {between['low']} to {between['high']} blocks")

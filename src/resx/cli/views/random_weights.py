@@ -9,6 +9,6 @@ def warn(out: Output, name: str, *, is_random: bool) -> None:
     """Say on stderr that its answers mean nothing, if so."""
     if is_random:
         out.note(
-            f"warning: {name} has random weights: its answers mean nothing; train it (`resx train`), or export it with "
-            "--weights"
+            f"warning: {name} has random weights: its answers mean nothing; train it with `resx train`, or export it "
+            "with trained --weights"
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resx.cli.command_lines import command_line
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import mark, show_next
 from resx.cli.output import print_lines, table
 from resx.cli.views.training import clock_time
@@ -31,7 +32,7 @@ def show_runs(console: Console, found: FoundRuns, folder: Path, plot: Path | Non
         from rich.text import Text
 
         reason = broken.reason if broken.reason.startswith(broken.folder) else f"{broken.folder}: {broken.reason}"
-        console.print(Text.assemble(mark(console, good=False), f" {one_line(reason)}"), soft_wrap=True)
+        print_text(console, Text.assemble(mark(console, good=False), f" {one_line(reason)}"))
     if plot is not None:
         print_lines(console, [f"wrote {plot}"])
     if found.best is not None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import verdict
 from resx.cli.output import print_lines, table
 from resx.cli.views.ready_server import UNGUARDED
@@ -25,17 +26,17 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         own = payload["native"] and not payload["server_dir"]
         how = ("native, " if own else "") + ("on the GPU, " if payload["device"] == "gpu" else "")
         title += f"  process {payload['pid']}, {how}{payload['phase']}, up {_duration(payload['uptime_s'])}"
-    console.print(title, markup=False, soft_wrap=True)
+    print_text(console, title)
     if addresses := payload.get("addresses"):
         print_lines(console, [f"{_PROTOCOLS[name] + ':':<8} {address}" for name, address in addresses.items()])
     if folder := payload.get("server_dir"):
-        console.print(f"server of {folder}, {UNGUARDED}", markup=False, soft_wrap=True)
+        print_text(console, f"server of {folder}, {UNGUARDED}")
     if trouble := payload.get("trouble"):
-        console.print(f"recovering: {trouble}", markup=False, soft_wrap=True)
+        print_text(console, f"recovering: {trouble}")
     others = ", the other models keep serving" if payload["models"] else ""
     for name, why in payload.get("set_aside", {}).items():
-        line = f"{name} is set aside{others}: {why}; `resx deploy {owner_of(name)}` tries it again"
-        console.print(line, markup=False, soft_wrap=True)
+        line = f"{name} is set aside{others}: {why}; retry with `resx deploy {owner_of(name)}`"
+        print_text(console, line)
     rows = [
         [
             model["name"],
@@ -52,15 +53,13 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
     least = ("mean ms", "versions", "failed")
     console.print(table("", columns, rows, left=3, least=least) if rows else "no model is loaded")
     if any(model["self_tests"] is not None for model in payload["models"]):
-        console.print("requests: without resx's self-tests, which p50 and mean include")
+        console.print("Requests exclude resx's own self-tests; p50 and mean include them")
     print_lines(console, [gpu_line(gpu) for gpu in payload["gpus"] or ()])
     if last := payload.get("last_restart"):
         times = "time" if payload["restarts"] == 1 else "times"
-        what = f"{last['model']} alone, " if last["model"] else "the server, "
-        line = (
-            f"brought back {payload['restarts']} {times}, last {what}{_duration(last['ago_s'])} ago: {last['reason']}"
-        )
-        console.print(line, markup=False, soft_wrap=True)
+        what = f"the model {last['model']}, " if last["model"] else "the server, "
+        line = f"recovered {payload['restarts']} {times}, last {what}{_duration(last['ago_s'])} ago: {last['reason']}"
+        print_text(console, line)
     print_lines(console, skipped_lines(payload["skipped"]))
     if disk := payload.get("disk"):
         line = (
@@ -69,7 +68,7 @@ def show_status(console: Console, payload: Mapping[str, Any], owner_of: Callable
         )
         print_lines(console, [line])
     if "log" in payload:
-        console.print(f"log: {payload['log']}", markup=False, soft_wrap=True)
+        print_text(console, f"log: {payload['log']}")
 
 
 def _number(value: float | None) -> str:

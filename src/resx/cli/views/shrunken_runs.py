@@ -22,7 +22,7 @@ def show_runs(
     """Print accuracy and latency of each, the whole one first, and the figure's file."""
 
     def row(folder: str, member: ShrunkenNetwork, accuracy: float) -> list[str]:
-        latency = "" if member.latency_ms is None else f"{member.latency_ms:.3g}"
+        latency = "-" if member.latency_ms is None else f"{member.latency_ms:.3g}"
         dropped = ", ".join(map(str, member.dropped_blocks))
         return [folder, str(member.num_blocks), f"{100 * accuracy:.2f}", latency, dropped]
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from resx.card.tuning import MOST_SLOWER
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done, show_next
 from resx.cli.output import print_lines, table
 
@@ -15,10 +16,16 @@ if TYPE_CHECKING:
     from resx.card.tuning import Setting, Tuning
 
 
-def setting_text(setting: Setting) -> str:
-    """Return a setting in one line."""
-    batch = f", batches of {setting.max_batch}, delay {setting.delay_us} us" if setting.max_batch else ""
-    return f"{setting.file_text}, {setting.threads_text}{batch}"
+def setting_text(setting: Setting, *, with_file: bool = True) -> str:
+    """Return a setting in one line; without `with_file` what is set on the server alone."""
+    batch = f", batch {setting.max_batch}" if setting.max_batch else ""
+    delay = f", delay {setting.delay_us} us" if setting.max_batch and setting.delay_us else ""
+    return f"{f'{setting.file_text}, ' if with_file else ''}{setting.threads_text}{batch}{delay}"
+
+
+def trial_text(place: str, setting: Setting, num_files: int) -> str:
+    """Return which trial is measured, in one line; one file of several is named."""
+    return f"{place[:1].upper()}{place[1:]}: {setting_text(setting, with_file=num_files > 1)}"
 
 
 def ending(name: str, tuning: Tuning, *, better: bool, version: int) -> list[str]:
@@ -36,9 +43,13 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str], next_step:
     from resx.bench.tuning.ranking import front, latest
 
     best = front(tuning.trials)
+    files = {trial.setting.file_text for trial in tuning.trials}
+    short = len(files) == 1
+    if short:
+        print_text(console, f"{files.pop()}; setting: instances x threads, batch size, queue delay")
     rows = [
         [
-            setting_text(trial.setting),
+            setting_text(trial.setting, with_file=not short),
             f"{trial.images_per_s:.1f}",
             _ms(trial.p50_ms),
             _ms(trial.p99_ms),
@@ -52,12 +63,12 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str], next_step:
     throughput = f"images/s at {tuning.slo}" if tuning.slo else "images/s"
     columns = ["setting", throughput, "p50 ms", "p99 ms", "single ms", "CPU ms", "MB", "front"]
     console.print(table("", columns, rows, least=("MB", "CPU ms", "p99 ms", "p50 ms")))
-    console.print("front, *: no other setting is better in both images/s and single ms", markup=False)
-    console.print("CPU ms: of the server per request; MB: of the server, with the current setting loaded", markup=False)
+    print_text(console, "front, *: no other setting is better in both images/s and single ms")
+    print_text(console, "CPU ms: server CPU time per request; MB: server memory, with the current setting loaded too")
     if missing := next((trial.server_use_missing for trial in tuning.trials if trial.server_use_missing), ""):
-        console.print(f"memory and CPU time: unknown: {missing}", markup=False, soft_wrap=True)
+        print_text(console, f"server memory and CPU time unknown: {missing}")
     if tuning.num_pairs > 1:
-        console.print(_compare(tuning), markup=False, soft_wrap=True)
+        print_text(console, _compare(tuning))
     if plot:
         print_lines(console, [f"wrote {plot}"])
     show_done(console, *end)
@@ -65,13 +76,14 @@ def show_tuning(console: Console, tuning: Tuning, end: Sequence[str], next_step:
 
 
 def _compare(tuning: Tuning) -> str:
-    both = f"{setting_text(tuning.chosen)} / {setting_text(tuning.before)}"
+    both = f"best: {setting_text(tuning.chosen)}; current: {setting_text(tuning.before)}"
     if tuning.ratio is None:
         slower = f"takes over {MOST_SLOWER:g} times as long for a single request"
-        why = f"meets {tuning.slo} at no rate" if tuning.slo else slower
-        return f"{both}: the latter {why}, in {tuning.num_pairs} pairs"
+        why = f"does not meet {tuning.slo} at any rate" if tuning.slo else slower
+        return f"The current setting {why} ({tuning.num_pairs} pairs); {both}"
     what = "single ms" if tuning.objective == "latency" else "images/s"
-    return f"{both}, {what}: {tuning.ratio:.3f} (95 %: {tuning.low:.3f} to {tuning.high:.3f}, {tuning.num_pairs} pairs)"
+    interval = f"95% interval {tuning.low:.3f} to {tuning.high:.3f}, {tuning.num_pairs} pairs"
+    return f"{what}, best / current: {tuning.ratio:.3f} ({interval}); {both}"
 
 
 def _ms(value: float | None) -> str:

@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from resx.cli.fitting_table import Cell
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import show_done, verdict
 from resx.cli.output import table
 from resx.cli.views.version_card import accelerated
@@ -69,13 +70,12 @@ def show_comparison(
     sizes = ", ".join(map(str, found.batch_sizes))
     console.print(f"{found.num_noise} inputs of noise, {found.num_photographs} photographs, batches of {sizes}")
     if accuracies:
-        console.print(f"accuracy: {accuracies.text}", markup=False, soft_wrap=True)
+        print_text(console, f"accuracy: {accuracies.text}")
     if divergence:
-        console.print(
+        print_text(
+            console,
             f"first difference: {divergence.tensor} ({divergence.operator}), {divergence.relative:.2e} of its scale; "
             f"{divergence.num_compared} tensors compared",
-            markup=False,
-            soft_wrap=True,
         )
     if found.passed and (accuracies is None or accuracies.passed):
         worst = max(one.smallest_rtol for one in found.outputs)
@@ -129,7 +129,7 @@ def show_verification(console: Console, title: str, card: Card, found: Verificat
     if measured:
         console.print(table("", [*columns, "verdict"], measured, left=2, least=_LEAST))
     if text := accelerated(card):
-        console.print(text, markup=False, soft_wrap=True)
+        print_text(console, text)
     if all(check.passed for check in found.checks):
         done = [check for check in found.checks if not check.skipped]
         skipped = f"{len(found.checks) - len(done)} skipped" if len(done) < len(found.checks) else ""

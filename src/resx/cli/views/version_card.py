@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resx.cli.fitting_table import Cell
+from resx.cli.flowing_text import print_text
 from resx.cli.marks import in_one_line, verdict
 from resx.cli.output import table
 from resx.cli.views.image_input import image_input
@@ -51,11 +53,10 @@ def headline(console: Console, card: Card, file: Path) -> None:
     small = f"quantized before: {card.quantised_before.text}, " if card.quantised_before else small
     by = f" by {_ACCELERATORS[card.accelerator]}" if card.accelerator else ""
     by = " by OpenVINO" if card.runtime_name == "openvino" else by
-    console.print(
+    print_text(
+        console,
         f"{file.parent}: {card.precision} for the {card.target}{by}, {file.stat().st_size / 1e6:.1f} MB, "
         f"{small}weights {card.source.weights}",
-        markup=False,
-        soft_wrap=True,
     )
 
 
@@ -101,9 +102,9 @@ def proof(console: Console, card: Card) -> None:
         columns = ["against the source", "images", "max", "mean", "scale", "top-1 %", "cosine", "verdict"]
         console.print(table("", columns, rows, least=("scale", "mean")))
         for text in filter(None, map(_classes, steps)):
-            console.print(text, markup=False, soft_wrap=True)
+            print_text(console, text)
         if text := tf32_text(card):
-            console.print(text, markup=False, soft_wrap=True)
+            print_text(console, text)
     else:
         console.print("not verified (--no-verify)")
     names = sorted({*card.operators_before, *card.operators_after})
@@ -111,9 +112,9 @@ def proof(console: Console, card: Card) -> None:
     texts = [f"{name} {after}" if before == after else f"{name} {before} > {after}" for name, before, after in counts]
     if not card.operators_before:  # not counted: the code could not be followed
         texts = [f"{name} {after}" for name, _, after in counts]
-    console.print(f"operators: {', '.join(texts)}", markup=False, soft_wrap=True)
+    print_text(console, f"operators: {', '.join(texts)}")
     if card.not_fused:
-        console.print(f"not fused before export: {card.not_fused}", markup=False, soft_wrap=True)
+        print_text(console, f"not fused before export: {card.not_fused}")
     if card.quantisation:
         _quantisation(console, card.quantisation)
 
@@ -138,16 +139,16 @@ def normalization(card: Card) -> str:
         "none": "as it is",
     }
     if source.mean_from == source.std_from:
-        return f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)} ({says[source.mean_from]})"
+        return f"mean {numbers(signature.mean)}, std {numbers(signature.std)} ({says[source.mean_from]})"
     return (
-        f"mean {_numbers(signature.mean)} ({says[source.mean_from]}), "
-        f"std {_numbers(signature.std)} ({says[source.std_from]})"
+        f"mean {numbers(signature.mean)} ({says[source.mean_from]}), "
+        f"std {numbers(signature.std)} ({says[source.std_from]})"
     )
 
 
 def version(console: Console, card: Card, file: Path, versions: list[int], *, verbose: bool) -> None:
     """Print what a person wants to know of a published version; `verbose`: hashes, tools and the proof, too."""
-    console.print(in_one_line(console, f"{card.name} v{versions[-1]}", *summary(card, file)), soft_wrap=True)
+    print_text(console, in_one_line(console, f"{card.name} v{versions[-1]}", *summary(card, file)))
     signature = card.signature
     batch = f"{signature.batch}" if signature.batch else f"1 to {card.max_batch_size}"
     labels = f", labels {signature.labels[0]} ... {signature.labels[-1]}" if signature.labels else ""
@@ -158,16 +159,16 @@ def version(console: Console, card: Card, file: Path, versions: list[int], *, ve
         "versions": ", ".join(map(str, versions)),
         "source": f"{card.source.kind} {ours.name if ours else card.source.weights}{f' ({form})' if form else ''}",
         "weights": f"{card.source.weights}{f', sha256 {card.source.weights_sha256}' if verbose else ''}",
-        "takes": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
+        "input": f"{signature.input_name} {signature.input_type} {[*signature.input_dims]}, batches of {batch}",
         "image": image_input(card),
-        "gives": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
+        "output": f"{signature.output_name} float32 {[*signature.output_dims]}{labels}",
         "normalization": normalization(card)
-        or f"mean {_numbers(signature.mean)}, std {_numbers(signature.std)}, "
+        or f"mean {numbers(signature.mean)}, std {numbers(signature.std)}, "
         f"{'in the graph' if signature.input_type == 'uint8' else 'by the client'}" if signature.mean else "",
         "runtime": runtime_text(card),
         "family": _family(card.family) if card.family else "",
         "verified on": card.verified_on,
-        "made": f"{card.created} by: {card.command}",
+        "exported": f"{card.created} by `{card.command}`",
     }  # fmt: skip
     if verbose:
         facts |= {
@@ -177,7 +178,7 @@ def version(console: Console, card: Card, file: Path, versions: list[int], *, ve
         }
     for name, text in facts.items():
         if text:
-            console.print(f"{name:<14} {text}", markup=False, soft_wrap=True)
+            print_text(console, f"{name:<14} {text}", indent=15)
     if verbose:
         headline(console, card, file)
         proof(console, card)
@@ -191,12 +192,14 @@ def _family(family: Family) -> str:
     )
 
 
-def _numbers(values: tuple[float, ...] | None) -> str:
-    return ", ".join(f"{value:g}" for value in values or ())
+def numbers(values: Sequence[float] | None) -> str:
+    """Return channels' numbers to four digits, once where they are the same."""
+    texts = [f"{value:.4g}" for value in values or ()]
+    return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 
 def _quantisation(console: Console, quantisation: Quantisation) -> None:
-    console.print(calibration(quantisation), markup=False, soft_wrap=True)
+    print_text(console, calibration(quantisation))
     if quantisation.kept_fp32:
         rows = [
             [kept.layer, "asked for" if kept.error is None else f"{kept.error:.2e}"] for kept in quantisation.kept_fp32
@@ -210,6 +213,6 @@ def calibration(quantisation: Quantisation) -> str:
     by = f"; by NNCF {quantisation.tool_version}" if quantisation.tool == "nncf" else ""
     tried = f", found by measuring {quantisation.num_tried} files" if quantisation.num_tried else ""
     return (
-        f"calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}{by}; "
+        f"Calibrated on {what}{quantisation.num_images} of {quantisation.calibrated_on}, {quantisation.method}{by}; "
         f"{len(quantisation.kept_fp32)} of {quantisation.num_layers} layers kept in fp32{tried}"
     )

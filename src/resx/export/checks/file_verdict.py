@@ -51,4 +51,4 @@ def accuracies_of(files: tuple[Path, Path], data: str, *, num_images: int, max_b
 
 
 def _remedy(smallest: float) -> str:
-    return f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol accepts NaN"
+    return f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no tolerance accepts NaN"

@@ -213,7 +213,7 @@ def require(parity: Parity, *, name: str) -> Parity:
     cosine = "" if parity.cosine is None else f", cosine {parity.cosine:.5f}"
     accuracy = accuracy_text(parity)
     smallest = passing_rtol(parity)
-    remedy = f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no --rtol accepts NaN"
+    remedy = f"it would pass with --rtol {smallest:g}" if math.isfinite(smallest) else "no tolerance accepts NaN"
     raise ParityError(
         f"{name}: {parity.step} differs from its source: max {parity.max_abs:.3g}, mean {parity.mean_abs:.3g} at "
         f"logits up to {parity.scale:.3g}, {flips_text(parity)}{cosine}{accuracy and f', {accuracy}'}; allowed "

@@ -139,7 +139,7 @@ def _cause(error: BaseException, precision: Precision) -> str:
     error = _root(error)
     text, remedy = str(error), ""
     if isinstance(error, GuardOnDataDependentSymNode):
-        remedy = "; its code branches on the image's values, which a graph cannot express: use torch.where"
+        remedy = "; its code branches on the image's values, which a graph cannot express; use torch.where"
     elif precision in ("fp16", "bf16") and any(word in text for word in ("dtype", "type tensor(", "Half", "BFloat16")):
         remedy = (
             f"; its code mixes its own fp32 tensors with {precision} ones: create them with dtype=x.dtype, or export "

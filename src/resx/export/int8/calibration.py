@@ -133,7 +133,7 @@ def require_data(text: str, *, has_own_data: bool) -> None:
         UsageError: the source has no data of its own and none were named.
     """
     if not text and not has_own_data:
-        raise UsageError(f"--int8 calibrates on real images, and a variant has no data; {REMEDY}")
+        raise UsageError(f"--int8 calibrates on real images, and a variant comes without data; {REMEDY}")
 
 
 def table_key(model_file: Path, calibration: Calibration, method: CalibrationMethod) -> str:

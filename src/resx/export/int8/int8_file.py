@@ -117,7 +117,7 @@ def _open_writer(
     graph = onnx.load(prepared)
     num_weights, _ = onnx_reader.weight_counts(graph)
     if not quantization.layers(graph) or not num_weights:
-        raise UsageError("--int8: no convolution or matrix product with weights; remove --int8")
+        raise UsageError("--int8: the model has no convolution or matrix product with weights; remove --int8")
     asked = quantization.matching(graph, options.keep_fp32)
     choose = _nncf_recipe if form.runtime == "openvino" else _onnxruntime_recipe
     recipe = choose(prepared, options, form, on_step)

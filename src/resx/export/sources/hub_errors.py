@@ -22,7 +22,7 @@ def explain(text: str, config: Mapping[str, Any], error: Exception) -> ResxError
     folder = f"models--{repository.replace('/', '--')}"
     command = f"hf download {repository}{f' --revision {revision}' if revision else ''}"
     cached = (
-        f"run `{command}` where there is a network, and copy the folder {folder} of its cache to "
+        f"run `{command}` on a machine with internet access, and copy the folder {folder} of its cache to "
         f"{constants.HF_HUB_CACHE}"
     )
     said = explain_hub(text, repository, revision, error, unreachable=cached)
@@ -60,7 +60,7 @@ def explain_hub(text: str, repository: str, revision: str, error: Exception, *, 
         return UsageError(f"{text}: {page} has no revision {revision!r}; see its branches and commits")
     if isinstance(error, errors.HfHubHTTPError) and (status := _status(error)) in (401, 403):
         return UsageError(
-            f"{text}: {page} refuses this token ({status}); run `hf auth login` with one that may write there"
+            f"{text}: {page} refuses this token ({status}); run `hf auth login` with a token that has write access"
         )
     if not _is_of_the_network(error):
         return None

@@ -140,7 +140,7 @@ def _require_served(image: ValueInfoProto, output: ValueInfoProto, path: Path) -
     taken, given = onnx_reader.tensor_text(image), onnx_reader.tensor_text(output)
     dims = onnx_reader.declared_dims(image)
     if image.type.tensor_type.elem_type not in _INPUT_TYPES:
-        raise UsageError(f"{path}: takes {taken}; resx serves files that take uint8 or float32")
+        raise UsageError(f"{path}: the input is {taken}; resx serves files with a uint8 or float32 input")
     if not dims:
         raise UsageError(f"{path}: input {image.name} is a scalar; its first axis must be the batch")
     if None in dims[1:]:
@@ -149,7 +149,7 @@ def _require_served(image: ValueInfoProto, output: ValueInfoProto, path: Path) -
             "python -m onnxruntime.tools.make_dynamic_shape_fixed"
         )
     if output.type.tensor_type.elem_type != TensorProto.FLOAT:
-        raise UsageError(f"{path}: gives {given}; resx serves files that give float32")
+        raise UsageError(f"{path}: the output is {given}; resx serves files with a float32 output")
 
 
 def _measured_dims(graph: ModelProto, session: OnnxRuntimeModel, signature: Signature, path: Path) -> tuple[int, ...]:

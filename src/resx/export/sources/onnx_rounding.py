@@ -23,7 +23,7 @@ def round_file(model: ModelProto) -> ModelProto:
     try:
         known = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except Exception as error:  # the inference's errors have no base of their own
-        raise ExportError(f"onnx cannot tell the types of the file's tensors: {first_line(error)}") from error
+        raise ExportError(f"onnx cannot determine the types of the file's tensors: {first_line(error)}") from error
     described = (*known.graph.value_info, *known.graph.output)
     floats = {value.name for value in described if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     rounded = ModelProto()

@@ -148,7 +148,9 @@ def _create(
     except Exception as error:
         raise explain(text, config, error) from error
     if not _num_classes(model):
-        raise UsageError(f"{text}: gives features, no classes; choose another, or add --set classes=N for a new head")
+        raise UsageError(
+            f"{text}: outputs features, not classes; choose another network, or add --set classes=N for a new head"
+        )
     return model
 
 
@@ -212,7 +214,7 @@ def _require_timms(text: str, path: Path) -> None:
     except OSError as error:
         raise UsageError(f"{path}: {reason_of(error)}") from error
     if not isinstance(found, dict):
-        raise UsageError(f"{text}: its {HUB_CONFIG} is no JSON object; download it again")
+        raise UsageError(f"{text}: its {HUB_CONFIG} is not a JSON object; download it again")
     architecture = found.get("architecture")
     if not isinstance(architecture, str):
         other = " (transformers wrote it)" if "transformers_version" in found or "architectures" in found else ""

@@ -40,15 +40,17 @@ def image_format(text: str, config: Mapping[str, Any], image_size: int | None) -
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, AssertionError) as error:
         raise UsageError(f"{text}: its preprocessing cannot be read: {first_line(error, with_type=True)}") from error
     if channels != 3 or height != width:
-        raise UsageError(f"{text}: takes {channels} x {height} x {width}; resx serves networks of square RGB images")
+        raise UsageError(
+            f"{text}: the input is {channels} x {height} x {width}; resx serves networks of square RGB images"
+        )
     for what, word, known in (
         ("crop_mode", found["crop_mode"], CROPS),
         ("interpolation", found["interpolation"], INTERPOLATIONS),
     ):
         if word not in known:
-            raise UsageError(f"{text}: prepares images with {what} {word!r}; resx supports {' and '.join(known)}")
+            raise UsageError(f"{text}: uses {what} {word!r}; resx supports {' and '.join(known)}")
     if not 0 < share <= 1:
-        raise UsageError(f"{text}: crop_pct={share}: resx takes a share of the image, in (0, 1], and pads none")
+        raise UsageError(f"{text}: crop_pct={share}: resx supports a share of the image in (0, 1], without padding")
     try:
         return ImageFormat(
             image_size=height,

@@ -173,7 +173,7 @@ def inference_of_http(body: bytes, header_length: str | None, output: str) -> In
     try:
         head = as_json(body[:length])
     except ValueError as error:
-        raise Unexpected(f"no JSON ({shorten(error)})") from error
+        raise Unexpected(f"not JSON ({shorten(error)})") from error
     place = length
     for tensor in _list(head, "outputs"):
         if not isinstance(tensor, Mapping):

@@ -192,7 +192,7 @@ class TritonClient:
         """
         num_classes = interface.num_classes
         if not num_classes:
-            raise UsageError(f"{model}: its configuration does not give the number of classes; write it into dims")
+            raise UsageError(f"{model}: its configuration does not give the number of classes; set it in dims")
         num_rows, per_row = len(images), num_classes
         if interface.fixed_batch:
             num_rows, per_row = 1, num_classes * num_rows

@@ -85,7 +85,7 @@ class HttpConnection:
         except (http.client.IncompleteRead, http.client.RemoteDisconnected) as error:
             raise ConnectionResetError("the server closed the connection without an answer") from error
         except (http.client.HTTPException, ValueError) as error:
-            raise NotHttp(f"no HTTP: {type(error).__name__}") from error
+            raise NotHttp(f"not HTTP: {type(error).__name__}") from error
         finally:
             if not is_kept:
                 self.close()

@@ -78,6 +78,6 @@ def parse_node_labels(option: str, texts: Sequence[str]) -> dict[str, str]:
         if not equals or not is_key or not (value == "" or LABEL_VALUE.fullmatch(value)):
             raise UsageError(f"{option} {one_line(text)}: give a node's label as KEY=VALUE")
         if key in found:
-            raise UsageError(f"{option} {key}: given twice; a node has one value of it")
+            raise UsageError(f"{option} {key}: given twice; a node has one value per label")
         found[key] = value
     return found

@@ -184,4 +184,4 @@ def _device_faults(config: Any, gpu: bool) -> Iterator[str]:
         if group.gpus and not gpu:
             yield f"instance_group gpus {list(group.gpus)}: needs a GPU; give --gpu"
         if gpu and group.kind == _CPU:
-            yield "instance_group KIND_CPU: leaves the GPU idle; remove --gpu"
+            yield "instance_group KIND_CPU: does not use the GPU; remove --gpu"

@@ -171,7 +171,7 @@ def _bring(
         on_step(f"load version {new} and check its answer")
         model.switch(switch.beside)
         if card is not None and (other := int8_processor.differs(card, processor_of(client))):
-            on_step(f"repeat int8's parity, as it was {other}")
+            on_step(f"check int8 on this processor: {other}")
         difference = canary(client, name, new, card)
         if switch.is_monitored and manner.trial_s:
             on_step(f"monitor version {new} for {manner.trial_s:g} s{switch.standby}")

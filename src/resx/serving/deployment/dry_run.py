@@ -56,7 +56,7 @@ def _checks(model: ServedModel, version: int, card: Card | None, old: int | None
     name = model.name
     found = ["files have the hashes in the card: checked now"] if card else ["no card to compare with"]
     if not model.has_config:
-        return [*found, f"load {name} as its file describes it"]
+        return [*found, f"load {name} with the interface in its file"]
     proof = "run its self-test" if card else "check that it loads"
     switch = plan_switch(model.repository, name, old, version, keep_previous=manner.keep_previous)
     if manner.rehearse and switch.is_rehearsed:

@@ -59,7 +59,7 @@ def require_answer(client: TritonClient, name: str, version: int | None) -> None
             return
         except (ServerError, Unexpected) as error:
             if is_judged and (size == _SIZES[-1] or not is_open):
-                raise ServerError(f"{name} does not answer its first request: {error}") from error
+                raise ServerError(f"{name} does not answer a first request: {error}") from error
 
 
 def _ask(

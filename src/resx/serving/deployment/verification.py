@@ -108,7 +108,7 @@ def verify_version(
     from resx.runtimes.model_file import open_model
 
     model = open_model(folder / card.model_file, card)
-    on_step("run the canary through the file")
+    on_step("run the file's self-test")
     checks.append(_file_canary(model, card))
     checks += _file_int8_rows(model, card)
     on_step("compare with the source")
@@ -125,7 +125,7 @@ def verify_version(
         return Verification(checks=tuple(checks), again=again)
     on_step(f"measure accuracy on {len(labelled)} images")
     accuracies = _accuracies(folder, card, model, source, labelled, address)
-    checks.append(Check(what="accuracy is kept within a point", passed=accuracies.passed, detail=accuracies.text))
+    checks.append(Check(what="accuracy drops by at most one point", passed=accuracies.passed, detail=accuracies.text))
     return Verification(checks=tuple(checks), again=again, accuracies=accuracies)
 
 
@@ -156,7 +156,7 @@ def _file_canary(model: Runtime, card: Card) -> Check:
     images = canary_rows.canary_input(card.signature, card.canary.num_images)
     difference = canary_rows.canary_difference(card.canary, model(images))
     return Check(
-        what="the file reproduces the canary answers of its card",
+        what="the file gives the answers recorded in its card",
         passed=difference <= card.canary.tolerance,
         detail=f"within {difference:.1e} of the scale, allowed {card.canary.tolerance:g}",
     )
@@ -167,7 +167,7 @@ def _file_int8_rows(model: Runtime, card: Card) -> list[Check]:
     here = instruction_set()
     if not int8_processor.differs(card, here) or card.int8_rows is None:
         return []
-    what = f"int8 answers on {here} as where it was verified"
+    what = f"int8 gives the same answers on {here} as where it was verified"
     try:
         size = card.signature.batch or card.max_batch_size
         difference = int8_processor.repeat_parity(card, model, max_batch_size=size, processor=here)
@@ -190,7 +190,7 @@ def _reload(card: Card, arguments: SourceArguments, folder: Path) -> Exportable 
 
 def _against_source(card: Card, model: Runtime, source: Exportable | str) -> tuple[Parity | None, Check]:
     """Compare with the source again, where it can be had and the export did so too."""
-    what = "the file computes what its source computes"
+    what = "the file matches its source"
     if isinstance(source, str) or not card.verified:
         reason = source if isinstance(source, str) else "it was exported with --no-verify"
         return None, Check(what=what, passed=True, skipped=True, detail=reason)
@@ -259,13 +259,13 @@ def _served(
                     raise ParityError("the served answer is not finite")
                 worst = max(worst, float(np.abs(answer - expected).max() / (np.abs(expected).max() or 1.0)))
     except ResxError as error:
-        return [Check(what=f"{address} answers as the file", passed=False, detail=str(error))]
+        return [Check(what=f"{address} gives the file's answers", passed=False, detail=str(error))]
     bound = card.canary.tolerance
     detail = (
         f"within {worst:.1e} of the scale at batches of {', '.join(map(str, sorted({len(b) for b in batches})))} "
-        f"of noise and of real images, canary within {difference:.1e}; allowed {bound:g}"
+        f"of noise and of real images, self-test within {difference:.1e}; allowed {bound:g}"
     )
-    return [Check(what=f"{address} answers as the file", passed=worst <= bound, detail=detail)]
+    return [Check(what=f"{address} gives the file's answers", passed=worst <= bound, detail=detail)]
 
 
 def _accuracies(

@@ -80,7 +80,7 @@ def run(command: list[str], environment: Mapping[str, str], timeout_s: float) ->
         try:
             output = process.communicate(timeout=timeout_s)[0]
         except subprocess.TimeoutExpired as error:
-            raise TimeoutError(f"did not end within {timeout_s:g} s") from error
+            raise TimeoutError(f"did not finish within {timeout_s:g} s") from error
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)

@@ -211,7 +211,7 @@ def _absolute(given: str | Path) -> Path:
     try:
         str(path).encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{_OPTION} {one_line(str(path))}: has bytes that are no UTF-8; rename it") from None
+        raise UsageError(f"{_OPTION} {one_line(str(path))}: is not valid UTF-8; rename it") from None
     return path
 
 

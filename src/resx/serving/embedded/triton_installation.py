@@ -282,7 +282,7 @@ def _inside(member: zipfile.ZipInfo, prefix: str) -> PurePosixPath:
     path = PurePosixPath(member.filename.removeprefix(prefix))
     is_link = stat.S_ISLNK(member.external_attr >> 16)
     if path.is_absolute() or ".." in path.parts or is_link:
-        raise MissingCapability(f"{WHEEL}: its entry {member.filename!r} leads elsewhere; delete the file")
+        raise MissingCapability(f"{WHEEL}: its entry {member.filename!r} points outside the archive; delete the file")
     return path
 
 

@@ -217,7 +217,7 @@ class CanaryWatch(threading.Thread):
             return stuck if client.is_live() else Fault(reason=f"the server does not answer: {error}")
         except ConnectionLost as error:
             # A connection may end alone; that the server is gone is to be seen from another.
-            return None if client.is_live() else Fault(reason=f"the server closed the canary's connection: {error}")
+            return None if client.is_live() else Fault(reason=f"the server closed the self-test's connection: {error}")
         except ModelProcessLost as error:
             return of_model("died", error)
         except ResxError as error:

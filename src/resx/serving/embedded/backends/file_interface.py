@@ -34,7 +34,7 @@ def model_path(folder: str, config: dict[str, Any], usual: str) -> str:
     """
     name = config.get("default_model_filename") or usual
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise ValueError(f"default_model_filename {name!r} leads out of the version's folder")
+        raise ValueError(f"default_model_filename {name!r} points outside the version's folder")
     path = Path(folder) / name
     return str(path / usual if path.is_dir() else path)
 
