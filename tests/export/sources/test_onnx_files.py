@@ -275,7 +275,7 @@ def unknown_operator() -> ModelProto:
     [
         (two_inputs, r"has 2 inputs \(given, second\)"),
         (two_outputs, r"has 2 outputs \(scores, f\)"),
-        (lambda: network(data_type=TensorProto.INT64), r"the input is given INT64 \[batch, 3, 8, 8\]; .* uint8 or float32"),
+        (lambda: network(data_type=TensorProto.INT64), r"input is given INT64 \[batch, 3, 8, 8\]; .* uint8 or float32"),
         (not_finite, r"weight w2 is not finite"),
         (future_opset, r"opset 999, but onnx .* supports"),
         (fixed_inside, r"fails on an input \[3, 3, 8, 8\]: .*; it declares a batch of 3"),
