@@ -177,7 +177,7 @@ def test_a_plain_crop_is_not_written_so_that_older_configurations_are_the_same()
         ({"crop_mode": "border"}, "crop_mode 'border'; resx supports center and squash"),
         ({"interpolation": "lanczos"}, "interpolation 'lanczos'; resx supports bilinear and bicubic"),
         ({"input_size": (1, 28, 28)}, "the input is 1 x 28 x 28; resx serves networks of square RGB images"),
-        ({"input_size": (3, 128, 256)}, "takes 3 x 128 x 256"),
+        ({"input_size": (3, 128, 256)}, "the input is 3 x 128 x 256"),
         ({"input_size": (3, "224", 224)}, "preprocessing cannot be read"),
         ({"input_size": 224}, "preprocessing cannot be read"),
         ({"crop_pct": "all"}, "preprocessing cannot be read"),
