@@ -257,7 +257,7 @@ def test_one_image_a_class_is_enough(resx: Resx, color_file: tuple[str, ...], tm
 
     assert (done.code, done.json["top1"]["share"]) == (0, 1.0), done.err
     assert done.json["top1"]["low"] == pytest.approx(0.4385, abs=1e-4)
-    refused(resx("evaluate", *color_file, *data), 2, "too few images to hold some out")
+    refused(resx("evaluate", *color_file, *data), 2, "too few images for a held-out part")
 
 
 def test_a_model_that_answers_nan_fails_and_names_the_image(resx: Resx, tmp_path: Path) -> None:

@@ -87,7 +87,12 @@ def test_every_kind_of_image_is_scored_or_says_why_not(resx: Resx, published: Re
         assert row["classes"] == rows[1]["classes"]
         assert row["probabilities"] == pytest.approx(rows[1]["probabilities"], rel=1e-4)
     assert [row["error"] for row in rows[:4]] == [None] * 4
-    reasons = ("floating-point pixels", "image of 1 x 300000", "image of 9500 x 9500", "empty file (0 bytes)")
+    reasons = (
+        "the value range of floating-point pixels",
+        "image of 1 x 300000",
+        "image of 9500 x 9500",
+        "empty file (0 bytes)",
+    )
     for row, reason in zip(rows[4:], reasons, strict=True):
         assert row["error"].startswith(reason)
     assert "Warning" not in done.err

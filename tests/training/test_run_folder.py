@@ -162,7 +162,7 @@ def test_files_of_two_runs_are_not_taken_for_one(
         checkpoint.begin_run(other, small_spec.with_changes(survival=0.8), config)
     shutil.copy(other / file, run / file)
 
-    with pytest.raises(UsageError, match=r"model\.safetensors: belongs to another run than") as caught:
+    with pytest.raises(UsageError, match=r"model\.safetensors: belongs to a different run than") as caught:
         checkpoint.load_run(run)
     assert words in str(caught.value)
 
@@ -171,7 +171,7 @@ def test_what_goes_on_with_the_weights_of_another_run_is_refused(begin: Begin) -
     run, other = begin(), begin("other", seed=8)
     shutil.copy(other / checkpoint.RESUME, run / checkpoint.RESUME)
 
-    with pytest.raises(UsageError, match=r"resume\.safetensors: belongs to another run"):
+    with pytest.raises(UsageError, match=r"resume\.safetensors: belongs to a different run"):
         begin(resume=True)
 
 
@@ -199,7 +199,7 @@ def test_a_run_that_begins_while_another_is_read_is_not_mixed_with_it(
 
     monkeypatch.setattr(checkpoint, "read_weights", read_meanwhile)
 
-    with pytest.raises(UsageError, match="belongs to another run"):
+    with pytest.raises(UsageError, match="belongs to a different run"):
         checkpoint.load_run(run)
 
 

@@ -106,7 +106,7 @@ def test_a_capacity_plan_refuses_such_a_measurement_and_an_old_one_that_does_not
     old = json.loads(result.model_dump_json())
     for one in old["measurements"]:
         one["cached_share"] = None
-    with pytest.raises(UsageError, match="does not say how many answers came from the response cache"):
+    with pytest.raises(UsageError, match="does not record how many answers came from the response cache"):
         service_times(BenchResult.model_validate(old), cached, batching)
 
 

@@ -56,7 +56,7 @@ def test_few_images_are_enough_if_all_are_used(tmp_path: Path) -> None:
     text = f"folder:{colors(tmp_path / 'd', per_class=1)}"
 
     assert load_images(text, "all").names == ("blue/0.png", "red/0.png")
-    with pytest.raises(UsageError, match="too few images to hold some out"):
+    with pytest.raises(UsageError, match="too few images for a held-out part"):
         load_images(text, "held-out")
 
 
