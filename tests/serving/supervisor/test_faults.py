@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -241,7 +242,16 @@ def test_status_shows_times_and_restarts(repository: Repository, resx: Callable[
     state = detaching.serve_detached(repository, FREE)
     os.kill(state.server_pid, signal.SIGKILL)
     recovered(repository, 1)
-    found = resx("status", f"--repository={repository.root}", "--json").json
+    found: dict[str, Any] = {}
+
+    def is_counted() -> bool:
+        """Ask once more: what comes before the supervisor's first look at a new server counts as before it."""
+        with TritonClient(current(repository).address("grpc")) as client:
+            client.infer("tiny", client.interface("tiny"), NOTHING)
+        found.update(resx("status", f"--repository={repository.root}", "--json").json)
+        return bool(found["models"][0]["requests"])
+
+    wait_until(is_counted, "a request counted")
     (model,) = found["models"]
     assert model["name"] == "tiny"
     assert model["ready"] is True
