@@ -95,7 +95,7 @@ def test_the_best_run_is_the_most_accurate_and_of_equals_the_newest(runs: Path) 
         ("spec.json", "{}", "spec.json"),
         ("training.json", None, "training.json"),
         ("training.json", "[1]", "training.json"),
-        ("metrics.jsonl", "no json\n", "a line that training did not write"),
+        ("metrics.jsonl", "no json\n", "a line that resx did not write"),
         ("metrics.jsonl", '{"epoch": 1, "step": 1, "loss": 1.0}\n', "accuracy: field required"),
         ("metrics.jsonl", '{"epoch": 1, "step": 1, "loss": NaN, "accuracy": 0.5}\n', "loss"),
         ("model.safetensors", None, "model.safetensors: no such file"),
