@@ -19,6 +19,8 @@ from scipy import stats
 Verdict: TypeAlias = Literal["agrees", "does not", "not decided"]
 Measure: TypeAlias = Callable[[Row], float | None]
 CONFIDENCE = 0.95
+LEAST_SEEDS = 3
+"""With fewer, nothing is decided."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +67,12 @@ def ratio(first: Iterable[Row], second: Iterable[Row], measure: Measure) -> Inte
 
 
 def verdict(found: Interval, expected: Literal["above", "below"], bound: float = 0.0) -> Verdict:
-    """Say whether an interval lies on the side of `bound` that a claim expects; `not decided` where it holds it."""
+    """Say whether an interval lies on the side of `bound` that a claim expects.
+
+    It is not decided where the interval holds the bound, or where it is of fewer than `LEAST_SEEDS` seeds.
+    """
+    if found.num_seeds < LEAST_SEEDS:
+        return "not decided"
     if found.low > bound:
         return "agrees" if expected == "above" else "does not"
     if found.high < bound:

@@ -48,7 +48,7 @@ def test_the_documented_page_is_that_of_the_documented_rows(tmp_path: Path) -> N
     assert all(name in (DOCS / "experiments.md").read_text() for name in names)
 
 
-def test_every_documented_claim_of_a_difference_has_three_seeds() -> None:
+def test_every_documented_claim_that_is_decided_has_three_seeds() -> None:
     rows = list(RowsFile(path=DOCS / "experiments" / "rows.json").read().values())
     claims = [
         claim
@@ -57,7 +57,9 @@ def test_every_documented_claim_of_a_difference_has_three_seeds() -> None:
         for claim in experiment.claims(some)
     ]
     assert len(claims) > 15
-    assert all(claim.num_seeds >= 3 for claim in claims if "counted exactly" not in claim.ours)
+    decided = [claim for claim in claims if claim.verdict != "not decided" and "counted exactly" not in claim.ours]
+    assert len(decided) > 10
+    assert all(claim.num_seeds >= 3 for claim in decided)
 
 
 def test_a_verdict_turns_with_the_rows() -> None:

@@ -95,3 +95,10 @@ def test_one_seed_decides_nothing() -> None:
     assert verdict(one, "above") == verdict(one, "below") == "not decided"
     assert one.text(100) == "+40.00 (1 seed: no interval)"
     assert interval([]).text() == "no rows yet"
+
+
+@pytest.mark.parametrize(("numbers", "said"), [([0.4, 0.41], "not decided"), ([0.4, 0.41, 0.42], "agrees")])
+def test_two_seeds_decide_nothing_either(numbers: list[float], said: str) -> None:
+    found = interval(numbers)
+    assert found.low > 0
+    assert verdict(found, "above") == said
