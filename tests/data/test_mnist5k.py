@@ -77,8 +77,8 @@ def _package_with(content: bytes | None, folder: Path) -> Path:
         (gzip.compress(b"256,0\n"), "damaged"),
         (gzip.compress(b""), "damaged"),
         (gzip.compress(b"0,1\n2,3\n"), "its images are not the expected 5,000 of MNIST"),
-        (gzip.compress(b"0," * 200_000)[:-20], "other images|damaged"),
-        (gzip.compress(b"0," * 40_000_000, 1), "other images|damaged"),
+        (gzip.compress(b"0," * 200_000)[:-20], "not the expected|damaged"),
+        (gzip.compress(b"0," * 40_000_000, 1), "not the expected|damaged"),
     ],
     ids=["missing", "no gzip", "words", "above 255", "empty", "few", "cut off", "too long"],  # gzip holds the time
 )

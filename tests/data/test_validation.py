@@ -46,5 +46,5 @@ def test_a_share_that_is_no_image_is_refused_with_the_remedy(whole: DataSet) -> 
     few = Split(images=whole.train.images[:4], targets=np.arange(4))
     data = DataSet(name="few", labels=whole.labels, image=whole.image, train=few, held_out=whole.held_out)
 
-    with pytest.raises(UsageError, match=r"--validation 0\.1: is 0 of 4 training images; give a share"):
+    with pytest.raises(UsageError, match=r"--validation 0\.1: selects 0 of 4 training images; give a share"):
         hold_out_for_validation(data, 0.1)
