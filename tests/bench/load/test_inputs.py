@@ -212,7 +212,7 @@ def test_what_cannot_be_sent_is_refused_in_one_line(served: tuple[Path, ServerSt
         (("bench", "open"), "--shape x:3,224,224"),
         (("bench", "tiny_image", "--in-process"), "measure tiny"),
         (("bench", "open", "--shape", "x:3,8,8", "--in-process"), "card.json"),
-        (("bench", "tiny_image", "--data", "rows.npy"), "takes image files"),
+        (("bench", "tiny_image", "--data", "rows.npy"), "accepts image files"),
         (("plan", "tiny_image", "--rate", "5", "--slo", "p99=90ms"), "plan tiny"),
     ):
         refused(resx(*words, "-q", cwd=home), 2, expected)
