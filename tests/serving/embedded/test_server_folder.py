@@ -309,7 +309,7 @@ def test_a_help_that_hangs_is_ended_with_all_its_processes(tmp_path: Path, monke
     monkeypatch.setattr(server_folder, "HELP_S", 0.5)
     pid = tmp_path / "pid"
     folder = lay_out_script(tmp_path / "triton", f"sleep 300 & echo $! > {pid}; wait")
-    with pytest.raises(MissingCapability, match="--help did not end within 0.5 s"):
+    with pytest.raises(MissingCapability, match="--help did not finish within 0.5 s"):
         open_server_folder(folder, "cpu")
     child = int(pid.read_text())
     wait_until(lambda: triton_process.stat_fields(child)[:1] in ([], ["Z"]))
