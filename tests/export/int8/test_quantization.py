@@ -353,7 +353,7 @@ def test_data_that_cannot_be_read_are_refused_by_name(tmp_path: Path) -> None:
         ("empty", "contains no images"),
         ("bad", "x.png: not an image"),
         ("strip", "strip/x.png: image of 1 x 300000 pixels"),
-        ("float", "x.tif: floating-point"),
+        ("float", "x.tif: the value range of floating-point pixels"),
         ("broken.npz", "not a .npz file"),
         ("two.npz", "give one array"),
         ("object.npz", "not a .npz file"),
