@@ -109,7 +109,7 @@ hostile: $(STAMP)  ## 100,000 hostile requests over http and gRPC beside healthy
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile --native
 
-mutants: $(STAMP)  ## plant 190 one-line faults, one at a time: the tests have to notice 95 % of them; under an hour
+mutants: $(STAMP)  ## plant one-line faults, one at a time: the tests have to notice 95 % of them; under an hour
 	$(BIN)/python -m benchmarks.mutants
 
 gpu: $(STAMP)  ## prove the line on this machine's NVIDIA GPU in at most 8 minutes; writes build/gpu/gpu.html

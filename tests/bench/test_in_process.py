@@ -10,7 +10,6 @@ import pytest
 from resx.bench.in_process import InProcessRun, _Job, _measure, _summary, measure_in_process
 from resx.bench.load.payloads import canaries
 from resx.card.card import Card
-from resx.card.precision import Engine
 from resx.errors import MissingCapability, ResxError, UsageError
 from resx.gpus import find_gpus
 from resx.machine import usable_cores
@@ -19,6 +18,7 @@ from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.embedded.backend_session import load_session, served_config
 from resx.serving.embedded.backends.config_values import num_instances
 from tests.support.backend_alone import rows
+from tests.support.cards import engine_facts
 from tests.support.fake_gpu import FakeCuda, FakeTensorRT, sum_and_half
 from tests.support.tiny_models import publish_tiny
 
@@ -130,25 +130,7 @@ def test_an_engine_is_refused_where_it_cannot_be_opened(tiny: tuple[Card, Publis
     if find_gpus().count:
         pytest.skip("there is a GPU")
     card, published = tiny
-    engine = Engine(
-        builder="tensorrt",
-        version="10.12",
-        compute_capabilities=("8.6",),
-        gpu="a GPU",
-        batch_min=1,
-        batch_opt=4,
-        batch_max=4,
-        size_bytes=1,
-        workspace_mib=0,
-        timing_cache="none",
-        tf32=False,
-        builder_level=3,
-        network_precisions={},
-        engine_precisions={},
-        grouped_in_fp32=(),
-        onnx_sha256="",
-        executed=True,
-    )
+    engine = engine_facts(version="10.12")
 
     config = published.folder.parent / "config.pbtxt"
     before = config.read_text()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from resx.card.canary_rows import Canary
 from resx.card.card import Card
@@ -47,27 +48,19 @@ def changed_card(**fields: str) -> Card:
     return plain.model_copy(update={"source": plain.source.model_copy(update={"spec": spec})})
 
 
+def engine_facts(network: Mapping[str, int] | None = None, **fields: Any) -> Engine:
+    """The facts of an engine whose network has these layers by precision; `fields` are others than usual."""
+    usual = {
+        "builder": "tensorrt", "version": "11.4.0", "compute_capabilities": ("8.6",), "gpu": "A10", "batch_min": 1,
+        "batch_opt": 2, "batch_max": 4, "size_bytes": 1, "workspace_mib": 0, "timing_cache": "new", "tf32": False,
+        "builder_level": 3, "network_precisions": dict(network or {}), "engine_precisions": {}, "grouped_in_fp32": (),
+        "onnx_sha256": "", "executed": True,
+    }  # fmt: skip
+    return Engine.model_validate(usual | fields)
+
+
 def plan(builder: Literal["tensorrt", "tensorrt_rtx"] = "tensorrt", *, batch_min: int = 1) -> Card:
-    engine = Engine(
-        builder=builder,
-        version="11.4.0",
-        compute_capabilities=("8.6",),
-        gpu="A10",
-        batch_min=batch_min,
-        batch_opt=2,
-        batch_max=4,
-        size_bytes=1,
-        workspace_mib=0,
-        timing_cache="new",
-        tf32=False,
-        builder_level=3,
-        network_precisions={},
-        engine_precisions={},
-        grouped_in_fp32=(),
-        onnx_sha256="",
-        executed=True,
-    )
-    return card().model_copy(update={"engine": engine})
+    return card().model_copy(update={"engine": engine_facts(builder=builder, batch_min=batch_min)})
 
 
 def agree(folder: Path) -> None:

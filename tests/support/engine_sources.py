@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from resx.card.origin import Source
-from resx.card.precision import Engine
 from resx.data.photographs import RealImages
 from resx.export.sources.source import LoadedSource, weights_sha256
 from resx.zoo.architectures import (
@@ -50,28 +47,4 @@ def source_of(architecture: Architecture) -> LoadedSource:
         model=model,
         description=Source(kind="variant", spec=spec, weights="random", weights_sha256=weights_sha256(model)),
         real=RealImages(images=real, origin="a test"),
-    )
-
-
-def engine_facts(network: dict[str, int], **fields: Any) -> Engine:
-    """The facts of an engine whose network has these layers by precision; `fields` are further ones."""
-    return Engine(
-        builder="tensorrt",
-        version="11.4.0",
-        compute_capabilities=("8.6",),
-        gpu="A10",
-        batch_min=1,
-        batch_opt=2,
-        batch_max=4,
-        size_bytes=1,
-        workspace_mib=0,
-        timing_cache="new",
-        tf32=False,
-        builder_level=3,
-        network_precisions=network,
-        engine_precisions={},
-        grouped_in_fp32=(),
-        onnx_sha256="",
-        executed=True,
-        **fields,
     )

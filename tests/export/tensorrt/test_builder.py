@@ -38,8 +38,9 @@ from resx.runtimes.torch_gpu import Gpu, gpu_here
 from resx.zoo import depths
 from resx.zoo.architectures import Architecture
 from resx.zoo.building import build_from_spec
+from tests.support.cards import engine_facts
 from tests.support.command import Finished
-from tests.support.engine_sources import FAMILIES, GROUPED, engine_facts, source_of, spec_of
+from tests.support.engine_sources import FAMILIES, GROUPED, source_of, spec_of
 from tests.support.tiny_models import tiny_spec
 
 AMPERE = EngineOptions(compute_capabilities=("8.6",), batch_opt=2, batch_max=4)

@@ -9,7 +9,7 @@ from resx.card.kinds import Precision
 from resx.errors import ParityError
 from resx.export.tensorrt.engine_export import inspected_facts
 from resx.runtimes import engine_layers
-from tests.support.engine_sources import engine_facts
+from tests.support.cards import engine_facts
 
 
 def inspected(kind: str, **types: str) -> dict[str, Any]:

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from resx.errors import MissingCapability
-from resx.serving.embedded import triton_installation
+from resx.serving.embedded import bundled_pip, triton_installation
 from resx.serving.embedded.bundled_pip import pip_environment
 from tests.support.command import Finished
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     """Let these packages not be installed."""
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in names else real(name, *rest))
+    real = bundled_pip.is_installed
+    monkeypatch.setattr(bundled_pip, "is_installed", lambda name: name not in names and real(name))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ensurepip") is None, reason="this Python comes without ensurepip")
@@ -46,6 +46,19 @@ def test_without_any_pip_the_remedy_is_to_install_it(monkeypatch: pytest.MonkeyP
 
     with pytest.raises(MissingCapability, match="uv pip install pip"):
         pip_environment("something")
+
+
+@pytest.mark.parametrize("name", ["pip", "ensurepip", "distutils"])
+def test_no_import_hook_is_asked_for_what_is_installed(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    class Hook:
+        def find_spec(self, *_asked: object) -> None:
+            raise AssertionError("asked")
+
+    expected = bundled_pip.is_installed(name)
+    monkeypatch.setattr(sys, "meta_path", [Hook(), *sys.meta_path])
+    with pytest.raises(AssertionError, match="asked"):
+        importlib.util.find_spec("nothing_of_this_name")
+    assert bundled_pip.is_installed(name) is expected
 
 
 def test_the_doctor_does_not_call_found_what_is_not_there_yet(resx: Callable[..., Finished], tmp_path: Path) -> None:

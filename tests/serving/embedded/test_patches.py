@@ -80,6 +80,14 @@ def test_status_says_that_an_unpatched_server_is_not_guarded(
 
 
 @pytest.mark.triton
+def test_the_unpacked_program_has_what_this_version_changes(triton: RunningTriton) -> None:
+    """It is kept between versions, so whoever changes a patch has to raise the number of the layout."""
+    content = Path(f"/proc/{triton.state.server_pid}/exe").read_bytes()
+    changed = [*request_limits.edits(), *socket_reads.EDITS]
+    assert all(content[at : at + len(after)] == after for at, _, after in changed)
+
+
+@pytest.mark.triton
 def test_a_large_request_is_read_in_few_pieces(unpatched: RunningTriton, triton: RunningTriton) -> None:
     body = b" " * 2**19
 

@@ -1,8 +1,8 @@
 """How much of a request the embedded server reads from its socket at once over HTTP.
 
 The libevent in Triton 2.51 reads 4 KiB at a time (buffer.c, `EVBUFFER_MAX_READ`), and asks the kernel twice before each
-read: an image of 224 pixels in bytes takes 37 rounds, one of floats 147. For a model of no work that was a third of the
-time of a lone request and half of the throughput; `benchmarks/socket_reads.py` measures it. The program that resx
+read: an image of 224 pixels in bytes takes 37 rounds, one of floats 147. What that costs, `benchmarks/socket_reads.py`
+measures (docs/serving-speed.md has the figures). The program that resx
 unpacks from the pinned wheel reads up to 256 KiB, of what has arrived. No other byte changes.
 """
 
