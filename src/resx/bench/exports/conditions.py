@@ -105,7 +105,7 @@ def _parse(text: str) -> Condition:
 
 
 def pick(forms: Sequence[Form], conditions: Sequence[Condition], text: str) -> Form:
-    """Return the best form that meets every condition: the most accurate, ties: the fastest.
+    """Return the best form that meets every condition: the most accurate, and of ties the fastest.
 
     Raises:
         ObjectiveMissed: none does; the message says which comes nearest.

@@ -80,7 +80,7 @@ def tried_as_json(one: Tried) -> FamilyCandidate:
 
 
 def show_choice(console: Console, choice: Choice, address: Address, done: Deployed | None, next_step: str) -> None:
-    """Print the family_members with their latencies, the one that was chosen, and what comes next."""
+    """Print the members with their latencies, the one that was chosen, and what comes next."""
     rows = [
         [
             one.member.card.name,

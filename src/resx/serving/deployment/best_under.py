@@ -89,7 +89,7 @@ def parse_bound(text: str) -> float:
 
 
 def family_members(repository: Repository, name: str) -> list[Member]:
-    """Return a family's members, the most accurate first, ties: the fastest; `name` is the family's or a member's.
+    """Return a family's members, the most accurate first and of ties the fastest; `name` is the family's or a member's.
 
     Of models whose newest versions are of another run than the newest one, none is a member any more.
 

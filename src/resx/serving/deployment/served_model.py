@@ -57,7 +57,7 @@ class ServedModel:
 
     @property
     def has_config(self) -> bool:
-        """Say whether it has a configuration; one without loads with the interface in its fileself."""
+        """Say whether it has a configuration; one without loads with the interface in its file."""
         return (self.folder / CONFIG_FILE).is_file()
 
     def loaded(self) -> tuple[int, ...]:
