@@ -1,7 +1,7 @@
 """Run the experiments and write their page.
 
-    python -m benchmarks.experiments                        all, three seeds, then the page
-    python -m benchmarks.experiments degradation --seeds 5  one of them
+    python -m benchmarks.experiments                        all, five seeds or three, then the page
+    python -m benchmarks.experiments degradation --seeds 3  one of them
     python -m benchmarks.experiments stochastic-depth --only resnet56 --only "8 epochs"
     python -m benchmarks.experiments --page                 write the page and its figures from the rows alone
 
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(EXPERIMENTS)} (default: all)")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on")
+    parser.add_argument("--seeds", type=int, help="seeds of every variant, from 0 on (default: 5; 3 of the longest)")
     parser.add_argument("--full", action="store_true", help=f"{_FULL} seeds")
     parser.add_argument("--only", action="append", default=[], help="run rows whose key holds this text; repeat it")
     parser.add_argument("--jobs", type=int, default=1, help="processes that train side by side")
@@ -44,8 +44,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in EXPERIMENTS]:
         parser.error(f"{unknown[0]}: no such experiment; give {', '.join(EXPERIMENTS)}")
-    if min(options.seeds, options.jobs) < 1:
-        parser.error(f"--seeds {options.seeds} --jobs {options.jobs}: give 1 or more of both")
+    for name, number in ("--seeds", options.seeds), ("--jobs", options.jobs):
+        if number is not None and number < 1:
+            parser.error(f"{name} {number}: give 1 or more")
 
     file = RowsFile(path=options.docs / "experiments" / "rows.json")
     plan = Plan(

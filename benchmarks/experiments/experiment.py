@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from benchmarks.experiments.pairing import Interval, Verdict, interval
+from benchmarks.experiments.pairing import LEAST_SEEDS, Interval, Verdict, interval
 from benchmarks.experiments.rows import Row, by_variant
 from benchmarks.experiments.training import Setting, Trained
 
@@ -55,6 +55,11 @@ Analysis: TypeAlias = Callable[[Trained, int], Measured]
 """Measures a trained network; the seed decides what is drawn at random."""
 
 
+def enough_seeds(_setting: Setting) -> int:
+    """Return the seeds that can decide a claim."""
+    return LEAST_SEEDS
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Experiment:
     """One question, from the networks that are trained to what is printed."""
@@ -69,6 +74,8 @@ class Experiment:
     columns: tuple[tuple[str, str, float, int], ...] = ()
     """Of the section's table besides those of training: title, measure, scale, digits."""
     analyze: Analysis | None = None
+    num_seeds: Callable[[Setting], int] = enough_seeds
+    """Of each setting: fewer where all of them would take more than 90 minutes on two cores."""
 
 
 TRAINING_COLUMNS = (

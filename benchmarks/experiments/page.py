@@ -22,7 +22,7 @@ EXPERIMENTS_OPTIONS=--full` takes ten seeds.
 
 Variants are compared seed by seed. An interval is Student's, at 95 %, of the difference over the seeds. *agrees*: the
 interval lies on the side that the paper says. *does not*: it lies on the other side. *not decided*: it includes zero,
-or there are fewer than three seeds. These are networks of minutes, not of days: a claim that is not decided here is not
+or there are fewer than five seeds. These are networks of minutes, not of days: a claim that is not decided here is not
 refuted, and one that agrees is shown for these data only. One held-out image of the digits is 0.28 points, so with few
 seeds an interval can be narrower than it should be, even of no width where the seeds agree to the image.
 """

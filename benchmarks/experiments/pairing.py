@@ -19,7 +19,7 @@ from scipy import stats
 Verdict: TypeAlias = Literal["agrees", "does not", "not decided"]
 Measure: TypeAlias = Callable[[Row], float | None]
 CONFIDENCE = 0.95
-LEAST_SEEDS = 3
+LEAST_SEEDS = 5
 """With fewer, nothing is decided."""
 
 

@@ -19,7 +19,8 @@ class Plan:
     """What is to be measured."""
 
     experiments: Sequence[Experiment]
-    num_seeds: int
+    num_seeds: int | None = None
+    """Of every setting; the experiment's own number if there is none."""
     only: Sequence[str] = ()
     """Parts of keys, all of which a row's key has to hold."""
 
@@ -27,8 +28,9 @@ class Plan:
 def trials(plan: Plan) -> Iterator[tuple[Experiment, Setting, Row]]:
     """Yield what a plan measures, each with its row as yet empty: every variant of a seed before the next seed."""
     for experiment in plan.experiments:
-        for seed in range(plan.num_seeds):
-            for setting in experiment.settings:
+        counts = {setting: plan.num_seeds or experiment.num_seeds(setting) for setting in experiment.settings}
+        for seed in range(max(counts.values())):
+            for setting in (setting for setting, count in counts.items() if seed < count):
                 row = Row(
                     experiment=experiment.name,
                     network=setting.title,

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -35,20 +34,22 @@ from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
 from resx.training.run_listing import ORDERS
 from resx.zoo.spec import SURVIVAL_SCHEDULES
-from tests.support.command import Resx
+from tests.support.command import Resx, WarmResx
 
 NAMES = [command.__name__ for commands in COMMANDS.values() for command in commands]
 
 
-def help_of(*command: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "resx", *command, "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"COLUMNS": "80"},
-    )
-    return done.stdout
+HelpOf = Callable[..., str]
+
+
+@pytest.fixture
+def help_of(warm_resx: WarmResx, tmp_path: Path) -> HelpOf:
+    def run(*command: str) -> str:
+        done = warm_resx.run(*command, "--help", cwd=tmp_path, env=os.environ | {"COLUMNS": "80"})
+        assert (done.code, done.err) == (0, "")
+        return done.out
+
+    return run
 
 
 def titles(text: str) -> list[str]:
@@ -60,7 +61,7 @@ def options(name: str) -> Iterator[TyperOption]:
     yield from (one for one in command.params if isinstance(one, TyperOption))
 
 
-def test_the_commands_stand_in_six_groups() -> None:
+def test_the_commands_stand_in_six_groups(help_of: HelpOf) -> None:
     text = help_of()
 
     assert titles(text) == ["Options", "Models", "Research", "Export", "Serving", "Measuring", "Machine"]
@@ -73,7 +74,7 @@ def words_of(text: str) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_help_reads_well_at_80_columns(name: str) -> None:
+def test_a_help_reads_well_at_80_columns(name: str, help_of: HelpOf) -> None:
     text = help_of(name)
     shown = {word.rstrip(",") for line in text.splitlines() for word in line.strip("│ ").split(" ")}
 
@@ -88,7 +89,7 @@ def test_a_help_reads_well_at_80_columns(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_help_has_examples_that_can_be_copied(name: str) -> None:
+def test_a_help_has_examples_that_can_be_copied(name: str, help_of: HelpOf) -> None:
     text = help_of(name)
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     examples = [one for paragraph in command.help.split("\n\n") for one in examples_of(paragraph)]
@@ -99,14 +100,14 @@ def test_a_help_has_examples_that_can_be_copied(name: str) -> None:
         assert f"   {example}\n" in text, "an example has a line of its own"
 
 
-def test_without_a_command_the_help_is_all_that_is_said(resx: Resx) -> None:
+def test_without_a_command_the_help_is_all_that_is_said(resx: Resx, help_of: HelpOf) -> None:
     done = resx()
 
     assert (done.code, done.err) == (2, "")
     assert titles(done.out) == titles(help_of())
 
 
-def test_the_first_page_has_three_examples() -> None:
+def test_the_first_page_has_three_examples(help_of: HelpOf) -> None:
     assert sum(line.startswith("   resx ") for line in help_of().splitlines()) == 3
     assert max(map(len, help_of().splitlines())) <= 80
 
@@ -133,7 +134,7 @@ def test_an_option_of_few_words_shows_those_that_it_takes(name: str) -> None:
         assert {*choices_of(option.metavar)} == {*(words or ())}, option.name
 
 
-def test_a_default_that_is_shown_is_the_one_that_holds() -> None:
+def test_a_default_that_is_shown_is_the_one_that_holds(help_of: HelpOf) -> None:
     text = words_of(help_of("bench"))
 
     assert "Open-looparrivals.[default:poisson]" in text

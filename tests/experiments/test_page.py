@@ -12,7 +12,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 MEANS = {"plain20": 0.01, "plain56": 0.5, "resnet20": 0.03, "resnet56": 0.02}
 
 
-def degradation_rows(changes: dict[str, float], seeds: int = 3) -> list[Row]:
+def degradation_rows(changes: dict[str, float], seeds: int = 5) -> list[Row]:
     means = MEANS | changes
     return [
         Row(
@@ -48,7 +48,7 @@ def test_the_documented_page_is_that_of_the_documented_rows(tmp_path: Path) -> N
     assert all(name in (DOCS / "experiments.md").read_text() for name in names)
 
 
-def test_every_documented_claim_that_is_decided_has_three_seeds() -> None:
+def test_every_documented_claim_that_is_decided_has_five_seeds() -> None:
     rows = list(RowsFile(path=DOCS / "experiments" / "rows.json").read().values())
     claims = [
         claim
@@ -59,7 +59,7 @@ def test_every_documented_claim_that_is_decided_has_three_seeds() -> None:
     assert len(claims) > 15
     decided = [claim for claim in claims if claim.verdict != "not decided" and "counted exactly" not in claim.ours]
     assert len(decided) > 10
-    assert all(claim.num_seeds >= 3 for claim in decided)
+    assert all(claim.num_seeds >= 5 for claim in decided)
 
 
 def test_a_verdict_turns_with_the_rows() -> None:
@@ -74,7 +74,7 @@ def test_a_network_that_diverged_is_in_the_table_and_draws_no_dot(tmp_path: Path
     lost = {"loss": None, "training_error": None, "accuracy": None}
     rows = [row.model_copy(update=lost) if row.network == "plain56" else row for row in rows]
     text = page.text(rows)
-    assert "| plain56 | digits, 16 px | 8 | 3 | diverged |" in text
+    assert "| plain56 | digits, 16 px | 8 | 5 | diverged |" in text
     assert verdicts(text)[0] == "not decided"
     assert page.write(rows, tmp_path)
 

@@ -50,11 +50,11 @@ def test_variants_are_compared_seed_by_seed() -> None:
 
 
 def test_pairs_tell_a_difference_that_the_spread_over_seeds_hides() -> None:
-    first = [row("a", seed, accuracy) for seed, accuracy in enumerate((0.11, 0.512, 0.91))]
-    second = [row("b", seed, accuracy) for seed, accuracy in enumerate((0.10, 0.50, 0.90))]
+    first = [row("a", seed, accuracy) for seed, accuracy in enumerate((0.11, 0.512, 0.91, 0.21, 0.811))]
+    second = [row("b", seed, accuracy) for seed, accuracy in enumerate((0.10, 0.50, 0.90, 0.20, 0.80))]
     found = paired(first, second, lambda one: one.accuracy)
     assert verdict(found, "above") == "agrees"
-    assert stats.ttest_ind([0.11, 0.512, 0.91], [0.10, 0.50, 0.90]).pvalue > 0.9
+    assert stats.ttest_ind([0.11, 0.512, 0.91, 0.21, 0.811], [0.10, 0.50, 0.90, 0.20, 0.80]).pvalue > 0.9
 
 
 def test_a_training_that_diverged_makes_no_pair() -> None:
@@ -86,7 +86,7 @@ def test_a_ratio_is_that_of_each_seed() -> None:
     ],
 )
 def test_a_verdict_needs_the_whole_interval(low: float, high: float, expected: str, bound: float, said: str) -> None:
-    found = Interval(mean=(low + high) / 2 if math.isfinite(low) else 0.2, low=low, high=high, num_seeds=3)
+    found = Interval(mean=(low + high) / 2 if math.isfinite(low) else 0.2, low=low, high=high, num_seeds=5)
     assert verdict(found, expected, bound) == said  # type: ignore[arg-type]
 
 
@@ -97,8 +97,11 @@ def test_one_seed_decides_nothing() -> None:
     assert interval([]).text() == "no rows yet"
 
 
-@pytest.mark.parametrize(("numbers", "said"), [([0.4, 0.41], "not decided"), ([0.4, 0.41, 0.42], "agrees")])
-def test_two_seeds_decide_nothing_either(numbers: list[float], said: str) -> None:
+@pytest.mark.parametrize(
+    ("numbers", "said"),
+    [([0.4, 0.41, 0.42, 0.41], "not decided"), ([0.4, 0.41, 0.42, 0.41, 0.4], "agrees")],
+)
+def test_four_seeds_decide_nothing_either(numbers: list[float], said: str) -> None:
     found = interval(numbers)
     assert found.low > 0
     assert verdict(found, "above") == said

@@ -1,6 +1,7 @@
 """A run keeps each row, goes on where it stopped, and trains what its keys say."""
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from benchmarks.experiments import training
 from benchmarks.experiments.__main__ import main
+from benchmarks.experiments.catalog import EXPERIMENTS
 from benchmarks.experiments.degradation import EXPERIMENT
 from benchmarks.experiments.lesions import EXPERIMENT as LESIONS
 from benchmarks.experiments.rows import Row, RowsFile
@@ -121,6 +123,21 @@ def test_noisy_labels_are_wrong_in_that_share_and_held_out_ones_stay() -> None:
 def test_only_rows_whose_keys_hold_every_text_are_run() -> None:
     plan = Plan(experiments=[EXPERIMENT], num_seeds=2, only=("56", "seed 1"))
     assert [row.network for _, _, row in trials(plan)] == ["plain56", "resnet56"]
+
+
+def test_the_longest_variants_have_three_seeds_and_all_others_five() -> None:
+    seeds: dict[str, set[int]] = {}
+    for _, setting, row in trials(Plan(experiments=list(EXPERIMENTS.values()))):
+        seeds.setdefault(f"{row.experiment} {setting.data} {setting.epochs}", set()).add(row.seed)
+    three = {key for key, some in seeds.items() if some == {0, 1, 2}}
+    assert three == {f"stochastic-depth {rest}" for rest in ("digits 20", "digits 40", "mnist5k 40")}
+    assert all(seeds[key] == {0, 1, 2, 3, 4} for key in seeds.keys() - three)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_can_be_handed_to_another_process(name: str) -> None:
+    experiment = pickle.loads(pickle.dumps(EXPERIMENTS[name]))
+    assert experiment == EXPERIMENTS[name]
 
 
 def test_rows_of_another_process_are_not_lost(tmp_path: Path) -> None:
