@@ -26,9 +26,9 @@ from scipy.stats import t as student
 from resx.data.dataset import DataSet, Split
 from resx.data.loading import load_data
 from resx.errors import ResxError
-from resx.training import checkpoint
 from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
+from resx.training.runs import checkpoint
 from resx.training.starting_weights import load_starting_weights
 from resx.zoo.catalog import variant
 from resx.zoo.spec import ModelSpec

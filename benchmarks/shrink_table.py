@@ -42,9 +42,9 @@ from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.supervisor.detaching import serve_detached, stop
-from resx.training import checkpoint
 from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
+from resx.training.runs import checkpoint
 from resx.zoo.catalog import variant
 
 LARGEST_LOSS_POINTS, LARGEST_RATIO = 1.0, 0.80

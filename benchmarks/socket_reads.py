@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resx.serving.embedded.installation.triton_installation import install
 from resx.serving.embedded.patches.binary_edits import Edit, rewrite
 from resx.serving.embedded.patches.socket_reads import EDITS
-from resx.serving.embedded.triton_installation import install
 
 MEAN_COLOR = "benchmarks.socket_reads:mean_color"
 

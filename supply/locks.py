@@ -100,7 +100,7 @@ def triton() -> tuple[Pin, str, str]:
 
     No lock holds it: pip fetches it when a server is first started, and it is held to this hash.
     """
-    said = constants(ROOT / "src" / "resx" / "serving" / "embedded" / "triton_installation.py")
+    said = constants(ROOT / "src" / "resx" / "serving" / "embedded" / "installation" / "triton_installation.py")
     pin = Pin(
         name=said["PACKAGE"],
         version=said["PACKAGE_VERSION"],

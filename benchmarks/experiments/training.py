@@ -20,12 +20,12 @@ from resx.data.dataset import DataSet, Split
 from resx.data.loading import load_data
 from resx.errors import ResxError, UsageError
 from resx.files.fingerprint import fingerprint_of_content
-from resx.training import checkpoint
-from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy
 from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
+from resx.training.runs import checkpoint
+from resx.training.runs.checkpoint import Metrics
 from resx.zoo.architectures import Architecture
 from resx.zoo.catalog import variant
 from resx.zoo.spec import ModelSpec

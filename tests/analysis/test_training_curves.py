@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from resx.analysis.training_curves import NAMES, write_curves
-from resx.training.checkpoint import Metrics
+from resx.training.runs.checkpoint import Metrics
 
 METRICS: list[Metrics] = [
     {"epoch": epoch, "loss": 2.0 / epoch, "held_out_loss": 2.5 / epoch, "accuracy": accuracy, "balanced_accuracy": 0.5}

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from resx.cli.main import main
-from resx.training import checkpoint
 from resx.training.recipes import RECIPES, configure
+from resx.training.runs import checkpoint
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import VARIANTS, variant
 from resx.zoo.papers import PAPERS, papers_cited_in

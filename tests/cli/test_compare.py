@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from resx.repository.versions import Repository
-from resx.training.checkpoint import write_run
 from resx.training.recipes import configure
+from resx.training.runs.checkpoint import write_run
 from tests.cli.test_json_schema import require_described
 from tests.support.command import Resx, refused
 from tests.support.report_page import read_page

@@ -16,9 +16,9 @@ from sklearn import metrics
 
 from resx.data.loading import load_data
 from resx.repository.versions import Repository
-from resx.training.checkpoint import write_run
 from resx.training.evaluation import logits
 from resx.training.recipes import configure
+from resx.training.runs.checkpoint import write_run
 from tests.support.command import Resx, refused
 from tests.support.onnx_files import channel_means, network, saved
 from tests.support.report_page import read_page
@@ -277,7 +277,7 @@ def test_a_run_whose_data_changed_is_evaluated_with_a_warning(resx: Resx, run: P
     for file in run.iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     from resx.files.fingerprint import fingerprint_of_content
-    from resx.training.checkpoint import DATA
+    from resx.training.runs.checkpoint import DATA
 
     (folder / DATA).write_bytes(fingerprint_of_content("digits", (b"others",)).packed)
 

@@ -11,7 +11,8 @@ from resx.card.signature import signature_of
 from resx.data.digits import digits
 from resx.export.int8.calibration import load_calibration
 from resx.export.sources.source import load_source
-from resx.training import checkpoint, recipes
+from resx.training import recipes
+from resx.training.runs import checkpoint
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
 from tests.support.command import Finished, refused

@@ -32,7 +32,7 @@ from resx.serving.clusters.workload import AUTOSCALERS
 from resx.training.config import AUGMENTATIONS, BEST_BY, CLASS_WEIGHTS, SCHEDULES, SKIPPED_BLOCKS
 from resx.training.devices import PRECISION_WISHES
 from resx.training.recipes import RECIPES
-from resx.training.run_listing import ORDERS
+from resx.training.runs.run_listing import ORDERS
 from resx.zoo.spec import SURVIVAL_SCHEDULES
 from tests.support.command import Resx, WarmResx
 

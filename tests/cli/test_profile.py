@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from resx.training.checkpoint import write_run
 from resx.training.recipes import configure
+from resx.training.runs.checkpoint import write_run
 from tests.support.command import Resx, refused
 from tests.support.small_networks import small_network
 

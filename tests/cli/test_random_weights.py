@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resx.training.checkpoint import write_run
 from resx.training.config import TrainingConfig
+from resx.training.runs.checkpoint import write_run
 from resx.zoo.building import build_from_spec
 from tests.support.command import Finished
 from tests.support.running_triton import RunningTriton

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.cli.test_json_schema import require_described
 from tests.support.command import Resx, refused
-from tests.training.test_run_listing import epoch, made
+from tests.training.runs.test_run_listing import epoch, made
 
 
 @pytest.fixture

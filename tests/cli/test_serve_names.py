@@ -19,8 +19,8 @@ from resx.errors import UsageError
 from resx.repository.versions import Repository
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor.detaching import stop
-from resx.training.checkpoint import write_run
 from resx.training.config import TrainingConfig
+from resx.training.runs.checkpoint import write_run
 from resx.zoo.building import build_from_spec
 from tests.support.command import Resx, refused
 from tests.support.running_triton import wait_until

@@ -14,9 +14,9 @@ import pytest
 from resx.data.cifar import CIFAR10, Archive, load_archive
 from resx.data.loading import load_data
 from resx.errors import UsageError
-from resx.training.checkpoint import load_run_data
 from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
+from resx.training.runs.checkpoint import load_run_data
 from tests.support.cifar_archives import cifar_pixels
 from tests.support.small_networks import small_spec
 

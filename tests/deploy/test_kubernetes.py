@@ -33,7 +33,8 @@ from resx.serving.clusters.kustomization import STORAGES, deploy_files, example
 from resx.serving.clusters.release import write_release
 from resx.serving.clusters.storage import parse_storage
 from resx.serving.clusters.workload import AUTOSCALERS, Placement, workload_of
-from resx.serving.embedded import server_ports, triton_installation
+from resx.serving.embedded import server_ports
+from resx.serving.embedded.installation import triton_installation
 from tests.support import debian
 from tests.support.kubectl import kubectl
 from tests.support.tiny_models import publish_tiny

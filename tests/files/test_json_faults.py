@@ -15,7 +15,7 @@ from resx.card import card as cards
 from resx.errors import UsageError
 from resx.files.json_faults import explain_fault
 from resx.training.config import TrainingConfig
-from resx.training.run_origin import CONFIG, read_config
+from resx.training.runs.run_origin import CONFIG, read_config
 from resx.zoo.catalog import variant
 from resx.zoo.spec import read_spec
 from tests.support.cards import card

@@ -25,7 +25,7 @@ from resx.files.locks import exclusive
 from resx.files.own_folders import cache_folder, make_cache_folder, make_state_folder, state_folder
 from resx.files.staging import remove_abandoned
 from resx.repository.versions import Repository
-from resx.serving.embedded import triton_installation
+from resx.serving.embedded.installation import triton_installation
 from resx.serving.embedded.triton_process import remove_remains, shared_memory_prefix
 from resx.serving.running import processes, state_folders, version_records
 from resx.serving.running import server_state as states

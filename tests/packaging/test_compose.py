@@ -22,7 +22,8 @@ from resx.cli.options.repository import DEFAULT_REPOSITORY
 from resx.serving.client.address import CONTROL_HEADER, CONTROL_KEY_VARIABLE, parse_address
 from resx.serving.client.client import TritonClient
 from resx.serving.client.loopback import LOOPBACK
-from resx.serving.embedded import server_ports, triton_installation
+from resx.serving.embedded import server_ports
+from resx.serving.embedded.installation import triton_installation
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"

@@ -178,7 +178,7 @@ def test_pip_refuses_a_file_with_another_hash(tmp_path: Path) -> None:
 
 
 def test_the_embedded_server_is_pinned_as_the_locks_are() -> None:
-    from resx.serving.embedded import triton_installation
+    from resx.serving.embedded.installation import triton_installation
 
     pin, file, version = triton()
     assert (pin.name, pin.version, pin.sha256) == (

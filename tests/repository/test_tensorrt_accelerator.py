@@ -17,9 +17,9 @@ from resx.gpus import Gpus, Wish, find_gpus
 from resx.repository.config_pbtxt import ServingOptions, config_message, config_text
 from resx.repository.versions import Repository
 from resx.serving.deployment import tuned_configuration, version_pinning
-from resx.serving.embedded import provider_engines
 from resx.serving.embedded.backend_session import load_session, this_process
 from resx.serving.embedded.devices import require_device_for, require_tensorrt_for
+from resx.serving.embedded.installation import provider_engines
 from resx.serving.embedded.machine_checks import check_machine
 from tests.support import onnx_files
 from tests.support.backend_alone import CPU, CUDA, MODEL, TENSORRT, accelerated, beside

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from resx.training import checkpoint
-from resx.training.checkpoint import Metrics
+from resx.training.runs import checkpoint
+from resx.training.runs.checkpoint import Metrics
 
 
 def stop_after(epoch: int):

@@ -7,8 +7,8 @@ import zipfile
 from importlib import resources
 from pathlib import Path
 
-from resx.serving.embedded import triton_installation
-from resx.serving.embedded.python_stub import STUB, THIS, stub_folder
+from resx.serving.embedded.installation import triton_installation
+from resx.serving.embedded.installation.python_stub import STUB, THIS, stub_folder
 from resx.serving.embedded.server_folder import BACKENDS, CACHES, LIBRARIES, PROGRAM, VERSION_FILE
 
 WHOLE = "pytriton/tritonserver/"

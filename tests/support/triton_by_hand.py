@@ -11,8 +11,8 @@ from pathlib import Path
 from resx.serving.client.address import parse_address
 from resx.serving.client.client import TritonClient
 from resx.serving.client.loopback import LOOPBACK
+from resx.serving.embedded.installation.triton_installation import Installation, install, process_environment
 from resx.serving.embedded.server_ports import Ports
-from resx.serving.embedded.triton_installation import Installation, install, process_environment
 
 
 @contextlib.contextmanager

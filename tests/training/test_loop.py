@@ -9,12 +9,12 @@ from safetensors.torch import load, load_file, save_file
 
 from resx.data.dataset import DataSet, Split
 from resx.errors import ResxError, UsageError
-from resx.training import checkpoint
-from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy, logits
 from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
+from resx.training.runs import checkpoint
+from resx.training.runs.checkpoint import Metrics
 from resx.zoo.spec import ModelSpec, read_spec
 from tests.support.runs import metrics_of, stop_after
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from resx.data.dataset import DataSet
-from resx.training import checkpoint
 from resx.training.batches import batches_of, prepare_ahead, seed_epoch, send
 from resx.training.config import TrainingConfig
 from resx.training.devices import choose_device, computes_bf16
 from resx.training.loop import TrainingRun, train
 from resx.training.processes import Processes
+from resx.training.runs import checkpoint
 from resx.zoo.spec import ModelSpec
 from tests.support.runs import metrics_of, stop_after
 

@@ -11,15 +11,15 @@ from safetensors.torch import load_file, save_file
 
 from resx.data.dataset import DataSet
 from resx.errors import MissingCapability, UsageError
-from resx.training import checkpoint
-from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy
 from resx.training.loop import TrainingRun, train
 from resx.training.processes import join_processes
-from resx.training.run_metrics import best_of
-from resx.training.run_origin import changes_of_computing
-from resx.training.tensorboard import event_files, require_tensorboard, write_scalars
+from resx.training.runs import checkpoint
+from resx.training.runs.checkpoint import RunProgress
+from resx.training.runs.run_metrics import best_of
+from resx.training.runs.run_origin import changes_of_computing
+from resx.training.runs.tensorboard import event_files, require_tensorboard, write_scalars
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from resx.data.digits import digits
 from resx.errors import UsageError
-from resx.training.checkpoint import load_run
 from resx.training.evaluation import accuracy
 from resx.training.processes import Processes, join_processes
-from resx.training.run_origin import read_config
+from resx.training.runs.checkpoint import load_run
+from resx.training.runs.run_origin import read_config
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 SCRIPT = str(Path(__file__).parents[1] / "support" / "gradients_of_a_step.py")

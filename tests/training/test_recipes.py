@@ -6,7 +6,7 @@ from torch import nn
 from resx.errors import UsageError
 from resx.training.batches import steps_per_epoch
 from resx.training.config import Recipe, TrainingConfig, learning_rate_at
-from resx.training.optimizer import fill_missing_gradients, make_optimizer
+from resx.training.optimization.optimizer import fill_missing_gradients, make_optimizer
 from resx.training.recipes import RECIPES, configure, default_recipe
 
 

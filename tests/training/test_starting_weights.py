@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from resx.cli.main import main
 from resx.data.digits import digits
 from resx.errors import UsageError
-from resx.training import checkpoint
 from resx.training.config import TrainingConfig
-from resx.training.run_origin import read_config
+from resx.training.runs import checkpoint
+from resx.training.runs.run_origin import read_config
 from resx.training.starting_weights import load_starting_weights
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant

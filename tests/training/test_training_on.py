@@ -9,10 +9,10 @@ from resx.cli.main import main
 from resx.data.dataset import DataSet
 from resx.data.loading import load_data
 from resx.errors import UsageError
-from resx.training import checkpoint
 from resx.training.config import TrainingConfig, learning_rate_at
 from resx.training.loop import TrainingRun, train
 from resx.training.recipes import configure
+from resx.training.runs import checkpoint
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 from resx.zoo.spec import ModelSpec

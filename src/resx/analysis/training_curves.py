@@ -8,7 +8,7 @@ from typing import Any
 
 from resx.figures import Draw, Figure, Look, draw_figure
 from resx.training.config import BestBy
-from resx.training.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics, best_of
+from resx.training.runs.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics, best_of
 
 NAMES = ("curves.png", "curves.svg")
 

@@ -72,8 +72,8 @@ def serve(
     """
     from resx.gpus import WISHES
     from resx.serving.embedded.devices import require_tensorrt_for
+    from resx.serving.embedded.installation.python_stub import computes_natively
     from resx.serving.embedded.model_runtime import require_servable
-    from resx.serving.embedded.python_stub import computes_natively
     from resx.serving.embedded.server_ports import Ports
     from resx.serving.supervisor.detaching import serve_detached, stop
 

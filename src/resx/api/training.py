@@ -118,10 +118,10 @@ def train(
     from resx.names import choose
     from resx.training import loop
     from resx.training.devices import PRECISION_WISHES, choose_device, choose_precision
+    from resx.training.optimization.stages import require_stage
     from resx.training.processes import join_processes
     from resx.training.recipes import configure, default_recipe, recipe_named
-    from resx.training.run_metrics import best_of
-    from resx.training.stages import require_stage
+    from resx.training.runs.run_metrics import best_of
     from resx.training.starting_network import find_starting_network
     from resx.zoo.catalog import variant
     from resx.zoo.spec import SURVIVAL_SCHEDULES

@@ -31,8 +31,8 @@ from resx.errors import MissingCapability, ResxError, UsageError, first_line
 from resx.gpus import Device
 from resx.serving.embedded.backend_session import THREADS, backend_of, open_version, served_config
 from resx.serving.embedded.backends.config_values import num_instances
+from resx.serving.embedded.installation.provider_engines import cache_environment
 from resx.serving.embedded.model_runtime import require_runtime
-from resx.serving.embedded.provider_engines import cache_environment
 from resx.serving.running.process_use import memory_of
 
 WARMUP_SHARE, MOST_WARMUP_S = 0.2, 2.0

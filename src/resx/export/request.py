@@ -270,7 +270,7 @@ def _contents(request: ExportRequest) -> list[str] | None:
     if module_of(arguments.source) or collection == HUB or (collection == TIMM and arguments.weights == "imagenet"):
         return None
     if kind == "run":
-        from resx.training.run_origin import CONFIG, WEIGHTS
+        from resx.training.runs.run_origin import CONFIG, WEIGHTS
         from resx.zoo.spec import SPEC_FILE
 
         data = _data_of_run(path)

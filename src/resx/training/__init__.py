@@ -1,1 +1,1 @@
-"""Training: configuration, data, loop, and the run folder that comes of it."""
+"""Training: what was asked, the batches, the loop, what a step changes (optimization/), what a run leaves (runs/)."""

@@ -39,7 +39,7 @@ class Recipe(FrozenModel):
     learning_rate: float = Field(default=0.05, gt=0)
     """At the peak."""
     optimizer: OptimizerName = "sgd"
-    """`sgd`: with momentum; `lamb`: You et al. 2019 (`resx.training.lamb`), which ignores `momentum` and `nesterov`."""
+    """`sgd`: with momentum; `lamb`: You et al. 2019, which ignores `momentum` and `nesterov`."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = True
     weight_decay: float = Field(default=5e-4, ge=0)
@@ -86,7 +86,7 @@ class Recipe(FrozenModel):
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay per step of the moving average of the weights, which is then evaluated and published; 0: off."""
     freeze: str = Field(default="", max_length=64)
-    """The last stage that is not trained (`resx.training.stages`); `all` is everything but the head; empty: none."""
+    """The last stage that is not trained (`optimization/stages.py`); `all` is everything but the head; empty: none."""
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     """Each stage's learning rate is this times the following stage's; the head has the whole rate."""
     best_by: BestBy = "accuracy"

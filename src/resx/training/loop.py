@@ -23,15 +23,14 @@ from resx.data.augment import BLACK
 from resx.data.dataset import DataSet, Split
 from resx.data.validation import hold_out_for_validation
 from resx.errors import ResxError, UsageError
-from resx.training import checkpoint
 from resx.training.batches import Batch, batches_of, prepare_ahead, seed_epoch, send, steps_per_epoch
-from resx.training.checkpoint import RunProgress
 from resx.training.compiling import Forward, compiled_forward
 from resx.training.config import BestBy, TrainingConfig, learning_rate_at
 from resx.training.devices import AUTOCAST_TYPES, exact_convolutions, name_of
 from resx.training.evaluation import Scores, normaliser, score
-from resx.training.loss import Loss, make_loss
-from resx.training.optimizer import fill_missing_gradients, set_learning_rate
+from resx.training.optimization.loss import Loss, make_loss
+from resx.training.optimization.optimizer import fill_missing_gradients, set_learning_rate
+from resx.training.optimization.training_state import TrainingState, new_state
 from resx.training.processes import (
     Processes,
     average_gradients,
@@ -39,10 +38,11 @@ from resx.training.processes import (
     mean_over_processes,
     sum_over_processes,
 )
-from resx.training.run_folder import OwnFolder, claim
-from resx.training.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics
-from resx.training.run_origin import Origin, read_config
-from resx.training.training_state import TrainingState, new_state
+from resx.training.runs import checkpoint
+from resx.training.runs.checkpoint import RunProgress
+from resx.training.runs.run_folder import OwnFolder, claim
+from resx.training.runs.run_metrics import HELD_OUT_NAMES, VALIDATION_NAMES, Metrics
+from resx.training.runs.run_origin import Origin, read_config
 from resx.training.transforms import Transforms, make_transforms
 from resx.zoo.spec import ModelSpec
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from resx.data.dataset import DataSet
 from resx.errors import UsageError
-from resx.training.run_origin import Origin
+from resx.training.runs.run_origin import Origin
 from resx.training.starting_weights import StartingWeights, load_starting_weights, run_of
 from resx.zoo.spec import IMAGENET_MEAN, IMAGENET_STD, ImageFormat, ModelSpec, SurvivalSchedule
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from resx.errors import UsageError, nearest
-from resx.training import checkpoint
+from resx.training.runs import checkpoint
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from resx.zoo.weights import pretrained

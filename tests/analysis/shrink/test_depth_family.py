@@ -15,7 +15,7 @@ from resx.analysis.shrink.search import BlockLatency, SearchOptions, ShrunkenNet
 from resx.data.dataset import DataSet
 from resx.errors import UsageError
 from resx.export.graph.batchnorm_fusion import fuse
-from resx.training.checkpoint import load_run
+from resx.training.runs.checkpoint import load_run
 from resx.zoo.spec import ModelSpec
 
 OPTIONS = SearchOptions(num_images=50, shortlist=1, num_recalibration_images=100)

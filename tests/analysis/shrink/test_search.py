@@ -22,8 +22,8 @@ from resx.export.graph.onnx_writer import write_onnx
 from resx.export.graph.survival_folding import fold_survival
 from resx.runtimes.profiling.measuring import ProfileOptions
 from resx.runtimes.profiling.onnx_source import onnx_subject
-from resx.training.checkpoint import load_run, load_run_data
 from resx.training.evaluation import accuracy, logits, normalize
+from resx.training.runs.checkpoint import load_run, load_run_data
 from resx.zoo.spec import survival_probabilities
 from tests.support.command import Finished, refused
 from tests.support.small_networks import REMOVABLE_KINDS, small_network

@@ -17,8 +17,8 @@ from resx.repository.sharing.places import FolderPlace, HubPlace, parse_place
 from resx.repository.sharing.pulling import Pulled, pull
 from resx.repository.sharing.pushing import Pushed, push
 from resx.repository.versions import Repository
-from resx.training.checkpoint import write_run
 from resx.training.config import TrainingConfig
+from resx.training.runs.checkpoint import write_run
 from resx.zoo.building import build_from_spec
 from tests.support.tiny_models import publish_tiny, tiny_spec
 

@@ -22,7 +22,8 @@ from resx.serving.clusters import memory
 from resx.serving.clusters.kustomization import write_folder
 from resx.serving.clusters.release import SUMS, Release, read_release
 from resx.serving.clusters.workload import Placement, workload_of
-from resx.serving.embedded import server_ports, triton_installation
+from resx.serving.embedded import server_ports
+from resx.serving.embedded.installation import triton_installation
 from tests.support.tiny_models import publish_tiny
 
 NAME = "small"

@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from resx.errors import ResxError
 from resx.repository.versions import Repository
 from resx.serving.deployment.deploy import deploy
-from resx.serving.embedded.native_backend import missing_for_native
+from resx.serving.embedded.installation.native_backend import missing_for_native
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import running_server
 from resx.serving.supervisor import detaching

@@ -9,7 +9,7 @@ from resx.gpus import DRIVER, Device, Gpus, Wish, find_gpus
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.devices import choose_device, find_replanned, missing_for_cuda
-from resx.serving.embedded.triton_installation import Installation, install, process_environment
+from resx.serving.embedded.installation.triton_installation import Installation, install, process_environment
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
 

@@ -104,7 +104,7 @@ def test_a_packages_version_is_the_one_that_it_tells_itself() -> None:
 @pytest.mark.parametrize("native", [False, True])
 def test_the_embedded_server_has_a_backend_for_engines(tmp_path: Path, native: bool) -> None:
     """As far as it goes without a GPU: Triton starts the backend for the file, and the backend refuses the CPU."""
-    from resx.serving.embedded.triton_installation import install
+    from resx.serving.embedded.installation.triton_installation import install
 
     tensors = 'input { name: "x" data_type: TYPE_FP32 dims: [2] } output { name: "y" data_type: TYPE_FP32 dims: [2] }'
     for name, line in (("p", 'platform: "tensorrt_plan"'), ("r", 'backend: "tensorrt_rtx"')):

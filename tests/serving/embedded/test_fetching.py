@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from resx.errors import MissingCapability
-from resx.serving.embedded import bundled_pip, triton_installation
-from resx.serving.embedded.bundled_pip import pip_environment
+from resx.serving.embedded.installation import bundled_pip, triton_installation
+from resx.serving.embedded.installation.bundled_pip import pip_environment
 from tests.support.command import Finished
 
 

@@ -16,11 +16,11 @@ from resx.repository.versions import Repository
 from resx.serving.client.address import PROTOCOLS, Protocol
 from resx.serving.client.loopback import LOOPBACK
 from resx.serving.deployment.deploy import deploy
-from resx.serving.embedded import triton_installation
+from resx.serving.embedded.installation import triton_installation
+from resx.serving.embedded.installation.triton_installation import install
 from resx.serving.embedded.patches import batcher, patch_set, region_modes, request_limits, socket_reads
 from resx.serving.embedded.patches.binary_edits import Edit, rewrite
 from resx.serving.embedded.server_ports import Ports
-from resx.serving.embedded.triton_installation import install
 from resx.serving.running.server_state import KEY
 from resx.serving.supervisor.detaching import serve_detached, stop
 from tests.support.command import Finished

@@ -17,8 +17,8 @@ import pytest
 from resx.errors import UsageError
 from resx.files.own_folders import cache_folder
 from resx.repository.versions import Repository
+from resx.serving.embedded.installation.triton_installation import Installation
 from resx.serving.embedded.plain_paths import is_plain, links_folder, plain_installation
-from resx.serving.embedded.triton_installation import Installation
 from tests.support.command import Finished
 from tests.support.running_triton import wait_until
 from tests.support.tiny_models import publish_tiny

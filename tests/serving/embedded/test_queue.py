@@ -11,8 +11,8 @@ from resx.bench.load.load_plan import LoadPlan
 from resx.errors import MissingCapability, ServerBusy
 from resx.serving.client.address import PROTOCOLS, Protocol
 from resx.serving.deployment.deploy import deploy
+from resx.serving.embedded.installation.triton_installation import install
 from resx.serving.embedded.patches import batcher
-from resx.serving.embedded.triton_installation import install
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
 

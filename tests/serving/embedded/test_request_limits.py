@@ -27,10 +27,10 @@ from resx.serving.client.address import CONTROL_HEADER
 from resx.serving.client.loopback import LOOPBACK
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.rollback import undeploy
-from resx.serving.embedded.native_backend import missing_for_native
+from resx.serving.embedded.installation.native_backend import missing_for_native
+from resx.serving.embedded.installation.triton_installation import missing_for_install
 from resx.serving.embedded.patches import request_limits
 from resx.serving.embedded.server_ports import Ports
-from resx.serving.embedded.triton_installation import missing_for_install
 from resx.serving.running.server_state import KEY
 from resx.serving.supervisor.detaching import serve_detached, stop
 from tests.support.running_triton import RunningTriton, current

@@ -21,7 +21,8 @@ from resx.errors import MissingCapability, UsageError
 from resx.repository.versions import Repository
 from resx.serving.client.address import CONTROL_HEADER, PROTOCOLS, Address
 from resx.serving.client.client import TritonClient
-from resx.serving.embedded import server_ports, triton_installation
+from resx.serving.embedded import server_ports
+from resx.serving.embedded.installation import triton_installation
 from resx.serving.embedded.patches import hidden_arguments, region_modes
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_process import SHARED_MEMORY, shared_memory_prefix

@@ -20,11 +20,12 @@ from resx.repository.image_endpoint import PREPROCESS
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import deploy
-from resx.serving.embedded import server_folder, triton_installation, triton_process
-from resx.serving.embedded.native_backend import missing_for_native, onnxruntime_library
+from resx.serving.embedded import server_folder, triton_process
+from resx.serving.embedded.installation import triton_installation
+from resx.serving.embedded.installation.native_backend import missing_for_native, onnxruntime_library
+from resx.serving.embedded.installation.python_stub import PYTHONS, STUB, THIS, python_of
 from resx.serving.embedded.patches.request_limits import REQUEST_BYTES
 from resx.serving.embedded.python_models import require_none_of_others
-from resx.serving.embedded.python_stub import PYTHONS, STUB, THIS, python_of
 from resx.serving.embedded.server_backends import missing_python, require_runnable, runs_this_python
 from resx.serving.embedded.server_folder import (
     BACKENDS,

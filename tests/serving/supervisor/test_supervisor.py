@@ -14,7 +14,8 @@ import pytest
 
 from resx.errors import MissingCapability, UsageError
 from resx.repository.versions import Repository
-from resx.serving.embedded import triton_installation, triton_process
+from resx.serving.embedded import triton_process
+from resx.serving.embedded.installation import triton_installation
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import server_state as states
 from resx.serving.running import state_folders

@@ -27,7 +27,7 @@ from resx.errors import UsageError
 from resx.files.locks import exclusive
 from resx.files.reading import MAX_TEXT_BYTES, read_bounded
 from resx.files.staging import sha256_of, write_atomic
-from resx.training import checkpoint
+from resx.training.runs import checkpoint
 from resx.values import FrozenModel
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import SPEC_FILE, read_spec

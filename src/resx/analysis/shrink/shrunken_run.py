@@ -18,13 +18,13 @@ from resx.analysis.shrink.search import SearchOptions, ShrunkenNetwork, Sized
 from resx.data.dataset import DataSet
 from resx.errors import ResxError
 from resx.files.staging import publish_folder, remove_abandoned, staging_folder, write_atomic
-from resx.training import checkpoint
-from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.loop import OnStep, TrainingRun, train
-from resx.training.run_metrics import Metrics
-from resx.training.run_origin import Origin, read_config
-from resx.training.training_state import TrainingState
+from resx.training.optimization.training_state import TrainingState
+from resx.training.runs import checkpoint
+from resx.training.runs.checkpoint import RunProgress
+from resx.training.runs.run_metrics import Metrics
+from resx.training.runs.run_origin import Origin, read_config
 from resx.values import FrozenModel
 
 RECORD = "shrink.json"

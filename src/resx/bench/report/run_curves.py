@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resx.figures import Figure, Look, draw_figure
-from resx.training.run_listing import Epoch
+from resx.training.runs.run_listing import Epoch
 
 _STYLES = ("-", "--", ":", "-.")
 _NUM_COLORS = 10

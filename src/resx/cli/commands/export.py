@@ -162,7 +162,7 @@ def export(
 
 
 def _warn(out: Output, serving: ServingOptions) -> None:
-    from resx.serving.embedded.python_stub import missing_stub
+    from resx.serving.embedded.installation.python_stub import missing_stub
 
     if reason := serving.oversubscribed(usable_cores()):
         out.note(f"warning: {reason}")

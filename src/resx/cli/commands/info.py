@@ -79,7 +79,7 @@ def _bibtex(thing: str, repository: Path) -> str:
     from resx.errors import UsageError
     from resx.repository.versions import Repository
     from resx.training.recipes import RECIPES
-    from resx.training.run_origin import read_origin
+    from resx.training.runs.run_origin import read_origin
     from resx.zoo.catalog import VARIANTS, variant
     from resx.zoo.papers import HUANG_2016, papers_cited_in
     from resx.zoo.spec import SPEC_FILE
@@ -139,7 +139,7 @@ def _variant_facts(name: str) -> dict[str, Any]:
 
 
 def _run_facts(folder: Path) -> dict[str, Any]:
-    from resx.training.run_metrics import read_metrics
+    from resx.training.runs.run_metrics import read_metrics
     from resx.zoo.spec import SPEC_FILE, read_spec
 
     spec, epochs = read_spec(folder / SPEC_FILE), read_metrics(folder)

@@ -56,7 +56,7 @@ def lesion(
     from resx.export.graph.batchnorm_fusion import fuse
     from resx.export.sources.source import weights_sha256
     from resx.figures import draw_figure, draw_forms, join_figures, require_drawable, require_matplotlib
-    from resx.training.checkpoint import load_run
+    from resx.training.runs.checkpoint import load_run
 
     out = printing.open()
     if output is not None:

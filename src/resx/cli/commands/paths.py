@@ -96,8 +96,8 @@ def _measure(
 
     from resx.analysis.network_steps import steps_of
     from resx.analysis.paths.study import PathTape, path_gradients
-    from resx.training.checkpoint import load_run
     from resx.training.evaluation import normalize
+    from resx.training.runs.checkpoint import load_run
 
     num_images, draws, seed = numbers
     model, _ = load_run(run)

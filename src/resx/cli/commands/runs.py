@@ -14,7 +14,7 @@ from resx.cli.views.run_listing import show_runs
 from resx.errors import UsageError
 
 if TYPE_CHECKING:
-    from resx.training.run_listing import FoundRuns
+    from resx.training.runs.run_listing import FoundRuns
 
 
 def runs(
@@ -35,7 +35,7 @@ def runs(
 
     Examples: resx runs; resx runs runs --sort accuracy --plot curves.png
     """
-    from resx.training.run_listing import ORDERS, list_runs
+    from resx.training.runs.run_listing import ORDERS, list_runs
 
     order = choose("--sort", sort, ORDERS)
     if plot is not None:

@@ -131,7 +131,7 @@ def _warn_of_random_weights(out: Output, repository: Repository, names: list[str
 
 
 def _server_arguments(native: bool | None, server_dir: str) -> list[str]:
-    from resx.serving.embedded.python_stub import computes_natively
+    from resx.serving.embedded.installation.python_stub import computes_natively
 
     if server_dir:
         return [f"--server-dir={server_dir}"]
@@ -164,7 +164,7 @@ def warn_of_replanning(
 ) -> None:
     """Say which models a server of one session for all batch sizes slows down on the GPU."""
     from resx.serving.embedded.devices import find_replanned
-    from resx.serving.embedded.python_stub import computes_natively
+    from resx.serving.embedded.installation.python_stub import computes_natively
 
     if not server_dir and not computes_natively(asked):
         return

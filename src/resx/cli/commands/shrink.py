@@ -67,7 +67,7 @@ def shrink(
     from resx.analysis.shrink.search import require_removable
     from resx.analysis.shrink.shrunken_run import publish_run
     from resx.figures import draw_figure, require_drawable
-    from resx.training.checkpoint import load_run
+    from resx.training.runs.checkpoint import load_run
 
     if plot is not None:
         require_drawable(plot)

@@ -47,13 +47,14 @@ def train(
     run.require_fitting(with_recipe.epochs)
     found, folder = variant(name), run.folder(name)
     from resx.data.loading import load_data
-    from resx.training import checkpoint, processes
+    from resx.training import processes
     from resx.training.compiling import require_compiler
+    from resx.training.optimization.stages import require_stage
     from resx.training.recipes import recipe_named
-    from resx.training.run_origin import read_origin
-    from resx.training.stages import require_stage
+    from resx.training.runs import checkpoint
+    from resx.training.runs.run_origin import read_origin
+    from resx.training.runs.tensorboard import require_tensorboard
     from resx.training.starting_network import find_starting_network
-    from resx.training.tensorboard import require_tensorboard
 
     device, typed = computation.chosen_device(), typed_options(context)
     if run.tensorboard:

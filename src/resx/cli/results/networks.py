@@ -10,7 +10,7 @@ from resx.analysis.paths.study import PathGradients, PathLengths
 from resx.analysis.shrink.search import ShrunkenNetwork
 from resx.analysis.shrink.shrunken_run import ShrinkRecord
 from resx.cli.results.described import described
-from resx.training.run_listing import BrokenRun, ListedRun
+from resx.training.runs.run_listing import BrokenRun, ListedRun
 from resx.zoo.spec import ModelSpec
 
 

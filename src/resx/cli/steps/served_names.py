@@ -86,7 +86,7 @@ def _weights_sha256(run: Path) -> str:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    from resx.training.run_origin import WEIGHTS
+    from resx.training.runs.run_origin import WEIGHTS
 
     digest = hashlib.sha256()
     try:
@@ -103,7 +103,7 @@ def _usual_job(repository: Repository, name: str, source: str) -> export_formats
     from resx.export.combinations import calibration_methods, usual_runtime
     from resx.export.request import ExportRequest
     from resx.runtimes.onnxruntime_model import default_target
-    from resx.serving.embedded.python_stub import missing_stub
+    from resx.serving.embedded.installation.python_stub import missing_stub
 
     has_endpoint = missing_stub() is None
     target = default_target()

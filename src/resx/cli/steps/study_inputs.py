@@ -35,7 +35,7 @@ def data_of(run: Path, data: str, spec: ModelSpec, out: Output) -> DataSet:
     """
     from resx.analysis.lesion.study import require_same_classes
     from resx.data.loading import load_data
-    from resx.training.checkpoint import load_run_data
+    from resx.training.runs.checkpoint import load_run_data
 
     if data:
         found = load_data(data, image_size=spec.image_size)

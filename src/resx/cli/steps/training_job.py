@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from resx.training.config import TrainingConfig
     from resx.training.loop import OnEpoch, OnStep
     from resx.training.processes import Processes
-    from resx.training.run_origin import Origin
+    from resx.training.runs.run_origin import Origin
     from resx.training.starting_weights import StartingWeights
     from resx.zoo.spec import ModelSpec
 
@@ -89,8 +89,8 @@ class TrainingJob:
     def _say_first(self, out: Output) -> None:
         from resx.files.locks import require_lockable
         from resx.files.mounts import CannotLock
-        from resx.training import checkpoint
-        from resx.training.run_origin import changes_of_computing
+        from resx.training.runs import checkpoint
+        from resx.training.runs.run_origin import changes_of_computing
 
         for remark in self.data.remarks:
             out.note(remark)
@@ -132,7 +132,7 @@ class TrainingJob:
     def _train_and_tell(self, out: Output) -> list[dict[str, Any]]:
         """Train, and return the metrics of every epoch."""
         from resx.training.devices import name_of
-        from resx.training.tensorboard import event_files
+        from resx.training.runs.tensorboard import event_files
 
         metrics: list[dict[str, Any]] = []
         no_record = contextlib.nullcontext(lambda _entry: None)

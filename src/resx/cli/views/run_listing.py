@@ -16,7 +16,7 @@ from resx.text import one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resx.training.run_listing import FoundRuns, ListedRun
+    from resx.training.runs.run_listing import FoundRuns, ListedRun
 
 _COLUMNS = ("run", "model", "data", "recipe", "epochs", "best %", "at epoch", "time", "date")
 _LEAST = ("recipe", "at epoch", "time", "data")

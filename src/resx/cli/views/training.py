@@ -57,7 +57,7 @@ def show_run(
     out: Output, spec: ModelSpec, data: DataSet, config: TrainingConfig, folder: Path, metrics: list[dict[str, Any]]
 ) -> None:
     """Print what a run reached."""
-    from resx.training.run_metrics import VALIDATION_ACCURACY, best_of
+    from resx.training.runs.run_metrics import VALIDATION_ACCURACY, best_of
 
     last, best = metrics[-1], metrics[best_of(metrics, config.best_by)]
     chosen_on = "validation" if VALIDATION_ACCURACY in best else "held-out"

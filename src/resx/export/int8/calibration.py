@@ -38,7 +38,7 @@ from resx.files.own_folders import cache_folder, make_cache_folder, require_own_
 from resx.files.reading import MAX_ARRAY_BYTES, MIB, require_regular
 from resx.files.staging import CACHED_FILE, sha256_of, write_atomic
 from resx.text import printable
-from resx.training import checkpoint
+from resx.training.runs import checkpoint
 
 Ranges: TypeAlias = Mapping[str, tuple[float, float]]
 """Lowest and highest value of each tensor, by its name."""

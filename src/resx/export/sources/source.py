@@ -29,8 +29,8 @@ from resx.export.graph.survival_folding import fold_survival
 from resx.export.sources.image_layout import size_text
 from resx.export.sources.onnx_files import LoadedFile, load_file
 from resx.export.sources.python_networks import load_foreign
-from resx.training import checkpoint
 from resx.training.batch_norms import fit_batch_norms
+from resx.training.runs import checkpoint
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import kind_of, variant
 from resx.zoo.spec import ModelSpec

@@ -22,8 +22,8 @@ from resx.files.staging import sha256_of
 from resx.names import checked_name, parse_name
 from resx.repository.config_pbtxt import CONFIG_FILE, LABELS_FILE
 from resx.repository.versions import Repository
-from resx.training.run_metrics import METRICS, read_metrics
-from resx.training.run_origin import CONFIG, WEIGHTS, read_config
+from resx.training.runs.run_metrics import METRICS, read_metrics
+from resx.training.runs.run_origin import CONFIG, WEIGHTS, read_config
 from resx.zoo.spec import SPEC_FILE, read_spec
 
 MANIFEST = "resx.json"

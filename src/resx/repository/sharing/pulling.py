@@ -26,7 +26,7 @@ from resx.repository.publishing import publish_kept
 from resx.repository.sharing.bundle import MANIFEST, PERHAPS, RUN_FILES, Kind, require_hash
 from resx.repository.sharing.places import FolderPlace, HubPlace
 from resx.repository.versions import Repository
-from resx.training.run_origin import read_config
+from resx.training.runs.run_origin import read_config
 from resx.values import FrozenModel
 from resx.zoo.spec import SPEC_FILE, read_spec
 

@@ -13,7 +13,7 @@ from resx.files.fingerprint import compare
 from resx.scoring.evaluation.evaluating import Evaluated, evaluate_subject
 from resx.scoring.evaluation.images import EvaluationImages, Part, load_images
 from resx.scoring.evaluation.opening import Opened
-from resx.training.run_origin import read_config
+from resx.training.runs.run_origin import read_config
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +95,7 @@ def _warn(model: Opened, text: str, images: EvaluationImages) -> list[str]:
     """Say if a run was trained on some of the images, or may have been as its data are not what they were."""
     if model.run is None:
         return []
-    from resx.training.checkpoint import DATA
+    from resx.training.runs.checkpoint import DATA
 
     if read_config(model.run).data != text:
         return []

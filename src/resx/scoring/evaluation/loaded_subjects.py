@@ -23,7 +23,7 @@ from resx.export.checks.parity import torch_logits
 from resx.export.sources.onnx_files import LoadedFile
 from resx.export.sources.source import load_named
 from resx.scoring.evaluation.subject import Kind, Subject, require_classes
-from resx.training.checkpoint import load_run
+from resx.training.runs.checkpoint import load_run
 from resx.zoo.spec import ModelSpec
 
 _BATCH_SIZE = 32

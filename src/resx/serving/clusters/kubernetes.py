@@ -9,7 +9,7 @@ from resx.serving.clusters import storage
 from resx.serving.clusters.autoscaling import scaling_values
 from resx.serving.clusters.manifest import Fields, Manifest, fill_in
 from resx.serving.clusters.workload import GROWTH, Workload
-from resx.serving.embedded.triton_installation import RESPONSE_CACHE_BYTES, RESTRICTED_APIS
+from resx.serving.embedded.installation.triton_installation import RESPONSE_CACHE_BYTES, RESTRICTED_APIS
 
 HTTP = 8000
 PRE_STOP_S, EXIT_TIMEOUT_S, GRACE_S = 10, 30, 60

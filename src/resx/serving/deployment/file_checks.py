@@ -13,9 +13,9 @@ from resx.repository import config_rules
 from resx.repository.config_pbtxt import labels_text
 from resx.repository.versions import Published
 from resx.serving.deployment.served_model import ServedModel
+from resx.serving.embedded.installation.triton_installation import TRITON_VERSION
 from resx.serving.embedded.model_runtime import needs_runtime, require_runtime
 from resx.serving.embedded.python_models import require_none_of_others
-from resx.serving.embedded.triton_installation import TRITON_VERSION
 
 
 class VersionRejected(ParityError):  # noqa: N818 - named after what happened

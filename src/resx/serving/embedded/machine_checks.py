@@ -18,17 +18,17 @@ from resx.errors import MissingCapability, UsageError
 from resx.machine import instruction_set, quota_note, usable_cores
 from resx.repository.versions import Repository
 from resx.runtimes.openvino_package import computes_in_bf16, openvino_version
-from resx.serving.embedded.int8_versions import ask_foreign_int8
-from resx.serving.embedded.native_backend import compiler
-from resx.serving.embedded.provider_engines import kept_engines
-from resx.serving.embedded.python_stub import THIS, Version, missing_stub
-from resx.serving.embedded.server_ports import Ports
-from resx.serving.embedded.triton_installation import (
+from resx.serving.embedded.installation.native_backend import compiler
+from resx.serving.embedded.installation.provider_engines import kept_engines
+from resx.serving.embedded.installation.python_stub import THIS, Version, missing_stub
+from resx.serving.embedded.installation.triton_installation import (
     TRITON_VERSION,
     find_installed,
     missing_for_install,
     missing_in_cache,
 )
+from resx.serving.embedded.int8_versions import ask_foreign_int8
+from resx.serving.embedded.server_ports import Ports
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

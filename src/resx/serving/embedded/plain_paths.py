@@ -24,7 +24,7 @@ from resx.errors import UsageError
 from resx.files.disk_space import why_no_room
 from resx.files.private_folders import make_private_folder
 from resx.files.staging import remove_abandoned, staging_folder
-from resx.serving.embedded.triton_installation import Installation
+from resx.serving.embedded.installation.triton_installation import Installation
 
 _PLAIN = re.compile(r"/[A-Za-z0-9._/-]+")
 _REMEDY = "set TMPDIR to a folder of your own"

@@ -13,8 +13,8 @@ from pathlib import Path
 from resx.errors import MissingCapability, UsageError
 from resx.repository import image_endpoint
 from resx.repository.config_pbtxt import CONFIG_FILE, read
+from resx.serving.embedded.installation.triton_installation import TRITON_VERSION
 from resx.serving.embedded.server_backends import runs_this_python
-from resx.serving.embedded.triton_installation import TRITON_VERSION
 
 
 def require_none_of_others(root: Path, name: str, server_dir: str = "") -> None:

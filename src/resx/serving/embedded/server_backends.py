@@ -10,9 +10,9 @@ from pathlib import Path
 from resx.errors import MissingCapability, UsageError
 from resx.repository import config_pbtxt
 from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.serving.embedded import python_stub
-from resx.serving.embedded.dynamic_loader import linked
-from resx.serving.embedded.python_stub import STUB, THIS, require_stub_for
+from resx.serving.embedded.installation import python_stub
+from resx.serving.embedded.installation.dynamic_loader import linked
+from resx.serving.embedded.installation.python_stub import STUB, THIS, require_stub_for
 from resx.serving.embedded.server_folder import BACKENDS, environment_of
 
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "pytorch_libtorch": "pytorch"}

@@ -27,11 +27,11 @@ from resx.files.private_folders import require_trusted_tree
 from resx.gpus import Device, Gpus, Wish, find_gpus
 from resx.machine import lacks_open_files
 from resx.serving.embedded.devices import cuda_folders
-from resx.serving.embedded.dynamic_loader import linked, run
+from resx.serving.embedded.installation.dynamic_loader import linked, run
+from resx.serving.embedded.installation.python_stub import THIS, libpython_folder, python_of
+from resx.serving.embedded.installation.triton_installation import OPEN_FILES, Installation, process_environment
 from resx.serving.embedded.patches.request_limits import REQUEST_BYTES
 from resx.serving.embedded.plain_paths import is_plain, plain_installation
-from resx.serving.embedded.python_stub import THIS, libpython_folder, python_of
-from resx.serving.embedded.triton_installation import OPEN_FILES, Installation, process_environment
 from resx.serving.running.processes import ending_of
 from resx.text import one_line
 

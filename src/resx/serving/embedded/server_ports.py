@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from resx.errors import UsageError
 from resx.serving.client.loopback import LOOPBACK, means_embedded
-from resx.serving.embedded.triton_installation import TRITON_VERSION
+from resx.serving.embedded.installation.triton_installation import TRITON_VERSION
 
 
 def require_loopback(host: str) -> None:

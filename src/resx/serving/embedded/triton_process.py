@@ -18,10 +18,15 @@ from typing import BinaryIO
 from resx.errors import ServerError
 from resx.serving.client.address import CONTROL_HEADER
 from resx.serving.client.loopback import LOOPBACK
+from resx.serving.embedded.installation.triton_installation import (
+    RESPONSE_CACHE_BYTES,
+    RESTRICTED_APIS,
+    Installation,
+    last_error,
+)
 from resx.serving.embedded.patches import hidden_arguments
 from resx.serving.embedded.server_folder import ServerFolder, fitting, server_environment
 from resx.serving.embedded.server_ports import Ports
-from resx.serving.embedded.triton_installation import RESPONSE_CACHE_BYTES, RESTRICTED_APIS, Installation, last_error
 from resx.serving.running import logs, processes
 from resx.serving.running.processes import ending_of, is_own, stat_fields
 

@@ -15,9 +15,9 @@ from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment import version_pinning
 from resx.serving.embedded import plain_paths
+from resx.serving.embedded.installation.triton_installation import Installation
 from resx.serving.embedded.server_folder import folder_of_server, open_again
 from resx.serving.embedded.server_ports import Ports
-from resx.serving.embedded.triton_installation import Installation
 from resx.serving.embedded.triton_process import TritonProcess
 from resx.serving.running import processes
 from resx.serving.running import server_state as states

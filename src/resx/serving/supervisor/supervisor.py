@@ -23,10 +23,10 @@ from resx.repository.model_folders import is_file
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
 from resx.serving.deployment.deploy import Deployed, EndpointFailed, Manner, deploy
-from resx.serving.embedded.python_stub import computes_natively
+from resx.serving.embedded.installation.python_stub import computes_natively
+from resx.serving.embedded.installation.triton_installation import Installation, install
 from resx.serving.embedded.server_folder import folder_of_server, open_server_folder
 from resx.serving.embedded.server_ports import Ports
-from resx.serving.embedded.triton_installation import Installation, install
 from resx.serving.running import logs, processes, version_records
 from resx.serving.running import server_state as states
 from resx.serving.running.ending_signals import Terminated, signals_raise, without_interruption

@@ -7,7 +7,7 @@
         training.json        the configuration
         data.jsonl.gz        what the data were (`resx.files.fingerprint`)
         metrics.jsonl        one object per finished epoch
-        resume.safetensors   optimiser state, weights and the epoch they belong to (`resx.training.training_state`)
+        resume.safetensors   optimiser state, weights and the epoch they belong to (`training_state`)
 
 With `ema`, model and best hold the moving average. Every file is replaced whole. `resume.safetensors` is written first
 and holds the weights too, so a run killed between two writes resumes from one consistent epoch, and resuming writes the
@@ -32,11 +32,11 @@ from resx.files.disk_space import require_free_space
 from resx.files.fingerprint import Fingerprint, compare
 from resx.files.staging import write_atomic
 from resx.training.config import HOW_COMPUTED, TrainingConfig
-from resx.training.run_metrics import METRICS, Metrics, best_of
-from resx.training.run_origin import CONFIG as CONFIG
-from resx.training.run_origin import WEIGHTS as WEIGHTS
-from resx.training.run_origin import Origin, metadata_of, origin_of, read_config, require_one_run, require_same
-from resx.training.training_state import TrainingState, restore, tensors_of, weights_of
+from resx.training.optimization.training_state import TrainingState, restore, tensors_of, weights_of
+from resx.training.runs.run_metrics import METRICS, Metrics, best_of
+from resx.training.runs.run_origin import CONFIG as CONFIG
+from resx.training.runs.run_origin import WEIGHTS as WEIGHTS
+from resx.training.runs.run_origin import Origin, metadata_of, origin_of, read_config, require_one_run, require_same
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import SPEC_FILE, ModelSpec, read_spec
 from resx.zoo.weights.pretrained import load_weights, read_weights

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from resx.errors import MissingCapability
 
 if TYPE_CHECKING:
-    from resx.training.run_metrics import Metrics
+    from resx.training.runs.run_metrics import Metrics
 
 FOLDER = "tensorboard"
 

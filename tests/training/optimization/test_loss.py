@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from resx.training.config import Recipe
-from resx.training.loss import balanced_weights, make_loss
+from resx.training.optimization.loss import balanced_weights, make_loss
 
 CPU = torch.device("cpu")
 TARGETS = np.array([0, 0, 0, 1])

@@ -8,14 +8,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from resx.data.dataset import DataSet
-from resx.training import checkpoint
-from resx.training.checkpoint import RunProgress
 from resx.training.config import TrainingConfig
 from resx.training.evaluation import accuracy
 from resx.training.loop import TrainingRun, train
+from resx.training.optimization.training_state import make_average, new_state
 from resx.training.processes import Processes
-from resx.training.run_metrics import Metrics, best_of
-from resx.training.training_state import make_average, new_state
+from resx.training.runs import checkpoint
+from resx.training.runs.checkpoint import RunProgress
+from resx.training.runs.run_metrics import Metrics, best_of
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
 from tests.support.runs import metrics_of, stop_after

@@ -18,9 +18,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from resx.errors import UsageError
 from resx.training.config import TrainingConfig
-from resx.training.optimizer import make_optimizer
+from resx.training.optimization.optimizer import make_optimizer
+from resx.training.optimization.stages import Stage, frozen_stages, rates_of, stages_of
 from resx.training.processes import Processes, share_batch_statistics
-from resx.training.stages import Stage, frozen_stages, rates_of, stages_of
 from resx.zoo.building import build_from_spec
 from resx.zoo.spec import ModelSpec
 from resx.zoo.weights.pretrained import load_weights

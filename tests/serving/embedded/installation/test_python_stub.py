@@ -15,13 +15,20 @@ from resx.repository.image_endpoint import IMAGE, PREPROCESS
 from resx.repository.versions import Repository
 from resx.serving.client.address import parse_address
 from resx.serving.client.client import TritonClient
-from resx.serving.embedded import machine_checks, triton_installation
-from resx.serving.embedded.native_backend import missing_for_native
-from resx.serving.embedded.python_stub import PYTHONS, THIS, computes_natively, missing_stub, require_stub_for
+from resx.serving.embedded import machine_checks
+from resx.serving.embedded.installation import triton_installation
+from resx.serving.embedded.installation.native_backend import missing_for_native
+from resx.serving.embedded.installation.python_stub import (
+    PYTHONS,
+    THIS,
+    computes_natively,
+    missing_stub,
+    require_stub_for,
+)
 from tests.support.tiny_models import publish_tiny
 from tests.support.triton_by_hand import triton_by_hand
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LATER = (3, 14)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from resx.training.config import Recipe
-from resx.training.lamb import Lamb
+from resx.training.optimization.lamb import Lamb
 
 _SHARE = "share"
 """Of the learning rate: the key in a parameter group."""

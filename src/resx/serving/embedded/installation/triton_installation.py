@@ -36,12 +36,23 @@ from resx.files.own_folders import cache_folder, make_cache_folder, require_own_
 from resx.files.staging import CACHED_FILE, close_to_others, publish_folder, sha256_of, staging_folder, write_atomic
 from resx.gpus import Device, Wish
 from resx.machine import lacks_open_files, usable_cores
-from resx.serving.embedded.bundled_pip import pip_environment
 from resx.serving.embedded.devices import HIDDEN, choose_device, cuda_folders
-from resx.serving.embedded.native_backend import missing_for_native, onnxruntime_library, put_native_backend
+from resx.serving.embedded.installation.bundled_pip import pip_environment
+from resx.serving.embedded.installation.native_backend import (
+    missing_for_native,
+    onnxruntime_library,
+    put_native_backend,
+)
+from resx.serving.embedded.installation.provider_engines import cache_environment
+from resx.serving.embedded.installation.python_stub import (
+    STUB,
+    THIS,
+    Version,
+    libpython_folder,
+    missing_stub,
+    stub_folder,
+)
 from resx.serving.embedded.patches.patch_set import apply_patches, is_patched
-from resx.serving.embedded.provider_engines import cache_environment
-from resx.serving.embedded.python_stub import STUB, THIS, Version, libpython_folder, missing_stub, stub_folder
 
 PACKAGE, PACKAGE_VERSION, TRITON_VERSION = "nvidia-pytriton", "0.7.0", "2.51.0"
 WHEEL = "nvidia_pytriton-0.7.0-py3-none-manylinux_2_35_x86_64.whl"

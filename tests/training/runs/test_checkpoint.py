@@ -5,9 +5,9 @@ import pytest
 
 from resx.data.dataset import DataSet
 from resx.errors import UsageError
-from resx.training import checkpoint
 from resx.training.config import TrainingConfig
 from resx.training.loop import TrainingRun, train
+from resx.training.runs import checkpoint
 from resx.zoo.spec import ModelSpec
 
 

@@ -20,7 +20,7 @@ from resx.bench.results.result import environment
 from resx.errors import MissingCapability
 from resx.repository.versions import Repository
 from resx.serving.client.client import TritonClient
-from resx.serving.embedded import native_backend
+from resx.serving.embedded.installation import native_backend
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_process import STUB
 from resx.serving.running.server_state import ServerState, running_server

@@ -19,8 +19,8 @@ from resx.files.locks import exclusive, lock_holder
 from resx.files.mounts import CannotLock
 from resx.files.staging import STAGING_PREFIX
 from resx.text import one_line
-from resx.training.checkpoint import DATA, RESUME, is_run
-from resx.training.run_origin import CONFIG, read_config
+from resx.training.runs.checkpoint import DATA, RESUME, is_run
+from resx.training.runs.run_origin import CONFIG, read_config
 from resx.zoo.spec import SPEC_FILE
 
 _STAGED = re.compile(rf"{re.escape(STAGING_PREFIX)}\d+-[\w-]+")

@@ -14,11 +14,11 @@ import pytest
 from resx.cli.main import main
 from resx.data.dataset import DataSet
 from resx.errors import ResxError, UsageError
-from resx.training import checkpoint, run_origin
-from resx.training.checkpoint import Metrics
 from resx.training.config import TrainingConfig
 from resx.training.loop import OnEpoch, TrainingRun, train
-from resx.training.run_folder import claim
+from resx.training.runs import checkpoint, run_origin
+from resx.training.runs.checkpoint import Metrics
+from resx.training.runs.run_folder import claim
 from resx.zoo.spec import ModelSpec
 from resx.zoo.weights.pretrained import read_weights
 
@@ -248,8 +248,8 @@ def test_a_run_killed_in_its_first_writes_begins_again_without_a_word(
     code = (
         "import os, sys\n"
         "from pathlib import Path\n"
-        "from resx.training import checkpoint\n"
-        "from resx.training.run_origin import Origin\n"
+        "from resx.training.runs import checkpoint\n"
+        "from resx.training.runs.run_origin import Origin\n"
         "left = [None] * int(sys.argv[3])\n"
         "def fsync(_descriptor):\n"
         "    left.pop()\n"

@@ -15,7 +15,7 @@ from pathlib import Path
 from resx.errors import MissingCapability
 from resx.repository import config_pbtxt
 from resx.repository.config_pbtxt import CONFIG_FILE
-from resx.serving.embedded.dynamic_loader import linked
+from resx.serving.embedded.installation.dynamic_loader import linked
 
 Version = tuple[int, int]
 PYTHONS: tuple[Version, ...] = ((3, 11), (3, 12), (3, 13))

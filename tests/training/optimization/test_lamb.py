@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from resx.training.lamb import Lamb
+from resx.training.optimization.lamb import Lamb
 
 
 def moved(weight_decay: float, gradient: list[float], num_steps: int = 1) -> torch.Tensor:

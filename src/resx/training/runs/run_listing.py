@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from resx.errors import ResxError, UsageError, reason_of
 from resx.training.config import BestBy
-from resx.training.run_metrics import METRICS, best_of, read_metrics
-from resx.training.run_origin import CONFIG, WEIGHTS, read_config
+from resx.training.runs.run_metrics import METRICS, best_of, read_metrics
+from resx.training.runs.run_origin import CONFIG, WEIGHTS, read_config
 from resx.values import FrozenModel
 from resx.zoo.spec import SPEC_FILE, read_spec
 

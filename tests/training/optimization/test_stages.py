@@ -4,8 +4,8 @@ from torch import nn
 
 from resx.errors import UsageError
 from resx.training.config import Recipe
-from resx.training.optimizer import make_optimizer, set_learning_rate
-from resx.training.stages import frozen_stages, rates_of, require_stage, stages_of
+from resx.training.optimization.optimizer import make_optimizer, set_learning_rate
+from resx.training.optimization.stages import frozen_stages, rates_of, require_stage, stages_of
 from resx.zoo.building import build_from_spec
 from resx.zoo.catalog import variant
 from tests.support.small_networks import ARCHITECTURES, small_spec

@@ -11,7 +11,7 @@ import pytest
 
 from resx.errors import UsageError
 from resx.training.recipes import configure
-from resx.training.run_listing import ORDERS, list_runs
+from resx.training.runs.run_listing import ORDERS, list_runs
 from tests.support.small_networks import small_spec
 
 

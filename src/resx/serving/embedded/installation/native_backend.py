@@ -19,7 +19,7 @@ from pathlib import Path
 
 from resx.errors import MissingCapability
 from resx.files.staging import CACHED_FILE, staging_folder, write_atomic
-from resx.serving.embedded.python_stub import THIS, Version, missing_stub
+from resx.serving.embedded.installation.python_stub import THIS, Version, missing_stub
 
 LIBRARY = "libtriton_onnxruntime.so"
 _FLAGS = ("-std=c++17", "-O2", "-shared", "-fPIC", "-fvisibility=hidden")
