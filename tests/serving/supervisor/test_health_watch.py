@@ -59,7 +59,7 @@ def child() -> "subprocess.Popen[bytes]":
 
 
 def fault_of(watch: StubWatch) -> Fault | None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 45
     while time.monotonic() < deadline:
         if found := watch.fault():
             return found

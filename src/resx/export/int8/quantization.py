@@ -162,8 +162,8 @@ def _collect(
 ) -> Ranges:
     """Run onnxruntime's calibrator over the batches: lowest and highest values, or percentiles within `bounds`.
 
-    `bounds` are the tensors' true ranges, where histograms begin. onnxruntime begins with the first batch's: one of
-    black frames gives bins of almost no width, and what comes later is cut away.
+    `bounds` are the tensors' true ranges, where histograms begin. onnxruntime begins with the first batch's, and keeps
+    its bins: frames of one color that leave rounding noise give bins so narrow that the next batch needs gigabytes.
     """
     with tempfile.TemporaryDirectory(dir=prepared.parent) as folder, silence_library():
         augmented = Path(folder) / "augmented.onnx"
