@@ -11,7 +11,7 @@ from resx.serving.embedded.backends.config_values import SPIN_US
 DELAYS_US = (0, 200, 1000)
 _DELAY_SHARE = 0.2
 """Of a single request's time: the longest delay that is tried, where that is more than the others."""
-SPINS_US = (0, SPIN_US, 3 * SPIN_US)
+SPINS_US = (0, SPIN_US // 2, SPIN_US)
 """How long threads that run out of work may wait busily. Without a bound they take cores from whatever else runs."""
 
 
