@@ -169,7 +169,7 @@ def _gap(rows: Sequence[Row]) -> Interval:
 
 def _span(rows: Sequence[Row]) -> str:
     spans = [f"{row.values['low']:.0f} to {row.values['high']:.0f}" for row in rows if "low" in row.values]
-    return f"{', '.join(dict.fromkeys(spans))} blocks" if spans else "no lengths yet"
+    return f"{' or '.join(dict.fromkeys(spans))} blocks" if spans else "no lengths yet"
 
 
 EXPERIMENT = Experiment(
