@@ -1,6 +1,6 @@
 """Run the experiments and write their page.
 
-    python -m benchmarks.experiments                        all, five seeds or three, then the page
+    python -m benchmarks.experiments                        all, five seeds (three of the longest), then the page
     python -m benchmarks.experiments degradation --seeds 3  one of them
     python -m benchmarks.experiments stochastic-depth --only resnet56 --only "8 epochs"
     python -m benchmarks.experiments --page                 write the page and its figures from the rows alone

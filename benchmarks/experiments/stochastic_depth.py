@@ -158,5 +158,6 @@ EXPERIMENT = Experiment(
     "training loss of stochastic depth is that of networks with blocks missing; its training error is that of "
     "the whole network. Times are of the processor, over all rows of a network that both variants have; they "
     "include the held-out accuracy after each epoch, for which every block runs. `python "
-    "benchmarks/stochastic_depth_epoch.py` measures time more exactly: it takes steps of both in turn.",
+    "benchmarks/stochastic_depth_epoch.py` measures time more exactly: it takes steps of both in turn. The longest "
+    "trainings have three seeds: five of all would take longer than 90 minutes on two cores.",
 )

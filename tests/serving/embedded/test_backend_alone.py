@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from resx.bench.tuning.setting_space import SPINS_US
 from resx.serving.embedded.backend_session import load_session
 from resx.serving.embedded.backends.config_values import (
     CORES_VARIABLE,
@@ -224,6 +226,14 @@ def test_a_session_has_the_bound() -> None:
     options = session_options(parameters(session__intra_op__spin_duration_us="150"), HOST)
     assert options.get_session_config_entry(SPIN_DURATION) == "150"
     assert options.get_session_config_entry(SPINNING) == "1"
+
+
+def test_the_documentation_names_the_durations() -> None:
+    docs = Path(__file__).parents[3] / "docs"
+    first, *rest, last = SPINS_US
+    assert f"({', '.join(map(str, (first, *rest)))} or {last} us;" in (docs / "tuning.md").read_text()
+    for page in ("repository.md", "serving-speed.md"):
+        assert re.search(rf"wait (busily )?for {SPIN_US} us", (docs / page).read_text()), page
 
 
 def test_both_backends_have_one_default() -> None:
