@@ -123,7 +123,7 @@ def test_single_stream_of_a_served_model(tiny: Target, triton: RunningTriton, tm
     assert found.answers.checked >= 16
     assert found.answers.wrong == 0
     assert 0 < found.min_ms <= found.p50_ms <= found.p90_ms <= found.p99_ms <= found.p99_9_ms <= found.max_ms
-    assert found.samples_per_s == pytest.approx(1e3 / found.mean_ms, rel=0.5)
+    assert 0 < found.samples_per_s <= 1.01 * 1e3 / found.mean_ms  # one after the other, whatever lies between them
     assert any(line.startswith("90.0th percentile latency") for line in found.lines)
     assert f"MLPerf's rules require {MLPERF_LEAST_S:g} s" in found.remarks[0]
 

@@ -205,8 +205,8 @@ def _run(
 
     try:
         seen.interrupted = until(begun + int(plan.warmup_s * 1e9))
-        _read(client, target, seen)
         quotas = quotas_of(target.address)
+        _read(client, target, seen)  # as late as can be: what the server counts before the window opens is not ours
         seen.use = use_before(target.address)
         cpu, seen.opened_ns = generators.cpu_s(), time.monotonic_ns()
         if not seen.interrupted:
