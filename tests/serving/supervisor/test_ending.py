@@ -105,6 +105,16 @@ def test_stop_ends_a_server_that_is_starting(words: list[str], repository: Repos
     assert is_free(repository)
 
 
+def test_stop_ends_a_server_that_gets_ready_just_after_the_look_for_one(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = detaching.serve_detached(repository, detaching.Ports(http=0, grpc=0, metrics=0))
+    monkeypatch.setattr(detaching, "running_server", lambda _repository: None)
+    assert detaching.stop(repository) == state.process
+    monkeypatch.undo()
+    assert is_free(repository)
+
+
 def test_stop_finds_the_server_whose_detaching_command_was_killed(repository: Repository) -> None:
     with serve(repository, "--detach") as process:
         wait_until(lambda: read_announced(folder_of(repository), OWNER) is not None, "the server is starting")

@@ -84,7 +84,7 @@ def compute_here(root: Path, asked: AskedImages, lost: ConnectionLost) -> Answer
     from resx.scoring.in_process import find_model
 
     repository, name = Repository(root), asked.model
-    if running_server(repository) or is_starting(repository):
+    if is_starting(repository) or running_server(repository):  # in this order: it may get ready in between
         raise lost
     if not is_model_name(name) or not repository.versions(name):
         raise MissingCapability(

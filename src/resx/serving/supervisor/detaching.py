@@ -17,7 +17,7 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import processes
 from resx.serving.running.ending_signals import handle_signals
 from resx.serving.running.processes import Process
-from resx.serving.running.server_state import LOG, OWN_LOG, ServerState, is_starting, running_server, served_already
+from resx.serving.running.server_state import LOG, OWN_LOG, ServerState, running_server, served_already
 from resx.serving.running.start_marks import DETACHING, OWNER, announce, read_announced
 from resx.serving.running.state_folders import folder_of, make_folder
 
@@ -110,13 +110,13 @@ def stop(repository: Repository) -> Process | None:
     ended = read_announced(folder, DETACHING)
     if ended:
         _end(ended, _STARTING_S, folder / OWN_LOG)
-    if state := running_server(repository):
-        _end(state.process, state.exit_timeout_s + 10, folder / LOG)
-        return state.process
-    if (owner := read_announced(folder, OWNER)) and is_starting(repository):
-        _end(owner, _STARTING_S, folder / LOG)
-        return owner
-    return ended
+    # The owner first: a server may get ready between two looks, and a state may be of one that was killed.
+    owner, state = read_announced(folder, OWNER), running_server(repository)
+    process = owner or (state.process if state else None)
+    if not process:
+        return ended
+    _end(process, state.exit_timeout_s + 10 if state else _STARTING_S, folder / LOG)
+    return process
 
 
 def _end(process: Process, allowed_s: float, log: Path) -> None:
