@@ -31,7 +31,8 @@ $(TOOLS)/.installed: supply/tools.txt
 demo: $(STAMP)  ## train, fold, export, serve, query and measure on real digits
 	$(BIN)/resx demo
 
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist worksteal --durations=25
+# More processes than cores: while a test waits for a server to start or to end, another one computes.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 4 --dist worksteal --durations=25
 
 test: $(STAMP) $(TOOLS)/.installed  ## run the tests that a change wants first, one of each real thing among them
 	$(PYTEST) -m "not slow and not integration"

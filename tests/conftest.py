@@ -19,15 +19,16 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.supervisor.detaching import serve_detached, stop
 from tests.support.command import Finished, Resx, WarmResx, run_resx
 from tests.support.running_triton import RunningTriton
-from tests.support.selection import is_integration
+from tests.support.selection import is_among_the_longest, is_integration
 from tests.support.tiny_models import publish_tiny
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test` leaves to `make test-more`."""
+    """Mark what `make test` leaves to `make test-more`, and put the longest first."""
     for item in items:
         if is_integration(item.nodeid.removeprefix("tests/")):
             item.add_marker(pytest.mark.integration)
+    items.sort(key=lambda item: not is_among_the_longest(item.nodeid.removeprefix("tests/")))
 
 
 @pytest.fixture(scope="session", autouse=True)

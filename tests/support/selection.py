@@ -144,6 +144,23 @@ KEPT = (
 """Of those, what is run first all the same."""
 
 
+LONGEST = (
+    "docsite/test_pages.py::test_every_block_of_a_page_runs",
+    "test_readme.py::test_the_readmes_commands_run",
+    "test_fuzz.py",
+    "test_end_to_end.py",
+    "test_gpu_line.py::test_without_a_gpu",
+    "examples/",
+    "cli/test_next.py",
+)
+"""Those that begin first: at the end all workers but theirs would wait for them."""
+
+
+def is_among_the_longest(name: str) -> bool:
+    """Return whether a test begins before the others, by its name below tests/."""
+    return name.startswith(LONGEST)
+
+
 def is_integration(name: str) -> bool:
     """Return whether `make test` leaves a test out, by its name below tests/: `folder/test_file.py::test_name`."""
     return name.startswith(INTEGRATION) and not name.startswith(KEPT)

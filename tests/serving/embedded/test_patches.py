@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,13 +18,15 @@ from resx.repository.versions import Repository
 from resx.serving.client.address import PROTOCOLS, Protocol
 from resx.serving.client.loopback import LOOPBACK
 from resx.serving.deployment.deploy import deploy
+from resx.serving.deployment.rollback import undeploy
 from resx.serving.embedded.installation import triton_installation
 from resx.serving.embedded.installation.triton_installation import install
-from resx.serving.embedded.patches import batcher, patch_set, region_modes, request_limits, socket_reads
+from resx.serving.embedded.patches import batcher, idle_instances, patch_set, region_modes, request_limits, socket_reads
 from resx.serving.embedded.patches.binary_edits import Edit, rewrite
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import KEY
 from resx.serving.supervisor.detaching import serve_detached, stop
+from tests.support.assembler import assemble
 from tests.support.command import Finished
 from tests.support.running_triton import RunningTriton
 from tests.support.tiny_models import publish_tiny
@@ -32,6 +36,13 @@ PATCHED_FILES = (
     "bin/tritonserver",
     *(f"backends/python/{name}" for name in region_modes.FILES),
 )
+
+
+EDITED = {
+    f"libs/{batcher.LIBRARY}": (*batcher.EDITS, *idle_instances.EDITS),
+    "bin/tritonserver": (*request_limits.edits(), *socket_reads.EDITS),
+}
+DELAYED = "dynamic_batching {{ max_queue_delay_microseconds: {us} "
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +74,9 @@ def test_without_the_patches_no_byte_and_no_argument_is_another(unpatched: Runni
     assert theirs != ours
     for name in PATCHED_FILES:
         assert (theirs / name).read_bytes() != (ours / name).read_bytes(), name
-    content = program.read_bytes()
-    changed = [*request_limits.edits(), *socket_reads.EDITS]
-    assert all(content[at : at + len(before)] == before for at, before, _ in changed)
+    for name, edits in EDITED.items():
+        content = (theirs / name).read_bytes()
+        assert all(content[at : at + len(before)] == before for at, before, _ in edits), name
     log = Path(unpatched.state.log)
     assert (log.parent / KEY).read_text() in Path(f"/proc/{unpatched.state.server_pid}/cmdline").read_text()
     assert "the process list: an unpatched program is left as it is" in log.read_text()
@@ -80,11 +91,60 @@ def test_status_says_that_an_unpatched_server_is_not_guarded(
 
 
 @pytest.mark.triton
-def test_the_unpacked_program_has_what_this_version_changes(triton: RunningTriton) -> None:
-    """It is kept between versions, so whoever changes a patch has to raise the number of the layout."""
-    content = Path(f"/proc/{triton.state.server_pid}/exe").read_bytes()
-    changed = [*request_limits.edits(), *socket_reads.EDITS]
-    assert all(content[at : at + len(after)] == after for at, _, after in changed)
+def test_the_unpacked_files_have_what_this_version_changes(triton: RunningTriton) -> None:
+    """They are kept between versions, so whoever changes a patch has to raise the number of the layout."""
+    root = Path(f"/proc/{triton.state.server_pid}/exe").resolve().parent.parent
+    for name, edits in EDITED.items():
+        content = (root / name).read_bytes()
+        assert all(content[at : at + len(after)] == after for at, _, after in edits), name
+
+
+def test_what_hands_requests_over_is_the_listings_code(tmp_path: Path) -> None:
+    code, places = assemble("idle_instances.s", idle_instances.CODE_AT, "enqueue", tmp_path)
+    assert code == idle_instances.CODE
+    assert places["enqueue"] == idle_instances.CODE_AT
+
+
+def threads_that_wake(server: RunningTriton, name: str) -> int:
+    """Return how many of tritonserver's threads wake up for every lone request, or nearly every one."""
+    process, requests = Path(f"/proc/{server.state.server_pid}/task"), 60
+
+    def switches() -> dict[str, int]:
+        found = {path.name: (path / "status").read_text() for path in process.iterdir()}
+        return {
+            thread: int(re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", text)[0]) for thread, text in found.items()
+        }
+
+    with server.client("http") as client:
+        interface = client.interface(name)
+        client.infer(name, interface, np.zeros((1, 3, 16, 16), np.uint8))
+        before = switches()
+        for _ in range(requests):
+            client.infer(name, interface, np.zeros((1, 3, 16, 16), np.uint8))
+        after = switches()
+    return sum(after[thread] - before.get(thread, 0) > requests * 0.7 for thread in after)
+
+
+@pytest.mark.triton
+def test_a_lone_request_wakes_no_batcher(unpatched: RunningTriton, triton: RunningTriton) -> None:
+    """A thread for the connection and one for the instance are enough."""
+    assert threads_that_wake(unpatched, "tiny") == 3
+    assert threads_that_wake(triton, "tiny") == 2
+
+
+@pytest.mark.triton
+def test_with_a_queue_delay_a_request_waits_for_others(triton: RunningTriton) -> None:
+    name, delay_s = "delayed", 0.5
+    publish_tiny(triton.repository, name)
+    config = triton.repository.root / name / "config.pbtxt"
+    config.write_text(config.read_text().replace("dynamic_batching {", DELAYED.format(us=round(delay_s * 1e6))))
+    with triton.client("http") as client:
+        deploy(client, triton.repository, name)
+        interface = client.interface(name)
+        begun = time.monotonic()
+        client.infer(name, interface, np.zeros((1, 3, 16, 16), np.uint8))
+        assert time.monotonic() - begun >= delay_s
+        undeploy(client, triton.repository, name)
 
 
 @pytest.mark.triton

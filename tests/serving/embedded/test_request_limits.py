@@ -5,13 +5,10 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import socket
-import subprocess
 import zlib
 from collections.abc import Iterator
-from importlib import resources
 from pathlib import Path
 
 import grpc
@@ -33,6 +30,7 @@ from resx.serving.embedded.patches import request_limits
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running.server_state import KEY
 from resx.serving.supervisor.detaching import serve_detached, stop
+from tests.support.assembler import assemble, listing
 from tests.support.running_triton import RunningTriton, current
 from tests.support.tiny_models import publish_tiny
 
@@ -320,22 +318,9 @@ def test_only_the_pinned_program_is_changed_and_only_in_the_listed_places(tmp_pa
 
 
 def test_the_instructions_are_those_of_the_listing(tmp_path: Path) -> None:
-    if not all(map(shutil.which, ("as", "ld", "objcopy", "nm"))):
-        pytest.skip("GNU binutils are not installed")
-    source = resources.files("resx.serving.embedded.patches") / "request_limits.s"
-    listing = tmp_path / "request_limits.s"
-    listing.write_text(source.read_text())
-    commands = (
-        ["as", listing.name, "-o", "limits.o"],
-        ["ld", f"-Ttext={request_limits.CODE_AT:#x}", "-e", "depth", "limits.o", "-o", "limits"],
-        ["objcopy", "-O", "binary", "-j", ".text", "limits", "code"],
-    )
-    for command in commands:
-        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    symbols = subprocess.run(["nm", "limits"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    places = {name: int(at, 16) for at, _, name in map(str.split, symbols.splitlines())}
-    assert (tmp_path / "code").read_bytes() == request_limits.CODE
+    code, places = assemble("request_limits.s", request_limits.CODE_AT, "depth", tmp_path)
+    assert code == request_limits.CODE
     assert {label: places[label] for label in request_limits.LABELS} == request_limits.LABELS
     for name in ("REQUEST_BYTES", "HEADER_BYTES", "JSON_STACK_BYTES"):
-        (written,) = re.findall(rf"cmp .*, (0x\w+) +# .*{name}$", source.read_text(), re.MULTILINE)
+        (written,) = re.findall(rf"cmp .*, (0x\w+) +# .*{name}$", listing("request_limits.s"), re.MULTILINE)
         assert int(written, 16) == getattr(request_limits, name)

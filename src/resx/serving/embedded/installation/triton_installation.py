@@ -68,7 +68,7 @@ OPEN_FILES = 256
 """It has 66 open with one small model; the rest is for connections and other models."""
 _BACKENDS = {"onnxruntime": "onnxruntime", "openvino": "openvino", "tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt"}
 """The Python backends of this package, and the folder with the files of each; `backends/*.py` are of all of them."""
-_LAYOUT = 8
+_LAYOUT = 9
 """Raised when the unpacked files change, so that every version of resx finds its own."""
 
 

@@ -20,7 +20,7 @@ from resx.serving.embedded.patches.binary_edits import Edit, rewrite
 
 LIBRARY = "libtritonserver-717102f0.so"
 WAIT_MS = 5
-_EDITS = (
+EDITS = (
     # BatcherThread: how long it sleeps until an instance waits (mov edx, us), and over an empty queue (mov r12d, ns).
     Edit(1889341, b"\xba" + (500_000).to_bytes(4, "little"), b"\xba" + (WAIT_MS * 1_000).to_bytes(4, "little")),
     Edit(
@@ -35,4 +35,4 @@ _EDITS = (
 
 def patch_batcher(libraries: Path) -> None:
     """Write the changes into the unpacked library, which must be the pinned wheel's own, untouched."""
-    rewrite(libraries / LIBRARY, _EDITS)
+    rewrite(libraries / LIBRARY, EDITS)

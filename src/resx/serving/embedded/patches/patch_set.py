@@ -11,6 +11,7 @@ from pathlib import Path
 
 from resx.errors import UsageError
 from resx.serving.embedded.patches.batcher import patch_batcher
+from resx.serving.embedded.patches.idle_instances import hand_over_directly
 from resx.serving.embedded.patches.region_modes import close_regions
 from resx.serving.embedded.patches.request_limits import limit_requests
 from resx.serving.embedded.patches.response_cache import keep_failures_out
@@ -38,6 +39,7 @@ def apply_patches(root: Path) -> None:
         MissingCapability: a file is not the pinned wheel's own, untouched.
     """
     patch_batcher(root / "libs")
+    hand_over_directly(root / "libs")
     keep_failures_out(root / "libs")
     close_regions(root / "backends/python")
     limit_requests(root / "bin/tritonserver")

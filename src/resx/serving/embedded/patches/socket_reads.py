@@ -1,7 +1,7 @@
 """How much of a request the embedded server reads from its socket at once over HTTP.
 
 The libevent in Triton 2.51 reads 4 KiB at a time (buffer.c, `EVBUFFER_MAX_READ`), and asks the kernel twice before each
-read: an image of 224 pixels in bytes takes 37 rounds, one of floats 147. What that costs, `benchmarks/socket_reads.py`
+read: an image of 224 pixels in bytes takes 37 rounds, one of floats 147. What that costs, `benchmarks/patch_gains.py`
 measures (docs/serving-speed.md has the figures). The program that resx
 unpacks from the pinned wheel reads up to 256 KiB, of what has arrived. No other byte changes.
 """

@@ -1,11 +1,12 @@
-"""What reading requests in larger pieces gives over HTTP: resx's server beside the same one that reads 4 KiB at a time.
+"""What a patch of the embedded server gives: resx's server beside the same one without it.
 
-    python -m benchmarks.socket_reads [--image-size 224] [--rounds 5] [--seconds 3]
-    python -m benchmarks.socket_reads --model resnet50 --export=--runtime=openvino --export=--bf16
+    python -m benchmarks.patch_gains socket_reads [--image-size 224] [--rounds 5] [--seconds 3]
+    python -m benchmarks.patch_gains idle_instances --model resnet20
+    python -m benchmarks.patch_gains socket_reads --model resnet50 --export=--runtime=openvino --export=--bf16
 
-The second server is a copy of the first with `patches/socket_reads.py` taken back, and nothing else. Both serve the
-same file, by default the mean color of an image, which leaves the server's own work; each round measures both in turn.
-Ratios are those of the larger pieces over 4 KiB, round by round.
+The second server is a copy of the first with that patch (`resx/serving/embedded/patches/`) taken back, and nothing
+else. Both serve the same file, by default the mean color of an image, which leaves the server's own work; each round
+measures both in turn. Ratios are those with the patch over those without it, round by round.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ import torch
 from torch import Tensor, nn
 
 from resx.serving.embedded.installation.triton_installation import install
+from resx.serving.embedded.patches import batcher, idle_instances, socket_reads
 from resx.serving.embedded.patches.binary_edits import Edit, rewrite
-from resx.serving.embedded.patches.socket_reads import EDITS
 
-MEAN_COLOR = "benchmarks.socket_reads:mean_color"
+MEAN_COLOR = "benchmarks.patch_gains:mean_color"
+PATCHES = {
+    "socket_reads": ("bin/tritonserver", socket_reads.EDITS),
+    "idle_instances": (f"libs/{batcher.LIBRARY}", idle_instances.EDITS),
+}
+"""The file that each changes, and how."""
 
 
 class _MeanColor(nn.Module):
@@ -50,22 +56,24 @@ def mean_color() -> nn.Module:
 def main() -> int:
     """Serve one file twice, measure both in turn and print the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("patch", choices=sorted(PATCHES))
     parser.add_argument("--model", default=MEAN_COLOR)
     parser.add_argument("--export", action="append", default=[], help="an option of resx export; repeatable")
     parser.add_argument("--image-size", type=int, default=224, help="of the mean color")
+    parser.add_argument("--serve", action="append", default=[], help="an option of resx serve; repeatable")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0)
     asked = parser.parse_args()
     sized = ["--image-size", str(asked.image_size)] if asked.model == MEAN_COLOR else []
-    with tempfile.TemporaryDirectory(prefix="resx-reads-") as folder:
-        caches = {"old": copy_with_small_reads(Path(folder) / "cache"), "new": None}
+    with tempfile.TemporaryDirectory(prefix="resx-patch-") as folder:
+        caches = {"old": copy_without(asked.patch, Path(folder) / "cache"), "new": None}
         repositories = {which: Path(folder) / which for which in caches}
         run("export", asked.model, *sized, *asked.export, "--name=m", "--max-batch=8", f"--repository={folder}/new")
         shutil.copytree(repositories["new"], repositories["old"])
         ports = ("--http-port=0", "--grpc-port=0", "--metrics-port=0")
         try:
             for which, cache in caches.items():
-                run("serve", "--detach", *ports, f"--repository={repositories[which]}", cache=cache)
+                run("serve", "--detach", *ports, *asked.serve, f"--repository={repositories[which]}", cache=cache)
             print("\n".join(table([measure(repositories, asked.seconds, turn) for turn in range(asked.rounds)])))
         finally:
             for repository in repositories.values():
@@ -73,12 +81,13 @@ def main() -> int:
     return 0
 
 
-def copy_with_small_reads(cache: Path) -> Path:
-    """Copy the installed server into another cache folder, where it reads as NVIDIA's does; return that folder."""
+def copy_without(patch: str, cache: Path) -> Path:
+    """Copy the installed server into another cache folder, without this patch; return that folder."""
     root = install().server.parent.parent
     copied = cache / root.parent.name / root.name
     shutil.copytree(root, copied, symlinks=True)
-    rewrite(copied / "bin/tritonserver", [Edit(at, after, before) for at, before, after in EDITS])
+    file, edits = PATCHES[patch]
+    rewrite(copied / file, [Edit(at, after, before) for at, before, after in edits])
     return cache
 
 
