@@ -85,7 +85,7 @@ class BatchingModel:
         """Answer the requests, in their order; those that fit together are computed together."""
         answers: list[Any] = [None] * len(requests)
         groups: dict[object, list[Call]] = {}
-        asks = self.last_run_s > WORTH_ASKING_S
+        asks, are_joined = self.last_run_s > WORTH_ASKING_S, self.batches and len(requests) > 1
         for place, request in enumerate(requests):
             try:
                 if asks and request.is_cancelled():
@@ -95,15 +95,21 @@ class BatchingModel:
             except Exception as error:  # a request must get an answer, whatever happened
                 answers[place] = _failure(error)
             else:
-                # Triton joins requests of different shapes where the configuration has dims of -1.
-                fits = tuple((name, array.shape[1:]) for name, array in call.inputs.items())
-                groups.setdefault(fits if self.batches else place, []).append(call)
+                groups.setdefault(self._what_fits(call) if are_joined else place, []).append(call)
         begun = time.perf_counter()
         for group in groups.values():
             self._answer(group, answers)
         if groups:
             self.last_run_s = time.perf_counter() - begun
         return answers
+
+    @staticmethod
+    def _what_fits(call: Call) -> object:
+        """Return what calls have in common that one batch computes.
+
+        Triton joins requests of different shapes where the configuration has dims of -1.
+        """
+        return tuple((name, array.shape[1:]) for name, array in call.inputs.items())
 
     def _read(self, place: int, request: Any) -> Call:
         inputs = {}
@@ -115,6 +121,8 @@ class BatchingModel:
                 raise ValueError(f"input {name!r} is missing")
             array = np.from_dlpack(_Handed(tensor.to_dlpack()))
             inputs[name] = array.reshape(()) if name in self.scalars else array
+        if len(self.outputs) == 1:  # whoever names no output asks for all
+            return Call(place, inputs, tuple(self.outputs))
         wanted = set(request.requested_output_names())
         return Call(place, inputs, tuple(name for name in self.outputs if name in wanted))
 
