@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,37 +98,17 @@ def test_the_unpacked_files_have_what_this_version_changes(triton: RunningTriton
         assert all(content[at : at + len(after)] == after for at, _, after in edits), name
 
 
-def test_what_hands_requests_over_is_the_listings_code(tmp_path: Path) -> None:
+def test_what_hands_requests_over_is_the_listings_code_and_lies_in_the_way_of_each(tmp_path: Path) -> None:
     code, places = assemble("idle_instances.s", idle_instances.CODE_AT, "enqueue", tmp_path)
     assert code == idle_instances.CODE
-    assert places["enqueue"] == idle_instances.CODE_AT
+    branch, _ = idle_instances.EDITS
 
+    def target(instruction: bytes) -> int:
+        return branch.at + len(instruction) + int.from_bytes(instruction[2:], "little", signed=True)
 
-def threads_that_wake(server: RunningTriton, name: str) -> int:
-    """Return how many of tritonserver's threads wake up for every lone request, or nearly every one."""
-    process, requests = Path(f"/proc/{server.state.server_pid}/task"), 60
-
-    def switches() -> dict[str, int]:
-        found = {path.name: (path / "status").read_text() for path in process.iterdir()}
-        return {
-            thread: int(re.findall(r"\nvoluntary_ctxt_switches:\s+(\d+)", text)[0]) for thread, text in found.items()
-        }
-
-    with server.client("http") as client:
-        interface = client.interface(name)
-        client.infer(name, interface, np.zeros((1, 3, 16, 16), np.uint8))
-        before = switches()
-        for _ in range(requests):
-            client.infer(name, interface, np.zeros((1, 3, 16, 16), np.uint8))
-        after = switches()
-    return sum(after[thread] - before.get(thread, 0) > requests * 0.7 for thread in after)
-
-
-@pytest.mark.triton
-def test_a_lone_request_wakes_no_batcher(unpatched: RunningTriton, triton: RunningTriton) -> None:
-    """A thread for the connection and one for the instance are enough."""
-    assert threads_that_wake(unpatched, "tiny") == 3
-    assert threads_that_wake(triton, "tiny") == 2
+    assert target(branch.before) == places["batched"]
+    assert target(branch.after) == places["enqueue"]
+    assert branch.at + len(branch.after) == places["direct"], "where a model without batching goes on"
 
 
 @pytest.mark.triton
