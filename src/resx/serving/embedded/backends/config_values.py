@@ -13,7 +13,7 @@ ERRORS_ALONE, SILENT = 3, 4
 """Of a runtime's own log, by onnxruntime's numbers."""
 SPINNING, SPIN_DURATION = "session.intra_op.allow_spinning", "session.intra_op.spin_duration_us"
 """onnxruntime's parameters for threads that ran out of work: whether they wait busily, and for how long."""
-SPIN_US, MAX_SPIN_US = 250, 1_000_000
+SPIN_US, MAX_SPIN_US = 200, 1_000_000
 """The first, the default, covers the gaps between the operators of a run: a lone request gains as much by it as by any
 longer time, and it takes the least from others where the cores are busy; `benchmarks/spinning.py` measures both."""
 

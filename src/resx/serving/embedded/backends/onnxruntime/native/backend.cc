@@ -328,7 +328,7 @@ class Configuration {
 
   static constexpr const char* kSpinning = "session.intra_op.allow_spinning";
   static constexpr const char* kSpinDuration = "session.intra_op.spin_duration_us";
-  static constexpr int kSpinUs = 250, kMaxSpinUs = 1000000;  // as config_values.py has them
+  static constexpr int kSpinUs = 200, kMaxSpinUs = 1000000;  // as config_values.py has them
   inline static const std::string kCudaHere = "gpu_execution_accelerator cuda in config.pbtxt: ";
 
   std::string parameter(const std::string& name) const {
