@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from resx.cli.steps import image_answers
 from resx.repository.sharing.version_copies import copy_version
 from resx.repository.versions import Repository
 from resx.serving.client.address import DEFAULT_PORTS
+from resx.serving.client.server_errors import ConnectionLost
 from resx.serving.running.version_records import OURS, record_chosen
 from tests.support.command import Resx, refused
 from tests.support.running_triton import RunningTriton
@@ -73,6 +75,19 @@ def test_the_version_is_the_one_that_a_server_would_start_with(tmp_path: Path, r
     record_chosen(repository, OURS, "m", [1])
     assert top() == first
     refused(resx("query", "m", photo, "--version=3"), 2, "m: no version 3")
+
+
+def test_a_server_that_gets_ready_between_two_looks_is_not_passed_over(
+    tmp_path: Path, photo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = Repository(tmp_path / "model_repository")
+    publish_tiny(repository, "tiny")
+    ready: list[bool] = []
+    monkeypatch.setattr(image_answers, "is_starting", lambda _repository: bool(ready.append(True)))
+    monkeypatch.setattr(image_answers, "running_server", lambda _repository: bool(ready))
+    asked = image_answers.AskedImages(model="tiny", images=[photo], top=1, version=None)
+    with pytest.raises(ConnectionLost):
+        image_answers.compute_here(repository.root, asked, ConnectionLost("nobody"))
 
 
 def test_who_names_a_server_wants_its_answer(tmp_path: Path, resx: Resx, photo: Path) -> None:

@@ -121,7 +121,7 @@ class BatchingModel:
                 raise ValueError(f"input {name!r} is missing")
             array = np.from_dlpack(_Handed(tensor.to_dlpack()))
             inputs[name] = array.reshape(()) if name in self.scalars else array
-        if len(self.outputs) == 1:  # whoever names no output asks for all
+        if len(self.outputs) == 1:  # a request that names none asks for all
             return Call(place, inputs, tuple(self.outputs))
         wanted = set(request.requested_output_names())
         return Call(place, inputs, tuple(name for name in self.outputs if name in wanted))
