@@ -28,6 +28,7 @@ from resx.serving.embedded.patches import hidden_arguments
 from resx.serving.embedded.server_folder import ServerFolder, fitting, server_environment
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import logs, processes
+from resx.serving.running.ending_signals import held_signals
 from resx.serving.running.processes import ending_of, is_own, stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
@@ -156,17 +157,17 @@ class TritonProcess:
         Raises:
             ServerError: it ended; the message holds the last error of its log.
         """
-        if (code := self._process.poll()) is not None:
+        with held_signals():
+            code = self._process.poll()
+        if code is not None:
             why = f": {last_error(self._log)}; see {self._log}" if code >= 0 else ""
             raise ServerError(f"tritonserver {ending_of(code)}{why}")
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the process to end; say whether it did."""
-        try:
+        with held_signals(), contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        return self._process.returncode is not None
 
     def stubs(self) -> dict[int, Stub]:
         """Return the server's python processes that live, by id; those of the repository's models alone.
@@ -193,12 +194,13 @@ class TritonProcess:
 
     def stop(self, timeout_s: float) -> None:
         """End the server and its stubs, by force after `timeout_s`, and remove their shared memory."""
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self.wait(timeout_s)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        with held_signals():
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGTERM)
+                self.wait(timeout_s)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+            self._process.wait()
         _reap(self.pid)
         remove_shared_memory(self._shm_prefix)
 

@@ -21,6 +21,7 @@ from resx.serving.embedded.server_ports import Ports
 from resx.serving.embedded.triton_process import TritonProcess
 from resx.serving.running import processes
 from resx.serving.running import server_state as states
+from resx.serving.running.ending_signals import held_signals
 from resx.serving.supervisor.health_watch import StubWatch
 from resx.serving.supervisor.journal import Journal
 from resx.serving.supervisor.policy import Policy
@@ -82,15 +83,16 @@ class ServerProcess:
         with version_pinning.pin_versions(self._repository, versions, self._links_folder, self._server_dir) as root:
             # One name that is not there has Triton load none of the others before it opens its ports.
             there = [name for name in versions if is_folder(root / name)]
-            self._process = TritonProcess(
-                installation,
-                root,
-                self._ports,
-                control_key=self._key,
-                log=self._folder / states.LOG,
-                exit_timeout_s=self._policy.exit_timeout_s,
-                load_models=there,
-            )
+            with held_signals():
+                self._process = TritonProcess(
+                    installation,
+                    root,
+                    self._ports,
+                    control_key=self._key,
+                    log=self._folder / states.LOG,
+                    exit_timeout_s=self._policy.exit_timeout_s,
+                    load_models=there,
+                )
             self.stubs = StubWatch(self._process)
             pid = self._process.pid
             self._journal.change(server_pid=pid, server_start_ticks=processes.start_ticks(pid))
