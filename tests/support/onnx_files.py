@@ -48,6 +48,14 @@ def lookup(path: Path) -> Path:
     return _write(path, nodes, {"x": (TensorProto.INT64, ["n", 1])}, {"y": (TensorProto.FLOAT, ["n", 1])}, [table])
 
 
+def pairs(path: Path) -> Path:
+    """Write `y` [n / 2, 2] = the rows of x [n, 1], two in each; an odd number of rows is an error."""
+    shape = helper.make_tensor("shape", TensorProto.INT64, [2], [-1, 2])
+    node = helper.make_node("Reshape", ["x", "shape"], ["y"])
+    float32 = TensorProto.FLOAT
+    return _write(path, [node], {"x": (float32, ["n", 1])}, {"y": (float32, ["m", 2])}, [shape])
+
+
 def rows_below(path: Path, limit: float) -> Path:
     """Write `y` = those rows of x [n, 3] whose numbers are all below the limit."""
     constant = helper.make_tensor("limit", TensorProto.FLOAT, [], [limit])

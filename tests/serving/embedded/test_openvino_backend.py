@@ -145,10 +145,84 @@ def test_the_compiled_model_computes_in_what_was_asked_for(tmp_path: Path, preci
         pytest.skip("this processor has no BF16")
     path = str(onnx_files.sum_and_half(tmp_path / "model.onnx"))
     opened = session.open_model(path, parameters(INFERENCE_PRECISION_HINT=precision), Host(1, SILENT))
-    compiled = opened.run._request.get_compiled_model()
+    compiled = opened.run._for_others.get_compiled_model()
     assert compiled.get_property("INFERENCE_PRECISION_HINT").to_string() == precision
     assert compiled.get_property("INFERENCE_NUM_THREADS") == opened.threads == 1
     assert compiled.get_property("ENABLE_CPU_PINNING") is False
+
+
+class Compilations:
+    """OpenVINO's Core, and the sizes of the batches that it compiled models for; -1: any."""
+
+    def __init__(self) -> None:
+        self._core = openvino.Core()
+        self.sizes: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def compile_model(self, model: Any, *arguments: Any) -> Any:
+        first = model.inputs[0].partial_shape[0]
+        self.sizes.append(-1 if first.is_dynamic else first.get_length())
+        return self._core.compile_model(model, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "config", "expected"),
+    [
+        (["n", 2], {"max_batch_size": 3}, [1, 2, 3]),
+        (["n", 2], {"max_batch_size": 1}, [1]),
+        (["n", 2], {"max_batch_size": 1024}, [1, -1]),
+        (["n", 2], {"max_batch_size": 3} | parameters(**{"resx.fixed_batches": "no"}), [-1]),
+        (["n", 2], {"max_batch_size": 0}, [-1]),
+        (["n", 2], {}, [-1]),
+        (["n", "width"], {"max_batch_size": 3}, [-1]),
+        ([4, 2], {"max_batch_size": 0}, [4]),
+    ],
+)
+def test_batches_of_each_size_have_a_model_of_their_own_where_the_file_and_its_size_allow(
+    tmp_path: Path, shape: list[Any], config: dict[str, Any], expected: list[int]
+) -> None:
+    path = str(onnx_files.identity(tmp_path / "model.onnx", TensorProto.FLOAT, shape))
+    core = Compilations()
+    opened = session.open_model(path, config, FOUR, core=core)
+    assert core.sizes == expected
+    for num_rows in range(1, config.get("max_batch_size", 0) + 1):
+        if num_rows < 10:
+            (answer,) = opened.run(["y"], {"x": rows(*range(num_rows), width=2)}, None)
+            assert answer.tolist() == [[row, row] for row in range(num_rows)]
+
+
+@pytest.mark.parametrize(
+    ("largest", "megabytes", "expected"),
+    [(8, 8, 8), (8, 9, 1), (16, 4, 16), (17, 0, 1), (1, 9000, 1), (0, 1, 0), (2, 32, 2)],
+)
+def test_a_large_file_is_compiled_twice_and_no_more(largest: int, megabytes: int, expected: int) -> None:
+    assert session.fixed_batches.fixed_sizes(largest, megabytes << 20) == list(range(1, expected + 1))
+
+
+def test_weights_count_as_what_they_take_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(onnx_files.lookup(tmp_path / "model.onnx"))  # a table of 4 float32, and its axis
+    core = Compilations()
+    monkeypatch.setattr(session.fixed_batches, "MOST_BYTES", 2 * 16)
+    session.open_model(path, {"max_batch_size": 2}, FOUR, core=core)
+    assert core.sizes == [1, -1]
+
+
+def test_a_graph_that_takes_some_sizes_only_is_compiled_as_it_is(tmp_path: Path) -> None:
+    """Rows in pairs: a batch of one row has no such shape."""
+    path = str(onnx_files.pairs(tmp_path / "model.onnx"))
+    core = Compilations()
+    opened = session.open_model(path, {"max_batch_size": 4}, FOUR, core=core)
+    assert core.sizes[-1] == -1
+    (answer,) = opened.run(["y"], {"x": rows(1, 2, width=1)}, None)
+    assert answer.tolist() == [[1, 2]]
+
+
+def test_a_word_that_is_none_for_fixed_batches_is_refused(tmp_path: Path) -> None:
+    path = str(onnx_files.sum_and_half(tmp_path / "model.onnx"))
+    with pytest.raises(ValueError, match=r"resx\.fixed_batches='some' in config\.pbtxt: give YES or NO"):
+        session.open_model(path, parameters(**{"resx.fixed_batches": "some"}), FOUR)
 
 
 def test_an_answer_is_not_written_over_by_the_next_one(backend: ModuleType, tmp_path: Path) -> None:

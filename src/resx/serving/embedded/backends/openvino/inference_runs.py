@@ -7,9 +7,11 @@ Two things are told to the client as its own mistakes, because OpenVINO would no
 another type or shape, and one that is missing, in whose place OpenVINO would read the memory of an earlier request.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+from fixed_batches import ANY_SIZE
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 _WHERE = ("Exception from ", "Check '", "[ GENERAL_ERROR ]")
@@ -17,14 +19,25 @@ _WHERE = ("Exception from ", "Check '", "[ GENERAL_ERROR ]")
 
 
 class InferenceRuns:
-    """A compiled model and the one request that computes its batches, one after the other."""
+    """A compiled model's requests, of which one computes each batch, one after the other."""
 
-    def __init__(self, tensor: Any, compiled: Any, inputs: list[str], outputs: list[str]) -> None:
+    def __init__(
+        self, tensor: Any, requests: Mapping[int, Any], inputs: Mapping[str, Any], outputs: Sequence[str]
+    ) -> None:
+        """Take what there is.
+
+        Args:
+            tensor: OpenVINO's class.
+            requests: by the rows that each computes; what is under `ANY_SIZE` computes all others.
+            inputs: the file's, by name, in its order.
+            outputs: names in the file's order.
+        """
         self._tensor = tensor
-        self._request = compiled.create_infer_request()
+        self._by_rows = {rows: request for rows, request in requests.items() if rows != ANY_SIZE}
+        self._for_others = requests.get(ANY_SIZE) or self._by_rows[max(self._by_rows)]
         self._inputs = {
             name: (place, port.element_type.to_dtype(), port.partial_shape)
-            for place, (name, port) in enumerate(zip(inputs, compiled.inputs, strict=True))
+            for place, (name, port) in enumerate(inputs.items())
         }
         self._outputs = {name: place for place, name in enumerate(outputs)}
 
@@ -39,17 +52,23 @@ class InferenceRuns:
             raise ValueError(f"input {missing[0]!r} is missing, and OpenVINO needs all of them")
         # As long as this name lives, so does the memory that OpenVINO reads.
         arrays = {name: array if array.flags.c_contiguous else array.copy() for name, array in inputs.items()}
+        request = self._request_for(arrays)
         try:
             for name, array in arrays.items():
                 place, dtype, _ = self._inputs[name]
                 if array.dtype != dtype:
                     raise ValueError(f"input {name!r} is {array.dtype}, and the model takes {dtype}")
-                self._request.set_input_tensor(place, self._tensor(_writable(array), shared_memory=True))
-            self._request.infer(share_outputs=True)  # given here, inputs go through dictionaries that cost 20 us
+                request.set_input_tensor(place, self._tensor(_writable(array), shared_memory=True))
+            request.infer(share_outputs=True)  # given here, inputs go through dictionaries that cost 20 us
         except RuntimeError as error:
             self._require_shapes(arrays)
             raise RuntimeError(reason_of(error)) from error
-        return [self._request.get_output_tensor(self._outputs[name]).data.copy() for name in names]
+        return [request.get_output_tensor(self._outputs[name]).data.copy() for name in names]
+
+    def _request_for(self, arrays: Mapping[str, Array]) -> Any:
+        if not self._by_rows:
+            return self._for_others
+        return self._by_rows.get(len(next(iter(arrays.values()))), self._for_others)
 
     def _require_shapes(self, arrays: dict[str, Array]) -> None:
         for name, array in arrays.items():

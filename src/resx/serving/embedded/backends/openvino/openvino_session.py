@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import compile_settings
 import config_values
 import file_interface
+import fixed_batches
 import inference_runs
 
 MODEL_FILE = "model.xml"
@@ -89,12 +90,13 @@ def open_model(
     compile_settings.require_computable(properties[compile_settings.PRECISION], capabilities(core))
     model = _read(core, path)
     try:
-        compiled = core.compile_model(model, "CPU", properties)
+        requests = fixed_batches.create_requests(core, model, config, properties)
     except RuntimeError as error:
         raise ValueError(f"{path}: OpenVINO cannot compile it: {inference_runs.reason_of(error)}") from error
     interface = _described(model)
     inputs, outputs = ([tensor.name for tensor in tensors] for tensors in interface)
-    run = inference_runs.InferenceRuns(load_openvino().Tensor, compiled, inputs, outputs)
+    ports = dict(zip(inputs, model.inputs, strict=True))
+    run = inference_runs.InferenceRuns(load_openvino().Tensor, requests, ports, outputs)
     return OpenedModel(run, interface, properties["INFERENCE_NUM_THREADS"])
 
 
