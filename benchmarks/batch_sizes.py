@@ -1,4 +1,4 @@
-"""What it gives that OpenVINO has a compiled model for each size of a batch, beside one that takes any size.
+"""OpenVINO with a compiled model for a batch size, beside one compiled model for all sizes: speed and memory.
 
     python -m benchmarks.batch_sizes --model resnet20 [--export=--bf16] [--rounds 5] [--seconds 1]
 

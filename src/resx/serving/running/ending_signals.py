@@ -1,9 +1,9 @@
 """The signals that end a server, as one exception, and what they must not cut short.
 
-An exception out of a signal handler may come between any two steps. Two places do not survive that: `Popen.wait`, which
-has just taken its lock and will never give it back, so that the next `wait` lasts forever, and a hook of `fork`, where
-Python drops the exception, and the signal with it. Both were seen under load. `held_signals` keeps the exception out of
-them and raises it at their end, also one that was dropped before.
+An exception out of a signal handler may come between any two steps. Two places do not survive that: `Popen.wait` just
+after it took its lock, which it then never gives back, so that the next `wait` lasts forever; and a hook of `fork`,
+where Python drops the exception, and the signal with it. Both were seen under load. `held_signals` keeps the exception
+out of them and raises it at their end, also one that was dropped before.
 """
 
 from __future__ import annotations
