@@ -209,7 +209,8 @@ def test_the_only_model_is_set_aside_and_the_server_stays(
     command = [sys.executable, "-m", "resx", "serve", f"--repository={repository.root}", "--load-none",
                "--http-port=0", "--grpc-port=0", "--metrics-port=0"]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        wait_until(lambda: running_server(repository) is not None, "it serves")
+        wait_until(lambda: running_server(repository) is not None or process.poll() is not None, "it serves")
+        assert process.poll() is None, process.communicate()
         state = current(repository)
         serve_unproved(state, repository, "good")
         is_set_aside(repository, "good")

@@ -5,7 +5,7 @@ every command line in /proc/PID/cmdline. That file shows one stretch of the proc
 beside it and is for the process's own user alone (/proc/PID/environ, mode 0400). So the argument is started with
 something worthless in the key's place, the true one stands in the environment, and the pointer to the one is turned
 to the other while the process is still being linked, some 40 ms before it reads its arguments. Should that come
-too late, the process has a key that nobody uses: it is useless, not open.
+too late, the process has a key that nobody uses: it is useless, not open, and the supervisor starts another.
 
 Linux on x86_64; see proc_pid_stat(5) for the fields, and the System V ABI for the stack that a process starts with.
 """
