@@ -1,10 +1,10 @@
-"""A run in process after a pause, beside runs without one: what every lone request pays, however short the way to it.
+"""A run in process after a pause, beside runs without one: does a lone request pay for the time before it?
 
     python -m benchmarks.pauses --model resnet50 [--export=--bf16] [--export=--runtime=openvino] [--pauses 0.3,0.7,1.5]
                                 [--rounds 5] [--seconds 1]
 
-A server gets the next lone request after the client has the answer: meanwhile the runtime's threads fall asleep and
-others use the caches. The version is opened as the embedded server opens it and runs one image after the other, with
+A server gets the next lone request after the client has the answer: meanwhile the runtime's threads fall asleep. The
+version is opened as the embedded server opens it and runs one image after the other, with
 the process asleep for some milliseconds in between, or not at all; the order rotates, and ratios are round by round.
 """
 
