@@ -4,8 +4,8 @@
                                 [--rounds 5] [--seconds 1]
 
 A server gets the next lone request after the client has the answer: meanwhile the runtime's threads fall asleep. The
-version is opened as the embedded server opens it and runs one image after the other, with
-the process asleep for some milliseconds in between, or not at all; the order rotates, and ratios are round by round.
+version is opened as the embedded server opens it and runs one image after the other, with the process asleep for some
+milliseconds in between, or not at all; the order rotates, and ratios are round by round.
 """
 
 from __future__ import annotations

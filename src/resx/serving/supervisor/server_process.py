@@ -87,7 +87,7 @@ class ServerProcess:
             for _ in range(_KEY_TRIES):
                 if self._start_once(installation, root, there):
                     return
-                self._journal.note("tritonserver received its control key too late and is started again")
+                self._journal.note("tritonserver received its control key too late, and is ended")
                 self.running.stop(0.0)
         raise ServerError("tritonserver received its control key too late each time; start it again")
 
