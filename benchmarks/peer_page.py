@@ -28,12 +28,16 @@ def write_page(results: Mapping[str, Any], path: Path) -> None:
 
 
 def join_results(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the first run's figures with the rows of the later ones put in their place, and all their commands."""
+    """Return the rows of all runs, the later ones' in place of the earlier ones', and what is said of each run."""
     runs: dict[str, dict[str, Any]] = {}
     for one in files:
         for network, rows in one["runs"].items():
             runs.setdefault(network, {}).update(rows)
-    return {**files[0], "runs": runs, "command": "\n    ".join(one["command"] for one in files)}
+    told = {
+        name: ", ".join(dict.fromkeys(one[name] for one in files))
+        for name in ("date", "machine", "instruction_set", "python", "load_average")
+    }
+    return {**files[0], **told, "runs": runs, "command": "\n    ".join(one["command"] for one in files)}
 
 
 def bar_lines(results: Mapping[str, Any]) -> tuple[list[str], int]:
@@ -48,7 +52,7 @@ def bar_lines(results: Mapping[str, Any]) -> tuple[list[str], int]:
         missed += not held
         sign = "<=" if bar.at_most else ">="
         verdict = "held" if held else "missed"
-        lines.append(f"{verdict}: {_spread(ratios, 2)} {sign} {bar.limit:g}: {bar.title}")
+        lines.append(f"{verdict}: {_spread(ratios, 3)} {sign} {bar.limit:g}: {bar.title}")
     return lines or ["no bar is of what was measured"], missed
 
 

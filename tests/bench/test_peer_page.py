@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS
-from benchmarks.peer_page import bar_lines, write_page
+from benchmarks.peer_page import bar_lines, join_results, write_page
 
 EMPTY = dict.fromkeys(
     ("c1_p50_ms", "c8_per_s", "c8_p50_ms", "c8_p99_ms", "wrk_per_s", "b1_ms", "b4_per_s", "b8_per_s")
@@ -36,8 +36,8 @@ def test_a_bar_is_held_by_the_geometric_mean_of_the_rounds_ratios() -> None:
     lines, missed = bar_lines(found)
 
     assert missed == 0
-    assert "held: 0.75 (0.75 to 0.75) <= 0.85" in lines[0]
-    assert "held: 2.00 (2.00 to 2.00) >= 1.65" in lines[1]
+    assert "held: 0.750 (0.750 to 0.750) <= 0.85" in lines[0]
+    assert "held: 2.000 (2.000 to 2.000) >= 1.65" in lines[1]
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,18 @@ def test_the_page_has_the_tables_the_chart_and_what_the_processor_lacks(tmp_path
     for look in ("light", "dark"):
         assert f"(assets/servers-{look}.svg#only-{look})" in page
         assert ">resnet50</text>" in (tmp_path / f"assets/servers-{look}.svg").read_text()
+
+
+def test_a_page_of_several_runs_says_when_and_how_busy_each_was() -> None:
+    first = results("resnet50", fastapi=[served(40, 20)])
+    later = results("resnet20", fastapi=[served(1, 900)]) | {"date": "2026-01-02", "load_average": "0.4"}
+
+    joined = join_results([first, later])
+
+    assert joined["date"] == "2026-01-01, 2026-01-02"
+    assert joined["load_average"] == "0.1, 0.4"
+    assert joined["machine"] == "CPU"
+    assert list(joined["runs"]) == ["resnet50", "resnet20"]
 
 
 def test_every_bar_names_contenders_and_networks_that_are_measured() -> None:
