@@ -172,7 +172,7 @@ class HttpLoop:
     def _finish(self, connection: KeptConnection, answer: bytes) -> None:
         due, sent = connection.due_ns, connection.sent_ns
         if connection.is_ok:
-            self._recorder.answered(due, sent, connection.payload, answer)
+            self._recorder.answered(due, sent, connection.payload, answer, connection.received_ns)
         else:
             self._recorder.failed(due, sent, http_error(answer))
         failed = not connection.is_ok

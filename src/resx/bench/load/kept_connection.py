@@ -34,7 +34,7 @@ class KeptConnection:
 
     __slots__ = (
         "_buffer", "_max_bytes", "_needed", "_secure", "awaits", "closes", "descriptor", "due_ns", "is_connecting",
-        "is_ok", "payload", "sent_ns", "socket", "unsent",
+        "is_ok", "payload", "received_ns", "sent_ns", "socket", "unsent",
     )  # fmt: skip
 
     def __init__(self, plain_or_secured: socket.socket, max_bytes: int, *, is_connecting: bool = False) -> None:
@@ -45,7 +45,7 @@ class KeptConnection:
         self.unsent = memoryview(b"")
         self._buffer = b""
         self._needed = 0
-        self.payload = self.due_ns = self.sent_ns = 0
+        self.payload = self.due_ns = self.sent_ns = self.received_ns = 0
         self.is_ok = self.closes = False
         self.is_connecting = is_connecting
         self.awaits = _WRITABLE if is_connecting else select.EPOLLIN
@@ -124,6 +124,7 @@ class KeptConnection:
                 received = self.socket.recv(_RECEIVE)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return None
+            self.received_ns = time.monotonic_ns()  # what is done with it here is not the server's time
             if not received:
                 raise ConnectionResetError(None, _CLOSED)
             self._buffer = self._buffer + received if self._buffer else received

@@ -54,9 +54,9 @@ class Recorder:
         self._stride, self._countdown = 1, 1
         self._told = 0
 
-    def answered(self, due_ns: int, sent_ns: int, payload: int, answer: bytes) -> None:
-        """Note an answer that has just come."""
-        now = time.monotonic_ns()
+    def answered(self, due_ns: int, sent_ns: int, payload: int, answer: bytes, done_ns: int = 0) -> None:
+        """Note an answer that came at `done_ns`; 0: just now."""
+        now = done_ns or time.monotonic_ns()
         self.due_ns.append(due_ns)
         self.sent_ns.append(sent_ns)
         self.done_ns.append(now)

@@ -29,7 +29,7 @@ from resx.serving.embedded.server_folder import ServerFolder, fitting, server_en
 from resx.serving.embedded.server_ports import Ports
 from resx.serving.running import logs, processes
 from resx.serving.running.ending_signals import held_signals
-from resx.serving.running.processes import ending_of, is_own, stat_fields
+from resx.serving.running.processes import all_processes, children, ending_of, is_own, sleep_until_end, stat_fields
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where POSIX shared memory lives
 STUB = "triton_python_backend_stub"
@@ -165,9 +165,11 @@ class TritonProcess:
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the process to end; say whether it did."""
-        with held_signals(), contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout_s)
-        return self._process.returncode is not None
+        with held_signals():
+            if self._process.poll() is None and not sleep_until_end(self.pid, timeout_s):
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(timeout_s)
+            return self._process.poll() is not None
 
     def stubs(self) -> dict[int, Stub]:
         """Return the server's python processes that live, by id; those of the repository's models alone.
@@ -175,7 +177,7 @@ class TritonProcess:
         A model whose files came with the request, as in a rehearsal, is not the repository's: its end is the
         business of whoever loaded it.
         """
-        return {pid: stub for pid in _children(self.pid) if (stub := _stub(pid, self._repository))}
+        return {pid: stub for pid in children(self.pid) if (stub := _stub(pid, self._repository))}
 
     def kill_stubs(self, model: str, *, only_stopped: bool = False) -> bool:
         """End a model's python processes by force and wait until they are dead; say whether it had any.
@@ -231,7 +233,7 @@ def remove_remains(server_pid: int, supervisor_pid: int, http_port: int, *, star
         deadline = time.monotonic() + 5
         while _command_line(server_pid) and time.monotonic() < deadline:
             time.sleep(0.02)
-    for pid in _processes():
+    for pid in all_processes():
         words = _command_line(pid)
         is_stub = bool(words) and Path(words[0]).name == STUB and any(word.startswith(prefix) for word in words)
         if is_stub and is_own(pid):
@@ -251,15 +253,6 @@ def is_zombie(pid: int, parent: int) -> bool:
     Triton waits for the stubs that it ends itself, so a stub that stays a zombie crashed.
     """
     return stat_fields(pid)[:2] == ["Z", str(parent)]
-
-
-def _children(pid: int) -> list[int]:
-    """Return the ids of a process's children, zombies too; Linux has an index of them only if built with one."""
-    return [child for child in _processes() if stat_fields(child)[1:2] == [str(pid)]]
-
-
-def _processes() -> list[int]:
-    return [int(path.name) for path in Path("/proc").glob("[0-9]*")]
 
 
 def _stub(pid: int, repository: Path) -> Stub | None:

@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from resx.serving.running.processes import children
+
 _PSS = re.compile(r"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
 
@@ -31,9 +33,9 @@ def family(pid: int) -> list[int]:
         return []
     found, waiting = [pid], [pid]
     while waiting:
-        children = _children(waiting.pop())
-        found += children
-        waiting += children
+        born = children(waiting.pop())
+        found += born
+        waiting += born
     return found
 
 
@@ -58,17 +60,6 @@ def memory_of(pids: list[int]) -> ProcessUse | None:
         rss_bytes=sum(pages) * os.sysconf("SC_PAGE_SIZE"),
         pss_bytes=sum(known) if len(known) == len(pages) else None,
     )
-
-
-def _children(pid: int) -> list[int]:
-    """Return the direct children; a thread of the process has started each."""
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("[0-9]*"):
-        try:
-            found += map(int, (task / "children").read_text().split())
-        except OSError:  # it ended in the meantime
-            continue
-    return found
 
 
 def _resident_pages(pid: int) -> int | None:
