@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from benchmarks.peer_contenders import Contender
-from benchmarks.peer_servers import Running, running
+from benchmarks.peer_servers import Running, running, silent
 
-from resx.bench.in_process import measure_in_process
+from resx.bench.in_process import InProcessRun, measure_in_process
 from resx.bench.load import wire
 from resx.bench.load.generator import Generators
 from resx.bench.load.load_task import LoadTask
@@ -42,6 +42,9 @@ class Round:
     b1_ms: float | None = None
     b4_per_s: float | None = None
     b8_per_s: float | None = None
+    beside_b1_ms: float | None = None
+    beside_b8_per_s: float | None = None
+    """In process right after a load, while the server is idle: for bars of a few percent, as the machine wanders."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,16 +84,19 @@ def case_of(version: Published) -> Case:
     )
 
 
-def measure_round(contender: Contender, case: Case, how: Measuring) -> dict[str, Any]:
-    """Measure a contender once."""
+def measure_round(contender: Contender, case: Case, how: Measuring, *, beside: bool) -> dict[str, Any]:
+    """Measure a contender once; `beside`: a served one in process too, right after each load."""
     if contender.kind == "in_process":
         return asdict(_in_process(case, how))
     with running(contender, case.version, case.images, how.folder, how.environments, how.spinning) as server:
-        return asdict(_served(server, case, how))
+        return asdict(_served(server, case, how, beside=beside))
 
 
-def _served(server: Running, case: Case, how: Measuring) -> Round:
-    alone, many = (_load(server, concurrency, how.seconds) for concurrency in (1, 8))
+def _served(server: Running, case: Case, how: Measuring, *, beside: bool) -> Round:
+    alone = _load(server, 1, how.seconds)
+    beside_1 = _run_beside(server, case, 1, how) if beside else None
+    many = _load(server, 8, how.seconds)
+    beside_8 = _run_beside(server, case, 8, how) if beside else None
     per_s = None if how.wrk is None else _by_wrk(how.wrk, server, how)
     answers = [answer for load in (alone, many) for record in load.records for answer in record.answers]
     answers = answers[:: max(1, len(answers) // CHECKED)]
@@ -104,6 +110,8 @@ def _served(server: Running, case: Case, how: Measuring) -> Round:
         c8_p50_ms=latency.p50_ms,
         c8_p99_ms=latency.p99_ms,
         wrk_per_s=per_s,
+        beside_b1_ms=beside_1 and beside_1.p50_ms,
+        beside_b8_per_s=beside_8 and beside_8.images_per_s,
     )
 
 
@@ -151,13 +159,7 @@ def _pass(generators: Generators, seconds: float) -> None:
 
 def _in_process(case: Case, how: Measuring) -> Round:
     """Run the file as it is served, in batches of 1, 4 and 8."""
-    card, folder = case.version.repository.card(case.version.name, case.version.version), case.version.folder
-    found = {}
-    for size in (1, 4, 8):
-        rows = case.images * (1 + size // len(case.images))
-        tensors = [np.concatenate((rows[first:] + rows[:first])[:size]) for first in range(len(case.images))]
-        run = measure_in_process(folder, card, size, instances=0, threads=0, duration_s=how.seconds, tensors=tensors)
-        found[size] = run
+    found = {size: _run_in_process(case, size, how) for size in (1, 4, 8)}
     one = found[1]
     wrong = sum(
         not _close(logits, expected, case.tolerance) for logits, expected in zip(one.logits, case.expected, strict=True)
@@ -170,6 +172,18 @@ def _in_process(case: Case, how: Measuring) -> Round:
         b4_per_s=found[4].images_per_s,
         b8_per_s=found[8].images_per_s,
     )
+
+
+def _run_beside(server: Running, case: Case, size: int, how: Measuring) -> InProcessRun:
+    with silent(server):
+        return _run_in_process(case, size, how)
+
+
+def _run_in_process(case: Case, size: int, how: Measuring) -> InProcessRun:
+    card, folder = case.version.repository.card(case.version.name, case.version.version), case.version.folder
+    rows = case.images * (1 + size // len(case.images))
+    tensors = [np.concatenate((rows[first:] + rows[:first])[:size]) for first in range(len(case.images))]
+    return measure_in_process(folder, card, size, instances=0, threads=0, duration_s=how.seconds, tensors=tensors)
 
 
 def _is_right(server: Running, case: Case, payload: int, answer: bytes) -> bool:

@@ -34,6 +34,8 @@ class Running:
     requests: tuple[bytes, ...]
     triton: Target | None
     """Whose answers have Triton's form; None: they are the logits' bytes."""
+    supervisor: int | None = None
+    """The process that asks an idle server's models once a second; None: nobody does."""
 
 
 @contextmanager
@@ -54,7 +56,8 @@ def running(
         state = serve_detached(version.repository, Ports(http=0, grpc=0, metrics=0), list(contender.options))
         try:
             target = target_of(state.address("http"), version.name, None)
-            yield Running(host_port=target.address.host_port, requests=wire.requests(target, images), triton=target)
+            requests = wire.requests(target, images)
+            yield Running(host_port=target.address.host_port, requests=requests, triton=target, supervisor=state.pid)
         finally:
             stop(version.repository)
         return
@@ -75,6 +78,19 @@ def running(
         yield Running(host_port=host_port, requests=tuple(_post(host_port, image) for image in images), triton=None)
     finally:
         _end(process)
+
+
+@contextmanager
+def silent(server: Running) -> Iterator[None]:
+    """Keep an idle server from computing: its self-tests would take from what is measured beside it."""
+    if server.supervisor is None:
+        yield
+        return
+    os.kill(server.supervisor, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(server.supervisor, signal.SIGCONT)
 
 
 def _free_port() -> int:

@@ -1,15 +1,18 @@
 """The comparison with other servers: its bars and its page, from figures."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS
+from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS, has_bar_beside
 from benchmarks.peer_page import bar_lines, join_results, write_page
+from benchmarks.peer_rounds import Round, answers_per_s
 
-EMPTY = dict.fromkeys(
-    ("c1_p50_ms", "c8_per_s", "c8_p50_ms", "c8_p99_ms", "wrk_per_s", "b1_ms", "b4_per_s", "b8_per_s")
-) | {"wrong": 0, "failed": 0, "checked": 24}
+from resx.bench.results.samples import Samples
+
+EMPTY = asdict(Round(wrong=0, failed=0, checked=24))
 
 
 def results(network: str, **figures: list[dict[str, float]]) -> dict[str, Any]:
@@ -47,6 +50,36 @@ def test_a_missed_bar_is_counted(c1_ms: float, per_s: float, missed: int) -> Non
     found = results("resnet20", resx_native=[served(c1_ms, per_s)], fastapi=[served(0.8, 1000)])
 
     assert bar_lines(found)[1] == missed
+
+
+def test_a_served_file_is_compared_with_itself_in_process_where_a_bar_says_so() -> None:
+    assert has_bar_beside("resnet50", "resx_bf16")
+    assert not has_bar_beside("resnet20", "resx_native")
+    round_ = served(21.0, 47.5) | {"beside_b1_ms": 20.0, "beside_b8_per_s": 50.0}
+
+    lines, missed = bar_lines(results("resnet50", resx_bf16=[round_]))
+
+    assert missed == 0
+    assert "held: 0.950 (0.950 to 0.950) >= 0.92" in lines[0]
+    assert "held: 1.050 (1.050 to 1.050) <= 1.06" in lines[1]
+
+
+@pytest.mark.parametrize(("opened_s", "closed_s"), [(2.01, 4.01), (2.05, 4.05), (2.09, 4.0999)])
+def test_a_window_begins_and_ends_with_a_batch(opened_s: float, closed_s: float) -> None:
+    """Batches of eight, ten a second, whose answers come within 2 ms: wherever the window lies, 80 a second."""
+    done_ns = (np.arange(1, 60)[:, None] * 1e8 + np.arange(8) * 250_000).astype(np.int64).ravel()
+    nothing = np.zeros(len(done_ns), np.int64)
+    answered = Samples(due_ns=nothing, sent_ns=nothing, done_ns=done_ns, kind=nothing, errors=())
+
+    assert answers_per_s(answered, int(opened_s * 1e9), int(closed_s * 1e9)) == pytest.approx(80)
+
+
+def test_a_window_before_which_nothing_was_answered_begins_when_it_opens() -> None:
+    nothing = np.zeros(2, np.int64)
+    done_ns = np.array([int(2.5e9), int(3e9)])
+    answered = Samples(due_ns=nothing, sent_ns=nothing, done_ns=done_ns, kind=nothing, errors=())
+
+    assert answers_per_s(answered, int(2e9), int(4e9)) == pytest.approx(2)
 
 
 def test_what_was_not_measured_has_no_verdict() -> None:
