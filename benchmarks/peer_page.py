@@ -85,9 +85,9 @@ def _page(results: Mapping[str, Any]) -> str:
             f"One request of one image at a time, and eight, over HTTP; {results['rounds']} rounds "
             f"of {results['seconds']:g} s each, one server at a time, their order rotating. Medians with the range "
             "over the rounds; ratios are over FastAPI with onnxruntime, taken within a round (geometric mean and "
-            "range). Where a served file is compared with itself in process, that is measured right after its load, while "
-            "its server is idle. Weights are random: speed does not depend on them. resx serves what `resx export` makes by "
-            "default." + ("" if results["wrk"] else " wrk, which would drive the same requests, was not installed."),
+            "range). Where a served file is compared with itself in process, that is measured right after its load, "
+            "while its server is idle. Weights are random: speed does not depend on them. resx serves what "
+            "`resx export` makes by default." + ("" if results["wrk"] else " wrk, which would drive the same requests, was not installed."),
             *(["", *lacks] if lacks else []),
             "",
             *(
