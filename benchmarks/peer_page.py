@@ -87,7 +87,8 @@ def _page(results: Mapping[str, Any]) -> str:
             "over the rounds; ratios are over FastAPI with onnxruntime, taken within a round (geometric mean and "
             "range). Where a served file is compared with itself in process, that is measured right after its load, "
             "while its server is idle. Weights are random: speed does not depend on them. resx serves what "
-            "`resx export` makes by default." + ("" if results["wrk"] else " wrk, which would drive the same requests, was not installed."),
+            "`resx export` makes by default."
+            + ("" if results["wrk"] else " wrk, which would drive the same requests, was not installed."),
             *(["", *lacks] if lacks else []),
             "",
             *(
