@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,35 @@ def test_nobody_is_asked_whether_a_quick_run_is_still_wanted(backend: ModuleType
     model = instance(backend, tmp_path)
     (answer,) = model.execute([Request(x=rows(1), cancelled=True)])
     assert answer.tensors["half"].tolist() == [[0.5, 0.5]]
+
+
+def test_how_long_a_run_takes_counts_for_each_of_its_requests(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question costs the same for each, so a batch of quick requests is not worth eight of them."""
+    worth_s = backend.file_model.request_batches.WORTH_ASKING_S
+    ticks = iter([0.0, 3 * worth_s, 4 * worth_s, 6 * worth_s, 6 * worth_s])
+    clock = SimpleNamespace(perf_counter=lambda: next(ticks))
+    monkeypatch.setattr(backend.file_model.request_batches, "time", clock)
+    model = instance(backend, tmp_path)
+    model.execute([Request(x=rows(row)) for row in range(4)])
+    assert model.last_run_s == pytest.approx(0.75 * worth_s)
+    (answer,) = model.execute([Request(x=rows(1), cancelled=True)])
+    assert (answer.error, model.last_run_s) == (None, pytest.approx(2 * worth_s))
+    (refused,) = model.execute([Request(x=rows(1), cancelled=True)])
+    assert refused.error.code == Error.CANCELLED
+
+
+@pytest.mark.parametrize("num_requests", [1, 2])
+def test_an_answer_without_a_row_for_each_that_was_asked_is_refused(
+    backend: ModuleType, tmp_path: Path, num_requests: int
+) -> None:
+    model = instance(backend, tmp_path)
+    run = model.run
+    model.run = lambda names, inputs, options: [result[:1] for result in run(names, inputs, options)]
+    for answer in model.execute([Request(x=rows(1, 2))] * num_requests):
+        assert answer.error.code == Error.INVALID_ARG
+        assert answer.error.message.startswith("ValueError: output 'total' of shape [1] for 2 rows of input")
 
 
 def test_a_request_that_fills_the_batch_is_not_copied(backend: ModuleType, tmp_path: Path) -> None:

@@ -232,6 +232,36 @@ def test_an_answer_is_not_written_over_by_the_next_one(backend: ModuleType, tmp_
     assert [answer.tensors["half"].tolist() for answer in answers] == [[[1, 1]], [[2, 2, 2]], [[3, 3]]]
 
 
+@pytest.mark.parametrize("fixed", ["YES", "NO"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_a_shape_that_numpy_would_repeat_is_refused(tmp_path: Path, fixed: str, width: int) -> None:
+    """An image of one pixel would fill a whole one."""
+    path = str(onnx_files.identity(tmp_path / "model.onnx", TensorProto.FLOAT, ["n", 2]))
+    opened = session.open_model(path, {"max_batch_size": 3} | parameters(**{"resx.fixed_batches": fixed}), FOUR)
+    with pytest.raises(ValueError, match=rf"^input 'x' has the shape \[1, {width}\], and the model takes \[.*2\]$"):
+        opened.run(["y"], {"x": rows(1, width=width)}, None)
+    (answer,) = opened.run(["y"], {"x": rows(5)}, None)
+    assert answer.tolist() == [[5, 5]]
+
+
+@pytest.mark.parametrize("fixed", ["YES", "NO"])
+def test_outputs_come_by_name_in_whatever_order(tmp_path: Path, fixed: str) -> None:
+    path = str(onnx_files.sum_and_half(tmp_path / "model.onnx"))
+    opened = session.open_model(path, {"max_batch_size": 2} | parameters(**{"resx.fixed_batches": fixed}), FOUR)
+    half, total = opened.run(["half", "total"], {"x": rows(2, 4)}, None)
+    assert (half.tolist(), total.ravel().tolist()) == ([[1, 1], [2, 2]], [4, 8])
+    (half,) = opened.run(["half"], {"x": rows(6)}, None)
+    assert half.tolist() == [[3, 3]]
+
+
+def test_inputs_of_different_numbers_of_rows_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx_files.identities(path, dict.fromkeys("ab", TensorProto.FLOAT), ["n", 2])
+    opened = session.open_model(str(path), {"max_batch_size": 3}, FOUR)
+    with pytest.raises(ValueError, match=r"^input 'b' has the shape \[1, 2\], and another input has other rows$"):
+        opened.run(["y_a"], {"a": rows(1, 2), "b": rows(3)}, None)
+
+
 def test_memory_that_may_not_be_written_is_read_where_it_is(backend: ModuleType) -> None:
     """numpy takes every tensor of the server's for such memory, and OpenVINO shares no other."""
     given = rows(1, 2)
