@@ -18,9 +18,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resx.bench.load import kept_connection
 from resx.bench.load.generator import Generators, tasks
+from resx.bench.load.http_loop import HttpLoop
 from resx.bench.load.load_plan import LoadPlan
 from resx.bench.load.load_task import LoadTask
+from resx.bench.load.request_times import Recorder
+from resx.bench.load.wire import content_length
 from resx.bench.null_server import ceiling_per_s, null_server
 from resx.bench.results.samples import Percentiles, Samples, merge, percentiles
 from resx.serving.client.address import Tls, parse_address
@@ -139,6 +143,26 @@ def test_a_closed_loop_keeps_its_requests_in_flight() -> None:
         seen = load(task(port, concurrency=5), 0.6)
     assert most == 5
     assert len(seen) > 30
+
+
+def test_an_answer_has_come_before_the_client_looks_into_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client does with it is not the server's time."""
+    looked_ns = []
+
+    def look(head: bytes) -> int | None:
+        looked_ns.append(time.monotonic_ns())
+        return content_length(head)
+
+    monkeypatch.setattr(kept_connection, "content_length", look)
+    recorder, (reins, pipe) = Recorder(), multiprocessing.Pipe()
+    with serving(lambda: OK) as port:
+        stop = threading.Timer(0.3, reins.send, ["stop"])
+        stop.start()
+        HttpLoop(task(port, concurrency=1), recorder, pipe).run()
+        stop.join()
+    done_ns = merge([recorder.records()]).answered.done_ns
+    assert len(done_ns) == len(looked_ns) > 0
+    assert (done_ns <= looked_ns).all()
 
 
 def test_a_stall_is_seen_by_all_that_fell_due_in_it_and_not_by_one_request_only() -> None:

@@ -46,9 +46,15 @@ def test_a_kernel_without_descriptors_of_processes_lets_nobody_sleep(monkeypatch
 def test_children_of_every_thread_are_found_dead_ones_too(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
     monkeypatch.setattr(processes, "_INDEX", Path(index))
     started: list[subprocess.Popen[bytes]] = []
-    thread = threading.Thread(target=lambda: started.append(subprocess.Popen(["sleep", "60"])))
-    thread.start()
-    thread.join()
+    begun, over = threading.Event(), threading.Event()
+
+    def begin() -> None:
+        started.append(subprocess.Popen(["sleep", "60"]))
+        begun.set()
+        over.wait()
+
+    threading.Thread(target=begin, daemon=True).start()
+    begun.wait()
     started.append(subprocess.Popen(["true"]))
     try:
         wait_until(lambda: processes.stat_fields(started[1].pid)[:1] == ["Z"], "the end of a child")
@@ -56,6 +62,7 @@ def test_children_of_every_thread_are_found_dead_ones_too(monkeypatch: pytest.Mo
         assert processes.children(started[0].pid) == []
         assert processes.children(processes.MAX_PID + 1) == []
     finally:
+        over.set()
         for child in started:
             child.kill()
             child.wait()
