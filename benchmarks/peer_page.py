@@ -37,6 +37,7 @@ def join_results(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         name: ", ".join(dict.fromkeys(one[name] for one in files))
         for name in ("date", "machine", "instruction_set", "python", "load_average")
     }
+    told["rounds"] = " or ".join(dict.fromkeys(f"{one['rounds']}" for one in files))
     return {**files[0], **told, "runs": runs, "command": "\n    ".join(one["command"] for one in files)}
 
 
@@ -58,7 +59,10 @@ def bar_lines(results: Mapping[str, Any]) -> tuple[list[str], int]:
 
 def _ratios(results: Mapping[str, Any], bar: Bar) -> list[float]:
     runs = results["runs"].get(bar.network, {})
-    (over, figure), (under, other) = bar.over, bar.under
+    over, figure = bar.over
+    if bar.under is None:
+        return [one[figure] for one in runs.get(over, []) if one[figure]]
+    under, other = bar.under
     return [
         one[figure] / two[other]
         for one, two in zip(runs.get(over, []), runs.get(under, []), strict=False)
@@ -85,8 +89,8 @@ def _page(results: Mapping[str, Any]) -> str:
             f"One request of one image at a time, and eight, over HTTP; {results['rounds']} rounds "
             f"of {results['seconds']:g} s each, one server at a time, their order rotating. Medians with the range "
             "over the rounds; ratios are over FastAPI with onnxruntime, taken within a round (geometric mean and "
-            "range). Where a served file is compared with itself in process, that is measured right after its load, "
-            "while its server is idle. Weights are random: speed does not depend on them. resx serves what "
+            "range). Where a served file is compared with itself in process, both are measured by turns besides, in "
+            "short windows. Weights are random: speed does not depend on them. resx serves what "
             "`resx export` makes by default."
             + ("" if results["wrk"] else " wrk, which would drive the same requests, was not installed."),
             *(["", *lacks] if lacks else []),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import statistics
 import subprocess
 import time
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.peer_beside import PAIRS, InProcess
 from benchmarks.peer_contenders import Contender
-from benchmarks.peer_servers import Running, running, silent
+from benchmarks.peer_servers import Running, running
 
 from resx.bench.in_process import InProcessRun, measure_in_process
 from resx.bench.load import wire
@@ -42,9 +45,10 @@ class Round:
     b1_ms: float | None = None
     b4_per_s: float | None = None
     b8_per_s: float | None = None
-    beside_b1_ms: float | None = None
-    beside_b8_per_s: float | None = None
-    """In process right after a load, while the server is idle: for bars of a few percent, as the machine wanders."""
+    alone_over_in_process: float | None = None
+    """Time of a lone request over a batch of 1 in process, the median of windows by turns (`peer_beside`)."""
+    efficiency: float | None = None
+    """Images per second with eight in flight over batches of 8 in process, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,19 +88,19 @@ def case_of(version: Published) -> Case:
     )
 
 
-def measure_round(contender: Contender, case: Case, how: Measuring, *, beside: bool) -> dict[str, Any]:
-    """Measure a contender once; `beside`: a served one in process too, right after each load."""
+def measure_round(contender: Contender, case: Case, how: Measuring, beside: Collection[int] = ()) -> dict[str, Any]:
+    """Measure a contender once; a served one also by turns with its file in process, in batches of these sizes."""
     if contender.kind == "in_process":
         return asdict(_in_process(case, how))
     with running(contender, case.version, case.images, how.folder, how.environments, how.spinning) as server:
-        return asdict(_served(server, case, how, beside=beside))
+        found = asdict(_served(server, case, how))
+        for size in beside:
+            found |= _beside(server, case, size, how)
+        return found
 
 
-def _served(server: Running, case: Case, how: Measuring, *, beside: bool) -> Round:
-    alone = _load(server, 1, how.seconds)
-    beside_1 = _run_beside(server, case, 1, how) if beside else None
-    many = _load(server, 8, how.seconds)
-    beside_8 = _run_beside(server, case, 8, how) if beside else None
+def _served(server: Running, case: Case, how: Measuring) -> Round:
+    alone, many = (_load(server, concurrency, how.seconds) for concurrency in (1, 8))
     per_s = None if how.wrk is None else _by_wrk(how.wrk, server, how)
     answers = [answer for load in (alone, many) for record in load.records for answer in record.answers]
     answers = answers[:: max(1, len(answers) // CHECKED)]
@@ -110,8 +114,6 @@ def _served(server: Running, case: Case, how: Measuring, *, beside: bool) -> Rou
         c8_p50_ms=latency.p50_ms,
         c8_p99_ms=latency.p99_ms,
         wrk_per_s=per_s,
-        beside_b1_ms=beside_1 and beside_1.p50_ms,
-        beside_b8_per_s=beside_8 and beside_8.images_per_s,
     )
 
 
@@ -123,11 +125,11 @@ class _Load:
     answers_per_s: float
 
 
-def _load(server: Running, concurrency: int, seconds: float) -> _Load:
+def _load(server: Running, concurrency: int, seconds: float, warmup_s: float = WARMUP_S) -> _Load:
     task = LoadTask(protocol="http", host_port=server.host_port, requests=server.requests, concurrency=concurrency)
     with Generators([task]) as generators:
         generators.wait_until_ready()
-        _pass(generators, WARMUP_S)
+        _pass(generators, warmup_s)
         opened_ns = time.monotonic_ns()
         _pass(generators, seconds)
         closed_ns = time.monotonic_ns()
@@ -174,16 +176,30 @@ def _in_process(case: Case, how: Measuring) -> Round:
     )
 
 
-def _run_beside(server: Running, case: Case, size: int, how: Measuring) -> InProcessRun:
-    with silent(server):
-        return _run_in_process(case, size, how)
-
-
 def _run_in_process(case: Case, size: int, how: Measuring) -> InProcessRun:
     card, folder = case.version.repository.card(case.version.name, case.version.version), case.version.folder
-    rows = case.images * (1 + size // len(case.images))
-    tensors = [np.concatenate((rows[first:] + rows[:first])[:size]) for first in range(len(case.images))]
+    tensors = _batches(case, size)
     return measure_in_process(folder, card, size, instances=0, threads=0, duration_s=how.seconds, tensors=tensors)
+
+
+def _batches(case: Case, size: int) -> list[np.ndarray]:
+    rows = case.images * (1 + size // len(case.images))
+    return [np.concatenate((rows[first:] + rows[:first])[:size]) for first in range(len(case.images))]
+
+
+def _beside(server: Running, case: Case, size: int, how: Measuring) -> dict[str, float]:
+    """Load the server with `size` requests of one image, and compute batches of that size in process, by turns."""
+    ratios = []
+    with InProcess(case.version, _batches(case, size)) as in_process:
+        for number in range(PAIRS):
+            if number % 2:
+                direct = in_process.window(server, how.seconds / 2)
+            served = _load(server, size, how.seconds / 2, how.seconds / 4)
+            if not number % 2:
+                direct = in_process.window(server, how.seconds / 2)
+            alone_ms = float(np.median(served.inside.answered.latencies_ms))
+            ratios.append(alone_ms / direct.p50_ms if size == 1 else served.answers_per_s / direct.images_per_s)
+    return {"alone_over_in_process" if size == 1 else "efficiency": statistics.median(ratios)}
 
 
 def _is_right(server: Running, case: Case, payload: int, answer: bytes) -> bool:

@@ -7,8 +7,8 @@
 One server runs at a time, on all cores, with the client on the same ones. In each round each contender is started,
 driven by resx's generator with 1 and with 8 requests of one image in flight (and by wrk with 8, where it is
 installed), and ended; the order rotates from round to round, and ratios are taken within a round, so that a machine
-whose speed drifts favours nobody. Where a bar compares a served file with the same file in process, that is measured at
-once after the load, while the server is idle. resx serves what it exports by default. FastAPI with OpenVINO serves the
+whose speed drifts favours nobody. Where a bar compares a served file with the same file in process, both are measured
+by turns besides, in windows of half the time. resx serves what it exports by default. FastAPI with OpenVINO serves the
 same file as resx. Every answer that is looked at is compared with the file's own in its runtime. Without BF16 in the
 processor there are no bf16 rows, and the page says so. The figures go into a JSON file; `python -m benchmarks.peer_page
 FILE` writes page and chart from it. Exit code 1 if a server gave a wrong answer or none, 3 if a bar is missed.
@@ -29,7 +29,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peer_contenders import CONTENDERS, FORMS, NETWORKS, Form, has_bar_beside
+from benchmarks.peer_contenders import CONTENDERS, FORMS, NETWORKS, Form, beside
 from benchmarks.peer_page import bar_lines, write_page
 from benchmarks.peer_rounds import Measuring, case_of, measure_round
 from benchmarks.peer_servers import HERE
@@ -81,7 +81,7 @@ def _measure(
         first = number % len(contenders)
         for name in [*contenders[first:], *contenders[:first]]:
             case = cases[CONTENDERS[name].form]
-            found = measure_round(CONTENDERS[name], case, how, beside=has_bar_beside(network, name))
+            found = measure_round(CONTENDERS[name], case, how, beside(network, name))
             runs[name].append(found)
             figures = {key: round(value, 3) for key, value in found.items() if value is not None}
             print(f"{network} round {number + 1} {name}: {figures}", flush=True)

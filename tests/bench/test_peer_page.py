@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS, has_bar_beside
+from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS, beside
 from benchmarks.peer_page import bar_lines, join_results, write_page
 from benchmarks.peer_rounds import Round, answers_per_s
 
@@ -53,11 +53,13 @@ def test_a_missed_bar_is_counted(c1_ms: float, per_s: float, missed: int) -> Non
 
 
 def test_a_served_file_is_compared_with_itself_in_process_where_a_bar_says_so() -> None:
-    assert has_bar_beside("resnet50", "resx_bf16")
-    assert not has_bar_beside("resnet20", "resx_native")
-    round_ = served(21.0, 47.5) | {"beside_b1_ms": 20.0, "beside_b8_per_s": 50.0}
+    assert [beside("resnet50", name) for name in ("resx_native", "resx_bf16", "resx_int8", "resx")] == [
+        [1], [1, 8], [8], [],
+    ]  # fmt: skip
+    assert beside("resnet20", "resx_native") == []
+    by_turns = {"alone_over_in_process": 1.05, "efficiency": 0.95}
 
-    lines, missed = bar_lines(results("resnet50", resx_bf16=[round_]))
+    lines, missed = bar_lines(results("resnet50", resx_bf16=[by_turns]))
 
     assert missed == 0
     assert "held: 0.950 (0.950 to 0.950) >= 0.92" in lines[0]
@@ -110,12 +112,13 @@ def test_the_page_has_the_tables_the_chart_and_what_the_processor_lacks(tmp_path
 
 def test_a_page_of_several_runs_says_when_and_how_busy_each_was() -> None:
     first = results("resnet50", fastapi=[served(40, 20)])
-    later = results("resnet20", fastapi=[served(1, 900)]) | {"date": "2026-01-02", "load_average": "0.4"}
+    later = results("resnet20", fastapi=[served(1, 900)]) | {"date": "2026-01-02", "load_average": "0.4", "rounds": 5}
 
     joined = join_results([first, later])
 
     assert joined["date"] == "2026-01-01, 2026-01-02"
     assert joined["load_average"] == "0.1, 0.4"
+    assert joined["rounds"] == "2 or 5"
     assert joined["machine"] == "CPU"
     assert list(joined["runs"]) == ["resnet50", "resnet20"]
 
@@ -123,5 +126,5 @@ def test_a_page_of_several_runs_says_when_and_how_busy_each_was() -> None:
 def test_every_bar_names_contenders_and_networks_that_are_measured() -> None:
     for bar in BARS:
         assert bar.network in NETWORKS
-        assert {bar.over[0], bar.under[0]} <= set(CONTENDERS)
+        assert {side[0] for side in (bar.over, bar.under) if side} <= set(CONTENDERS)
     assert {one.form for one in CONTENDERS.values()} == set(FORMS)

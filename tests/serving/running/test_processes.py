@@ -16,16 +16,25 @@ def test_a_childs_end_wakes_whoever_sleeps_until_then() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         threading.Timer(0.1, child.kill).start()
         begun = time.monotonic()
-        assert processes.sleep_until_end(child.pid, 30)
+        assert processes.sleep_until_end([child.pid], 30)
         assert time.monotonic() - begun < 20
         assert child.wait(5) < 0
+
+
+def test_a_process_that_is_no_child_wakes_as_well() -> None:
+    with subprocess.Popen(["sh", "-c", "sleep 0.2 & echo $!; wait"], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        grandchild = int(parent.stdout.readline())
+        begun = time.monotonic()
+        assert processes.sleep_until_end([os.getpid(), grandchild], 30)
+        assert time.monotonic() - begun < 20
 
 
 def test_the_sleep_is_over_in_time_though_the_child_lives() -> None:
     with subprocess.Popen(["sleep", "60"]) as child:
         descriptors = len([*Path("/proc/self/fd").iterdir()])
         begun = time.monotonic()
-        assert processes.sleep_until_end(child.pid, 0.05)
+        assert processes.sleep_until_end([child.pid, processes.MAX_PID + 1], 0.05)
         assert time.monotonic() - begun >= 0.05
         assert child.poll() is None
         assert len([*Path("/proc/self/fd").iterdir()]) == descriptors
@@ -39,7 +48,7 @@ def test_a_kernel_without_descriptors_of_processes_lets_nobody_sleep(monkeypatch
         raise OSError(38, "Function not implemented")
 
     monkeypatch.setattr(os, "pidfd_open", refuse)
-    assert not processes.sleep_until_end(os.getpid(), 60)
+    assert not processes.sleep_until_end([os.getpid()], 60)
 
 
 @pytest.mark.parametrize("index", ["/proc/thread-self/children", "/proc/no-such-index"])

@@ -10,7 +10,7 @@ import secrets
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -163,10 +163,10 @@ class TritonProcess:
             why = f": {last_error(self._log)}; see {self._log}" if code >= 0 else ""
             raise ServerError(f"tritonserver {ending_of(code)}{why}")
 
-    def wait(self, timeout_s: float) -> bool:
-        """Wait for the process to end; say whether it did."""
+    def wait(self, timeout_s: float, stubs: Iterable[int] = ()) -> bool:
+        """Wait for the process to end, or one of these stubs; say whether the process did."""
         with held_signals():
-            if self._process.poll() is None and not sleep_until_end(self.pid, timeout_s):
+            if self._process.poll() is None and not sleep_until_end([self.pid, *stubs], timeout_s):
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self._process.wait(timeout_s)
             return self._process.poll() is not None

@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,20 +104,26 @@ def terminate(process: Process) -> bool:
     return False
 
 
-def sleep_until_end(pid: int, timeout_s: float) -> bool:
-    """Sleep until a child ends, or the time is over; return False at once where the kernel has no descriptor of it.
+def sleep_until_end(pids: Iterable[int], timeout_s: float) -> bool:
+    """Sleep until one of these processes ends, or the time is over; those that are not there count as asleep.
 
     `Popen.wait` looks again and again instead: eight times in a tenth of a second.
+
+    Returns:
+        False, at once, where the kernel has no descriptors of processes.
     """
-    descriptor = _descriptor(pid)
-    if descriptor is None:
-        return False
-    try:
-        end = select.poll()
-        end.register(descriptor, select.POLLIN)
-        end.poll(timeout_s * 1000)
-    finally:
-        os.close(descriptor)
+    ends = select.poll()
+    with contextlib.ExitStack() as held:
+        for pid in pids:
+            try:
+                descriptor = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            except OSError:
+                return False
+            held.callback(os.close, descriptor)
+            ends.register(descriptor, select.POLLIN)
+        ends.poll(timeout_s * 1000)
     return True
 
 

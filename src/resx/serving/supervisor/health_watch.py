@@ -97,14 +97,24 @@ class StubWatch:
         self._died_at = {pid: self._died_at.get(pid, now) for pid in dead}
         for pid in dead:
             if now - self._died_at[pid] >= _ZOMBIE_S:
-                stub = self._known.pop(pid)
+                stub, since_s = self._known.pop(pid), self._died_at.pop(pid)
                 return Fault(
                     reason=f"a python stub of {stub.model} version {stub.version} died",
                     model=stub.model,
                     version=stub.version,
-                    since_s=self._died_at[pid],
+                    since_s=since_s,
                 )
         return None
+
+    @property
+    def alive(self) -> list[int]:
+        """The stubs whose end nobody has seen yet."""
+        return [pid for pid in self._known if pid not in self._died_at]
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether one has ended that Triton may still wait for."""
+        return bool(self._died_at)
 
     def forget(self, model: str) -> None:
         """Forget a model's stubs: they are ended on purpose."""

@@ -100,6 +100,11 @@ class ModelRecovery:
             if name not in self._cases
         }
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether a model has a fault that something is being done about."""
+        return bool(self._cases)
+
     def admit(self, fault: Fault) -> None:
         """Note a model's fault for `treat`; one from before the model was last loaded is over."""
         name = fault.model

@@ -45,7 +45,8 @@ from resx.serving.supervisor.server_recovery import ServerRecovery
 
 __all__ = ["Policy", "ServerState", "running_server", "serve", "serve_detached", "stop"]
 
-_TICK_S = 0.1
+_TICK_S, _IDLE_TICK_S = 0.1, 0.25
+"""Between two looks at models that have a fault, and at those that have none; the end of a process is seen at once."""
 _HOLD_S = 0.5
 """How often the versions are looked up that are held; a mark stands for a new one meanwhile."""
 
@@ -282,7 +283,8 @@ class _Server:
         running = Running(process=self._process.running, stubs=self._process.stubs)
         try:
             while True:
-                if self._process.running.wait(_TICK_S):
+                is_busy = self._models.is_under_way or running.stubs.is_in_doubt
+                if running.process.wait(_TICK_S if is_busy else _IDLE_TICK_S, running.stubs.alive):
                     return Fault(reason=self._process.why_ended())
                 for fault in (self._process.stubs.fault(), canaries.fault()):
                     if fault and fault.model is None:
