@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-import statistics
 import subprocess
 import time
-from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmarks.peer_beside import PAIRS, InProcess
 from benchmarks.peer_contenders import Contender
 from benchmarks.peer_servers import Running, running
 
@@ -45,10 +42,6 @@ class Round:
     b1_ms: float | None = None
     b4_per_s: float | None = None
     b8_per_s: float | None = None
-    alone_over_in_process: float | None = None
-    """Time of a lone request over a batch of 1 in process, the median of windows by turns (`peer_beside`)."""
-    efficiency: float | None = None
-    """Images per second with eight in flight over batches of 8 in process, likewise."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,26 +81,23 @@ def case_of(version: Published) -> Case:
     )
 
 
-def measure_round(contender: Contender, case: Case, how: Measuring, beside: Collection[int] = ()) -> dict[str, Any]:
-    """Measure a contender once; a served one also by turns with its file in process, in batches of these sizes."""
+def measure_round(contender: Contender, case: Case, how: Measuring) -> dict[str, Any]:
+    """Measure a contender once."""
     if contender.kind == "in_process":
         return asdict(_in_process(case, how))
     with running(contender, case.version, case.images, how.folder, how.environments, how.spinning) as server:
-        found = asdict(_served(server, case, how))
-        for size in beside:
-            found |= _beside(server, case, size, how)
-        return found
+        return asdict(_served(server, case, how))
 
 
 def _served(server: Running, case: Case, how: Measuring) -> Round:
-    alone, many = (_load(server, concurrency, how.seconds) for concurrency in (1, 8))
+    alone, many = (load(server, concurrency, how.seconds) for concurrency in (1, 8))
     per_s = None if how.wrk is None else _by_wrk(how.wrk, server, how)
-    answers = [answer for load in (alone, many) for record in load.records for answer in record.answers]
+    answers = [answer for one in (alone, many) for record in one.records for answer in record.answers]
     answers = answers[:: max(1, len(answers) // CHECKED)]
     latency = percentiles(many.inside.answered.latencies_ms)
     return Round(
         wrong=sum(not _is_right(server, case, payload, answer) for _, payload, answer in answers),
-        failed=sum(len(load.inside) - len(load.inside.answered) for load in (alone, many)),
+        failed=sum(len(one.inside) - len(one.inside.answered) for one in (alone, many)),
         checked=len(answers),
         c1_p50_ms=float(np.median(alone.inside.answered.latencies_ms)),
         c8_per_s=many.answers_per_s,
@@ -118,14 +108,21 @@ def _served(server: Running, case: Case, how: Measuring) -> Round:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Load:
+class Load:
+    """A window of a closed loop."""
+
     records: list[Records]
     inside: Any
     """The samples that ended in the window that counts."""
     answers_per_s: float
 
 
-def _load(server: Running, concurrency: int, seconds: float, warmup_s: float = WARMUP_S) -> _Load:
+def load(server: Running, concurrency: int, seconds: float, warmup_s: float = WARMUP_S) -> Load:
+    """Keep so many requests in flight for a while.
+
+    Raises:
+        SystemExit: nothing was answered.
+    """
     task = LoadTask(protocol="http", host_port=server.host_port, requests=server.requests, concurrency=concurrency)
     with Generators([task]) as generators:
         generators.wait_until_ready()
@@ -138,7 +135,7 @@ def _load(server: Running, concurrency: int, seconds: float, warmup_s: float = W
     inside = samples.where((samples.done_ns >= opened_ns) & (samples.done_ns < closed_ns))
     if not len(inside.answered):
         raise SystemExit(f"{server.host_port}: answered nothing in {seconds:g} s; give more --seconds")
-    return _Load(records=records, inside=inside, answers_per_s=answers_per_s(samples.answered, opened_ns, closed_ns))
+    return Load(records=records, inside=inside, answers_per_s=answers_per_s(samples.answered, opened_ns, closed_ns))
 
 
 def answers_per_s(answered: Samples, opened_ns: int, closed_ns: int) -> float:
@@ -178,28 +175,14 @@ def _in_process(case: Case, how: Measuring) -> Round:
 
 def _run_in_process(case: Case, size: int, how: Measuring) -> InProcessRun:
     card, folder = case.version.repository.card(case.version.name, case.version.version), case.version.folder
-    tensors = _batches(case, size)
+    tensors = batches_of(case, size)
     return measure_in_process(folder, card, size, instances=0, threads=0, duration_s=how.seconds, tensors=tensors)
 
 
-def _batches(case: Case, size: int) -> list[np.ndarray]:
+def batches_of(case: Case, size: int) -> list[np.ndarray]:
+    """Return the case's images in batches of a size, each beginning with another one."""
     rows = case.images * (1 + size // len(case.images))
     return [np.concatenate((rows[first:] + rows[:first])[:size]) for first in range(len(case.images))]
-
-
-def _beside(server: Running, case: Case, size: int, how: Measuring) -> dict[str, float]:
-    """Load the server with `size` requests of one image, and compute batches of that size in process, by turns."""
-    ratios = []
-    with InProcess(case.version, _batches(case, size)) as in_process:
-        for number in range(PAIRS):
-            if number % 2:
-                direct = in_process.window(server, how.seconds / 2)
-            served = _load(server, size, how.seconds / 2, how.seconds / 4)
-            if not number % 2:
-                direct = in_process.window(server, how.seconds / 2)
-            alone_ms = float(np.median(served.inside.answered.latencies_ms))
-            ratios.append(alone_ms / direct.p50_ms if size == 1 else served.answers_per_s / direct.images_per_s)
-    return {"alone_over_in_process" if size == 1 else "efficiency": statistics.median(ratios)}
 
 
 def _is_right(server: Running, case: Case, payload: int, answer: bytes) -> bool:

@@ -37,6 +37,28 @@ class Running:
     supervisor: int | None = None
     """The process that asks an idle server's models once a second; None: nobody does."""
 
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Keep the supervisor from computing."""
+        self._tell(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._tell(signal.SIGCONT)
+
+    @contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let the supervisor go on, where it is asleep."""
+        self._tell(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            self._tell(signal.SIGSTOP)
+
+    def _tell(self, number: signal.Signals) -> None:
+        if self.supervisor is not None:
+            os.kill(self.supervisor, number)
+
 
 @contextmanager
 def running(
@@ -78,19 +100,6 @@ def running(
         yield Running(host_port=host_port, requests=tuple(_post(host_port, image) for image in images), triton=None)
     finally:
         _end(process)
-
-
-@contextmanager
-def silent(server: Running) -> Iterator[None]:
-    """Keep an idle server from computing: its self-tests would take from what is measured beside it."""
-    if server.supervisor is None:
-        yield
-        return
-    os.kill(server.supervisor, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(server.supervisor, signal.SIGCONT)
 
 
 def _free_port() -> int:

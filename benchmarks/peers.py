@@ -2,13 +2,14 @@
 
     make bench-peers
     python -m benchmarks.peers [--quick] [--networks resnet20,resnet50] [--contenders resx,fastapi] [--rounds 3]
-                               [--seconds 2] [--spinning on] [-o build/peers.json] [--page docs/benchmarks.md]
+                               [--turns 8] [--seconds 2] [--spinning on] [-o build/peers.json]
+                               [--page docs/benchmarks.md]
 
 One server runs at a time, on all cores, with the client on the same ones. In each round each contender is started,
 driven by resx's generator with 1 and with 8 requests of one image in flight (and by wrk with 8, where it is
 installed), and ended; the order rotates from round to round, and ratios are taken within a round, so that a machine
-whose speed drifts favours nobody. Where a bar compares a served file with the same file in process, both are measured
-by turns besides, in windows of half the time. resx serves what it exports by default. FastAPI with OpenVINO serves the
+whose speed drifts favours nobody. What a bar compares is measured besides, by turns in short windows (`peer_turns`).
+resx serves what it exports by default. FastAPI with OpenVINO serves the
 same file as resx. Every answer that is looked at is compared with the file's own in its runtime. Without BF16 in the
 processor there are no bf16 rows, and the page says so. The figures go into a JSON file; `python -m benchmarks.peer_page
 FILE` writes page and chart from it. Exit code 1 if a server gave a wrong answer or none, 3 if a bar is missed.
@@ -29,10 +30,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peer_contenders import CONTENDERS, FORMS, NETWORKS, Form, beside
+from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS, Form
 from benchmarks.peer_page import bar_lines, write_page
-from benchmarks.peer_rounds import Measuring, case_of, measure_round
+from benchmarks.peer_rounds import Case, Measuring, case_of, measure_round
 from benchmarks.peer_servers import HERE
+from benchmarks.peer_turns import by_turns
 
 from resx.bench.results.result import environment
 from resx.machine import instruction_set, usable_cores
@@ -58,8 +60,12 @@ def main() -> int:
             wrk=wrk,
         )
         for network in options.networks.split(","):
-            runs = _measure(network, contenders, options, how)
-            results["runs"][network] = runs
+            forms = dict.fromkeys(CONTENDERS[name].form for name in contenders)
+            folder = options.models or how.folder
+            cases = {form: case_of(_published(network, form, folder, options.quick)) for form in forms}
+            runs = _measure(network, contenders, cases, options, how)
+            results["runs"] |= {network: runs} if options.rounds else {}
+            results["bars"] |= _take_turns(network, contenders, cases, options, how)
             failures += sum(
                 one["wrong"] + one["failed"] + (not one["checked"]) for some in runs.values() for one in some
             )
@@ -72,20 +78,37 @@ def main() -> int:
 
 
 def _measure(
-    network: str, contenders: Sequence[str], options: argparse.Namespace, how: Measuring
+    network: str,
+    contenders: Sequence[str],
+    cases: Mapping[Form, Case],
+    options: argparse.Namespace,
+    how: Measuring,
 ) -> dict[str, list[dict[str, Any]]]:
-    forms = dict.fromkeys(CONTENDERS[name].form for name in contenders)
-    cases = {form: case_of(_published(network, form, options.models or how.folder, options.quick)) for form in forms}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in contenders}
     for number in range(options.rounds):
         first = number % len(contenders)
         for name in [*contenders[first:], *contenders[:first]]:
-            case = cases[CONTENDERS[name].form]
-            found = measure_round(CONTENDERS[name], case, how, beside(network, name))
+            found = measure_round(CONTENDERS[name], cases[CONTENDERS[name].form], how)
             runs[name].append(found)
             figures = {key: round(value, 3) for key, value in found.items() if value is not None}
             print(f"{network} round {number + 1} {name}: {figures}", flush=True)
     return runs
+
+
+def _take_turns(
+    network: str,
+    contenders: Sequence[str],
+    cases: Mapping[Form, Case],
+    options: argparse.Namespace,
+    how: Measuring,
+) -> dict[str, list[float]]:
+    """Return the ratios of each bar whose two sides are among the contenders."""
+    found = {}
+    for bar in BARS:
+        if bar.network == network and {bar.over[0], bar.under[0]} <= set(contenders):
+            found[bar.title] = by_turns(bar, cases, how, options.turns)
+            print(f"{bar.title}: {[round(ratio, 3) for ratio in found[bar.title]]}", flush=True)
+    return found
 
 
 def _published(network: str, form: Form, folder: Path, quick: bool) -> Published:
@@ -128,6 +151,7 @@ def _description(options: argparse.Namespace, lacks: Mapping[str, str], wrk: str
             for script in scripts
         },
         "runs": {},
+        "bars": {},
     }
 
 
@@ -140,7 +164,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The same networks behind resx and behind other servers.")
     parser.add_argument("--networks", default="", help=f"of {','.join(NETWORKS)}, or any other variant")
     parser.add_argument("--contenders", default=",".join(CONTENDERS), help=f"of {','.join(CONTENDERS)}")
-    parser.add_argument("--rounds", type=int, default=0, help="default: 3, or 1 with --quick")
+    parser.add_argument("--rounds", type=int, help="default: 3, or 1 with --quick; 0: what the bars compare alone")
+    parser.add_argument("--turns", type=int, default=0, help="of each bar's two sides; default: 8, or 2 with --quick")
     parser.add_argument("--seconds", type=float, default=0, help="of each window; default: 2, or 1 with --quick")
     parser.add_argument("--quick", action="store_true", help="resnet20 alone, one round: does it run?")
     parser.add_argument("--spinning", choices=("on", "off"), default="on", help="of the peers' onnxruntime threads")
@@ -150,11 +175,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--page", type=Path, help="write the page, and its chart into assets/ beside it")
     found = parser.parse_args()
     found.networks = found.networks or ("resnet20" if found.quick else ",".join(NETWORKS))
-    found.rounds, found.seconds = found.rounds or (1 if found.quick else 3), found.seconds or (1 if found.quick else 2)
+    found.rounds = (1 if found.quick else 3) if found.rounds is None else found.rounds
+    found.seconds = found.seconds or (1 if found.quick else 2)
+    found.turns = found.turns or (2 if found.quick else 8)
     if unknown := [name for name in found.contenders.split(",") if name not in CONTENDERS]:
         parser.error(f"--contenders {','.join(unknown)}: give some of {','.join(CONTENDERS)}")
-    if found.rounds < 1 or found.seconds <= 0:
-        parser.error("give --rounds of 1 or more, and --seconds above 0")
+    if found.rounds < 0 or found.turns < 2 or found.seconds <= 0:
+        parser.error("give --rounds of 0 or more, --turns of 2 or more, and --seconds above 0")
     return found
 
 

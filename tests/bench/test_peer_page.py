@@ -1,16 +1,24 @@
 """The comparison with other servers: its bars and its page, from figures."""
 
+import contextlib
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
-from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS, beside
+from benchmarks import peer_turns
+from benchmarks.peer_contenders import BARS, CONTENDERS, FORMS, NETWORKS
 from benchmarks.peer_page import bar_lines, join_results, write_page
-from benchmarks.peer_rounds import Round, answers_per_s
+from benchmarks.peer_rounds import Measuring, Round, answers_per_s
+from benchmarks.peer_servers import Running
+from benchmarks.peer_turns import by_turns
 
 from resx.bench.results.samples import Samples
+from resx.serving.running.processes import stat_fields
+from tests.support.running_triton import wait_until
 
 EMPTY = asdict(Round(wrong=0, failed=0, checked=24))
 
@@ -21,7 +29,7 @@ def results(network: str, **figures: list[dict[str, float]]) -> dict[str, Any]:
         "command": "python -m benchmarks.peers", "date": "2026-01-01", "machine": "CPU", "instruction_set": "avx2",
         "cores": 2, "python": "3.11", "load_average": "0.1", "lacks": {"bf16": "the processor has no BF16 (avx2)"},
         "rounds": 2, "seconds": 1, "spinning": "on", "wrk": False, "packages": {"fastapi": ["fastapi==1"]},
-        "runs": {network: runs},
+        "runs": {network: runs}, "bars": {},
     }  # fmt: skip
 
 
@@ -29,41 +37,49 @@ def served(c1_ms: float, per_s: float) -> dict[str, float]:
     return {"c1_p50_ms": c1_ms, "c8_per_s": per_s}
 
 
-def test_a_bar_is_held_by_the_geometric_mean_of_the_rounds_ratios() -> None:
-    found = results(
-        "resnet20",
-        resx_native=[served(0.6, 2000), served(1.2, 1000)],
-        fastapi=[served(0.8, 1000), served(1.6, 500)],
-    )
+def title_of(network: str, over: str, figure: str) -> str:
+    (found,) = {bar.title for bar in BARS if (bar.network, bar.over) == (network, (over, figure))}
+    return found
+
+
+ALONE, MANY = title_of("resnet20", "resx_native", "c1_p50_ms"), title_of("resnet20", "resx_native", "c8_per_s")
+
+
+def test_a_bar_is_held_by_the_median_of_all_turns() -> None:
+    found = results("resnet20") | {"bars": {ALONE: [0.75, 0.7, 0.8, 2.0], MANY: [2.0, 1.9, 2.1]}}
 
     lines, missed = bar_lines(found)
 
     assert missed == 0
-    assert "held: 0.750 (0.750 to 0.750) <= 0.85" in lines[0]
-    assert "held: 2.000 (2.000 to 2.000) >= 1.65" in lines[1]
+    assert "held: 0.775 (0.738 to 1.100) <= 0.85: resnet20: resx serve --native, fp32 (median alone)" in lines[0]
+    assert "held: 2.000 (1.950 to 2.050) >= 1.65" in lines[1]
 
 
 @pytest.mark.parametrize(
-    ("c1_ms", "per_s", "missed"), [(0.69, 1640, 2), (0.69, 1660, 1), (0.67, 1640, 1), (0.67, 1660, 0)]
+    ("alone", "many", "missed"), [(0.86, 1.64, 2), (0.86, 1.66, 1), (0.84, 1.64, 1), (0.84, 1.66, 0)]
 )
-def test_a_missed_bar_is_counted(c1_ms: float, per_s: float, missed: int) -> None:
-    found = results("resnet20", resx_native=[served(c1_ms, per_s)], fastapi=[served(0.8, 1000)])
+def test_a_missed_bar_is_counted(alone: float, many: float, missed: int) -> None:
+    found = results("resnet20") | {"bars": {ALONE: [alone, alone], MANY: [many, many]}}
 
     assert bar_lines(found)[1] == missed
 
 
-def test_a_served_file_is_compared_with_itself_in_process_where_a_bar_says_so() -> None:
-    assert [beside("resnet50", name) for name in ("resx_native", "resx_bf16", "resx_int8", "resx")] == [
-        [1], [1, 8], [8], [],
-    ]  # fmt: skip
-    assert beside("resnet20", "resx_native") == []
-    by_turns = {"alone_over_in_process": 1.05, "efficiency": 0.95}
+def test_each_turn_begins_with_the_other_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is measured after a pause is faster for that alone."""
+    order: list[str] = []
 
-    lines, missed = bar_lines(results("resnet50", resx_bf16=[by_turns]))
+    @contextlib.contextmanager
+    def side(name: str, *_: object) -> Iterator[Callable[[], float]]:
+        def window() -> float:
+            order.append(name)
+            return {"resx_native": 3.0, "fastapi": 2.0}[name]
 
-    assert missed == 0
-    assert "held: 0.950 (0.950 to 0.950) >= 0.92" in lines[0]
-    assert "held: 1.050 (1.050 to 1.050) <= 1.06" in lines[1]
+        yield window
+
+    monkeypatch.setattr(peer_turns, "_side", side)
+    (bar,) = (bar for bar in BARS if bar.title == MANY)
+    assert by_turns(bar, {}, cast("Measuring", None), 3) == [1.5, 1.5, 1.5]
+    assert order == ["resx_native", "fastapi", "fastapi", "resx_native", "resx_native", "fastapi"]
 
 
 @pytest.mark.parametrize(("opened_s", "closed_s"), [(2.01, 4.01), (2.05, 4.05), (2.09, 4.0999)])
@@ -74,6 +90,18 @@ def test_a_window_begins_and_ends_with_a_batch(opened_s: float, closed_s: float)
     answered = Samples(due_ns=nothing, sent_ns=nothing, done_ns=done_ns, kind=nothing, errors=())
 
     assert answers_per_s(answered, int(opened_s * 1e9), int(closed_s * 1e9)) == pytest.approx(80)
+
+
+def test_a_supervisor_stands_still_but_for_its_servers_turn() -> None:
+    with subprocess.Popen(["sleep", "60"]) as supervisor:
+        server = Running(host_port="", requests=(), triton=None, supervisor=supervisor.pid)
+        with server.asleep():
+            wait_until(lambda: stat_fields(supervisor.pid)[0] == "T", "it stands still")
+            with server.awake():
+                wait_until(lambda: stat_fields(supervisor.pid)[0] == "S", "its turn")
+            wait_until(lambda: stat_fields(supervisor.pid)[0] == "T", "it stands still again")
+        wait_until(lambda: stat_fields(supervisor.pid)[0] == "S", "it goes on")
+        supervisor.kill()
 
 
 def test_a_window_before_which_nothing_was_answered_begins_when_it_opens() -> None:
@@ -112,6 +140,7 @@ def test_the_page_has_the_tables_the_chart_and_what_the_processor_lacks(tmp_path
 
 def test_a_page_of_several_runs_says_when_and_how_busy_each_was() -> None:
     first = results("resnet50", fastapi=[served(40, 20)])
+    first |= {"bars": {MANY: [1.0, 1.0]}}
     later = results("resnet20", fastapi=[served(1, 900)]) | {"date": "2026-01-02", "load_average": "0.4", "rounds": 5}
 
     joined = join_results([first, later])
@@ -119,6 +148,7 @@ def test_a_page_of_several_runs_says_when_and_how_busy_each_was() -> None:
     assert joined["date"] == "2026-01-01, 2026-01-02"
     assert joined["load_average"] == "0.1, 0.4"
     assert joined["rounds"] == "2 or 5"
+    assert joined["bars"] == {MANY: [1.0, 1.0]}
     assert joined["machine"] == "CPU"
     assert list(joined["runs"]) == ["resnet50", "resnet20"]
 
@@ -126,5 +156,5 @@ def test_a_page_of_several_runs_says_when_and_how_busy_each_was() -> None:
 def test_every_bar_names_contenders_and_networks_that_are_measured() -> None:
     for bar in BARS:
         assert bar.network in NETWORKS
-        assert {side[0] for side in (bar.over, bar.under) if side} <= set(CONTENDERS)
+        assert {bar.over[0], bar.under[0]} <= set(CONTENDERS)
     assert {one.form for one in CONTENDERS.values()} == set(FORMS)

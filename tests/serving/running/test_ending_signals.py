@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -130,3 +131,15 @@ def test_a_signal_while_the_server_is_waited_for_leaves_no_lock_behind(ask: Any)
         finally:
             process._waitpid_lock = threading.Lock()  # type: ignore[attr-defined]
             process.kill()
+
+
+def test_whoever_waits_for_the_server_is_woken_by_a_stubs_end() -> None:
+    server = TritonProcess.__new__(TritonProcess)
+    with subprocess.Popen(["sleep", "60"]) as process, subprocess.Popen(["sleep", "60"]) as stub:
+        server._process = process
+        threading.Timer(0.1, stub.kill).start()
+        begun = time.monotonic()
+        assert not server.wait(30, [stub.pid])
+        assert time.monotonic() - begun < 20
+        process.kill()
+        assert server.wait(30, [])

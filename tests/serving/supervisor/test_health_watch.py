@@ -72,11 +72,16 @@ def test_a_stub_that_dies_is_a_fault_of_its_model() -> None:
         watch = StubWatch(cast("TritonProcess", Parent(stub)))
         watch.scan()
         assert watch.fault() is None
+        assert (watch.alive, watch.is_in_doubt) == ([stub.pid], False)
         stub.kill()
+        os.waitid(os.P_PID, stub.pid, os.WEXITED | os.WNOWAIT)
+        assert watch.fault() is None  # Triton may still wait for it
+        assert (watch.alive, watch.is_in_doubt) == ([], True)
         found = fault_of(watch)
         assert found is not None
         assert found.model == "m"
         assert "stub of m version 1 died" in found.reason
+        assert (watch.alive, watch.is_in_doubt) == ([], False)
 
 
 def test_a_stub_that_dies_in_the_middle_of_a_scan_is_not_forgotten() -> None:
