@@ -92,8 +92,8 @@ def _page(results: Mapping[str, Any]) -> str:
             "## What has to hold",
             "",
             f"Both sides run and are measured by turns, {turns} times, in windows of half the time: the machine's "
-            "speed changes within seconds, and the rounds above lie further apart. Medians of the ratios, with the range of "
-            "the middle half.",
+            "speed changes within seconds, and the rounds above lie further apart. Medians of the ratios, with the "
+            "range of the middle half.",
             "",
             *(f"- {line}" for line in lines),
             "",
