@@ -37,7 +37,7 @@ def join_results(files: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         name: ", ".join(dict.fromkeys(one[name] for one in files))
         for name in ("date", "machine", "instruction_set", "python", "load_average")
     }
-    told["rounds"] = " or ".join(dict.fromkeys(f"{one['rounds']}" for one in files))
+    told["rounds"] = " or ".join(dict.fromkeys(f"{one['rounds']}" for one in files if one["runs"]))
     bars = {title: ratios for one in files for title, ratios in one.get("bars", {}).items()}
     return {**files[0], **told, "runs": runs, "bars": bars, "command": "\n    ".join(one["command"] for one in files)}
 
@@ -60,7 +60,7 @@ def bar_lines(results: Mapping[str, Any]) -> tuple[list[str], int]:
 
 def _page(results: Mapping[str, Any]) -> str:
     lines, _ = bar_lines(results)
-    turns = max(map(len, results["bars"].values()), default=0)
+    turns = " or ".join(map(str, sorted({len(ratios) for ratios in results["bars"].values()})))
     lacks = [f"No {form} here: {reason}." for form, reason in results["lacks"].items()]
     return "\n".join(
         [
@@ -91,9 +91,9 @@ def _page(results: Mapping[str, Any]) -> str:
             *(line for network, runs in results["runs"].items() for line in _section(network, runs)),
             "## What has to hold",
             "",
-            f"Both sides run and are measured by turns, {turns} times, in windows of half the time: the machine's "
-            "speed changes within seconds, and the rounds above lie further apart. Medians of the ratios, with the "
-            "range of the middle half.",
+            f"Both sides run and are measured by turns, {turns} times, in short windows: the machine's speed "
+            "changes within seconds, and the rounds above lie further apart. Medians of the ratios, with the range of "
+            "the middle half.",
             "",
             *(f"- {line}" for line in lines),
             "",
