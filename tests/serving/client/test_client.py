@@ -4,7 +4,9 @@ import json
 import shutil
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from resx.errors import MissingCapability, ParityError, ServerError, UsageError
 from resx.runtimes.onnxruntime_model import OnnxRuntimeModel
 from resx.serving.client.address import PROTOCOLS, Address, Protocol, parse_address
 from resx.serving.client.client import TritonClient
+from resx.serving.client.transport import Transport
 from resx.serving.deployment.deploy import deploy
 from resx.serving.deployment.file_checks import VersionRejected
 from tests.support.command import Finished
@@ -46,8 +49,6 @@ def test_the_served_answer_is_the_files_answer(triton: RunningTriton, protocol: 
 
 
 def test_requests_that_were_batched_together_each_get_their_own_answer(triton: RunningTriton) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     expected = in_process(triton, "tiny")(np.concatenate([IMAGES] * 1))
     with triton.client() as client:
         interface = client.interface("tiny")
@@ -65,6 +66,25 @@ def test_requests_that_were_batched_together_each_get_their_own_answer(triton: R
             if executions < 300:
                 break
     assert executions < 300, "dynamic batching joined none of 300 concurrent requests"
+
+
+def test_a_channel_for_larger_answers_ends_no_other_threads_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC ends what is on a closed channel, and each client opens a larger one with its first request."""
+    opened: list[SimpleNamespace] = []
+
+    def connect(_transport: Transport) -> SimpleNamespace:
+        channel = SimpleNamespace(is_closed=False)
+        channel.close = lambda: setattr(channel, "is_closed", True)
+        opened.append(channel)
+        return channel
+
+    monkeypatch.setattr(Transport, "_connected", connect)
+    transport = Transport(parse_address("127.0.0.1:1", "grpc"), timeout_s=1.0, retries=0)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(transport.expect, [2**27] * 8))
+    assert [channel.is_closed for channel in opened] == [False, False]
+    transport.close()
+    assert [channel.is_closed for channel in opened] == [True, True]
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 import ssl
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
@@ -67,6 +68,8 @@ class Transport:
             self._control[prefix + CONTROL_HEADER] = address.control_key
         self._most_bytes = answers.MAX_ANSWER_BYTES
         self._client: Any = self._connected()
+        self._outgrown: list[Any] = []
+        self._growing = threading.Lock()
 
     def _connected(self) -> Any:
         if self.address.protocol == "http":
@@ -78,15 +81,20 @@ class Transport:
 
     def close(self) -> None:
         """Close it. An open one would hold up the server's shutdown."""
-        self._client.close()
+        for client in (*self._outgrown, self._client):
+            client.close()
 
     def expect(self, num_bytes: int) -> None:
-        """Allow an answer to have so many bytes; a gRPC channel's bound is for all that comes through it."""
-        if num_bytes > self._most_bytes:
-            self._most_bytes = num_bytes
-            if self.address.protocol == "grpc":
-                self._client.close()
-                self._client = self._connected()
+        """Allow an answer to have so many bytes; a gRPC channel's bound is for all that comes through it.
+
+        The channel before stays open until the end: other threads' calls are on it.
+        """
+        with self._growing:
+            if num_bytes > self._most_bytes:
+                self._most_bytes = num_bytes
+                if self.address.protocol == "grpc":
+                    self._outgrown.append(self._client)
+                    self._client = self._connected()
 
     def infer(
         self,
