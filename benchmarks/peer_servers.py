@@ -9,7 +9,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,27 +37,24 @@ class Running:
     supervisor: int | None = None
     """The process that asks an idle server's models once a second; None: nobody does."""
 
-    @contextmanager
-    def asleep(self) -> Iterator[None]:
+    def asleep(self) -> AbstractContextManager[None]:
         """Keep the supervisor from computing."""
-        self._tell(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._tell(signal.SIGCONT)
+        return self._told(signal.SIGSTOP, signal.SIGCONT)
+
+    def awake(self) -> AbstractContextManager[None]:
+        """Let the supervisor go on, where it is asleep."""
+        return self._told(signal.SIGCONT, signal.SIGSTOP)
 
     @contextmanager
-    def awake(self) -> Iterator[None]:
-        """Let the supervisor go on, where it is asleep."""
-        self._tell(signal.SIGCONT)
+    def _told(self, at_first: signal.Signals, at_last: signal.Signals) -> Iterator[None]:
+        if self.supervisor is None:
+            yield
+            return
+        os.kill(self.supervisor, at_first)
         try:
             yield
         finally:
-            self._tell(signal.SIGSTOP)
-
-    def _tell(self, number: signal.Signals) -> None:
-        if self.supervisor is not None:
-            os.kill(self.supervisor, number)
+            os.kill(self.supervisor, at_last)
 
 
 @contextmanager

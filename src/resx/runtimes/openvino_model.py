@@ -21,7 +21,7 @@ from resx.machine import usable_cores
 from resx.runtimes import onnx_reader
 from resx.runtimes.answers import rows_of
 from resx.runtimes.float_state import keep_float_state, read_float_state
-from resx.runtimes.openvino_package import load_openvino, reason_of, require_bf16
+from resx.runtimes.openvino_package import load_openvino, new_core, reason_of, require_bf16
 
 _COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
 """Layers by the plugin's words, which are counted by what they compute in."""
@@ -68,7 +68,7 @@ class OpenVinoModel:
         if precision_hint == "bf16":
             require_bf16()
         model = _runnable(path) if content is None else content
-        core = self._openvino.Core()
+        core = new_core()
         options = compile_options(precision_hint, threads or usable_cores())
         try:
             with keep_float_state():

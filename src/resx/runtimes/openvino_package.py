@@ -8,7 +8,9 @@ from typing import Any
 
 from resx.errors import MissingCapability, first_line
 from resx.machine import instruction_set, processor
+from resx.runtimes.signal_stack import keep_signal_stack
 
+_CAPABILITIES = "OPTIMIZATION_CAPABILITIES"
 _REMEDY = "pip install 'resx[openvino]'"
 
 
@@ -24,6 +26,18 @@ def load_openvino() -> Any:
         absent = isinstance(error, ModuleNotFoundError) and error.name == "openvino"
         reason = "is not installed" if absent else f"cannot be loaded ({first_line(error)})"
         raise MissingCapability(f"openvino {reason}; {_REMEDY}") from None
+
+
+def new_core() -> Any:
+    """Return a new Core, whose plugin for the CPU is loaded and has left this thread's signals alone (`signal_stack`).
+
+    Raises:
+        MissingCapability: as `load_openvino`.
+    """
+    core = load_openvino().Core()
+    with keep_signal_stack():
+        core.get_property("CPU", _CAPABILITIES)
+    return core
 
 
 def openvino_version() -> str:
@@ -43,7 +57,7 @@ def computes_in_bf16() -> bool:
     Raises:
         MissingCapability: as `load_openvino`.
     """
-    return "BF16" in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in new_core().get_property("CPU", _CAPABILITIES)
 
 
 def require_bf16(*, can_compute: Callable[[], bool] = computes_in_bf16) -> None:
@@ -68,7 +82,7 @@ def require_int8() -> None:
     Raises:
         MissingCapability: it does not, or as `load_openvino`.
     """
-    if "INT8" not in load_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "INT8" not in new_core().get_property("CPU", _CAPABILITIES):
         raise MissingCapability(
             f"int8: OpenVINO has no 8-bit kernels for {processor()} ({instruction_set()}), as it reports itself; use "
             "--runtime onnxruntime"

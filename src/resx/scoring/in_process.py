@@ -23,6 +23,7 @@ from resx.repository.interface import Unexpected, interface_of
 from resx.repository.versions import Repository
 from resx.runtimes.float_state import keep_float_state, read_float_state
 from resx.runtimes.openvino_package import load_openvino
+from resx.runtimes.signal_stack import keep_signal_stack
 from resx.scoring.rows import Model
 from resx.serving.client.image_queries import preparation_for
 from resx.serving.client.server_errors import WrongAnswer
@@ -149,7 +150,7 @@ def _open_openvino(file: Path | bytes, config: dict[str, Any], name: str) -> Run
         else:
             path = file
         try:
-            with keep_float_state():
+            with keep_float_state(), keep_signal_stack():
                 opened = session.open_model(str(path), config, this_process())
                 inside = read_float_state()
         except Exception as error:

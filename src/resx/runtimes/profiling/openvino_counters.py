@@ -14,7 +14,7 @@ from resx.card.runtime import PrecisionHint
 from resx.errors import ExportError
 from resx.runtimes.float_state import keep_float_state, read_float_state
 from resx.runtimes.openvino_model import compile_options
-from resx.runtimes.openvino_package import load_openvino, reason_of
+from resx.runtimes.openvino_package import load_openvino, new_core, reason_of
 from resx.runtimes.profiling.counters import ComputedIn, Counts, Feed, RuntimeNode
 
 _COMPUTES = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
@@ -43,7 +43,7 @@ class OpenVinoProbe:
             MissingCapability: OpenVINO is missing.
         """
         openvino = load_openvino()
-        core = openvino.Core()
+        core = new_core()
         (name, array), *_ = feed.items()
         try:
             network = core.read_model(model)

@@ -15,6 +15,7 @@ from resx.machine import usable_cores
 from resx.repository import config_rules
 from resx.repository.config_pbtxt import CONFIG_FILE, ENGINE_BACKENDS
 from resx.repository.versions import Repository
+from resx.runtimes.signal_stack import keep_signal_stack
 from resx.serving.embedded.backends.config_values import SILENT, Host
 
 _SESSIONS = {"onnxruntime": "onnx_session.py", "openvino": "openvino_session.py", "tensorrt": "engine_session.py"}
@@ -71,7 +72,8 @@ def open_version(path: str, config: dict[str, Any], backend: str, device: Device
         Exception: whatever the runtime raises that refuses the file.
     """
     kind = "GPU" if device == "gpu" and not is_for_cpu(config) else "CPU"
-    return load_session(backend).open_model(path, config, this_process(), kind)
+    with keep_signal_stack():  # the backend's own process ends with its models, and needs nothing
+        return load_session(backend).open_model(path, config, this_process(), kind)
 
 
 def this_process() -> Host:
