@@ -27,6 +27,18 @@ WITH_COMMANDS = [
 ]
 
 
+_LATE = re.compile(
+    r"^error: INVALID at [^:]+: [\d.]+% of the requests were sent over .* the client lacked CPU time;", re.M
+)
+
+
+def is_of_a_busy_machine(command: str, code: int, output: str) -> bool:
+    """Say whether a measurement ended as it has to where other programs take the processor, and for nothing else."""
+    return (
+        command.startswith("resx bench ") and code == 1 and len(_LATE.findall(output)) == output.count("error: ") == 1
+    )
+
+
 @pytest.mark.triton
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_every_block_of_a_page_runs(name: str, tmp_path: Path) -> None:
@@ -34,9 +46,25 @@ def test_every_block_of_a_page_runs(name: str, tmp_path: Path) -> None:
     steps = console_pages.steps_of((DOCS / name).read_text())
     try:
         for step, code, output in console_pages.run(steps, tmp_path, os.environ):
-            assert code == 0, f"{step.text}: {output}"
+            assert code == 0 or is_of_a_busy_machine(step.text, code, output), f"{step.text}: {output}"
     finally:
         list(console_pages.run([console_pages.Step(place=0, text="resx stop")], tmp_path, os.environ))
+
+
+def test_only_a_load_that_was_sent_late_counts_as_a_busy_machines() -> None:
+    late = "3.5% of the requests were sent over 1.0 ms late: the client lacked CPU time; stop other programs\n"
+    assert is_of_a_busy_machine(
+        "resx bench a", 1, f"  50/s poisson: INVALID: {late}error: INVALID at 50/s poisson: {late}"
+    )
+    wrong = f"error: INVALID at 50/s poisson: 2 of 9 sampled answers are wrong; {late}"
+    for command, code, output in [
+        ("resx bench a", 1, wrong),
+        ("resx bench a", 4, f"error: INVALID at 50/s poisson: {late}"),
+        ("resx bench a", 1, f"error: INVALID at 50/s poisson: {late}error: no such file\n"),
+        ("resx tune a", 1, f"error: INVALID at 50/s poisson: {late}"),
+        ("resx bench a", 0, ""),
+    ]:
+        assert not is_of_a_busy_machine(command, code, output), output
 
 
 def test_every_page_with_commands_is_run() -> None:
