@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import resx.serving.embedded
+from resx.serving.embedded.backends.memory_views import writable
 
 BACKENDS = Path(resx.serving.embedded.__file__).parent / "backends"
 MODEL = BACKENDS / "onnxruntime" / "model.py"
@@ -31,6 +32,9 @@ class Tensor:
         self.name, self.array = name, np.from_dlpack(Holder())
 
     from_dlpack = classmethod(lambda cls, name, capsule: cls(name, capsule))
+
+    def to_dlpack(self) -> object:
+        return writable(self.array).__dlpack__()  # numpy gives no capsule of what can only be read; the stub does
 
 
 class Input:
@@ -52,7 +56,23 @@ class Error:
 
 class Response:
     def __init__(self, tensors: list[Tensor] | None = None, error: Error | None = None) -> None:
-        self.tensors, self.error = {tensor.name: tensor.array for tensor in tensors or []}, error
+        self.made_of, self.error = tensors or [], error
+
+    @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        return {tensor.name: tensor.array for tensor in self.made_of}
+
+
+def send(response: Response) -> dict[str, np.ndarray]:
+    """Do as the stub does: put the tensors that are not yet there into shared memory; return what the client gets."""
+    for tensor in response.made_of:
+        if not isinstance(tensor.array, _Shared):
+            tensor.array = tensor.array.copy().view(_Shared)
+    return {tensor.name: np.array(tensor.array) for tensor in response.made_of}
+
+
+class _Shared(np.ndarray):
+    pass
 
 
 class Request:

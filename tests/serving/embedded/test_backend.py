@@ -164,12 +164,13 @@ def test_every_numeric_type_comes_back_exactly(server: RunningTriton, root: Path
     }  # fmt: skip
     onnx_files.identities(root / "types" / "1" / "model.onnx", elements, ["n", 300])
     serve(server, "types")
-    numbers = np.random.default_rng(0).integers(0, 256, (3, 300))
-    sent = {name: numbers.astype(name) for name in elements}
-    answer = ask(server, "types", **sent)
-    for name, array in sent.items():
-        assert answer[f"y_{name}"].dtype == array.dtype
-        assert np.array_equal(answer[f"y_{name}"], array), name
+    for seed in range(3):  # from the second on, into the memory of the first answer
+        numbers = np.random.default_rng(seed).integers(0, 256, (3, 300))
+        sent = {name: numbers.astype(name) for name in elements}
+        answer = ask(server, "types", **sent)
+        for name, array in sent.items():
+            assert answer[f"y_{name}"].dtype == array.dtype
+            assert np.array_equal(answer[f"y_{name}"], array), name
 
 
 @pytest.mark.parametrize("name", ["words", "words_with_a_configuration"])
@@ -197,6 +198,16 @@ def test_requests_of_different_shapes_at_once_each_get_their_own_answer(server: 
     for sent, answer in zip(images, answers, strict=True):
         assert np.array_equal(answer["half"], sent / 2)
         assert np.array_equal(answer["total"].ravel(), sent.sum(axis=1))
+
+
+def test_lone_requests_of_one_shape_each_get_their_own_answer(server: RunningTriton, root: Path) -> None:
+    """One after the other into the same memory, while earlier answers are on their way to the clients."""
+    onnx_files.identity(root / "alone" / "1" / "model.onnx", TensorProto.FLOAT, [200, 300])
+    serve(server, "alone")
+    images = [np.full((200, 300), index, np.float32) for index in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda x: ask(server, "alone", x=x)["y"], images))
+    assert all(np.array_equal(answer, sent) for sent, answer in zip(images, answers, strict=True))
 
 
 def test_one_requests_fault_does_not_fail_its_batch(server: RunningTriton, root: Path) -> None:

@@ -27,7 +27,7 @@ from resx.serving.embedded.backends.config_values import (
     server_host,
 )
 from tests.support import onnx_files
-from tests.support.backend_alone import BACKENDS, Error, Request, load_backend, parameters, rows
+from tests.support.backend_alone import BACKENDS, Error, Request, load_backend, parameters, rows, send
 
 HOST = Host(cores=2, log_severity=SILENT)
 session_settings = load_session().session_settings
@@ -75,6 +75,53 @@ def test_a_cancelled_request_is_skipped_and_its_neighbours_are_not(backend: Modu
     assert cancelled.error.code == Error.CANCELLED
     assert answered.tensors["half"].tolist() == [[1, 1]]
     assert [len(inputs["x"]) for inputs in seen] == [1]
+
+
+def test_lone_requests_are_answered_by_one_response_after_the_other_of_the_same_memory(
+    backend: ModuleType, tmp_path: Path
+) -> None:
+    model = instance(backend, tmp_path)
+    responses = []
+    for row in range(1, 5):
+        responses += model.execute([Request(x=rows(row))])
+        answer = send(responses[-1])
+        assert (answer["total"].tolist(), answer["half"].tolist()) == ([2 * row], [[row / 2] * 2])
+    assert [one is responses[0] for one in responses] == [True] * 4
+
+
+@pytest.mark.parametrize(
+    "other",
+    [Request(x=rows(5, 6)), Request(x=rows(5, width=3)), Request(x=rows(5), outputs=("half",))],
+    ids=["more rows", "another shape", "another output"],
+)
+def test_a_response_that_fits_no_longer_is_made_anew(backend: ModuleType, tmp_path: Path, other: Request) -> None:
+    model = instance(backend, tmp_path)
+    responses, answers = [], []
+    for request in (Request(x=rows(1)), other, Request(x=rows(2)), Request(x=rows(3))):
+        responses += model.execute([request])
+        answers.append(send(responses[-1]))
+    assert answers[1].keys() == set(other.outputs)
+    assert np.array_equal(answers[1]["half"], other.inputs["x"] / 2)
+    assert [answer["half"].tolist() for answer in answers[2:]] == [[[1, 1]], [[1.5, 1.5]]]
+    assert [one is responses[2] for one in responses] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("why", ["not sent", "too large", "in a batch"])
+def test_a_response_is_not_used_again_where_its_memory_is_not_the_servers_alone(
+    backend: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """A stub that leaves tensors where they are, or a failure before it sent them; many MB for one response."""
+    model = instance(backend, tmp_path)
+    if why == "too large":
+        monkeypatch.setattr(backend.file_model.request_batches.shared_tensors, "MOST_KEPT_BYTES", 11)
+    found = []
+    for row in range(1, 5):
+        responses = model.execute([Request(x=rows(row))] * (1 + (why == "in a batch")))
+        found += responses
+        if why != "not sent":
+            send(responses[0])
+    assert len({id(response) for response in found}) == len(found)
+    assert [one.tensors["half"][0, 0] for one in found] == sorted([0.5, 1, 1.5, 2] * (1 + (why == "in a batch")))
 
 
 def test_nobody_is_asked_whether_a_quick_run_is_still_wanted(backend: ModuleType, tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ def test_memory_that_may_not_be_written_is_read_where_it_is(backend: ModuleType)
     """numpy takes every tensor of the server's for such memory, and OpenVINO shares no other."""
     given = rows(1, 2)
     given.flags.writeable = False
-    opened = backend.openvino_session.inference_runs._writable(given)
+    opened = backend.openvino_session.inference_runs.memory_views.writable(given)
     assert opened.flags.writeable
     assert np.shares_memory(opened, given)
 

@@ -1,13 +1,7 @@
 """What the Python backends of this package do alike: gather requests, compute those that fit together, answer each.
 
 The server's Python runs this file beside a backend's `model.py`, which says how a batch is computed; it imports numpy
-and the stub's module, nothing of resx.
-
-Tensors cross by DLPack in both directions. The stub in nvidia-pytriton 0.7.0 was built against numpy 1:
-under numpy 2 `as_numpy()` and `Tensor(name, array)` give wrong or empty data without an error.
-The stub marks a capsule that it took as `used_dlpack`, where DLPack says `used_dltensor`; numpy then takes it for
-broken and writes a traceback per tensor into the server's log, which cost more than all else here. `_tensor`
-puts the mark right.
+and the stub's module, nothing of resx. `shared_tensors.py` says how tensors cross.
 
 Whether the client has cancelled a request is a question to the server, which answers through two threads and a queue
 in shared memory: about 0.15 ms for each request, in which nothing is computed. For a small network that took a tenth
@@ -15,7 +9,6 @@ of the throughput (resnet20 at 32 px). Triton drops what is cancelled while it w
 asked only where a request takes long enough for it.
 """
 
-import ctypes
 import itertools
 import time
 from collections.abc import Sequence
@@ -23,13 +16,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 import file_interface
 import numpy as np
+import shared_tensors
 import triton_python_backend_utils as pb_utils
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
-USED = b"used_dltensor"
-_set_capsule_name = ctypes.pythonapi.PyCapsule_SetName
-_set_capsule_name.argtypes = (ctypes.py_object, ctypes.c_char_p)
 WORTH_ASKING_S = 0.05
 """A request that takes longer than this is worth the question whether somebody still waits for it."""
 
@@ -74,6 +65,7 @@ class BatchingModel:
         self.inputs = [tensor["name"] for tensor in config["input"]]
         self.outputs = [tensor["name"] for tensor in config["output"]]
         self.optional = {tensor["name"] for tensor in config["input"] if tensor.get("optional")}
+        self.kept_response = shared_tensors.KeptResponse()
         self.scalars = {tensor.name for tensor in inputs if not tensor.shape}
         file_interface.require_names("input", self.inputs, inputs, path)
         file_interface.require_names("output", self.outputs, outputs, path)
@@ -114,7 +106,7 @@ class BatchingModel:
             begun = time.perf_counter()
             parts = self._compute(call)
             self.last_run_s = time.perf_counter() - begun
-            return _response(parts)
+            return self.kept_response(parts)
         except Exception as error:  # a request must get an answer, whatever happened
             return _failure(error)
 
@@ -141,7 +133,7 @@ class BatchingModel:
                 if name in self.optional:
                     continue
                 raise ValueError(f"input {name!r} is missing")
-            array = np.from_dlpack(_Handed(tensor.to_dlpack()))
+            array = shared_tensors.read(tensor)
             inputs[name] = array.reshape(()) if name in self.scalars else array
         if len(self.outputs) == 1:  # a request that names none asks for all
             return Call(place, inputs, tuple(self.outputs))
@@ -152,7 +144,7 @@ class BatchingModel:
         """Compute the calls in one run and put their responses in their places."""
         try:
             for call, parts in zip(group, self._run(group), strict=True):
-                answers[call.place] = _response(parts)
+                answers[call.place] = shared_tensors.response(parts)
         except Exception as error:
             if len(group) == 1:
                 answers[group[0].place] = _failure(error)
@@ -206,38 +198,10 @@ def require_rows(names: Sequence[str], results: list[Array], num_rows: int) -> N
             raise ValueError(f"output {name!r} of shape {list(result.shape)} for {num_rows} rows of input")
 
 
-class _Handed:
-    """A capsule as numpy asks for one; the stub's tensor is asked in a way that it does not know first, and raises."""
-
-    __slots__ = ("_capsule",)
-
-    def __init__(self, capsule: Any) -> None:
-        self._capsule = capsule
-
-    def __dlpack__(self, **_asked: Any) -> Any:
-        return self._capsule
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return 1, 0  # kDLCPU
-
-
 def _dtype(name: str) -> str:
     """Return numpy's name of one of Triton's types."""
     kind = name.removeprefix("TYPE_").lower()
     return f"float{kind[2:]}" if kind.startswith("fp") else kind
-
-
-def _response(parts: dict[str, Array]) -> Any:
-    # A tensor of no axes has no dims in config.pbtxt; it is [1] there.
-    tensors = [_tensor(name, part if part.ndim else part.reshape(1)) for name, part in parts.items()]
-    return pb_utils.InferenceResponse(tensors)
-
-
-def _tensor(name: str, array: Array) -> Any:
-    capsule = array.__dlpack__()
-    tensor = pb_utils.Tensor.from_dlpack(name, capsule)
-    _set_capsule_name(capsule, USED)
-    return tensor
 
 
 def _failure(error: Exception) -> Any:

@@ -12,6 +12,7 @@ another type or shape, and one that is missing, in whose place OpenVINO would re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
+import memory_views
 import numpy as np
 from fixed_batches import ANY_SIZE
 
@@ -86,7 +87,8 @@ class InferenceRuns:
             self._require_type(name, array)
             arrays.append(array if array.flags.c_contiguous else array.copy())
             place, *_ = self._inputs[name]
-            request.set_input_tensor(place, self._tensor(_writable(arrays[-1]), shared_memory=True))
+            # OpenVINO shares no other memory than what can be written, and writes into no input.
+            request.set_input_tensor(place, self._tensor(memory_views.writable(arrays[-1]), shared_memory=True))
         return arrays
 
     def _require_type(self, name: str, array: Array) -> None:
@@ -102,26 +104,6 @@ class InferenceRuns:
             )
             if not fits:
                 raise ValueError(f"input {name!r} has the shape {list(array.shape)}, and the model takes {shape}")
-
-
-class _Interface:
-    """What numpy asks of whoever owns memory."""
-
-    __slots__ = ("__array_interface__", "owner")
-
-    def __init__(self, interface: dict[str, Any], owner: Array) -> None:
-        self.__array_interface__, self.owner = interface, owner
-
-
-def _writable(array: Array) -> Array:
-    """Return the same memory as an array that can be written: numpy takes what comes by DLPack for read-only.
-
-    OpenVINO shares no other, and writes into no input.
-    """
-    if array.flags.writeable:
-        return array
-    interface = array.__array_interface__
-    return np.asarray(_Interface({**interface, "data": (interface["data"][0], False)}, array))
 
 
 def reason_of(error: Exception) -> str:
