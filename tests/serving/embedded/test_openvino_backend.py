@@ -254,6 +254,16 @@ def test_outputs_come_by_name_in_whatever_order(tmp_path: Path, fixed: str) -> N
     assert half.tolist() == [[3, 3]]
 
 
+@pytest.mark.parametrize("fixed", ["YES", "NO"])
+def test_an_output_whose_rows_depend_on_the_data_is_found_in_whatever_memory_it_is(tmp_path: Path, fixed: str) -> None:
+    onnx_files.rows_below(tmp_path / "model.onnx", 10.0)
+    config = {"max_batch_size": 3} | parameters(**{"resx.fixed_batches": fixed})
+    opened = session.open_model(str(tmp_path / "model.onnx"), config, FOUR)
+    for values in ([20, 1, 30], [2, 3, 4], [40, 50, 60], [70, 5, 6], [7], [8, 9]):
+        (answer,) = opened.run(["y"], {"x": rows(*values, width=3)}, None)
+        assert answer.tolist() == [[value] * 3 for value in values if value < 10]
+
+
 def test_inputs_of_different_numbers_of_rows_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx_files.identities(path, dict.fromkeys("ab", TensorProto.FLOAT), ["n", 2])

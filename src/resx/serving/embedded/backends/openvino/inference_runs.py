@@ -48,6 +48,12 @@ class InferenceRuns:
             for rows, request in self._by_rows.items()
         }
         """Of the inputs, where the size is fixed."""
+        self._results = {
+            rows: [request.get_output_tensor(place).data for place in range(len(outputs))]
+            for rows, request in self._by_rows.items()
+            if all(port.partial_shape.is_static for port in request.model_outputs)
+        }
+        """The outputs' memory, where OpenVINO never takes another."""
 
     def __call__(self, names: Sequence[str], inputs: Mapping[str, Array], _options: Any) -> list[Array]:
         """Return the outputs of these names.
@@ -66,7 +72,8 @@ class InferenceRuns:
                 self._fill(self._memory[rows], inputs)
             else:
                 read = self._share(request, inputs)
-            found = request.infer(share_outputs=True).to_tuple()  # given here, inputs go through dictionaries for 20 us
+            computed = request.infer(share_outputs=True)  # given here, inputs go through dictionaries for 20 us
+            found = self._results[rows] if rows in self._results else computed.to_tuple()
         except RuntimeError as error:
             self._require_shapes(inputs)
             raise RuntimeError(reason_of(error)) from error
