@@ -32,19 +32,31 @@ def test_the_readme_is_short_and_its_pictures_are_there() -> None:
         assert (README.parent / "".join(picture)).is_file(), picture
 
 
-def test_the_ratios_to_fastapi_are_those_of_the_benchmarks() -> None:
+@pytest.mark.parametrize(
+    ("page", "pattern", "rows"),
+    [
+        (
+            "README.md",
+            r"\[([\d.]+) times the images/s for resnet20 \(`--native`\); resnet50: ([\d.]+) in fp32, ([\d.]+) in bf16\]",
+            [
+                "resnet20 resx serve --native, fp32",
+                "resnet50 resx serve --native, fp32",
+                "resnet50 resx serve, OpenVINO bf16",
+            ],
+        ),
+        (
+            "docs/serving.md",
+            r"images/s over FastAPI's [^|]+\| ([\d.]+) \| ([\d.]+) \|",
+            ["resnet50 resx serve, fp32", "resnet50 resx serve --native, fp32"],
+        ),
+    ],
+)
+def test_the_ratios_to_fastapi_are_those_of_the_benchmarks(page: str, pattern: str, rows: list[str]) -> None:
     networks = (README.parent / "docs/benchmarks.md").read_text().split("\n## ")
-    quoted = re.search(
-        r"\[([\d.]+) times the images/s for resnet20 \(`--native`\); resnet50: ([\d.]+) in fp32, ([\d.]+) in bf16\]",
-        README.read_text(),
-    )
+    quoted = re.search(pattern, (README.parent / page).read_text())
     assert quoted is not None
-    rows = [
-        ("resnet20", "resx serve --native, fp32"),
-        ("resnet50", "resx serve --native, fp32"),
-        ("resnet50", "resx serve, OpenVINO bf16"),
-    ]
-    for (network, server), figure in zip(rows, quoted.groups(), strict=True):
+    for name, figure in zip(rows, quoted.groups(), strict=True):
+        network, _, server = name.partition(" ")
         (table,) = [one for one in networks if one.startswith(f"{network}\n")]
         (row,) = [line for line in table.splitlines() if line.startswith(f"| {server} |")]
         ratio = float(row.split(" | ")[5].split()[0])
