@@ -37,7 +37,7 @@ def test_the_readme_is_short_and_its_pictures_are_there() -> None:
     [
         (
             "README.md",
-            r"\[([\d.]+) times the images/s for resnet20 \(`--native`\); resnet50: ([\d.]+) in fp32, ([\d.]+) in bf16\]",
+            r"\[([\d.]+) times the images/s for resnet20 \(`--native`\); resnet50: ([\d.]+) in fp32, ([\d.]+) in bf16",
             [
                 "resnet20 resx serve --native, fp32",
                 "resnet50 resx serve --native, fp32",
